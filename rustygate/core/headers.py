@@ -1,0 +1,197 @@
+"""Which headers cross the gate, in either direction, and how (RFC 9110, 7.6.1).
+
+Strip first, inject after: a client that names `Authorization` in its `Connection` header must
+not erase the gate's key. Headers come as aiohttp's parsers give them, pairs of raw bytes in the
+order sent, and leave as pairs of text in that order.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Self
+
+RawHeaders = Sequence[tuple[bytes, bytes]]
+Headers = list[tuple[str, str]]
+
+HOP_BY_HOP = frozenset(
+    {
+        "connection",
+        "keep-alive",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+_PROXY_AUTH = "proxy-auth"
+
+# The client's own credentials and cookies, what would name it to upstream, and what the gate
+# answers for itself.
+_REQUEST_DROPS = HOP_BY_HOP | {
+    "authorization",
+    "cookie",
+    "expect",
+    "forwarded",
+    "host",
+    "origin",
+    "referer",
+    "x-real-ip",
+}
+_REQUEST_DROP_PREFIXES = (_PROXY_AUTH, "x-forwarded-", "sec-", "x-rustygate-")
+
+# What speaks of upstream's host to a client that never talked to it, and what the gate tells
+# of itself, in case upstream is another gate.
+_RESPONSE_DROPS = HOP_BY_HOP | {
+    "alt-svc",
+    "set-cookie",
+    "strict-transport-security",
+    "x-rustygate-attempts",
+    "x-rustygate-queued-ms",
+}
+_RESPONSE_DROP_PREFIXES = (_PROXY_AUTH,)
+
+# The content codings that the gate can read, to find the usage in an answer.
+READABLE_CODINGS = frozenset({"gzip", "deflate", "identity"})
+
+# Names a client invents are short-lived; what is kept of them is bounded by aiohttp's limits too.
+NAMES_REMEMBERED = 512
+
+_CONTROLS = re.compile("[\x00-\x08\x0a-\x1f\x7f]")
+
+
+class UnreadableHeader(ValueError):
+    """A header value that aiohttp cannot carry unchanged. Shows the name, not the value."""
+
+    def __init__(self, name: bytes) -> None:
+        super().__init__(f"The value of header {name.decode('ascii', 'replace')} is not UTF-8.")
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What the gate adds to requests.
+
+    Args:
+        key: upstream's key.
+        account: headers that say whose account is meant, for requests that do not say.
+    """
+
+    key: str = field(repr=False)
+    account: Headers
+
+    @classmethod
+    def of(cls, key: str, organization: str | None, project: str | None) -> Self:
+        named = (("OpenAI-Organization", organization), ("OpenAI-Project", project))
+        return cls(key, [(name, value) for name, value in named if value is not None])
+
+
+def request_headers(raw: RawHeaders, credentials: Credentials, streaming: bool) -> Headers:
+    """The headers that go upstream, but for `Host` and the length of a held body.
+
+    Repeated headers take the spelling of the first: aiohttp's client keeps only the last of
+    those that differ in case. Raises `UnreadableHeader`.
+
+    Args:
+        streaming: the request asks for an event stream, which must come unencoded.
+    """
+    headers: Headers = []
+    spelling: dict[str, str] = {}
+    connection: list[bytes] = []
+    for raw_name, raw_value in raw:
+        crossing = _request_name(raw_name)
+        if crossing is None:
+            if raw_name.lower() == b"connection":
+                connection.append(raw_value)
+            continue
+        lower, name = crossing
+        value = _text(raw_name, raw_value)
+        if lower == "accept-encoding":
+            value = narrowed_codings(value, streaming)
+        headers.append((spelling.setdefault(lower, name), value))
+    if connection:
+        headers = _without_named(headers, connection)
+    headers.append(("Authorization", f"Bearer {credentials.key}"))
+    for header in credentials.account:
+        if header[0].lower() not in spelling:
+            headers.append(header)
+    return headers
+
+
+def response_headers(raw: RawHeaders) -> Headers:
+    """The headers that go downstream. One that cannot be carried is left out: the answer it
+    came with has been paid for."""
+    headers: Headers = []
+    connection: list[bytes] = []
+    for raw_name, raw_value in raw:
+        crossing = _response_name(raw_name)
+        if crossing is None:
+            if raw_name.lower() == b"connection":
+                connection.append(raw_value)
+            continue
+        try:
+            headers.append((crossing[1], _text(raw_name, raw_value)))
+        except UnreadableHeader:
+            continue
+    return _without_named(headers, connection) if connection else headers
+
+
+def reason_phrase(reason: str | None) -> str | None:
+    """A reason phrase that aiohttp can write; None lets it take the status's own."""
+    return reason if reason is not None and reason.isascii() and reason.isprintable() else None
+
+
+def narrowed_codings(accept_encoding: str, streaming: bool) -> str:
+    """An Accept-Encoding reduced to the codings that the gate can read (RFC 9110, 12.5.3)."""
+    if streaming:
+        return "identity"
+    codings = (coding.strip() for coding in accept_encoding.split(","))
+    readable = [c for c in codings if c.partition(";")[0].rstrip().lower() in READABLE_CODINGS]
+    return ", ".join(readable) or "identity"
+
+
+def _without_named(headers: Headers, connection: Iterable[bytes]) -> Headers:
+    """The headers but those that `Connection` names."""
+    named = set().union(*map(_options, connection))
+    return [header for header in headers if header[0].lower() not in named] if named else headers
+
+
+@lru_cache(maxsize=NAMES_REMEMBERED)
+def _options(connection: bytes) -> frozenset[str]:
+    """The headers that a `Connection` names, in lower case."""
+    options = (option.strip().lower() for option in connection.decode("latin-1").split(","))
+    return frozenset(options) - {"keep-alive", "close", ""}
+
+
+# Few names are in use, and each costs several look-ups: their verdicts are remembered.
+
+
+@lru_cache(maxsize=NAMES_REMEMBERED)
+def _request_name(name: bytes) -> tuple[str, str] | None:
+    """A request header's name, in lower case and as sent; None if it does not cross."""
+    return _name_unless(name, _REQUEST_DROPS, _REQUEST_DROP_PREFIXES)
+
+
+@lru_cache(maxsize=NAMES_REMEMBERED)
+def _response_name(name: bytes) -> tuple[str, str] | None:
+    """An answer header's name, in lower case and as sent; None if it does not cross."""
+    return _name_unless(name, _RESPONSE_DROPS, _RESPONSE_DROP_PREFIXES)
+
+
+def _name_unless(
+    raw_name: bytes, drops: frozenset[str], prefixes: tuple[str, ...]
+) -> tuple[str, str] | None:
+    name = raw_name.decode("latin-1")
+    lower = name.lower()
+    return None if lower in drops or lower.startswith(prefixes) else (lower, name)
+
+
+def _text(raw_name: bytes, raw_value: bytes) -> str:
+    try:
+        value = raw_value.decode()
+    except UnicodeDecodeError as error:
+        raise UnreadableHeader(raw_name) from error
+    # `isprintable` is the cheap question; what it denies may still be a tab or a soft space.
+    if not value.isprintable() and _CONTROLS.search(value):
+        raise UnreadableHeader(raw_name)
+    return value

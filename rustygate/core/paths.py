@@ -1,0 +1,40 @@
+"""Which request targets are forwarded, and which would leave upstream's base path.
+
+A target is looked at, never rewritten: what passes here goes upstream byte for byte, so nothing
+may pass whose meaning depends on who normalises it (RFC 3986, 5.2.4 and 6.2.2.3).
+"""
+
+import re
+
+PREFIX = "/v1/"
+
+# What upstream may take for a slash or a dot. Decoded once, as upstream would.
+_ENCODED = re.compile("%(2e|2f|5c)", re.IGNORECASE)
+_DECODED = {"2e": ".", "2f": "/", "5c": "/"}
+_UNSAFE = re.compile("[\\x00-\\x20\\x7f#\\\\\\\\]")
+
+
+def path_of(target: str) -> str:
+    """The path of an origin-form or absolute-form target, without the query, as sent."""
+    return origin_form(target).partition("?")[0]
+
+
+def origin_form(target: str) -> str:
+    """An absolute-form target (RFC 9112, 3.2.2) reduced to its path and query."""
+    scheme, separator, rest = target.partition("://")
+    if not separator or "/" in scheme:
+        return target
+    return rest[rest.find("/") :] if "/" in rest else ""
+
+
+def has_dot_segment(path: str) -> bool:
+    """Whether a path holds `.` or `..` as a segment, plain or percent-encoded."""
+    if "." not in path and "%" not in path:
+        return False
+    plain = _ENCODED.sub(lambda match: _DECODED[match[1].lower()], path)
+    return any(segment in {".", ".."} for segment in plain.split("/"))
+
+
+def is_unsafe(target: str) -> bool:
+    """Whether a target holds what no client may send: controls, spaces, `#`, a backslash."""
+    return _UNSAFE.search(target) is not None

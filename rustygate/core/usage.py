@@ -1,0 +1,143 @@
+"""What a request says of itself, and what an answer says it took.
+
+Both are read from the side: the bytes that cross the gate are never touched. A request's facts
+come from one pass that builds nothing but the fields asked for. An answer's usage stands near
+the end of its body, in plain answers (`"usage": {...}`), in chat's last chunk before `[DONE]`
+and in the Responses API's `response.completed`, so only a tail of the body is kept.
+
+Bodies come from strangers: whatever is in them, these functions answer and do not raise.
+"""
+
+import re
+import zlib
+from typing import Any
+
+import msgspec
+
+# What follows the usage in an answer is short (`user`, `metadata`, `service_tier`): this much of
+# the end holds it in all but odd answers, and a thousand streams keep few megabytes.
+TAIL_BYTES = 4096
+
+# An encoded answer is inflated to be read; one that inflates beyond this is not worth it.
+INFLATED_LIMIT = 32 * 1024 * 1024
+
+# A model name is a label in logs; a longer one is nobody's model.
+MODEL_NAME_LIMIT = 128
+
+# How long a usage object may be, details included.
+USAGE_BYTES = 1024
+
+
+class _Request(msgspec.Struct):
+    model: Any = None
+    stream: Any = None
+
+
+# The two below are values like others, but made for each exchange: a Struct is a tenth of a
+# frozen dataclass's cost.
+
+
+class Facts(msgspec.Struct, frozen=True):
+    """What matters of a request's body; the defaults are what nothing could be read from."""
+
+    model: str | None = None
+    streaming: bool = False
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """The model's tokens that an answer took, as upstream counts them."""
+
+    tokens_in: int
+    tokens_out: int
+
+
+NO_FACTS = Facts()
+_decode_request = msgspec.json.Decoder(_Request).decode
+
+
+def request_facts(body: bytes) -> Facts:
+    """Read a held body; one that is not a JSON object has no facts."""
+    try:
+        request = _decode_request(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return NO_FACTS
+    model = request.model
+    named = isinstance(model, str) and 0 < len(model) <= MODEL_NAME_LIMIT
+    return Facts(model if named else None, request.stream is True)
+
+
+def tells_usage(content_type: str) -> bool:
+    """Whether a body of that Content-Type may hold a usage."""
+    return "json" in content_type or "event-stream" in content_type
+
+
+class UsageReader:
+    """Follows an answer's body and finds the usage in its tail."""
+
+    __slots__ = ("_inflater", "_tail")
+
+    def __init__(self, content_encoding: str) -> None:
+        self._tail = bytearray()
+        self._inflater = _Inflater() if content_encoding else None
+
+    def feed(self, chunk: bytes) -> None:
+        """Note bytes that passed."""
+        if self._inflater is not None:
+            chunk = self._inflater.inflate(chunk)
+        self._tail += chunk
+        if len(self._tail) > 2 * TAIL_BYTES:
+            del self._tail[:-TAIL_BYTES]
+
+    def usage(self) -> Usage | None:
+        """The last usage that the body told so far."""
+        return usage_in(self._tail)
+
+
+def usage_in(body: bytes | bytearray) -> Usage | None:
+    """The last usage that stands in the end of a plain body."""
+    start = body.rfind(_KEY, -TAIL_BYTES)
+    while start >= 0:
+        usage = _usage_at(body, start)
+        if usage is not None:
+            return usage
+        start = body.rfind(_KEY, -TAIL_BYTES, start)
+    return None
+
+
+class _Inflater:
+    """Inflates gzip and deflate as far as there is something to inflate."""
+
+    __slots__ = ("_decoder", "_left")
+
+    def __init__(self) -> None:
+        self._decoder = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
+        self._left = INFLATED_LIMIT
+
+    def inflate(self, chunk: bytes) -> bytes:
+        """The end of what the chunk inflates to; nothing once it is broken or too much."""
+        if not self._left:
+            return b""
+        try:
+            plain = self._decoder.decompress(chunk, self._left)
+        except zlib.error:
+            self._left = 0
+            return b""
+        self._left -= len(plain)
+        return plain
+
+
+_KEY = b'"usage"'
+_OBJECT = re.compile(rb'"usage"\s*:\s*{')
+_TOKENS_IN = re.compile(rb'"(?:prompt|input)_tokens"\s*:\s*(\d{1,9})\s*[,}]')
+_TOKENS_OUT = re.compile(rb'"(?:completion|output)_tokens"\s*:\s*(\d{1,9})\s*[,}]')
+
+
+def _usage_at(body: bytes | bytearray, start: int) -> Usage | None:
+    """The usage object whose key is at `start`, if it is one and is whole."""
+    found = _OBJECT.match(body, start)
+    end = start + USAGE_BYTES
+    tokens_in = found and _TOKENS_IN.search(body, start, end)
+    if not tokens_in:
+        return None
+    tokens_out = _TOKENS_OUT.search(body, start, end)
+    return Usage(int(tokens_in[1]), int(tokens_out[1]) if tokens_out else 0)

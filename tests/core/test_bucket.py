@@ -1,0 +1,95 @@
+"""The token bucket's laws, with passed-in time."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rustygate.core.bucket import SECOND, TokenBucket
+
+periods = st.integers(1, 10 * SECOND)
+bursts = st.integers(1, 1000)
+instants = st.integers(0, 10**18)
+steps = st.lists(st.tuples(st.integers(0, 3 * SECOND), st.integers(1, 20)), max_size=60)
+
+
+def test_new_bucket_is_full() -> None:
+    bucket = TokenBucket(period=SECOND, burst=3)
+    assert [bucket.level(0), bucket.wait(0, 3)] == [3, 0]
+    assert bucket.wait(0, 4) == SECOND
+
+
+def test_repr_shows_the_live_state() -> None:
+    bucket = TokenBucket(period=5, burst=2)
+    bucket.take(now=10)
+    assert repr(bucket) == "TokenBucket(period=5, burst=2, full_at=15)"
+
+
+@pytest.mark.parametrize(
+    ("rate", "period"),
+    [(1, SECOND), (3, 333_333_334), (0.5, 2 * SECOND), (1e12, 1), (0.1, 10 * SECOND)],
+)
+def test_period_is_rounded_up_so_that_the_rate_is_never_exceeded(rate: float, period: int) -> None:
+    assert TokenBucket.of_rate(rate, 1).period == period
+
+
+@given(periods, bursts, steps)
+def test_any_window_holds_at_most_burst_and_rate_times_its_length(
+    period: int, burst: int, arrivals: list[tuple[int, int]]
+) -> None:
+    bucket = TokenBucket(period, burst)
+    taken: list[tuple[int, int]] = []
+    now = 0
+    for pause, cost in arrivals:
+        now += pause
+        if bucket.wait(now, cost) == 0:
+            bucket.take(now, cost)
+            taken.append((now, cost))
+    for first, (begin, _) in enumerate(taken):
+        for last in range(first, len(taken)):
+            units = sum(cost for _, cost in taken[first : last + 1])
+            assert (units - burst) * period <= taken[last][0] - begin
+
+
+@given(periods, bursts, instants, st.integers(1, 1000), st.integers(1, 1000))
+def test_denied_before_the_promised_instant_and_allowed_at_it(
+    period: int, burst: int, now: int, spent: int, cost: int
+) -> None:
+    bucket = TokenBucket(period, burst)
+    bucket.take(now, spent)
+    cost = min(cost, burst)
+    wait = bucket.wait(now, cost)
+    assert bucket.wait(now + wait, cost) == 0
+    if wait:
+        assert bucket.wait(now + wait - 1, cost) == 1
+
+
+@given(periods, bursts, instants, st.integers(0, 100), st.integers(1, 100), st.integers(0, SECOND))
+def test_take_then_give_back_is_identity(
+    period: int, burst: int, now: int, spent: int, cost: int, later: int
+) -> None:
+    touched, untouched = TokenBucket(period, burst), TokenBucket(period, burst)
+    for bucket in (touched, untouched):
+        bucket.take(now, spent)
+    touched.take(now, cost)
+    touched.give_back(cost)
+    assert touched.level(now + later) == untouched.level(now + later)
+    assert touched.wait(now + later, burst) == untouched.wait(now + later, burst)
+
+
+@given(periods, bursts, instants)
+def test_asking_takes_nothing(period: int, burst: int, now: int) -> None:
+    bucket = TokenBucket(period, burst)
+    before = repr(bucket)
+    bucket.wait(now, burst)
+    bucket.level(now)
+    assert repr(bucket) == before
+
+
+@given(periods, bursts, instants)
+def test_level_counts_whole_units(period: int, burst: int, now: int) -> None:
+    bucket = TokenBucket(period, burst)
+    bucket.take(now, burst)
+    assert bucket.level(now) == 0
+    assert bucket.level(now + period - 1) == 0
+    assert bucket.level(now + period) == 1
+    assert bucket.level(now + burst * period) == burst

@@ -1,0 +1,92 @@
+"""Event boundaries, however a stream is cut."""
+
+import json
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rustygate.core.sse import KEEPALIVE, Boundary, error_event, is_event_stream
+
+ERROR = {"message": "broke", "type": "upstream_error", "param": None, "code": "upstream_timeout"}
+
+
+def at_boundary(*chunks: bytes) -> bool:
+    boundary = Boundary()
+    for chunk in chunks:
+        boundary.feed(chunk)
+    return bool(boundary)
+
+
+@pytest.mark.parametrize(
+    ("stream", "expected"),
+    [
+        (b"", True),
+        (b"data: a\n\n", True),
+        (b"data: a\r\n\r\n", True),
+        (b"data: a\r\r", True),
+        (b"data: a\n", False),
+        (b"data: a\r\n", False),
+        (b"data: a", False),
+        (b"data: a\n\ndata", False),
+        (b"\n", False),
+        (b"\n\n", True),
+    ],
+)
+def test_boundaries_whole_byte_by_byte_and_with_trailing_data(
+    stream: bytes, expected: bool
+) -> None:
+    assert at_boundary(stream) is expected
+    assert at_boundary(*(stream[i : i + 1] for i in range(len(stream)))) is expected
+    assert at_boundary(stream + b"x") is False
+
+
+@given(st.lists(st.sampled_from([b"data: x", b"\n", b"\r\n", b"\r", b":", b"\n\n"])), st.data())
+def test_the_answer_does_not_depend_on_how_bytes_are_cut(
+    parts: list[bytes], data: st.DataObject
+) -> None:
+    stream = b"".join(parts)
+    cuts = data.draw(st.lists(st.integers(0, len(stream)), max_size=6).map(sorted))
+    edges = [0, *cuts, len(stream)]
+    chunks = [stream[a:b] for a, b in pairwise(edges)]
+    assert at_boundary(*chunks) is at_boundary(stream)
+
+
+@pytest.mark.parametrize(
+    ("content_type", "expected"),
+    [
+        ("text/event-stream", True),
+        ("Text/Event-Stream; charset=utf-8", True),
+        ("text/event-streams", False),
+        ("application/json", False),
+        ("", False),
+        (None, False),
+    ],
+)
+def test_event_streams_are_known_by_their_media_type(
+    content_type: str | None, expected: bool
+) -> None:
+    assert is_event_stream(content_type) is expected
+
+
+def test_keepalive_is_a_comment_of_one_line() -> None:
+    assert KEEPALIVE == b": keep-alive\n"
+
+
+def test_error_event_of_chat() -> None:
+    event = error_event("/v1/chat/completions", ERROR)
+    assert event.startswith(b"data: ")
+    assert event.endswith(b"\n\n")
+    assert json.loads(event.removeprefix(b"data: ")) == {"error": ERROR}
+
+
+@pytest.mark.parametrize("path", ["/v1/responses", "/v1/responses/resp_1"])
+def test_error_event_of_the_responses_api(path: str) -> None:
+    name, data, *_ = error_event(path, ERROR).split(b"\n")
+    event = json.loads(data.removeprefix(b"data: "))
+    assert name == b"event: error"
+    assert event["type"] == "error"
+    assert event["message"] == "broke"
+    assert event["code"] == "upstream_timeout"
+    assert event["error"] == ERROR

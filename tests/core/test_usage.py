@@ -1,0 +1,138 @@
+"""Facts of requests and usage of answers, from whatever bodies strangers send."""
+
+import gzip
+import json
+import zlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rustygate.core.usage import (
+    NO_FACTS,
+    TAIL_BYTES,
+    Facts,
+    Usage,
+    UsageReader,
+    request_facts,
+    tells_usage,
+)
+
+CHAT = b'{"id":"c","usage":{"prompt_tokens":12,"completion_tokens":34,"total_tokens":46}}'
+RESPONSE = (
+    b'event: response.completed\ndata: {"type":"response.completed","response":{"usage":'
+    b'{"input_tokens":5,"input_tokens_details":{"cached_tokens":0},"output_tokens":6},'
+    b'"user":null,"metadata":{}}}\n\n'
+)
+STREAM = (
+    b'data: {"choices":[],"usage":null}\n\n'
+    b'data: {"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":8}}\n\n'
+    b"data: [DONE]\n\n"
+)
+EMBEDDING = b'{"data":[],"usage":{"prompt_tokens":9,"total_tokens":9}}'
+
+
+def read(*chunks: bytes, encoding: str = "") -> Usage | None:
+    reader = UsageReader(encoding)
+    for chunk in chunks:
+        reader.feed(chunk)
+    return reader.usage()
+
+
+@pytest.mark.parametrize(
+    ("body", "facts"),
+    [
+        (b'{"model":"gpt-4","stream":true}', Facts("gpt-4", True)),
+        (b'{"model":"gpt-4","messages":[{"model":"x"}]}', Facts("gpt-4", False)),
+        (b'{"stream":1}', NO_FACTS),
+        (b'{"model":["a"]}', NO_FACTS),
+        (b'{"model":""}', NO_FACTS),
+        (b'{"model":"' + b"x" * 129 + b'"}', NO_FACTS),
+        (b"[]", NO_FACTS),
+        (b"", NO_FACTS),
+        (b"not json", NO_FACTS),
+        (b'{"model":"gpt-4"', NO_FACTS),
+        (b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}", NO_FACTS),
+        (b'{"model":' + b"[" * 100_000 + b"]" * 100_000 + b"}", NO_FACTS),
+        (b'{"seed":' + b"9" * 5000 + b"}", NO_FACTS),
+        (b'{"model":"\xff"}', NO_FACTS),
+        (b'{"model":"gpt-4","x":1e999}', None),
+        (b'{"model":"\\ud800"}', None),
+    ],
+    ids=lambda value: repr(value)[:40],
+)
+def test_facts_of_a_request(body: bytes, facts: Facts | None) -> None:
+    """Where `facts` is None, any answer will do, but there must be one."""
+    assert facts is None or request_facts(body) == facts
+    request_facts(body)
+
+
+@given(st.binary(max_size=300))
+def test_any_body_has_facts(body: bytes) -> None:
+    assert isinstance(request_facts(body), Facts)
+
+
+@pytest.mark.parametrize(
+    ("body", "usage"),
+    [
+        (CHAT, Usage(12, 34)),
+        (RESPONSE, Usage(5, 6)),
+        (STREAM, Usage(7, 8)),
+        (EMBEDDING, Usage(9, 0)),
+        (b'{"usage":null}', None),
+        (b'{"usage":{"prompt_tokens":-1}}', None),
+        (b'{"usage":{"prompt_tokens":true}}', None),
+        (b'{"usage":{"prompt_tokens":1e999}}', None),
+        (b'{"usage":{"prompt_tokens":' + b"9" * 3000 + b"}}", None),
+        (b'{"usage":{"prompt_tokens":1', None),
+        (b'{"content":"\\"usage\\": {\\"prompt_tokens\\": 1}"}', None),
+        (CHAT[:-1] + b',"metadata":{"usage":"none"}}', Usage(12, 34)),
+        (b'{"usage":' + b'{"usage":' * 400 + b"1" + b"}" * 401, None),
+        (b"", None),
+    ],
+    ids=lambda value: repr(value)[:40],
+)
+def test_usage_of_an_answer_whole_and_byte_by_byte(body: bytes, usage: Usage | None) -> None:
+    assert read(body) == usage
+    assert read(*(body[i : i + 1] for i in range(len(body)))) == usage
+
+
+def test_only_a_tail_is_kept() -> None:
+    reader = UsageReader("")
+    for _ in range(100):
+        reader.feed(b"x" * TAIL_BYTES)
+    reader.feed(CHAT)
+    assert len(reader._tail) <= 2 * TAIL_BYTES
+    assert reader.usage() == Usage(12, 34)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "encode"), [("gzip", gzip.compress), ("deflate", zlib.compress)]
+)
+def test_encoded_answers_are_read_from_a_copy(encoding: str, encode) -> None:  # type: ignore[no-untyped-def]
+    body = encode(json.dumps({"pad": "x" * 100_000}).encode()[:-1] + b"," + CHAT[1:])
+    assert read(body, encoding=encoding) == Usage(12, 34)
+    assert read(body[:9], body[9:], encoding=encoding) == Usage(12, 34)
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "br"])
+def test_what_cannot_be_decoded_tells_nothing(encoding: str) -> None:
+    assert read(b"\x00\x01rubbish", CHAT, encoding=encoding) is None
+
+
+@given(st.lists(st.binary(max_size=60)), st.sampled_from(["", "gzip"]))
+def test_any_bytes_are_read_without_harm(chunks: list[bytes], encoding: str) -> None:
+    read(*chunks, encoding=encoding)
+
+
+@pytest.mark.parametrize(
+    ("content_type", "expected"),
+    [
+        ("application/json; charset=utf-8", True),
+        ("text/event-stream", True),
+        ("audio/mpeg", False),
+        ("", False),
+    ],
+)
+def test_usage_is_looked_for_where_it_may_be(content_type: str, expected: bool) -> None:
+    assert tells_usage(content_type) is expected
