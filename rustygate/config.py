@@ -1,0 +1,409 @@
+"""The settings: names, kinds, meanings, and every default, once, with its reason.
+
+`load` reads the environment and a `.env` file, which the environment overrides, and reports all
+problems at once. An empty variable counts as unset; blanks round a value do not count. Nothing
+is written to `os.environ`, and no secret shows in a repr or in a problem.
+
+How the values are used is not known here.
+"""
+
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields
+from io import StringIO
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated, Any, get_args
+from urllib.parse import urlsplit
+
+from dotenv.parser import Binding, parse_stream
+from environs import Env, EnvValidationError, ValidationError, validate
+
+from rustygate import log
+
+KEY = "OPENAI_API_KEY"
+KEY_FILE = "OPENAI_API_KEY_FILE"
+
+# Keys and ids go into the head of each request; a longer file was named by mistake.
+KEY_LIMIT = 4096
+
+# Below this length, a few characters shown would be too many.
+_MASKABLE = 24
+_MASKED = "*" * 8
+
+# A value in a problem is cut here, so that its line can be read.
+_SHOWN = 80
+
+# Thirty years. Far beyond, sums of nanoseconds no longer fit the loop's timers.
+_LONGEST_S = 1_000_000_000
+
+
+class ConfigError(Exception):
+    """The configuration will not do; `problems` has a line for each reason."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What values a setting takes.
+
+    Args:
+        expected: the same in words, to follow "expected".
+        parser: the method of `_Env` that reads it.
+        check: raises `ValidationError` for a value that could be read but will not do.
+        unset: the word for None.
+        secret: whether values are masked wherever they are shown.
+    """
+
+    expected: str
+    parser: str
+    check: Callable[[Any], Any] | None = None
+    unset: str = "none"
+    secret: bool = False
+
+
+def _whole(least: int, most: int | None = None) -> Kind:
+    limits = f"of {least} or more" if most is None else f"from {least} to {most}"
+    return Kind(f"a whole number {limits}", "int", validate.Range(least, most))
+
+
+def _seconds(*, zero: bool) -> Kind:
+    limits = f"from 0 to {_LONGEST_S}" if zero else f"above 0, up to {_LONGEST_S}"
+    check = validate.Range(0, _LONGEST_S, min_inclusive=zero)
+    return Kind(f"a number of seconds {limits}", "float", check)
+
+
+def _id_of(what: str) -> Kind:
+    return Kind(f"{what}'s id: visible ASCII characters, no blanks", "str", _check_header_value)
+
+
+# `\Z`, for `$` would let a newline pass.
+_check_header_value = validate.Regexp(rf"[!-~]{{1,{KEY_LIMIT}}}\Z")
+
+
+def _check_base_url(value: str) -> None:
+    try:
+        parts = urlsplit(value)
+        port = parts.port
+    except ValueError as error:
+        raise ValidationError("no URL") from error
+    if (
+        not re.fullmatch(r"https?://[!-~]+", value, re.I)
+        or re.search(r"[@?#]", value)
+        or port == 0
+    ):
+        raise ValidationError("no base URL")
+    _check_address(parts.hostname or "")
+
+
+def _check_address(value: str) -> None:
+    """An IP address or a host name; a name that ends in a number is a broken address."""
+    try:
+        ip_address(value)
+    except ValueError:
+        label = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+        if not re.fullmatch(rf"({label}\.)*(?![0-9]+\Z){label}", value):
+            raise ValidationError("no address") from None
+
+
+def _check_rust_log(value: str) -> None:
+    try:
+        log.levels(value)
+    except ValueError as error:
+        raise ValidationError(str(error)) from error
+
+
+_KEY = Kind(
+    f"OpenAI's key (visible ASCII characters, no blanks), or {KEY_FILE} with the path of a file "
+    "that holds it; `rustygate demo` needs none",
+    "str",
+    _check_header_value,
+    secret=True,
+)
+_BASE_URL = Kind(
+    "an http or https URL without query, fragment, user or password",
+    "base_url",
+    _check_base_url,
+)
+_ADDRESS = Kind("an IP address or a host name", "str", _check_address)
+_RUST_LOG = Kind(
+    "trace, debug, info, warn, error, off, or directives such as rustygate=info,other=debug",
+    "str",
+    _check_rust_log,
+)
+_LOG_FORMAT = Kind("text or json", "str", validate.OneOf(["text", "json"]))
+_RATE = Kind(
+    "a positive number of requests per second, or auto",
+    "rate",
+    validate.Range(0, min_inclusive=False),
+    unset="auto",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What the gate is told. Each field is its variable's name in lower case, and comes with
+    its kind and its meaning; seconds are float, sizes are bytes."""
+
+    openai_api_key: Annotated[
+        str, _KEY, f"the upstream key; `{KEY_FILE}` reads it from a file instead"
+    ] = field(repr=False)
+    # The official SDKs' own default.
+    openai_base_url: Annotated[
+        str, _BASE_URL, "any OpenAI-compatible upstream; `/v1/X` here goes to `BASE/X`"
+    ] = "https://api.openai.com/v1"
+    openai_org_id: Annotated[
+        str | None,
+        _id_of("an organization"),
+        "sent as `OpenAI-Organization` when the client sent none",
+    ] = None
+    openai_project_id: Annotated[
+        str | None,
+        _id_of("a project"),
+        "sent as `OpenAI-Project` when the client sent none",
+    ] = None
+    # As the Rust one's: apps that point at it need no change.
+    port: Annotated[int, _whole(0, 65535), "listening port; 0: the system chooses one"] = 8080
+    # Whoever can connect spends the key, so nobody but this machine unless it is asked for.
+    bind_address: Annotated[str, _ADDRESS, "address or host name to listen on"] = "127.0.0.1"
+    # As the Rust one's.
+    rust_log: Annotated[
+        str,
+        _RUST_LOG,
+        "`trace`, `debug`, `info`, `warn`, `error`, `off`, or directives as "
+        "`rustygate=info,other=debug` (ours counts)",
+    ] = "debug"
+    # Read by people first; collectors ask for JSON.
+    log_format: Annotated[str, _LOG_FORMAT, "`text` or `json` (one object a line)"] = "text"
+    # Both as the Rust one promised.
+    rate_limit: Annotated[
+        float | None,
+        _RATE,
+        "requests per second, any positive number; `auto`: no limit of the gate's own",
+    ] = 10.0
+    rate_limit_burst: Annotated[
+        int, _whole(1), "requests that may go at once after a quiet time"
+    ] = 20
+    # Longer than a burst takes to pass, shorter than people and load balancers wait.
+    rate_limit_timeout: Annotated[
+        float, _seconds(zero=True), "seconds a request may wait for admission"
+    ] = 30.0
+    # Upstream's own limit is not known beforehand.
+    concurrency_limit: Annotated[int | None, _whole(1), "exchanges in flight upstream"] = None
+    # A waiter costs a few kilobytes and a socket: this many are no trouble.
+    queue_limit: Annotated[int, _whole(0), "requests that may wait for admission"] = 10_000
+    # 256 MiB: what a small machine can spare.
+    queue_bytes: Annotated[int, _whole(0), "bytes of request bodies held in memory"] = 256 << 20
+    # Proxies and load balancers cut idle connections after 30 to 60 seconds.
+    sse_keepalive_interval: Annotated[
+        float, _seconds(zero=True), "idle seconds before a keepalive in a stream; 0 turns it off"
+    ] = 15.0
+    # Together 100 KiB a stream: some seconds of text, and a thousand streams in 100 MiB.
+    sse_channel_capacity: Annotated[
+        int, _whole(1), "messages that may wait for a slow client before upstream is paused"
+    ] = 100
+    sse_buffer_capacity: Annotated[
+        int,
+        _whole(1),
+        "bytes reckoned per such message: a stream holds at most about CHANNEL x BUFFER bytes",
+    ] = 1024
+    # 8 MiB: long conversations and a few images inline.
+    max_buffered_body: Annotated[
+        int,
+        _whole(0),
+        "request bodies up to this many bytes are held, so that they can be sent again; larger "
+        "or multipart ones are streamed through",
+    ] = 8 << 20
+    # 512 MiB: OpenAI takes files of that size.
+    max_body_size: Annotated[int, _whole(1), "larger request bodies get 413"] = 512 << 20
+    # As many as the official SDKs make.
+    upstream_retries: Annotated[
+        int, _whole(0), "times a request is sent again when upstream could not be reached"
+    ] = 2
+    # A healthy handshake takes well under a second; one lost packet is repeated within three.
+    upstream_connect_timeout: Annotated[
+        float, _seconds(zero=False), "seconds to connect to upstream"
+    ] = 5.0
+    # The official SDKs' own: reasoning models are silent for minutes.
+    upstream_read_timeout: Annotated[
+        float, _seconds(zero=False), "seconds of silence from upstream"
+    ] = 600.0
+    # Most answers end within it; what supervises the gate must wait longer than this.
+    drain_timeout: Annotated[
+        float, _seconds(zero=True), "seconds that SIGTERM gives exchanges in flight"
+    ] = 30.0
+
+    @property
+    def stream_capacity(self) -> int:
+        """Bytes that one stream may hold for a slow client."""
+        return self.sse_channel_capacity * self.sse_buffer_capacity
+
+    @property
+    def exposed(self) -> bool:
+        """Whether others than this machine may be able to connect."""
+        try:
+            return not ip_address(self.bind_address).is_loopback
+        except ValueError:
+            return self.bind_address.lower() != "localhost"
+
+
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """A setting as documentation shows it; `default` is in the variable's own words."""
+
+    name: str
+    default: str
+    meaning: str
+
+
+def variables() -> Iterator[Variable]:
+    """All settings, in the order of the README's table."""
+    for setting in fields(Settings):
+        kind, meaning = _about(setting)
+        required = setting.default is MISSING
+        default = "required" if required else _written(kind, setting.default)
+        yield Variable(setting.name.upper(), default, meaning)
+
+
+def describe(settings: Settings) -> Iterator[tuple[str, str]]:
+    """Each variable with its value in force; secrets are masked."""
+    for setting in fields(Settings):
+        kind, _ = _about(setting)
+        yield setting.name.upper(), _written(kind, getattr(settings, setting.name))
+
+
+def load(environ: Mapping[str, str] | None = None, *, dotenv: Path | None = None) -> Settings:
+    """The settings in `environ`, by default the process's, over those in the file `dotenv`.
+
+    Values in the file are taken as written; nothing in them is expanded. A file that is not there
+    is no problem. Raises ConfigError.
+    """
+    problems: list[str] = []
+    given = _read_dotenv(dotenv, problems) if dotenv else {}
+    given |= os.environ if environ is None else environ
+    given = {name: value.strip() for name, value in given.items() if value.strip()}
+    if KEY_FILE in given:
+        _take_key_from_file(given, problems)
+    env = _Env(given)
+    values = {setting.name: env.read(setting) for setting in fields(Settings)}
+    problems += env.problems()
+    if problems:
+        raise ConfigError(problems)
+    return Settings(**values)
+
+
+class _Env(Env):
+    """environs over a mapping of ours instead of `os.environ`, collecting what is wrong."""
+
+    def __init__(self, given: Mapping[str, str]) -> None:
+        super().__init__(eager=False)
+        self._given = given
+
+    def _get_value(self, env_key: str, default: Any) -> Any:
+        return self._given.get(env_key, default)
+
+    def read(self, setting: Field[Any]) -> Any:
+        kind, _ = _about(setting)
+        default = ... if setting.default is MISSING else setting.default
+        return getattr(self, kind.parser)(setting.name.upper(), default, validate=kind.check)
+
+    def base_url(self, name: str, default: str, **options: Any) -> str | None:
+        url = self.str(name, default, **options)
+        return url.rstrip("/") if url else None
+
+    def rate(self, name: str, default: float, **options: Any) -> float | None:
+        if self._given.get(name, "").lower() == "auto":
+            return None
+        return self.float(name, default, **options)
+
+    def problems(self) -> list[str]:
+        """A line for each variable that was read in vain."""
+        try:
+            self.seal()
+        except EnvValidationError as error:
+            wrong = set(error.error_messages)
+            # What is wrong with a key's file was said when it was read.
+            if KEY_FILE in self._given:
+                wrong.discard(KEY)
+            return [self._problem(each) for each in fields(Settings) if each.name.upper() in wrong]
+        return []
+
+    def _problem(self, setting: Field[Any]) -> str:
+        name = setting.name.upper()
+        kind, _ = _about(setting)
+        if name not in self._given:
+            return f"{name}: not set; expected {kind.expected}"
+        value = _MASKED if kind.secret else _shown(self._given[name])
+        return f"{name}={value}: expected {kind.expected}"
+
+
+def _take_key_from_file(given: dict[str, str], problems: list[str]) -> None:
+    shown = f"{KEY_FILE}={_shown(given[KEY_FILE])}"
+    if KEY in given:
+        problems.append(f"{shown}: expected only one of {KEY} and {KEY_FILE} to be set")
+        return
+    try:
+        with open(given[KEY_FILE], "rb") as file:
+            key = file.read(KEY_LIMIT + 2).decode().strip()
+        _check_header_value(key)
+    except (OSError, ValueError, ValidationError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it holds something else"
+        problems.append(f"{shown}: expected the path of a file that holds one key ({reason})")
+    else:
+        given[KEY] = key
+
+
+def _read_dotenv(path: Path, problems: list[str]) -> dict[str, str]:
+    try:
+        text = path.read_text("utf-8-sig")
+    except (FileNotFoundError, IsADirectoryError):
+        # Some keep a virtual environment there.
+        return {}
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        problems.append(f"{path}: expected a readable file of NAME=value lines ({reason})")
+        return {}
+    values = {}
+    for binding in parse_stream(StringIO(text)):
+        if binding.key is not None and binding.value is not None:
+            values[binding.key] = binding.value
+        elif binding.error or binding.key is not None:
+            problems.append(f"{path} line {_line(binding)}: expected NAME=value")
+    return values
+
+
+def _line(binding: Binding) -> int:
+    """A binding's line; what the parser tells is where the blank lines before it begin."""
+    text = binding.original.string
+    return binding.original.line + text[: len(text) - len(text.lstrip())].count("\n")
+
+
+def mask(secret: str) -> str:
+    """A secret as it may be shown: its owner may know it again, and nobody else learns it."""
+    return f"{secret[:3]}...{secret[-4:]}" if len(secret) >= _MASKABLE else _MASKED
+
+
+def _shown(value: str) -> str:
+    """A value in a problem: on one line, without what a URL may hide or a key put there."""
+    value = re.sub(r"//[^/]*@", f"//{_MASKED}@", value)
+    value = re.sub(r"(//.*?[?#]).*", rf"\1{_MASKED}", value, flags=re.S)
+    value = re.sub(r"sk-\S+", _MASKED, value)
+    return ascii(value if len(value) <= _SHOWN else value[:_SHOWN] + "...")
+
+
+def _about(setting: Field[Any]) -> tuple[Kind, str]:
+    kind, meaning = get_args(setting.type)[1:]
+    return kind, meaning
+
+
+def _written(kind: Kind, value: Any) -> str:
+    """A value as its variable would say it."""
+    if value is None:
+        return kind.unset
+    if kind.secret:
+        return mask(value)
+    return str(value).removesuffix(".0") if isinstance(value, float) else str(value)

@@ -1,0 +1,425 @@
+"""Settings: what is read from where, what is refused and how, and what is never shown."""
+
+import os
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rustygate.config import ConfigError, Settings, describe, load, mask, variables
+
+SECRET = "sk-proj-0123456789-abcdefghij-wxyz"
+KEY = {"OPENAI_API_KEY": SECRET}
+
+
+def problems(environ: dict[str, str], dotenv: Path | None = None) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        load(environ, dotenv=dotenv)
+    assert str(caught.value) == "\n".join(caught.value.problems)
+    return caught.value.problems
+
+
+def test_key_is_all_that_is_required() -> None:
+    assert load(KEY) == Settings(openai_api_key=SECRET)
+
+
+def test_defaults_are_those_of_the_contract() -> None:
+    assert {each.name: each.default for each in variables()} == {
+        "OPENAI_API_KEY": "required",
+        "OPENAI_BASE_URL": "https://api.openai.com/v1",
+        "OPENAI_ORG_ID": "none",
+        "OPENAI_PROJECT_ID": "none",
+        "PORT": "8080",
+        "BIND_ADDRESS": "127.0.0.1",
+        "RUST_LOG": "debug",
+        "LOG_FORMAT": "text",
+        "RATE_LIMIT": "10",
+        "RATE_LIMIT_BURST": "20",
+        "RATE_LIMIT_TIMEOUT": "30",
+        "CONCURRENCY_LIMIT": "none",
+        "QUEUE_LIMIT": "10000",
+        "QUEUE_BYTES": "268435456",
+        "SSE_KEEPALIVE_INTERVAL": "15",
+        "SSE_CHANNEL_CAPACITY": "100",
+        "SSE_BUFFER_CAPACITY": "1024",
+        "MAX_BUFFERED_BODY": "8388608",
+        "MAX_BODY_SIZE": "536870912",
+        "UPSTREAM_RETRIES": "2",
+        "UPSTREAM_CONNECT_TIMEOUT": "5",
+        "UPSTREAM_READ_TIMEOUT": "600",
+        "DRAIN_TIMEOUT": "30",
+    }
+
+
+def test_every_variable_has_a_meaning() -> None:
+    assert all(each.meaning for each in variables())
+
+
+def test_every_default_is_read_back_as_it_is_written() -> None:
+    written = {
+        each.name: each.default for each in variables() if each.default not in ("required", "none")
+    }
+    written["RATE_LIMIT"] = "10.0"
+    assert load(KEY | written) == Settings(openai_api_key=SECRET)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "read"),
+    [
+        ("OPENAI_BASE_URL", "http://localhost:11434/v1/", "http://localhost:11434/v1"),
+        ("OPENAI_BASE_URL", "https://[::1]:8443", "https://[::1]:8443"),
+        ("OPENAI_BASE_URL", "http://my_service/a/b%20c//", "http://my_service/a/b%20c"),
+        ("OPENAI_ORG_ID", "org-1", "org-1"),
+        ("OPENAI_PROJECT_ID", "proj_1", "proj_1"),
+        ("PORT", "0", 0),
+        ("PORT", " 65535\n", 65535),
+        ("BIND_ADDRESS", "0.0.0.0", "0.0.0.0"),
+        ("BIND_ADDRESS", "::1", "::1"),
+        ("BIND_ADDRESS", "gate.example.org", "gate.example.org"),
+        ("RUST_LOG", "WARN", "WARN"),
+        ("RUST_LOG", "rustygate=info,other=debug", "rustygate=info,other=debug"),
+        ("LOG_FORMAT", "json", "json"),
+        ("RATE_LIMIT", "0.5", 0.5),
+        ("RATE_LIMIT", "1e-9", 1e-9),
+        ("RATE_LIMIT", " 10 ", 10.0),
+        ("RATE_LIMIT", "auto", None),
+        ("RATE_LIMIT", "AUTO", None),
+        ("RATE_LIMIT_TIMEOUT", "0", 0.0),
+        ("CONCURRENCY_LIMIT", "1", 1),
+        ("QUEUE_LIMIT", "0", 0),
+        ("QUEUE_BYTES", "0", 0),
+        ("SSE_KEEPALIVE_INTERVAL", "0", 0.0),
+        ("MAX_BUFFERED_BODY", "0", 0),
+        ("UPSTREAM_RETRIES", "0", 0),
+        ("UPSTREAM_CONNECT_TIMEOUT", "0.25", 0.25),
+        ("DRAIN_TIMEOUT", "1.5", 1.5),
+    ],
+)
+def test_value_is_read(variable: str, value: str, read: object) -> None:
+    assert getattr(load(KEY | {variable: value}), variable.lower()) == read
+
+
+NO_NUMBERS = ["nan", "inf", "-inf", "1e999", "-1", "ten", "1 0", "0x10", "1,5"]
+NUMBERS = [
+    "PORT",
+    "RATE_LIMIT",
+    "RATE_LIMIT_BURST",
+    "RATE_LIMIT_TIMEOUT",
+    "CONCURRENCY_LIMIT",
+    "QUEUE_LIMIT",
+    "QUEUE_BYTES",
+    "SSE_KEEPALIVE_INTERVAL",
+    "SSE_CHANNEL_CAPACITY",
+    "SSE_BUFFER_CAPACITY",
+    "MAX_BUFFERED_BODY",
+    "MAX_BODY_SIZE",
+    "UPSTREAM_RETRIES",
+    "UPSTREAM_CONNECT_TIMEOUT",
+    "UPSTREAM_READ_TIMEOUT",
+    "DRAIN_TIMEOUT",
+]
+
+
+@pytest.mark.parametrize("value", NO_NUMBERS)
+@pytest.mark.parametrize("variable", NUMBERS)
+def test_what_is_no_number_is_refused(variable: str, value: str) -> None:
+    [problem] = problems(KEY | {variable: value})
+    assert problem.startswith(f"{variable}={value!r}: expected a ")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "expected"),
+    [
+        ("PORT", "65536", "a whole number from 0 to 65535"),
+        ("PORT", "80.5", "a whole number from 0 to 65535"),
+        ("PORT", "9" * 5000, "a whole number from 0 to 65535"),
+        ("RATE_LIMIT", "0", "a positive number of requests per second, or auto"),
+        ("RATE_LIMIT_BURST", "0", "a whole number of 1 or more"),
+        ("CONCURRENCY_LIMIT", "0", "a whole number of 1 or more"),
+        ("SSE_CHANNEL_CAPACITY", "0", "a whole number of 1 or more"),
+        ("SSE_BUFFER_CAPACITY", "0", "a whole number of 1 or more"),
+        ("MAX_BODY_SIZE", "0", "a whole number of 1 or more"),
+        ("UPSTREAM_CONNECT_TIMEOUT", "0", "a number of seconds above 0, up to 1000000000"),
+        ("UPSTREAM_READ_TIMEOUT", "0", "a number of seconds above 0, up to 1000000000"),
+        ("DRAIN_TIMEOUT", "1e10", "a number of seconds from 0 to 1000000000"),
+        ("LOG_FORMAT", "xml", "text or json"),
+        ("BIND_ADDRESS", "unix:/run/gate.sock", "an IP address or a host name"),
+        ("BIND_ADDRESS", "127.0.0.256", "an IP address or a host name"),
+        ("BIND_ADDRESS", "127.0.0.1:8080", "an IP address or a host name"),
+        ("BIND_ADDRESS", "*", "an IP address or a host name"),
+    ],
+)
+def test_value_out_of_its_bounds_is_refused(variable: str, value: str, expected: str) -> None:
+    [problem] = problems(KEY | {variable: value})
+    assert problem.startswith(f"{variable}=")
+    assert problem.endswith(f": expected {expected}")
+    assert len(problem) < 250
+
+
+@pytest.mark.parametrize("value", ["verbose", "rustygate=loud", "=info", "a b=info", "x=y=info"])
+def test_directive_that_is_none_is_refused(value: str) -> None:
+    [problem] = problems(KEY | {"RUST_LOG": value})
+    assert problem.startswith(f"RUST_LOG={value!r}: expected trace, debug, info, warn, error, off")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "api.openai.com/v1",
+        "ftp://host/v1",
+        "http://",
+        "http:///v1",
+        "http://host:0/v1",
+        "http://host:65536/v1",
+        "http://host:port/v1",
+        "http://host/v1?",
+        "http://host/v1#",
+        "http://ho st/v1",
+        "http://host/v1\n/x",
+        "http://hôte/v1",
+        "http://[::1/v1",
+    ],
+)
+def test_base_url_that_is_none_is_refused(value: str) -> None:
+    [problem] = problems(KEY | {"OPENAI_BASE_URL": value})
+    assert problem.startswith("OPENAI_BASE_URL='")
+    assert problem.endswith(
+        "': expected an http or https URL without query, fragment, user or password"
+    )
+
+
+@pytest.mark.parametrize("url", ["https://me:hidden@host/v1", "https://host/v1?key=hidden"])
+def test_secret_in_a_base_url_is_not_shown(url: str) -> None:
+    [problem] = problems(KEY | {"OPENAI_BASE_URL": url})
+    assert "********" in problem
+    assert "hidden" not in problem
+
+
+@pytest.mark.parametrize(
+    "bad", ["a b", "a\nb", "a\r\nX: y", "a\0b", "ключ", "a\x7f", "é", "\ud800"]
+)
+@pytest.mark.parametrize("variable", ["OPENAI_API_KEY", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID"])
+def test_what_cannot_be_a_header_value_is_refused(variable: str, bad: str) -> None:
+    [problem] = problems(KEY | {variable: bad})
+    assert problem.startswith(f"{variable}=")
+    assert "visible ASCII characters, no blanks" in problem
+    assert problem.isascii()
+    assert problem.isprintable()
+
+
+def test_key_that_is_refused_is_not_shown() -> None:
+    [problem] = problems({"OPENAI_API_KEY": SECRET + " x"})
+    assert problem.startswith("OPENAI_API_KEY=********: expected ")
+    assert SECRET[:5] not in problem
+    assert SECRET[-4:] not in problem
+
+
+@pytest.mark.parametrize("empty", ["", " ", "\n"])
+def test_empty_key_is_missing(empty: str) -> None:
+    [problem] = problems({"OPENAI_API_KEY": empty})
+    assert problem.startswith("OPENAI_API_KEY: not set; expected ")
+
+
+def test_empty_variable_is_unset() -> None:
+    empty = {each.name: "" for each in variables()} | {"OPENAI_API_KEY_FILE": ""}
+    assert load(empty | KEY) == Settings(openai_api_key=SECRET)
+
+
+def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
+    dotenv = tmp_path / ".env"
+    dotenv.write_text("PORT 1\nQUEUE_LIMIT=x\n")
+    found = problems({"RATE_LIMIT": "nan", "LOG_FORMAT": "a\nb"}, dotenv)
+    assert [problem.partition(":")[0] for problem in found] == [
+        f"{dotenv} line 1",
+        "OPENAI_API_KEY",
+        "LOG_FORMAT='a\\nb'",
+        "RATE_LIMIT='nan'",
+        "QUEUE_LIMIT='x'",
+    ]
+    assert all(problem.isprintable() for problem in found)
+
+
+# The key's file.
+
+
+def test_key_is_read_from_its_file(tmp_path: Path) -> None:
+    file = tmp_path / "key"
+    file.write_text(f"  {SECRET}\r\n\n")
+    assert load({"OPENAI_API_KEY_FILE": str(file)}).openai_api_key == SECRET
+
+
+def test_path_of_the_keys_file_is_relative_to_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("key").write_text(SECRET)
+    assert load({"OPENAI_API_KEY_FILE": "key"}).openai_api_key == SECRET
+
+
+def test_key_and_its_file_exclude_each_other(tmp_path: Path) -> None:
+    file = tmp_path / "key"
+    file.write_text(SECRET)
+    [problem] = problems(KEY | {"OPENAI_API_KEY_FILE": str(file)})
+    assert problem.endswith(
+        "expected only one of OPENAI_API_KEY and OPENAI_API_KEY_FILE to be set"
+    )
+    assert SECRET not in problem
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "it holds something else"),
+        (b" \n", "it holds something else"),
+        (b"one\ntwo", "it holds something else"),
+        (b"\xff\xfe", "it holds something else"),
+        (b"x" * 5000, "it holds something else"),
+        (None, "No such file or directory"),
+    ],
+    ids=["empty", "blank", "two lines", "not UTF-8", "too long", "missing"],
+)
+def test_keys_file_without_a_key_is_refused(
+    tmp_path: Path, content: bytes | None, reason: str
+) -> None:
+    file = tmp_path / "key"
+    if content is not None:
+        file.write_bytes(content)
+    [problem] = problems({"OPENAI_API_KEY_FILE": str(file)})
+    assert problem.startswith("OPENAI_API_KEY_FILE=")
+    assert problem.endswith(f": expected the path of a file that holds one key ({reason})")
+
+
+def test_endless_file_is_no_key() -> None:
+    [problem] = problems({"OPENAI_API_KEY_FILE": "/dev/zero"})
+    assert "it holds something else" in problem
+
+
+def test_directory_is_no_keys_file(tmp_path: Path) -> None:
+    [problem] = problems({"OPENAI_API_KEY_FILE": str(tmp_path)})
+    assert "Is a directory" in problem
+
+
+def test_key_in_the_place_of_its_files_path_is_not_shown() -> None:
+    [problem] = problems({"OPENAI_API_KEY_FILE": SECRET})
+    assert SECRET[3:] not in problem
+
+
+# The `.env` file.
+
+
+def test_environment_overrides_dotenv(tmp_path: Path) -> None:
+    dotenv = tmp_path / ".env"
+    dotenv.write_text(
+        f"export OPENAI_API_KEY='{SECRET}'\n# a comment\nPORT=1 # one\nQUEUE_LIMIT=7\n"
+    )
+    settings = load({"PORT": "2"}, dotenv=dotenv)
+    assert (settings.openai_api_key, settings.port, settings.queue_limit) == (SECRET, 2, 7)
+
+
+def test_empty_variable_in_the_environment_unsets_dotenvs(tmp_path: Path) -> None:
+    dotenv = tmp_path / ".env"
+    dotenv.write_text("PORT=1\n")
+    assert load(KEY | {"PORT": ""}, dotenv=dotenv).port == 8080
+
+
+def test_dotenv_is_taken_as_written(tmp_path: Path) -> None:
+    dotenv = tmp_path / ".env"
+    dotenv.write_text("OPENAI_API_KEY=a${HOME}b\n")
+    assert load({}, dotenv=dotenv).openai_api_key == "a${HOME}b"
+
+
+def test_loading_leaves_the_environment_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dotenv = tmp_path / ".env"
+    dotenv.write_text(f"OPENAI_API_KEY={SECRET}\nPORT=1\n")
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.delenv("OPENAI_API_KEY_FILE", raising=False)
+    monkeypatch.setenv("PORT", "2")
+    before = dict(os.environ)
+    assert load(dotenv=dotenv).port == 2
+    assert dict(os.environ) == before
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        pytest.param(lambda path: None, None, id="missing"),
+        pytest.param(lambda path: path.mkdir(), None, id="directory"),
+        pytest.param(lambda path: path.write_bytes(b"A=\xff"), "not UTF-8", id="not UTF-8"),
+        pytest.param(
+            lambda path: path.symlink_to(path), "Too many levels of symbolic links", id="loop"
+        ),
+    ],
+)
+def test_dotenv_that_cannot_be_read(
+    tmp_path: Path, make: Callable[[Path], object], reason: str | None
+) -> None:
+    dotenv = tmp_path / ".env"
+    make(dotenv)
+    if reason is None:
+        assert load(KEY, dotenv=dotenv).port == 8080
+    else:
+        [problem] = problems(KEY, dotenv)
+        assert problem == f"{dotenv}: expected a readable file of NAME=value lines ({reason})"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [f"OPENAI_API_KEY {SECRET}", SECRET, f"OPENAI_API_KEY: {SECRET}", f"A='{SECRET}", "=x"],
+)
+def test_broken_line_of_dotenv_is_named_and_not_shown(tmp_path: Path, line: str) -> None:
+    dotenv = tmp_path / ".env"
+    dotenv.write_text(f"PORT=1\n\n\n{line}\nQUEUE_LIMIT=7\n")
+    [problem] = problems(KEY, dotenv)
+    assert problem == f"{dotenv} line 4: expected NAME=value"
+
+
+# What may be seen of them.
+
+
+def test_key_is_in_no_repr() -> None:
+    settings = load(KEY)
+    assert SECRET not in repr(settings)
+    assert "api_key" not in repr(settings)
+
+
+def test_description_has_every_setting_and_no_secret() -> None:
+    described = dict(describe(load(KEY | {"RATE_LIMIT": "auto", "RATE_LIMIT_BURST": "3"})))
+    assert list(described) == [field.name.upper() for field in fields(Settings)]
+    assert described["OPENAI_API_KEY"] == "sk-...wxyz"
+    assert described["RATE_LIMIT"] == "auto"
+    assert described["RATE_LIMIT_BURST"] == "3"
+    assert SECRET not in str(described)
+
+
+@given(st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1))
+def test_mask_hides_nearly_all(secret: str) -> None:
+    masked = mask(secret)
+    assert masked == "********" or len(secret) >= 24
+    assert len(masked) <= 10
+
+
+@pytest.mark.parametrize(
+    ("address", "exposed"),
+    [
+        ("127.0.0.1", False),
+        ("127.1.2.3", False),
+        ("::1", False),
+        ("localhost", False),
+        ("0.0.0.0", True),
+        ("::", True),
+        ("192.168.1.2", True),
+        ("gate.example.org", True),
+    ],
+)
+def test_only_loopback_is_not_exposed(address: str, exposed: bool) -> None:
+    assert load(KEY | {"BIND_ADDRESS": address}).exposed is exposed
+
+
+def test_capacity_of_a_stream_is_messages_times_bytes() -> None:
+    environ = KEY | {"SSE_CHANNEL_CAPACITY": "3", "SSE_BUFFER_CAPACITY": "7"}
+    assert load(environ).stream_capacity == 21
