@@ -1,0 +1,205 @@
+"""What the gate itself answers when it cannot pass on upstream's answer.
+
+Refusal
+  +-- BadRequest              400  bad_request
+  |     +-- MalformedBody
+  |     +-- NotHttp
+  +-- NotFound                404  not_found
+  +-- MethodNotAllowed        405  method_not_allowed
+  +-- BodyTooLarge            413  body_too_large
+  +-- QueueTimeout            429  queue_timeout
+  +-- QueueFull               429  queue_full
+  +-- InternalError           500  internal_error
+  +-- Draining                503  draining
+  +-- UpstreamFailure
+        +-- UpstreamUnreachable   502  upstream_unreachable
+        +-- UpstreamDisconnected  502  upstream_disconnected
+        +-- UpstreamTimeout       504  upstream_timeout
+
+A refusal knows its status, type, code and reason; its message carries the values at hand and
+never an exception's text, which may hold raw bytes of somebody's request. It becomes a
+response in one place, `Refusal.response`, in OpenAI's shape, so that SDKs raise the
+exceptions their users know.
+"""
+
+import json
+from collections.abc import Iterable
+from math import ceil
+from typing import ClassVar
+
+from aiohttp import web
+
+SECOND_MS = 1000
+
+
+class Refusal(Exception):
+    """Why the gate answers by itself. `outcome` is the exchange's, for the log."""
+
+    status: ClassVar[int]
+    reason: ClassVar[str]
+    type: ClassVar[str] = "invalid_request_error"
+    code: ClassVar[str | None] = None
+    retry: ClassVar[bool | None] = None
+    closes: ClassVar[bool] = False
+    outcome: ClassVar[str] = "refused"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+    def error(self) -> dict[str, str | None]:
+        """The error object, in OpenAI's shape."""
+        return {
+            "message": self.message,
+            "type": self.type,
+            "param": None,
+            "code": self.code or self.reason,
+        }
+
+    def headers(self) -> dict[str, str]:
+        """Headers that tell a client what was refused and whether to try again."""
+        headers = {"Content-Type": "application/json", "X-RustyGate-Error": self.reason}
+        if self.retry is not None:
+            headers["x-should-retry"] = "true" if self.retry else "false"
+        return headers
+
+    def response(self, extra: Iterable[tuple[str, str]]) -> web.Response:
+        """The answer to send downstream, with `extra` headers."""
+        headers = self.headers() | dict(extra)
+        body = json.dumps({"error": self.error()}).encode()
+        response = web.Response(status=self.status, headers=headers, body=body)
+        if self.closes:
+            response.force_close()
+        return response
+
+
+class BadRequest(Refusal):
+    """The request cannot be forwarded as it is."""
+
+    status, reason = 400, "bad_request"
+
+
+class MalformedBody(BadRequest):
+    """The body's framing broke while it was read; nothing after it can be trusted."""
+
+    closes = True
+
+
+class NotHttp(BadRequest):
+    """The head is not HTTP. What came is not repeated: it may hold a key."""
+
+    closes = True
+
+    def __init__(self) -> None:
+        super().__init__("The request is not HTTP/1.1, or its head is too large.")
+
+
+class NotFound(Refusal):
+    """Nothing is served at that path."""
+
+    status, reason = 404, "not_found"
+
+
+class MethodNotAllowed(Refusal):
+    """CONNECT and TRACE are not forwarded (RFC 9110, 9.3.6 and 9.3.8)."""
+
+    status, reason = 405, "method_not_allowed"
+
+
+class BodyTooLarge(Refusal):
+    """The request's body is, or grew, above MAX_BODY_SIZE."""
+
+    status, reason = 413, "body_too_large"
+    closes = True
+
+
+class _Busy(Refusal):
+    """No admission in time; `retry_after_ms` is when a new try would be admitted."""
+
+    status, type, code, retry = 429, "requests", "rate_limit_exceeded", True
+
+    def __init__(self, message: str, retry_after_ms: int) -> None:
+        super().__init__(message)
+        self.retry_after_ms = retry_after_ms
+
+    def headers(self) -> dict[str, str]:
+        seconds = max(1, ceil(self.retry_after_ms / SECOND_MS))
+        return super().headers() | {
+            "Retry-After": str(seconds),
+            "retry-after-ms": str(self.retry_after_ms),
+        }
+
+
+class QueueTimeout(_Busy):
+    """The deadline passed, or would pass, before admission."""
+
+    reason = "queue_timeout"
+
+
+class QueueFull(_Busy):
+    """QUEUE_LIMIT waiters are there already."""
+
+    reason = "queue_full"
+
+
+class Draining(Refusal):
+    """The gate is stopping; another one, or this one restarted, will answer."""
+
+    status, reason, type = 503, "draining", "service_unavailable_error"
+    retry, closes = True, True
+
+    def __init__(self) -> None:
+        super().__init__("The gate is shutting down; try again.")
+
+    def headers(self) -> dict[str, str]:
+        return super().headers() | {"Retry-After": "1"}
+
+
+class InternalError(Refusal):
+    """A defect of the gate. The traceback is in the log, under the exchange's id."""
+
+    status, reason, type = 500, "internal_error", "server_error"
+    outcome = "aborted"
+
+    def __init__(self, exchange_id: str) -> None:
+        super().__init__(f"The gate failed on exchange {exchange_id}; its log says why.")
+
+
+class UpstreamFailure(Refusal):
+    """Upstream gave no answer to pass on.
+
+    `sent`: upstream may have seen the request. `retryable`: the same request may be sent again
+    in place, for no byte of an answer had come.
+    """
+
+    type, outcome = "upstream_error", "upstream_error"
+    sent = True
+    retryable = False
+
+
+class UpstreamUnreachable(UpstreamFailure):
+    """No connection: refused, timed out, not resolved, or TLS failed. Nothing was sent."""
+
+    status, reason, retry = 502, "upstream_unreachable", True
+    sent = False
+    retryable = True
+
+
+class UpstreamDisconnected(UpstreamFailure):
+    """The connection ended, or what came was not HTTP, before an answer could be passed.
+
+    Args:
+        begun: bytes of an answer had come by then.
+    """
+
+    status, reason, retry = 502, "upstream_disconnected", True
+
+    def __init__(self, message: str, begun: bool = False) -> None:
+        super().__init__(message)
+        self.retryable = not begun
+
+
+class UpstreamTimeout(UpstreamFailure):
+    """Upstream was silent for UPSTREAM_READ_TIMEOUT."""
+
+    status, reason, retry = 504, "upstream_timeout", False

@@ -1,0 +1,64 @@
+"""The record of one request's passage, from its head's arrival to its settlement.
+
+Each room stamps what it knows; the ledger reads it once, at the end. Times are integer
+nanoseconds of the monotonic clock; None means that it did not come to that.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import count
+from secrets import token_hex
+from time import monotonic_ns
+
+MS = 1_000_000
+
+
+def _ids() -> Callable[[], str]:
+    """Ids that are unique across restarts and cheap: a random prefix and a number."""
+    prefix, numbers = token_hex(4), count(1)
+    return lambda: f"{prefix}-{next(numbers):x}"
+
+
+new_id = _ids()
+
+
+@dataclass(slots=True)
+class Exchange:
+    """One exchange. `status` is what went downstream, `bytes` its body's length there; `deadline`
+    is the instant by which it wants to be admitted."""
+
+    client: str
+    method: str
+    path: str
+    deadline: int = 0
+    id: str = field(default_factory=new_id)
+    model: str | None = None
+    status: int | None = None
+    attempts: int = 0
+    arrived: int = field(default_factory=monotonic_ns)
+    queued: int = 0
+    sent: int | None = None
+    answered: int | None = None
+    first_byte: int | None = None
+    settled: int | None = None
+    tokens_in: int | None = None
+    tokens_out: int | None = None
+    bytes: int = 0
+    outcome: str | None = None
+    reason: str | None = None
+
+    def headers(self) -> list[tuple[str, str]]:
+        """What an answer tells of the exchange."""
+        return [
+            ("X-RustyGate-Queued-Ms", str(self.queued // MS)),
+            ("X-RustyGate-Attempts", str(self.attempts)),
+        ]
+
+    def server_timing(self) -> str:
+        """The same for browsers and tracers (W3C Server Timing), in milliseconds."""
+        upstream = (self.answered or 0) - (self.sent or 0)
+        return f"queue;dur={self.queued / MS:.1f}, upstream;dur={upstream / MS:.1f}"
+
+    def ms_until(self, instant: int | None) -> int | None:
+        """Milliseconds from the request's arrival to an instant."""
+        return None if instant is None else (instant - self.arrived) // MS
