@@ -1,0 +1,184 @@
+"""The one `web.Application`: wiring, startup, drain.
+
+`Daemon` is one running gate. The command line runs one until a signal comes; tests run them
+with the very options that production has.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Self
+
+from aiohttp import hdrs, web
+from loguru import logger
+from yarl import URL
+
+from rustygate.admission import Gate
+from rustygate.config import Settings
+from rustygate.errors import NotHttp
+from rustygate.ledger import Ledger
+from rustygate.pipe import drop_invented_type
+from rustygate.proxy import Proxy
+from rustygate.upstream import Upstream
+
+# aiohttp takes 8190 bytes of a request line or a header; long queries and tokens need more.
+FIELD_LIMIT = 32 * 1024
+
+# Connections that may wait to be accepted: a thousand clients may start at once.
+BACKLOG = 1024
+
+# How long idle connections may take to close once all exchanges have ended.
+CLOSE_TIMEOUT_S = 1.0
+
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Daemon:
+    """One running gate: `start`, then `drain` for a good end, then `stop`.
+
+    As an async context manager it starts and stops. `url` is where it listens.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self.url = ""
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.stop()
+
+    async def start(self) -> None:
+        """Bind and serve. Raises OSError if the address cannot be had."""
+        settings = self._settings
+        self._gate = Gate(settings)
+        self._upstream = Upstream(settings)
+        self._ledger = Ledger()
+        self._proxy = Proxy(settings, self._gate, self._upstream, self._ledger)
+        self._runner = _runner(self._proxy, self._gate)
+        await self._runner.setup()
+        self._site = web.TCPSite(
+            self._runner, settings.bind_address, settings.port, backlog=BACKLOG
+        )
+        try:
+            await self._site.start()
+        except OSError:
+            await self.stop()
+            raise
+        self._gate.start()
+        self.url = str(URL.build(scheme="http", host=settings.bind_address, port=self._site.port))
+
+    async def drain(self) -> None:
+        """Take no new work, refuse the waiters, give exchanges in flight DRAIN_TIMEOUT."""
+        self._gate.close()
+        await self._site.stop()
+        await self._proxy.finish(self._settings.drain_timeout)
+
+    async def stop(self) -> None:
+        """Close everything; exchanges still in hand are aborted."""
+        self._gate.close()
+        await self._proxy.finish(0)
+        await self._runner.cleanup()
+        await self._upstream.close()
+        self._ledger.flush()
+
+    def snapshot(self) -> dict[str, int]:
+        """The gate's live numbers: waiters, exchanges in flight, bytes of bodies held."""
+        return self._proxy.snapshot()
+
+
+def _application(proxy: Proxy, gate: Gate) -> web.Application:
+    async def health(request: web.Request) -> web.Response:
+        return web.Response(text="OK")
+
+    async def ready(request: web.Request) -> web.Response:
+        if gate.closed:
+            return web.json_response({"status": "draining"}, status=503)
+        return web.json_response({"status": "ready"})
+
+    application = web.Application()
+    application.router.add_get("/health", health)
+    application.router.add_get("/ready", ready)
+    application.router.add_route(
+        hdrs.METH_ANY, "/{target:.*}", proxy.handle, expect_handler=_leave_to_the_body
+    )
+    application.on_response_prepare.append(drop_invented_type)
+    return application
+
+
+class _Connection(web.RequestHandler):
+    """A connection whose errors repeat nothing of the request, a client's key least of all."""
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        logger.debug("not served: {} from {}", type(exc).__name__, request.remote)
+        if request.writer.output_size:
+            raise ConnectionError
+        return NotHttp().response([])
+
+
+class _Server(web.Server):
+    """Makes such connections."""
+
+    def __call__(self) -> web.RequestHandler:
+        return _Connection(self, loop=self._loop, **self._kwargs)
+
+
+class _Runner(web.AppRunner):
+    """Serves the application over such connections. aiohttp has no option for this.
+
+    Targets that the router cannot match at all, such as `*`, go to `unrouted`.
+    """
+
+    unrouted: Handler
+
+    async def _make_server(self) -> web.Server:
+        made = await super()._make_server()
+
+        async def handle(request: web.BaseRequest) -> web.StreamResponse:
+            try:
+                return await made.request_handler(request)
+            except web.HTTPException:
+                assert isinstance(request, web.Request)
+                return await self.unrouted(request)
+
+        return _Server(
+            handle,
+            request_factory=made.request_factory,
+            handler_cancellation=made.handler_cancellation,
+            **made._kwargs,
+        )
+
+
+def _runner(proxy: Proxy, gate: Gate) -> web.AppRunner:
+    # aiohttp would log requests that it cannot parse with their bytes.
+    muted = logging.Logger("muted", logging.CRITICAL + 1)
+    runner = _Runner(
+        _application(proxy, gate),
+        handler_cancellation=True,
+        auto_decompress=False,
+        access_log=None,
+        logger=muted,
+        max_line_size=FIELD_LIMIT,
+        max_field_size=FIELD_LIMIT,
+        shutdown_timeout=CLOSE_TIMEOUT_S,
+    )
+    runner.unrouted = proxy.handle
+    return runner
+
+
+async def _leave_to_the_body(request: web.Request) -> None:
+    """`Expect: 100-continue` is answered where the body is read, not before (see `body`)."""

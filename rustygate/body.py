@@ -1,0 +1,173 @@
+"""The request's body on its way up: held, so that it can be read and sent again, or streamed.
+
+Small bodies are held; larger and multipart ones pass through as they come. A client that asks
+before it sends (`Expect: 100-continue`, RFC 9110, 10.1.1) is answered here: at once for a body
+that is worth reading first, otherwise only when upstream is there to take it.
+"""
+
+import asyncio
+import select
+from collections.abc import AsyncIterator
+from contextlib import suppress
+
+from aiohttp import HttpVersion11, hdrs, web
+
+from rustygate.config import Settings
+from rustygate.errors import BodyTooLarge, MalformedBody, Refusal
+
+# How often a client whose body waits in its socket is looked after; it must be missed within a
+# second. Nothing else tells: a transport whose reading is paused does not see the end either.
+WATCH_INTERVAL_S = 0.5
+
+# Up to here a held body is handed over as one piece.
+WRITTEN_AT_ONCE = 1024 * 1024
+
+
+class Holdings:
+    """How many bytes of request bodies the gate holds, of how many it may (QUEUE_BYTES)."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.held = 0
+
+    def __repr__(self) -> str:
+        return f"<Holdings {self.held} of {self.limit} bytes>"
+
+
+class Body:
+    """One request's body.
+
+    `read` holds it if it is to be held; then `held` is the whole of it, else None. `data` is what
+    goes upstream: bytes, which may be sent again, or this object, whose chunks can be had once.
+    `close` lets go of what is held.
+    """
+
+    def __init__(self, request: web.Request, settings: Settings, holdings: Holdings) -> None:
+        self._request = request
+        self._settings = settings
+        self._holdings = holdings
+        self._chunks: list[bytes] = []
+        self._size = 0
+        self._awaits_continue = _awaits_continue(request)
+        self._answered = False
+        self._watching: asyncio.Task[None] | None = None
+        self.held: bytes | None = None if request.body_exists else b""
+        self.refusal: Refusal | None = None
+        self._length = request.content_length
+        if self._length is not None and self._length > settings.max_body_size:
+            raise self._too_large(self._length)
+
+    async def read(self) -> None:
+        """Read the body into memory, as far as it is to be held."""
+        if self.held is not None:
+            return
+        if self._is_to_be_held():
+            await self._continue()
+            while self.held is None and self._has_room():
+                self._hold(await self._next_chunk())
+        if self.held is None:
+            self._watching = asyncio.create_task(self._watch())
+
+    def data(self) -> "bytes | Body | None":
+        """What `aiohttp.ClientSession.request` takes as `data`."""
+        if not self._request.body_exists:
+            return None
+        # aiohttp warns of large bytes: it would write them in one go.
+        if self.held is None or len(self.held) > WRITTEN_AT_ONCE:
+            return self
+        return self.held
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        """The chunks: what was read before, then the rest as it comes."""
+        try:
+            for chunk in self._chunks:
+                yield chunk
+            if self.held is not None:
+                return
+            await self._continue()
+            while chunk := await self._next_chunk():
+                if self._answered:
+                    await asyncio.get_running_loop().create_future()
+                yield chunk
+        except Refusal as refusal:
+            # The client session wraps what is raised here; `refusal` keeps it.
+            self.refusal = refusal
+            raise
+
+    def stop(self) -> None:
+        """Upstream has answered: what it has not taken yet is not sent any more.
+
+        The chunks pause instead of ending, which upstream could take for the whole body.
+        """
+        self._answered = True
+
+    def close(self) -> None:
+        """Let go of what is held, and of the client."""
+        if self._watching is not None:
+            self._watching.cancel()
+        self._holdings.held -= sum(map(len, self._chunks))
+        self._chunks.clear()
+
+    async def _watch(self) -> None:
+        """Notice within a second that the client left, while nobody reads its body."""
+        while (transport := self._request.transport) is not None:
+            if _has_hung_up(transport):
+                transport.abort()
+            await asyncio.sleep(WATCH_INTERVAL_S)
+
+    def _is_to_be_held(self) -> bool:
+        content_type = self._request.headers.get(hdrs.CONTENT_TYPE, "").lower()
+        if content_type.startswith("multipart/"):
+            return False
+        if self._awaits_continue and "json" not in content_type:
+            return False
+        room = self._holdings.limit - self._holdings.held
+        return (self._length or 0) <= min(self._settings.max_buffered_body, room)
+
+    def _has_room(self) -> bool:
+        fits = self._size <= self._settings.max_buffered_body
+        return fits and self._holdings.held <= self._holdings.limit
+
+    def _hold(self, chunk: bytes) -> None:
+        self._chunks.append(chunk)
+        self._holdings.held += len(chunk)
+        if self._request.content.at_eof():
+            self.held = chunk if len(self._chunks) == 1 else b"".join(self._chunks)
+
+    async def _next_chunk(self) -> bytes:
+        try:
+            chunk = await self._request.content.readany()
+        except web.RequestPayloadError as error:
+            raise MalformedBody("The request's body is not framed as HTTP asks.") from error
+        self._size += len(chunk)
+        if self._size > self._settings.max_body_size:
+            raise self._too_large(self._size)
+        return chunk
+
+    def _too_large(self, size: int) -> BodyTooLarge:
+        limit = self._settings.max_body_size
+        return BodyTooLarge(f"The body has {size} bytes or more; at most {limit} are taken.")
+
+    async def _continue(self) -> None:
+        """Tell a client that waits for it to send its body."""
+        if self._awaits_continue:
+            self._awaits_continue = False
+            writer = self._request.writer
+            await writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            writer.output_size = 0  # as aiohttp does: this was no part of the answer
+
+
+def _awaits_continue(request: web.Request) -> bool:
+    expectation = request.headers.get(hdrs.EXPECT)
+    if expectation is None or request.version < HttpVersion11:
+        return False
+    return expectation.lower() == "100-continue"
+
+
+def _has_hung_up(transport: asyncio.Transport) -> bool:
+    hung_up = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR
+    poll = select.poll()
+    with suppress(OSError, ValueError):
+        poll.register(transport.get_extra_info("socket").fileno(), hung_up)
+        return bool(poll.poll(0))
+    return True

@@ -1,0 +1,305 @@
+"""Upstream's answer on its way down: its head, then its body as it comes.
+
+Bytes are passed as read, each read written at once, never decoded. An answer that is whole when
+its head is sent goes out in one write. An idle event stream gets keepalives, at event boundaries
+only. An answer that breaks off is never ended cleanly: the connection is aborted, so that a
+client can always tell a whole answer from a cut one.
+"""
+
+import asyncio
+import socket
+import struct
+from contextlib import suppress
+from time import monotonic_ns
+from typing import Any, TypeVar
+
+from aiohttp import (
+    ClientError,
+    ClientOSError,
+    ClientResponse,
+    HttpVersion11,
+    ServerTimeoutError,
+    hdrs,
+    web,
+)
+
+from rustygate.config import Settings
+from rustygate.core.headers import reason_phrase, response_headers
+from rustygate.core.sse import KEEPALIVE, Boundary, error_event, is_event_stream
+from rustygate.core.usage import UsageReader, tells_usage
+from rustygate.errors import UpstreamDisconnected, UpstreamFailure, UpstreamTimeout
+from rustygate.exchange import Exchange
+
+R = TypeVar("R", bound=web.StreamResponse)
+
+# How long the head waits for the first byte of the body. A head that nothing follows can still
+# become an error, which a client retries; once it is sent it can only be cut.
+FIRST_BYTE_PATIENCE_S = 0.25
+
+# How long a client may take to read what it is owed before its connection is aborted.
+ABORT_PATIENCE_S = 5.0
+
+# Marks an answer to which upstream gave no Content-Type.
+_UNTYPED = web.ResponseKey("untyped", bool)
+
+# SO_LINGER switched on with no time: closing sends a reset.
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+
+
+async def pipe(
+    request: web.Request, answer: ClientResponse, exchange: Exchange, settings: Settings
+) -> web.StreamResponse:
+    """Pass an answer on and stamp the exchange.
+
+    Raises `UpstreamFailure` if the answer breaks off before anything went downstream. What
+    breaks off later the client sees in its stream; this then returns all the same.
+    """
+    source = _Source(answer, settings)
+    first = await source.first()
+    if first is not None and source.ended:
+        return await _send_whole(request, answer, exchange, first)
+    return await _Stream(request, answer, exchange, settings, source).run(first)
+
+
+class _Source:
+    """An answer's body, with aiohttp's exceptions told as what they mean."""
+
+    def __init__(self, answer: ClientResponse, settings: Settings) -> None:
+        self._content = answer.content
+        self._settings = settings
+        # Only the connection's end tells the end of a body that has neither length nor chunks.
+        marked = answer.content_length is not None or hdrs.TRANSFER_ENCODING in answer.headers
+        self._connection = None if marked else answer.connection
+
+    @property
+    def ended(self) -> bool:
+        """Whether all of the body has been read."""
+        return self._content.at_eof()
+
+    async def first(self) -> bytes | None:
+        """The first bytes, none if the body is empty; None if they take too long."""
+        if self._content.total_bytes or self._content.is_eof():
+            return await self.read()
+        keepalive = self._settings.sse_keepalive_interval or FIRST_BYTE_PATIENCE_S
+        try:
+            async with asyncio.timeout(min(FIRST_BYTE_PATIENCE_S, keepalive)):
+                return await self.read()
+        except TimeoutError:
+            return None
+
+    async def read(self) -> bytes:
+        """The next bytes as they came; none at the end. Raises `UpstreamFailure`."""
+        try:
+            chunk = await self._content.readany()
+        except ServerTimeoutError as error:
+            limit = self._settings.upstream_read_timeout
+            raise UpstreamTimeout(f"Upstream was silent for {limit:g} s.") from error
+        except (ClientError, RuntimeError) as error:
+            # RuntimeError is aiohttp's word for reading from a connection that is gone.
+            raise _broken_off() from error
+        if not chunk and self._was_reset():
+            raise _broken_off()
+        return chunk
+
+    def _was_reset(self) -> bool:
+        protocol = self._connection and self._connection.protocol
+        return protocol is not None and isinstance(protocol.exception(), ClientOSError)
+
+
+async def _send_whole(
+    request: web.Request, answer: ClientResponse, exchange: Exchange, body: bytes
+) -> web.StreamResponse:
+    """Send an answer whose end has come: head and body in one write."""
+    response = _respond(web.Response, answer, exchange, body=body or None)
+    if request.version >= HttpVersion11 and hdrs.CONTENT_LENGTH not in response.headers:
+        response.enable_chunked_encoding()
+    exchange.first_byte = monotonic_ns()
+    exchange.bytes = len(body)
+    reader = _usage_reader(answer)
+    if reader is not None:
+        reader.feed(body)
+        _stamp_usage(exchange, reader)
+    await response.prepare(request)
+    await response.write_eof()
+    return response
+
+
+class _Stream:
+    """An answer whose end has not come yet, passed on as it comes."""
+
+    def __init__(
+        self,
+        request: web.Request,
+        answer: ClientResponse,
+        exchange: Exchange,
+        settings: Settings,
+        source: _Source,
+    ) -> None:
+        self._request = request
+        self._exchange = exchange
+        self._settings = settings
+        self._source = source
+        self._loop = asyncio.get_running_loop()
+        self._boundary = Boundary()
+        self._usage = _usage_reader(answer)
+        self._has_events = _is_plain_event_stream(answer)
+        self._response = _respond(web.StreamResponse, answer, exchange)
+        self.passed_at = self._loop.time()
+
+    @property
+    def takes_comment(self) -> bool:
+        """Whether a comment may go down now: between events, to a client that reads."""
+        return bool(self._boundary) and not self._request.protocol.writing_paused
+
+    async def comment(self, comment: bytes) -> None:
+        """Write what is no part of the answer."""
+        await self._response.write(comment)
+
+    async def run(self, first: bytes | None) -> web.StreamResponse:
+        """Send the head, then the body; `first` is what was read of it, None if nothing."""
+        self._bound_buffer()
+        await self._response.prepare(self._request)
+        interval = self._settings.sse_keepalive_interval
+        keepalive = _Keepalive(self, interval) if self._has_events and interval else None
+        try:
+            await self._pass_on(first)
+        except UpstreamFailure as failure:
+            await self._break_off(failure)
+        else:
+            await self._response.write_eof()
+        finally:
+            if keepalive is not None:
+                keepalive.stop()
+            if self._usage is not None:
+                _stamp_usage(self._exchange, self._usage)
+        return self._response
+
+    async def _pass_on(self, chunk: bytes | None) -> None:
+        if chunk is None:
+            chunk = await self._source.read()
+        self._exchange.first_byte = monotonic_ns()
+        write, protocol = self._response.write, self._request.protocol
+        while chunk:
+            self._note(chunk)
+            await write(chunk)
+            if protocol.writing_paused:
+                await self._request.writer.drain()
+            chunk = await self._source.read()
+
+    def _note(self, chunk: bytes) -> None:
+        self._exchange.bytes += len(chunk)
+        self.passed_at = self._loop.time()
+        self._boundary.feed(chunk)
+        if self._usage is not None:
+            self._usage.feed(chunk)
+
+    def _bound_buffer(self) -> None:
+        """Hold half of what a stream may hold; the client session reads ahead the other."""
+        transport = self._request.transport
+        if transport is not None:
+            transport.set_write_buffer_limits(high=self._settings.stream_capacity // 2)
+
+    async def _break_off(self, failure: UpstreamFailure) -> None:
+        """Tell the client, if its stream has a place for that, and abort the connection."""
+        self._exchange.outcome, self._exchange.reason = "aborted", failure.reason
+        if self._has_events and self._boundary:
+            await self.comment(error_event(self._exchange.path, failure.error()))
+        await cut(self._request)
+
+
+class _Keepalive:
+    """Writes a keepalive whenever a stream was idle for an interval, at an event boundary.
+
+    One timer a stream, which looks at what passed since it was set, rather than one that each
+    chunk would set anew.
+    """
+
+    def __init__(self, stream: _Stream, interval_s: float) -> None:
+        self._stream = stream
+        self._interval = interval_s
+        self._loop = asyncio.get_running_loop()
+        self._timer = self._loop.call_later(interval_s, self._wake)
+        self._writing: asyncio.Task[None] | None = None
+
+    def stop(self) -> None:
+        """Write no more."""
+        self._timer.cancel()
+
+    def _wake(self) -> None:
+        now = self._loop.time()
+        due = self._stream.passed_at + self._interval
+        if due <= now:
+            self._writing = self._loop.create_task(self._write())
+            due = now + self._interval
+        self._timer = self._loop.call_at(due, self._wake)
+
+    async def _write(self) -> None:
+        # What came in the same turn of the loop as the timer was passed before this ran.
+        idle = self._stream.passed_at + self._interval <= self._loop.time()
+        if idle and self._stream.takes_comment and not self._timer.cancelled():
+            with suppress(ConnectionError):
+                await self._stream.comment(KEEPALIVE)
+
+
+async def cut(request: web.Request) -> None:
+    """Abort a connection in the middle of an answer, after what was written has gone out."""
+    transport = request.transport
+    if transport is None:
+        return
+    transport.set_write_buffer_limits(high=0)
+    with suppress(TimeoutError, ConnectionError):
+        async with asyncio.timeout(ABORT_PATIENCE_S):
+            await request.writer.drain()
+    abort(request, transport)
+
+
+def abort(request: web.Request, transport: asyncio.Transport) -> None:
+    """Abort a connection so that a body cannot pass for a whole one.
+
+    Where closing is what ends a body (HTTP/1.0), only a reset says that this is no end.
+    """
+    if request.version < HttpVersion11:
+        with suppress(OSError):
+            sock = transport.get_extra_info("socket")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+    transport.abort()
+
+
+async def drop_invented_type(request: web.Request, response: web.StreamResponse) -> None:
+    """A hook of the application: aiohttp guesses a Content-Type where upstream sent none."""
+    if response.get(_UNTYPED):
+        response.headers.popall(hdrs.CONTENT_TYPE, None)
+
+
+def _respond(kind: type[R], answer: ClientResponse, exchange: Exchange, **body: Any) -> R:
+    """A response with upstream's status and headers, and what the gate tells of itself."""
+    headers = response_headers(answer.raw_headers) + exchange.headers()
+    headers.append(("Server-Timing", exchange.server_timing()))
+    reason = reason_phrase(answer.reason)
+    response = kind(status=answer.status, reason=reason, headers=headers, **body)
+    if hdrs.CONTENT_TYPE not in answer.headers:
+        response[_UNTYPED] = True
+    exchange.status = answer.status
+    return response
+
+
+def _is_plain_event_stream(answer: ClientResponse) -> bool:
+    encoded = hdrs.CONTENT_ENCODING in answer.headers
+    return not encoded and is_event_stream(answer.headers.get(hdrs.CONTENT_TYPE))
+
+
+def _usage_reader(answer: ClientResponse) -> UsageReader | None:
+    headers = answer.headers
+    if not tells_usage(headers.get(hdrs.CONTENT_TYPE, "")):
+        return None
+    return UsageReader(headers.get(hdrs.CONTENT_ENCODING, ""))
+
+
+def _stamp_usage(exchange: Exchange, reader: UsageReader) -> None:
+    usage = reader.usage()
+    if usage is not None:
+        exchange.tokens_in, exchange.tokens_out = usage.tokens_in, usage.tokens_out
+
+
+def _broken_off() -> UpstreamDisconnected:
+    return UpstreamDisconnected("Upstream's answer broke off.", begun=True)
