@@ -1,0 +1,7 @@
+"""`python -m rustygate` is `rustygate`."""
+
+import sys
+
+from rustygate.cli import main
+
+sys.exit(main())

@@ -1,0 +1,319 @@
+"""The command line: serve (default), demo, simulate, check, health.
+
+Exit codes: 0 a clean stop, 1 a failure while running, 2 bad configuration or usage. What goes
+wrong is one line each on stderr, never a traceback with values in it.
+
+The server's modules are imported by the commands that serve: `health` runs every few seconds in a
+container, and they take longer to import than it takes to answer.
+"""
+
+import argparse
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from loguru import logger
+
+from rustygate import __version__, log
+from rustygate.config import KEY, KEY_FILE, ConfigError, Settings, describe, load
+
+if TYPE_CHECKING:
+    from rustygate.app import Daemon
+    from rustygate.simulator import Options
+
+DOTENV = Path(".env")
+
+# The gate answers /health at once or not at all.
+HEALTH_TIMEOUT_S = 3.0
+
+SIMULATOR_PORT = 9010
+
+# For commands that need no key, in place of one, whatever the environment or `.env` holds.
+_NO_KEY = {KEY: "sk-made-up-no-key-is-needed", KEY_FILE: ""}
+
+_EXPOSED = (
+    "BIND_ADDRESS={} lets other machines connect: whoever can is served, without a key of their "
+    "own, and spends the upstream key"
+)
+
+
+_DEMO = """\
+RustyGate's demonstration. No key is needed and nothing is spent: a simulator of OpenAI's API
+stands behind the gate. Try, in another terminal:
+
+  curl {url}/v1/chat/completions -H 'Content-Type: application/json' \\
+    -d '{{"model": "gpt-4o-mini", "messages": [{{"role": "user", "content": "Hello"}}]}}'
+
+or add "stream": true and curl's -N; or in Python, after `pip install openai`:
+
+  from openai import OpenAI
+  client = OpenAI(base_url="{url}/v1", api_key="any")
+  print(client.responses.create(model="gpt-4o-mini", input="Hello").output_text)
+
+What the simulator saw: {upstream}/simulator/stats. Ctrl-C ends it.
+"""
+
+
+class Failure(Exception):
+    """A failure that has been understood; its text is for the person at the terminal."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command that `argv` names and return the exit code."""
+    arguments = _parse(sys.argv[1:] if argv is None else argv)
+    try:
+        code: int = arguments.command(arguments)
+        return code
+    except ConfigError as error:
+        return _complain(2, *error.problems)
+    except Failure as error:
+        return _complain(1, str(error))
+    except KeyboardInterrupt:
+        return 0
+    except BrokenPipeError:
+        # What is left in the buffer would raise again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        return _complain(1, f"failed\n{log.places(error)}")
+
+
+def _complain(code: int, *lines: str) -> int:
+    for line in lines:
+        print(f"rustygate: {line}", file=sys.stderr)
+    return code
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="rustygate",
+        description="A small daemon between apps and the OpenAI API: it holds the key, keeps the "
+        "rate, and streams the answers unchanged.",
+        epilog="Settings come from the environment and from .env in the working directory; "
+        "`rustygate check` lists them.",
+    )
+    parser.add_argument("--version", action="version", version=f"rustygate {__version__}")
+    parser.set_defaults(command=_serve)
+    commands = parser.add_subparsers(title="commands", metavar="")
+
+    def add(name: str, run: Callable[[argparse.Namespace], int], text: str) -> Any:
+        command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        command.set_defaults(command=run)
+        return command
+
+    add("serve", _serve, "run the gate (the default)")
+    add("demo", _demo, "run the gate before a simulator; needs no key")
+    simulate = add("simulate", _simulate, "run the simulator of OpenAI's API alone")
+    add("check", _check, "validate the configuration and print it, secrets masked")
+    health = add("health", _health, "succeed if the running gate answers")
+    health.add_argument(
+        "base_url", nargs="?", metavar="BASE-URL", help="default: as BIND_ADDRESS and PORT say"
+    )
+    if "simulate" in argv:
+        _add_simulator_arguments(simulate)
+    return parser.parse_args(argv)
+
+
+def _add_simulator_arguments(parser: argparse.ArgumentParser) -> None:
+    from rustygate.simulator import Options
+
+    parser.add_argument("--host", default="127.0.0.1", help="default: %(default)s")
+    parser.add_argument(
+        "--port",
+        type=_port,
+        default=SIMULATOR_PORT,
+        help="0: the system chooses one (default: %(default)s)",
+    )
+    Options.add_arguments(parser)
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or not 0 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 0 to 65535, got {text!r}")
+    return int(text)
+
+
+def _serve(_: argparse.Namespace) -> int:
+    settings = load(dotenv=DOTENV)
+    log.configure(settings.rust_log, settings.log_format)
+
+    async def serve() -> None:
+        signals = _signals()
+        async with _gate(settings, signals):
+            await signals.get()
+
+    asyncio.run(serve())
+    return 0
+
+
+def _demo(_: argparse.Namespace) -> int:
+    settings = load({**os.environ, **_NO_KEY, "OPENAI_BASE_URL": ""}, dotenv=DOTENV)
+    log.configure(settings.rust_log, settings.log_format)
+
+    async def demonstrate() -> None:
+        from rustygate.simulator import Options
+
+        signals = _signals()
+        async with _simulator(Options(), "127.0.0.1", 0) as upstream:
+            simulated = replace(settings, openai_base_url=f"{upstream}/v1")
+            async with _gate(simulated, signals) as gate:
+                port = urlsplit(gate.url).port
+                url = _url(_reachable(settings.bind_address), port or settings.port)
+                print(_DEMO.format(url=url, upstream=upstream), flush=True)
+                await signals.get()
+
+    asyncio.run(demonstrate())
+    return 0
+
+
+def _simulate(arguments: argparse.Namespace) -> int:
+    log.configure("warn", "text")
+
+    async def simulate() -> None:
+        from rustygate.simulator import Options
+
+        signals = _signals()
+        options = Options.from_arguments(arguments)
+        async with _simulator(options, arguments.host, arguments.port) as url:
+            print(f"The simulator is at {url}/v1, its counts at {url}/simulator/stats", flush=True)
+            await signals.get()
+
+    asyncio.run(simulate())
+    return 0
+
+
+def _check(_: argparse.Namespace) -> int:
+    settings = load(dotenv=DOTENV)
+    print(*(f"{name}={value}" for name, value in describe(settings)), sep="\n", flush=True)
+    if settings.exposed:
+        _complain(0, f"warning: {_EXPOSED.format(settings.bind_address)}")
+    return 0
+
+
+def _health(arguments: argparse.Namespace) -> int:
+    base_url = arguments.base_url or _own_url()
+    try:
+        parts = urlsplit(base_url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host, port = None, None
+    if host is None or parts.scheme not in ("http", "https"):
+        return _complain(2, f"{base_url!r}: expected a base URL such as http://localhost:8080")
+    connect = HTTPSConnection if parts.scheme == "https" else HTTPConnection
+    connection = connect(host, port, timeout=HEALTH_TIMEOUT_S)
+    try:
+        connection.request("GET", f"{parts.path.rstrip('/').removesuffix('/v1')}/health")
+        status = connection.getresponse().status
+    except (OSError, HTTPException, ValueError) as error:
+        raise Failure(f"{base_url} does not answer: {_reason(error)}") from error
+    finally:
+        connection.close()
+    if status != 200:
+        raise Failure(f"{base_url} answers /health with {status}")
+    print("OK", flush=True)
+    return 0
+
+
+def _own_url() -> str:
+    """Where a gate with these settings is reached from this machine."""
+    settings = load({**os.environ, **_NO_KEY}, dotenv=DOTENV)
+    return _url(_reachable(settings.bind_address), settings.port)
+
+
+def _reachable(address: str) -> str:
+    """An address to connect to, for one that was listened on."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)
+
+
+def _url(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _reason(error: Exception) -> str:
+    """What an error means, in words that hold no value of anybody's."""
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno) if error.errno > 0 else str(error.strerror)
+    return type(error).__name__
+
+
+def _signals() -> asyncio.Queue[int]:
+    """SIGTERM and SIGINT, from now on, as they come."""
+    signals: asyncio.Queue[int] = asyncio.Queue()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, signals.put_nowait, number)
+    return signals
+
+
+@asynccontextmanager
+async def _gate(settings: Settings, signals: asyncio.Queue[int]) -> "AsyncIterator[Daemon]":
+    """A serving gate. At the end it drains; another signal stops it at once."""
+    from rustygate.app import Daemon
+
+    daemon = Daemon(settings)
+    try:
+        await daemon.start()
+    except OSError as error:
+        raise _cannot_listen(settings.bind_address, settings.port, error) from error
+    try:
+        _announce(settings, daemon.url)
+        yield daemon
+        logger.info("draining")
+        await _unless_signalled(daemon.drain(), signals)
+    finally:
+        await daemon.stop()
+    logger.info("stopped")
+
+
+async def _unless_signalled(work: Coroutine[Any, Any, None], signals: asyncio.Queue[int]) -> None:
+    """Do `work`, or give it up at the next signal."""
+    working = asyncio.create_task(work)
+    signalled = asyncio.create_task(signals.get())
+    await asyncio.wait((working, signalled), return_when=asyncio.FIRST_COMPLETED)
+    signalled.cancel()
+    if working.done():
+        working.result()
+    working.cancel()
+
+
+def _announce(settings: Settings, url: str) -> None:
+    logger.bind(
+        url=url,
+        upstream=settings.openai_base_url,
+        rate_limit=settings.rate_limit,
+        rate_limit_burst=settings.rate_limit_burst,
+        concurrency_limit=settings.concurrency_limit,
+    ).info("listening")
+    if settings.exposed:
+        logger.warning(_EXPOSED, settings.bind_address)
+
+
+@asynccontextmanager
+async def _simulator(options: "Options", host: str, port: int) -> AsyncIterator[str]:
+    """A serving simulator's URL, without a path."""
+    from aiohttp import web
+
+    from rustygate.simulator import make_app
+
+    runner = web.AppRunner(make_app(options), access_log=None, shutdown_timeout=0)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, host, port)
+        try:
+            await site.start()
+        except OSError as error:
+            raise _cannot_listen(host, port, error) from error
+        yield _url(host, site.port)
+    finally:
+        await runner.cleanup()
+
+
+def _cannot_listen(host: str, port: int, error: OSError) -> Failure:
+    return Failure(f"cannot listen on {host}, port {port}: {_reason(error)}")

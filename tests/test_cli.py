@@ -1,0 +1,424 @@
+"""The command line, as processes: what they print, how they end, what they do on signals."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import IO, Any
+from urllib.parse import urlsplit
+
+import pytest
+from loguru import logger
+
+from rustygate import __version__
+from rustygate.cli import _announce, main
+from rustygate.config import load
+
+ROOT = Path(__file__).parents[1]
+SECRET = "sk-proj-0123456789-abcdefghij-wxyz"
+
+# A machine under load may take this long to start or to end a process, and a little more.
+PATIENCE_S = 30.0
+
+Start = Callable[..., "Process"]
+
+
+class Process:
+    """A command that runs; its output is read line by line."""
+
+    def __init__(self, *arguments: str, cwd: Path, **environ: str) -> None:
+        self._popen = subprocess.Popen(
+            [sys.executable, "-m", "rustygate", *arguments],
+            cwd=cwd,
+            env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **environ},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+        )
+        assert self._popen.stdout
+        assert self._popen.stderr
+        self.stdout: IO[str] = self._popen.stdout
+        self.stderr: IO[str] = self._popen.stderr
+
+    def code(self) -> int:
+        """Exit code, once it has ended by itself."""
+        return self._popen.wait(PATIENCE_S)
+
+    def ended(self) -> tuple[int, str, str]:
+        """Exit code and what is left of its output, once it has ended by itself."""
+        stdout, stderr = self._popen.communicate(timeout=PATIENCE_S)
+        return self._popen.returncode, stdout, stderr
+
+    def signal(self, number: signal.Signals = signal.SIGTERM) -> None:
+        self._popen.send_signal(number)
+
+    def until(self, stream: IO[str], pattern: str) -> re.Match[str]:
+        """The first match in the lines to come."""
+        for line in stream:
+            if match := re.search(pattern, line):
+                return match
+        raise AssertionError(f"it ended before {pattern!r}")
+
+    def listening(self) -> str:
+        """Its URL, once the gate serves there."""
+        return self.until(self.stderr, r"listening url=(\S+)")[1]
+
+    def close(self) -> None:
+        self._popen.kill()
+        self._popen.wait()
+        self.stdout.close()
+        self.stderr.close()
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Starts commands in an empty working directory, with the environment given and no more."""
+    processes = []
+
+    def start(*arguments: str, **environ: str) -> Process:
+        process = Process(*arguments, cwd=tmp_path, **environ)
+        processes.append(process)
+        return process
+
+    yield start
+    for process in processes:
+        process.close()
+
+
+@pytest.fixture
+def upstream() -> Iterator[socket.socket]:
+    """An upstream that accepts connections; the test plays its part."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(PATIENCE_S)
+        yield listener
+
+
+def serve(start: Start, upstream: socket.socket | None = None, **environ: str) -> Process:
+    if upstream:
+        environ["OPENAI_BASE_URL"] = f"http://127.0.0.1:{upstream.getsockname()[1]}/v1"
+    return start(**{"OPENAI_API_KEY": SECRET, "PORT": "0"} | environ)
+
+
+def connected(url: str) -> HTTPConnection:
+    parts = urlsplit(url)
+    assert parts.hostname
+    return HTTPConnection(parts.hostname, parts.port, timeout=PATIENCE_S)
+
+
+def get(url: str, path: str) -> tuple[int, bytes]:
+    connection = connected(url)
+    connection.request("GET", path, headers={"Authorization": "Bearer any"})
+    answer = connection.getresponse()
+    got = answer.status, answer.read()
+    connection.close()
+    return got
+
+
+def in_flight(url: str, upstream: socket.socket) -> tuple[HTTPConnection, socket.socket]:
+    """An exchange whose request has come to upstream, which has not answered yet."""
+    client = connected(url)
+    client.request("GET", "/v1/models")
+    accepted, _ = upstream.accept()
+    accepted.settimeout(PATIENCE_S)
+    assert accepted.recv(65536).startswith(b"GET /v1/models HTTP/1.1\r\n")
+    return client, accepted
+
+
+# Usage.
+
+
+def test_version_is_printed(start: Start) -> None:
+    assert start("--version").ended() == (0, f"rustygate {__version__}\n", "")
+
+
+@pytest.mark.parametrize("command", ["serve", "demo", "simulate", "check", "health"])
+def test_help_names(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    assert ended.value.code == 0
+    assert f"    {command} " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["fly"],
+        ["--fly"],
+        ["serve", "more"],
+        ["simulate", "--port", "65536"],
+        ["simulate", "--port", "x"],
+        ["simulate", "--rpm", "-1"],
+        ["health", "one", "two"],
+    ],
+    ids=" ".join,
+)
+def test_bad_usage_ends_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith("usage: rustygate")
+
+
+# Configuration.
+
+
+@pytest.mark.parametrize("arguments", [[], ["serve"], ["check"]], ids=["", "serve", "check"])
+def test_bad_configuration_ends_with_2_and_a_line_for_each_problem(
+    start: Start, arguments: list[str]
+) -> None:
+    code, stdout, stderr = start(*arguments, PORT="x", OPENAI_API_KEY=f"{SECRET}\u00e9").ended()
+    assert (code, stdout) == (2, "")
+    first, second = stderr.splitlines()
+    assert first.startswith("rustygate: OPENAI_API_KEY=********: expected ")
+    assert second == "rustygate: PORT='x': expected a whole number from 0 to 65535"
+
+
+def test_check_prints_the_settings_in_force_with_secrets_masked(
+    start: Start, tmp_path: Path
+) -> None:
+    (tmp_path / ".env").write_text(f"OPENAI_API_KEY={SECRET}\nRATE_LIMIT=3\nPORT=1\n")
+    code, stdout, stderr = start("check", PORT="2").ended()
+    assert (code, stderr) == (0, "")
+    lines = stdout.splitlines()
+    assert lines[0] == "OPENAI_API_KEY=sk-...wxyz"
+    assert {"PORT=2", "RATE_LIMIT=3", "CONCURRENCY_LIMIT=none"} < set(lines)
+    assert SECRET not in stdout
+
+
+def test_check_says_what_listening_for_others_means(start: Start) -> None:
+    code, _, stderr = start("check", OPENAI_API_KEY=SECRET, BIND_ADDRESS="0.0.0.0").ended()
+    assert code == 0
+    assert stderr.startswith(
+        "rustygate: warning: BIND_ADDRESS=0.0.0.0 lets other machines connect"
+    )
+    assert "spends the upstream key" in stderr
+
+
+# serve
+
+
+def test_serve_says_where_it_listens_and_ends_cleanly(start: Start) -> None:
+    gate = serve(start, LOG_FORMAT="json", RATE_LIMIT="3")
+    line = json.loads(gate.stderr.readline())
+    assert (line["level"], line["message"], line["rate_limit"]) == ("info", "listening", 3)
+    assert line["upstream"] == "https://api.openai.com/v1"
+    assert get(line["url"], "/health") == (200, b"OK")
+    gate.signal()
+    code, stdout, stderr = gate.ended()
+    assert (code, stdout) == (0, "")
+    assert [json.loads(left)["message"] for left in stderr.splitlines()] == ["draining", "stopped"]
+
+
+@pytest.mark.parametrize("command", ["serve", "demo", "simulate"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_ends_it_cleanly(start: Start, command: str, number: signal.Signals) -> None:
+    if command == "simulate":
+        process = start("simulate", "--port", "0")
+        process.until(process.stdout, "The simulator is at ")
+    else:
+        process = start(command, OPENAI_API_KEY=SECRET, PORT="0", RUST_LOG="info")
+        process.listening()
+    process.signal(number)
+    code, _, stderr = process.ended()
+    assert code == 0
+    assert "Traceback" not in stderr
+
+
+def test_serve_warns_when_others_can_connect() -> None:
+    lines: list[str] = []
+    sink = logger.add(lines.append, format="{level} {message}")
+    _announce(load({"OPENAI_API_KEY": SECRET, "BIND_ADDRESS": "0.0.0.0"}), "http://0.0.0.0:8080")
+    logger.remove(sink)
+    assert [line.split()[:2] for line in lines] == [
+        ["INFO", "listening"],
+        ["WARNING", "BIND_ADDRESS=0.0.0.0"],
+    ]
+
+
+def test_address_of_another_machine_is_one_line(start: Start) -> None:
+    gate = serve(start, BIND_ADDRESS="192.0.2.1", PORT="8080")
+    reason = "Cannot assign requested address"
+    expected = f"rustygate: cannot listen on 192.0.2.1, port 8080: {reason}\n"
+    assert gate.ended() == (1, "", expected)
+
+
+def test_port_in_use_is_one_line(start: Start) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        gate = serve(start, PORT=str(port))
+        expected = f"rustygate: cannot listen on 127.0.0.1, port {port}: Address already in use\n"
+        assert gate.ended() == (1, "", expected)
+
+
+def test_drain_lets_an_exchange_finish(start: Start, upstream: socket.socket) -> None:
+    gate = serve(start, upstream)
+    client, accepted = in_flight(gate.listening(), upstream)
+    with accepted:
+        gate.signal()
+        gate.until(gate.stderr, "draining")
+        accepted.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ndone")
+        answer = client.getresponse()
+        assert (answer.status, answer.read()) == (200, b"done")
+    client.close()
+    code, _, stderr = gate.ended()
+    assert code == 0
+    assert "outcome=ok" in stderr
+
+
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+def test_second_signal_ends_it_at_once(
+    start: Start, upstream: socket.socket, second: signal.Signals
+) -> None:
+    gate = serve(start, upstream, DRAIN_TIMEOUT="3600")
+    client, accepted = in_flight(gate.listening(), upstream)
+    with accepted:
+        gate.signal()
+        gate.until(gate.stderr, "draining")
+        gate.signal(second)
+        code, _, stderr = gate.ended()
+    client.close()
+    assert code == 0
+    assert "outcome=aborted" in stderr
+    assert "Traceback" not in stderr
+
+
+def test_gate_whose_log_nobody_reads_goes_on(start: Start) -> None:
+    gate = serve(start, LOG_FORMAT="json")
+    url = json.loads(gate.stderr.readline())["url"]
+    gate.stderr.close()
+    assert get(url, "/nothing")[0] == 404
+    assert get(url, "/health") == (200, b"OK")
+    gate.signal()
+    assert gate.code() == 0
+
+
+def test_malformed_request_leaves_no_byte_in_the_log(start: Start) -> None:
+    gate = serve(start, RUST_LOG="trace")
+    parts = urlsplit(gate.listening())
+    assert parts.hostname
+    assert parts.port
+    with socket.create_connection((parts.hostname, parts.port), PATIENCE_S) as client:
+        client.sendall(b"GET /v1/x HTTP/1.1\r\nAuthorization : sk-canary\r\nbad\0header\r\n\r\n")
+        assert b" 400 " in client.recv(65536)
+    gate.signal()
+    code, _, stderr = gate.ended()
+    assert code == 0
+    assert "canary" not in stderr
+
+
+# health
+
+
+def test_health_needs_no_key_and_no_proxy(start: Start) -> None:
+    url = serve(start).listening()
+    nowhere = "http://127.0.0.1:9"
+    port = str(urlsplit(url).port)
+    for base_url in ([], [url], [f"{url}/"], [f"{url}/v1"]):
+        health = start("health", *base_url, PORT=port, http_proxy=nowhere, HTTP_PROXY=nowhere)
+        assert health.ended() == (0, "OK\n", "")
+
+
+def test_health_asks_loopback_when_the_gate_listens_everywhere(start: Start) -> None:
+    port = str(urlsplit(serve(start).listening()).port)
+    assert start("health", PORT=port, BIND_ADDRESS="0.0.0.0").ended() == (0, "OK\n", "")
+
+
+def test_health_fails_when_nobody_answers(start: Start) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = str(listener.getsockname()[1])
+    expected = f"rustygate: http://127.0.0.1:{port} does not answer: Connection refused\n"
+    assert start("health", PORT=port).ended() == (1, "", expected)
+
+
+@pytest.mark.parametrize(
+    ("answer", "complaint"),
+    [
+        (b"HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n", "answers /health with 503"),
+        (b"SSH-2.0\r\n", "does not answer: BadStatusLine"),
+        (b"", "does not answer: RemoteDisconnected"),
+    ],
+    ids=["refusal", "another protocol", "nothing"],
+)
+def test_health_fails_when_something_else_answers(
+    start: Start, upstream: socket.socket, answer: bytes, complaint: str
+) -> None:
+    url = f"http://127.0.0.1:{upstream.getsockname()[1]}"
+    health = start("health", url)
+    accepted, _ = upstream.accept()
+    with accepted:
+        assert accepted.recv(65536).startswith(b"GET /health HTTP/1.1\r\n")
+        accepted.sendall(answer)
+    assert health.ended() == (1, "", f"rustygate: {url} {complaint}\n")
+
+
+@pytest.mark.parametrize(
+    "base_url", ["localhost:8080", "ftp://localhost", "http://", "http://h:x"]
+)
+def test_health_of_no_url_is_bad_usage(base_url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["health", base_url]) == 2
+    assert "expected a base URL such as http://localhost:8080" in capsys.readouterr().err
+
+
+# demo and simulate
+
+
+def test_demo_needs_no_key_and_uses_none(start: Start, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("OPENAI_API_KEY_FILE=missing\nOPENAI_BASE_URL=nowhere\n")
+    demo = start("demo", OPENAI_API_KEY=SECRET, PORT="0", RATE_LIMIT="7", RUST_LOG="info")
+    assert "No key is needed" in demo.stdout.readline()
+    url = demo.until(demo.stdout, r"curl (\S+)/v1/")[1]
+    simulator = demo.until(demo.stdout, r"(http://127\.0\.0\.1:\d+)/simulator/stats")[1]
+    assert demo.until(demo.stderr, r"rate_limit=(\S+)")[1] == "7.0"
+    client = connected(url)
+    body = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Hello"}]}
+    client.request(
+        "POST", "/v1/chat/completions", json.dumps(body), {"Content-Type": "application/json"}
+    )
+    answer: dict[str, Any] = json.load(client.getresponse())
+    assert answer["choices"][0]["message"]["content"]
+    client.close()
+    stats = get(simulator, "/simulator/stats")[1].decode()
+    assert "/v1/chat/completions" in stats
+    assert SECRET[-4:] not in stats
+
+
+def test_demo_is_configured_like_the_gate(start: Start) -> None:
+    code, _, stderr = start("demo", RATE_LIMIT="x").ended()
+    assert code == 2
+    assert stderr.startswith("rustygate: RATE_LIMIT='x': expected ")
+
+
+def test_demo_tells_of_a_port_in_use(start: Start) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        code, stdout, stderr = start("demo", PORT=str(taken.getsockname()[1])).ended()
+    assert (code, stdout) == (1, "")
+    assert stderr.endswith("Address already in use\n")
+    assert stderr.count("\n") == 1
+
+
+def test_simulate_serves_and_takes_the_simulators_flags(start: Start) -> None:
+    simulator = start("simulate", "--port", "0", "--fault", "status=503")
+    url = simulator.until(simulator.stdout, r"is at (\S+)/v1, its counts at \1/simulator/stats")[1]
+    assert url.startswith("http://127.0.0.1:")
+    assert get(url, "/v1/models")[0] == 503
+    assert get(url, "/simulator/stats")[0] == 200
+
+
+def test_simulate_tells_of_a_port_in_use(start: Start) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        code, stdout, stderr = start("simulate", "--port", port).ended()
+    expected = f"rustygate: cannot listen on 127.0.0.1, port {port}: Address already in use\n"
+    assert (code, stdout, stderr) == (1, "", expected)
+
+
+def test_reader_that_left_is_no_traceback(start: Start) -> None:
+    check = start("check", OPENAI_API_KEY=SECRET)
+    check.stdout.close()
+    assert check.stderr.read() == ""
