@@ -1,0 +1,4 @@
+.PHONY: run dev test check install
+
+run dev test check install:
+	@scripts/$@

@@ -1,0 +1,276 @@
+"""Measures the gate beside a bare aiohttp pipe, its floor, in the same run.
+
+The process under test is pinned to one core; upstream and the load generator, both raw asyncio
+protocols, to the other. Rounds alternate between the two; medians are printed, ratios first.
+What is measured is the CPU time of the process under test, which a busy machine disturbs least.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from aiohttp import ClientSession, DummyCookieJar, TCPConnector, web
+
+from rustygate.admission import Gate
+from rustygate.config import Settings
+from rustygate.exchange import Exchange
+
+BODY = json.dumps(
+    {"model": "gpt-4o", "messages": [{"role": "user", "content": "Say hello to the bench."}]}
+).encode()
+ANSWER = json.dumps(
+    {
+        "id": "chatcmpl-1",
+        "object": "chat.completion",
+        "model": "gpt-4o",
+        "choices": [{"index": 0, "message": {"role": "assistant", "content": "Hello, bench!"}}],
+        "usage": {"prompt_tokens": 9, "completion_tokens": 4, "total_tokens": 13},
+    }
+).encode()
+ANSWER_HEAD = (
+    "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n"
+    "x-request-id: req_1\r\nopenai-processing-ms: 12\r\nopenai-version: 2020-10-01\r\n"
+    "x-ratelimit-limit-requests: 10000\r\nx-ratelimit-limit-tokens: 2000000\r\n"
+    "x-ratelimit-remaining-requests: 9999\r\nx-ratelimit-remaining-tokens: 1999990\r\n"
+    "x-ratelimit-reset-requests: 6ms\r\nx-ratelimit-reset-tokens: 0s\r\n"
+    "Date: Tue, 01 Jan 2030 00:00:00 GMT\r\nServer: bench\r\n\r\n"
+)
+STREAM_HEAD = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n"
+    b"Date: Tue, 01 Jan 2030 00:00:00 GMT\r\nServer: bench\r\n\r\n"
+)
+EVENT = (
+    b'data: {"id":"chatcmpl-1","object":"chat.completion.chunk","model":"gpt-4o",'
+    b'"choices":[{"index":0,"delta":{"content":" word"},"finish_reason":null}]}\n\n'
+)
+CHUNK = b"%x\r\n%s\r\n" % (len(EVENT), EVENT)
+STREAM_END = b"0\r\n\r\n"
+
+
+class Upstream(asyncio.Protocol):
+    """Answers each request at once; a path ending in `/N/P` gets N events, one each P ms."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        self.buffer = b""
+
+    def data_received(self, data: bytes) -> None:
+        self.buffer += data
+        head, end, rest = self.buffer.partition(b"\r\n\r\n")
+        length = int(head.lower().partition(b"content-length:")[2].partition(b"\r")[0] or 0)
+        if not end or len(rest) < length:
+            return
+        self.buffer = rest[length:]
+        path = head.split(b" ", 2)[1].decode()
+        if "/stream/" in path:
+            events, pause_ms = map(int, path.split("/")[-2:])
+            self.transport.write(STREAM_HEAD)
+            self.stream(events, pause_ms / 1000)
+        else:
+            self.transport.write(ANSWER_HEAD.format(len(ANSWER)).encode() + ANSWER)
+
+    def stream(self, left: int, pause_s: float) -> None:
+        if not left or self.transport.is_closing():
+            self.transport.write(STREAM_END)
+            return
+        self.transport.write(CHUNK)
+        asyncio.get_running_loop().call_later(pause_s, self.stream, left - 1, pause_s)
+
+
+async def serve_upstream() -> None:
+    server = await asyncio.get_running_loop().create_server(Upstream, "127.0.0.1", 0, backlog=2048)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await server.serve_forever()
+
+
+async def serve_floor(upstream: str) -> None:
+    """The pipe of the aiohttp documentation: one handler, one session, nothing else."""
+    session = ClientSession(
+        connector=TCPConnector(limit=0), cookie_jar=DummyCookieJar(), auto_decompress=False
+    )
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        data = await request.read()
+        headers = {k: v for k, v in request.headers.items() if k not in {"Host", "Connection"}}
+        url = upstream + request.raw_path
+        async with session.request(request.method, url, headers=headers, data=data) as answer:
+            passed = {k: v for k, v in answer.headers.items() if k != "Transfer-Encoding"}
+            response = web.StreamResponse(status=answer.status, headers=passed)
+            await response.prepare(request)
+            async for chunk in answer.content.iter_any():
+                await response.write(chunk)
+            await response.write_eof()
+            return response
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", handle)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0, backlog=2048)
+    await site.start()
+    print(site.port, flush=True)
+    await asyncio.Event().wait()
+
+
+async def ask(port: int, path: str, times: int) -> int:
+    """One connection's requests, one after the other; returns the events or answers seen."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer sk-bench\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(BODY)}\r\n"
+        "Accept: application/json\r\nAccept-Encoding: gzip, deflate\r\n"
+        "User-Agent: OpenAI/Python 3.0.0\r\nx-stainless-lang: python\r\n"
+        "x-stainless-package-version: 3.0.0\r\nx-stainless-os: Linux\r\n"
+        "x-stainless-arch: x64\r\nx-stainless-runtime: CPython\r\n"
+        "x-stainless-runtime-version: 3.11.7\r\nx-stainless-async: async:asyncio\r\n"
+        "x-stainless-retry-count: 0\r\nx-stainless-read-timeout: 600\r\n\r\n"
+    )
+    seen = 0
+    for _ in range(times):
+        writer.write(head.encode() + BODY)
+        answer = await reader.readuntil(b"\r\n\r\n")
+        if b"chunked" in answer:
+            seen += (await reader.readuntil(STREAM_END)).count(b"data:")
+        else:
+            length = int(answer.partition(b"Content-Length: ")[2].partition(b"\r")[0])
+            await reader.readexactly(length)
+            seen += 1
+    writer.close()
+    return seen
+
+
+async def load(port: int, connections: int, path: str, times: int) -> int:
+    return sum(await asyncio.gather(*(ask(port, path, times) for _ in range(connections))))
+
+
+@contextmanager
+def process(role: str, *arguments: str, core: int, **environ: str) -> Iterator[tuple[int, int]]:
+    """A pinned child process; yields its pid and the port it printed."""
+    command = [sys.executable, __file__, role, *arguments]
+    child = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=os.environ | environ
+    )
+    os.sched_setaffinity(child.pid, {core})
+    try:
+        assert child.stdout is not None
+        yield child.pid, int(child.stdout.readline())
+    finally:
+        child.kill()
+        child.wait()
+
+
+async def serve_gate() -> None:
+    from rustygate import log
+    from rustygate.app import Daemon
+    from rustygate.config import load as load_settings
+
+    settings = load_settings()
+    log.configure(settings.rust_log, settings.log_format)
+    async with Daemon(settings) as daemon:
+        print(daemon.url.rpartition(":")[2], flush=True)
+        await asyncio.Event().wait()
+
+
+def cpu_s(pid: int) -> float:
+    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
+
+
+def rss_mb(pid: int) -> float:
+    return (
+        int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+    )
+
+
+def measure(port: int, pid: int, connections: int, path: str, times: int) -> tuple[float, int]:
+    """CPU microseconds per answer or event, and how many there were."""
+    before = cpu_s(pid)
+    seen = asyncio.run(load(port, connections, path, times))
+    return (cpu_s(pid) - before) / seen * 1e6, seen
+
+
+def compare(name: str, unit: str, sides: dict[str, tuple[int, int]], rounds: int, *shape) -> None:  # type: ignore[no-untyped-def]
+    """Alternate between the sides; print the ratio of the medians, and the spread."""
+    figures: dict[str, list[float]] = {side: [] for side in sides}
+    for round_number in range(rounds + 1):
+        for side, (pid, port) in sides.items():
+            figure, _ = measure(port, pid, *shape)
+            if round_number:  # the first warms up
+                figures[side].append(figure)
+    medians = {side: statistics.median(values) for side, values in figures.items()}
+    spread = max((max(v) - min(v)) / statistics.median(v) for v in figures.values())
+    print(
+        f"{name:<28} {medians['gate'] / medians['floor']:.2f} x floor   "
+        f"gate {medians['gate']:.0f}, floor {medians['floor']:.0f} us CPU per {unit}   "
+        f"(spread {spread:.0%}{', noisy' if spread > 0.2 else ''})",
+        flush=True,
+    )
+
+
+def admission_us() -> float:
+    """Microseconds of an uncontended admission and release, best of five."""
+
+    async def passages(number: int) -> float:
+        gate = Gate(Settings(openai_api_key="sk-bench", rate_limit=1e9, rate_limit_burst=10**9))
+        gate.start()
+        exchange = Exchange("bench", "POST", "/v1/x")
+        began = time.perf_counter()
+        for _ in range(number):
+            async with gate.admission(exchange):
+                pass
+        return (time.perf_counter() - began) / number * 1e6
+
+    return min(asyncio.run(passages(20_000)) for _ in range(5))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("role", nargs="?", default="all")
+    parser.add_argument("upstream", nargs="?", default="")
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    roles = {"upstream": serve_upstream, "gate": serve_gate}
+    if options.role in roles:
+        asyncio.run(roles[options.role]())
+    elif options.role == "floor":
+        asyncio.run(serve_floor(options.upstream))
+    else:
+        run(options.rounds)
+
+
+def run(rounds: int) -> None:
+    load_core, test_core = 0, (os.cpu_count() or 1) - 1
+    os.sched_setaffinity(0, {load_core})
+    with process("upstream", core=load_core) as (_, upstream_port):
+        upstream = f"http://127.0.0.1:{upstream_port}"
+        environ = {
+            "OPENAI_API_KEY": "sk-bench",
+            "OPENAI_BASE_URL": f"{upstream}/v1",
+            "PORT": "0",
+            "RATE_LIMIT": "1000000",
+            "RATE_LIMIT_BURST": "1000000",
+            "RUST_LOG": "info",
+        }
+        with (
+            process("floor", upstream, core=test_core) as floor,
+            process("gate", core=test_core, **environ) as gate,
+        ):
+            sides = {"floor": floor, "gate": gate}
+            print(f"idle RSS: gate {rss_mb(gate[0]):.0f} MB, floor {rss_mb(floor[0]):.0f} MB")
+            compare("requests, 32 connections", "request", sides, rounds, 32, "/v1/x", 100)
+            compare("events, 200 streams", "event", sides, rounds, 200, "/v1/stream/40/50", 1)
+            seen = asyncio.run(load(gate[1], 1000, "/v1/stream/20/200", 1))
+            print(f"1,000 streams at once: {seen} of 20000 events; RSS {rss_mb(gate[0]):.0f} MB")
+    print(f"uncontended admission: {admission_us():.1f} us")
+
+
+if __name__ == "__main__":
+    main()
