@@ -55,10 +55,11 @@ async def pipe(
     breaks off later the client sees in its stream; this then returns all the same.
     """
     source = _Source(answer, settings)
+    began = asyncio.get_running_loop().time()
     first = await source.first()
     if first is not None and source.ended:
         return await _send_whole(request, answer, exchange, first)
-    return await _Stream(request, answer, exchange, settings, source).run(first)
+    return await _Stream(request, answer, exchange, settings, source, began).run(first)
 
 
 class _Source:
@@ -69,7 +70,8 @@ class _Source:
         self._settings = settings
         # Only the connection's end tells the end of a body that has neither length nor chunks.
         marked = answer.content_length is not None or hdrs.TRANSFER_ENCODING in answer.headers
-        self._connection = None if marked else answer.connection
+        closing = None if marked else answer.connection
+        self._closing = closing and closing.protocol
 
     @property
     def ended(self) -> bool:
@@ -102,8 +104,7 @@ class _Source:
         return chunk
 
     def _was_reset(self) -> bool:
-        protocol = self._connection and self._connection.protocol
-        return protocol is not None and isinstance(protocol.exception(), ClientOSError)
+        return self._closing is not None and isinstance(self._closing.exception(), ClientOSError)
 
 
 async def _send_whole(
@@ -134,6 +135,7 @@ class _Stream:
         exchange: Exchange,
         settings: Settings,
         source: _Source,
+        began: float,
     ) -> None:
         self._request = request
         self._exchange = exchange
@@ -144,7 +146,8 @@ class _Stream:
         self._usage = _usage_reader(answer)
         self._has_events = _is_plain_event_stream(answer)
         self._response = _respond(web.StreamResponse, answer, exchange)
-        self.passed_at = self._loop.time()
+        # On the loop's clock: when bytes came last, at first the head's.
+        self.passed_at = began
 
     @property
     def takes_comment(self) -> bool:
@@ -218,7 +221,7 @@ class _Keepalive:
         self._stream = stream
         self._interval = interval_s
         self._loop = asyncio.get_running_loop()
-        self._timer = self._loop.call_later(interval_s, self._wake)
+        self._timer = self._loop.call_at(stream.passed_at + interval_s, self._wake)
         self._writing: asyncio.Task[None] | None = None
 
     def stop(self) -> None:
