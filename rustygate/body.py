@@ -62,7 +62,8 @@ class Body:
         if self.held is not None:
             return
         if self._is_to_be_held():
-            await self._continue()
+            if self._awaits_continue:
+                await self._continue()
             while self.held is None and self._has_room():
                 self._hold(await self._next_chunk())
         if self.held is None:
@@ -84,7 +85,8 @@ class Body:
                 yield chunk
             if self.held is not None:
                 return
-            await self._continue()
+            if self._awaits_continue:
+                await self._continue()
             while chunk := await self._next_chunk():
                 if self._answered:
                     await asyncio.get_running_loop().create_future()
@@ -150,11 +152,10 @@ class Body:
 
     async def _continue(self) -> None:
         """Tell a client that waits for it to send its body."""
-        if self._awaits_continue:
-            self._awaits_continue = False
-            writer = self._request.writer
-            await writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            writer.output_size = 0  # as aiohttp does: this was no part of the answer
+        self._awaits_continue = False
+        writer = self._request.writer
+        await writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        writer.output_size = 0  # as aiohttp does: this was no part of the answer
 
 
 def _awaits_continue(request: web.Request) -> bool:

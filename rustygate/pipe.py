@@ -26,7 +26,7 @@ from aiohttp import (
 from rustygate.config import Settings
 from rustygate.core.headers import reason_phrase, response_headers
 from rustygate.core.sse import KEEPALIVE, Boundary, error_event, is_event_stream
-from rustygate.core.usage import UsageReader, tells_usage
+from rustygate.core.usage import Usage, UsageReader, tells_usage
 from rustygate.errors import UpstreamDisconnected, UpstreamFailure, UpstreamTimeout
 from rustygate.exchange import Exchange
 
@@ -39,8 +39,8 @@ FIRST_BYTE_PATIENCE_S = 0.25
 # How long a client may take to read what it is owed before its connection is aborted.
 ABORT_PATIENCE_S = 5.0
 
-# Marks an answer to which upstream gave no Content-Type.
-_UNTYPED = web.ResponseKey("untyped", bool)
+# Whether upstream gave an answer its Content-Type.
+_TYPED = web.ResponseKey("typed", bool)
 
 # SO_LINGER switched on with no time: closing sends a reset.
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
@@ -119,7 +119,7 @@ async def _send_whole(
     reader = _usage_reader(answer)
     if reader is not None:
         reader.feed(body)
-        _stamp_usage(exchange, reader)
+        _stamp_usage(exchange, reader.usage())
     await response.prepare(request)
     await response.write_eof()
     return response
@@ -174,7 +174,7 @@ class _Stream:
             if keepalive is not None:
                 keepalive.stop()
             if self._usage is not None:
-                _stamp_usage(self._exchange, self._usage)
+                _stamp_usage(self._exchange, self._usage.usage())
         return self._response
 
     async def _pass_on(self, chunk: bytes | None) -> None:
@@ -270,7 +270,7 @@ def abort(request: web.Request, transport: asyncio.Transport) -> None:
 
 async def drop_invented_type(request: web.Request, response: web.StreamResponse) -> None:
     """A hook of the application: aiohttp guesses a Content-Type where upstream sent none."""
-    if response.get(_UNTYPED):
+    if not response.get(_TYPED, True):
         response.headers.popall(hdrs.CONTENT_TYPE, None)
 
 
@@ -280,8 +280,7 @@ def _respond(kind: type[R], answer: ClientResponse, exchange: Exchange, **body: 
     headers.append(("Server-Timing", exchange.server_timing()))
     reason = reason_phrase(answer.reason)
     response = kind(status=answer.status, reason=reason, headers=headers, **body)
-    if hdrs.CONTENT_TYPE not in answer.headers:
-        response[_UNTYPED] = True
+    response[_TYPED] = hdrs.CONTENT_TYPE in answer.headers
     exchange.status = answer.status
     return response
 
@@ -298,8 +297,7 @@ def _usage_reader(answer: ClientResponse) -> UsageReader | None:
     return UsageReader(headers.get(hdrs.CONTENT_ENCODING, ""))
 
 
-def _stamp_usage(exchange: Exchange, reader: UsageReader) -> None:
-    usage = reader.usage()
+def _stamp_usage(exchange: Exchange, usage: Usage | None) -> None:
     if usage is not None:
         exchange.tokens_in, exchange.tokens_out = usage.tokens_in, usage.tokens_out
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from aiohttp import web
 from loguru import logger
+from multidict import istr
 
 from rustygate.admission import Gate
 from rustygate.body import Body, Holdings
@@ -34,6 +35,8 @@ from rustygate.upstream import Upstream
 
 # A retry right after a failed connection meets the same failure; each waits twice as long.
 RETRY_PAUSE_S = 0.1
+
+CLIENT_HEADER = istr("X-RustyGate-Client")
 
 # A client's name is a label in logs; a longer one is cut.
 CLIENT_NAME_LIMIT = 64
@@ -160,7 +163,7 @@ class Proxy:
 
 def _client(request: web.Request) -> str:
     """Who sends: the name it gives itself, else its address."""
-    name = request.headers.get("X-RustyGate-Client", "").strip() or request.remote or "local"
+    name = request.headers.get(CLIENT_HEADER, "").strip() or request.remote or "local"
     return name[:CLIENT_NAME_LIMIT].encode(errors="replace").decode()
 
 

@@ -64,8 +64,8 @@ _CONTROLS = re.compile("[\x00-\x08\x0a-\x1f\x7f]")
 class UnreadableHeader(ValueError):
     """A header value that aiohttp cannot carry unchanged. Shows the name, not the value."""
 
-    def __init__(self, name: bytes) -> None:
-        super().__init__(f"The value of header {name.decode('ascii', 'replace')} is not UTF-8.")
+    def __init__(self, name: str) -> None:
+        super().__init__(f"The value of header {name} is not UTF-8.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,9 @@ def request_headers(raw: RawHeaders, credentials: Credentials, streaming: bool) 
                 connection.append(raw_value)
             continue
         lower, name = crossing
-        value = _text(raw_name, raw_value)
+        value = _text(raw_value)
+        if value is None:
+            raise UnreadableHeader(name)
         if lower == "accept-encoding":
             value = narrowed_codings(value, streaming)
         headers.append((spelling.setdefault(lower, name), value))
@@ -129,10 +131,9 @@ def response_headers(raw: RawHeaders) -> Headers:
             if raw_name.lower() == b"connection":
                 connection.append(raw_value)
             continue
-        try:
-            headers.append((crossing[1], _text(raw_name, raw_value)))
-        except UnreadableHeader:
-            continue
+        value = _text(raw_value)
+        if value is not None:
+            headers.append((crossing[1], value))
     return _without_named(headers, connection) if connection else headers
 
 
@@ -186,12 +187,11 @@ def _name_unless(
     return None if lower in drops or lower.startswith(prefixes) else (lower, name)
 
 
-def _text(raw_name: bytes, raw_value: bytes) -> str:
+def _text(raw_value: bytes) -> str | None:
+    """A header's value, or None if aiohttp could not write it as it came."""
     try:
         value = raw_value.decode()
-    except UnicodeDecodeError as error:
-        raise UnreadableHeader(raw_name) from error
+    except UnicodeDecodeError:
+        return None
     # `isprintable` is the cheap question; what it denies may still be a tab or a soft space.
-    if not value.isprintable() and _CONTROLS.search(value):
-        raise UnreadableHeader(raw_name)
-    return value
+    return value if value.isprintable() or not _CONTROLS.search(value) else None

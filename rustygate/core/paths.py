@@ -21,6 +21,8 @@ def path_of(target: str) -> str:
 
 def origin_form(target: str) -> str:
     """An absolute-form target (RFC 9112, 3.2.2) reduced to its path and query."""
+    if target.startswith("/"):
+        return target
     scheme, separator, rest = target.partition("://")
     if not separator or "/" in scheme:
         return target
