@@ -9,12 +9,14 @@ import argparse
 import asyncio
 import json
 import os
+import socket
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from aiohttp import ClientSession, DummyCookieJar, TCPConnector, web
@@ -55,6 +57,23 @@ CHUNK = b"%x\r\n%s\r\n" % (len(EVENT), EVENT)
 STREAM_END = b"0\r\n\r\n"
 
 
+GATE = {
+    "OPENAI_API_KEY": "sk-bench",
+    "RATE_LIMIT": "1000000",
+    "RATE_LIMIT_BURST": "1000000",
+    "RUST_LOG": "info",
+}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A load: so many connections, each asking so many times for a path."""
+
+    connections: int
+    path: str
+    times: int
+
+
 class Upstream(asyncio.Protocol):
     """Answers each request at once; a path ending in `/N/P` gets N events, one each P ms."""
 
@@ -87,8 +106,8 @@ class Upstream(asyncio.Protocol):
 
 
 async def serve_upstream() -> None:
-    server = await asyncio.get_running_loop().create_server(Upstream, "127.0.0.1", 0, backlog=2048)
-    print(server.sockets[0].getsockname()[1], flush=True)
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(Upstream, "127.0.0.1", int(os.environ["PORT"]), backlog=2048)
     await server.serve_forever()
 
 
@@ -115,9 +134,7 @@ async def serve_floor(upstream: str) -> None:
     app.router.add_route("*", "/{path:.*}", handle)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0, backlog=2048)
-    await site.start()
-    print(site.port, flush=True)
+    await web.TCPSite(runner, "127.0.0.1", int(os.environ["PORT"]), backlog=2048).start()
     await asyncio.Event().wait()
 
 
@@ -148,36 +165,40 @@ async def ask(port: int, path: str, times: int) -> int:
     return seen
 
 
-async def load(port: int, connections: int, path: str, times: int) -> int:
-    return sum(await asyncio.gather(*(ask(port, path, times) for _ in range(connections))))
+async def load(port: int, shape: Shape) -> int:
+    connections = (ask(port, shape.path, shape.times) for _ in range(shape.connections))
+    return sum(await asyncio.gather(*connections))
+
+
+Process = tuple[int, int]
 
 
 @contextmanager
-def process(role: str, *arguments: str, core: int, **environ: str) -> Iterator[tuple[int, int]]:
-    """A pinned child process; yields its pid and the port it printed."""
-    command = [sys.executable, __file__, role, *arguments]
+def process(core: int, *command: str, **environ: str) -> Iterator[Process]:
+    """A pinned child that serves the port in its PORT; yields its pid and that port."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
     child = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=os.environ | environ
+        [sys.executable, *command],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=os.environ | environ | {"PORT": str(port)},
     )
     os.sched_setaffinity(child.pid, {core})
     try:
-        assert child.stdout is not None
-        yield child.pid, int(child.stdout.readline())
+        wait_for(child, port)
+        yield child.pid, port
     finally:
         child.kill()
         child.wait()
 
 
-async def serve_gate() -> None:
-    from rustygate import log
-    from rustygate.app import Daemon
-    from rustygate.config import load as load_settings
-
-    settings = load_settings()
-    log.configure(settings.rust_log, settings.log_format)
-    async with Daemon(settings) as daemon:
-        print(daemon.url.rpartition(":")[2], flush=True)
-        await asyncio.Event().wait()
+def wait_for(child: subprocess.Popen[bytes], port: int) -> None:
+    while child.poll() is None:
+        with suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+            return
+        time.sleep(0.05)
+    sys.exit(f"{child.args} did not start")
 
 
 def cpu_s(pid: int) -> float:
@@ -185,32 +206,32 @@ def cpu_s(pid: int) -> float:
 
 
 def rss_mb(pid: int) -> float:
-    return (
-        int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
-    )
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-def measure(port: int, pid: int, connections: int, path: str, times: int) -> tuple[float, int]:
-    """CPU microseconds per answer or event, and how many there were."""
+def measure(side: Process, shape: Shape) -> float:
+    """CPU microseconds of the process per answer or event."""
+    pid, port = side
     before = cpu_s(pid)
-    seen = asyncio.run(load(port, connections, path, times))
-    return (cpu_s(pid) - before) / seen * 1e6, seen
+    seen = asyncio.run(load(port, shape))
+    return (cpu_s(pid) - before) / seen * 1e6
 
 
-def compare(name: str, unit: str, sides: dict[str, tuple[int, int]], rounds: int, *shape) -> None:  # type: ignore[no-untyped-def]
+def compare(name: str, sides: dict[str, Process], shape: Shape, rounds: int) -> None:
     """Alternate between the sides; print the ratio of the medians, and the spread."""
     figures: dict[str, list[float]] = {side: [] for side in sides}
-    for round_number in range(rounds + 1):
-        for side, (pid, port) in sides.items():
-            figure, _ = measure(port, pid, *shape)
-            if round_number:  # the first warms up
+    for number in range(rounds + 1):
+        for side, child in sides.items():
+            figure = measure(child, shape)
+            if number:  # the first warms up
                 figures[side].append(figure)
     medians = {side: statistics.median(values) for side, values in figures.items()}
     spread = max((max(v) - min(v)) / statistics.median(v) for v in figures.values())
     print(
-        f"{name:<28} {medians['gate'] / medians['floor']:.2f} x floor   "
-        f"gate {medians['gate']:.0f}, floor {medians['floor']:.0f} us CPU per {unit}   "
-        f"(spread {spread:.0%}{', noisy' if spread > 0.2 else ''})",
+        f"{name:<26} {medians['gate'] / medians['floor']:.2f} x floor   gate "
+        f"{medians['gate']:.0f}, floor {medians['floor']:.0f} us CPU each   "
+        f"(spread {spread:.0%}{': a noisy machine' if spread > 0.2 else ''})",
         flush=True,
     )
 
@@ -220,7 +241,6 @@ def admission_us() -> float:
 
     async def passages(number: int) -> float:
         gate = Gate(Settings(openai_api_key="sk-bench", rate_limit=1e9, rate_limit_burst=10**9))
-        gate.start()
         exchange = Exchange("bench", "POST", "/v1/x")
         began = time.perf_counter()
         for _ in range(number):
@@ -231,45 +251,36 @@ def admission_us() -> float:
     return min(asyncio.run(passages(20_000)) for _ in range(5))
 
 
+def bench(rounds: int) -> None:
+    load_core, test_core = 0, (os.cpu_count() or 1) - 1
+    os.sched_setaffinity(0, {load_core})
+    with ExitStack() as stack:
+        _, port = stack.enter_context(process(load_core, __file__, "upstream"))
+        upstream = f"http://127.0.0.1:{port}"
+        environ = GATE | {"OPENAI_BASE_URL": f"{upstream}/v1"}
+        floor = stack.enter_context(process(test_core, __file__, "floor", upstream))
+        gate = stack.enter_context(process(test_core, "-m", "rustygate", **environ))
+        sides = {"floor": floor, "gate": gate}
+        print(f"idle RSS: gate {rss_mb(gate[0]):.0f} MB, floor {rss_mb(floor[0]):.0f} MB")
+        compare("request, 32 connections", sides, Shape(32, "/v1/x", 100), rounds)
+        compare("event, 200 streams", sides, Shape(200, "/v1/stream/40/50", 1), rounds)
+        seen = asyncio.run(load(gate[1], Shape(1000, "/v1/stream/20/200", 1)))
+        print(f"1,000 streams at once: {seen} of 20000 events; RSS {rss_mb(gate[0]):.0f} MB")
+    print(f"uncontended admission: {admission_us():.1f} us")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("role", nargs="?", default="all")
-    parser.add_argument("upstream", nargs="?", default="")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("role", nargs="?", choices=["upstream", "floor"], help=argparse.SUPPRESS)
+    parser.add_argument("upstream", nargs="?", help=argparse.SUPPRESS)
+    parser.add_argument("--rounds", type=int, default=5, help="default: %(default)s")
     options = parser.parse_args()
-    roles = {"upstream": serve_upstream, "gate": serve_gate}
-    if options.role in roles:
-        asyncio.run(roles[options.role]())
+    if options.role == "upstream":
+        asyncio.run(serve_upstream())
     elif options.role == "floor":
         asyncio.run(serve_floor(options.upstream))
     else:
-        run(options.rounds)
-
-
-def run(rounds: int) -> None:
-    load_core, test_core = 0, (os.cpu_count() or 1) - 1
-    os.sched_setaffinity(0, {load_core})
-    with process("upstream", core=load_core) as (_, upstream_port):
-        upstream = f"http://127.0.0.1:{upstream_port}"
-        environ = {
-            "OPENAI_API_KEY": "sk-bench",
-            "OPENAI_BASE_URL": f"{upstream}/v1",
-            "PORT": "0",
-            "RATE_LIMIT": "1000000",
-            "RATE_LIMIT_BURST": "1000000",
-            "RUST_LOG": "info",
-        }
-        with (
-            process("floor", upstream, core=test_core) as floor,
-            process("gate", core=test_core, **environ) as gate,
-        ):
-            sides = {"floor": floor, "gate": gate}
-            print(f"idle RSS: gate {rss_mb(gate[0]):.0f} MB, floor {rss_mb(floor[0]):.0f} MB")
-            compare("requests, 32 connections", "request", sides, rounds, 32, "/v1/x", 100)
-            compare("events, 200 streams", "event", sides, rounds, 200, "/v1/stream/40/50", 1)
-            seen = asyncio.run(load(gate[1], 1000, "/v1/stream/20/200", 1))
-            print(f"1,000 streams at once: {seen} of 20000 events; RSS {rss_mb(gate[0]):.0f} MB")
-    print(f"uncontended admission: {admission_us():.1f} us")
+        bench(options.rounds)
 
 
 if __name__ == "__main__":
