@@ -1,0 +1,105 @@
+"""Fixtures of the proxy's tests: a gate over real sockets, what stands behind it, what asks it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any
+
+import openai
+import pytest
+from aiohttp import web
+
+from rustygate.simulator import Options, make_app
+from tests.support.gate import Gate, Log, check, logged
+from tests.support.http import CLIENT_KEY
+from tests.support.upstream import Upstream
+from tests.support.waiting import SOON_S, until
+
+StartGate = Callable[..., Awaitable[Gate]]
+
+
+@pytest.fixture
+async def _no_task_is_left() -> AsyncIterator[None]:
+    """Whatever the test and its fixtures started has ended, or ends now."""
+    before = asyncio.all_tasks()
+    yield
+    await until(lambda: asyncio.all_tasks() <= before | {asyncio.current_task()})
+
+
+@pytest.fixture
+def log() -> Iterator[Log]:
+    """All that is logged; at the end it must hold no key and no error."""
+    with logged() as log:
+        yield log
+    check(log)
+
+
+@pytest.fixture
+async def upstream(_no_task_is_left: None) -> AsyncIterator[Upstream]:
+    """A scripted upstream that listens."""
+    upstream = Upstream()
+    await upstream.start()
+    yield upstream
+    await upstream.stop()
+
+
+@pytest.fixture
+async def simulator(_no_task_is_left: None) -> AsyncIterator[str]:
+    """The simulator; its value is the base URL."""
+    runner = web.AppRunner(make_app(Options(rpm=100_000, tpm=10**9)), shutdown_timeout=0)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    yield f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
+    await runner.cleanup()
+
+
+@pytest.fixture
+async def gate(upstream: Upstream, log: Log) -> AsyncIterator[StartGate]:
+    """Starts gates in front of `upstream`, or of another `OPENAI_BASE_URL`.
+
+    Settings are given as the environment has them: `await gate(RATE_LIMIT=5)`. At the end each
+    must have let go of everything within a second after its clients left.
+    """
+    gates: list[Gate] = []
+
+    async def start(**settings: object) -> Gate:
+        base_url = str(settings.pop("OPENAI_BASE_URL", upstream.url))
+        gates.append(Gate(log, base_url, **settings))
+        await gates[-1].daemon.start()
+        return gates[-1]
+
+    yield start
+    for started in gates:
+        await started.close()
+
+
+@pytest.fixture
+async def async_client() -> AsyncIterator[Callable[..., openai.AsyncOpenAI]]:
+    """Makes the official SDK's asynchronous client of a gate; it does not retry."""
+    clients: list[openai.AsyncOpenAI] = []
+
+    def make(gate: Gate, **options: Any) -> openai.AsyncOpenAI:
+        clients.append(openai.AsyncOpenAI(**_told(gate, options)))
+        return clients[-1]
+
+    yield make
+    for client in clients:
+        await client.close()
+
+
+@pytest.fixture
+def openai_client() -> Iterator[Callable[..., openai.OpenAI]]:
+    """Makes the official SDK's blocking client, to be used in a thread beside the gate."""
+    clients: list[openai.OpenAI] = []
+
+    def make(gate: Gate, **options: Any) -> openai.OpenAI:
+        clients.append(openai.OpenAI(**_told(gate, options)))
+        return clients[-1]
+
+    yield make
+    for client in clients:
+        client.close()
+
+
+def _told(gate: Gate, options: dict[str, Any]) -> dict[str, Any]:
+    defaults = {"api_key": CLIENT_KEY, "max_retries": 0, "timeout": SOON_S}
+    return {"base_url": f"{gate.url}/v1", **defaults, **options}

@@ -1,0 +1,61 @@
+"""A client of the gate that sends exactly the bytes a test says, and may leave at any time."""
+
+from tests.support.http import Answer, BodyReader, Head, head_from
+from tests.support.waiting import soon
+from tests.support.wire import End, Wire
+
+
+class Client:
+    """A raw connection to the gate. Whatever is awaited has a time limit."""
+
+    def __init__(self, wire: Wire) -> None:
+        self.wire = wire
+        self.body: BodyReader
+
+    def send(self, *data: bytes) -> None:
+        self.wire.send(b"".join(data))
+
+    async def head(self, *, bodiless: bool = False) -> Head:
+        """The next head, an interim one too; then `body` reads what belongs to it."""
+        async with soon():
+            head = await head_from(self.wire)
+        self.body = BodyReader(self.wire, head, bodiless=bodiless or head.status < 200)
+        return head
+
+    async def answer(self, *, bodiless: bool = False) -> Answer:
+        """The next answer, whole."""
+        head = await self.head(bodiless=bodiless)
+        return Answer(head, await self.rest())
+
+    async def ask(self, data: bytes) -> Answer:
+        """Send a request and take its answer."""
+        self.send(data)
+        return await self.answer(bodiless=data.startswith(b"HEAD "))
+
+    async def some(self) -> bytes:
+        async with soon():
+            return await self.body.some()
+
+    async def exactly(self, expected: bytes) -> None:
+        """Read as many bytes of the body as are expected, and compare."""
+        async with soon():
+            assert await self.body.exactly(len(expected)) == expected
+
+    async def rest(self) -> bytes:
+        async with soon():
+            return await self.body.rest()
+
+    async def until_cut(self) -> bytes:
+        async with soon():
+            return await self.body.until_cut()
+
+    async def ended(self) -> End:
+        async with soon():
+            return await self.wire.ended()
+
+    def leave(self) -> None:
+        """Close the connection, whatever is going on."""
+        self.wire.transport.abort()
+
+    def reset(self) -> None:
+        self.wire.reset()

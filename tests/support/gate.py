@@ -1,0 +1,142 @@
+"""A running gate, what it logs, and the proof that it let go of everything."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from loguru import logger
+
+from rustygate.app import Daemon
+from rustygate.config import load
+from tests.support.client import Client
+from tests.support.http import CLIENT_KEY, UPSTREAM_KEY, Answer
+from tests.support.waiting import A_SECOND_S, until
+from tests.support.wire import Wire
+
+if TYPE_CHECKING:
+    from loguru import Message
+
+EMPTY = {"waiters": 0, "in_flight": 0, "held_bytes": 0}
+
+# Limits that no test meets unless it is about them.
+ROOMY = {"RATE_LIMIT": "100000", "RATE_LIMIT_BURST": "100000"}
+
+
+class Log:
+    """All that was logged, at any level, by us or by the libraries below."""
+
+    def __init__(self) -> None:
+        self.text = ""
+        self.exchanges: list[dict[str, Any]] = []
+        self.errors: list[str] = []
+
+    def take(self, message: "Message") -> None:
+        """loguru's sink."""
+        record = message.record
+        self.text += message
+        if record["message"] == "exchange":
+            assert record["level"].name == "INFO"
+            self.exchanges.append(dict(record["extra"]))
+        if record["level"].no >= logging.ERROR:
+            self.errors.append(str(message))
+
+    def take_standard(self, record: logging.LogRecord) -> None:
+        line = logging.Formatter().format(record)
+        self.text += line
+        if record.levelno >= logging.ERROR:
+            self.errors.append(line)
+
+
+class _Handler(logging.Handler):
+    def __init__(self, log: Log) -> None:
+        super().__init__(1)
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._log.take_standard(record)
+
+
+@contextmanager
+def logged() -> Iterator[Log]:
+    """Collect everything that is logged inside."""
+    log, libraries = Log(), [logging.getLogger(name) for name in ("aiohttp", "asyncio")]
+    handler = _Handler(log)
+    logger.remove()
+    sink = logger.add(log.take, level=0, format="{message} {extra} {exception}")
+    for library in libraries:
+        library.addHandler(handler)
+    try:
+        yield log
+    finally:
+        logger.remove(sink)
+        for library in libraries:
+            library.removeHandler(handler)
+
+
+class Gate:
+    """A gate that runs in the test's own loop, and the raw clients that were connected to it."""
+
+    def __init__(self, log: Log, upstream_url: str, **settings: object) -> None:
+        given = ROOMY | {
+            "OPENAI_API_KEY": UPSTREAM_KEY,
+            "OPENAI_BASE_URL": upstream_url,
+            "PORT": "0",
+        }
+        given |= {name: str(value) for name, value in settings.items()}
+        self.daemon = Daemon(load(given))
+        self.log = log
+        self._clients: list[Client] = []
+
+    @property
+    def url(self) -> str:
+        return self.daemon.url
+
+    def snapshot(self) -> dict[str, int]:
+        return self.daemon.snapshot()
+
+    async def connect(self, *, receive_buffer: int | None = None) -> Client:
+        client = Client(await Wire.to(self.url, receive_buffer=receive_buffer))
+        self._clients.append(client)
+        return client
+
+    async def send(self, *data: bytes) -> Client:
+        """Send bytes over a new connection."""
+        client = await self.connect()
+        client.send(*data)
+        return client
+
+    async def ask(self, data: bytes) -> Answer:
+        """Send a request over a new connection and take its answer."""
+        return await (await self.connect()).ask(data)
+
+    async def shows(self, limit_s: float = A_SECOND_S, **numbers: int) -> None:
+        """Wait until the gate's snapshot says so, within the contract's second."""
+        await until(lambda: numbers.items() <= self.snapshot().items(), limit_s)
+
+    async def settled(self, count: int = 1) -> list[dict[str, Any]]:
+        """The fields of the exchanges' lines, once there are so many."""
+        await until(lambda: len(self.log.exchanges) >= count)
+        assert len(self.log.exchanges) == count
+        return self.log.exchanges
+
+    async def close(self) -> None:
+        """Take the clients away, see that the gate lets go of all they had, and stop it."""
+        for client in self._clients:
+            client.leave()
+        try:
+            await self.shows(**EMPTY)
+        finally:
+            await self.daemon.stop()
+        for client in self._clients:
+            assert UPSTREAM_KEY.encode() not in client.wire.received
+
+    def __repr__(self) -> str:
+        return f"<Gate {self.url} {self.snapshot()}>"
+
+
+def check(log: Log) -> None:
+    """No key stands in the log, and no error that a test did not take out of it."""
+    assert UPSTREAM_KEY not in log.text
+    assert CLIENT_KEY not in log.text
+    assert log.errors == []

@@ -1,0 +1,222 @@
+"""HTTP/1.1 as bytes: making requests and answers, taking heads and bodies apart.
+
+Strict, and no cleverer than the tests need: it is the judge of what the gate sends.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from tests.support.wire import Cut, Wire
+
+UPSTREAM_KEY = "sk-upstream-canary-0f8a6b2c4d1e"
+CLIENT_KEY = "sk-client-canary-9d7c5b3a1f2e"
+
+CHAT = "/v1/chat/completions"
+EVENT_STREAM = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+)
+LAST_CHUNK = b"0\r\n\r\n"
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+Framing = Literal["none", "length", "chunked", "close"]
+
+
+# Making.
+
+
+def request(method: str, target: str, *lines: str, body: bytes | None = None) -> bytes:
+    """A client's request; `lines` are header lines, and a body brings its length."""
+    length = [] if body is None else [f"Content-Length: {len(body)}"]
+    fields = ["Host: gate", f"Authorization: Bearer {CLIENT_KEY}", *lines, *length]
+    return _head(f"{method} {target} HTTP/1.1", fields) + (body or b"")
+
+
+def get(target: str = "/v1/models", *lines: str) -> bytes:
+    return request("GET", target, *lines)
+
+
+def post(body: bytes = b"{}", *lines: str, target: str = CHAT) -> bytes:
+    return request("POST", target, "Content-Type: application/json", *lines, body=body)
+
+
+def chat(*lines: str, stream: bool = False) -> bytes:
+    """A chat request, as an SDK would make it."""
+    messages = [{"role": "user", "content": "Hello!"}]
+    asked = {"model": "gpt-4o", "messages": messages, "stream": stream}
+    return post(json.dumps(asked).encode(), *lines)
+
+
+def chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+def answer(body: bytes = b"{}", *lines: str, status: str = "200 OK") -> bytes:
+    """Upstream's answer, with its length."""
+    return _head(f"HTTP/1.1 {status}", [*lines, f"Content-Length: {len(body)}"]) + body
+
+
+def answer_head(*lines: str, status: str = "200 OK") -> bytes:
+    """The head of an answer that says of its body only what `lines` say."""
+    return _head(f"HTTP/1.1 {status}", lines)
+
+
+def _head(start: str, lines: Sequence[str]) -> bytes:
+    return "\r\n".join([start, *lines, "", ""]).encode("latin-1")
+
+
+# Taking apart.
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """A start line and header lines. `raw` is exactly what came."""
+
+    raw: bytes
+
+    @property
+    def start(self) -> str:
+        return self.raw.decode("latin-1").split("\r\n", 1)[0]
+
+    @property
+    def status(self) -> int:
+        return int(self.start.split()[1])
+
+    @property
+    def lines(self) -> list[str]:
+        """The header lines, as they came."""
+        return self.raw.decode("latin-1").split("\r\n")[1:-2]
+
+    @property
+    def fields(self) -> list[tuple[str, str]]:
+        """Names in lower case, and values."""
+        parts = (line.partition(":") for line in self.lines)
+        return [(name.lower(), value.strip(" \t")) for name, _, value in parts]
+
+    def all(self, name: str) -> list[str]:
+        return [value for key, value in self.fields if key == name.lower()]
+
+    def __contains__(self, name: str) -> bool:
+        return bool(self.all(name))
+
+    def __getitem__(self, name: str) -> str:
+        [value] = self.all(name)
+        return value
+
+
+async def head_from(wire: Wire) -> Head:
+    """The next head. Raises `Cut`."""
+    return Head(await wire.through(b"\r\n\r\n"))
+
+
+def framing_of(head: Head, *, bodiless: bool = False) -> Framing:
+    """How a body's end is known (RFC 9112, 6.3); without a word a request has none."""
+    if bodiless or (head.start.startswith("HTTP/") and head.status in {204, 304}):
+        return "none"
+    if "transfer-encoding" in head:
+        assert head["transfer-encoding"].lower() == "chunked"
+        assert "content-length" not in head
+        return "chunked"
+    if "content-length" in head:
+        return "length"
+    return "close" if head.start.startswith("HTTP/") else "none"
+
+
+class BodyReader:
+    """A body, read as its framing says. All methods raise `Cut` if it ends before its end."""
+
+    def __init__(self, wire: Wire, head: Head, *, bodiless: bool = False) -> None:
+        self._wire = wire
+        self.framing = framing_of(head, bodiless=bodiless)
+        self._left = int(head["content-length"]) if self.framing == "length" else 0
+        self._over = self.framing == "none"
+
+    async def some(self) -> bytes:
+        """The next bytes, of one chunk at most; none at the end."""
+        if self._over:
+            return b""
+        match self.framing:
+            case "chunked":
+                piece = await self._of_a_chunk()
+            case "length":
+                piece = await self._of_the_rest()
+            case _:
+                piece = await self._wire.some()
+        self._over = not piece
+        return piece
+
+    async def exactly(self, count: int) -> bytes:
+        """So many bytes, and if the framing lets one tell, not one more of the last piece."""
+        body = b""
+        while len(body) < count:
+            piece = await self.some()
+            if not piece:
+                raise Cut(f"the body ended after {len(body)} of {count} bytes: {body!r}")
+            body += piece
+        assert len(body) == count, body
+        return body
+
+    async def rest(self) -> bytes:
+        """All that is left."""
+        pieces = []
+        while piece := await self.some():
+            pieces.append(piece)
+        return b"".join(pieces)
+
+    async def until_cut(self) -> bytes:
+        """All that comes until the connection ends too early; fails if it does not."""
+        pieces: list[bytes] = []
+        try:
+            while piece := await self.some():
+                pieces.append(piece)
+        except Cut:
+            return b"".join(pieces)
+        raise AssertionError(f"the body ended cleanly: {b''.join(pieces)!r}")
+
+    async def _of_the_rest(self) -> bytes:
+        if not self._left:
+            return b""
+        piece = await self._wire.some(self._left)
+        self._left -= len(piece)
+        if not piece:
+            raise Cut(f"{self._left} bytes are missing")
+        return piece
+
+    async def _of_a_chunk(self) -> bytes:
+        if not self._left:
+            self._left = int(await self._wire.through(b"\r\n"), 16)
+            if not self._left:
+                assert await self._wire.through(b"\r\n") == b"\r\n"
+                return b""
+        piece = await self._of_the_rest()
+        if not self._left:
+            assert await self._wire.through(b"\r\n") == b"\r\n"
+        return piece
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole answer."""
+
+    head: Head
+    body: bytes
+
+    @property
+    def status(self) -> int:
+        return self.head.status
+
+    @property
+    def reason(self) -> str | None:
+        """Why the gate answered by itself, if it did."""
+        reasons = self.head.all("x-rustygate-error")
+        return reasons[0] if reasons else None
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def error(self) -> dict[str, Any]:
+        error: dict[str, Any] = self.json["error"]
+        return error

@@ -1,0 +1,137 @@
+"""An upstream that shows every byte it gets and answers with exactly the bytes a test says."""
+
+import asyncio
+import socket
+from collections.abc import Callable
+
+from tests.support.http import BodyReader, Head, head_from
+from tests.support.waiting import soon, until
+from tests.support.wire import Cut, End, Wire
+
+# What upstream sends to a request: the bytes, or what makes them of the call.
+Reply = bytes | Callable[["Call"], bytes]
+
+
+class Call:
+    """One request upstream got, and the means to answer it. What is awaited has a time limit."""
+
+    def __init__(self, wire: Wire, head: Head) -> None:
+        self.wire = wire
+        self.head = head
+        self.body = BodyReader(wire, head)
+        self.done = asyncio.Event()
+
+    @property
+    def target(self) -> str:
+        return self.head.start.split(" ")[1]
+
+    async def rest(self) -> bytes:
+        """What is left of the request's body."""
+        async with soon():
+            return await self.body.rest()
+
+    async def exactly(self, expected: bytes) -> None:
+        async with soon():
+            assert await self.body.exactly(len(expected)) == expected
+
+    def send(self, *data: bytes) -> None:
+        """Send a part of the answer."""
+        self.wire.send(b"".join(data))
+
+    async def answer(self, *data: bytes) -> None:
+        """Read the request's body, send the whole answer, and be ready for the next request."""
+        await self.rest()
+        self.send(*data)
+        self.done.set()
+
+    def close(self) -> None:
+        self.wire.close()
+
+    def reset(self) -> None:
+        self.wire.reset()
+
+    async def gone(self, limit_s: float | None = None) -> End:
+        """Wait until the gate has ended the connection."""
+        async with soon() if limit_s is None else asyncio.timeout(limit_s):
+            return await self.wire.ended()
+
+
+class Upstream:
+    """A scripted upstream on loopback.
+
+    With `reply` set, every request is read and answered with it; otherwise each waits to be
+    taken by `call` and told what to do. `calls` are all that came, `wires` all connections.
+    """
+
+    def __init__(self, *, send_buffer: int | None = None) -> None:
+        self.calls: list[Call] = []
+        self.wires: list[Wire] = []
+        self.reply: Reply | None = None
+        self._untaken: asyncio.Queue[Call] = asyncio.Queue()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._socket = loopback_socket()
+        if send_buffer is not None:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
+        self._server: asyncio.Server | None = None
+
+    @property
+    def url(self) -> str:
+        return url_of(self._socket)
+
+    async def start(self) -> None:
+        """Listen. Before, connections are refused at the same address."""
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(self._accept, sock=self._socket, backlog=1024)
+
+    async def stop(self) -> None:
+        """Close everything."""
+        if self._server is not None:
+            self._server.close()
+        self._socket.close()
+        for wire in self.wires:
+            wire.transport.abort()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def call(self) -> Call:
+        """The next request that nobody took yet."""
+        async with soon():
+            return await self._untaken.get()
+
+    async def connected(self, count: int) -> None:
+        """Wait until so many connections have been made."""
+        await until(lambda: len(self.wires) >= count)
+
+    def _accept(self) -> Wire:
+        wire = Wire()
+        self.wires.append(wire)
+        task = asyncio.get_running_loop().create_task(self._serve(wire), name="upstream")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return wire
+
+    async def _serve(self, wire: Wire) -> None:
+        while True:
+            try:
+                call = Call(wire, await head_from(wire))
+            except Cut:
+                wire.close()
+                return
+            self.calls.append(call)
+            if self.reply is None:
+                self._untaken.put_nowait(call)
+            else:
+                await call.answer(self.reply(call) if callable(self.reply) else self.reply)
+            await call.done.wait()
+
+
+def loopback_socket() -> socket.socket:
+    """A socket with an address of its own, at which connections are refused until it listens."""
+    sock = socket.socket()
+    sock.bind(("127.0.0.1", 0))
+    return sock
+
+
+def url_of(sock: socket.socket) -> str:
+    return f"http://127.0.0.1:{sock.getsockname()[1]}/v1"
