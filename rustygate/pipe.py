@@ -144,7 +144,7 @@ class _Stream:
         self._loop = asyncio.get_running_loop()
         self._boundary = Boundary()
         self._usage = _usage_reader(answer)
-        self._has_events = _is_plain_event_stream(answer)
+        self._commentable = _is_commentable(answer)
         self._response = _respond(web.StreamResponse, answer, exchange)
         # On the loop's clock: when bytes came last, at first the head's.
         self.passed_at = began
@@ -163,7 +163,7 @@ class _Stream:
         self._bound_buffer()
         await self._response.prepare(self._request)
         interval = self._settings.sse_keepalive_interval
-        keepalive = _Keepalive(self, interval) if self._has_events and interval else None
+        keepalive = _Keepalive(self, interval) if self._commentable and interval else None
         try:
             await self._pass_on(first)
         except UpstreamFailure as failure:
@@ -205,7 +205,7 @@ class _Stream:
     async def _break_off(self, failure: UpstreamFailure) -> None:
         """Tell the client, if its stream has a place for that, and abort the connection."""
         self._exchange.outcome, self._exchange.reason = "aborted", failure.reason
-        if self._has_events and self._boundary:
+        if self._commentable and self._boundary:
             await self.comment(error_event(self._exchange.path, failure.error()))
         await cut(self._request)
 
@@ -285,9 +285,13 @@ def _respond(kind: type[R], answer: ClientResponse, exchange: Exchange, **body: 
     return response
 
 
-def _is_plain_event_stream(answer: ClientResponse) -> bool:
-    encoded = hdrs.CONTENT_ENCODING in answer.headers
-    return not encoded and is_event_stream(answer.headers.get(hdrs.CONTENT_TYPE))
+def _is_commentable(answer: ClientResponse) -> bool:
+    """Whether it is an event stream to which something may be added: neither encoded nor of a
+    promised length."""
+    headers = answer.headers
+    if hdrs.CONTENT_ENCODING in headers or hdrs.CONTENT_LENGTH in headers:
+        return False
+    return is_event_stream(headers.get(hdrs.CONTENT_TYPE))
 
 
 def _usage_reader(answer: ClientResponse) -> UsageReader | None:

@@ -14,13 +14,15 @@ import os
 from collections.abc import Iterable
 from contextvars import ContextVar
 from errno import errorcode
+from functools import partial
 from time import monotonic_ns
-from typing import Any
+from typing import Any, cast
 
 from aiohttp import (
     ClientConnectionError,
     ClientConnectorError,
     ClientError,
+    ClientPayloadError,
     ClientRequest,
     ClientResponse,
     ClientSession,
@@ -77,8 +79,25 @@ class _PlainRequest(ClientRequest):
             super().update_body_from_data(body, _stacklevel)
 
 
+class _Connection(ResponseHandler):
+    """A connection that tells the reader of a body when the body's framing breaks.
+
+    aiohttp 3.14 tells only who waits for a head; the reader would wait for ever.
+    """
+
+    def set_exception(self, exc: BaseException, *cause: BaseException) -> None:
+        super().set_exception(exc, *cause)
+        body = self._payload
+        if body is not None and not body.is_eof() and body.exception() is None:
+            body.set_exception(exc if isinstance(exc, ClientError) else ClientPayloadError())
+
+
 class _Connector(TCPConnector):
-    """A connector that tells whether a connection was made for a request or reused."""
+    """A connector of such connections, which tells whether one was made or reused."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(limit=0, **options)
+        self._factory = cast("partial[ResponseHandler]", partial(_Connection, loop=self._loop))
 
     async def _create_connection(self, *args: Any, **kwargs: Any) -> ResponseHandler:
         _made_connection.set(True)
@@ -92,8 +111,8 @@ class Upstream:
         self._settings = settings
         self._base = settings.openai_base_url
         self._host = URL(self._base).host_port_subcomponent or ""
-        self._pooled = _session(settings, _Connector(limit=0))
-        self._fresh = _session(settings, _Connector(limit=0, force_close=True))
+        self._pooled = _session(settings, _Connector())
+        self._fresh = _session(settings, _Connector(force_close=True))
 
     async def close(self) -> None:
         """Close all connections."""

@@ -28,8 +28,9 @@ def up(*raw: tuple[bytes, bytes], credentials: Credentials = NOBODY) -> list[tup
     "name",
     [
         b"Authorization", b"Connection", b"Cookie", b"Expect", b"Forwarded", b"Host",
-        b"Keep-Alive", b"Origin", b"Proxy-Authorization", b"Proxy-Authenticate", b"Proxy-Connection", b"Referer",
-        b"Sec-Fetch-Mode", b"TE", b"Trailer", b"Transfer-Encoding", b"Upgrade",
+        b"Keep-Alive", b"Origin", b"Proxy-Authorization", b"Proxy-Authenticate",
+        b"Proxy-Connection", b"Referer", b"Sec-Fetch-Mode", b"TE", b"Trailer",
+        b"Transfer-Encoding", b"Upgrade",
         b"X-Forwarded-For", b"x-forwarded-proto", b"X-Real-IP", b"X-RustyGate-Client",
     ],
 )  # fmt: skip
