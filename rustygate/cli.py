@@ -59,7 +59,8 @@ or add "stream": true and curl's -N; or in Python, after `pip install openai`:
   client = OpenAI(base_url="{url}/v1", api_key="any")
   print(client.responses.create(model="gpt-4o-mini", input="Hello").output_text)
 
-What the simulator saw: {upstream}/simulator/stats. Ctrl-C ends it.
+What the simulator saw: {upstream}/simulator/stats
+Ctrl-C ends it.
 """
 
 
