@@ -31,6 +31,9 @@ from aiohttp import web
 
 SECOND_MS = 1000
 
+# When to come back if that cannot be known: what lacks is a slot, not a unit.
+UNKNOWN_MS = 1000
+
 
 class Refusal(Exception):
     """Why the gate answers by itself. `outcome` is the exchange's, for the log."""
@@ -114,18 +117,18 @@ class BodyTooLarge(Refusal):
 
 
 class _Busy(Refusal):
-    """No admission in time; `retry_after_ms` is when a new try would be admitted."""
+    """No admission in time; `retry_after_ms` is when a new try would be admitted, 0 if nobody
+    can tell."""
 
     status, type, code, retry = 429, "requests", "rate_limit_exceeded", True
 
     def __init__(self, message: str, retry_after_ms: int) -> None:
         super().__init__(message)
-        self.retry_after_ms = retry_after_ms
+        self.retry_after_ms = retry_after_ms or UNKNOWN_MS
 
     def headers(self) -> dict[str, str]:
-        seconds = max(1, ceil(self.retry_after_ms / SECOND_MS))
         return super().headers() | {
-            "Retry-After": str(seconds),
+            "Retry-After": str(ceil(self.retry_after_ms / SECOND_MS)),
             "retry-after-ms": str(self.retry_after_ms),
         }
 

@@ -11,10 +11,13 @@ fresh one.
 """
 
 import os
+import ssl
 from collections.abc import Iterable
 from contextvars import ContextVar
 from errno import errorcode
 from functools import partial
+from http import HTTPStatus
+from socket import gaierror
 from time import monotonic_ns
 from typing import Any, cast
 
@@ -29,11 +32,11 @@ from aiohttp import (
     ClientTimeout,
     ConnectionTimeoutError,
     DummyCookieJar,
-    ServerDisconnectedError,
     ServerTimeoutError,
     TCPConnector,
 )
 from aiohttp.client_proto import ResponseHandler
+from aiohttp.connector import Connection
 from multidict import CIMultiDict
 from yarl import URL
 
@@ -59,9 +62,6 @@ _NOT_ADDED = CIMultiDict(
     dict.fromkeys(("Accept", "Accept-Encoding", "Content-Type", "User-Agent"), None)
 )
 
-# Set by the connector, in the task that asked, when a connection had to be made.
-_made_connection: ContextVar[bool] = ContextVar("made_connection")
-
 
 class _PlainRequest(ClientRequest):
     """A request with the headers it was given, and a held body's length; no others."""
@@ -80,10 +80,41 @@ class _PlainRequest(ClientRequest):
 
 
 class _Connection(ResponseHandler):
-    """A connection that tells the reader of a body when the body's framing breaks.
+    """A connection that tells the reader of a body when the body's framing breaks, that keeps
+    nothing once it is closed, and that knows whether an answer has begun.
 
-    aiohttp 3.14 tells only who waits for a head; the reader would wait for ever.
+    aiohttp 3.14 tells only who waits for a head; the reader would wait for ever. It would also
+    stay open with what an upstream that does not read has not taken yet. Of an answer that had
+    begun it knows only where its head was cut by a close, not by a reset, and where no interim
+    answer (RFC 9110, 15.2) came before; after one of those it waits for ever.
     """
+
+    # How many requests it has carried, and whether bytes came since the latest.
+    requests = 0
+    answering = False
+    _sent = False
+
+    def set_response_params(self, **params: Any) -> None:
+        # Called when a request begins.
+        self.requests += 1
+        self.answering = self._sent = False
+        super().set_response_params(**params)
+
+    def start_timeout(self) -> None:
+        # Called when all of the request has been sent.
+        self._sent = True
+        super().start_timeout()
+
+    def data_received(self, data: bytes) -> None:
+        self.answering = True
+        super().data_received(data)
+
+    async def read(self) -> Any:
+        head = await super().read()
+        # aiohttp stops the clock at any head without a body.
+        if head[0].code < HTTPStatus.OK and self._sent:
+            super().start_timeout()
+        return head
 
     def set_exception(self, exc: BaseException, *cause: BaseException) -> None:
         super().set_exception(exc, *cause)
@@ -91,17 +122,33 @@ class _Connection(ResponseHandler):
         if body is not None and not body.is_eof() and body.exception() is None:
             body.set_exception(exc if isinstance(exc, ClientError) else ClientPayloadError())
 
+    def close(self) -> None:
+        if self.transport is not None and self.transport.get_write_buffer_size():
+            self.abort()
+        else:
+            super().close()
+
 
 class _Connector(TCPConnector):
-    """A connector of such connections, which tells whether one was made or reused."""
+    """A connector of such connections, which tells the task that asked which one it got."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(limit=0, **options)
         self._factory = cast("partial[ResponseHandler]", partial(_Connection, loop=self._loop))
 
-    async def _create_connection(self, *args: Any, **kwargs: Any) -> ResponseHandler:
-        _made_connection.set(True)
-        return await super()._create_connection(*args, **kwargs)
+    async def connect(self, *args: Any, **kwargs: Any) -> Connection:
+        while True:
+            connection = await super().connect(*args, **kwargs)
+            got = cast(_Connection, connection.protocol)
+            _connection.set(got)
+            # What upstream said unasked, while the connection was kept, would pass for the answer.
+            if not (got.requests and got.should_close):
+                return connection
+            connection.close()
+
+
+# The connection that the task's latest request went over; None while it has none.
+_connection: ContextVar[_Connection | None] = ContextVar("connection")
 
 
 class Upstream:
@@ -129,11 +176,10 @@ class Upstream:
         """
         exchange.attempts += 1
         exchange.sent = monotonic_ns()
-        _made_connection.set(False)
         try:
             answer = await self._request(self._pooled, exchange.method, target, headers, body)
         except UpstreamDisconnected as failure:
-            if _made_connection.get() or body.held is None or not failure.retryable:
+            if not _is_reused() or body.held is None or not failure.retryable:
                 raise
             answer = await self._request(self._fresh, exchange.method, target, headers, body)
         exchange.answered = monotonic_ns()
@@ -142,18 +188,24 @@ class Upstream:
     async def _request(
         self, session: ClientSession, method: str, target: str, headers: Headers, body: Body
     ) -> ClientResponse:
+        _connection.set(None)
         try:
-            return await session.request(
+            answer = await session.request(
                 method,
                 URL(self._base + target[len(PREFIX) - 1 :], encoded=True),
                 headers=[("Host", self._host), *headers],
                 data=body.data(),
                 allow_redirects=False,
             )
-        except ValueError as error:
-            raise BadRequest("The request's target is not one that HTTP can carry.") from error
+        # First, for a certificate that is not trusted is a ValueError too.
         except ClientError as error:
             raise body.refusal or self._failure(error) from error
+        except ValueError as error:
+            raise BadRequest("The request's target is not one that HTTP can carry.") from error
+        if answer.status == HTTPStatus.SWITCHING_PROTOCOLS:
+            answer.close()
+            raise UpstreamDisconnected("Upstream switched protocols unasked.", begun=True)
+        return answer
 
     def _failure(self, error: ClientError) -> UpstreamFailure:
         """What an exception of the client session means."""
@@ -166,7 +218,7 @@ class Upstream:
                 return UpstreamTimeout(f"Upstream was silent for {limit:g} s.")
             case ClientConnectorError():
                 return UpstreamUnreachable(f"No connection to upstream: {_cause(error)}.")
-            case ClientConnectionError() if not _has_begun(error):
+            case ClientConnectionError() if not _has_begun():
                 return UpstreamDisconnected("Upstream closed the connection without an answer.")
             case _:
                 return UpstreamDisconnected("Upstream's answer was not whole.", begun=True)
@@ -193,14 +245,26 @@ def _session(settings: Settings, connector: TCPConnector) -> ClientSession:
     return session
 
 
-def _has_begun(error: ClientError) -> bool:
-    """Whether bytes of an answer had come when the connection ended."""
-    return isinstance(error, ServerDisconnectedError) and not isinstance(error.message, str)
+def _is_reused() -> bool:
+    """Whether the latest request's connection had carried others before."""
+    connection = _connection.get()
+    return connection is not None and connection.requests > 1
+
+
+def _has_begun() -> bool:
+    """Whether bytes of an answer to the latest request had come when its connection ended."""
+    connection = _connection.get()
+    return connection is not None and connection.answering
 
 
 def _cause(error: ClientConnectorError) -> str:
     """A connector error's cause, in words that hold nothing of the request."""
-    number = error.os_error.errno
-    if number is None or number not in errorcode:
-        return type(error.os_error).__name__
-    return os.strerror(number).lower()
+    cause = error.os_error
+    match cause:
+        case ssl.SSLError(reason=str(reason)):
+            return f"TLS failed: {reason.replace('_', ' ').lower()}"
+        case gaierror():
+            return "its host name does not resolve"
+        case OSError(errno=int(number)) if number in errorcode:
+            return os.strerror(number).lower()
+    return type(cause).__name__

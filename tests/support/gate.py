@@ -63,7 +63,7 @@ def logged() -> Iterator[Log]:
     log, libraries = Log(), [logging.getLogger(name) for name in ("aiohttp", "asyncio")]
     handler = _Handler(log)
     logger.remove()
-    sink = logger.add(log.take, level=0, format="{message} {extra} {exception}")
+    sink = logger.add(log.take, level=0, format="{message} {extra} {exception}", diagnose=False)
     for library in libraries:
         library.addHandler(handler)
     try:
