@@ -4,12 +4,17 @@
 with the very options that production has.
 """
 
+import asyncio
 import logging
+import select
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
-from aiohttp import hdrs, web
+from aiohttp import HttpVersion10, HttpVersion11, hdrs, web
+from aiohttp.http_exceptions import BadStatusLine
+from aiohttp.web_protocol import _ErrInfo
 from loguru import logger
 from yarl import URL
 
@@ -29,6 +34,12 @@ BACKLOG = 1024
 
 # How long idle connections may take to close once all exchanges have ended.
 CLOSE_TIMEOUT_S = 1.0
+
+# How often a client of whom nothing is read is looked after; it must be missed within a second.
+WATCH_INTERVAL_S = 0.5
+
+# aiohttp's parser also lets 0.9 and 2.0 pass, in a head that looks like HTTP/1.
+_VERSIONS = (HttpVersion11, HttpVersion10)
 
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -115,7 +126,41 @@ def _application(proxy: Proxy, gate: Gate) -> web.Application:
 
 
 class _Connection(web.RequestHandler):
-    """A connection whose errors repeat nothing of the request, a client's key least of all."""
+    """A connection whose errors repeat nothing of the request, a client's key least of all.
+
+    While its reading is paused, for a body that waits or for requests sent ahead, it looks by
+    itself whether the client is still there: a paused transport does not see the end.
+    """
+
+    _watch: asyncio.TimerHandle | None = None
+
+    def _pause_transport_reading(self) -> None:
+        super()._pause_transport_reading()
+        if self._watch is None:
+            self._watch = self._loop.call_later(WATCH_INTERVAL_S, self._look)
+
+    def _look(self) -> None:
+        self._watch = None
+        if self.transport is None or self.transport.is_reading():
+            return
+        if _has_hung_up(self.transport):
+            self.transport.abort()
+        else:
+            self._watch = self._loop.call_later(WATCH_INTERVAL_S, self._look)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._messages and isinstance(self._messages[-1][0], _ErrInfo):
+            self._end_broken_body()
+
+    def _end_broken_body(self) -> None:
+        """Tell who reads a body that its framing broke; aiohttp tells only the next handler."""
+        bodies = [body for _, body in self._messages]
+        if self._current_request is not None:
+            bodies.append(self._current_request.content)
+        for body in bodies:
+            if not body.is_eof():
+                body.set_exception(web.RequestPayloadError())
 
     def handle_error(
         self,
@@ -128,6 +173,15 @@ class _Connection(web.RequestHandler):
         if request.writer.output_size:
             raise ConnectionError
         return NotHttp().response([])
+
+
+def _has_hung_up(transport: asyncio.Transport) -> bool:
+    hung_up = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR
+    poll = select.poll()
+    with suppress(OSError, ValueError):
+        poll.register(transport.get_extra_info("socket").fileno(), hung_up)
+        return bool(poll.poll(0))
+    return True
 
 
 class _Server(web.Server):
@@ -149,6 +203,11 @@ class _Runner(web.AppRunner):
         made = await super()._make_server()
 
         async def handle(request: web.BaseRequest) -> web.StreamResponse:
+            # Not `request.version`, which would keep what it once said.
+            if request._version not in _VERSIONS:
+                # An answer repeats the version, and none may claim to be HTTP/2.
+                request._version = HttpVersion10
+                raise BadStatusLine
             try:
                 return await made.request_handler(request)
             except web.HTTPException:

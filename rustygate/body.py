@@ -6,18 +6,12 @@ that is worth reading first, otherwise only when upstream is there to take it.
 """
 
 import asyncio
-import select
 from collections.abc import AsyncIterator
-from contextlib import suppress
 
 from aiohttp import HttpVersion11, hdrs, web
 
 from rustygate.config import Settings
 from rustygate.errors import BodyTooLarge, MalformedBody, Refusal
-
-# How often a client whose body waits in its socket is looked after; it must be missed within a
-# second. Nothing else tells: a transport whose reading is paused does not see the end either.
-WATCH_INTERVAL_S = 0.5
 
 # Up to here a held body is handed over as one piece.
 WRITTEN_AT_ONCE = 1024 * 1024
@@ -50,9 +44,9 @@ class Body:
         self._size = 0
         self._awaits_continue = _awaits_continue(request)
         self._answered = False
-        self._watching: asyncio.Task[None] | None = None
         self.held: bytes | None = None if request.body_exists else b""
         self.refusal: Refusal | None = None
+        _check_framing(request)
         self._length = request.content_length
         if self._length is not None and self._length > settings.max_body_size:
             raise self._too_large(self._length)
@@ -66,8 +60,6 @@ class Body:
                 await self._continue()
             while self.held is None and self._has_room():
                 self._hold(await self._next_chunk())
-        if self.held is None:
-            self._watching = asyncio.create_task(self._watch())
 
     def data(self) -> "bytes | Body | None":
         """What `aiohttp.ClientSession.request` takes as `data`."""
@@ -104,18 +96,9 @@ class Body:
         self._answered = True
 
     def close(self) -> None:
-        """Let go of what is held, and of the client."""
-        if self._watching is not None:
-            self._watching.cancel()
+        """Let go of what is held."""
         self._holdings.held -= sum(map(len, self._chunks))
         self._chunks.clear()
-
-    async def _watch(self) -> None:
-        """Notice within a second that the client left, while nobody reads its body."""
-        while (transport := self._request.transport) is not None:
-            if _has_hung_up(transport):
-                transport.abort()
-            await asyncio.sleep(WATCH_INTERVAL_S)
 
     def _is_to_be_held(self) -> bool:
         content_type = self._request.headers.get(hdrs.CONTENT_TYPE, "").lower()
@@ -158,17 +141,17 @@ class Body:
         writer.output_size = 0  # as aiohttp does: this was no part of the answer
 
 
+def _check_framing(request: web.Request) -> None:
+    """Refuse codings that the gate would strip without undoing them (RFC 9112, 6.1)."""
+    codings = request.headers.get(hdrs.TRANSFER_ENCODING)
+    if codings is None:
+        return
+    if codings.lower() != "chunked" or request.version < HttpVersion11:
+        raise MalformedBody("The only transfer coding taken is chunked, and only in HTTP/1.1.")
+
+
 def _awaits_continue(request: web.Request) -> bool:
     expectation = request.headers.get(hdrs.EXPECT)
     if expectation is None or request.version < HttpVersion11:
         return False
     return expectation.lower() == "100-continue"
-
-
-def _has_hung_up(transport: asyncio.Transport) -> bool:
-    hung_up = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR
-    poll = select.poll()
-    with suppress(OSError, ValueError):
-        poll.register(transport.get_extra_info("socket").fileno(), hung_up)
-        return bool(poll.poll(0))
-    return True
