@@ -1,7 +1,8 @@
-"""What a request says of itself, and what an answer says it took.
+"""What a request says of itself and may cost, and what an answer says it took.
 
-Both are read from the side: the bytes that cross the gate are never touched. A request's facts
-come from one pass that builds nothing but the fields asked for. An answer's usage stands near
+Both are read from the side: the bytes that cross the gate are never touched. A request's cost is
+reckoned as OpenAI does before it has counted ("Rate limits", in its guides): the characters of
+the input, four to a token, and the most that the answer may take. An answer's usage stands near
 the end of its body, in plain answers (`"usage": {...}`), in chat's last chunk before `[DONE]`
 and in the Responses API's `response.completed`, so only a tail of the body is kept.
 
@@ -10,9 +11,10 @@ Bodies come from strangers: whatever is in them, these functions answer and do n
 
 import re
 import zlib
-from typing import Any
 
 import msgspec
+
+from rustygate.core.request import CHARACTERS_PER_TOKEN, read_request
 
 # What follows the usage in an answer is short (`user`, `metadata`, `service_tier`): this much of
 # the end holds it in all but odd answers, and a thousand streams keep few megabytes.
@@ -27,10 +29,8 @@ MODEL_NAME_LIMIT = 128
 # How long a usage object may be, details included.
 USAGE_BYTES = 1024
 
-
-class _Request(msgspec.Struct):
-    model: Any = None
-    stream: Any = None
+# Where a model writes text: chat's and the older completions, and the Responses API.
+_WRITERS = ("/completions", "/responses")
 
 
 # The two below are values like others, but made for each exchange: a Struct is a tenth of a
@@ -38,10 +38,23 @@ class _Request(msgspec.Struct):
 
 
 class Facts(msgspec.Struct, frozen=True):
-    """What matters of a request's body; the defaults are what nothing could be read from."""
+    """What matters of a request's body; the defaults are what an empty one tells.
+
+    Args:
+        input_characters: of text and definitions; media and token ids as what they are worth.
+        output_cap: the most tokens that the answer may take, all choices together; 0 if it takes
+            none, None if the request does not say.
+    """
 
     model: str | None = None
     streaming: bool = False
+    input_characters: int = 0
+    output_cap: int | None = 0
+
+    def cost(self, typical_output: int) -> int:
+        """The model's tokens to reserve; `typical_output` stands in for a cap not said."""
+        output = typical_output if self.output_cap is None else self.output_cap
+        return -(-self.input_characters // CHARACTERS_PER_TOKEN) + output
 
 
 class Usage(msgspec.Struct, frozen=True):
@@ -52,18 +65,37 @@ class Usage(msgspec.Struct, frozen=True):
 
 
 NO_FACTS = Facts()
-_decode_request = msgspec.json.Decoder(_Request).decode
 
 
-def request_facts(body: bytes) -> Facts:
-    """Read a held body; one that is not a JSON object has no facts."""
-    try:
-        request = _decode_request(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+def request_facts(body: bytes, path: str | None = None) -> Facts:
+    """Read a held body. One that is not a JSON object tells nothing and costs its length.
+
+    Args:
+        path: the request's, by which answers that a model writes are told from embeddings and
+            the like; without it, any request is taken for one that wants such an answer.
+    """
+    if not body:
         return NO_FACTS
-    model = request.model
-    named = isinstance(model, str) and 0 < len(model) <= MODEL_NAME_LIMIT
-    return Facts(model if named else None, request.stream is True)
+    not_said = None if path is None or path.endswith(_WRITERS) else 0
+    request = read_request(body)
+    if request is None:
+        return Facts(input_characters=len(body), output_cap=not_said)
+    cap = request.output_cap()
+    return Facts(
+        _model_name(request.model),
+        request.stream is True,
+        request.input_characters(),
+        not_said if cap is None else cap,
+    )
+
+
+def _model_name(model: object) -> str | None:
+    return model if isinstance(model, str) and 0 < len(model) <= MODEL_NAME_LIMIT else None
+
+
+def is_encoded(content_encoding: str) -> bool:
+    """Whether a Content-Encoding names one; `identity` is none (RFC 9110, 8.4.1)."""
+    return content_encoding.strip().lower() not in {"", "identity"}
 
 
 def tells_usage(content_type: str) -> bool:
@@ -78,7 +110,7 @@ class UsageReader:
 
     def __init__(self, content_encoding: str) -> None:
         self._tail = bytearray()
-        self._inflater = _Inflater() if content_encoding else None
+        self._inflater = Inflater() if is_encoded(content_encoding) else None
 
     def feed(self, chunk: bytes) -> None:
         """Note bytes that passed."""
@@ -104,14 +136,14 @@ def usage_in(body: bytes | bytearray) -> Usage | None:
     return None
 
 
-class _Inflater:
+class Inflater:
     """Inflates gzip and deflate as far as there is something to inflate."""
 
     __slots__ = ("_decoder", "_left")
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int = INFLATED_LIMIT) -> None:
         self._decoder = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
-        self._left = INFLATED_LIMIT
+        self._left = limit
 
     def inflate(self, chunk: bytes) -> bytes:
         """The end of what the chunk inflates to; nothing once it is broken or too much."""

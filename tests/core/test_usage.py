@@ -39,37 +39,72 @@ def read(*chunks: bytes, encoding: str = "") -> Usage | None:
     return reader.usage()
 
 
+CHAT_PATH = "/v1/chat/completions"
+
+
 @pytest.mark.parametrize(
     ("body", "facts"),
     [
-        (b'{"model":"gpt-4","stream":true}', Facts("gpt-4", True)),
-        (b'{"model":"gpt-4","messages":[{"model":"x"}]}', Facts("gpt-4", False)),
-        (b'{"stream":1}', NO_FACTS),
-        (b'{"model":["a"]}', NO_FACTS),
-        (b'{"model":""}', NO_FACTS),
-        (b'{"model":"' + b"x" * 129 + b'"}', NO_FACTS),
-        (b"[]", NO_FACTS),
+        (b'{"model":"gpt-4","stream":true}', Facts("gpt-4", True, 0, None)),
+        (b'{"model":"gpt-4","messages":[{"model":"x"}]}', Facts("gpt-4", False, 0, None)),
+        (b'{"model":"m","prompt":"12345","max_tokens":9,"n":2}', Facts("m", False, 5, 18)),
+        (b'{"stream":1}', Facts(output_cap=None)),
+        (b'{"model":["a"]}', Facts(output_cap=None)),
+        (b'{"model":""}', Facts(output_cap=None)),
+        (b'{"model":"' + b"x" * 129 + b'"}', Facts(output_cap=None)),
+        (b'{"model":"\xff"}', Facts(output_cap=None)),
+        (b'{"seed":' + b"9" * 5000 + b"}", Facts(output_cap=None)),
+        (b"[]", Facts(None, False, 2, None)),
+        (b"not json", Facts(None, False, 8, None)),
+        (b'{"model":"gpt-4"', Facts(None, False, 16, None)),
         (b"", NO_FACTS),
-        (b"not json", NO_FACTS),
-        (b'{"model":"gpt-4"', NO_FACTS),
-        (b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}", NO_FACTS),
-        (b'{"model":' + b"[" * 100_000 + b"]" * 100_000 + b"}", NO_FACTS),
-        (b'{"seed":' + b"9" * 5000 + b"}", NO_FACTS),
-        (b'{"model":"\xff"}', NO_FACTS),
-        (b'{"model":"gpt-4","x":1e999}', None),
-        (b'{"model":"\\ud800"}', None),
     ],
     ids=lambda value: repr(value)[:40],
 )
-def test_facts_of_a_request(body: bytes, facts: Facts | None) -> None:
-    """Where `facts` is None, any answer will do, but there must be one."""
-    assert facts is None or request_facts(body) == facts
-    request_facts(body)
+def test_facts_of_a_request(body: bytes, facts: Facts) -> None:
+    assert request_facts(body, CHAT_PATH) == facts
+    assert request_facts(body) == facts
+
+
+@pytest.mark.parametrize(
+    ("path", "output_cap"),
+    [
+        ("/v1/chat/completions", None),
+        ("/v1/completions", None),
+        ("/v1/responses", None),
+        ("/v1/embeddings", 0),
+        ("/v1/moderations", 0),
+        ("/v1/audio/speech", 0),
+        ("/v1/responses/resp_1/cancel", 0),
+        (None, None),
+    ],
+)
+def test_only_a_model_that_writes_has_an_output(path: str | None, output_cap: int | None) -> None:
+    assert request_facts(b'{"input":"four"}', path) == Facts(None, False, 4, output_cap)
+    assert request_facts(b"four", path) == Facts(None, False, 4, output_cap)
+
+
+def test_a_cap_counts_wherever_it_is_said() -> None:
+    assert request_facts(b'{"max_tokens":5}', "/v1/odd").output_cap == 5
+
+
+@pytest.mark.parametrize(
+    ("facts", "cost"),
+    [
+        (NO_FACTS, 0),
+        (Facts(input_characters=1), 1),
+        (Facts(input_characters=8), 2),
+        (Facts(input_characters=9, output_cap=100), 103),
+        (Facts(input_characters=9, output_cap=None), 503),
+    ],
+)
+def test_cost_is_input_by_four_rounded_up_and_the_output(facts: Facts, cost: int) -> None:
+    assert facts.cost(typical_output=500) == cost
 
 
 @given(st.binary(max_size=300))
 def test_any_body_has_facts(body: bytes) -> None:
-    assert isinstance(request_facts(body), Facts)
+    assert request_facts(body).cost(0) >= 0
 
 
 @pytest.mark.parametrize(
@@ -113,6 +148,10 @@ def test_encoded_answers_are_read_from_a_copy(encoding: str, encode) -> None:  #
     body = encode(json.dumps({"pad": "x" * 100_000}).encode()[:-1] + b"," + CHAT[1:])
     assert read(body, encoding=encoding) == Usage(12, 34)
     assert read(body[:9], body[9:], encoding=encoding) == Usage(12, 34)
+
+
+def test_identity_is_no_encoding() -> None:
+    assert read(CHAT, encoding="Identity") == Usage(12, 34)
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "br"])
