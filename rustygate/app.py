@@ -122,6 +122,8 @@ def _application(proxy: Proxy, gate: Gate) -> web.Application:
         hdrs.METH_ANY, "/{target:.*}", proxy.handle, expect_handler=_leave_to_the_body
     )
     application.on_response_prepare.append(drop_invented_type)
+    if proxy.browsers.welcome:
+        application.on_response_prepare.append(proxy.browsers.tell)
     return application
 
 

@@ -21,6 +21,7 @@ from dotenv.parser import Binding, parse_stream
 from environs import Env, EnvValidationError, ValidationError, validate
 
 from rustygate import log
+from rustygate.core.origins import read_origins
 
 KEY = "OPENAI_API_KEY"
 KEY_FILE = "OPENAI_API_KEY_FILE"
@@ -110,6 +111,13 @@ def _check_address(value: str) -> None:
             raise ValidationError("no address") from None
 
 
+def _check_origins(value: str) -> None:
+    try:
+        read_origins(value)
+    except ValueError as error:
+        raise ValidationError(str(error)) from error
+
+
 def _check_rust_log(value: str) -> None:
     try:
         log.levels(value)
@@ -130,6 +138,11 @@ _BASE_URL = Kind(
     _check_base_url,
 )
 _ADDRESS = Kind("an IP address or a host name", "str", _check_address)
+_ORIGINS = Kind(
+    "origins such as https://app.example.org or http://localhost:3000, comma-separated, or *",
+    "origins",
+    _check_origins,
+)
 _RUST_LOG = Kind(
     "trace, debug, info, warn, error, off, or directives such as rustygate=info,other=debug",
     "str",
@@ -170,6 +183,12 @@ class Settings:
     port: Annotated[int, _whole(0, 65535), "listening port; 0: the system chooses one"] = 8080
     # Whoever can connect spends the key, so nobody but this machine unless it is asked for.
     bind_address: Annotated[str, _ADDRESS, "address or host name to listen on"] = "127.0.0.1"
+    # A page in somebody's browser must not spend the key.
+    cors_allow_origins: Annotated[
+        tuple[str, ...] | None,
+        _ORIGINS,
+        "origins whose web pages may use the gate, comma-separated; `*`: any",
+    ] = None
     # As the Rust one's.
     rust_log: Annotated[
         str,
@@ -315,6 +334,10 @@ class _Env(Env):
         url = self.str(name, default, **options)
         return url.rstrip("/") if url else None
 
+    def origins(self, name: str, default: str, **options: Any) -> tuple[str, ...] | None:
+        listed = self.str(name, default, **options)
+        return read_origins(listed) if listed else None
+
     def rate(self, name: str, default: float, **options: Any) -> float | None:
         if self._given.get(name, "").lower() == "auto":
             return None
@@ -406,4 +429,6 @@ def _written(kind: Kind, value: Any) -> str:
         return kind.unset
     if kind.secret:
         return mask(value)
+    if isinstance(value, tuple):
+        return ",".join(value)
     return str(value).removesuffix(".0") if isinstance(value, float) else str(value)

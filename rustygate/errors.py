@@ -4,6 +4,7 @@ Refusal
   +-- BadRequest              400  bad_request
   |     +-- MalformedBody
   |     +-- NotHttp
+  +-- OriginNotAllowed        403  origin_not_allowed
   +-- NotFound                404  not_found
   +-- MethodNotAllowed        405  method_not_allowed
   +-- BodyTooLarge            413  body_too_large
@@ -23,7 +24,7 @@ exceptions their users know.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from math import ceil
 from typing import ClassVar
 
@@ -33,6 +34,9 @@ SECOND_MS = 1000
 
 # When to come back if that cannot be known: what lacks is a slot, not a unit.
 UNKNOWN_MS = 1000
+
+# How much of an origin an error repeats.
+ORIGIN_SHOWN = 200
 
 
 class Refusal(Exception):
@@ -95,6 +99,22 @@ class NotHttp(BadRequest):
 
     def __init__(self) -> None:
         super().__init__("The request is not HTTP/1.1, or its head is too large.")
+
+
+class OriginNotAllowed(Refusal):
+    """A web page asked, and not one that may.
+
+    Args:
+        origins: the `Origin` headers, as sent.
+    """
+
+    status, reason = 403, "origin_not_allowed"
+
+    def __init__(self, origins: Sequence[str]) -> None:
+        shown = ", ".join(origins)[:ORIGIN_SHOWN]
+        super().__init__(
+            f"Pages at {shown} may not use this gate: CORS_ALLOW_ORIGINS does not list it."
+        )
 
 
 class NotFound(Refusal):

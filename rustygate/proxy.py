@@ -13,6 +13,7 @@ from multidict import istr
 
 from rustygate.admission import Gate
 from rustygate.body import Body, Holdings
+from rustygate.browsers import Browsers
 from rustygate.config import Settings
 from rustygate.core.bucket import SECOND
 from rustygate.core.headers import Credentials, Headers, UnreadableHeader, request_headers
@@ -54,6 +55,7 @@ class Proxy:
         self._upstream = upstream
         self._ledger = ledger
         self._holdings = Holdings(settings.queue_bytes)
+        self.browsers = Browsers(settings)
         self._running: set[asyncio.Task[Any]] = set()
         self._credentials = Credentials.of(
             settings.openai_api_key, settings.openai_org_id, settings.openai_project_id
@@ -103,6 +105,10 @@ class Proxy:
         return exchange
 
     async def _pass(self, request: web.Request, exchange: Exchange) -> web.StreamResponse:
+        preflight = self.browsers.receive(request)
+        if preflight is not None:
+            exchange.status = preflight.status
+            return preflight
         target = _accept(request)
         if self._gate.closed:
             raise Draining

@@ -34,6 +34,7 @@ def test_defaults_are_those_of_the_contract() -> None:
         "OPENAI_PROJECT_ID": "none",
         "PORT": "8080",
         "BIND_ADDRESS": "127.0.0.1",
+        "CORS_ALLOW_ORIGINS": "none",
         "RUST_LOG": "debug",
         "LOG_FORMAT": "text",
         "RATE_LIMIT": "10",
@@ -79,6 +80,8 @@ def test_every_default_is_read_back_as_it_is_written() -> None:
         ("BIND_ADDRESS", "0.0.0.0", "0.0.0.0"),
         ("BIND_ADDRESS", "::1", "::1"),
         ("BIND_ADDRESS", "gate.example.org", "gate.example.org"),
+        ("CORS_ALLOW_ORIGINS", "*", ("*",)),
+        ("CORS_ALLOW_ORIGINS", "https://a.org, http://b:81", ("https://a.org", "http://b:81")),
         ("RUST_LOG", "WARN", "WARN"),
         ("RUST_LOG", "rustygate=info,other=debug", "rustygate=info,other=debug"),
         ("LOG_FORMAT", "json", "json"),
@@ -189,6 +192,15 @@ def test_base_url_that_is_none_is_refused(value: str) -> None:
     assert problem.endswith(
         "': expected an http or https URL without query, fragment, user or password"
     )
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["a.org", "null", "https://a.org,*", "https://a.org/x", "https://a.org,", "https://*.a.org"],
+)
+def test_origin_that_is_none_is_refused(value: str) -> None:
+    [problem] = problems(KEY | {"CORS_ALLOW_ORIGINS": value})
+    assert problem.startswith(f"CORS_ALLOW_ORIGINS={value!r}: expected origins such as ")
 
 
 @pytest.mark.parametrize("url", ["https://me:hidden@host/v1", "https://host/v1?key=hidden"])

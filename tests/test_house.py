@@ -17,7 +17,7 @@ STOREYS = [
     {"app"},
     {"proxy"},
     {"admission", "upstream", "pipe", "ledger"},
-    {"body"},
+    {"body", "browsers"},
     {"config", "exchange"},
     {"log"},
     {"errors"},
