@@ -16,21 +16,18 @@ from aiohttp import HttpVersion10, HttpVersion11, hdrs, web
 from aiohttp.http_exceptions import BadStatusLine
 from aiohttp.web_protocol import _ErrInfo
 from loguru import logger
-from yarl import URL
 
 from rustygate.admission import Gate
 from rustygate.config import Settings
 from rustygate.errors import NotHttp
 from rustygate.ledger import Ledger
+from rustygate.listener import Listener
 from rustygate.pipe import drop_invented_type
 from rustygate.proxy import Proxy
 from rustygate.upstream import Upstream
 
 # aiohttp takes 8190 bytes of a request line or a header; long queries and tokens need more.
 FIELD_LIMIT = 32 * 1024
-
-# Connections that may wait to be accepted: a thousand clients may start at once.
-BACKLOG = 1024
 
 # How long idle connections may take to close once all exchanges have ended.
 CLOSE_TIMEOUT_S = 1.0
@@ -48,12 +45,12 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 class Daemon:
     """One running gate: `start`, then `drain` for a good end, then `stop`.
 
-    As an async context manager it starts and stops. `url` is where it listens.
+    As an async context manager it starts and stops.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self.url = ""
+        self._listener = Listener(settings)
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -67,6 +64,11 @@ class Daemon:
     ) -> None:
         await self.stop()
 
+    @property
+    def url(self) -> str:
+        """Where it listens, once it does."""
+        return self._listener.url
+
     async def start(self) -> None:
         """Bind and serve. Raises OSError if the address cannot be had."""
         settings = self._settings
@@ -76,26 +78,24 @@ class Daemon:
         self._proxy = Proxy(settings, self._gate, self._upstream, self._ledger)
         self._runner = _runner(self._proxy, self._gate)
         await self._runner.setup()
-        self._site = web.TCPSite(
-            self._runner, settings.bind_address, settings.port, backlog=BACKLOG
-        )
+        assert self._runner.server is not None
         try:
-            await self._site.start()
+            await self._listener.open(self._runner.server)
         except OSError:
             await self.stop()
             raise
         self._gate.start()
-        self.url = str(URL.build(scheme="http", host=settings.bind_address, port=self._site.port))
 
     async def drain(self) -> None:
         """Take no new work, refuse the waiters, give exchanges in flight DRAIN_TIMEOUT."""
         self._gate.close()
-        await self._site.stop()
+        self._listener.close()
         await self._proxy.finish(self._settings.drain_timeout)
 
     async def stop(self) -> None:
         """Close everything; exchanges still in hand are aborted."""
         self._gate.close()
+        self._listener.close()
         await self._proxy.finish(0)
         await self._runner.cleanup()
         await self._upstream.close()

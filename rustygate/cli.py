@@ -11,7 +11,9 @@ import argparse
 import asyncio
 import gc
 import os
+import shlex
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
@@ -24,7 +26,7 @@ from urllib.parse import urlsplit
 from loguru import logger
 
 from rustygate import __version__, log
-from rustygate.config import KEY, KEY_FILE, ConfigError, Settings, describe, load
+from rustygate.config import KEY, KEY_FILE, UNIX, ConfigError, Settings, describe, load
 
 if TYPE_CHECKING:
     from rustygate.app import Daemon
@@ -50,18 +52,21 @@ _DEMO = """\
 RustyGate's demonstration. No key is needed and nothing is spent: a simulator of OpenAI's API
 stands behind the gate. Try, in another terminal:
 
-  curl {url}/v1/chat/completions -H 'Content-Type: application/json' \\
+  {curl}/v1/chat/completions -H 'Content-Type: application/json' \\
     -d '{{"model": "gpt-4o-mini", "messages": [{{"role": "user", "content": "Hello"}}]}}'
 
-or add "stream": true and curl's -N; or in Python, after `pip install openai`:
-
-  from openai import OpenAI
-  client = OpenAI(base_url="{url}/v1", api_key="any")
-  print(client.responses.create(model="gpt-4o-mini", input="Hello").output_text)
+or add "stream": true and curl's -N.{sdk}
 
 What the simulator saw: {upstream}/simulator/stats
 Ctrl-C ends it.
 """
+
+
+_DEMO_SDK = """ Or in Python, after `pip install openai`:
+
+  from openai import OpenAI
+  client = OpenAI(base_url="{url}/v1", api_key="any")
+  print(client.responses.create(model="gpt-4o-mini", input="Hello").output_text)"""
 
 
 class Failure(Exception):
@@ -167,13 +172,22 @@ def _demo(_: argparse.Namespace) -> int:
         async with _simulator(Options(), "127.0.0.1", 0) as upstream:
             simulated = replace(settings, openai_base_url=f"{upstream}/v1")
             async with _gate(simulated, signals) as gate:
-                port = urlsplit(gate.url).port
-                url = _url(_reachable(settings.bind_address), port or settings.port)
-                print(_DEMO.format(url=url, upstream=upstream), flush=True)
+                port = urlsplit(gate.url).port or settings.port
+                print(_what_to_try(_reachable(settings, port), upstream), flush=True)
                 await signals.get()
 
     asyncio.run(demonstrate())
     return 0
+
+
+def _what_to_try(url: str, upstream: str) -> str:
+    if url.startswith(UNIX):
+        path = shlex.quote(url.removeprefix(UNIX))
+        return _DEMO.format(
+            curl=f"curl --unix-socket {path} http://localhost", sdk="", upstream=upstream
+        )
+    sdk = _DEMO_SDK.format(url=url)
+    return _DEMO.format(curl=f"curl {url}", sdk=sdk, upstream=upstream)
 
 
 def _simulate(arguments: argparse.Namespace) -> int:
@@ -203,16 +217,12 @@ def _check(_: argparse.Namespace) -> int:
 def _health(arguments: argparse.Namespace) -> int:
     base_url = arguments.base_url or _own_url()
     try:
-        parts = urlsplit(base_url)
-        host, port = parts.hostname, parts.port
+        connection, path = _connection_to(base_url)
     except ValueError:
-        host, port = None, None
-    if host is None or parts.scheme not in ("http", "https"):
-        return _complain(2, f"{base_url!r}: expected a base URL such as http://localhost:8080")
-    connect = HTTPSConnection if parts.scheme == "https" else HTTPConnection
-    connection = connect(host, port, timeout=HEALTH_TIMEOUT_S)
+        expected = "expected a base URL such as http://localhost:8080, or unix:/path"
+        return _complain(2, f"{base_url!r}: {expected}")
     try:
-        connection.request("GET", f"{parts.path.rstrip('/').removesuffix('/v1')}/health")
+        connection.request("GET", f"{path.rstrip('/').removesuffix('/v1')}/health")
         status = connection.getresponse().status
     except (OSError, HTTPException, ValueError) as error:
         raise Failure(f"{base_url} does not answer: {_reason(error)}") from error
@@ -224,15 +234,42 @@ def _health(arguments: argparse.Namespace) -> int:
     return 0
 
 
+class _UnixConnection(HTTPConnection):
+    """HTTP over a unix socket."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__("localhost", timeout=HEALTH_TIMEOUT_S)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(HEALTH_TIMEOUT_S)
+        self.sock.connect(self._path)
+
+
+def _connection_to(base_url: str) -> tuple[HTTPConnection, str]:
+    """A connection, not made yet, and the path below it. Raises ValueError if it is no URL."""
+    if base_url.startswith(UNIX):
+        return _UnixConnection(base_url.removeprefix(UNIX)), ""
+    parts = urlsplit(base_url)
+    if parts.hostname is None or parts.scheme not in ("http", "https"):
+        raise ValueError("no base URL")
+    connect = HTTPSConnection if parts.scheme == "https" else HTTPConnection
+    return connect(parts.hostname, parts.port, timeout=HEALTH_TIMEOUT_S), parts.path
+
+
 def _own_url() -> str:
     """Where a gate with these settings is reached from this machine."""
     settings = load({**os.environ, **_NO_KEY}, dotenv=DOTENV)
-    return _url(_reachable(settings.bind_address), settings.port)
+    return _reachable(settings, settings.port)
 
 
-def _reachable(address: str) -> str:
-    """An address to connect to, for one that was listened on."""
-    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)
+def _reachable(settings: Settings, port: int) -> str:
+    """A URL to connect to, for a gate that listens as the settings say, on that port."""
+    address = settings.bind_address
+    if settings.socket_path is not None:
+        return address
+    return _url({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address), port)
 
 
 def _url(host: str, port: int) -> str:
@@ -258,12 +295,16 @@ def _signals() -> asyncio.Queue[int]:
 async def _gate(settings: Settings, signals: asyncio.Queue[int]) -> "AsyncIterator[Daemon]":
     """A serving gate. At the end it drains; another signal stops it at once."""
     from rustygate.app import Daemon
+    from rustygate.listener import Occupied
 
     daemon = Daemon(settings)
     try:
         await daemon.start()
+    except Occupied as error:
+        raise Failure(f"cannot listen on {settings.bind_address}: {error}") from error
     except OSError as error:
-        raise _cannot_listen(settings.bind_address, settings.port, error) from error
+        port = None if settings.socket_path else settings.port
+        raise _cannot_listen(settings.bind_address, port, error) from error
     _collect_seldom()
     try:
         _announce(settings, daemon.url)
@@ -328,5 +369,6 @@ async def _simulator(options: "Options", host: str, port: int) -> AsyncIterator[
         await runner.cleanup()
 
 
-def _cannot_listen(host: str, port: int, error: OSError) -> Failure:
-    return Failure(f"cannot listen on {host}, port {port}: {_reason(error)}")
+def _cannot_listen(host: str, port: int | None, error: OSError) -> Failure:
+    where = host if port is None else f"{host}, port {port}"
+    return Failure(f"cannot listen on {where}: {_reason(error)}")

@@ -9,6 +9,7 @@ How the values are used is not known here.
 
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from io import StringIO
@@ -35,6 +36,11 @@ _MASKED = "*" * 8
 
 # A value in a problem is cut here, so that its line can be read.
 _SHOWN = 80
+
+UNIX = "unix:"
+
+# What the system has room for in a unix socket's address (unix(7)), less the byte after its end.
+_SOCKET_PATH_LIMIT = 107 if sys.platform == "linux" else 103
 
 # Thirty years. Far beyond, sums of nanoseconds no longer fit the loop's timers.
 _LONGEST_S = 1_000_000_000
@@ -101,6 +107,16 @@ def _check_base_url(value: str) -> None:
     _check_address(parts.hostname or "")
 
 
+def _check_bind_address(value: str) -> None:
+    if not value.startswith(UNIX):
+        _check_address(value)
+        return
+    path = value.removeprefix(UNIX)
+    sayable = path.startswith("/") and path.isprintable()
+    if not sayable or len(os.fsencode(path)) > _SOCKET_PATH_LIMIT:
+        raise ValidationError("no path for a socket")
+
+
 def _check_address(value: str) -> None:
     """An IP address or a host name; a name that ends in a number is a broken address."""
     try:
@@ -137,7 +153,12 @@ _BASE_URL = Kind(
     "base_url",
     _check_base_url,
 )
-_ADDRESS = Kind("an IP address or a host name", "str", _check_address)
+_ADDRESS = Kind(
+    f"an IP address, a host name, or {UNIX} and an absolute path of at most "
+    f"{_SOCKET_PATH_LIMIT} bytes",
+    "str",
+    _check_bind_address,
+)
 _ORIGINS = Kind(
     "origins such as https://app.example.org or http://localhost:3000, comma-separated, or *",
     "origins",
@@ -182,7 +203,9 @@ class Settings:
     # As the Rust one's: apps that point at it need no change.
     port: Annotated[int, _whole(0, 65535), "listening port; 0: the system chooses one"] = 8080
     # Whoever can connect spends the key, so nobody but this machine unless it is asked for.
-    bind_address: Annotated[str, _ADDRESS, "address or host name to listen on"] = "127.0.0.1"
+    bind_address: Annotated[
+        str, _ADDRESS, "address or host name to listen on, or `unix:/path` of a socket"
+    ] = "127.0.0.1"
     # A page in somebody's browser must not spend the key.
     cors_allow_origins: Annotated[
         tuple[str, ...] | None,
@@ -262,8 +285,16 @@ class Settings:
         return self.sse_channel_capacity * self.sse_buffer_capacity
 
     @property
+    def socket_path(self) -> str | None:
+        """The path of the unix socket to listen on, if it is one."""
+        address = self.bind_address
+        return address.removeprefix(UNIX) if address.startswith(UNIX) else None
+
+    @property
     def exposed(self) -> bool:
         """Whether others than this machine may be able to connect."""
+        if self.socket_path is not None:
+            return False
         try:
             return not ip_address(self.bind_address).is_loopback
         except ValueError:

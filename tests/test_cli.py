@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -256,6 +257,49 @@ def test_port_in_use_is_one_line(start: Start) -> None:
         assert gate.ended() == (1, "", expected)
 
 
+def test_unix_socket_is_served_and_removed_at_the_end(start: Start, tmp_path: Path) -> None:
+    path = tmp_path / "gate.sock"
+    gate = serve(start, BIND_ADDRESS=f"unix:{path}")
+    assert gate.listening() == f"unix:{path}"
+    gate.signal()
+    code, _, stderr = gate.ended()
+    assert code == 0
+    assert "BIND_ADDRESS" not in stderr
+    assert not path.exists()
+
+
+def test_unix_socket_that_a_crash_left_is_replaced(start: Start, tmp_path: Path) -> None:
+    path = tmp_path / "gate.sock"
+    crashed = serve(start, BIND_ADDRESS=f"unix:{path}")
+    crashed.listening()
+    crashed.signal(signal.SIGKILL)
+    crashed.code()
+    assert path.is_socket()
+    gate = serve(start, BIND_ADDRESS=f"unix:{path}")
+    gate.listening()
+    second = serve(start, BIND_ADDRESS=f"unix:{path}")
+    reason = "another process listens there"
+    assert second.ended() == (1, "", f"rustygate: cannot listen on unix:{path}: {reason}\n")
+    assert start("health", f"unix:{path}").ended() == (0, "OK\n", "")
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("file", "there is a file, and it is no socket"),
+        ("missing/gate.sock", "No such file or directory"),
+    ],
+)
+def test_unix_socket_that_cannot_be_had_is_one_line(
+    start: Start, tmp_path: Path, path: str, reason: str
+) -> None:
+    (tmp_path / "file").write_text("precious")
+    address = f"unix:{tmp_path / path}"
+    expected = f"rustygate: cannot listen on {address}: {reason}\n"
+    assert serve(start, BIND_ADDRESS=address).ended() == (1, "", expected)
+    assert (tmp_path / "file").read_text() == "precious"
+
+
 def test_drain_lets_an_exchange_finish(start: Start, upstream: socket.socket) -> None:
     gate = serve(start, upstream)
     client, accepted = in_flight(gate.listening(), upstream)
@@ -329,6 +373,18 @@ def test_health_asks_loopback_when_the_gate_listens_everywhere(start: Start) -> 
     assert start("health", PORT=port, BIND_ADDRESS="0.0.0.0").ended() == (0, "OK\n", "")
 
 
+def test_health_asks_over_the_unix_socket(start: Start, tmp_path: Path) -> None:
+    address = f"unix:{tmp_path}/gate.sock"
+    serve(start, BIND_ADDRESS=address).listening()
+    assert start("health", BIND_ADDRESS=address).ended() == (0, "OK\n", "")
+
+
+def test_health_fails_when_nobody_answers_on_the_unix_socket(start: Start, tmp_path: Path) -> None:
+    address = f"unix:{tmp_path}/gate.sock"
+    expected = f"rustygate: {address} does not answer: No such file or directory\n"
+    assert start("health", BIND_ADDRESS=address).ended() == (1, "", expected)
+
+
 def test_health_fails_when_nobody_answers(start: Start) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = str(listener.getsockname()[1])
@@ -386,6 +442,17 @@ def test_demo_needs_no_key_and_uses_none(start: Start, tmp_path: Path) -> None:
     stats = get(simulator, "/simulator/stats")[1].decode()
     assert "/v1/chat/completions" in stats
     assert SECRET[-4:] not in stats
+
+
+def test_demo_on_a_unix_socket_says_how_to_ask_it(start: Start, tmp_path: Path) -> None:
+    path = tmp_path / "the gate.sock"
+    demo = start("demo", BIND_ADDRESS=f"unix:{path}")
+    line = demo.until(demo.stdout, r"(curl .*/v1/chat/completions) ")[1]
+    assert shlex.split(line) == [
+        *("curl", "--unix-socket", str(path)),
+        "http://localhost/v1/chat/completions",
+    ]
+    assert start("health", f"unix:{path}").ended() == (0, "OK\n", "")
 
 
 def test_demo_is_configured_like_the_gate(start: Start) -> None:

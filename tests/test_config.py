@@ -80,6 +80,7 @@ def test_every_default_is_read_back_as_it_is_written() -> None:
         ("BIND_ADDRESS", "0.0.0.0", "0.0.0.0"),
         ("BIND_ADDRESS", "::1", "::1"),
         ("BIND_ADDRESS", "gate.example.org", "gate.example.org"),
+        ("BIND_ADDRESS", "unix:/run/gate.sock", "unix:/run/gate.sock"),
         ("CORS_ALLOW_ORIGINS", "*", ("*",)),
         ("CORS_ALLOW_ORIGINS", "https://a.org, http://b:81", ("https://a.org", "http://b:81")),
         ("RUST_LOG", "WARN", "WARN"),
@@ -105,6 +106,7 @@ def test_value_is_read(variable: str, value: str, read: object) -> None:
     assert getattr(load(KEY | {variable: value}), variable.lower()) == read
 
 
+ADDRESS = "an IP address, a host name, or unix: and an absolute path of at most 107 bytes"
 NO_NUMBERS = ["nan", "inf", "-inf", "1e999", "-1", "ten", "1 0", "0x10", "1,5"]
 NUMBERS = [
     "PORT",
@@ -149,10 +151,15 @@ def test_what_is_no_number_is_refused(variable: str, value: str) -> None:
         ("UPSTREAM_READ_TIMEOUT", "0", "a number of seconds above 0, up to 1000000000"),
         ("DRAIN_TIMEOUT", "1e10", "a number of seconds from 0 to 1000000000"),
         ("LOG_FORMAT", "xml", "text or json"),
-        ("BIND_ADDRESS", "unix:/run/gate.sock", "an IP address or a host name"),
-        ("BIND_ADDRESS", "127.0.0.256", "an IP address or a host name"),
-        ("BIND_ADDRESS", "127.0.0.1:8080", "an IP address or a host name"),
-        ("BIND_ADDRESS", "*", "an IP address or a host name"),
+        ("BIND_ADDRESS", "127.0.0.256", ADDRESS),
+        ("BIND_ADDRESS", "127.0.0.1:8080", ADDRESS),
+        ("BIND_ADDRESS", "*", ADDRESS),
+        ("BIND_ADDRESS", "unix:", ADDRESS),
+        ("BIND_ADDRESS", "unix:gate.sock", ADDRESS),
+        ("BIND_ADDRESS", "unix:/a\nb", ADDRESS),
+        ("BIND_ADDRESS", "unix:/run/a\0b", ADDRESS),
+        ("BIND_ADDRESS", "unix:/" + "x" * 107, ADDRESS),
+        ("BIND_ADDRESS", "unix:/" + "x" * 100 + "\u00e4" * 4, ADDRESS),
     ],
 )
 def test_value_out_of_its_bounds_is_refused(variable: str, value: str, expected: str) -> None:
@@ -426,10 +433,19 @@ def test_mask_hides_nearly_all(secret: str) -> None:
         ("::", True),
         ("192.168.1.2", True),
         ("gate.example.org", True),
+        ("unix:/run/gate.sock", False),
     ],
 )
-def test_only_loopback_is_not_exposed(address: str, exposed: bool) -> None:
+def test_only_loopback_and_unix_sockets_are_not_exposed(address: str, exposed: bool) -> None:
     assert load(KEY | {"BIND_ADDRESS": address}).exposed is exposed
+
+
+@pytest.mark.parametrize(
+    ("address", "path"),
+    [("127.0.0.1", None), ("unix:/run/gate.sock", "/run/gate.sock"), ("unix.example.org", None)],
+)
+def test_path_of_the_socket(address: str, path: str | None) -> None:
+    assert load(KEY | {"BIND_ADDRESS": address}).socket_path == path
 
 
 def test_capacity_of_a_stream_is_messages_times_bytes() -> None:

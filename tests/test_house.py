@@ -16,7 +16,7 @@ STOREYS = [
     {"cli"},
     {"app"},
     {"proxy"},
-    {"admission", "upstream", "pipe", "ledger"},
+    {"admission", "upstream", "pipe", "ledger", "listener"},
     {"body", "browsers"},
     {"config", "exchange"},
     {"log"},

@@ -35,14 +35,16 @@ class Wire(asyncio.Protocol):
 
     @classmethod
     async def to(cls, url: str, *, receive_buffer: int | None = None) -> Self:
-        """Connect to a URL's host and port; a small `receive_buffer` makes a slow reader."""
-        address = urlsplit(url).hostname, urlsplit(url).port
-        sock = socket.socket()
+        """Connect to a URL's host and port, or to `unix:/path`; a small `receive_buffer` makes a
+        slow reader."""
+        parts = urlsplit(url)
+        is_unix = parts.scheme == "unix"
+        sock = socket.socket(socket.AF_UNIX if is_unix else socket.AF_INET)
         if receive_buffer is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         sock.setblocking(False)
         loop = asyncio.get_running_loop()
-        await loop.sock_connect(sock, address)
+        await loop.sock_connect(sock, parts.path if is_unix else (parts.hostname, parts.port))
         _, wire = await loop.create_connection(cls, sock=sock)
         return wire
 
