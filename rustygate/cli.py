@@ -14,6 +14,7 @@ import os
 import shlex
 import signal
 import socket
+import ssl
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
@@ -25,7 +26,7 @@ from urllib.parse import urlsplit
 
 from loguru import logger
 
-from rustygate import __version__, log
+from rustygate import __version__, log, tls
 from rustygate.config import KEY, KEY_FILE, UNIX, ConfigError, Settings, describe, load
 
 if TYPE_CHECKING:
@@ -217,7 +218,7 @@ def _check(_: argparse.Namespace) -> int:
 def _health(arguments: argparse.Namespace) -> int:
     base_url = arguments.base_url or _own_url()
     try:
-        connection, path = _connection_to(base_url)
+        connection, path = _connection_to(base_url, own=arguments.base_url is None)
     except ValueError:
         expected = "expected a base URL such as http://localhost:8080, or unix:/path"
         return _complain(2, f"{base_url!r}: {expected}")
@@ -247,15 +248,24 @@ class _UnixConnection(HTTPConnection):
         self.sock.connect(self._path)
 
 
-def _connection_to(base_url: str) -> tuple[HTTPConnection, str]:
-    """A connection, not made yet, and the path below it. Raises ValueError if it is no URL."""
+def _connection_to(base_url: str, *, own: bool) -> tuple[HTTPConnection, str]:
+    """A connection, not made yet, and the path below it. Raises ValueError if it is no URL.
+
+    Args:
+        own: it is this machine, whose certificate has other names than it is asked by here.
+    """
     if base_url.startswith(UNIX):
         return _UnixConnection(base_url.removeprefix(UNIX)), ""
     parts = urlsplit(base_url)
     if parts.hostname is None or parts.scheme not in ("http", "https"):
         raise ValueError("no base URL")
-    connect = HTTPSConnection if parts.scheme == "https" else HTTPConnection
-    return connect(parts.hostname, parts.port, timeout=HEALTH_TIMEOUT_S), parts.path
+    if parts.scheme == "http":
+        return HTTPConnection(parts.hostname, parts.port, timeout=HEALTH_TIMEOUT_S), parts.path
+    context = tls.unverified_context() if own else None
+    connection = HTTPSConnection(
+        parts.hostname, parts.port, timeout=HEALTH_TIMEOUT_S, context=context
+    )
+    return connection, parts.path
 
 
 def _own_url() -> str:
@@ -269,15 +279,18 @@ def _reachable(settings: Settings, port: int) -> str:
     address = settings.bind_address
     if settings.socket_path is not None:
         return address
-    return _url({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address), port)
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)
+    return _url(host, port, "https" if settings.tls_cert_file else "http")
 
 
-def _url(host: str, port: int) -> str:
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+def _url(host: str, port: int, scheme: str = "http") -> str:
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 def _reason(error: Exception) -> str:
     """What an error means, in words that hold no value of anybody's."""
+    if isinstance(error, ssl.SSLError):
+        return tls.words(error)
     if isinstance(error, OSError) and error.errno:
         return os.strerror(error.errno) if error.errno > 0 else str(error.strerror)
     return type(error).__name__

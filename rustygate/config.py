@@ -21,11 +21,12 @@ from urllib.parse import urlsplit
 from dotenv.parser import Binding, parse_stream
 from environs import Env, EnvValidationError, ValidationError, validate
 
-from rustygate import log
+from rustygate import log, tls
 from rustygate.core.origins import read_origins
 
 KEY = "OPENAI_API_KEY"
 KEY_FILE = "OPENAI_API_KEY_FILE"
+TLS_CERT, TLS_KEY = "TLS_CERT_FILE", "TLS_KEY_FILE"
 
 # Keys and ids go into the head of each request; a longer file was named by mistake.
 KEY_LIMIT = 4096
@@ -159,6 +160,7 @@ _ADDRESS = Kind(
     "str",
     _check_bind_address,
 )
+_FILE = Kind("the path of a file", "str")
 _ORIGINS = Kind(
     "origins such as https://app.example.org or http://localhost:3000, comma-separated, or *",
     "origins",
@@ -206,6 +208,13 @@ class Settings:
     bind_address: Annotated[
         str, _ADDRESS, "address or host name to listen on, or `unix:/path` of a socket"
     ] = "127.0.0.1"
+    # Behind loopback, a unix socket or a proxy nobody listens in.
+    tls_cert_file: Annotated[
+        str | None,
+        _FILE,
+        "a PEM file with the certificate, and those between it and its root, to serve HTTPS with",
+    ] = None
+    tls_key_file: Annotated[str | None, _FILE, "a PEM file with the certificate's key"] = None
     # A page in somebody's browser must not spend the key.
     cors_allow_origins: Annotated[
         tuple[str, ...] | None,
@@ -341,6 +350,7 @@ def load(environ: Mapping[str, str] | None = None, *, dotenv: Path | None = None
     env = _Env(given)
     values = {setting.name: env.read(setting) for setting in fields(Settings)}
     problems += env.problems()
+    problems += _tls_problems(given)
     if problems:
         raise ConfigError(problems)
     return Settings(**values)
@@ -409,6 +419,29 @@ def _take_key_from_file(given: dict[str, str], problems: list[str]) -> None:
         problems.append(f"{shown}: expected the path of a file that holds one key ({reason})")
     else:
         given[KEY] = key
+
+
+def _tls_problems(given: Mapping[str, str]) -> Iterator[str]:
+    """What is wrong with what HTTPS is to be served with."""
+
+    def wrong(name: str, expected: str) -> str:
+        return f"{name}={_shown(given[name])}: expected {expected}"
+
+    cert, key = given.get(TLS_CERT), given.get(TLS_KEY)
+    if cert is None or key is None:
+        for name in given.keys() & {TLS_CERT, TLS_KEY}:
+            yield wrong(name, f"{TLS_CERT} and {TLS_KEY} to be set together")
+        return
+    if given.get("BIND_ADDRESS", "").startswith(UNIX):
+        yield wrong(TLS_CERT, "a BIND_ADDRESS that is no unix socket")
+    cert_fault = tls.pem_fault(cert, tls.CERTIFICATE)
+    key_fault = tls.pem_fault(key, tls.PRIVATE_KEY)
+    if cert_fault:
+        yield wrong(TLS_CERT, f"the path of a PEM file with a certificate ({cert_fault})")
+    if key_fault:
+        yield wrong(TLS_KEY, f"the path of a PEM file with a key ({key_fault})")
+    if not cert_fault and not key_fault and (fault := tls.pair_fault(cert, key)):
+        yield wrong(TLS_KEY, f"the key of {TLS_CERT}'s certificate, not encrypted ({fault})")
 
 
 def _read_dotenv(path: Path, problems: list[str]) -> dict[str, str]:

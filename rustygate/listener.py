@@ -1,4 +1,4 @@
-"""Where the gate listens: a TCP port or a unix socket.
+"""Where the gate listens: a TCP port, in the clear or by TLS, or a unix socket.
 
 The file of a unix socket is open to its owner and group alone, from its first instant: nobody can
 connect before it listens, and it has its mode by then. One that nobody answers, left by a crash,
@@ -13,13 +13,19 @@ import socket
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 from yarl import URL
 
 from rustygate.config import Settings
+from rustygate.tls import server_context
 
 # Connections that may wait to be accepted: a thousand clients may start at once.
 BACKLOG = 1024
+
+# What a TLS handshake, and a goodbye, may take before the connection is aborted. A slow phone
+# needs two seconds; asyncio would give either a minute or half of one.
+HANDSHAKE_TIMEOUT_S = 10.0
 
 # Connecting takes the right to write; who may do so shares the gate's group.
 SOCKET_MODE = 0o660
@@ -40,18 +46,28 @@ class Listener:
 
     async def open(self, connected: Callable[[], asyncio.Protocol]) -> None:
         """Bind and accept. Raises OSError if the address cannot be had."""
+        path = self._settings.socket_path
+        if path is None:
+            await self._open_port(connected)
+        else:
+            await self._open_file(connected, path)
+
+    async def _open_port(self, connected: Callable[[], asyncio.Protocol]) -> None:
         loop, settings = asyncio.get_running_loop(), self._settings
-        path = settings.socket_path
-        if path is not None:
-            sock = _listen(path)
-            self._file = _identity(path)
-            self._server = await loop.create_server(connected, sock=sock, backlog=BACKLOG)
-            self.url = settings.bind_address
-            return
         host = settings.bind_address
-        self._server = await loop.create_server(connected, host, settings.port, backlog=BACKLOG)
+        self._server = await loop.create_server(
+            connected, host, settings.port, backlog=BACKLOG, **_tls_options(settings)
+        )
         port = self._server.sockets[0].getsockname()[1]
-        self.url = str(URL.build(scheme="http", host=host, port=port))
+        scheme = "https" if settings.tls_cert_file else "http"
+        self.url = str(URL.build(scheme=scheme, host=host, port=port))
+
+    async def _open_file(self, connected: Callable[[], asyncio.Protocol], path: str) -> None:
+        sock = _listen(path)
+        self._file = _identity(path)
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(connected, sock=sock, backlog=BACKLOG)
+        self.url = self._settings.bind_address
 
     def close(self) -> None:
         """Accept no more. Connections stay as they are."""
@@ -63,6 +79,16 @@ class Listener:
         self._file = None
         if self._server is not None:
             self._server.close()
+
+
+def _tls_options(settings: Settings) -> dict[str, Any]:
+    if settings.tls_cert_file is None or settings.tls_key_file is None:
+        return {}
+    return {
+        "ssl": server_context(settings.tls_cert_file, settings.tls_key_file),
+        "ssl_handshake_timeout": HANDSHAKE_TIMEOUT_S,
+        "ssl_shutdown_timeout": HANDSHAKE_TIMEOUT_S,
+    }
 
 
 def _listen(path: str) -> socket.socket:

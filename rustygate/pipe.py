@@ -39,6 +39,9 @@ FIRST_BYTE_PATIENCE_S = 0.25
 # How long a client may take to read what it is owed before its connection is aborted.
 ABORT_PATIENCE_S = 5.0
 
+# How often a connection by TLS is looked at that is to be aborted once it has sent its bytes.
+TLS_LOOK_S = 0.02
+
 # Whether upstream gave an answer its Content-Type.
 _TYPED = web.ResponseKey("typed", bool)
 
@@ -200,7 +203,7 @@ class _Stream:
         """Hold half of what a stream may hold; the client session reads ahead the other."""
         transport = self._request.transport
         if transport is not None:
-            transport.set_write_buffer_limits(high=self._settings.stream_capacity // 2)
+            _bound_buffer(transport, self._settings.stream_capacity // 2)
 
     async def _break_off(self, failure: UpstreamFailure) -> None:
         """Tell the client, if its stream has a place for that, and abort the connection."""
@@ -249,10 +252,9 @@ async def cut(request: web.Request) -> None:
     transport = request.transport
     if transport is None:
         return
-    transport.set_write_buffer_limits(high=0)
     with suppress(TimeoutError, ConnectionError):
         async with asyncio.timeout(ABORT_PATIENCE_S):
-            await request.writer.drain()
+            await _gone_out(request, transport)
     abort(request, transport)
 
 
@@ -266,6 +268,35 @@ def abort(request: web.Request, transport: asyncio.Transport) -> None:
             sock = transport.get_extra_info("socket")
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
     transport.abort()
+
+
+async def _gone_out(request: web.Request, transport: asyncio.Transport) -> None:
+    """Wait until what was written has left for the kernel."""
+    below = _below_tls(transport)
+    if below is transport:
+        transport.set_write_buffer_limits(high=0)
+        await request.writer.drain()
+        return
+    # TLS tells when it has handed its bytes down; of these nobody tells when they have gone.
+    while transport.get_write_buffer_size() or below.get_write_buffer_size():  # noqa: ASYNC110
+        await asyncio.sleep(TLS_LOOK_S)
+
+
+def _bound_buffer(transport: asyncio.Transport, size: int) -> None:
+    """Have writing pause beyond so many bytes. With TLS two transports hold some of them."""
+    below = _below_tls(transport)
+    if below is not transport:
+        # TLS would take no bytes for too many.
+        size = max(1, size // 2)
+        below.set_write_buffer_limits(high=size)
+    transport.set_write_buffer_limits(high=size)
+
+
+def _below_tls(transport: asyncio.Transport) -> asyncio.Transport:
+    """The transport that writes to the socket; asyncio has no public way to the one below."""
+    protocol = getattr(transport, "_ssl_protocol", None)
+    below: asyncio.Transport | None = getattr(protocol, "_transport", None)
+    return transport if below is None else below
 
 
 async def drop_invented_type(request: web.Request, response: web.StreamResponse) -> None:

@@ -9,12 +9,19 @@ import pytest
 from aiohttp import web
 
 from rustygate.simulator import Options, make_app
+from tests.support.certificates import Authority
 from tests.support.gate import Gate, Log, check, logged
 from tests.support.http import CLIENT_KEY
 from tests.support.upstream import Upstream
 from tests.support.waiting import SOON_S, until
 
 StartGate = Callable[..., Awaitable[Gate]]
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """A private certificate authority."""
+    return Authority(tmp_path_factory.mktemp("authority"))
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from loguru import logger
 from rustygate import __version__
 from rustygate.cli import _announce, main
 from rustygate.config import load
+from tests.support.certificates import Authority
 
 ROOT = Path(__file__).parents[1]
 SECRET = "sk-proj-0123456789-abcdefghij-wxyz"
@@ -257,6 +258,29 @@ def test_port_in_use_is_one_line(start: Start) -> None:
         assert gate.ended() == (1, "", expected)
 
 
+def test_https_is_served_and_asked_by_health_whatever_its_name(
+    start: Start, authority: Authority
+) -> None:
+    files = authority.issue("gate.example.org")
+    url = serve(start, None, **files).listening()
+    assert url.startswith("https://127.0.0.1:")
+    port = str(urlsplit(url).port)
+    assert start("health", PORT=port, **files).ended() == (0, "OK\n", "")
+    code, _, stderr = start("health", url).ended()
+    assert code == 1
+    assert stderr.startswith(f"rustygate: {url} does not answer: ")
+    assert "certificate" in stderr
+    assert start("health", f"http://127.0.0.1:{port}").code() == 1
+
+
+def test_https_that_cannot_be_served_is_one_line(start: Start, authority: Authority) -> None:
+    files = authority.issue("gate.example.org") | {"TLS_KEY_FILE": "missing"}
+    code, stdout, stderr = serve(start, None, **files).ended()
+    assert (code, stdout) == (2, "")
+    reason = "expected the path of a PEM file with a key (No such file or directory)"
+    assert stderr == f"rustygate: TLS_KEY_FILE='missing': {reason}\n"
+
+
 def test_unix_socket_is_served_and_removed_at_the_end(start: Start, tmp_path: Path) -> None:
     path = tmp_path / "gate.sock"
     gate = serve(start, BIND_ADDRESS=f"unix:{path}")
@@ -442,6 +466,11 @@ def test_demo_needs_no_key_and_uses_none(start: Start, tmp_path: Path) -> None:
     stats = get(simulator, "/simulator/stats")[1].decode()
     assert "/v1/chat/completions" in stats
     assert SECRET[-4:] not in stats
+
+
+def test_demo_by_https_says_so(start: Start, authority: Authority) -> None:
+    demo = start("demo", PORT="0", **authority.issue("localhost"))
+    assert demo.until(demo.stdout, r"curl (\S+)/v1/")[1].startswith("https://127.0.0.1:")
 
 
 def test_demo_on_a_unix_socket_says_how_to_ask_it(start: Start, tmp_path: Path) -> None:

@@ -34,6 +34,8 @@ def test_defaults_are_those_of_the_contract() -> None:
         "OPENAI_PROJECT_ID": "none",
         "PORT": "8080",
         "BIND_ADDRESS": "127.0.0.1",
+        "TLS_CERT_FILE": "none",
+        "TLS_KEY_FILE": "none",
         "CORS_ALLOW_ORIGINS": "none",
         "RUST_LOG": "debug",
         "LOG_FORMAT": "text",

@@ -19,7 +19,7 @@ STOREYS = [
     {"admission", "upstream", "pipe", "ledger", "listener"},
     {"body", "browsers"},
     {"config", "exchange"},
-    {"log"},
+    {"log", "tls"},
     {"errors"},
     {"core"},
 ]

@@ -1,6 +1,7 @@
 """A running gate, what it logs, and the proof that it let go of everything."""
 
 import logging
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -95,8 +96,10 @@ class Gate:
     def snapshot(self) -> dict[str, int]:
         return self.daemon.snapshot()
 
-    async def connect(self, *, receive_buffer: int | None = None) -> Client:
-        client = Client(await Wire.to(self.url, receive_buffer=receive_buffer))
+    async def connect(
+        self, *, receive_buffer: int | None = None, tls: ssl.SSLContext | None = None
+    ) -> Client:
+        client = Client(await Wire.to(self.url, receive_buffer=receive_buffer, tls=tls))
         self._clients.append(client)
         return client
 

@@ -5,6 +5,7 @@ Unlike asyncio's streams it keeps what came before a reset, and tells a reset fr
 
 import asyncio
 import socket
+import ssl
 import struct
 from typing import Literal, Self
 from urllib.parse import urlsplit
@@ -34,7 +35,9 @@ class Wire(asyncio.Protocol):
         self._may_write.set()
 
     @classmethod
-    async def to(cls, url: str, *, receive_buffer: int | None = None) -> Self:
+    async def to(
+        cls, url: str, *, receive_buffer: int | None = None, tls: ssl.SSLContext | None = None
+    ) -> Self:
         """Connect to a URL's host and port, or to `unix:/path`; a small `receive_buffer` makes a
         slow reader."""
         parts = urlsplit(url)
@@ -45,7 +48,8 @@ class Wire(asyncio.Protocol):
         sock.setblocking(False)
         loop = asyncio.get_running_loop()
         await loop.sock_connect(sock, parts.path if is_unix else (parts.hostname, parts.port))
-        _, wire = await loop.create_connection(cls, sock=sock)
+        name = parts.hostname if tls else None
+        _, wire = await loop.create_connection(cls, sock=sock, ssl=tls, server_hostname=name)
         return wire
 
     # What asyncio calls.

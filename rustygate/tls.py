@@ -1,0 +1,63 @@
+"""TLS: what the gate shows to its clients.
+
+What is wrong with a file is said in words that hold nothing of it.
+"""
+
+import os
+import ssl
+import stat
+
+# Bundles of authorities have a few hundred kilobytes; more was named by mistake.
+PEM_LIMIT = 16 << 20
+
+CERTIFICATE = "CERTIFICATE"
+PRIVATE_KEY = "PRIVATE KEY"
+
+
+def pem_fault(path: str, label: str) -> str | None:
+    """Why a file holds nothing of that kind (RFC 7468), or None if it does."""
+    try:
+        # Opening a pipe would wait for who writes to it.
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            return "it is no file"
+        with open(path, "rb") as file:
+            text = file.read(PEM_LIMIT)
+    except OSError as error:
+        return error.strerror
+    return None if f"{label}-----".encode() in text else f"it holds no {label.lower()}"
+
+
+def pair_fault(cert_file: str, key_file: str) -> str | None:
+    """Why HTTPS cannot be served with these, or None if it can."""
+    try:
+        server_context(cert_file, key_file)
+    except ssl.SSLError as error:
+        return words(error)
+    except OSError as error:
+        return error.strerror
+    return None
+
+
+def server_context(cert_file: str, key_file: str) -> ssl.SSLContext:
+    """What to serve HTTPS with. Raises OSError, which `ssl.SSLError` is one of."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    # OpenSSL would ask the terminal for the password of a key that has one.
+    context.load_cert_chain(cert_file, key_file, password=lambda: "")
+    return context
+
+
+def unverified_context() -> ssl.SSLContext:
+    """For asking whoever answers."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def words(error: ssl.SSLError) -> str:
+    """What a failure of TLS means."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return error.verify_message.rstrip(".")
+    return (error.reason or "it cannot be read").replace("_", " ").lower()

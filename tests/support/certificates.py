@@ -1,0 +1,38 @@
+"""Certificates that a private authority issues for a test."""
+
+import ssl
+from pathlib import Path
+
+import trustme
+
+
+class Authority:
+    """A private certificate authority whose files are in a directory of the tests'."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._ca = trustme.CA()
+        self.file = directory / "authority.pem"
+        self._ca.cert_pem.write_to_path(str(self.file))
+
+    def issue(self, *names: str) -> dict[str, str]:
+        """Settings that name the files of a new certificate for these names, and of its key."""
+        issued = self._ca.issue_cert(*names)
+        cert = self._directory / f"{names[0]}.pem"
+        key = self._directory / f"{names[0]}.key"
+        cert.write_bytes(b"".join(pem.bytes() for pem in issued.cert_chain_pems))
+        issued.private_key_pem.write_to_path(str(key))
+        return {"TLS_CERT_FILE": str(cert), "TLS_KEY_FILE": str(key)}
+
+    def trusting(self) -> ssl.SSLContext:
+        """What a client that trusts this authority, and no other, connects with."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        self._ca.configure_trust(context)
+        return context
+
+
+def serving(files: dict[str, str]) -> ssl.SSLContext:
+    """What a server with such a certificate accepts with."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(files["TLS_CERT_FILE"], files["TLS_KEY_FILE"])
+    return context
