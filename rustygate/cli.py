@@ -27,7 +27,17 @@ from urllib.parse import urlsplit
 from loguru import logger
 
 from rustygate import __version__, log, tls
-from rustygate.config import KEY, KEY_FILE, UNIX, ConfigError, Settings, describe, load
+from rustygate.config import (
+    KEY,
+    KEY_FILE,
+    PROXIES,
+    UNIX,
+    ConfigError,
+    Settings,
+    describe,
+    load,
+    without_password,
+)
 
 if TYPE_CHECKING:
     from rustygate.app import Daemon
@@ -42,6 +52,9 @@ SIMULATOR_PORT = 9010
 
 # For commands that need no key, in place of one, whatever the environment or `.env` holds.
 _NO_KEY = {KEY: "sk-made-up-no-key-is-needed", KEY_FILE: ""}
+
+# The demonstration's upstream is on loopback, where no proxy is on the way.
+_NO_PROXY = {spelt: "" for name in PROXIES for spelt in (name, name.lower())}
 
 _EXPOSED = (
     "BIND_ADDRESS={} lets other machines connect: whoever can is served, without a key of their "
@@ -163,7 +176,8 @@ def _serve(_: argparse.Namespace) -> int:
 
 
 def _demo(_: argparse.Namespace) -> int:
-    settings = load({**os.environ, **_NO_KEY, "OPENAI_BASE_URL": ""}, dotenv=DOTENV)
+    unset = {**_NO_KEY, **_NO_PROXY, "OPENAI_BASE_URL": ""}
+    settings = load({**os.environ, **unset}, dotenv=DOTENV)
     log.configure(settings.rust_log, settings.log_format)
 
     async def demonstrate() -> None:
@@ -354,6 +368,7 @@ def _announce(settings: Settings, url: str) -> None:
     logger.bind(
         url=url,
         upstream=settings.openai_base_url,
+        proxy=settings.proxy and without_password(settings.proxy),
         rate_limit=settings.rate_limit,
         rate_limit_burst=settings.rate_limit_burst,
         concurrency_limit=settings.concurrency_limit,

@@ -16,7 +16,7 @@ from io import StringIO
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, get_args
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from dotenv.parser import Binding, parse_stream
 from environs import Env, EnvValidationError, ValidationError, validate
@@ -27,6 +27,10 @@ from rustygate.core.origins import read_origins
 KEY = "OPENAI_API_KEY"
 KEY_FILE = "OPENAI_API_KEY_FILE"
 TLS_CERT, TLS_KEY = "TLS_CERT_FILE", "TLS_KEY_FILE"
+TRUST = "SSL_CERT_FILE"
+
+# Known by both spellings, of which the lower one counts first (as urllib and curl have it).
+PROXIES = ("HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY")
 
 # Keys and ids go into the head of each request; a longer file was named by mistake.
 KEY_LIMIT = 4096
@@ -65,6 +69,7 @@ class Kind:
         check: raises `ValidationError` for a value that could be read but will not do.
         unset: the word for None.
         secret: whether values are masked wherever they are shown.
+        hide: what may be shown of one that is not.
     """
 
     expected: str
@@ -72,6 +77,7 @@ class Kind:
     check: Callable[[Any], Any] | None = None
     unset: str = "none"
     secret: bool = False
+    hide: Callable[[str], str] = str
 
 
 def _whole(least: int, most: int | None = None) -> Kind:
@@ -94,18 +100,36 @@ _check_header_value = validate.Regexp(rf"[!-~]{{1,{KEY_LIMIT}}}\Z")
 
 
 def _check_base_url(value: str) -> None:
+    _url_parts(value)
+    if re.search(r"[@?#]", value):
+        raise ValidationError("no base URL")
+
+
+def _check_proxy(value: str) -> None:
+    parts = _url_parts(_with_scheme(value))
+    user, password = unquote(parts.username or ""), unquote(parts.password or "")
+    if parts.path not in ("", "/") or re.search(r"[?#]", value) or ":" in user:
+        raise ValidationError("no proxy")
+    # What HTTP's basic authentication can carry without further words (RFC 7617, 2.1).
+    if not (user + password).isascii():
+        raise ValidationError("no credentials")
+
+
+def _url_parts(value: str) -> SplitResult:
+    """An http or https URL with a host, taken apart."""
     try:
         parts = urlsplit(value)
         port = parts.port
     except ValueError as error:
         raise ValidationError("no URL") from error
-    if (
-        not re.fullmatch(r"https?://[!-~]+", value, re.I)
-        or re.search(r"[@?#]", value)
-        or port == 0
-    ):
-        raise ValidationError("no base URL")
+    if not re.fullmatch(r"https?://[!-~]+", value, re.I) or port == 0:
+        raise ValidationError("no URL")
     _check_address(parts.hostname or "")
+    return parts
+
+
+def _with_scheme(proxy: str) -> str:
+    return proxy if "://" in proxy else f"http://{proxy}"
 
 
 def _check_bind_address(value: str) -> None:
@@ -161,6 +185,14 @@ _ADDRESS = Kind(
     _check_bind_address,
 )
 _FILE = Kind("the path of a file", "str")
+_PROXY = Kind(
+    "an http or https URL of a proxy, such as http://user:password@proxy.example.org:3128",
+    "proxy",
+    _check_proxy,
+    hide=lambda url: without_password(url),
+)
+_HOSTS = Kind("host names", "str")
+_DIRECTORY = Kind("the path of a directory", "str")
 _ORIGINS = Kind(
     "origins such as https://app.example.org or http://localhost:3000, comma-separated, or *",
     "origins",
@@ -283,6 +315,23 @@ class Settings:
     upstream_read_timeout: Annotated[
         float, _seconds(zero=False), "seconds of silence from upstream"
     ] = 600.0
+    # As usual in the environment; without, upstream is asked directly.
+    https_proxy: Annotated[
+        str | None, _PROXY, "proxy for an upstream with `https`, by CONNECT"
+    ] = field(default=None, repr=False)
+    http_proxy: Annotated[str | None, _PROXY, "proxy for an upstream with `http`"] = field(
+        default=None, repr=False
+    )
+    no_proxy: Annotated[
+        str | None, _HOSTS, "hosts and domains to be asked directly, comma-separated; `*`: all"
+    ] = None
+    # The system's authorities suffice for public upstreams and need no list of ours.
+    ssl_cert_file: Annotated[
+        str | None, _FILE, "a PEM file of authorities to trust upstream by, beside the system's"
+    ] = None
+    ssl_cert_dir: Annotated[
+        str | None, _DIRECTORY, "the same as a directory that `openssl rehash` has prepared"
+    ] = None
     # Most answers end within it; what supervises the gate must wait longer than this.
     drain_timeout: Annotated[
         float, _seconds(zero=True), "seconds that SIGTERM gives exchanges in flight"
@@ -292,6 +341,20 @@ class Settings:
     def stream_capacity(self) -> int:
         """Bytes that one stream may hold for a slow client."""
         return self.sse_channel_capacity * self.sse_buffer_capacity
+
+    @property
+    def proxy(self) -> str | None:
+        """The proxy on the way to upstream, if there is one."""
+        parts = urlsplit(self.openai_base_url)
+        proxy = self.https_proxy if parts.scheme == "https" else self.http_proxy
+        if proxy is None or self.no_proxy is None:
+            return proxy
+        # It takes long to import, and few need it. Requests relies on it too.
+        from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]
+
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        host = f"{parts.hostname}:{port}"
+        return None if proxy_bypass_environment(host, {"no": self.no_proxy}) else proxy
 
     @property
     def socket_path(self) -> str | None:
@@ -342,8 +405,8 @@ def load(environ: Mapping[str, str] | None = None, *, dotenv: Path | None = None
     is no problem. Raises ConfigError.
     """
     problems: list[str] = []
-    given = _read_dotenv(dotenv, problems) if dotenv else {}
-    given |= os.environ if environ is None else environ
+    given = _with_proxies(_read_dotenv(dotenv, problems) if dotenv else {})
+    given |= _with_proxies(os.environ if environ is None else environ)
     given = {name: value.strip() for name, value in given.items() if value.strip()}
     if KEY_FILE in given:
         _take_key_from_file(given, problems)
@@ -351,6 +414,8 @@ def load(environ: Mapping[str, str] | None = None, *, dotenv: Path | None = None
     values = {setting.name: env.read(setting) for setting in fields(Settings)}
     problems += env.problems()
     problems += _tls_problems(given)
+    if TRUST in given and (fault := tls.bundle_fault(given[TRUST])):
+        problems.append(_wrong(given, TRUST, f"a PEM file of certificates ({fault})"))
     if problems:
         raise ConfigError(problems)
     return Settings(**values)
@@ -374,6 +439,10 @@ class _Env(Env):
     def base_url(self, name: str, default: str, **options: Any) -> str | None:
         url = self.str(name, default, **options)
         return url.rstrip("/") if url else None
+
+    def proxy(self, name: str, default: str, **options: Any) -> str | None:
+        url = self.str(name, default, **options)
+        return _with_scheme(url) if url else None
 
     def origins(self, name: str, default: str, **options: Any) -> tuple[str, ...] | None:
         listed = self.str(name, default, **options)
@@ -401,7 +470,7 @@ class _Env(Env):
         kind, _ = _about(setting)
         if name not in self._given:
             return f"{name}: not set; expected {kind.expected}"
-        value = _MASKED if kind.secret else _shown(self._given[name])
+        value = _MASKED if kind.secret else _shown(kind.hide(self._given[name]))
         return f"{name}={value}: expected {kind.expected}"
 
 
@@ -423,25 +492,33 @@ def _take_key_from_file(given: dict[str, str], problems: list[str]) -> None:
 
 def _tls_problems(given: Mapping[str, str]) -> Iterator[str]:
     """What is wrong with what HTTPS is to be served with."""
-
-    def wrong(name: str, expected: str) -> str:
-        return f"{name}={_shown(given[name])}: expected {expected}"
-
     cert, key = given.get(TLS_CERT), given.get(TLS_KEY)
     if cert is None or key is None:
         for name in given.keys() & {TLS_CERT, TLS_KEY}:
-            yield wrong(name, f"{TLS_CERT} and {TLS_KEY} to be set together")
+            yield _wrong(given, name, f"{TLS_CERT} and {TLS_KEY} to be set together")
         return
     if given.get("BIND_ADDRESS", "").startswith(UNIX):
-        yield wrong(TLS_CERT, "a BIND_ADDRESS that is no unix socket")
+        yield _wrong(given, TLS_CERT, "a BIND_ADDRESS that is no unix socket")
     cert_fault = tls.pem_fault(cert, tls.CERTIFICATE)
     key_fault = tls.pem_fault(key, tls.PRIVATE_KEY)
     if cert_fault:
-        yield wrong(TLS_CERT, f"the path of a PEM file with a certificate ({cert_fault})")
+        yield _wrong(given, TLS_CERT, f"the path of a PEM file with a certificate ({cert_fault})")
     if key_fault:
-        yield wrong(TLS_KEY, f"the path of a PEM file with a key ({key_fault})")
+        yield _wrong(given, TLS_KEY, f"the path of a PEM file with a key ({key_fault})")
     if not cert_fault and not key_fault and (fault := tls.pair_fault(cert, key)):
-        yield wrong(TLS_KEY, f"the key of {TLS_CERT}'s certificate, not encrypted ({fault})")
+        yield _wrong(
+            given, TLS_KEY, f"the key of {TLS_CERT}'s certificate, not encrypted ({fault})"
+        )
+
+
+def _wrong(given: Mapping[str, str], name: str, expected: str) -> str:
+    return f"{name}={_shown(given[name])}: expected {expected}"
+
+
+def _with_proxies(given: Mapping[str, str]) -> dict[str, str]:
+    """With the proxies' variables under one spelling."""
+    lower = {name: given[name.lower()] for name in PROXIES if name.lower() in given}
+    return {**given, **lower}
 
 
 def _read_dotenv(path: Path, problems: list[str]) -> dict[str, str]:
@@ -474,6 +551,11 @@ def mask(secret: str) -> str:
     return f"{secret[:3]}...{secret[-4:]}" if len(secret) >= _MASKABLE else _MASKED
 
 
+def without_password(url: str) -> str:
+    """A URL as it may be shown, or what was meant to be one."""
+    return re.sub(r"^(\w+://)?.*@", rf"\1{_MASKED}@", url, flags=re.S)
+
+
 def _shown(value: str) -> str:
     """A value in a problem: on one line, without what a URL may hide or a key put there."""
     value = re.sub(r"//[^/]*@", f"//{_MASKED}@", value)
@@ -495,4 +577,4 @@ def _written(kind: Kind, value: Any) -> str:
         return mask(value)
     if isinstance(value, tuple):
         return ",".join(value)
-    return str(value).removesuffix(".0") if isinstance(value, float) else str(value)
+    return str(value).removesuffix(".0") if isinstance(value, float) else kind.hide(str(value))

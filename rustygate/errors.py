@@ -201,11 +201,18 @@ class UpstreamFailure(Refusal):
 
 
 class UpstreamUnreachable(UpstreamFailure):
-    """No connection: refused, timed out, not resolved, or TLS failed. Nothing was sent."""
+    """No connection: refused, timed out, not resolved, or TLS failed. Nothing was sent.
+
+    Args:
+        lasting: another attempt would fail in the same way.
+    """
 
     status, reason, retry = 502, "upstream_unreachable", True
     sent = False
-    retryable = True
+
+    def __init__(self, message: str, lasting: bool = False) -> None:
+        super().__init__(message)
+        self.retryable = not lasting
 
 
 class UpstreamDisconnected(UpstreamFailure):

@@ -1,4 +1,4 @@
-"""TLS: what the gate shows to its clients.
+"""TLS: what the gate shows to its clients, and whom it trusts upstream.
 
 What is wrong with a file is said in words that hold nothing of it.
 """
@@ -7,7 +7,7 @@ import os
 import ssl
 import stat
 
-# Bundles of authorities have a few hundred kilobytes; more was named by mistake.
+# Bundles of authorities have a few hundred kilobytes.
 PEM_LIMIT = 16 << 20
 
 CERTIFICATE = "CERTIFICATE"
@@ -48,6 +48,29 @@ def server_context(cert_file: str, key_file: str) -> ssl.SSLContext:
     return context
 
 
+def bundle_fault(cert_file: str) -> str | None:
+    """Why a file names no authorities to trust, or None if it does."""
+    fault = pem_fault(cert_file, CERTIFICATE)
+    if fault is None:
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cert_file)
+        except ssl.SSLError as error:
+            return words(error)
+    return fault
+
+
+def client_context(cert_file: str | None, cert_dir: str | None) -> ssl.SSLContext:
+    """What to connect with in order to trust these authorities too, at least one of both.
+
+    OpenSSL knows both variables, but only from the environment, not from `.env`, and it says
+    nothing of a file that it cannot read.
+    """
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(["http/1.1"])
+    context.load_verify_locations(cert_file, cert_dir)
+    return context
+
+
 def unverified_context() -> ssl.SSLContext:
     """For asking whoever answers."""
     context = ssl.create_default_context()
@@ -58,6 +81,7 @@ def unverified_context() -> ssl.SSLContext:
 
 def words(error: ssl.SSLError) -> str:
     """What a failure of TLS means."""
+    reason = (error.reason or "bad format").replace("_", " ").lower()
     if isinstance(error, ssl.SSLCertVerificationError):
-        return error.verify_message.rstrip(".")
-    return (error.reason or "it cannot be read").replace("_", " ").lower()
+        return f"{reason}: {error.verify_message.rstrip('.')}"
+    return reason

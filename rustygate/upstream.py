@@ -8,6 +8,9 @@ A request may meet a pooled connection that upstream has just closed. aiohttp wo
 idempotent methods again by itself; that is off, so that attempts are counted in one place. A
 reset on a reused connection, before any byte of an answer, is tried once more at once, on a
 fresh one.
+
+Which proxy is on the way the settings say; aiohttp's own look at the environment stays off, for
+it would take credentials out of `.netrc` too.
 """
 
 import os
@@ -23,8 +26,10 @@ from typing import Any, cast
 
 from aiohttp import (
     ClientConnectionError,
+    ClientConnectorCertificateError,
     ClientConnectorError,
     ClientError,
+    ClientHttpProxyError,
     ClientPayloadError,
     ClientRequest,
     ClientResponse,
@@ -52,6 +57,7 @@ from rustygate.errors import (
     UpstreamUnreachable,
 )
 from rustygate.exchange import Exchange
+from rustygate.tls import client_context, words
 
 # aiohttp takes 8190 bytes of a header and 128 headers; upstreams behind a CDN send more.
 FIELD_LIMIT = 64 * 1024
@@ -129,6 +135,10 @@ class _Connection(ResponseHandler):
             super().close()
 
 
+class _NoTunnel(ClientError):
+    """The proxy ended a connection that it was to pass on, or did not speak HTTP."""
+
+
 class _Connector(TCPConnector):
     """A connector of such connections, which tells the task that asked which one it got."""
 
@@ -146,6 +156,15 @@ class _Connector(TCPConnector):
                 return connection
             connection.close()
 
+    async def _create_connection(self, *args: Any, **kwargs: Any) -> ResponseHandler:
+        try:
+            return await super()._create_connection(*args, **kwargs)
+        except (ClientConnectorError, ClientHttpProxyError):
+            raise
+        except ClientError as error:
+            # What else goes wrong before there is a connection is a proxy's answer to CONNECT.
+            raise _NoTunnel from error
+
 
 # The connection that the task's latest request went over; None while it has none.
 _connection: ContextVar[_Connection | None] = ContextVar("connection")
@@ -158,8 +177,15 @@ class Upstream:
         self._settings = settings
         self._base = settings.openai_base_url
         self._host = URL(self._base).host_port_subcomponent or ""
-        self._pooled = _session(settings, _Connector())
-        self._fresh = _session(settings, _Connector(force_close=True))
+        self._proxy = settings.proxy and URL(settings.proxy).host_port_subcomponent
+        self._through = f", through the proxy at {self._proxy}" if self._proxy else ""
+        # A proxy sees requests by http whole, and may answer them itself.
+        self._relayed = self._proxy is not None and URL(self._base).scheme == "http"
+        options: dict[str, Any] = {}
+        if settings.ssl_cert_file or settings.ssl_cert_dir:
+            options["ssl"] = client_context(settings.ssl_cert_file, settings.ssl_cert_dir)
+        self._pooled = _session(settings, _Connector(**options))
+        self._fresh = _session(settings, _Connector(force_close=True, **options))
 
     async def close(self) -> None:
         """Close all connections."""
@@ -205,6 +231,9 @@ class Upstream:
         if answer.status == HTTPStatus.SWITCHING_PROTOCOLS:
             answer.close()
             raise UpstreamDisconnected("Upstream switched protocols unasked.", begun=True)
+        if answer.status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED and self._relayed:
+            answer.close()
+            raise self._turned_away(answer.status)
         return answer
 
     def _failure(self, error: ClientError) -> UpstreamFailure:
@@ -212,22 +241,38 @@ class Upstream:
         match error:
             case ConnectionTimeoutError():
                 limit = self._settings.upstream_connect_timeout
-                return UpstreamUnreachable(f"Upstream took no connection within {limit:g} s.")
+                message = f"Upstream took no connection within {limit:g} s{self._through}."
+                return UpstreamUnreachable(message)
             case ServerTimeoutError():
                 limit = self._settings.upstream_read_timeout
                 return UpstreamTimeout(f"Upstream was silent for {limit:g} s.")
             case ClientConnectorError():
-                return UpstreamUnreachable(f"No connection to upstream: {_cause(error)}.")
+                return UpstreamUnreachable(
+                    f"No connection to upstream{self._through}: {_cause(error)}.",
+                    lasting=isinstance(error, ClientConnectorCertificateError),
+                )
+            case ClientHttpProxyError():
+                return self._turned_away(error.status)
+            case _NoTunnel():
+                return UpstreamUnreachable(f"The proxy at {self._proxy} broke off.")
             case ClientConnectionError() if not _has_begun():
                 return UpstreamDisconnected("Upstream closed the connection without an answer.")
             case _:
                 return UpstreamDisconnected("Upstream's answer was not whole.", begun=True)
+
+    def _turned_away(self, status: int) -> UpstreamUnreachable:
+        """The proxy answered in upstream's place."""
+        return UpstreamUnreachable(
+            f"The proxy at {self._proxy} answered with {status} instead of connecting.",
+            lasting=status < HTTPStatus.INTERNAL_SERVER_ERROR,
+        )
 
 
 def _session(settings: Settings, connector: TCPConnector) -> ClientSession:
     connect = settings.upstream_connect_timeout
     session = ClientSession(
         connector=connector,
+        proxy=settings.proxy,
         cookie_jar=DummyCookieJar(),
         auto_decompress=False,
         request_class=_PlainRequest,
@@ -261,8 +306,8 @@ def _cause(error: ClientConnectorError) -> str:
     """A connector error's cause, in words that hold nothing of the request."""
     cause = error.os_error
     match cause:
-        case ssl.SSLError(reason=str(reason)):
-            return f"TLS failed: {reason.replace('_', ' ').lower()}"
+        case ssl.SSLError(reason=str()):
+            return f"TLS failed: {words(cause)}"
         case gaierror():
             return "its host name does not resolve"
         case OSError(errno=int(number)) if number in errorcode:

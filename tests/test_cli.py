@@ -193,6 +193,13 @@ def test_check_prints_the_settings_in_force_with_secrets_masked(
     assert SECRET not in stdout
 
 
+def test_check_masks_the_password_of_a_proxy(start: Start) -> None:
+    proxy = "http://me:canary@proxy.example.org:3128"
+    code, stdout, _ = start("check", OPENAI_API_KEY=SECRET, HTTPS_PROXY=proxy).ended()
+    assert code == 0
+    assert "HTTPS_PROXY=http://********@proxy.example.org:3128\n" in stdout
+
+
 def test_check_says_what_listening_for_others_means(start: Start) -> None:
     code, _, stderr = start("check", OPENAI_API_KEY=SECRET, BIND_ADDRESS="0.0.0.0").ended()
     assert code == 0
@@ -324,6 +331,27 @@ def test_unix_socket_that_cannot_be_had_is_one_line(
     assert (tmp_path / "file").read_text() == "precious"
 
 
+def test_proxy_of_the_environment_is_on_the_way_and_its_password_in_no_line(
+    start: Start, upstream: socket.socket
+) -> None:
+    proxy = f"http://me:canary@127.0.0.1:{upstream.getsockname()[1]}"
+    gate = serve(start, OPENAI_BASE_URL="https://upstream.test/v1", https_proxy=proxy)
+    line = gate.stderr.readline()
+    assert f" proxy=http://********@127.0.0.1:{upstream.getsockname()[1]} " in line
+    client = connected(line.split("url=")[1].split(" ")[0])
+    client.request("GET", "/v1/models")
+    accepted, _ = upstream.accept()
+    with accepted:
+        assert accepted.recv(65536).startswith(b"CONNECT upstream.test:443 HTTP/1.1\r\n")
+        accepted.sendall(b"HTTP/1.1 407 No\r\n\r\n")
+        assert client.getresponse().status == 502
+    client.close()
+    gate.signal()
+    code, _, stderr = gate.ended()
+    assert code == 0
+    assert "canary" not in line + stderr
+
+
 def test_drain_lets_an_exchange_finish(start: Start, upstream: socket.socket) -> None:
     gate = serve(start, upstream)
     client, accepted = in_flight(gate.listening(), upstream)
@@ -450,7 +478,8 @@ def test_health_of_no_url_is_bad_usage(base_url: str, capsys: pytest.CaptureFixt
 
 def test_demo_needs_no_key_and_uses_none(start: Start, tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("OPENAI_API_KEY_FILE=missing\nOPENAI_BASE_URL=nowhere\n")
-    demo = start("demo", OPENAI_API_KEY=SECRET, PORT="0", RATE_LIMIT="7", RUST_LOG="info")
+    settings = {"RATE_LIMIT": "7", "RUST_LOG": "info", "http_proxy": "http://127.0.0.1:1"}
+    demo = start("demo", OPENAI_API_KEY=SECRET, PORT="0", **settings)
     assert "No key is needed" in demo.stdout.readline()
     url = demo.until(demo.stdout, r"curl (\S+)/v1/")[1]
     simulator = demo.until(demo.stdout, r"(http://127\.0\.0\.1:\d+)/simulator/stats")[1]

@@ -53,6 +53,11 @@ def test_defaults_are_those_of_the_contract() -> None:
         "UPSTREAM_RETRIES": "2",
         "UPSTREAM_CONNECT_TIMEOUT": "5",
         "UPSTREAM_READ_TIMEOUT": "600",
+        "HTTPS_PROXY": "none",
+        "HTTP_PROXY": "none",
+        "NO_PROXY": "none",
+        "SSL_CERT_FILE": "none",
+        "SSL_CERT_DIR": "none",
         "DRAIN_TIMEOUT": "30",
     }
 
@@ -101,6 +106,13 @@ def test_every_default_is_read_back_as_it_is_written() -> None:
         ("MAX_BUFFERED_BODY", "0", 0),
         ("UPSTREAM_RETRIES", "0", 0),
         ("UPSTREAM_CONNECT_TIMEOUT", "0.25", 0.25),
+        ("HTTPS_PROXY", "http://proxy:3128", "http://proxy:3128"),
+        (
+            "HTTPS_PROXY",
+            "me:secret@proxy.example.org:3128",
+            "http://me:secret@proxy.example.org:3128",
+        ),
+        ("HTTP_PROXY", "https://[::1]/", "https://[::1]/"),
         ("DRAIN_TIMEOUT", "1.5", 1.5),
     ],
 )
@@ -245,7 +257,7 @@ def test_empty_key_is_missing(empty: str) -> None:
 
 
 def test_empty_variable_is_unset() -> None:
-    empty = {each.name: "" for each in variables()} | {"OPENAI_API_KEY_FILE": ""}
+    empty = {each.name: "" for each in variables()} | {"OPENAI_API_KEY_FILE": "", "no_proxy": ""}
     assert load(empty | KEY) == Settings(openai_api_key=SECRET)
 
 
@@ -397,6 +409,112 @@ def test_broken_line_of_dotenv_is_named_and_not_shown(tmp_path: Path, line: str)
     dotenv.write_text(f"PORT=1\n\n\n{line}\nQUEUE_LIMIT=7\n")
     [problem] = problems(KEY, dotenv)
     assert problem == f"{dotenv} line 4: expected NAME=value"
+
+
+# Proxies.
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "socks5://proxy:1080",
+        "http://",
+        "http://proxy:0",
+        "http://proxy:65536",
+        "http://proxy/path",
+        "http://proxy?query",
+        "http://pro xy",
+        "http://prox\u00fd",
+        "http://user:%C3%A4@proxy",
+        "http://us%3Aer:x@proxy",
+        "proxy:port",
+    ],
+)
+@pytest.mark.parametrize("variable", ["HTTPS_PROXY", "HTTP_PROXY", "http_proxy"])
+def test_proxy_that_is_none_is_refused(variable: str, value: str) -> None:
+    [problem] = problems(KEY | {variable: value})
+    assert problem.startswith(f"{variable.upper()}='")
+    assert ": expected an http or https URL of a proxy, such as " in problem
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "ftp://me:hidden@proxy",
+        "http://me:hidden@pro xy",
+        "http://me:hid/hidden@proxy",
+        "me:hidden@proxy:port",
+        "http://me:hid@hidden@proxy:0",
+    ],
+)
+def test_password_of_a_proxy_is_not_shown_when_it_is_refused(value: str) -> None:
+    [problem] = problems(KEY | {"HTTPS_PROXY": value})
+    assert "********@" in problem
+    assert "hid" not in problem
+    assert "me:" not in problem
+
+
+def test_password_of_a_proxy_is_not_shown() -> None:
+    settings = load(KEY | {"HTTPS_PROXY": "http://me:hidden@proxy:3128", "HTTP_PROXY": "a:b@c"})
+    described = dict(describe(settings))
+    assert described["HTTPS_PROXY"] == "http://********@proxy:3128"
+    assert described["HTTP_PROXY"] == "http://********@c"
+    assert "hidden" not in repr(settings)
+
+
+def test_lower_case_counts_before_upper_case(tmp_path: Path) -> None:
+    settings = load(KEY | {"HTTPS_PROXY": "upper", "https_proxy": "lower", "no_proxy": "x"})
+    assert (settings.https_proxy, settings.no_proxy) == ("http://lower", "x")
+    dotenv = tmp_path / ".env"
+    dotenv.write_text("https_proxy=dotenv\nHTTP_PROXY=dotenv\n")
+    settings = load(KEY | {"HTTPS_PROXY": "upper", "http_proxy": ""}, dotenv=dotenv)
+    assert (settings.https_proxy, settings.http_proxy) == ("http://upper", None)
+
+
+@pytest.mark.parametrize(
+    ("base_url", "no_proxy", "proxy"),
+    [
+        ("https://api.openai.com/v1", "", "http://secure"),
+        ("HTTPS://api.openai.com/v1", "", "http://secure"),
+        ("http://localhost:9010/v1", "", "http://plain"),
+        ("https://api.openai.com/v1", "*", None),
+        ("https://api.openai.com/v1", "example.org,api.openai.com", None),
+        ("https://api.openai.com/v1", "example.org, .openai.com", None),
+        ("https://api.openai.com/v1", "OpenAI.com", None),
+        ("https://api.openai.com/v1", "penai.com", "http://secure"),
+        ("https://api.openai.com/v1", "api.openai.com:443", None),
+        ("https://api.openai.com/v1", "api.openai.com:80", "http://secure"),
+        ("http://localhost:9010/v1", "localhost", None),
+        ("http://localhost:9010/v1", "localhost:9010", None),
+        ("http://[::1]:9010/v1", "::1", None),
+    ],
+)
+def test_proxy_on_the_way(base_url: str, no_proxy: str, proxy: str | None) -> None:
+    proxies = {"HTTPS_PROXY": "secure", "HTTP_PROXY": "plain", "NO_PROXY": no_proxy}
+    assert load(KEY | proxies | {"OPENAI_BASE_URL": base_url}).proxy == proxy
+
+
+# Authorities.
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, "No such file or directory"),
+        ("", "it holds no certificate"),
+        ("-----BEGIN CERTIFICATE-----\nx\n-----END CERTIFICATE-----\n", "bad format"),
+    ],
+    ids=["missing", "empty", "broken"],
+)
+def test_file_of_authorities_that_names_none_is_refused(
+    tmp_path: Path, content: str | None, reason: str
+) -> None:
+    file = tmp_path / "file"
+    if content is not None:
+        file.write_text(content)
+    [problem] = problems(KEY | {"SSL_CERT_FILE": str(file)})
+    assert problem.startswith("SSL_CERT_FILE=")
+    assert problem.endswith(f": expected a PEM file of certificates ({reason})")
 
 
 # What may be seen of them.

@@ -379,7 +379,7 @@ def test_file_that_only_looks_like_one_is_refused(files: dict[str, str], tmp_pat
     file = tmp_path / "file"
     file.write_text("-----BEGIN CERTIFICATE-----\n-----BEGIN PRIVATE KEY-----\n")
     [problem] = problems(TLS_CERT_FILE=file, TLS_KEY_FILE=file)
-    assert problem.endswith("(it cannot be read)")
+    assert problem.endswith("(bad format)")
 
 
 def test_unix_socket_is_served_in_the_clear(files: dict[str, str]) -> None:

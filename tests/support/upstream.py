@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import ssl
 from collections.abc import Callable
 
 from tests.support.http import BodyReader, Head, head_from
@@ -78,10 +79,17 @@ class Upstream:
     def url(self) -> str:
         return url_of(self._socket)
 
-    async def start(self) -> None:
+    @property
+    def port(self) -> int:
+        port: int = self._socket.getsockname()[1]
+        return port
+
+    async def start(self, tls: ssl.SSLContext | None = None) -> None:
         """Listen. Before, connections are refused at the same address."""
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(self._accept, sock=self._socket, backlog=1024)
+        self._server = await loop.create_server(
+            self._accept, sock=self._socket, backlog=1024, ssl=tls
+        )
 
     async def stop(self) -> None:
         """Close everything."""
@@ -89,7 +97,8 @@ class Upstream:
             self._server.close()
         self._socket.close()
         for wire in self.wires:
-            wire.transport.abort()
+            if wire.connected:
+                wire.transport.abort()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

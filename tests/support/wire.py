@@ -23,12 +23,14 @@ class Cut(Exception):
 class Wire(asyncio.Protocol):
     """A connection's end.
 
-    `received` is all that ever came; `end` is None while the other side may still send.
+    `received` is all that ever came; `end` is None while the other side may still send;
+    `connected` says that there was a `transport`, which by TLS takes a handshake.
     """
 
     def __init__(self) -> None:
         self.received = bytearray()
         self.end: End | None = None
+        self.connected = False
         self._taken = 0
         self._news = asyncio.Event()
         self._may_write = asyncio.Event()
@@ -57,6 +59,7 @@ class Wire(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
+        self.connected = True
         transport.set_write_buffer_limits(high=0)
 
     def data_received(self, data: bytes) -> None:

@@ -1,0 +1,296 @@
+"""The way to upstream by proxies, and whom the gate trusts there."""
+
+import shutil
+import subprocess
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import trustme
+
+from tests.conftest import StartGate
+from tests.support.certificates import Authority
+from tests.support.http import (
+    EVENT_STREAM,
+    LAST_CHUNK,
+    UPSTREAM_KEY,
+    answer,
+    chat,
+    chunk,
+    get,
+    post,
+)
+from tests.support.proxy import CONNECTED, Proxy
+from tests.support.upstream import Upstream
+
+HTTPS = "https://upstream.test/v1"
+HTTP = "http://upstream.test/v1"
+PASSWORD = "p%40ss-canary"
+CREDENTIALS = "Basic bWU6cEBzcy1jYW5hcnk="
+
+
+@pytest.fixture
+async def secure(_no_task_is_left: None, authority: Authority) -> AsyncIterator[Upstream]:
+    """An upstream by TLS, as `upstream.test` and as its address."""
+    upstream = Upstream()
+    await upstream.start(authority.serving("upstream.test", "127.0.0.1"))
+    yield upstream
+    await upstream.stop()
+
+
+@pytest.fixture
+async def proxy(_no_task_is_left: None) -> AsyncIterator[Proxy]:
+    """A proxy that does not listen yet."""
+    proxy = Proxy()
+    yield proxy
+    await proxy.stop()
+
+
+def by(proxy: Proxy, authority: Authority, credentials: str = "") -> dict[str, str]:
+    """Settings for an upstream by TLS that only the proxy can find."""
+    return {
+        "OPENAI_BASE_URL": HTTPS,
+        "HTTPS_PROXY": f"http://{credentials}{proxy.address}",
+        "SSL_CERT_FILE": str(authority.file),
+    }
+
+
+# Proxies.
+
+
+async def test_tunnel_leads_to_an_upstream_by_tls(
+    gate: StartGate, secure: Upstream, proxy: Proxy, authority: Authority
+) -> None:
+    await proxy.start(secure.port)
+    secure.reply = answer(b"body")
+    running = await gate(**by(proxy, authority))
+    for _ in range(2):
+        assert (await running.ask(chat())).body == b"body"
+    [head] = proxy.heads
+    assert head.start == "CONNECT upstream.test:443 HTTP/1.1"
+    assert "proxy-authorization" not in head
+    assert UPSTREAM_KEY not in head.raw.decode()
+    assert secure.calls[0].head["host"] == "upstream.test"
+    assert secure.calls[0].head["authorization"] == f"Bearer {UPSTREAM_KEY}"
+
+
+async def test_tunnel_leads_through_a_proxy_by_tls(
+    gate: StartGate, secure: Upstream, proxy: Proxy, authority: Authority
+) -> None:
+    await proxy.start(secure.port, authority.serving("127.0.0.1"))
+    secure.reply = answer(b"body")
+    settings = by(proxy, authority) | {"HTTPS_PROXY": f"https://{proxy.address}"}
+    assert (await (await gate(**settings)).ask(chat())).body == b"body"
+    assert proxy.heads[0].start == "CONNECT upstream.test:443 HTTP/1.1"
+
+
+async def test_streams_and_bodies_pass_the_tunnel(
+    gate: StartGate, secure: Upstream, proxy: Proxy, authority: Authority
+) -> None:
+    await proxy.start(secure.port)
+    running = await gate(**by(proxy, authority))
+    body = bytes(range(256)) * 4096
+    client = await running.send(post(body))
+    call = await secure.call()
+    assert await call.rest() == body
+    call.send(EVENT_STREAM, chunk(b"data: 1\n\n"))
+    await client.head()
+    await client.exactly(b"data: 1\n\n")
+    call.send(chunk(b"data: 2\n\n"), LAST_CHUNK)
+    assert await client.rest() == b"data: 2\n\n"
+
+
+async def test_proxy_gets_its_credentials_and_upstream_does_not(
+    gate: StartGate, secure: Upstream, proxy: Proxy, authority: Authority
+) -> None:
+    await proxy.start(secure.port)
+    secure.reply = answer()
+    running = await gate(**by(proxy, authority, f"me:{PASSWORD}@"))
+    assert (await running.ask(chat())).status == 200
+    assert proxy.heads[0]["proxy-authorization"] == CREDENTIALS
+    assert "proxy-authorization" not in secure.calls[0].head
+
+
+@pytest.mark.parametrize("target", ["/v1/models?a=%zz&b=[1]", "/v1/a%2Fb%20c"])
+async def test_upstream_by_http_is_asked_for_in_full(
+    gate: StartGate, upstream: Upstream, proxy: Proxy, target: str
+) -> None:
+    await proxy.start(upstream.port)
+    upstream.reply = answer(b"body")
+    running = await gate(OPENAI_BASE_URL=HTTP, HTTP_PROXY=f"me:{PASSWORD}@{proxy.address}")
+    for _ in range(2):
+        assert (await running.ask(get(target))).body == b"body"
+    assert proxy.heads[0].start == f"GET http://upstream.test{target} HTTP/1.1"
+    assert proxy.heads[0]["proxy-authorization"] == CREDENTIALS
+    assert proxy.heads[0]["authorization"] == f"Bearer {UPSTREAM_KEY}"
+    assert upstream.calls[0].target == target
+
+
+async def test_credentials_come_with_each_request_on_one_connection(
+    gate: StartGate, upstream: Upstream
+) -> None:
+    """The proxy of an upstream by http is here one and the same as upstream."""
+    upstream.reply = answer()
+    address = f"127.0.0.1:{upstream.port}"
+    running = await gate(OPENAI_BASE_URL=HTTP, HTTP_PROXY=f"http://me:{PASSWORD}@{address}")
+    for _ in range(2):
+        await running.ask(get())
+    assert [call.head["proxy-authorization"] for call in upstream.calls] == [CREDENTIALS] * 2
+    assert len(upstream.wires) == 1
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"HTTPS_PROXY": "http://127.0.0.1:1"},
+        {"HTTP_PROXY": "http://127.0.0.1:1", "NO_PROXY": "127.0.0.1"},
+        {"http_proxy": "http://127.0.0.1:1", "no_proxy": "*"},
+        {},
+    ],
+    ids=["of another scheme", "not for this host", "for none", "none"],
+)
+async def test_upstream_is_asked_directly(
+    gate: StartGate,
+    upstream: Upstream,
+    monkeypatch: pytest.MonkeyPatch,
+    settings: dict[str, str],
+) -> None:
+    """Whatever the process's environment says; settings are all that counts."""
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:2")
+    upstream.reply = answer()
+    assert (await (await gate(**settings)).ask(chat())).status == 200
+
+
+async def test_netrc_does_not_replace_the_key(
+    gate: StartGate,
+    secure: Upstream,
+    proxy: Proxy,
+    authority: Authority,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    netrc = tmp_path / "netrc"
+    netrc.write_text("default login canary password canary\n")
+    monkeypatch.setenv("NETRC", str(netrc))
+    await proxy.start(secure.port)
+    secure.reply = answer()
+    assert (await (await gate(**by(proxy, authority))).ask(chat())).status == 200
+    assert secure.calls[0].head["authorization"] == f"Bearer {UPSTREAM_KEY}"
+    assert "proxy-authorization" not in proxy.heads[0]
+
+
+@pytest.mark.parametrize(
+    ("reply", "words", "attempts"),
+    [
+        (None, "No connection to upstream, through the proxy at {}: connection refused.", 3),
+        (b"HTTP/1.1 407 No\r\n\r\n", "The proxy at {} answered with 407 instead", 1),
+        (b"HTTP/1.1 403 No\r\n\r\n", "The proxy at {} answered with 403 instead", 1),
+        (b"HTTP/1.1 502 Bad\r\n\r\n", "The proxy at {} answered with 502 instead", 3),
+        (b"HTTP/1.1 502 \xff\r\nX: \xff\r\n\r\n", "The proxy at {} ", 3),
+        (b"", "The proxy at {} broke off.", 3),
+        (b"SSH-2.0\r\n\r\n", "The proxy at {} broke off.", 3),
+        (CONNECTED, "No connection to upstream, through the proxy at {}: ", 3),
+        (CONNECTED + b"no TLS\r\n", "No connection to upstream, through the proxy at {}: ", 3),
+    ],
+    ids=["refused", "407", "403", "502", "odd", "closed", "SSH", "no tunnel", "no TLS"],
+)
+async def test_proxy_that_fails_is_named_without_credentials(
+    gate: StartGate,
+    secure: Upstream,
+    proxy: Proxy,
+    authority: Authority,
+    reply: bytes | None,
+    words: str,
+    attempts: int,
+) -> None:
+    if reply is not None:
+        proxy.reply = reply
+        await proxy.start(secure.port)
+    running = await gate(**by(proxy, authority, f"me:{PASSWORD}@"))
+    got = await running.ask(chat())
+    assert (got.status, got.reason) == (502, "upstream_unreachable")
+    assert got.head["x-rustygate-attempts"] == str(attempts)
+    assert got.error["message"].startswith(words.format(proxy.address))
+    assert "canary" not in got.head.raw.decode() + got.body.decode() + running.log.text
+    assert secure.calls == []
+
+
+async def test_proxy_that_wants_credentials_for_http_is_named(
+    gate: StartGate, upstream: Upstream, proxy: Proxy
+) -> None:
+    proxy.reply = answer(b"whose?", "Proxy-Authenticate: Basic", status="407 No")
+    await proxy.start(upstream.port)
+    running = await gate(OPENAI_BASE_URL=HTTP, HTTP_PROXY=f"http://{proxy.address}")
+    got = await running.ask(chat())
+    assert (got.status, got.reason) == (502, "upstream_unreachable")
+    assert got.error["message"].startswith(f"The proxy at {proxy.address} answered with 407")
+    assert got.head["x-rustygate-attempts"] == "1"
+
+
+async def test_upstreams_own_407_passes(gate: StartGate, upstream: Upstream) -> None:
+    upstream.reply = answer(b"theirs", status="407 No")
+    got = await (await gate()).ask(chat())
+    assert (got.status, got.body) == (407, b"theirs")
+
+
+async def test_silent_proxy_is_given_the_time_to_connect(
+    gate: StartGate, upstream: Upstream
+) -> None:
+    """What listens there is an upstream that never answers."""
+    address = f"127.0.0.1:{upstream.port}"
+    running = await gate(
+        OPENAI_BASE_URL=HTTPS,
+        HTTPS_PROXY=f"http://{address}",
+        UPSTREAM_CONNECT_TIMEOUT=0.2,
+        UPSTREAM_RETRIES=0,
+    )
+    got = await running.ask(chat())
+    assert (got.status, got.reason) == (502, "upstream_unreachable")
+    words = f"Upstream took no connection within 0.2 s, through the proxy at {address}."
+    assert got.error["message"] == words
+
+
+# Trust.
+
+
+async def test_private_authority_is_trusted(
+    gate: StartGate, secure: Upstream, authority: Authority
+) -> None:
+    secure.reply = answer(b"body")
+    url = f"https://127.0.0.1:{secure.port}/v1"
+    running = await gate(OPENAI_BASE_URL=url, SSL_CERT_FILE=authority.file)
+    assert (await running.ask(chat())).body == b"body"
+
+
+async def test_directory_of_authorities_is_trusted(
+    gate: StartGate, secure: Upstream, authority: Authority, tmp_path: Path
+) -> None:
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("openssl is not installed")
+    shutil.copy(authority.file, tmp_path)
+    subprocess.run([openssl, "rehash", tmp_path], check=True)  # noqa: ASYNC221 - it is short
+    secure.reply = answer(b"body")
+    url = f"https://127.0.0.1:{secure.port}/v1"
+    running = await gate(OPENAI_BASE_URL=url, SSL_CERT_DIR=tmp_path)
+    assert (await running.ask(chat())).body == b"body"
+
+
+@pytest.mark.parametrize("case", ["unknown authority", "another name", "another authority"])
+async def test_certificate_that_does_not_fit_is_refused_at_once(
+    gate: StartGate, secure: Upstream, authority: Authority, tmp_path: Path, case: str
+) -> None:
+    url, settings = f"https://127.0.0.1:{secure.port}/v1", {}
+    match case:
+        case "another name":
+            url = url.replace("127.0.0.1", "localhost")
+            settings = {"SSL_CERT_FILE": str(authority.file)}
+        case "another authority":
+            settings = {"SSL_CERT_FILE": str(tmp_path / "other.pem")}
+            trustme.CA().cert_pem.write_to_path(settings["SSL_CERT_FILE"])
+    got = await (await gate(OPENAI_BASE_URL=url, **settings)).ask(chat())
+    assert (got.status, got.reason) == (502, "upstream_unreachable")
+    assert got.head["x-rustygate-attempts"] == "1"
+    assert got.error["message"].startswith("No connection to upstream: ")
+    assert "certificate" in got.error["message"]
+    assert secure.calls == []
