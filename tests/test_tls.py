@@ -31,6 +31,7 @@ from tests.support.http import (
     chunk,
     get,
     post,
+    request,
 )
 from tests.support.upstream import Call, Upstream
 from tests.support.waiting import SOON_S, soon
@@ -70,11 +71,11 @@ def blocking(gate: Gate, tls: ssl.SSLContext) -> ssl.SSLSocket:
     return tls.wrap_socket(sock, server_hostname="127.0.0.1", suppress_ragged_eofs=False)
 
 
-def read_to_its_end(sock: ssl.SSLSocket, request: bytes) -> bytes:
+def read_to_its_end(sock: ssl.SSLSocket, asked: bytes) -> bytes:
     """All that comes until the end. Raises OSError if it has not the form of an end."""
     received = b""
     with sock:
-        sock.sendall(request)
+        sock.sendall(asked)
         while piece := sock.recv(65536):
             received += piece
     return received
@@ -184,9 +185,9 @@ async def test_end_is_told_by_tls(
 ) -> None:
     upstream.reply = answer_head("Transfer-Encoding: chunked") + chunk(b"all of it") + LAST_CHUNK
     running = await gate(**files)
-    request = b"GET /v1/x HTTP/1.0\r\nHost: gate\r\n\r\n"
+    asked = b"GET /v1/x HTTP/1.0\r\nHost: gate\r\n\r\n"
     sock = await asyncio.to_thread(blocking, running, trusting)
-    assert (await asyncio.to_thread(read_to_its_end, sock, request)).endswith(b"all of it")
+    assert (await asyncio.to_thread(read_to_its_end, sock, asked)).endswith(b"all of it")
 
 
 @pytest.mark.parametrize("version", [b"1.0", b"1.1"])
@@ -198,9 +199,9 @@ async def test_break_is_no_end_by_tls(
     version: bytes,
 ) -> None:
     running = await gate(**files)
-    request = b"GET /v1/x HTTP/%b\r\nHost: gate\r\n\r\n" % version
+    asked = b"GET /v1/x HTTP/%b\r\nHost: gate\r\n\r\n" % version
     sock = await asyncio.to_thread(blocking, running, trusting)
-    reading = asyncio.create_task(asyncio.to_thread(read_to_its_end, sock, request))
+    reading = asyncio.create_task(asyncio.to_thread(read_to_its_end, sock, asked))
     call = await upstream.call()
     call.send(answer_head("Transfer-Encoding: chunked"), chunk(b"part"))
     await running.shows(in_flight=1)
@@ -263,6 +264,24 @@ async def test_client_that_leaves_is_missed_within_a_second(
     await running.shows(in_flight=0)
     await call.gone()
     assert (await running.settled())[0]["outcome"] == "client_left"
+
+
+@pytest.mark.parametrize("leave", [Client.leave, Client.reset, lambda c: c.wire.close()])
+async def test_client_that_leaves_while_its_upload_waits_is_missed_within_a_second(
+    gate: StartGate,
+    upstream: Upstream,
+    files: dict[str, str],
+    trusting: ssl.SSLContext,
+    leave: Callable[[Client], None],
+) -> None:
+    running = await gate(CONCURRENCY_LIMIT=1, **files)
+    await opened(running, upstream, trusting)
+    client = await running.connect(tls=trusting)
+    lines = ["Content-Type: multipart/form-data; boundary=x", f"Content-Length: {MEGABYTE}"]
+    client.send(request("POST", "/v1/files", *lines), b"x" * (MEGABYTE // 2))
+    await running.shows(waiters=1)
+    leave(client)
+    await running.shows(waiters=0)
 
 
 # Backpressure.
