@@ -31,6 +31,7 @@ from rustygate.config import (
     KEY,
     KEY_FILE,
     PROXIES,
+    TRUST,
     UNIX,
     ConfigError,
     Settings,
@@ -53,8 +54,11 @@ SIMULATOR_PORT = 9010
 # For commands that need no key, in place of one, whatever the environment or `.env` holds.
 _NO_KEY = {KEY: "sk-made-up-no-key-is-needed", KEY_FILE: ""}
 
-# The demonstration's upstream is on loopback, where no proxy is on the way.
-_NO_PROXY = {spelt: "" for name in PROXIES for spelt in (name, name.lower())}
+# The demonstration's upstream is on loopback: no proxy is on the way, and nobody to be trusted.
+_NO_WAY = {
+    **{spelt: "" for name in PROXIES for spelt in (name, name.lower())},
+    **dict.fromkeys(TRUST, ""),
+}
 
 _EXPOSED = (
     "BIND_ADDRESS={} lets other machines connect: whoever can is served, without a key of their "
@@ -176,7 +180,7 @@ def _serve(_: argparse.Namespace) -> int:
 
 
 def _demo(_: argparse.Namespace) -> int:
-    unset = {**_NO_KEY, **_NO_PROXY, "OPENAI_BASE_URL": ""}
+    unset = {**_NO_KEY, **_NO_WAY, "OPENAI_BASE_URL": ""}
     settings = load({**os.environ, **unset}, dotenv=DOTENV)
     log.configure(settings.rust_log, settings.log_format)
 

@@ -27,7 +27,8 @@ from rustygate.core.origins import read_origins
 KEY = "OPENAI_API_KEY"
 KEY_FILE = "OPENAI_API_KEY_FILE"
 TLS_CERT, TLS_KEY = "TLS_CERT_FILE", "TLS_KEY_FILE"
-TRUST = "SSL_CERT_FILE"
+TRUST_FILE = "SSL_CERT_FILE"
+TRUST = (TRUST_FILE, "SSL_CERT_DIR")
 
 # Known by both spellings, of which the lower one counts first (as urllib and curl have it).
 PROXIES = ("HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY")
@@ -414,8 +415,8 @@ def load(environ: Mapping[str, str] | None = None, *, dotenv: Path | None = None
     values = {setting.name: env.read(setting) for setting in fields(Settings)}
     problems += env.problems()
     problems += _tls_problems(given)
-    if TRUST in given and (fault := tls.bundle_fault(given[TRUST])):
-        problems.append(_wrong(given, TRUST, f"a PEM file of certificates ({fault})"))
+    if TRUST_FILE in given and (fault := tls.bundle_fault(given[TRUST_FILE])):
+        problems.append(_wrong(given, TRUST_FILE, f"a PEM file of certificates ({fault})"))
     if problems:
         raise ConfigError(problems)
     return Settings(**values)

@@ -478,7 +478,8 @@ def test_health_of_no_url_is_bad_usage(base_url: str, capsys: pytest.CaptureFixt
 
 def test_demo_needs_no_key_and_uses_none(start: Start, tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("OPENAI_API_KEY_FILE=missing\nOPENAI_BASE_URL=nowhere\n")
-    settings = {"RATE_LIMIT": "7", "RUST_LOG": "info", "http_proxy": "http://127.0.0.1:1"}
+    settings = {"RATE_LIMIT": "7", "RUST_LOG": "info"}
+    settings |= {"http_proxy": "http://127.0.0.1:1", "SSL_CERT_FILE": "missing"}
     demo = start("demo", OPENAI_API_KEY=SECRET, PORT="0", **settings)
     assert "No key is needed" in demo.stdout.readline()
     url = demo.until(demo.stdout, r"curl (\S+)/v1/")[1]
