@@ -1,26 +1,38 @@
 """The gate: budgets, and the queue of waiters before them.
 
-An exchange is admitted when every budget has room for it: the token bucket of requests and the
-slots in flight. With nobody waiting and room in the budgets, admission is a few assignments.
-Otherwise the exchange becomes a waiter in an `asyncio.Queue` whose order is `core.fairqueue`;
-the dispatcher, one coroutine, takes the waiter whose turn it is, sleeps out what the budgets
-still lack, and admits it.
+An exchange is admitted when every budget it needs has room: the gate's own (requests, tokens,
+slots in flight) and its lane's, which is what upstream's answers taught about its model. With
+nobody waiting and room everywhere, admission is a few assignments. Otherwise the exchange becomes
+a waiter in an `asyncio.Queue` whose order is `core.fairqueue`; the dispatcher, one coroutine,
+takes the waiter whose turn it is, sleeps out what the gate's own budgets still lack, and admits
+it.
 
-Ownership is handed over before the waiter wakes: what it was granted is already its own, and is
+A waiter whose turn comes while its lane has no room does not hold up the others: it moves to a
+line before that lane, in the same fair order, and its turn is refunded. When the lane has room
+for the first of its line, that one goes back to the front of its flow in the queue, as the line's
+envoy; the next follows when it has been admitted. Nothing is reserved while waiting, so that
+whatever a budget has goes to whoever can use it.
+
+Ownership is handed over before a waiter wakes: what it was granted is already its own, and is
 given back if a cancellation meets the grant. Nobody barges: a newcomer passes at once only if
-nobody waits.
+nobody waits for what it needs.
 
 Time is the event loop's clock in integer nanoseconds, so that a test's loop may make it jump.
 """
 
 import asyncio
-from dataclasses import dataclass
+from collections import OrderedDict
+from math import ceil
 from types import TracebackType
+from typing import Self
 
 from rustygate.config import Settings
 from rustygate.core.bucket import SECOND, TokenBucket
-from rustygate.core.fairqueue import FairQueue
-from rustygate.errors import Draining, QueueFull, QueueTimeout, Refusal
+from rustygate.core.budgets import Budgets
+from rustygate.core.fairqueue import FairQueue, Flow
+from rustygate.core.lane import MINUTE, Lane, Mark
+from rustygate.core.quota import RateNews
+from rustygate.errors import Draining, QueueFull, QueueTimeout, Refusal, RequestTooLarge
 from rustygate.exchange import MS, Exchange
 
 # A timer of the event loop fires up to a millisecond late (epoll counts in those), and later on
@@ -29,41 +41,24 @@ from rustygate.exchange import MS, Exchange
 # later than this is charged to the present: a stalled process must not burst afterwards.
 TIMER_SLACK = 2 * MS
 
-
-@dataclass(slots=True, eq=False)
-class Waiter:
-    """An exchange in the queue; `turn` is done when it was admitted, was refused, or left."""
-
-    flow: str
-    front: bool
-    turn: asyncio.Future[None]
-
-    @property
-    def granted(self) -> bool:
-        """Whether it was admitted, so that a unit and a slot are its own."""
-        turn = self.turn
-        return turn.done() and not turn.cancelled() and turn.exception() is None
-
-    def refuse(self, refusal: Refusal) -> None:
-        if not self.turn.done():
-            self.turn.set_exception(refusal)
+# Lanes that are kept while nobody uses them; the least recently used goes first.
+LANES = 1000
 
 
-class WaiterQueue(asyncio.Queue[Waiter]):
+class WaiterQueue(asyncio.Queue["Admission"]):
     """An `asyncio.Queue` that serves its flows fairly instead of first in, first out."""
 
     def _init(self, maxsize: int) -> None:
-        self._queue: FairQueue[Waiter] = FairQueue()
+        self._queue: FairQueue[Admission] = FairQueue()
 
-    def _put(self, item: Waiter) -> None:
-        push = self._queue.push_front if item.front else self._queue.push
-        push(item, item.flow)
+    def _put(self, item: "Admission") -> None:
+        self._queue.push(item, item.flow, item.cost, front=item.front)
 
-    def _get(self) -> Waiter:
+    def _get(self) -> "Admission":
         return self._queue.pop()
 
     @property
-    def order(self) -> FairQueue[Waiter]:
+    def order(self) -> FairQueue["Admission"]:
         """The order behind, for what an `asyncio.Queue` has no word for."""
         return self._queue
 
@@ -78,17 +73,18 @@ class Gate:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._loop = asyncio.get_running_loop()
-        self._bucket = _request_bucket(settings)
-        self._in_flight = 0
+        self.own = _own_budgets(settings)
+        self._lines: OrderedDict[str, Line] = OrderedDict()
         self._waiting = 0
         self._queue = WaiterQueue()
-        self._head: Waiter | None = None
+        self._head: Admission | None = None
         self._alarm: asyncio.Future[None] | None = None
         self._dispatcher: asyncio.Task[None] | None = None
         self.closed = False
 
     def __repr__(self) -> str:
-        return f"<Gate {self._in_flight} in flight, {self._waiting} waiting, {self._bucket}>"
+        own = self.own
+        return f"<Gate {own.in_flight} in flight, {self._waiting} waiting, {own.requests}>"
 
     def start(self) -> None:
         """Set the dispatcher to work."""
@@ -101,12 +97,17 @@ class Gate:
             self._dispatcher.cancel()
         if self._head is not None:
             self._head.refuse(Draining())
-        while self._queue.qsize():
-            self._queue.get_nowait().refuse(Draining())
+        for queue in (self._queue.order, *(line.queue for line in self._lines.values())):
+            while queue:
+                queue.pop().refuse(Draining())
 
     def snapshot(self) -> dict[str, int]:
         """The gate's live numbers."""
-        return {"waiters": self._waiting, "in_flight": self._in_flight}
+        return {"waiters": self._waiting, "in_flight": self.own.in_flight}
+
+    def lanes(self) -> "list[Line]":
+        """The lanes there are, the one used last at the end."""
+        return list(self._lines.values())
 
     def admission(self, exchange: Exchange) -> "Admission":
         """The passage of one attempt; see `Admission`."""
@@ -118,57 +119,67 @@ class Gate:
 
     # What an admission is made of.
 
-    def admit_at_once(self) -> bool:
-        """Admit a newcomer if nobody waits and the budgets have room."""
-        if self._waiting or self.closed:
+    def line(self, model: str | None) -> "Line":
+        """The line before a model's lane; requests without a model share one."""
+        name = model or ""
+        line = self._lines.get(name)
+        if line is None:
+            probes = self._settings.rate_limit_burst if self._settings.rate_limit is None else None
+            line = self._lines[name] = Line(name, Lane(slots=probes), self._queue, self._loop)
+            if len(self._lines) > LANES:
+                self._forget_lines()
+        else:
+            self._lines.move_to_end(name)
+        return line
+
+    def admit_at_once(self, newcomer: "Admission") -> bool:
+        """Admit a newcomer if nobody waits for what it needs and the budgets have room."""
+        if self.closed or self._head is not None or self._queue.order:
             return False
         now = self.now()
-        if self._wait(now) != 0:
+        if not newcomer.line.has_room(newcomer, now) or self.own.wait(now, newcomer.tokens) != 0:
             return False
-        self._take(now)
+        self._take(newcomer, now)
         return True
 
-    async def wait_for_turn(self, exchange: Exchange) -> None:
-        """Wait in the queue until admitted. Raises a refusal at the deadline at the latest."""
-        self._refuse_hopeless(exchange)
-        front = exchange.attempts > 0
-        waiter = Waiter(exchange.client, front, self._loop.create_future())
-        timer = self._loop.call_at(exchange.deadline / SECOND, self._expire, waiter)
-        self._queue.put_nowait(waiter)
+    async def wait_for_turn(self, newcomer: "Admission", deadline: int) -> None:
+        """Wait until admitted. Raises a refusal at the deadline at the latest."""
+        self._refuse_hopeless(newcomer, deadline)
+        newcomer.turn = self._loop.create_future()
+        timer = self._loop.call_at(deadline / SECOND, self._expire, newcomer)
+        self._queue.put_nowait(newcomer)
         self._waiting += 1
         try:
-            await waiter.turn
+            await newcomer.turn
         except asyncio.CancelledError:
-            self._forget(waiter)
+            self._forget(newcomer)
             raise
         finally:
             self._waiting -= 1
             timer.cancel()
 
-    def release(self) -> None:
-        """Free the slot of an admitted exchange."""
-        self._in_flight -= 1
-        self._ring()
+    def leave(self, line: "Line") -> None:
+        """A user of a line is gone; with the last one goes a lane that knows nothing."""
+        line.users -= 1
+        if not (line.users or line.lane.known) and line.lane.forgettable(self.now()):
+            self._lines.pop(line.model, None)
 
-    def give_back(self) -> None:
-        """Return the unit of an admission after which nothing went upstream."""
-        if self._bucket is not None:
-            self._bucket.give_back()
-            self._ring()
+    def ring(self) -> None:
+        """Wake the dispatcher: a budget of the gate's own has changed."""
+        if self._alarm is not None and not self._alarm.done():
+            self._alarm.set_result(None)
 
-    # The budgets.
+    def _take(self, admitted: "Admission", at: int) -> None:
+        self.own.take(at, admitted.tokens)
+        admitted.line.take(admitted, at)
 
-    def _wait(self, at: int) -> int | None:
-        """Nanoseconds until there is room; None if that takes a release."""
-        limit = self._settings.concurrency_limit
-        if limit is not None and self._in_flight >= limit:
-            return None
-        return 0 if self._bucket is None else self._bucket.wait(at)
-
-    def _take(self, at: int) -> None:
-        self._in_flight += 1
-        if self._bucket is not None:
-            self._bucket.take(at)
+    def _forget_lines(self) -> None:
+        """Forget the lanes that were used least recently, as long as there are too many."""
+        for model, line in list(self._lines.items()):
+            if len(self._lines) <= LANES:
+                return
+            if not line.users:
+                del self._lines[model]
 
     # The dispatcher.
 
@@ -177,27 +188,35 @@ class Gate:
             self._head = await self._queue.get()
             await self._serve(self._head)
             self._head = None
+            if not self._queue.order:
+                self._queue.order.forget()
 
-    async def _serve(self, waiter: Waiter) -> None:
-        """Admit the waiter at the head as soon as there is room, unless it leaves before."""
+    async def _serve(self, waiter: "Admission") -> None:
+        """Admit the waiter at the head as soon as there is room, unless it leaves before or its
+        lane has none."""
         at = self.now()
-        while not waiter.turn.done():
-            wait = self._wait(at)
+        while not waiter.over:
+            if not waiter.line.has_room(waiter, at):
+                waiter.line.park(waiter)
+                break
+            wait = self.own.wait(at, waiter.tokens)
             if wait == 0:
-                self._take(at)
-                waiter.turn.set_result(None)
+                self._take(waiter, at)
+                waiter.grant()
                 return
             await self._sleep(wait)
             now = self.now()
             due = now if wait is None else at + wait
             at = min(now, max(due, now - TIMER_SLACK))
-        self._queue.order.refund(waiter.flow)
+        else:
+            waiter.line.dismiss(waiter)
+        self._queue.order.refund(waiter.flow, waiter.cost)
 
     async def _sleep(self, wait: int | None) -> None:
         """Sleep for `wait` nanoseconds, or until the alarm rings because something changed."""
         self._alarm = self._loop.create_future()
         # A microsecond more than asked for: a timer that fires early costs another round.
-        timer = None if wait is None else self._loop.call_later(wait / SECOND + 1e-6, self._ring)
+        timer = None if wait is None else self._loop.call_later(wait / SECOND + 1e-6, self.ring)
         try:
             await self._alarm
         finally:
@@ -205,79 +224,196 @@ class Gate:
             if timer is not None:
                 timer.cancel()
 
-    def _ring(self) -> None:
-        if self._alarm is not None and not self._alarm.done():
-            self._alarm.set_result(None)
-
     # Refusing and leaving.
 
-    def _refuse_hopeless(self, exchange: Exchange) -> None:
+    def _refuse_hopeless(self, newcomer: "Admission", deadline: int) -> None:
         """Refuse on arrival whoever could not be admitted before its deadline."""
         if self.closed:
             raise Draining
-        ahead = 0 if exchange.attempts else self._ahead(exchange.client)
-        wait = self._predicted_wait(ahead)
         if self._waiting >= self._settings.queue_limit:
             message = f"The queue is full: {self._waiting} requests wait already."
-            raise QueueFull(message, wait // MS)
-        if self.now() + wait > exchange.deadline:
-            raise QueueTimeout(
-                f"Not admitted: {ahead} requests go first, which at {self._rate} would take "
-                f"{wait / SECOND:.1f} s, longer than this request may wait.",
-                wait // MS,
+            raise QueueFull(message, *self._outlook(newcomer))
+        wait = self.predicted_wait(newcomer)
+        left = deadline - self.now()
+        if wait > left:
+            message = (
+                f"Not admitted: this request would wait about {wait / SECOND:.1f} s behind "
+                f"{self._waiting} others, and may wait {left / SECOND:.1f} s."
             )
+            raise QueueTimeout(message, *self._outlook(newcomer))
 
-    def _expire(self, waiter: Waiter) -> None:
-        if waiter.turn.done():
+    def _outlook(self, waiter: "Admission") -> tuple[int, str]:
+        """What a refusal tells: after how many ms a new try may do better, and what lacks."""
+        now, lane = self.now(), waiter.line.lane
+        in_lane = (lane.wait(now, waiter.tokens) or 0) > (self.own.wait(now, waiter.tokens) or 0)
+        scarcest = (lane if in_lane else self.own).scarcest(now, waiter.tokens)
+        return -(-self.predicted_wait(waiter) // MS), scarcest
+
+    def _expire(self, waiter: "Admission") -> None:
+        if waiter.over:
             return
-        wait = self._predicted_wait(self._ahead(waiter.flow))
         message = f"Not admitted by its deadline, behind {self._waiting - 1} other waiters."
-        waiter.refuse(QueueTimeout(message, wait // MS))
+        waiter.refuse(QueueTimeout(message, *self._outlook(waiter)))
         self._unlink(waiter)
 
-    def _forget(self, waiter: Waiter) -> None:
+    def _forget(self, waiter: "Admission") -> None:
         """A waiter's client left. If that met the grant, the grant goes to the next."""
         if waiter.granted:
-            self.give_back()
-            self.release()
+            waiter.give_back()
+            waiter.release()
         else:
             self._unlink(waiter)
 
-    def _unlink(self, waiter: Waiter) -> None:
-        if not self._queue.order.remove(waiter, waiter.flow):
-            self._ring()
+    def _unlink(self, waiter: "Admission") -> None:
+        if self._queue.order.remove(waiter, waiter.flow):
+            waiter.line.dismiss(waiter)
+        elif not waiter.line.remove(waiter):
+            self.ring()
 
-    def _ahead(self, flow: str) -> int:
-        """How many would be admitted before a newcomer of that flow."""
-        return self._queue.order.ahead(flow) + (self._head is not None)
+    def predicted_wait(self, waiter: "Admission") -> int:
+        """Nanoseconds until a newcomer would be admitted, as far as that is a matter of time."""
+        now = self.now()
+        own = self.own.wait(now, waiter.tokens) or 0
+        if self._head is not None:
+            own += self._head.cost
+        if not waiter.front:
+            own += self._queue.order.ahead(waiter.flow)
+        return max(own, waiter.line.predicted_wait(waiter, now))
 
-    def _predicted_wait(self, ahead: int) -> int:
-        """Nanoseconds until the bucket has units for those ahead and one more."""
-        return 0 if self._bucket is None else self._bucket.wait(self.now(), ahead + 1)
+
+class Line:
+    """The waiters before one lane's budgets, beside the gate's queue, in the same fair order.
+
+    `envoy` is the one whose lane has room, on its way through the gate's queue; `users` counts
+    the attempts that hold this line, waiting or admitted.
+    """
+
+    def __init__(
+        self, model: str, lane: Lane, gate: WaiterQueue, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self.model = model
+        self.lane = lane
+        self.queue: FairQueue[Admission] = FairQueue()
+        self.envoy: Admission | None = None
+        self.users = 0
+        self._unit = lane.unit
+        self._gate = gate
+        self._loop = loop
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __repr__(self) -> str:
+        return f"<Line {self.model!r} {self.queue} {self.lane}>"
 
     @property
-    def _rate(self) -> str:
-        return f"{self._settings.rate_limit:g} requests per second"
+    def idle(self) -> bool:
+        """Whether nobody waits for the lane."""
+        return self.envoy is None and not self.queue
+
+    def has_room(self, waiter: "Admission", now: int) -> bool:
+        """Whether the waiter may pass: the lane has room, and nobody is before it."""
+        if waiter is not self.envoy and not self.idle:
+            return False
+        return self.lane.wait(now, waiter.tokens) == 0
+
+    def take(self, admitted: "Admission", at: int) -> None:
+        """Charge the lane."""
+        self.lane.take(at, admitted.tokens)
+        admitted.mark = self.lane.mark
+        self.dismiss(admitted)
+
+    def park(self, waiter: "Admission") -> None:
+        """Let a waiter stand in line whose turn came too early."""
+        returns = waiter is self.envoy
+        cost = self.lane.cost(waiter.tokens)
+        if returns:
+            self.envoy = None
+            self.queue.refund(waiter.flow, cost)
+        self.queue.push(waiter, waiter.flow, cost, front=returns or waiter.front)
+        self.advance()
+
+    def dismiss(self, waiter: "Admission") -> None:
+        """A waiter was admitted or left; if it was the envoy, the next one follows."""
+        if waiter is self.envoy:
+            self.envoy = None
+            self.advance()
+
+    def remove(self, waiter: "Admission") -> bool:
+        """A waiter left; False if it did not stand here."""
+        if not self.queue.remove(waiter, waiter.flow):
+            return False
+        self.advance()
+        return True
+
+    def reckon(self) -> None:
+        """Limits were learned; if they are others than before, so are the costs."""
+        unit, self._unit = self._unit, self.lane.unit
+        if self.queue and _differ(unit, self._unit):
+            self.queue.reckon(lambda waiter: self.lane.cost(waiter.tokens))
+
+    def advance(self) -> None:
+        """Something changed: send the first of the line ahead, or see when there will be room."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self.envoy is not None:
+            return
+        if not self.queue:
+            self.queue.forget()
+            return
+        now = int(self._loop.time() * SECOND)
+        wait = self.lane.wait(now, self.queue.peek().tokens)
+        if wait == 0:
+            self.envoy = self.queue.pop()
+            self.envoy.front = True
+            self._gate.put_nowait(self.envoy)
+        elif wait is not None:
+            self._timer = self._loop.call_later(wait / SECOND + 1e-6, self._wake)
+
+    def predicted_wait(self, waiter: "Admission", now: int) -> int:
+        wait = self.lane.wait(now, waiter.tokens) or 0
+        if self.envoy is not None:
+            wait += self.lane.cost(self.envoy.tokens)
+        return wait if waiter.front else wait + self.queue.ahead(waiter.flow)
+
+    def _wake(self) -> None:
+        self._timer = None
+        self.advance()
 
 
 class Admission:
-    """One attempt's passage through the gate: entering waits for it, leaving frees the slot."""
+    """One attempt's passage through the gate: entering waits for it, leaving frees its slots.
 
-    __slots__ = ("_exchange", "_gate")
+    While it waits it is the waiter in the queue. Once it is admitted, it takes what becomes known
+    of the attempt: `answered`, `pause`, `settle`, `give_back`.
+    """
+
+    __slots__ = ("_answered", "_exchange", "_gate", "front", "line", "mark", "tokens", "turn")
 
     def __init__(self, gate: Gate, exchange: Exchange) -> None:
         self._gate = gate
         self._exchange = exchange
+        self._answered = False
+        self.tokens = exchange.tokens
+        self.front = exchange.attempts > 0
+        self.line = gate.line(exchange.model)
+        self.turn: asyncio.Future[None] | None = None
+        self.mark: Mark
 
-    async def __aenter__(self) -> None:
+    async def __aenter__(self) -> Self:
         gate = self._gate
-        if gate.admit_at_once():
-            return
+        self._refuse_oversized()
+        self.line.users += 1
+        if gate.admit_at_once(self):
+            return self
         began = gate.now()
         try:
-            await gate.wait_for_turn(self._exchange)
+            await gate.wait_for_turn(self, self._exchange.deadline)
+        except BaseException:
+            gate.leave(self.line)
+            raise
         finally:
             self._exchange.queued += gate.now() - began
+        return self
 
     async def __aexit__(
         self,
@@ -285,10 +421,106 @@ class Admission:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._gate.release()
+        self.release()
+        self._gate.leave(self.line)
+
+    def _refuse_oversized(self) -> None:
+        least = self._exchange.tokens_least
+        for bucket in (self._gate.own.tokens, self.line.lane.tokens):
+            if bucket is not None and least > bucket.burst:
+                raise RequestTooLarge(least, bucket.burst)
+
+    # While it waits.
+
+    @property
+    def flow(self) -> Flow:
+        """Whose turn it waits for."""
+        return Flow(self._exchange.client, self._exchange.priority, self._exchange.weight)
+
+    @property
+    def cost(self) -> int:
+        """What its turn in the gate's queue costs its flow."""
+        return self._gate.own.cost(self.tokens)
+
+    @property
+    def over(self) -> bool:
+        """Whether the waiting is over, one way or the other."""
+        return self.turn is not None and self.turn.done()
+
+    @property
+    def granted(self) -> bool:
+        """Whether it was admitted, so that what it costs is its own."""
+        turn = self.turn
+        return turn is not None and turn.done() and not turn.cancelled() and not turn.exception()
+
+    def grant(self) -> None:
+        assert self.turn is not None
+        self.turn.set_result(None)
+
+    def refuse(self, refusal: Refusal) -> None:
+        assert self.turn is not None
+        if not self.turn.done():
+            self.turn.set_exception(refusal)
+
+    # Once it is admitted.
+
+    def answered(self, ok: bool, news: RateNews | None = None) -> None:
+        """Upstream's head came, well or not; `news` is what it tells of the quota."""
+        lane = self.line.lane
+        if ok and not lane.known:
+            lane.open()
+        if news is not None:
+            lane.learn(self._gate.now(), self.mark, news)
+            self.line.reckon()
+        self._answer()
+
+    def pause(self, wait: int, *, slow: bool = False) -> None:
+        """Upstream wants nobody of this model for `wait` nanoseconds, and if `slow`, fewer."""
+        lane, now = self.line.lane, self._gate.now()
+        lane.pause(now, wait)
+        if slow:
+            lane.slow(now, self.mark)
+        self.line.advance()
+
+    def settle(self, tokens: int) -> None:
+        """Replace the estimated cost by the actual one; what the lane has, upstream tells."""
+        self._gate.own.settle(self.tokens, tokens)
+        self.tokens = tokens
+        self._gate.ring()
+
+    def give_back(self) -> None:
+        """Return what was taken, for nothing went upstream."""
+        self._gate.own.give_back(self.tokens)
+        self.line.lane.give_back(self.tokens)
+        self._gate.ring()
+        self.line.advance()
+
+    def release(self) -> None:
+        """Free the slots."""
+        if not self._answered:
+            self._answer()
+        self._gate.own.release()
+        self._gate.ring()
+
+    def _answer(self) -> None:
+        if not self._answered:
+            self._answered = True
+            self.line.lane.release()
+        self.line.advance()
 
 
-def _request_bucket(settings: Settings) -> TokenBucket | None:
-    if settings.rate_limit is None:
-        return None
-    return TokenBucket.of_rate(settings.rate_limit, settings.rate_limit_burst)
+def _differ(one: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether costs in two units are no more to be compared; a factor below two is let pass."""
+    pairs = (sorted(pair) for pair in zip(one, other, strict=True))
+    return any(greater > 2 * lesser for lesser, greater in pairs)
+
+
+def _own_budgets(settings: Settings) -> Budgets:
+    """The budgets the operator set."""
+    requests = tokens = None
+    if settings.rate_limit is not None:
+        requests = TokenBucket.of_rate(settings.rate_limit, settings.rate_limit_burst)
+    per_minute = settings.tokens_per_minute
+    if per_minute is not None:
+        tokens = TokenBucket(ceil(MINUTE / per_minute), per_minute)
+    return Budgets(requests, tokens, settings.concurrency_limit)

@@ -92,6 +92,11 @@ def _seconds(*, zero: bool) -> Kind:
     return Kind(f"a number of seconds {limits}", "float", check)
 
 
+def _off_or_seconds() -> Kind:
+    check = validate.Range(0, _LONGEST_S, min_inclusive=False)
+    return Kind(f"a number of seconds above 0, up to {_LONGEST_S}, or off", "lapse", check, "off")
+
+
 def _id_of(what: str) -> Kind:
     return Kind(f"{what}'s id: visible ASCII characters, no blanks", "str", _check_header_value)
 
@@ -276,12 +281,20 @@ class Settings:
     rate_limit_timeout: Annotated[
         float, _seconds(zero=True), "seconds a request may wait for admission"
     ] = 30.0
-    # Upstream's own limit is not known beforehand.
+    # Upstream's own limits are not known beforehand.
+    tokens_per_minute: Annotated[int | None, _whole(1), "token budget over all models"] = None
     concurrency_limit: Annotated[int | None, _whole(1), "exchanges in flight upstream"] = None
     # A waiter costs a few kilobytes and a socket: this many are no trouble.
     queue_limit: Annotated[int, _whole(0), "requests that may wait for admission"] = 10_000
     # 256 MiB: what a small machine can spare.
     queue_bytes: Annotated[int, _whole(0), "bytes of request bodies held in memory"] = 256 << 20
+    # A head sent early can only be 200; who needs that must say so.
+    queue_keepalive_after: Annotated[
+        float | None,
+        _off_or_seconds(),
+        "seconds of waiting after which a streaming request gets its 200 and keepalives while it "
+        "queues",
+    ] = None
     # Proxies and load balancers cut idle connections after 30 to 60 seconds.
     sse_keepalive_interval: Annotated[
         float, _seconds(zero=True), "idle seconds before a keepalive in a stream; 0 turns it off"
@@ -399,6 +412,29 @@ def describe(settings: Settings) -> Iterator[tuple[str, str]]:
         yield setting.name.upper(), _written(kind, getattr(settings, setting.name))
 
 
+def limits(settings: Settings) -> Iterator[str]:
+    """Which limits are in force, in a sentence each."""
+    if settings.rate_limit is None:
+        yield (
+            "requests: none of the gate's own; before a model's first answer, "
+            f"{settings.rate_limit_burst} of its requests in flight"
+        )
+    else:
+        yield (
+            f"requests: {settings.rate_limit:g} a second over all models, after a quiet time "
+            f"{settings.rate_limit_burst} at once"
+        )
+    if settings.tokens_per_minute is not None:
+        yield f"tokens: {settings.tokens_per_minute} a minute over all models"
+    if settings.concurrency_limit is not None:
+        yield f"in flight: {settings.concurrency_limit} exchanges"
+    yield "each model's requests and tokens a minute: what upstream's answers tell"
+    yield (
+        f"waiting: {settings.queue_limit} requests, each for {settings.rate_limit_timeout:g} s or "
+        "as long as its client waits, whichever is less"
+    )
+
+
 def load(environ: Mapping[str, str] | None = None, *, dotenv: Path | None = None) -> Settings:
     """The settings in `environ`, by default the process's, over those in the file `dotenv`.
 
@@ -450,7 +486,15 @@ class _Env(Env):
         return read_origins(listed) if listed else None
 
     def rate(self, name: str, default: float, **options: Any) -> float | None:
-        if self._given.get(name, "").lower() == "auto":
+        return self._float_or("auto", name, default, **options)
+
+    def lapse(self, name: str, default: float | None, **options: Any) -> float | None:
+        return self._float_or("off", name, default, **options)
+
+    def _float_or(
+        self, word: str, name: str, default: float | None, **options: Any
+    ) -> float | None:
+        if self._given.get(name, "").lower() == word:
             return None
         return self.float(name, default, **options)
 

@@ -10,6 +10,7 @@ Refusal
   +-- BodyTooLarge            413  body_too_large
   +-- QueueTimeout            429  queue_timeout
   +-- QueueFull               429  queue_full
+  +-- RequestTooLarge         429  request_too_large
   +-- InternalError           500  internal_error
   +-- Draining                503  draining
   +-- UpstreamFailure
@@ -44,7 +45,7 @@ class Refusal(Exception):
 
     status: ClassVar[int]
     reason: ClassVar[str]
-    type: ClassVar[str] = "invalid_request_error"
+    type: str = "invalid_request_error"
     code: ClassVar[str | None] = None
     retry: ClassVar[bool | None] = None
     closes: ClassVar[bool] = False
@@ -137,13 +138,18 @@ class BodyTooLarge(Refusal):
 
 
 class _Busy(Refusal):
-    """No admission in time; `retry_after_ms` is when a new try would be admitted, 0 if nobody
-    can tell."""
+    """No admission in time.
 
-    status, type, code, retry = 429, "requests", "rate_limit_exceeded", True
+    Args:
+        retry_after_ms: when a new try would be admitted; 0 if nobody can tell.
+        kind: what lacks, `requests` or `tokens`.
+    """
 
-    def __init__(self, message: str, retry_after_ms: int) -> None:
+    status, code, retry = 429, "rate_limit_exceeded", True
+
+    def __init__(self, message: str, retry_after_ms: int, kind: str = "requests") -> None:
         super().__init__(message)
+        self.type = kind
         self.retry_after_ms = retry_after_ms or UNKNOWN_MS
 
     def headers(self) -> dict[str, str]:
@@ -163,6 +169,18 @@ class QueueFull(_Busy):
     """QUEUE_LIMIT waiters are there already."""
 
     reason = "queue_full"
+
+
+class RequestTooLarge(Refusal):
+    """The cost in tokens is above a budget's capacity: no waiting would help."""
+
+    status, reason, type, code = 429, "request_too_large", "tokens", "rate_limit_exceeded"
+    retry = False
+
+    def __init__(self, tokens: int, limit: int) -> None:
+        super().__init__(
+            f"Request too large: it costs {tokens} tokens, and the limit is {limit} a minute."
+        )
 
 
 class Draining(Refusal):

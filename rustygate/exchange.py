@@ -24,15 +24,23 @@ new_id = _ids()
 
 @dataclass(slots=True)
 class Exchange:
-    """One exchange. `status` is what went downstream, `bytes` its body's length there; `deadline`
-    is the instant by which it wants to be admitted."""
+    """One exchange.
+
+    `status` is what went downstream, `bytes` its body's length there. `deadline` is the instant by
+    which it wants to be admitted, with its client's `priority` and `weight`; `tokens` is what it
+    is estimated to take of the model's, `tokens_least` the part of that which is no guess.
+    """
 
     client: str
     method: str
     path: str
     deadline: int = 0
+    priority: str = "default"
+    weight: float = 1.0
     id: str = field(default_factory=new_id)
     model: str | None = None
+    tokens: int = 0
+    tokens_least: int = 0
     status: int | None = None
     attempts: int = 0
     arrived: int = field(default_factory=monotonic_ns)

@@ -9,7 +9,9 @@ client can always tell a whole answer from a cut one.
 import asyncio
 import socket
 import struct
+from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from time import monotonic_ns
 from typing import Any, TypeVar
 
@@ -36,6 +38,9 @@ R = TypeVar("R", bound=web.StreamResponse)
 # become an error, which a client retries; once it is sent it can only be cut.
 FIRST_BYTE_PATIENCE_S = 0.25
 
+# How much of an error is read before it is decided what it means.
+READ_AHEAD = 64 * 1024
+
 # How long a client may take to read what it is owed before its connection is aborted.
 ABORT_PATIENCE_S = 5.0
 
@@ -49,20 +54,41 @@ _TYPED = web.ResponseKey("typed", bool)
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
+@dataclass(frozen=True, slots=True)
+class Downstream:
+    """Where an answer goes to; `early` is its event stream if that has begun before."""
+
+    request: web.Request
+    exchange: Exchange
+    settings: Settings
+    early: web.StreamResponse | None = None
+
+
+async def read_ahead(answer: ClientResponse, settings: Settings) -> bytes:
+    """An answer's body, if it is as short as an error's, else its beginning.
+
+    Raises `UpstreamFailure` if it breaks off.
+    """
+    source, body = _Source(answer, settings), b""
+    while len(body) <= READ_AHEAD and (chunk := await source.read()):
+        body += chunk
+    return body
+
+
 async def pipe(
-    request: web.Request, answer: ClientResponse, exchange: Exchange, settings: Settings
+    downstream: Downstream, answer: ClientResponse, read: bytes | None = None
 ) -> web.StreamResponse:
-    """Pass an answer on and stamp the exchange.
+    """Pass an answer on and stamp the exchange. `read` is what was read of its body before.
 
     Raises `UpstreamFailure` if the answer breaks off before anything went downstream. What
     breaks off later the client sees in its stream; this then returns all the same.
     """
-    source = _Source(answer, settings)
+    source = _Source(answer, downstream.settings)
     began = asyncio.get_running_loop().time()
-    first = await source.first()
-    if first is not None and source.ended:
-        return await _send_whole(request, answer, exchange, first)
-    return await _Stream(request, answer, exchange, settings, source, began).run(first)
+    first = await source.first() if read is None else read
+    if first is not None and source.ended and downstream.early is None:
+        return await _send_whole(downstream, answer, first)
+    return await _Stream(downstream, answer, source, began).run(first)
 
 
 class _Source:
@@ -111,9 +137,10 @@ class _Source:
 
 
 async def _send_whole(
-    request: web.Request, answer: ClientResponse, exchange: Exchange, body: bytes
+    downstream: Downstream, answer: ClientResponse, body: bytes
 ) -> web.StreamResponse:
     """Send an answer whose end has come: head and body in one write."""
+    request, exchange = downstream.request, downstream.exchange
     response = _respond(web.Response, answer, exchange, body=body or None)
     if request.version >= HttpVersion11 and hdrs.CONTENT_LENGTH not in response.headers:
         response.enable_chunked_encoding()
@@ -132,23 +159,17 @@ class _Stream:
     """An answer whose end has not come yet, passed on as it comes."""
 
     def __init__(
-        self,
-        request: web.Request,
-        answer: ClientResponse,
-        exchange: Exchange,
-        settings: Settings,
-        source: _Source,
-        began: float,
+        self, downstream: Downstream, answer: ClientResponse, source: _Source, began: float
     ) -> None:
-        self._request = request
-        self._exchange = exchange
-        self._settings = settings
+        self._request = downstream.request
+        self._exchange = downstream.exchange
+        self._settings = downstream.settings
         self._source = source
         self._loop = asyncio.get_running_loop()
         self._boundary = Boundary()
         self._usage = _usage_reader(answer)
-        self._commentable = _is_commentable(answer)
-        self._response = _respond(web.StreamResponse, answer, exchange)
+        self._commentable = downstream.early is not None or _is_commentable(answer)
+        self._response = downstream.early or _respond(web.StreamResponse, answer, self._exchange)
         # On the loop's clock: when bytes came last, at first the head's.
         self.passed_at = began
 
@@ -164,7 +185,8 @@ class _Stream:
     async def run(self, first: bytes | None) -> web.StreamResponse:
         """Send the head, then the body; `first` is what was read of it, None if nothing."""
         self._bound_buffer()
-        await self._response.prepare(self._request)
+        if not self._response.prepared:
+            await self._response.prepare(self._request)
         interval = self._settings.sse_keepalive_interval
         keepalive = _Keepalive(self, interval) if self._commentable and interval else None
         try:
@@ -314,6 +336,21 @@ def _respond(kind: type[R], answer: ClientResponse, exchange: Exchange, **body: 
     response[_TYPED] = hdrs.CONTENT_TYPE in answer.headers
     exchange.status = answer.status
     return response
+
+
+async def break_off(downstream: Downstream, error: Mapping[str, Any]) -> web.StreamResponse:
+    """End an event stream that has begun early with an error, OpenAI's object, and abort it."""
+    assert downstream.early is not None
+    await downstream.early.write(error_event(downstream.exchange.path, error))
+    await cut(downstream.request)
+    return downstream.early
+
+
+def is_plain_event_stream(answer: ClientResponse) -> bool:
+    """Whether it is a good answer that can go on in an event stream that has begun."""
+    if not answer.ok or hdrs.CONTENT_ENCODING in answer.headers:
+        return False
+    return is_event_stream(answer.headers.get(hdrs.CONTENT_TYPE))
 
 
 def _is_commentable(answer: ClientResponse) -> bool:

@@ -5,20 +5,26 @@ their order, and the only one where a refusal becomes a response.
 """
 
 import asyncio
+from dataclasses import dataclass, replace
+from math import inf
+from time import time_ns
 from typing import Any
 
-from aiohttp import web
+from aiohttp import ClientResponse, web
 from loguru import logger
 from multidict import istr
 
-from rustygate.admission import Gate
+from rustygate.admission import Admission, Gate
 from rustygate.body import Body, Holdings
 from rustygate.browsers import Browsers
 from rustygate.config import Settings
 from rustygate.core.bucket import SECOND
+from rustygate.core.fairqueue import CLASSES
 from rustygate.core.headers import Credentials, Headers, UnreadableHeader, request_headers
+from rustygate.core.history import OutputHistory
 from rustygate.core.paths import PREFIX, has_dot_segment, is_unsafe, origin_form, path_of
-from rustygate.core.usage import NO_FACTS, request_facts
+from rustygate.core.quota import Action, Verdict, rate_news, verdict
+from rustygate.core.usage import NO_FACTS, Facts, request_facts
 from rustygate.errors import (
     BadRequest,
     Draining,
@@ -31,19 +37,48 @@ from rustygate.errors import (
 )
 from rustygate.exchange import Exchange
 from rustygate.ledger import Ledger
-from rustygate.pipe import abort, cut, pipe
+from rustygate.pipe import abort, cut, read_ahead
 from rustygate.upstream import Upstream
+from rustygate.vigil import Vigil
 
 # A retry right after a failed connection meets the same failure; each waits twice as long.
 RETRY_PAUSE_S = 0.1
 
 CLIENT_HEADER = istr("X-RustyGate-Client")
+PRIORITY_HEADER = istr("X-RustyGate-Priority")
+
+# The official SDKs': seconds between bytes in Python, for the whole in Node.
+TIMEOUT_HEADERS = (istr("x-stainless-read-timeout"), istr("x-stainless-timeout"))
 
 # A client's name is a label in logs; a longer one is cut.
 CLIENT_NAME_LIMIT = 64
 
-# How much of a path an error repeats.
-PATH_SHOWN = 200
+# Answers whose body says what they mean (core.quota.verdict).
+TELLING_STATUSES = frozenset({429, 503})
+
+# How much of a path or a value an error repeats.
+SHOWN = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Sending:
+    """What is sent upstream for an exchange, once or more."""
+
+    exchange: Exchange
+    target: str
+    headers: Headers
+    body: Body
+
+
+@dataclass(frozen=True, slots=True)
+class Setback:
+    """What an attempt came to after which there may be another: a failure, or an answer whose
+    body was read. The next one asks for admission `pause_s` later."""
+
+    failure: UpstreamFailure | None = None
+    answer: ClientResponse | None = None
+    read: bytes | None = None
+    pause_s: float = 0.0
 
 
 class Proxy:
@@ -51,9 +86,11 @@ class Proxy:
 
     def __init__(self, settings: Settings, gate: Gate, upstream: Upstream, ledger: Ledger) -> None:
         self._settings = settings
+        self._without_vigil = replace(settings, queue_keepalive_after=None)
         self._gate = gate
         self._upstream = upstream
         self._ledger = ledger
+        self._history = OutputHistory()
         self._holdings = Holdings(settings.queue_bytes)
         self.browsers = Browsers(settings)
         self._running: set[asyncio.Task[Any]] = set()
@@ -101,7 +138,8 @@ class Proxy:
 
     def _identify(self, request: web.Request) -> Exchange:
         exchange = Exchange(_client(request), request.method, path_of(request.raw_path))
-        exchange.deadline = exchange.arrived + int(self._settings.rate_limit_timeout * SECOND)
+        patience_s = min(self._settings.rate_limit_timeout, *_timeouts(request))
+        exchange.deadline = exchange.arrived + int(patience_s * SECOND)
         return exchange
 
     async def _pass(self, request: web.Request, exchange: Exchange) -> web.StreamResponse:
@@ -110,67 +148,157 @@ class Proxy:
             exchange.status = preflight.status
             return preflight
         target = _accept(request)
+        exchange.priority = _priority(request)
         if self._gate.closed:
             raise Draining
         body = Body(request, self._settings, self._holdings)
         try:
             await body.read()
-            facts = request_facts(body.held) if body.held else NO_FACTS
-            exchange.model = facts.model
+            facts = request_facts(body.held, exchange.path) if body.held else NO_FACTS
+            self._reckon(exchange, facts)
             headers = _headers(request, self._credentials, facts.streaming)
-            return await self._forward(request, exchange, target, headers, body)
+            sending = Sending(exchange, target, headers, body)
+            settings = self._settings if facts.streaming else self._without_vigil
+            async with Vigil(request, exchange, settings) as vigil:
+                return await self._deliver(sending, vigil)
         finally:
             body.close()
 
-    async def _forward(
-        self, request: web.Request, exchange: Exchange, target: str, headers: Headers, body: Body
-    ) -> web.StreamResponse:
+    async def _deliver(self, sending: Sending, vigil: Vigil) -> web.StreamResponse:
+        try:
+            return await self._forward(sending, vigil)
+        except Refusal as refusal:
+            told = await vigil.refuse(refusal)
+            if told is None:
+                raise
+            sending.exchange.outcome = refusal.outcome
+            sending.exchange.reason = refusal.reason
+            return told
+
+    def _reckon(self, exchange: Exchange, facts: Facts) -> None:
+        """Stamp what the request will cost, as far as that can be told before it is answered."""
+        exchange.model = facts.model
+        exchange.tokens_least = facts.cost(0)
+        exchange.tokens = facts.cost(self._history.typical(exchange.client, facts.model))
+
+    async def _forward(self, sending: Sending, vigil: Vigil) -> web.StreamResponse:
         """Admit and send, again as long as that may help; then pipe."""
-        failure: UpstreamFailure | None = None
+        setback: Setback | None = None
         while True:
             try:
-                async with self._gate.admission(exchange):
-                    return await self._attempt(request, exchange, target, headers, body)
-            except QueueTimeout as refusal:
-                raise failure or refusal from None
-            except UpstreamFailure as error:
-                failure = error
-            pause_s = self._pause_before_retry(exchange, failure, body)
-            if pause_s is None:
-                raise failure
-            await asyncio.sleep(pause_s)
+                async with self._gate.admission(sending.exchange) as admission:
+                    outcome = await self._attempt(sending, admission, vigil)
+            except QueueTimeout:
+                if setback is None:
+                    raise
+                return await _resign(setback, vigil)
+            if isinstance(outcome, web.StreamResponse):
+                return outcome
+            setback = outcome
+            await asyncio.sleep(setback.pause_s)
 
     async def _attempt(
-        self, request: web.Request, exchange: Exchange, target: str, headers: Headers, body: Body
-    ) -> web.StreamResponse:
-        answer = await self._upstream.send(exchange, target, headers, body)
-        body.stop()
+        self, sending: Sending, admission: Admission, vigil: Vigil
+    ) -> web.StreamResponse | Setback:
         try:
-            return await pipe(request, answer, exchange, self._settings)
+            answer = await self._upstream.send(
+                sending.exchange, sending.target, sending.headers, sending.body
+            )
+        except UpstreamFailure as failure:
+            if not failure.sent:
+                admission.give_back()
+            pause_s = RETRY_PAUSE_S * 2 ** (sending.exchange.attempts - 1)
+            if not (failure.retryable and self._may_retry(sending, int(pause_s * SECOND))):
+                raise
+            return Setback(failure=failure, pause_s=pause_s)
+        sending.body.stop()
+        try:
+            return await self._heed(sending, admission, answer, vigil)
         finally:
             # At its end an answer lets go of its connection by itself; before, this closes it.
             if not answer.closed:
                 answer.close()
 
-    def _pause_before_retry(
-        self, exchange: Exchange, failure: UpstreamFailure, body: Body
-    ) -> float | None:
-        """Seconds to wait before the next attempt; None if there is to be none."""
-        if not failure.sent:
-            self._gate.give_back()
-        if not failure.retryable or body.held is None:
+    async def _heed(
+        self, sending: Sending, admission: Admission, answer: ClientResponse, vigil: Vigil
+    ) -> web.StreamResponse | Setback:
+        """Learn from an answer's head; pass it on, unless another attempt may do better."""
+        exchange = sending.exchange
+        admission.answered(answer.ok, rate_news(answer.headers))
+        read: bytes | None = None
+        if answer.status in TELLING_STATUSES:
+            read = await read_ahead(answer, self._settings)
+            wait = self._pause(admission, verdict(answer.status, answer.headers, read, time_ns()))
+            if wait is not None and self._may_retry(sending, wait):
+                return Setback(answer=answer, read=read)
+        try:
+            return await vigil.deliver(answer, read)
+        finally:
+            self._settle(exchange, admission, answer.ok)
+
+    def _pause(self, admission: Admission, verdict: Verdict) -> int | None:
+        """Pause the lane as an answer asks for; nanoseconds, None if it does not."""
+        if verdict.action is Action.PASS:
             return None
-        if exchange.attempts > self._settings.upstream_retries:
-            return None
-        pause_s = RETRY_PAUSE_S * 2 ** (exchange.attempts - 1)
-        too_late = self._gate.now() + pause_s * SECOND > exchange.deadline
-        return None if too_late else pause_s
+        admission.pause(verdict.wait_ns, slow=verdict.action is Action.SLOW)
+        return verdict.wait_ns
+
+    def _settle(self, exchange: Exchange, admission: Admission, ok: bool) -> None:
+        """Replace the estimated tokens by those the answer took, if it told."""
+        if exchange.tokens_out is not None:
+            admission.settle((exchange.tokens_in or 0) + exchange.tokens_out)
+            self._history.note(exchange.client, exchange.model, exchange.tokens_out)
+        elif not ok:
+            admission.settle(0)
+
+    def _may_retry(self, sending: Sending, wait: int) -> bool:
+        """Whether the same request may be sent again, and in time."""
+        exchange = sending.exchange
+        if sending.body.held is None or exchange.attempts > self._settings.upstream_retries:
+            return False
+        return self._gate.now() + wait <= exchange.deadline
+
+
+async def _resign(setback: Setback, vigil: Vigil) -> web.StreamResponse:
+    """No further attempt is admitted in time: pass on what the last one came to."""
+    if setback.answer is None:
+        assert setback.failure is not None
+        raise setback.failure
+    return await vigil.deliver(setback.answer, setback.read)
 
 
 def _client(request: web.Request) -> str:
     """Who sends: the name it gives itself, else its address."""
     name = request.headers.get(CLIENT_HEADER, "").strip() or request.remote or "local"
     return name[:CLIENT_NAME_LIMIT].encode(errors="replace").decode()
+
+
+def _timeouts(request: web.Request) -> tuple[float, float]:
+    """For how many seconds the client's SDK will wait, as it tells in either of two headers."""
+    read, whole = (request.headers.get(name) for name in TIMEOUT_HEADERS)
+    return _seconds(read), _seconds(whole)
+
+
+def _seconds(text: str | None) -> float:
+    """A number of seconds above 0; infinity if it is none."""
+    if text is None or not text.isascii():
+        return inf
+    try:
+        seconds = float(text)
+    except ValueError:
+        return inf
+    return seconds if seconds > 0 else inf
+
+
+def _priority(request: web.Request) -> str:
+    """The priority class the request asks for."""
+    priority = request.headers.get(PRIORITY_HEADER)
+    if priority is None:
+        return "default"
+    if priority not in CLASSES:
+        known = ", ".join(CLASSES)
+        raise BadRequest(f"{PRIORITY_HEADER} is none of {known}: {priority[:SHOWN]!a}.")
+    return priority
 
 
 def _accept(request: web.Request) -> str:
@@ -184,7 +312,7 @@ def _accept(request: web.Request) -> str:
     if has_dot_segment(path):
         raise BadRequest("The request's path holds dot segments.")
     if not path.startswith(PREFIX):
-        raise NotFound(f"Nothing is served at {path[:PATH_SHOWN]}; the API is under {PREFIX}.")
+        raise NotFound(f"Nothing is served at {path[:SHOWN]}; the API is under {PREFIX}.")
     return target
 
 

@@ -4,19 +4,22 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from rustygate.admission import Gate
+from rustygate import jumping
+from rustygate.admission import LANES, Admission, Gate
 from rustygate.config import Settings
 from rustygate.core.bucket import SECOND
-from rustygate.errors import Draining, QueueFull, QueueTimeout, Refusal
+from rustygate.core.quota import Quota, RateNews
+from rustygate.errors import Draining, QueueFull, QueueTimeout, Refusal, RequestTooLarge
 from rustygate.exchange import Exchange
-from tests import jumping
 
+Task = asyncio.Task[Exchange]
 DEFAULTS = Settings(openai_api_key="sk-test")
 
 
@@ -29,22 +32,25 @@ class Harness:
         self.gate.start()
         self.began = self.gate.now()
         self.admitted: list[tuple[str, float]] = []
+        # What upstream's answer, at the end of each exchange, does to its admission.
+        self.answers: Callable[[Admission], None] | None = None
 
-    def exchange(self, client: str, timeout_s: float | None = None) -> Exchange:
-        limit = self.settings.rate_limit_timeout if timeout_s is None else timeout_s
-        deadline = self.gate.now() + int(limit * SECOND)
-        return Exchange(client, "POST", "/v1/x", deadline=deadline)
+    def exchange(self, client: str, **stamps: Any) -> Exchange:
+        deadline = self.gate.now() + int(self.settings.rate_limit_timeout * SECOND)
+        return Exchange(client, "POST", "/v1/x", **{"deadline": deadline, **stamps})
 
-    async def admit(self, client: str = "a", holds_s: float = 0) -> Exchange:
-        exchange = self.exchange(client)
-        async with self.gate.admission(exchange):
+    async def admit(self, client: str = "a", holds_s: float = 0, **stamps: Any) -> Exchange:
+        exchange = self.exchange(client, **stamps)
+        async with self.gate.admission(exchange) as admission:
             self.admitted.append((client, (self.gate.now() - self.began) / SECOND))
             if holds_s:
                 await asyncio.sleep(holds_s)
+            if self.answers is not None:
+                self.answers(admission)
         return exchange
 
-    def spawn(self, client: str = "a", holds_s: float = 0) -> asyncio.Task:  # type: ignore[type-arg]
-        return asyncio.create_task(self.admit(client, holds_s))
+    def spawn(self, client: str = "a", holds_s: float = 0, **stamps: Any) -> Task:
+        return asyncio.create_task(self.admit(client, holds_s, **stamps))
 
     @property
     def times(self) -> list[float]:
@@ -132,6 +138,25 @@ def test_clients_take_turns() -> None:
         await asyncio.gather(*tasks)
 
     assert play(scene, rate_limit=1, rate_limit_burst=1).order == "aabcabaa"
+
+
+@pytest.mark.parametrize("limit", ["own", "lane"])
+def test_turn_of_the_one_at_the_head_counts(limit: str) -> None:
+    """Though nobody else waits behind it when it is taken out of the queue."""
+
+    async def scene(harness: Harness) -> None:
+        if limit == "lane":
+            teach(harness, told(60, 0))
+            await settle()
+        else:
+            await harness.admit("x")
+        tasks = [harness.spawn("m", model="m")]
+        await settle()
+        tasks += [harness.spawn(client, model="m") for client in "mmmff"]
+        await asyncio.gather(*tasks)
+
+    rate = {"own": 1, "lane": None}[limit]
+    assert play(scene, rate_limit=rate, rate_limit_burst=1).order[-6:] == "mfmfmm"
 
 
 def test_nobody_barges() -> None:
@@ -265,11 +290,11 @@ def test_retry_keeps_its_place() -> None:
 
 def test_unit_of_an_attempt_that_never_left_is_given_back() -> None:
     async def scene(harness: Harness) -> None:
-        await harness.admit()
-        harness.gate.give_back()
+        async with harness.gate.admission(harness.exchange("a")) as admission:
+            admission.give_back()
         assert (await harness.admit()).queued == 0
 
-    play(scene, rate_limit=1, rate_limit_burst=1)
+    play(scene, rate_limit=1, rate_limit_burst=1, tokens_per_minute=100)
 
 
 def test_closing_refuses_waiters_and_newcomers_and_spares_those_in_flight() -> None:
@@ -293,6 +318,381 @@ def test_repr_shows_the_live_state() -> None:
         assert repr(harness.gate) == "<Gate 0 in flight, 0 waiting, None>"
 
     play(scene, rate_limit=None)
+
+
+# Tokens.
+
+
+def test_tokens_are_a_budget_of_their_own() -> None:
+    async def scene(harness: Harness) -> None:
+        await asyncio.gather(*(harness.admit(tokens=30) for _ in range(4)))
+
+    harness = play(scene, rate_limit=None, tokens_per_minute=60, rate_limit_timeout=90)
+    assert harness.times == pytest.approx([0, 0, 30, 60], abs=0.01)
+
+
+def test_settlement_gives_back_what_was_not_used() -> None:
+    async def scene(harness: Harness) -> None:
+        harness.answers = lambda admission: admission.settle(10)
+        await asyncio.gather(*(harness.admit(tokens=60) for _ in range(2)))
+
+    harness = play(scene, rate_limit=None, tokens_per_minute=60)
+    assert harness.times == pytest.approx([0, 10], abs=0.01)
+
+
+def test_settlement_takes_what_was_used_beyond_the_estimate() -> None:
+    async def scene(harness: Harness) -> None:
+        harness.answers = lambda admission: admission.settle(90)
+        await harness.admit(tokens=30)
+        harness.answers = None
+        await harness.admit(tokens=30)
+
+    harness = play(scene, rate_limit=None, tokens_per_minute=60, rate_limit_timeout=90)
+    assert harness.times == pytest.approx([0, 60], abs=0.01)
+
+
+def test_cost_above_the_capacity_is_refused_at_once() -> None:
+    async def scene(harness: Harness) -> None:
+        with pytest.raises(RequestTooLarge, match=r"61 tokens.*60"):
+            await harness.admit(tokens=61, tokens_least=61)
+
+    play(scene, rate_limit=None, tokens_per_minute=60)
+
+
+def test_guess_above_the_capacity_waits_for_a_full_bucket() -> None:
+    """What an answer will take is a guess; only what is certain refuses."""
+
+    async def scene(harness: Harness) -> None:
+        harness.answers = lambda admission: admission.settle(30)
+        await asyncio.gather(*(harness.admit(tokens=500, tokens_least=5) for _ in range(2)))
+
+    harness = play(scene, rate_limit=None, tokens_per_minute=60, rate_limit_timeout=90)
+    assert harness.times == pytest.approx([0, 30], abs=0.01)
+
+
+def test_flows_share_by_tokens() -> None:
+    """While both wait, a client of large requests gets as many tokens as one of small ones."""
+
+    async def scene(harness: Harness) -> None:
+        big = [harness.spawn("b", tokens=30) for _ in range(5)]
+        small = [harness.spawn("s", tokens=10) for _ in range(15)]
+        await asyncio.gather(*big, *small)
+
+    harness = play(scene, rate_limit=None, tokens_per_minute=60, rate_limit_timeout=600)
+    # The first two were a burst, and the third was at the head before the others came.
+    shared = harness.order[3:11]
+    assert (shared.count("b"), shared.count("s")) == (2, 6)
+
+
+@pytest.mark.parametrize("priority", ["interactive", "batch"])
+def test_classes_share_as_weighted(priority: str) -> None:
+    async def scene(harness: Harness) -> None:
+        one = [harness.spawn("x", priority=priority) for _ in range(200)]
+        other = [harness.spawn("d") for _ in range(200)]
+        await asyncio.gather(*one, *other)
+
+    order = play(scene, rate_limit=100, rate_limit_burst=1).order[:100]
+    expected = {"interactive": 80, "batch": 20}[priority]
+    assert order.count("x") == pytest.approx(expected, abs=2)
+
+
+# Lanes.
+
+
+def told(limit: int, remaining: int | None = None, *, tokens: bool = False) -> RateNews:
+    quota = Quota(limit, remaining, None)
+    return RateNews(None, quota) if tokens else RateNews(quota, None)
+
+
+def teach(harness: Harness, news: RateNews, model: str = "m") -> None:
+    """Upstream tells a lane its limits."""
+
+    async def one() -> None:
+        async with harness.gate.admission(harness.exchange("teacher", model=model)) as admission:
+            admission.answered(ok=True, news=news)
+
+    asyncio.get_running_loop().create_task(one()).add_done_callback(lambda task: task.result())
+
+
+def test_unknown_model_has_a_burst_in_flight_until_the_first_answer() -> None:
+    async def scene(harness: Harness) -> None:
+        harness.answers = lambda admission: admission.answered(ok=True)
+        await asyncio.gather(*(harness.admit(holds_s=5, model="m") for _ in range(10)))
+
+    harness = play(scene, rate_limit=None, rate_limit_burst=3)
+    assert harness.times == pytest.approx([0] * 3 + [5] * 7, abs=0.01)
+
+
+def test_failed_answer_does_not_open_a_lane() -> None:
+    async def scene(harness: Harness) -> None:
+        harness.answers = lambda admission: admission.answered(ok=False)
+        await asyncio.gather(*(harness.admit(holds_s=5, model="m") for _ in range(6)))
+
+    harness = play(scene, rate_limit=None, rate_limit_burst=3)
+    assert harness.times == pytest.approx([0] * 3 + [5] * 3, abs=0.01)
+
+
+def test_lane_keeps_the_learned_limit() -> None:
+    async def scene(harness: Harness) -> None:
+        teach(harness, told(60, 2))
+        await settle()
+        await asyncio.gather(*(harness.admit(model="m") for _ in range(5)))
+
+    harness = play(scene, rate_limit=None)
+    assert harness.times == pytest.approx([0, 0, 1, 2, 3], abs=0.01)
+
+
+def test_lane_keeps_the_learned_limit_of_tokens() -> None:
+    async def scene(harness: Harness) -> None:
+        teach(harness, told(600, 100, tokens=True))
+        await settle()
+        await asyncio.gather(*(harness.admit(model="m", tokens=50) for _ in range(4)))
+
+    harness = play(scene, rate_limit=None)
+    assert harness.times == pytest.approx([0, 0, 5, 10], abs=0.01)
+
+
+def test_class_keeps_its_share_when_limits_are_learned_while_others_wait() -> None:
+    """What was queued before anything was known must not count for less than what comes after."""
+
+    async def scene(harness: Harness) -> None:
+        harness.answers = lambda admission: admission.answered(ok=True, news=told(60, 0))
+        batch = [harness.spawn("b", model="m", priority="batch") for _ in range(20)]
+        await settle()
+        await asyncio.sleep(2.5)
+        web = [harness.spawn("w", model="m", priority="interactive") for _ in range(5)]
+        await asyncio.gather(*batch, *web)
+
+    harness = play(scene, rate_limit=None, rate_limit_burst=1, rate_limit_timeout=600)
+    assert harness.order[3:9].count("w") >= 4
+
+
+def test_operators_limit_is_only_tightened() -> None:
+    async def scene(harness: Harness) -> None:
+        teach(harness, told(10_000, 10_000))
+        await settle()
+        await asyncio.gather(*(harness.admit(model="m") for _ in range(3)))
+
+    harness = play(scene, rate_limit=1, rate_limit_burst=2)
+    assert harness.times == pytest.approx([0, 1, 2], abs=0.01)
+
+
+def test_limits_that_change_are_followed_both_ways_within_one_answer() -> None:
+    async def scene(harness: Harness) -> None:
+        for limit in (60, 600, 6, 600):
+            harness.answers = lambda admission, now=limit: admission.answered(True, told(now, 0))
+            await harness.admit(model="m")
+
+    harness = play(scene, rate_limit=None)
+    assert harness.times == pytest.approx([0, 1, 1.1, 11.1], abs=0.01)
+
+
+def test_what_was_admitted_since_is_taken_off_what_remained() -> None:
+    """An answer's `remaining` does not know of those that were admitted after its exchange."""
+
+    async def scene(harness: Harness) -> None:
+        async with harness.gate.admission(harness.exchange("a", model="m")) as first:
+            first.answered(ok=True, news=told(60, 59))
+            await asyncio.gather(*(harness.admit(model="m") for _ in range(10)))
+            first.answered(ok=True, news=told(60, 11))
+        await asyncio.gather(*(harness.admit(model="m") for _ in range(3)))
+
+    harness = play(scene, rate_limit=None)
+    assert harness.times[10:] == pytest.approx([0, 1, 2], abs=0.01)
+
+
+def test_other_consumer_of_the_quota_is_made_room_for() -> None:
+    async def scene(harness: Harness) -> None:
+        harness.answers = lambda admission: admission.answered(ok=True, news=told(60, 0))
+        for _ in range(5):
+            await harness.admit(model="m")
+
+    assert play(scene, rate_limit=None).times == pytest.approx([0, 1, 2, 3, 4], abs=0.01)
+
+
+def test_answer_to_an_older_exchange_does_not_overrule_a_newer_one() -> None:
+    async def scene(harness: Harness) -> None:
+        old, new = (harness.gate.admission(harness.exchange("a", model="m")) for _ in range(2))
+        async with old, new:
+            new.answered(ok=True, news=told(60, 0))
+            old.answered(ok=True, news=told(60, 60))
+            await harness.admit(model="m")
+
+    assert play(scene, rate_limit=None).times == pytest.approx([1], abs=0.01)
+
+
+def test_paused_lane_holds_up_nobody_else() -> None:
+    """Not even the same client's requests for another model."""
+
+    async def scene(harness: Harness) -> None:
+        async with harness.gate.admission(harness.exchange("a", model="m")) as admission:
+            admission.pause(5 * SECOND)
+        waiting = harness.spawn("a", model="m")
+        await settle()
+        assert (await harness.admit("a", model="other")).queued == 0
+        assert (await harness.admit("b")).queued == 0
+        assert (await waiting).queued == pytest.approx(5 * SECOND, rel=0.01)
+
+    play(scene, rate_limit=None)
+
+
+def test_after_a_pause_a_lane_without_limits_tries_with_one() -> None:
+    async def scene(harness: Harness) -> None:
+        async with harness.gate.admission(harness.exchange("a", model="m")) as admission:
+            admission.answered(ok=False)
+            admission.pause(5 * SECOND)
+        harness.answers = lambda admission: admission.answered(ok=True)
+        await asyncio.gather(*(harness.admit(holds_s=1, model="m") for _ in range(4)))
+
+    assert play(scene, rate_limit=None).times == pytest.approx([5, 6, 6, 6], abs=0.01)
+
+
+def test_slowed_lane_halves_its_rate_and_recovers() -> None:
+    async def scene(harness: Harness) -> None:
+        harness.answers = lambda admission: admission.answered(ok=True)
+        for _ in range(20):
+            await harness.admit(model="m")
+            await asyncio.sleep(0.5)
+        async with harness.gate.admission(harness.exchange("a", model="m")) as admission:
+            admission.answered(ok=False)
+            admission.pause(1, slow=True)
+            admission.answered(ok=True)
+        harness.admitted.clear()
+        harness.began = harness.gate.now()
+        for _ in range(100):
+            await harness.admit(model="m")
+
+    gaps = [later - sooner for sooner, later in pairwise(play(scene, rate_limit=None).times)]
+    assert gaps[0] == pytest.approx(1, rel=0.1)
+    assert gaps == sorted(gaps, reverse=True)
+    assert gaps[-1] < 0.85
+
+
+def test_one_burst_of_slow_downs_halves_once() -> None:
+    async def scene(harness: Harness) -> None:
+        admissions = [harness.gate.admission(harness.exchange("a", model="m")) for _ in range(8)]
+        for admission in admissions:
+            await admission.__aenter__()
+        for admission in admissions:
+            admission.pause(1, slow=True)
+            admission.answered(ok=True)
+            await admission.__aexit__(None, None, None)
+        await asyncio.sleep(1)
+        await harness.admit(model="m")
+        await harness.admit(model="m")
+
+    times = play(scene, rate_limit=None).times
+    assert times[1] - times[0] == pytest.approx(2 / 8, rel=0.1)
+
+
+def test_lane_that_is_busy_serves_clients_in_turns() -> None:
+    async def scene(harness: Harness) -> None:
+        teach(harness, told(60, 0))
+        await settle()
+        tasks = [harness.spawn(client, model="m") for client in "aaaabb"]
+        await settle()
+        tasks.append(harness.spawn("c", model="m"))
+        await asyncio.gather(*tasks)
+
+    assert play(scene, rate_limit=None).order == "abcabaa"
+
+
+def test_nobody_barges_into_a_lane() -> None:
+    async def scene(harness: Harness) -> None:
+        teach(harness, told(60, 0))
+        await settle()
+        tasks = [harness.spawn("a", model="m", tokens=1) for _ in range(3)]
+        await asyncio.sleep(1 - 1e-9)
+        tasks.append(harness.spawn("b", model="m"))
+        await asyncio.gather(*tasks)
+
+    assert play(scene, rate_limit=None).order == "abaa"
+
+
+def test_retry_goes_first_in_its_lane() -> None:
+    async def scene(harness: Harness) -> None:
+        teach(harness, told(60, 0))
+        await settle()
+        others = [harness.spawn("a", model="m") for _ in range(3)]
+        await settle()
+        await harness.admit("a", model="m", attempts=1)
+        assert harness.order == "a"
+        await asyncio.gather(*others)
+
+    play(scene, rate_limit=None)
+
+
+def test_waiter_that_leaves_a_line_leaves_its_place() -> None:
+    async def scene(harness: Harness) -> None:
+        teach(harness, told(60, 0))
+        await settle()
+        tasks = [harness.spawn(client, model="m") for client in "abc"]
+        await settle()
+        tasks[0].cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    harness = play(scene, rate_limit=None)
+    assert harness.order == "bc"
+    assert harness.times == pytest.approx([1, 2], abs=0.01)
+
+
+def test_names_that_clients_invent_leave_no_lane() -> None:
+    async def scene(harness: Harness) -> None:
+        harness.answers = lambda admission: admission.answered(ok=False)
+        for number in range(100):
+            await harness.admit(model=f"invented-{number}")
+        assert len(harness.gate.lanes()) == 0
+
+    play(scene, rate_limit=None)
+
+
+def test_lanes_are_bounded() -> None:
+    async def scene(harness: Harness) -> None:
+        harness.answers = lambda admission: admission.answered(ok=True, news=told(60, 59))
+        for number in range(LANES + 100):
+            await harness.admit(model=f"m-{number}")
+        assert len(harness.gate.lanes()) == LANES
+        assert harness.gate.lanes()[-1].model == f"m-{LANES + 99}"
+
+    play(scene, rate_limit=None)
+
+
+def test_wait_for_a_lane_is_reckoned_with_on_arrival() -> None:
+    async def scene(harness: Harness) -> None:
+        teach(harness, told(60, 0))
+        await settle()
+        tasks = [harness.spawn(model="m") for _ in range(10)]
+        await settle()
+        deadline = harness.gate.now() + 5 * SECOND
+        with pytest.raises(QueueTimeout) as caught:
+            await harness.admit(model="m", deadline=deadline)
+        assert caught.value.retry_after_ms == pytest.approx(11_000, rel=0.1)
+        await asyncio.gather(*tasks)
+
+    play(scene, rate_limit=None)
+
+
+@pytest.mark.parametrize("waiters", [5, 100])
+@pytest.mark.parametrize("limit", ["own", "lane", "tokens"])
+def test_predicted_wait_is_near_the_wait_had(limit: str, waiters: int) -> None:
+    async def scene(harness: Harness) -> None:
+        if limit == "lane":
+            teach(harness, told(60, 0))
+            await settle()
+        tasks = [harness.spawn(f"c{n % 7}", model="m", tokens=10) for n in range(waiters)]
+        await settle()
+        newcomer = harness.gate.admission(harness.exchange("c3", model="m", tokens=10))
+        predicted = harness.gate.predicted_wait(newcomer)
+        had = (await harness.admit("c3", model="m", tokens=10)).queued
+        assert predicted == pytest.approx(had, rel=0.3)
+        await asyncio.gather(*tasks)
+
+    budgets: dict[str, dict[str, Any]] = {
+        "own": {"rate_limit": 1, "rate_limit_burst": 1},
+        "lane": {"rate_limit": None},
+        "tokens": {"rate_limit": None, "tokens_per_minute": 20},
+    }
+    play(scene, rate_limit_timeout=10_000, **budgets[limit])
 
 
 Arrival = tuple[float, str, float, float | None]
@@ -332,3 +732,89 @@ def test_no_interleaving_loses_or_makes_a_unit_or_a_slot(
         for last, end in enumerate(times[first:], first):
             assert last - first + 1 <= burst + rate * (end - begin + 0.002) + 1e-6
     assert all(one <= other for one, other in pairwise(times))
+
+
+quotas = st.none() | st.builds(Quota, st.integers(1, 600), st.none() | st.integers(0, 600))
+happenings = st.one_of(
+    st.none(),
+    st.tuples(st.just("answer"), st.booleans(), st.builds(RateNews, quotas, quotas)),
+    st.tuples(st.just("pause"), st.integers(0, 20 * SECOND), st.booleans()),
+    st.tuples(st.just("settle"), st.integers(0, 100)),
+    st.tuples(st.just("give back")),
+)
+
+
+def befall(admission: Admission, what: tuple[Any, ...] | None) -> None:
+    """Let something become known of an admitted attempt."""
+    match what:
+        case ("answer", ok, news):
+            admission.answered(ok, news)
+        case ("pause", wait, slow):
+            admission.pause(wait, slow=slow)
+        case ("settle", tokens):
+            admission.settle(tokens)
+        case ("give back",):
+            admission.give_back()
+
+
+comings = st.tuples(
+    st.floats(0, 2),
+    st.sampled_from("abc"),
+    st.sampled_from(["interactive", "default", "batch"]),
+    st.sampled_from([None, "m", "n"]),
+    st.integers(0, 60),
+    st.floats(0, 3),
+    happenings,
+    st.none() | st.floats(0, 4),
+)
+
+
+@hypothesis_settings(deadline=None)
+@given(
+    st.lists(comings, max_size=25),
+    st.sampled_from([None, 0.5, 50]),
+    st.sampled_from([None, 60, 600]),
+    st.none() | st.integers(1, 3),
+    st.integers(1, 3),
+)
+def test_no_interleaving_wedges_a_lane_or_leaves_anything_behind(
+    plan: Sequence[tuple[Any, ...]],
+    rate: float | None,
+    tokens_per_minute: int | None,
+    slots: int | None,
+    burst: int,
+) -> None:
+    """Two attempts each, some leaving, whatever upstream says; the deadline is far away, so that
+    whoever is refused was forgotten."""
+
+    async def one(harness: Harness, coming: tuple[Any, ...]) -> None:
+        _, client, priority, model, tokens, hold, what, _ = coming
+        exchange = harness.exchange(client, priority=priority, model=model, tokens=tokens)
+        for attempt in range(2):
+            async with harness.gate.admission(exchange) as admission:
+                exchange.attempts = attempt + 1
+                await asyncio.sleep(hold)
+                befall(admission, what)
+
+    async def scene(harness: Harness) -> None:
+        tasks = []
+        for coming in plan:
+            await asyncio.sleep(coming[0])
+            task = asyncio.create_task(one(harness, coming))
+            tasks.append(task)
+            if coming[-1] is not None:
+                asyncio.get_running_loop().call_later(coming[-1], task.cancel)
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        assert {type(outcome) for outcome in outcomes} <= {type(None), asyncio.CancelledError}
+        for line in harness.gate.lanes():
+            assert line.idle
+            assert (line.users, line.lane.in_flight, len(line.queue)) == (0, 0, 0)
+
+    play(
+        scene,
+        rate_limit=rate,
+        rate_limit_burst=burst,
+        rate_limit_timeout=1_000_000,
+        tokens_per_minute=tokens_per_minute,
+        concurrency_limit=slots,
+    )

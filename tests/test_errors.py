@@ -125,7 +125,7 @@ CASES = {
         429,
         "requests",
         "rate_limit_exceeded",
-        r"0 requests go first, .* 0\.001 requests per second .* (9\d\d\.\d|1000\.0) s",
+        r"would wait about (9\d\d\.\d|1000\.0) s behind 0 others, and may wait [13]0\.0 s",
         openai.RateLimitError,
         "true",
     ),

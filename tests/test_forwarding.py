@@ -429,7 +429,6 @@ async def test_early_answer_streams_while_the_upload_stands(
         "404 Not Found",
         "409 Conflict",
         "418 I'm a teapot",
-        "429 Too Many Requests",
         "500 Internal Server Error",
         "502 Bad Gateway",
         "503 Service Unavailable",

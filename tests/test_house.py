@@ -14,12 +14,13 @@ PACKAGE = ROOT / "rustygate"
 STOREYS = [
     {"__main__"},
     {"cli"},
-    {"app"},
+    {"app", "plan"},
     {"proxy"},
+    {"vigil"},
     {"admission", "upstream", "pipe", "ledger", "listener"},
     {"body", "browsers"},
     {"config", "exchange"},
-    {"log", "tls"},
+    {"log", "tls", "jumping", "traffic"},
     {"errors"},
     {"core"},
 ]

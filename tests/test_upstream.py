@@ -528,7 +528,6 @@ async def test_what_upstream_says_unasked_answers_nobody(
 @pytest.mark.parametrize(
     "status",
     [
-        "429 Too Many Requests",
         "500 Internal Server Error",
         "502 Bad Gateway",
         "503 Service Unavailable",

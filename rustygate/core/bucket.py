@@ -51,6 +51,16 @@ class TokenBucket:
         """Undo a `take` whose units were not used."""
         self.full_at -= cost * self.period
 
+    def fill_to(self, now: int, level: int) -> None:
+        """Set the level, which may be below 0."""
+        self.full_at = now + (self.burst - level) * self.period
+
+    def resize(self, now: int, period: int, burst: int) -> None:
+        """Change rate and capacity; what was missing stays missing."""
+        missing = max(0, -((now - self.full_at) // self.period))
+        self.period, self.burst = period, burst
+        self.full_at = now + missing * period
+
     def level(self, now: int) -> int:
         """Whole units there now; negative while more was taken than there was."""
         return self.burst - max(0, -((now - self.full_at) // self.period))

@@ -1,142 +1,283 @@
-"""The order of waiters: start-time fair queueing over flows.
+"""The order of waiters: two levels of start-time fair queueing.
 
-Goyal, Vin and Cheng, "Start-time Fair Queueing" (SIGCOMM 1996). The queue keeps a virtual
-time. A flow has a start: the virtual time at which its first item may begin. The item whose
-flow has the least start goes next, ties going to the flow that has waited longest since its
-last turn; the virtual time moves to that start, and the flow's start moves on by the item's
-cost. A flow that was empty starts at the later of its own start and the virtual time.
+Goyal, Vin and Cheng, "Start-time Fair Queueing" (SIGCOMM 1996). A server of members keeps a
+virtual time. A member has a start: the virtual time at which its next item may begin. The member
+with the least start goes next, ties going to the one that has waited longest since its last turn;
+the virtual time moves to that start, and the member's start moves on by the item's cost divided
+by the member's weight. A member that was idle starts at the later of its own start and the
+virtual time.
 
-From this follow the laws the gate relies on: first in, first out within a flow; flows that
-stay non-empty are served in equal cost, to within one item each; a flow that was idle earns
-no credit, for it starts no earlier than the virtual time; nobody starves, for starts only
-grow. With equal costs it is round robin.
+From this follow the laws the gate relies on: members that stay busy are served in proportion to
+their weights in cost, to within one item each; one that was idle earns no credit, for it starts
+no earlier than the virtual time; nobody starves, for starts only grow.
 
-Departures from the paper: costs are integers, and so is virtual time. When the queue runs
-empty all flows are forgotten, where the paper moves the virtual time to the greatest finish:
-both make every flow equal again. An item whose turn could not be used may go back in front of
-its flow, which then stands where it stood before.
+The paper's section 3 nests such servers, and so does this queue: the first serves priority
+classes (`CLASSES`), each class serves its flows, and within a flow items are first in, first out.
+With equal costs and weights it is round robin.
 
-An item that leaves is unlinked from its flow in O(1). The heap holds flows, not items; an
-entry that its flow has replaced is dropped when it surfaces.
+Departures from the paper: virtual times are integers (`_SCALE` of them a unit of cost at weight
+one, so that a division loses nothing that matters). At the end of a busy period, when nothing
+waits and what was served last is done with (`forget`), all is forgotten, where the paper moves
+the virtual time to the greatest finish: both make all equal again. A turn that could not be used
+may be refunded; the member then stands where it stood before.
+
+An item that leaves is unlinked from its flow in O(1); push and pop take O(log n) in the number of
+flows. The heaps hold members, not items; an entry that its member has replaced is dropped when it
+surfaces.
 """
 
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from itertools import count
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 T = TypeVar("T", bound=Hashable)
+M = TypeVar("M", bound="_Member")
 
-_NOT_IN_HEAP = 0
+# What the classes get of a contended budget while they all wait.
+CLASSES = {"interactive": 16, "default": 4, "batch": 1}
+
+_SCALE = 1 << 16
+
+# A prediction looks at so many flows of a class and takes the others to be like them: with ten
+# thousand flows an exact one would cost an arrival more than everything else.
+_LOOKED_AT = 64
+
+
+class Flow(NamedTuple):
+    """Whose an item is: a client in a priority class, and the client's weight."""
+
+    client: Hashable
+    priority: str = "default"
+    weight: float = 1.0
 
 
 @dataclass(slots=True, eq=False)
-class _Flow(Generic[T]):
-    key: Hashable
-    start: int
-    entry: int = _NOT_IN_HEAP
+class _Member:
+    """Something served in turns; `backlog` is what it has waiting, in cost."""
+
+    weight: float
+    start: int = 0
+    entry: int = 0
+    backlog: int = 0
+
+    def virtual(self, cost: int) -> int:
+        """What a cost is in this member's virtual time."""
+        return round(cost * _SCALE / self.weight)
+
+    def served_by(self, instant: int, item: float = 0) -> float:
+        """How much of its backlog is served by the virtual time `instant`, were it divisible
+        into items of such a cost."""
+        if instant < self.start:
+            return 0
+        return min(self.backlog, (instant - self.start) * self.weight / _SCALE + item)
+
+
+class _Server(Generic[M]):
+    """Start-time fair queueing over members. A member is idle when its backlog is 0."""
+
+    __slots__ = ("_entries", "_forget", "_heap", "virtual")
+
+    def __init__(self, forget: Callable[[M], object]) -> None:
+        self._forget = forget
+        self._heap: list[tuple[int, int, M]] = []
+        self._entries = count(1)
+        self.virtual = 0
+
+    def wake(self, member: M) -> None:
+        """Let an idle member start no earlier than now; its heap entry may still be right."""
+        start = max(member.start, self.virtual)
+        if not member.entry or start != member.start:
+            self._place(member, start, next(self._entries))
+
+    def next(self) -> M:
+        """The busy member with the least start; idle ones that come before it are forgotten.
+        Raises IndexError when nobody is busy."""
+        while True:
+            _, entry, member = self._heap[0]
+            if entry == member.entry:
+                if member.backlog:
+                    return member
+                member.entry = 0
+                self._forget(member)
+            heappop(self._heap)
+
+    def charge(self, member: M, cost: int) -> None:
+        """The member has had its turn."""
+        self.virtual = member.start
+        self._place(member, member.start + member.virtual(cost), next(self._entries))
+
+    def refund(self, member: M, cost: int) -> None:
+        """The member could not use its turn: it stands again where it stood, before its peers."""
+        self._place(member, member.start - member.virtual(cost), -next(self._entries))
+
+    def sample(self) -> tuple[list[M], float]:
+        """Some members, early and late ones, and how many each of them stands for."""
+        stride = len(self._heap) // _LOOKED_AT | 1
+        some = self._heap[::stride]
+        members = [member for _, entry, member in some if entry == member.entry]
+        return members, len(self._heap) / (len(some) or 1)
+
+    def _place(self, member: M, start: int, entry: int) -> None:
+        """Give a member its start and a heap entry in place of the one it had."""
+        member.start, member.entry = start, entry
+        heappush(self._heap, (start, entry, member))
+
+
+@dataclass(slots=True, eq=False)
+class _Line(_Member, Generic[T]):
+    """A flow's items, each with its cost."""
+
+    key: Hashable = None
     items: OrderedDict[T, int] = field(default_factory=OrderedDict)
+
+    def served_before(self, instant: int) -> float:
+        """The same as `served_by`, in items as large as they are on average."""
+        return self.served_by(instant, self.backlog / len(self.items)) if self.items else 0
+
+
+class _Class(_Member, Generic[T]):
+    """A priority class: the flows in it, and the server that serves them."""
+
+    __slots__ = ("flows", "name", "server")
+
+    def __init__(self, name: str) -> None:
+        super().__init__(CLASSES[name])
+        self.name = name
+        self.flows: dict[Hashable, _Line[T]] = {}
+        self.server: _Server[_Line[T]] = _Server(lambda line: self.flows.pop(line.key))
+
+    def line(self, flow: Flow) -> _Line[T]:
+        line = self.flows.get(flow.client)
+        if line is None:
+            line = self.flows[flow.client] = _Line(flow.weight, key=flow.client)
+        line.weight = flow.weight
+        return line
+
+    def ahead(self, flow: Flow) -> float:
+        """About how much of this class goes before an item that `flow` pushed now."""
+        line = self.flows.get(flow.client) or _Line[T](flow.weight)
+        begin = max(line.start, self.server.virtual) + line.virtual(line.backlog)
+        some, stands_for = self.server.sample()
+        served = sum(other.served_before(begin) for other in some if other is not line)
+        return min(self.backlog, line.backlog + served * stands_for)
 
 
 class FairQueue(Generic[T]):
-    """Items with a cost, each in a flow, leaving in fair order.
+    """Items with a cost (1 or more), each in a flow, leaving in fair order.
 
     An item is in the queue at most once. Nothing here knows time or admission.
     """
 
     def __init__(self) -> None:
-        self._flows: dict[Hashable, _Flow[T]] = {}
-        self._heap: list[tuple[int, int, _Flow[T]]] = []
-        self._entries = count(1)
-        self._virtual = 0
         self._size = 0
+        self.forget()
 
     def __len__(self) -> int:
         return self._size
 
     def __repr__(self) -> str:
-        flows = {flow.key: len(flow.items) for flow in self._flows.values() if flow.items}
-        return f"<FairQueue {self._size} items, virtual time {self._virtual}, flows {flows}>"
+        return f"<FairQueue {self._size} items {self.depths()}>"
 
-    def push(self, item: T, flow_key: Hashable, cost: int = 1) -> None:
-        """Add an item at the end of its flow."""
-        flow = self._flow(flow_key)
-        if not flow.items:
-            self._wake(flow)
-        flow.items[item] = cost
-        self._size += 1
+    def forget(self) -> None:
+        """The busy period is over: nothing waits, and what was popped last is done with."""
+        assert not self._size
+        self._classes: dict[str, _Class[T]] = {}
+        self._server: _Server[_Class[T]] = _Server(lambda idle: self._classes.pop(idle.name))
 
-    def push_front(self, item: T, flow_key: Hashable, cost: int = 1) -> None:
-        """Put an item back in front of its flow, as if it had never been popped."""
-        flow = self._flow(flow_key, start=self._virtual + cost)
-        flow.items[item] = cost
-        flow.items.move_to_end(item, last=False)
-        self._size += 1
-        self.refund(flow_key, cost)
+    def push(self, item: T, flow: Flow, cost: int = 1, *, front: bool = False) -> None:
+        """Add an item at the end of its flow, or in front of it."""
+        its_class = self._class(flow.priority)
+        line = its_class.line(flow)
+        if not its_class.backlog:
+            self._server.wake(its_class)
+        if not line.backlog:
+            its_class.server.wake(line)
+        line.items[item] = cost
+        if front:
+            line.items.move_to_end(item, last=False)
+        self._count(its_class, line, cost, 1)
 
-    def refund(self, flow_key: Hashable, cost: int = 1) -> None:
-        """Undo what a popped item cost its flow, because its turn was not used."""
-        flow = self._flows.get(flow_key)
-        if flow is not None:
-            # A negative entry comes before all others of the same start.
-            self._place(flow, flow.start - cost, -next(self._entries))
+    def reckon(self, cost_of: Callable[[T], int]) -> None:
+        """Give all items new costs, because what costs are counted in has changed.
+
+        O(n). All flows and classes stand equal again, since their starts were in the old unit.
+        """
+        waiting = [
+            (Flow(line.key, each.name, line.weight), list(line.items))
+            for each in self._classes.values()
+            for line in each.flows.values()
+        ]
+        self._size = 0
+        self.forget()
+        for flow, items in waiting:
+            for item in items:
+                self.push(item, flow, cost_of(item))
+
+    def peek(self) -> T:
+        """The item whose turn it is; it stays. Raises IndexError when the queue is empty."""
+        return next(iter(self._next()[1].items))
 
     def pop(self) -> T:
         """Take the item whose turn it is. Raises IndexError when the queue is empty."""
-        flow = self._next_flow()
-        item, cost = flow.items.popitem(last=False)
-        self._virtual = flow.start
-        self._place(flow, flow.start + cost, next(self._entries))
-        self._shrink()
+        its_class, line = self._next()
+        item, cost = line.items.popitem(last=False)
+        self._server.charge(its_class, cost)
+        its_class.server.charge(line, cost)
+        self._count(its_class, line, -cost, -1)
         return item
 
-    def remove(self, item: T, flow_key: Hashable) -> bool:
+    def refund(self, flow: Flow, cost: int = 1) -> None:
+        """Undo what a popped item cost its flow and class, because its turn was not used."""
+        its_class = self._class(flow.priority)
+        line = its_class.flows.get(flow.client)
+        if line is not None:
+            its_class.server.refund(line, cost)
+        if its_class.entry:
+            self._server.refund(its_class, cost)
+
+    def remove(self, item: T, flow: Flow) -> bool:
         """Unlink an item that left; False if it is not here (any more)."""
-        flow = self._flows.get(flow_key)
-        if flow is None or flow.items.pop(item, None) is None:
+        its_class = self._class(flow.priority)
+        line = its_class.flows.get(flow.client)
+        cost = None if line is None else line.items.pop(item, None)
+        if line is None or cost is None:
             return False
-        self._shrink()
+        self._count(its_class, line, -cost, -1)
         return True
 
-    def ahead(self, flow_key: Hashable) -> int:
-        """How many items would be served before one pushed now, were all costs equal."""
-        mine = self._flows.get(flow_key)
-        position = len(mine.items) + 1 if mine else 1
-        others = (min(len(flow.items), position) for flow in self._flows.values())
-        return min(self._size, sum(others))
+    def ahead(self, flow: Flow) -> int:
+        """About how much, in cost, would be served before an item that `flow` pushed now.
 
-    def _flow(self, key: Hashable, start: int = 0) -> _Flow[T]:
-        flow = self._flows.get(key)
-        if flow is None:
-            flow = self._flows[key] = _Flow(key, start)
-        return flow
+        Reckoned as if items could be divided, over a sample of the flows.
+        """
+        its_class = self._class(flow.priority)
+        mine = its_class.ahead(flow)
+        begin = max(its_class.start, self._server.virtual) + its_class.virtual(round(mine))
+        others = (other for other in self._classes.values() if other is not its_class)
+        return round(mine + sum(other.served_by(begin) for other in others))
 
-    def _wake(self, flow: _Flow[T]) -> None:
-        """Let an idle flow start no earlier than now; its heap entry may still be right."""
-        start = max(flow.start, self._virtual)
-        if flow.entry == _NOT_IN_HEAP or start != flow.start:
-            self._place(flow, start, next(self._entries))
+    def depths(self) -> dict[str, dict[Hashable, int]]:
+        """How many items wait, by class and client."""
+        return {
+            name: {key: len(line.items) for key, line in each.flows.items() if line.items}
+            for name, each in self._classes.items()
+            if each.backlog
+        }
 
-    def _place(self, flow: _Flow[T], start: int, entry: int) -> None:
-        """Give a flow its start and a heap entry in place of the one it had."""
-        flow.start, flow.entry = start, entry
-        heappush(self._heap, (start, entry, flow))
+    def _class(self, priority: str) -> _Class[T]:
+        its_class = self._classes.get(priority)
+        if its_class is None:
+            its_class = self._classes[priority] = _Class(priority)
+        return its_class
 
-    def _next_flow(self) -> _Flow[T]:
-        """Pop the flow with the least start; forget the idle ones that come before it."""
-        while True:
-            _, entry, flow = heappop(self._heap)
-            if entry != flow.entry:
-                continue
-            if flow.items:
-                return flow
-            del self._flows[flow.key]
+    def _next(self) -> tuple[_Class[T], _Line[T]]:
+        its_class = self._server.next()
+        return its_class, its_class.server.next()
 
-    def _shrink(self) -> None:
-        self._size -= 1
-        if not self._size:
-            self._flows.clear()
-            self._heap.clear()
-            self._virtual = 0
+    def _count(self, its_class: _Class[T], line: _Line[T], cost: int, items: int) -> None:
+        line.backlog += cost
+        its_class.backlog += cost
+        self._size += items

@@ -10,12 +10,11 @@ not raise. Numbers that make no sense are taken as not said.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from enum import Enum
 from functools import lru_cache
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import msgspec
 
@@ -42,11 +41,6 @@ SHORTEST_PAUSE = MS
 
 # How long a lane pauses when upstream does not say.
 DEFAULT_PAUSE = SECOND
-
-# How long a lane takes to be as fast as before it was told to slow down, and the least share of
-# its rate that it keeps, however often it is told.
-RECOVERY = 5 * MINUTE
-LEAST_SHARE = 1 / 64
 
 # An error is short; what is longer, once inflated, is none that can be read.
 ERROR_BYTES = 64 * 1024
@@ -166,37 +160,6 @@ def go_duration(text: str) -> int | None:
     elif whole:
         total += int(whole) * _UNITS[unit]
     return total if total <= DURATION_LIMIT else None
-
-
-@dataclass(frozen=True, slots=True)
-class Pace:
-    """The share of its rate that a lane may use: all of it, unless it was told to slow down.
-
-    Args:
-        share_then: the share when it was last told.
-        since: when that was, in nanoseconds.
-    """
-
-    share_then: float = 1.0
-    since: int = 0
-
-    def share(self, now: int) -> float:
-        """The share by now, in (0, 1]; it grows linearly to 1."""
-        recovered = min(1.0, max(0, now - self.since) / RECOVERY)
-        return self.share_then + (1.0 - self.share_then) * recovered
-
-    def halved(self, now: int, sent: int) -> Self:
-        """The pace after an answer that says to slow down.
-
-        Requests that were sent before the lane last slowed down say nothing new: halved once for
-        all that was under way, as TCP does for one window (RFC 5681, 3.1).
-
-        Args:
-            sent: when the request of that answer was sent.
-        """
-        if sent < self.since:
-            return self
-        return replace(self, share_then=max(LEAST_SHARE, self.share(now) / 2), since=now)
 
 
 def verdict(status: int, headers: Mapping[str, str], body: bytes, epoch_ns: int) -> Verdict:

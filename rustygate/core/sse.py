@@ -6,6 +6,7 @@ boundary, which their last four tell. What the gate itself may put into a stream
 
 import json
 from collections.abc import Mapping
+from typing import Any
 
 # One newline: after a comment a blank line makes some SDKs dispatch an empty event.
 KEEPALIVE = b": keep-alive\n"
@@ -41,7 +42,7 @@ def is_event_stream(content_type: str | None) -> bool:
     return (content_type or "").partition(";")[0].strip().lower() == "text/event-stream"
 
 
-def error_event(path: str, error: Mapping[str, str | None]) -> bytes:
+def error_event(path: str, error: Mapping[str, Any]) -> bytes:
     """An in-stream error that OpenAI's SDKs raise: chat's form, or the Responses API's.
 
     The SDKs raise on a truthy `error` in any event; the Responses API's own error event spreads

@@ -15,18 +15,15 @@ from rustygate.core.quota import (
     DEFAULT_PAUSE,
     DURATION_LIMIT,
     ERROR_BYTES,
-    LEAST_SHARE,
     LONGEST_PAUSE,
     MINUTE,
     MS,
     NO_NEWS,
     PASS,
     QUOTA_LIMIT,
-    RECOVERY,
     SECOND,
     SHORTEST_PAUSE,
     Action,
-    Pace,
     Quota,
     RateNews,
     Verdict,
@@ -342,25 +339,3 @@ def test_any_answer_has_a_verdict_whose_pause_ends(
         assert judged.wait_ns == 0
     else:
         assert SHORTEST_PAUSE <= judged.wait_ns <= LONGEST_PAUSE
-
-
-def test_pace_halves_and_recovers_linearly() -> None:
-    pace = Pace().halved(now=SECOND, sent=0)
-    shares = [pace.share(SECOND + RECOVERY * fifth // 4) for fifth in range(6)]
-    assert shares == [0.5, 0.625, 0.75, 0.875, 1.0, 1.0]
-
-
-def test_what_was_under_way_halves_the_pace_once() -> None:
-    pace = Pace().halved(now=10, sent=1)
-    assert pace.halved(now=12, sent=9) is pace
-    assert pace.halved(now=12, sent=10).share(12) == pytest.approx(0.25)
-
-
-@given(st.lists(st.integers(0, RECOVERY), max_size=30))
-def test_a_lane_never_stops_and_always_recovers(pauses: list[int]) -> None:
-    pace, now = Pace(), 0
-    for pause in pauses:
-        now += pause
-        pace = pace.halved(now, sent=now)
-        assert LEAST_SHARE <= pace.share(now) <= 1 / 2
-    assert pace.share(now + RECOVERY) == 1

@@ -1,0 +1,76 @@
+"""Budgets: what an admission spends, and when there is room for it.
+
+Up to three go together: a token bucket that counts requests, one that counts the model's tokens,
+and slots in flight. The gate has such a set of its own, and each lane has one.
+"""
+
+from dataclasses import dataclass
+
+from rustygate.core.bucket import TokenBucket
+from rustygate.core.quota import Kind
+
+
+@dataclass(slots=True)
+class Budgets:
+    """A set of budgets; None is no limit.
+
+    An exchange takes one request, its tokens and a slot. A cost in tokens above the bucket's
+    capacity waits for a full bucket and then takes it below zero, so that it does not wait for
+    ever.
+    """
+
+    requests: TokenBucket | None = None
+    tokens: TokenBucket | None = None
+    slots: int | None = None
+    in_flight: int = 0
+
+    def wait(self, now: int, tokens: int = 0) -> int | None:
+        """Nanoseconds until there is room, 0 if there is; None if that takes a release."""
+        if self.slots is not None and self.in_flight >= self.slots:
+            return None
+        wait = 0 if self.requests is None else self.requests.wait(now)
+        if self.tokens is None:
+            return wait
+        return max(wait, self.tokens.wait(now, min(tokens, self.tokens.burst)))
+
+    def scarcest(self, now: int, tokens: int = 0) -> Kind:
+        """Which of the two buckets is waited for longest."""
+        if self.tokens is None:
+            return "requests"
+        requests = 0 if self.requests is None else self.requests.wait(now)
+        return "tokens" if self.tokens.wait(now, tokens) > requests else "requests"
+
+    def take(self, now: int, tokens: int = 0) -> None:
+        """Take what one exchange costs, whether it is there or not."""
+        self.in_flight += 1
+        if self.requests is not None:
+            self.requests.take(now)
+        if self.tokens is not None:
+            self.tokens.take(now, tokens)
+
+    def release(self) -> None:
+        """Free the slot of an exchange."""
+        self.in_flight -= 1
+
+    def give_back(self, tokens: int = 0) -> None:
+        """Undo what was taken of the buckets for an exchange that upstream never saw."""
+        if self.requests is not None:
+            self.requests.give_back()
+        self.settle(tokens, 0)
+
+    def settle(self, estimated: int, actual: int) -> None:
+        """Replace an estimated cost in tokens by the actual one."""
+        if self.tokens is not None:
+            self.tokens.give_back(estimated - actual)
+
+    @property
+    def unit(self) -> tuple[int, int]:
+        """What `cost` counts in: nanoseconds that a request and a token take to refill."""
+        requests = 0 if self.requests is None else self.requests.period
+        return requests, 0 if self.tokens is None else self.tokens.period
+
+    def cost(self, tokens: int = 0) -> int:
+        """What an exchange costs as one number: the nanoseconds that the budget which it strains
+        most needs to refill; 1 where nothing refills."""
+        requests = 1 if self.requests is None else self.requests.period
+        return requests if self.tokens is None else max(requests, self.tokens.period * tokens)

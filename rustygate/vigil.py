@@ -1,0 +1,96 @@
+"""A streaming request that queues long gets its answer's head early, and keepalives.
+
+QUEUE_KEEPALIVE_AFTER is for clients, and for proxies before them, that give up on a connection
+that stays silent. The price: once the head has gone down, the status is 200 whatever comes, and
+upstream's own headers have no place any more. What goes wrong afterwards is told in the stream.
+"""
+
+import asyncio
+import json
+from contextlib import suppress
+from typing import Any, Self
+
+from aiohttp import ClientResponse, web
+
+from rustygate.config import Settings
+from rustygate.core.sse import KEEPALIVE
+from rustygate.errors import Refusal
+from rustygate.exchange import Exchange
+from rustygate.pipe import Downstream, break_off, is_plain_event_stream, pipe, read_ahead
+
+
+class Vigil:
+    """Keeps one exchange's client company until its answer goes down.
+
+    As an async context manager it begins and ends. `deliver` and `refuse` are for whatever comes,
+    and stop the keepalives.
+    """
+
+    def __init__(self, request: web.Request, exchange: Exchange, settings: Settings) -> None:
+        self._request = request
+        self._exchange = exchange
+        self._settings = settings
+        self._early: web.StreamResponse | None = None
+        self._keeping: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        after_s = self._settings.queue_keepalive_after
+        if after_s is not None:
+            self._keeping = asyncio.create_task(self._keep(after_s))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stop()
+
+    async def deliver(
+        self, answer: ClientResponse, read: bytes | None = None
+    ) -> web.StreamResponse:
+        """Pass an answer on, as `pipe` does; an error goes into a stream that has begun."""
+        downstream = await self._downstream()
+        if downstream.early is None or is_plain_event_stream(answer):
+            return await pipe(downstream, answer, read)
+        self._exchange.outcome = "upstream_error"
+        if read is None:
+            read = await read_ahead(answer, self._settings)
+        return await break_off(downstream, _error_in(read, answer.status))
+
+    async def refuse(self, refusal: Refusal) -> web.StreamResponse | None:
+        """Tell a refusal in the stream; None if none has begun."""
+        downstream = await self._downstream()
+        if downstream.early is None:
+            return None
+        return await break_off(downstream, refusal.error())
+
+    async def _downstream(self) -> Downstream:
+        await self._stop()
+        return Downstream(self._request, self._exchange, self._settings, self._early)
+
+    async def _keep(self, after_s: float) -> None:
+        await asyncio.sleep(after_s)
+        headers = [("Content-Type", "text/event-stream"), *self._exchange.headers()]
+        response = web.StreamResponse(headers=headers)
+        self._exchange.status = response.status
+        self._early = response
+        await response.prepare(self._request)
+        with suppress(ConnectionError):
+            while True:
+                await response.write(KEEPALIVE)
+                await asyncio.sleep(self._settings.sse_keepalive_interval or after_s)
+
+    async def _stop(self) -> None:
+        """Write no more. A write that was begun is finished, so that no line is cut."""
+        if self._keeping is not None:
+            self._keeping.cancel()
+            await asyncio.wait((self._keeping,))
+            self._keeping = None
+
+
+def _error_in(body: bytes, status: int) -> dict[str, Any]:
+    """Upstream's error object, or one that tells its status."""
+    with suppress(ValueError, RecursionError):
+        said = json.loads(body)
+        if isinstance(said, dict) and isinstance(said.get("error"), dict):
+            error: dict[str, Any] = said["error"]
+            return error
+    message = f"Upstream answered {status} instead of a stream."
+    return {"message": message, "type": "upstream_error", "param": None, "code": None}

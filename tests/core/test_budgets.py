@@ -1,0 +1,74 @@
+"""Sets of budgets, with passed-in time."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rustygate.core.bucket import SECOND, TokenBucket
+from rustygate.core.budgets import Budgets
+
+
+def budgets(slots: int | None = None) -> Budgets:
+    """Two requests at once, then one a second; ten tokens at once, then two a second."""
+    return Budgets(TokenBucket(SECOND, 2), TokenBucket(SECOND // 2, 10), slots)
+
+
+@pytest.mark.parametrize(
+    ("requests", "tokens", "asked", "wait"),
+    [(0, 0, 10, 0), (2, 0, 0, SECOND), (1, 10, 4, 2 * SECOND), (2, 10, 1, SECOND)],
+    ids=["room", "no requests", "no tokens", "both"],
+)
+def test_wait_is_that_of_the_scarcest(requests: int, tokens: int, asked: int, wait: int) -> None:
+    spent = budgets()
+    for number in range(requests):
+        spent.take(0, 0 if number else tokens)
+    assert spent.wait(0, asked) == wait
+
+
+def test_slot_takes_a_release() -> None:
+    full = budgets(slots=1)
+    full.take(0)
+    assert full.wait(0) is None
+    full.release()
+    assert full.wait(0) == 0
+
+
+def test_cost_above_the_capacity_waits_for_a_full_bucket() -> None:
+    some = budgets()
+    assert some.wait(0, 1000) == 0
+    some.take(0, 1000)
+    assert some.wait(0, 1) == (1000 - 10 + 1) * SECOND // 2
+
+
+@pytest.mark.parametrize(("tokens", "cost"), [(0, SECOND), (2, SECOND), (6, 3 * SECOND)])
+def test_cost_is_the_time_of_the_budget_it_strains_most(tokens: int, cost: int) -> None:
+    assert budgets().cost(tokens) == cost
+
+
+def test_without_budgets_all_cost_the_same() -> None:
+    assert Budgets(slots=3).cost(5000) == Budgets().cost(0) == 1
+
+
+@given(st.lists(st.integers(0, 30), max_size=20), st.integers(0, 100), st.integers(0, 100))
+def test_settling_is_as_if_the_actual_cost_had_been_taken(
+    before: list[int], estimated: int, actual: int
+) -> None:
+    one, other = budgets(), budgets()
+    for tokens in before:
+        one.take(0, tokens)
+        other.take(0, tokens)
+    one.take(0, estimated)
+    one.settle(estimated, actual)
+    other.take(0, actual)
+    assert repr(one) == repr(other)
+
+
+@given(st.integers(0, 100))
+def test_taking_and_giving_back_is_nothing(tokens: int) -> None:
+    some = budgets()
+    some.take(SECOND, 7)
+    before = repr(some)
+    some.take(SECOND, tokens)
+    some.give_back(tokens)
+    some.release()
+    assert repr(some) == before
