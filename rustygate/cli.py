@@ -1,4 +1,4 @@
-"""The command line: serve (default), demo, simulate, check, health.
+"""The command line: serve (default), demo, simulate, plan, check, health.
 
 Exit codes: 0 a clean stop, 1 a failure while running, 2 bad configuration or usage. What goes
 wrong is one line each on stderr, never a traceback with values in it.
@@ -17,7 +17,7 @@ import socket
 import ssl
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import replace
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
@@ -36,6 +36,7 @@ from rustygate.config import (
     ConfigError,
     Settings,
     describe,
+    limits,
     load,
     without_password,
 )
@@ -135,8 +136,14 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         return command
 
     add("serve", _serve, "run the gate (the default)")
-    add("demo", _demo, "run the gate before a simulator; needs no key")
+    demo = add("demo", _demo, "run the gate before a simulator; needs no key")
+    demo.add_argument(
+        "--traffic",
+        action="store_true",
+        help="let a few clients share it, and tell each second who waited how long",
+    )
     simulate = add("simulate", _simulate, "run the simulator of OpenAI's API alone")
+    plan = add("plan", _plan, "predict who would wait how long under which quota")
     add("check", _check, "validate the configuration and print it, secrets masked")
     health = add("health", _health, "succeed if the running gate answers")
     health.add_argument(
@@ -144,6 +151,8 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     if "simulate" in argv:
         _add_simulator_arguments(simulate)
+    if "plan" in argv:
+        _add_plan_arguments(plan)
     return parser.parse_args(argv)
 
 
@@ -158,6 +167,12 @@ def _add_simulator_arguments(parser: argparse.ArgumentParser) -> None:
         help="0: the system chooses one (default: %(default)s)",
     )
     Options.add_arguments(parser)
+
+
+def _add_plan_arguments(parser: argparse.ArgumentParser) -> None:
+    from rustygate import plan
+
+    plan.add_arguments(parser)
 
 
 def _port(text: str) -> int:
@@ -179,10 +194,11 @@ def _serve(_: argparse.Namespace) -> int:
     return 0
 
 
-def _demo(_: argparse.Namespace) -> int:
+def _demo(arguments: argparse.Namespace) -> int:
     unset = {**_NO_KEY, **_NO_WAY, "OPENAI_BASE_URL": ""}
     settings = load({**os.environ, **unset}, dotenv=DOTENV)
-    log.configure(settings.rust_log, settings.log_format)
+    # Lines of a hundred exchanges a second would drown those that tell of the traffic.
+    log.configure("warn" if arguments.traffic else settings.rust_log, settings.log_format)
 
     async def demonstrate() -> None:
         from rustygate.simulator import Options
@@ -192,11 +208,27 @@ def _demo(_: argparse.Namespace) -> int:
             simulated = replace(settings, openai_base_url=f"{upstream}/v1")
             async with _gate(simulated, signals) as gate:
                 port = urlsplit(gate.url).port or settings.port
-                print(_what_to_try(_reachable(settings, port), upstream), flush=True)
-                await signals.get()
+                url = _reachable(settings, port)
+                print(_what_to_try(url, upstream), flush=True)
+                async with _traffic(url) if arguments.traffic else nullcontext():
+                    await signals.get()
 
     asyncio.run(demonstrate())
     return 0
+
+
+@asynccontextmanager
+async def _traffic(url: str) -> AsyncIterator[None]:
+    """The demonstration's clients, at work."""
+    from aiohttp import TCPConnector, UnixConnector
+
+    from rustygate.traffic import traffic
+
+    unix = url.startswith(UNIX)
+    # The gate's certificate is for those who come by its name.
+    connector = UnixConnector(url.removeprefix(UNIX)) if unix else TCPConnector(limit=0, ssl=False)
+    async with traffic("http://localhost" if unix else url, connector):
+        yield
 
 
 def _what_to_try(url: str, upstream: str) -> str:
@@ -225,9 +257,19 @@ def _simulate(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _plan(arguments: argparse.Namespace) -> int:
+    from rustygate import plan
+
+    asked = plan.from_arguments(arguments)
+    print(*plan.lines(asked, plan.forecast(asked)), sep="\n", flush=True)
+    return 0
+
+
 def _check(_: argparse.Namespace) -> int:
     settings = load(dotenv=DOTENV)
-    print(*(f"{name}={value}" for name, value in describe(settings)), sep="\n", flush=True)
+    lines = [f"{name}={value}" for name, value in describe(settings)]
+    lines += ["", "Limits in force:", *(f"- {line}" for line in limits(settings))]
+    print(*lines, sep="\n", flush=True)
     if settings.exposed:
         _complain(0, f"warning: {_EXPOSED.format(settings.bind_address)}")
     return 0

@@ -193,6 +193,21 @@ def test_check_prints_the_settings_in_force_with_secrets_masked(
     assert SECRET not in stdout
 
 
+def test_check_explains_which_limits_are_in_force(start: Start) -> None:
+    given = {"RATE_LIMIT": "auto", "TOKENS_PER_MINUTE": "5000", "CONCURRENCY_LIMIT": "7"}
+    _, stdout, _ = start("check", OPENAI_API_KEY=SECRET, **given).ended()
+    explained = stdout.partition("Limits in force:\n")[2].splitlines()
+    assert [line.partition(":")[0] for line in explained] == [
+        "- requests",
+        "- tokens",
+        "- in flight",
+        "- each model's requests and tokens a minute",
+        "- waiting",
+    ]
+    assert "20 of its requests in flight" in explained[0]
+    assert "5000 a minute" in explained[1]
+
+
 def test_check_masks_the_password_of_a_proxy(start: Start) -> None:
     proxy = "http://me:canary@proxy.example.org:3128"
     code, stdout, _ = start("check", OPENAI_API_KEY=SECRET, HTTPS_PROXY=proxy).ended()
@@ -518,6 +533,18 @@ def test_demo_is_configured_like_the_gate(start: Start) -> None:
     code, _, stderr = start("demo", RATE_LIMIT="x").ended()
     assert code == 2
     assert stderr.startswith("rustygate: RATE_LIMIT='x': expected ")
+
+
+def test_demo_lets_clients_share_it_and_tells_who_waits(start: Start) -> None:
+    demo = start("demo", "--traffic", PORT="0", RATE_LIMIT="20", RATE_LIMIT_BURST="1")
+    demo.until(demo.stdout, r"^hog +\d+ answered.*\| chat +\d+ answered.*\| batch +\d+ answered")
+    shares = demo.until(
+        demo.stdout, r"^hog +(\d+) answered, waited .* chat .*batch +(\d+) answered"
+    )
+    assert int(shares[1]) >= int(shares[2])
+    demo.signal()
+    code, _, stderr = demo.ended()
+    assert (code, stderr) == (0, "")
 
 
 def test_demo_tells_of_a_port_in_use(start: Start) -> None:
