@@ -5,6 +5,7 @@ import argparse
 import asyncio
 import gzip
 import json
+import re
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Any
@@ -17,10 +18,10 @@ from openai.types.chat import ChatCompletionMessageParam
 
 from rustygate.simulator import Options
 from rustygate.simulator.faults import GRAMMAR, FaultError, Faults, parse
-from rustygate.simulator.limits import MINUTE, MODELS, Bucket, Quota, Quotas, go_duration
+from rustygate.simulator.limits import MINUTE, MODELS, Bucket, Limits, Quota, Quotas, go_duration
 from rustygate.simulator.stats import NAMES, OTHERS, Stats, masked
 from rustygate.simulator.text import seed_of, write
-from tests.support.simulator import KEY, SOON_S, Site, post, running
+from tests.support.simulator import KEY, SOON_S, Site, post, request, running
 
 HELLO: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Hello, who is there?"}]
 CHAT = {"model": "gpt-4o", "messages": HELLO, "max_tokens": 4}
@@ -341,7 +342,11 @@ async def test_beyond_the_requests_a_429_tells_when_to_come_back() -> None:
     assert [answer.status for answer in answers] == [200, 200, 429]
     refusal = answers[2]
     assert (refusal.error["type"], refusal.error["code"]) == ("requests", "rate_limit_exceeded")
-    assert "Limit 2, Used 2, Requested 1. Please try again in" in refusal.error["message"]
+    assert re.fullmatch(
+        r"Rate limit reached for gpt-4o in organization org-simulator on requests per min "
+        r"\(RPM\): Limit 2, Used 2, Requested 1\. Please try again in (30|29\.\d+)s\.",
+        refusal.error["message"],
+    )
     assert 29_000 < int(refusal.headers["retry-after-ms"]) <= 30_000
     assert refusal.headers["retry-after"] == "30"
     assert refusal.headers["x-ratelimit-remaining-requests"] == "0"
@@ -354,9 +359,15 @@ async def test_sdk_raises_rate_limit_error_for_tokens() -> None:
         with pytest.raises(openai.RateLimitError) as error:
             await sdk.chat.completions.create(model="m", messages=HELLO, max_tokens=90)
         assert error.value.type == "tokens"
-        with pytest.raises(openai.RateLimitError, match="Limit 100, Requested 105") as error:
+        with pytest.raises(openai.RateLimitError) as error:
             await sdk.chat.completions.create(model="m", messages=HELLO, max_tokens=100)
-        assert "retry-after" not in error.value.response.headers
+    assert "retry-after" not in error.value.response.headers
+    assert isinstance(error.value.body, dict)
+    assert error.value.body["message"] == (
+        "Request too large for m in organization org-simulator on tokens per min (TPM): "
+        "Limit 100, Requested 105. The input or output tokens must be reduced in order to run "
+        "successfully."
+    )
 
 
 async def test_failed_requests_count_too() -> None:
@@ -366,11 +377,55 @@ async def test_failed_requests_count_too() -> None:
         assert (await site.post("/chat/completions", CHAT)).status == 429
 
 
+@pytest.mark.parametrize("nothing", [0, None])
+async def test_changed_limit_holds_at_once(nothing: int | None) -> None:
+    async with running(Options(rpm=2)) as site:
+        first = await site.post("/chat/completions", CHAT)
+        assert (await site.limits(rpm=1))["rpm"] == 1
+        second = await site.post("/chat/completions", CHAT)
+        assert (await site.limits(rpm=nothing))["rpm"] == 0
+        third = await site.post("/chat/completions", CHAT)
+    assert [answer.status for answer in (first, second, third)] == [200, 429, 200]
+    assert second.headers["x-ratelimit-limit-requests"] == "1"
+    assert "x-ratelimit-limit-requests" not in third.headers
+    assert third.headers["x-ratelimit-limit-tokens"] == "200000"
+
+
+async def test_limits_of_one_model_leave_the_others_alone() -> None:
+    options = Options(model_limits=(("gpt-4o", Limits(7, 70)),))
+    async with running(options) as site:
+        assert await site.limits(model="m", tpm=5) == {
+            "rpm": 500,
+            "tpm": 200_000,
+            "models": {"gpt-4o": {"rpm": 7, "tpm": 70}, "m": {"rpm": 500, "tpm": 5}},
+        }
+        told = [
+            (await site.post("/chat/completions", CHAT | {"model": model})).headers
+            for model in ("gpt-4o", "m", "other")
+        ]
+        assert await site.limits(rpm=9) == {
+            "rpm": 9,
+            "tpm": 200_000,
+            "models": {"gpt-4o": {"rpm": 9, "tpm": 70}, "m": {"rpm": 9, "tpm": 5}},
+        }
+    assert [headers["x-ratelimit-limit-requests"] for headers in told] == ["7", "500", "500"]
+    assert [headers["x-ratelimit-limit-tokens"] for headers in told] == ["70", "5", "200000"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"{", b"[]", b'{"rpm": -1}', b'{"rpm": 1.5}', b'{"model": ""}', b'{"tpm": 1' + b"0" * 16],
+)
+async def test_bad_limits_are_a_400_and_change_nothing(site: Site, body: bytes) -> None:
+    answer = await site.ask(request("POST", "/simulator/limits", body))
+    assert (answer.status, answer.error["type"]) == (400, "invalid_request_error")
+    assert (await site.limits())["rpm"] == Options().rpm
+
+
 async def test_reset_fills_the_buckets_and_zeroes_the_counts() -> None:
     async with running(Options(rpm=1)) as site:
         await site.post("/chat/completions", CHAT)
-        raw = b"POST /simulator/reset HTTP/1.1\r\nHost: s\r\nConnection: close\r\n\r\n"
-        assert (await site.ask(raw)).status == 204
+        assert (await site.ask(request("POST", "/simulator/reset"))).status == 204
         assert (await site.stats())["requests"] == 0
         assert (await site.post("/chat/completions", CHAT)).status == 200
 
@@ -386,7 +441,17 @@ async def test_reset_fills_the_buckets_and_zeroes_the_counts() -> None:
         ("slow_down", 429, "requests", "slow_down", None),
         ("slow_down=2.5", 429, "requests", "slow_down", "2500"),
         ("overloaded", 503, "service_unavailable_error", "server_is_overloaded", None),
-        ("insufficient_quota", 429, "insufficient_quota", "insufficient_quota", None),
+        ("too_large", 429, "tokens", "rate_limit_exceeded", None),
+        *[
+            (code, 429, "insufficient_quota", code, None)
+            for code in (
+                "insufficient_quota",
+                "organization_spend_limit_exceeded",
+                "project_spend_limit_exceeded",
+                "organization_usage_limit_exceeded",
+                "credit_balance_exhausted",
+            )
+        ],
         ("rate_limited", 429, "requests", "rate_limit_exceeded", "1000"),
         ("rate_limited=0.25", 429, "requests", "rate_limit_exceeded", "250"),
     ],
@@ -402,6 +467,28 @@ async def test_failure_on_demand(
     answer = await site.post("/chat/completions", CHAT, simulate=simulate)
     assert (answer.status, answer.error["type"], answer.error["code"]) == (status, type_, code)
     assert answer.headers.get("retry-after-ms") == retry_after_ms
+
+
+@pytest.mark.parametrize(
+    ("simulate", "message"),
+    [
+        (
+            "rate_limited=2",
+            "Rate limit reached for gpt-4o in organization org-simulator on requests per min "
+            "(RPM): Limit 500, Used 500, Requested 1. Please try again in 2s.",
+        ),
+        (
+            "too_large",
+            "Request too large for gpt-4o in organization org-simulator on tokens per min (TPM): "
+            "Limit 30000, Requested 40000. The input or output tokens must be reduced in order to "
+            "run successfully.",
+        ),
+    ],
+)
+async def test_refusal_on_demand_tells_the_models_own_limits(simulate: str, message: str) -> None:
+    async with running(Options(tpm=30_000)) as site:
+        answer = await site.post("/chat/completions", CHAT, simulate=simulate)
+    assert answer.error["message"] == message
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["plain", "streamed"])
@@ -533,6 +620,7 @@ async def test_flagged_faults_strike_each_nth_request_and_yield_to_the_header() 
         ("latency=0.5,tokens_per_second=20", Faults(latency=0.5, tokens_per_second=20.0)),
         ("stall", Faults(stall=-1)),
         ("stall=0", Faults(stall=0)),
+        ("close=4001", Faults(close=4001)),
     ],
 )
 def test_faults_are_read(text: str, faults: Faults) -> None:
@@ -541,7 +629,7 @@ def test_faults_are_read(text: str, faults: Faults) -> None:
 
 BAD_FAULTS = (
     "x = latency latency=nan latency=inf latency=-1 reset=1 99 600 cut=-1 cut=x cut= tokens=0 ² "
-    "slow_down=x tokens=" + "9" * 5000
+    "slow_down=x close close=999 close=5000 close=1006 too_large=1 tokens=" + "9" * 5000
 )
 
 
@@ -572,10 +660,14 @@ def test_no_flags_are_the_defaults() -> None:
 
 
 def test_flags_are_read() -> None:
-    flags = "--rpm 3 --tpm 4 --tokens-per-second 5 --latency 0.5 --fault cut=2 --fault gzip,cut=3"
-    assert arguments(*flags.split(), "--fault-every", "7") == Options(
+    flags = (
+        "--rpm 3 --tpm 0 --tokens-per-second 5 --latency 0.5 --fault cut=2 --fault gzip,cut=3 "
+        "--model-limit gpt-4o=500/30000 --model-limit a=b=0/1 --fault-every 7"
+    )
+    assert arguments(*flags.split()) == Options(
         rpm=3,
-        tpm=4,
+        tpm=0,
+        model_limits=(("gpt-4o", Limits(500, 30_000)), ("a=b", Limits(0, 1))),
         tokens_per_second=5.0,
         latency=0.5,
         faults=Faults(cut=3, gzip=True),
@@ -586,7 +678,11 @@ def test_flags_are_read() -> None:
 @pytest.mark.parametrize(
     "flags",
     [
-        ("--rpm", "0"),
+        ("--fault-every", "0"),
+        ("--model-limit", "gpt-4o"),
+        ("--model-limit", "gpt-4o=5"),
+        ("--model-limit", "gpt-4o=5/x"),
+        ("--model-limit", "=5/5"),
         ("--tpm", "-1"),
         ("--latency", "nan"),
         ("--latency", "1e300"),
@@ -658,7 +754,7 @@ def test_go_duration(ms: int, text: str) -> None:
 
 
 def test_reset_is_the_time_until_full() -> None:
-    quota = Quota(rpm=60, tpm=600)
+    quota = Quota(Limits(rpm=60, tpm=600))
     quota.charge(0, 100)
     assert quota.headers(SECOND // 2) == {
         "x-ratelimit-limit-requests": "60",
@@ -671,7 +767,7 @@ def test_reset_is_the_time_until_full() -> None:
 
 
 def test_want_of_tokens_costs_a_request_and_no_tokens() -> None:
-    quota = Quota(rpm=10, tpm=100)
+    quota = Quota(Limits(rpm=10, tpm=100))
     assert quota.charge(0, 80) is None
     shortage = quota.charge(0, 40)
     assert shortage is not None
@@ -682,20 +778,52 @@ def test_want_of_tokens_costs_a_request_and_no_tokens() -> None:
 
 
 def test_want_of_requests_costs_nothing() -> None:
-    quota = Quota(rpm=1, tpm=100)
+    quota = Quota(Limits(rpm=1, tpm=100))
     quota.charge(0, 1)
     waits = [shortage.wait for now in range(3) if (shortage := quota.charge(now, 1))]
     assert waits == [MINUTE, MINUTE - 1, MINUTE - 2]
 
 
 def test_too_large_never_fits() -> None:
-    shortage = Quota(rpm=1, tpm=100).charge(0, 101)
+    shortage = Quota(Limits(rpm=1, tpm=100)).charge(0, 101)
     assert shortage is not None
     assert shortage.wait is None
 
 
+def test_limit_that_changes_keeps_what_was_taken_as_far_as_it_goes() -> None:
+    bucket = Bucket(100)
+    bucket.take(0, 40)
+    bucket.resize(0, 200)
+    assert (bucket.remaining(0), bucket.reset(0)) == (160, 12 * SECOND)
+    bucket.resize(0, 10)
+    assert (bucket.remaining(0), bucket.reset(0)) == (0, MINUTE)
+
+
+def test_changed_limit_refills_at_its_own_rate_from_then_on() -> None:
+    bucket = Bucket(60)
+    bucket.take(0, 60)
+    bucket.resize(10 * SECOND, 600)
+    assert bucket.remaining(10 * SECOND) == 550
+    assert bucket.remaining(11 * SECOND) == 560
+
+
+def test_limit_that_is_new_begins_with_a_full_bucket() -> None:
+    quota = Quota(Limits(rpm=0, tpm=0))
+    assert quota.charge(0, 10**9) is None
+    assert quota.headers(0) == {}
+    quota.apply(0, Limits(rpm=5, tpm=0))
+    assert quota.headers(0)["x-ratelimit-remaining-requests"] == "5"
+
+
+def test_models_with_limits_of_their_own_are_bounded() -> None:
+    quotas = Quotas(Limits(1, 1), {str(number): Limits(2, 2) for number in range(MODELS)})
+    quotas.change(0, "0", rpm=3)
+    with pytest.raises(OverflowError):
+        quotas.change(0, "one more", rpm=3)
+
+
 def test_models_are_bounded_and_the_least_recently_used_goes() -> None:
-    quotas = Quotas(1, 1)
+    quotas = Quotas(Limits(1, 1), {})
     first = quotas.of("first")
     for number in range(MODELS - 1):
         quotas.of(str(number))

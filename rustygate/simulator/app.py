@@ -6,91 +6,87 @@ else. The simulator's own pages, `/simulator/...`, are no part of what they coun
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from secrets import token_hex
+from typing import Annotated
 
+import msgspec
 from aiohttp import web
-from aiohttp.http_exceptions import HttpProcessingError
+from msgspec import UNSET, Meta, UnsetType
 
 from rustygate.simulator import models
-from rustygate.simulator.asked import Asked, Streamable, json_text, read
+from rustygate.simulator.asked import Name, read
 from rustygate.simulator.chat import ChatAsked
 from rustygate.simulator.embeddings import EmbeddingsAsked
-from rustygate.simulator.errors import ApiError, Failure, Severed, retry_headers
-from rustygate.simulator.faults import NO_FAULTS, FaultError, Faults, parse
-from rustygate.simulator.limits import Quota, Quotas, Shortage, go_duration, milliseconds
+from rustygate.simulator.errors import ApiError, Failure, Severed
+from rustygate.simulator.faults import FaultError, parse
+from rustygate.simulator.generation import Generation, Handler, body
+from rustygate.simulator.limits import Limits, Quotas, milliseconds
 from rustygate.simulator.options import Options
+from rustygate.simulator.passage import PASSAGE, Passage
 from rustygate.simulator.responses import ResponseAsked
-from rustygate.simulator.stats import Stats, Visit
-from rustygate.simulator.wire import before_head, reply, stream
+from rustygate.simulator.stats import Stats
+from rustygate.simulator.wire import put
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-# Bodies are held whole. OpenAI takes as much in one request for its largest inputs.
+# JSON bodies are held whole. OpenAI takes as much in one request for its largest inputs.
 MAX_BODY = 64 * 1024 * 1024
 
 
 def make_app(options: Options) -> web.Application:
-    """The simulator as an application; it keeps its quotas and counts for itself."""
-    simulator = _Simulator(options)
+    """The simulator as an application; it keeps its quotas, counts and files for itself."""
+    stats = Stats()
+    quotas = Quotas(Limits(options.rpm, options.tpm), dict(options.model_limits))
+    front = _Front(options, stats)
     app = web.Application(
-        middlewares=[simulator.attend],
+        middlewares=[front.attend],
         client_max_size=MAX_BODY,
         # A client that leaves must end its handler, which may be stalled for ever.
         handler_args={"handler_cancellation": True},
     )
-    app.on_response_prepare.append(simulator.stamp)
+    app.on_response_prepare.append(front.stamp)
+    app.add_routes(_generation_routes(Generation(quotas, stats)))
     app.add_routes(
         [
-            web.get("/v1/models", simulator.list_models),
-            web.get("/v1/models/{model:.+}", simulator.show_model),
-            web.post("/v1/chat/completions", simulator.generation(ChatAsked)),
-            web.post("/v1/responses", simulator.generation(ResponseAsked)),
-            web.post("/v1/embeddings", simulator.generation(EmbeddingsAsked)),
-            web.get("/simulator/stats", simulator.show_stats),
-            web.post("/simulator/reset", simulator.reset),
+            web.get("/v1/models", _list_models),
+            web.get("/v1/models/{model:.+}", _show_model),
         ]
     )
+    app.add_routes(_Pages(quotas, stats).routes())
     return app
 
 
-@dataclass(slots=True)
-class _Passage:
-    """What one request has with it on its way.
-
-    Args:
-        started: when its head was there, in nanoseconds of the monotonic clock.
-        quota: its model's, once the model is known.
-    """
-
-    visit: Visit
-    started: int
-    faults: Faults = NO_FAULTS
-    quota: Quota | None = None
+def _generation_routes(generation: Generation) -> list[web.RouteDef]:
+    return [
+        web.post("/v1/chat/completions", generation.json(ChatAsked)),
+        web.post("/v1/responses", generation.json(ResponseAsked)),
+        web.post("/v1/embeddings", generation.json(EmbeddingsAsked)),
+    ]
 
 
-_PASSAGE = web.RequestKey("passage", _Passage)
+async def _list_models(request: web.Request) -> web.StreamResponse:
+    return await put(request, models.listing())
 
 
-class _Simulator:
-    """The handlers and what they share."""
+async def _show_model(request: web.Request) -> web.StreamResponse:
+    return await put(request, models.model(request.match_info["model"]))
 
-    def __init__(self, options: Options) -> None:
+
+class _Front:
+    """What every request passes, before its handler and after."""
+
+    def __init__(self, options: Options, stats: Stats) -> None:
         self._options = options
-        self._quotas = Quotas(options.rpm, options.tpm)
-        self._stats = Stats()
+        self._stats = stats
         self._arrivals = 0
 
     @web.middleware
     async def attend(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Count a request and see that it ends in an answer of OpenAI's shape."""
         if request.path.startswith("/simulator/"):
-            return await handler(request)
+            return await _answered(request, handler)
         with self._stats.visit(_route(request), _key(request) or "") as visit:
-            request[_PASSAGE] = _Passage(visit, time.monotonic_ns())
+            request[PASSAGE] = Passage(visit, time.monotonic_ns(), request.path)
             try:
-                return await self._answer(request, handler)
+                return await _answered(request, self._admitted(handler))
             except (asyncio.CancelledError, ConnectionError) as error:
                 visit.left()
                 if isinstance(error, asyncio.CancelledError):
@@ -100,14 +96,12 @@ class _Simulator:
         # aiohttp wants a response, finds nobody to send it to and is content.
         return web.Response()
 
-    async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        try:
+    def _admitted(self, handler: Handler) -> Handler:
+        async def handle(request: web.Request) -> web.StreamResponse:
             self._admit(request)
             return await handler(request)
-        except ApiError as error:
-            return error.failure.response()
-        except web.HTTPException as error:
-            return _shaped(request, error).response()
+
+        return handle
 
     def _admit(self, request: web.Request) -> None:
         """Refuse what has no route or no key, and find out what shall go wrong."""
@@ -121,11 +115,11 @@ class _Simulator:
             own = parse(",".join(request.headers.getall("X-Simulate", [])))
         except FaultError as error:
             raise ApiError(Failure(400, str(error), code="unknown_fault")) from error
-        request[_PASSAGE].faults = self._options.faults_of(self._arrivals, own)
+        request[PASSAGE].faults = self._options.faults_of(self._arrivals, own)
 
     async def stamp(self, request: web.Request, response: web.StreamResponse) -> None:
         """Give an answer that begins the headers OpenAI's have."""
-        passage = request.get(_PASSAGE)
+        passage = request.get(PASSAGE)
         if passage is None or request.transport is None or request.transport.is_closing():
             return
         passage.visit.answered(response.status)
@@ -136,50 +130,63 @@ class _Simulator:
         if passage.quota is not None:
             response.headers.update(passage.quota.headers(now))
 
-    def generation(self, kind: type[Asked]) -> Handler:
-        """The handler of an endpoint at which a model answers requests of that kind."""
 
-        async def handle(request: web.Request) -> web.StreamResponse:
-            return await self._generate(request, read(await _body(request), kind))
+Limit = Annotated[int, Meta(ge=0, le=10**15)] | None | UnsetType
 
-        return handle
 
-    async def _generate(self, request: web.Request, asked: Asked) -> web.StreamResponse:
-        passage = request[_PASSAGE]
-        faults = passage.faults
-        if asked.user is not None:
-            passage.visit.count_for(self._stats.client(asked.user))
-        models.model(asked.model)
-        passage.quota = self._quotas.of(asked.model)
-        shortage = passage.quota.charge(time.monotonic_ns(), asked.cost(faults.tokens))
-        if shortage is not None:
-            raise ApiError(_beyond_quota(asked.model, shortage))
-        await before_head(request, faults)
-        usage = asked.usage(faults.tokens)
-        passage.visit.took(usage.tokens_in, usage.tokens_out)
-        if isinstance(asked, Streamable) and asked.stream:
-            with self._stats.stream():
-                return await stream(request, asked.events(faults.tokens), faults)
-        return await reply(request, json_text(asked.plain(faults.tokens)), faults)
+class _LimitsAsked(msgspec.Struct):
+    """New limits, of a model or of all; what is left out stays, null and 0 are no limit."""
 
-    async def list_models(self, request: web.Request) -> web.StreamResponse:
-        faults = request[_PASSAGE].faults
-        await before_head(request, faults)
-        return await reply(request, json_text(models.listing()), faults)
+    model: Name | None = None
+    rpm: Limit = UNSET
+    tpm: Limit = UNSET
 
-    async def show_model(self, request: web.Request) -> web.StreamResponse:
-        faults = request[_PASSAGE].faults
-        await before_head(request, faults)
-        model = models.model(request.match_info["model"])
-        return await reply(request, json_text(model), faults)
+    @property
+    def limits(self) -> dict[str, int]:
+        said = {"rpm": self.rpm, "tpm": self.tpm}
+        return {name: limit or 0 for name, limit in said.items() if limit is not UNSET}
+
+
+class _Pages:
+    """The simulator's own pages; they want no key and are counted nowhere."""
+
+    def __init__(self, quotas: Quotas, stats: Stats) -> None:
+        self._quotas = quotas
+        self._stats = stats
+
+    def routes(self) -> list[web.RouteDef]:
+        return [
+            web.get("/simulator/stats", self.show_stats),
+            web.post("/simulator/limits", self.change_limits),
+            web.post("/simulator/reset", self.reset),
+        ]
 
     async def show_stats(self, request: web.Request) -> web.Response:
         return web.json_response(self._stats.snapshot())
+
+    async def change_limits(self, request: web.Request) -> web.Response:
+        """Change limits at once; the answer is all that are in force then."""
+        asked = read(await body(request), _LimitsAsked)
+        try:
+            self._quotas.change(time.monotonic_ns(), asked.model, **asked.limits)
+        except OverflowError as error:
+            raise ApiError(Failure(400, f"{error}.", param="model")) from error
+        return web.json_response(self._quotas.snapshot())
 
     async def reset(self, request: web.Request) -> web.Response:
         self._stats.reset()
         self._quotas.reset()
         return web.Response(status=204)
+
+
+async def _answered(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """What a handler answers, or the error in which it ends."""
+    try:
+        return await handler(request)
+    except ApiError as error:
+        return error.failure.response()
+    except web.HTTPException as error:
+        return _shaped(request, error).response()
 
 
 def _key(request: web.Request) -> str | None:
@@ -193,35 +200,9 @@ def _route(request: web.Request) -> str:
     return "other" if resource is None else resource.canonical
 
 
-async def _body(request: web.Request) -> bytes:
-    try:
-        return await request.read()
-    except (HttpProcessingError, web.RequestPayloadError) as error:
-        # Bad chunks, or bytes that are not of the encoding they claim.
-        raise ApiError(Failure(400, "The body of your request is malformed.")) from error
-
-
 def _shaped(request: web.Request, error: web.HTTPException) -> Failure:
     """What the router or aiohttp refuse, in OpenAI's shape."""
     what = {404: "Invalid URL", 405: "Not allowed method for the URL"}
     message = f"{what.get(error.status, error.reason)} ({request.method} {request.path})"
     allow = {name: error.headers[name] for name in ("Allow",) if name in error.headers}
     return Failure(error.status, message, headers=allow)
-
-
-def _beyond_quota(model: str, shortage: Shortage) -> Failure:
-    unit = {"requests": "requests per min (RPM)", "tokens": "tokens per min (TPM)"}[shortage.kind]
-    limit, requested = shortage.limit, shortage.requested
-    code = "rate_limit_exceeded"
-    if shortage.wait is None:
-        message = (
-            f"Request too large for {model} on {unit}: Limit {limit}, Requested {requested}. "
-            "Shorten the input or ask for a shorter answer."
-        )
-        return Failure(429, message, shortage.kind, code)
-    wait_ms = milliseconds(shortage.wait)
-    message = (
-        f"Rate limit reached for {model} on {unit}: Limit {limit}, Used {shortage.used}, "
-        f"Requested {requested}. Please try again in {go_duration(wait_ms)}."
-    )
-    return Failure(429, message, shortage.kind, code, headers=retry_headers(wait_ms))

@@ -6,16 +6,16 @@ not fit; fields that are not declared are passed over.
 
 import re
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from secrets import token_hex
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta
 
+from rustygate.simulator.answers import Answer, Event, Events, json_answer
 from rustygate.simulator.errors import ApiError, Failure
-from rustygate.simulator.text import LONGEST
+from rustygate.simulator.text import LONGEST, length
 
 Name = Annotated[str, Meta(min_length=1, max_length=512)]
 Cap = Annotated[int, Meta(ge=1, le=LONGEST)] | None
@@ -31,15 +31,6 @@ class Usage:
     @property
     def total(self) -> int:
         return self.tokens_in + self.tokens_out
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """One event of a stream; `paced` if it carries a token, which takes its time."""
-
-    data: str
-    name: str | None = None
-    paced: bool = False
 
 
 class Asked(msgspec.Struct, kw_only=True):
@@ -60,18 +51,52 @@ class Asked(msgspec.Struct, kw_only=True):
         """The tokens its answer takes."""
 
     @abstractmethod
-    def plain(self, wanted: int | None) -> dict[str, Any]:
-        """The whole answer as one object."""
+    def answer(self, wanted: int | None, origin: str) -> Answer:
+        """The answer; `origin` is the simulator's URL, for answers that refer to it."""
 
 
 class Streamable(Asked, kw_only=True):
-    """A request whose answer can come as a stream."""
+    """A request whose answer is one JSON object, or that as a stream."""
 
     stream: bool | None = None
+
+    def answer(self, wanted: int | None, origin: str) -> Answer:
+        if self.stream:
+            return Events(self.events(wanted))
+        return json_answer(self.plain(wanted))
+
+    @abstractmethod
+    def plain(self, wanted: int | None) -> dict[str, Any]:
+        """The whole answer as one object."""
 
     @abstractmethod
     def events(self, wanted: int | None) -> Iterator[Event]:
         """The answer as a stream."""
+
+
+class Generating(Streamable, kw_only=True):
+    """A request for text."""
+
+    @property
+    @abstractmethod
+    def tokens_in(self) -> int: ...
+
+    @property
+    @abstractmethod
+    def cap(self) -> int | None:
+        """The most tokens that one text may have."""
+
+    @property
+    def choices(self) -> int:
+        """How many texts."""
+        return 1
+
+    def usage(self, wanted: int | None) -> Usage:
+        return Usage(self.tokens_in, self.choices * length(self.cap, wanted))
+
+    def cost(self, wanted: int | None) -> int:
+        usage = self.usage(wanted)
+        return usage.tokens_in + max(usage.tokens_out, self.choices * (self.cap or 0))
 
 
 class Part(msgspec.Struct):
@@ -101,31 +126,38 @@ def text_of(content: Content) -> str:
     return "".join(part.text for part in content or ())
 
 
-AnyAsked = TypeVar("AnyAsked", bound=Asked)
+Shape = TypeVar("Shape", bound=msgspec.Struct)
 _PARAM = re.compile(r"(?:required field `|at `\$\.?)([^`]+)`")
 
 
-def read(body: bytes, kind: type[AnyAsked]) -> AnyAsked:
+def read(body: bytes | str, shape: type[Shape]) -> Shape:
     """Read a body.
 
     Raises:
         ApiError: it is not JSON, or not of the shape; status 400.
     """
     try:
-        return msgspec.json.decode(body, type=kind)
+        return msgspec.json.decode(body, type=shape)
     except msgspec.ValidationError as error:
-        param = _PARAM.search(str(error))
-        raise ApiError(Failure(400, f"{error}.", param=param and param[1])) from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise _misfit(error) from error
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         message = f"The body of your request could not be read as JSON: {error}."
         raise ApiError(Failure(400, message)) from error
 
 
-def json_text(value: Any) -> str:
-    """JSON as OpenAI writes it: compact, characters as they are."""
-    return msgspec.json.encode(value).decode()
+def convert(fields: Mapping[str, Any], shape: type[Shape]) -> Shape:
+    """Read fields that came as text: of a form, or of a query.
+
+    Raises:
+        ApiError: they are not of the shape; status 400.
+    """
+    try:
+        return msgspec.convert(fields, shape, strict=False)
+    except msgspec.ValidationError as error:
+        raise _misfit(error) from error
 
 
-def new_id(prefix: str) -> str:
-    """An identifier like OpenAI's."""
-    return f"{prefix}{token_hex(16)}"
+def _misfit(error: msgspec.ValidationError) -> ApiError:
+    """What the client is told of input that is not of its shape."""
+    param = _PARAM.search(str(error))
+    return ApiError(Failure(400, f"{error}.", param=param and param[1]))

@@ -8,19 +8,9 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from rustygate.simulator.asked import (
-    Cap,
-    Content,
-    Event,
-    Format,
-    Name,
-    Streamable,
-    Usage,
-    json_text,
-    new_id,
-    text_of,
-)
-from rustygate.simulator.text import Text, input_tokens, length, seed_of, write
+from rustygate.simulator.answers import Event, json_text, new_id
+from rustygate.simulator.asked import Cap, Content, Format, Generating, Name, Usage, text_of
+from rustygate.simulator.text import Text, input_tokens, seed_of, write
 
 
 class Message(msgspec.Struct):
@@ -32,7 +22,7 @@ class StreamOptions(msgspec.Struct):
     include_usage: bool | None = None
 
 
-class ChatAsked(Streamable, kw_only=True):
+class ChatAsked(Generating, kw_only=True):
     messages: Annotated[list[Message], Meta(min_length=1)]
     max_tokens: Cap = None
     max_completion_tokens: Cap = None
@@ -45,6 +35,10 @@ class ChatAsked(Streamable, kw_only=True):
         return "\n".join(text_of(message.content) for message in self.messages)
 
     @property
+    def tokens_in(self) -> int:
+        return input_tokens(self.prompt)
+
+    @property
     def cap(self) -> int | None:
         return self.max_completion_tokens or self.max_tokens
 
@@ -52,17 +46,9 @@ class ChatAsked(Streamable, kw_only=True):
     def choices(self) -> int:
         return self.n or 1
 
-    def usage(self, wanted: int | None) -> Usage:
-        tokens_out = self.choices * length(self.cap, wanted)
-        return Usage(input_tokens(self.prompt), tokens_out)
-
-    def cost(self, wanted: int | None) -> int:
-        usage = self.usage(wanted)
-        return usage.tokens_in + max(usage.tokens_out, self.choices * (self.cap or 0))
-
     def plain(self, wanted: int | None) -> dict[str, Any]:
         choices = [_choice(index, text) for index, text in enumerate(self._texts(wanted))]
-        usage = _usage(self.usage(wanted))
+        usage = usage_of(self.usage(wanted))
         return self._object("chat.completion") | {"choices": choices, "usage": usage}
 
     def events(self, wanted: int | None) -> Iterator[Event]:
@@ -75,9 +61,9 @@ class ChatAsked(Streamable, kw_only=True):
             yield chunk(index, {"role": "assistant", "content": "", "refusal": None})
             for token in text.tokens:
                 yield chunk(index, {"content": token}, paced=True)
-            yield chunk(index, {}, finish_reason=_finish_reason(text))
+            yield chunk(index, {}, finish_reason=finish_reason(text))
         if wants_usage:
-            usage = {"choices": [], "usage": _usage(self.usage(wanted))}
+            usage = {"choices": [], "usage": usage_of(self.usage(wanted))}
             yield Event(json_text(head | usage))
         yield Event("[DONE]")
 
@@ -110,7 +96,7 @@ def _choice(index: int, text: Text) -> dict[str, Any]:
         "index": index,
         "message": message,
         "logprobs": None,
-        "finish_reason": _finish_reason(text),
+        "finish_reason": finish_reason(text),
     }
 
 
@@ -126,11 +112,12 @@ def _chunk(
     return Event(json_text(head | {"choices": [choice]} | rest), paced=paced)
 
 
-def _finish_reason(text: Text) -> str:
+def finish_reason(text: Text) -> str:
     return "stop" if text.whole else "length"
 
 
-def _usage(usage: Usage) -> dict[str, Any]:
+def usage_of(usage: Usage) -> dict[str, Any]:
+    """The usage as chat completions and the completions before them tell it."""
     return {
         "prompt_tokens": usage.tokens_in,
         "completion_tokens": usage.tokens_out,

@@ -6,10 +6,11 @@ from array import array
 from base64 import b64encode
 from collections.abc import Sequence
 from hashlib import shake_128
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from msgspec import Meta
 
+from rustygate.simulator.answers import Answer, json_answer
 from rustygate.simulator.asked import Asked, Usage
 from rustygate.simulator.text import input_tokens
 
@@ -50,14 +51,15 @@ class EmbeddingsAsked(Asked, kw_only=True):
     def cost(self, wanted: int | None) -> int:
         return self.usage(wanted).tokens_in
 
-    def plain(self, wanted: int | None) -> dict[str, Any]:
+    def answer(self, wanted: int | None, origin: str) -> Answer:
         data = [
             {"object": "embedding", "index": index, "embedding": self._embedding(one)}
             for index, one in enumerate(self._inputs)
         ]
         tokens = self.usage(wanted).tokens_in
         usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-        return {"object": "list", "data": data, "model": self.model, "usage": usage}
+        answer = {"object": "list", "data": data, "model": self.model, "usage": usage}
+        return json_answer(answer)
 
     def _embedding(self, one: str | int | list[int]) -> list[float] | str:
         vector = _vector(repr(one), self.dimensions or DIMENSIONS)

@@ -2,7 +2,7 @@
 
 The grammar, in the header `X-Simulate` and the flag `--fault` alike, is a comma-separated list of
 `name` or `name=value`; the table `_WORDS` is all of it. What a fault does to the connection is
-`wire`'s business, what each failure looks like stands below, a function for each.
+`wire`'s business, what each failure looks like is `refusals`'.
 """
 
 import math
@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
-from rustygate.simulator.errors import Failure, retry_headers
-from rustygate.simulator.limits import go_duration
+from rustygate.simulator.errors import Failure
+from rustygate.simulator.refusals import NoRoom, bare, overloaded, slow_down, spent
 from rustygate.simulator.text import LONGEST
 
 # Nobody waits longer for a simulated answer; an hour keeps every timer in range.
@@ -35,6 +35,7 @@ class Faults:
         stall: nothing is sent any more after so many events; `BEFORE_HEAD` is what it says.
         cut: the connection is closed after so many events, at the boundary.
         cut_inside: the connection is closed inside the event that follows so many whole ones.
+        close: a WebSocket is closed with this code, after `cut` events or, without, at once.
         failure: the answer is this one.
     """
 
@@ -46,7 +47,8 @@ class Faults:
     stall: int | None = None
     cut: int | None = None
     cut_inside: int | None = None
-    failure: Failure | None = None
+    close: int | None = None
+    failure: Failure | NoRoom | None = None
 
     def under(self, other: Self) -> Self:
         """These faults, and where `other` says something, what that says."""
@@ -56,6 +58,17 @@ class Faults:
 
 NO_FAULTS = Faults()
 BEFORE_HEAD = -1
+
+# Close codes that only tell what happened and are never sent (RFC 6455, 7.4.1), and one reserved.
+_UNSENT_CODES = {1004, 1005, 1006, 1015}
+
+_SPENT = (
+    "insufficient_quota",
+    "organization_spend_limit_exceeded",
+    "project_spend_limit_exceeded",
+    "organization_usage_limit_exceeded",
+    "credit_balance_exhausted",
+)
 
 
 def parse(text: str) -> Faults:
@@ -113,9 +126,14 @@ def _tokens(text: str) -> int:
 
 
 def _status(text: str) -> Failure:
-    status = _whole(text, 300, 599)
-    kind = "server_error" if status >= 500 else "invalid_request_error"
-    return Failure(status, f"A failure with status {status}, as was asked for.", kind)
+    return bare(_whole(text, 300, 599))
+
+
+def _code(text: str) -> int:
+    code = _whole(text, 1000, 4999)
+    if code in _UNSENT_CODES:
+        raise ValueError
+    return code
 
 
 def _whole(text: str, least: int, most: int) -> int:
@@ -125,31 +143,20 @@ def _whole(text: str, least: int, most: int) -> int:
     return number
 
 
-def _slow_down(wait: str | None = None) -> Failure:
-    message = "Your requests rise too fast. Slow down, and speed up again gradually."
-    return Failure(429, message, "requests", "slow_down", headers=_retry(wait))
+def _milliseconds(text: str) -> int:
+    return math.ceil(_seconds(text) * 1000)
 
 
-def _overloaded(wait: str | None = None) -> Failure:
-    message = "The servers have more to do than they can. Please come back in a while."
-    kind = "service_unavailable_error"
-    return Failure(503, message, kind, "server_is_overloaded", headers=_retry(wait))
+def _slow_down(wait: str) -> Failure:
+    return slow_down(_milliseconds(wait))
 
 
-def _rate_limited(wait: str | None = None) -> Failure:
-    wait = "1" if wait is None else wait
-    again = go_duration(math.ceil(_seconds(wait) * 1000))
-    message = f"Rate limit reached, as was asked for. Please try again in {again}."
-    return Failure(429, message, "requests", "rate_limit_exceeded", headers=_retry(wait))
+def _overloaded(wait: str) -> Failure:
+    return overloaded(_milliseconds(wait))
 
 
-def _insufficient_quota() -> Failure:
-    message = "You have used up what you paid for; see your plan and billing."
-    return Failure(429, message, "insufficient_quota", "insufficient_quota")
-
-
-def _retry(wait: str | None) -> dict[str, str]:
-    return {} if wait is None else retry_headers(math.ceil(_seconds(wait) * 1000))
+def _rate_limited(wait: str) -> NoRoom:
+    return NoRoom("requests", _milliseconds(wait))
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,11 +179,13 @@ _WORDS = {
     "stall": _Word("stall", _events, BEFORE_HEAD, "EVENTS"),
     "cut": _Word("cut", _events, 1, "EVENTS"),
     "cut_inside": _Word("cut_inside", _events, 1, "EVENTS"),
+    "close": _Word("close", _code, None, "CODE"),
     "status": _Word("failure", _status, None, "300..599"),
-    "slow_down": _Word("failure", _slow_down, _slow_down(), "SECONDS"),
-    "overloaded": _Word("failure", _overloaded, _overloaded(), "SECONDS"),
-    "rate_limited": _Word("failure", _rate_limited, _rate_limited(), "SECONDS"),
-    "insufficient_quota": _Word("failure", None, _insufficient_quota()),
+    "slow_down": _Word("failure", _slow_down, slow_down(None), "SECONDS"),
+    "overloaded": _Word("failure", _overloaded, overloaded(None), "SECONDS"),
+    "rate_limited": _Word("failure", _rate_limited, NoRoom("requests", 1000), "SECONDS"),
+    "too_large": _Word("failure", None, NoRoom("tokens")),
+    **{code: _Word("failure", None, spent(code)) for code in _SPENT},
 }
 
 

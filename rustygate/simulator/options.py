@@ -7,6 +7,7 @@ from functools import reduce
 from typing import Self
 
 from rustygate.simulator.faults import GRAMMAR, LONGEST_WAIT, NO_FAULTS, FaultError, Faults, parse
+from rustygate.simulator.limits import Limits
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,8 +15,10 @@ class Options:
     """How the simulator behaves; the defaults stand only here.
 
     Args:
-        rpm: requests per minute of each model. The default is what a small paying account has.
+        rpm: requests per minute of each model; 0 is no limit. The default is what a small paying
+            account has.
         tpm: the model's tokens per minute of each model; likewise.
+        model_limits: models by name, with limits of their own in place of these.
         tokens_per_second: pace of streamed tokens; 0 is as fast as they can be sent.
         latency: seconds between a request and the head of its answer.
         faults: what goes wrong with requests that do not say it themselves (`X-Simulate`).
@@ -24,6 +27,7 @@ class Options:
 
     rpm: int = 500
     tpm: int = 200_000
+    model_limits: tuple[tuple[str, Limits], ...] = ()
     tokens_per_second: float = 0.0
     latency: float = 0.0
     faults: Faults = NO_FAULTS
@@ -40,6 +44,14 @@ class Options:
                 flag, type=read, default=getattr(cls(), name), metavar=value, help=help_text
             )
         group.add_argument(
+            "--model-limit",
+            type=_model_limit,
+            action="append",
+            default=[],
+            metavar="MODEL=RPM/TPM",
+            help="limits of one model alone; may be repeated",
+        )
+        group.add_argument(
             "--fault",
             type=_faults,
             action="append",
@@ -54,6 +66,7 @@ class Options:
         return cls(
             rpm=arguments.rpm,
             tpm=arguments.tpm,
+            model_limits=tuple(arguments.model_limit),
             tokens_per_second=arguments.tokens_per_second,
             latency=arguments.latency,
             faults=reduce(Faults.under, arguments.fault, NO_FAULTS),
@@ -69,9 +82,26 @@ class Options:
 
 def _count(text: str) -> int:
     """A whole number from 1 on, as a flag says it."""
-    if not text.isascii() or not text.isdecimal() or not 0 < len(text) <= 15 or not int(text):
+    count = _limit(text)
+    if not count:
         raise ArgumentTypeError(f"expected a whole number from 1 on, got {text!r}")
+    return count
+
+
+def _limit(text: str) -> int:
+    """A limit, as a flag says it: a whole number."""
+    if not text.isascii() or not text.isdecimal() or len(text) > 15:
+        raise ArgumentTypeError(f"expected a whole number, got {text!r}")
     return int(text)
+
+
+def _model_limit(text: str) -> tuple[str, Limits]:
+    """A model and its limits, as a flag says it; the model's name may hold a `=` itself."""
+    model, _, limits = text.rpartition("=")
+    rpm, slash, tpm = limits.partition("/")
+    if not model or not slash:
+        raise ArgumentTypeError(f"expected MODEL=RPM/TPM, got {text!r}")
+    return model, Limits(_limit(rpm), _limit(tpm))
 
 
 def _pace(text: str) -> float:
@@ -103,8 +133,8 @@ def _faults(text: str) -> Faults:
 
 # What a flag is called, what reads its value, how the help calls that and what it says.
 _FLAGS = (
-    ("rpm", _count, "N", "requests per minute of each model"),
-    ("tpm", _count, "N", "tokens per minute of each model"),
+    ("rpm", _limit, "N", "requests per minute of each model; 0: no limit"),
+    ("tpm", _limit, "N", "tokens per minute of each model; 0: no limit"),
     ("tokens_per_second", _pace, "N", "pace of streamed tokens; 0: as fast as possible"),
     ("latency", _seconds, "SECONDS", "wait before the head of each answer"),
     ("fault_every", _count, "N", "--fault strikes each N-th request"),

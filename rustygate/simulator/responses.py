@@ -8,18 +8,9 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from rustygate.simulator.asked import (
-    Cap,
-    Content,
-    Event,
-    Format,
-    Streamable,
-    Usage,
-    json_text,
-    new_id,
-    text_of,
-)
-from rustygate.simulator.text import Text, input_tokens, length, seed_of, write
+from rustygate.simulator.answers import Event, named, new_id
+from rustygate.simulator.asked import Cap, Content, Format, Generating, Usage, text_of
+from rustygate.simulator.text import Text, input_tokens, seed_of, write
 
 
 class Item(msgspec.Struct):
@@ -32,7 +23,7 @@ class TextOptions(msgspec.Struct):
     format: Format | None = None
 
 
-class ResponseAsked(Streamable, kw_only=True):
+class ResponseAsked(Generating, kw_only=True):
     input: str | Annotated[list[Item], Meta(min_length=1)]
     instructions: str | None = None
     max_output_tokens: Cap = None
@@ -47,12 +38,13 @@ class ResponseAsked(Streamable, kw_only=True):
     def format(self) -> Format:
         return (self.text and self.text.format) or Format()
 
-    def usage(self, wanted: int | None) -> Usage:
-        return Usage(input_tokens(self.prompt), length(self.max_output_tokens, wanted))
+    @property
+    def tokens_in(self) -> int:
+        return input_tokens(self.prompt)
 
-    def cost(self, wanted: int | None) -> int:
-        usage = self.usage(wanted)
-        return usage.tokens_in + max(usage.tokens_out, self.max_output_tokens or 0)
+    @property
+    def cap(self) -> int | None:
+        return self.max_output_tokens
 
     def plain(self, wanted: int | None) -> dict[str, Any]:
         text = self._text(wanted)
@@ -63,7 +55,7 @@ class ResponseAsked(Streamable, kw_only=True):
         numbers = count()
         for name, fields in self._steps(wanted):
             data = {"type": name, "sequence_number": next(numbers), **fields}
-            yield Event(json_text(data), name, paced=name == "response.output_text.delta")
+            yield named(data, paced=name == "response.output_text.delta")
 
     def _steps(self, wanted: int | None) -> Iterator[tuple[str, dict[str, Any]]]:
         """The stream's events by name, without what they all have."""

@@ -47,6 +47,9 @@ class Visit:
             self.count_for(tally)
 
     def count_for(self, tally: Tally) -> None:
+        """Count for that tally too, from now on; a WebSocket may name its client again."""
+        if any(tally is known for known in self._tallies):
+            return
         tally.requests += 1
         _count(tally.by_path, self._path)
         self._tallies.append(tally)

@@ -62,10 +62,14 @@ class Site:
     async def post(self, path: str, body: object, **headers: str) -> Answer:
         return await self.ask(post(path, body, **headers))
 
+    async def limits(self, **change: object) -> dict[str, Any]:
+        """Change limits; what is in force then."""
+        answer = await self.ask(request("POST", "/simulator/limits", change))
+        limits: dict[str, Any] = json.loads(answer.body)
+        return limits
+
     async def stats(self) -> dict[str, Any]:
-        answer = await self.ask(
-            b"GET /simulator/stats HTTP/1.1\r\nHost: s\r\nConnection: close\r\n\r\n"
-        )
+        answer = await self.ask(request("GET", "/simulator/stats"))
         stats: dict[str, Any] = json.loads(answer.body)
         return stats
 
@@ -78,6 +82,11 @@ class Site:
 
 
 def post(path: str, body: object, **headers: str) -> bytes:
+    """A POST below /v1."""
+    return request("POST", f"/v1{path}", body, **headers)
+
+
+def request(method: str, target: str, body: object = b"", **headers: str) -> bytes:
     """A request's bytes; `simulate` is the header X-Simulate, bytes are sent as they are."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     fields = {
@@ -88,7 +97,7 @@ def post(path: str, body: object, **headers: str) -> bytes:
     }
     fields |= {"X-Simulate" if name == "simulate" else name: v for name, v in headers.items()}
     head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
-    return f"POST /v1{path} HTTP/1.1\r\n{head}\r\n".encode() + content
+    return f"{method} {target} HTTP/1.1\r\n{head}\r\n".encode() + content
 
 
 def parsed(raw: bytes) -> Answer:
