@@ -16,11 +16,13 @@ from msgspec import UNSET, Meta, UnsetType
 from rustygate.simulator import models
 from rustygate.simulator.asked import Name, read
 from rustygate.simulator.chat import ChatAsked
+from rustygate.simulator.completions import CompletionAsked
 from rustygate.simulator.embeddings import EmbeddingsAsked
 from rustygate.simulator.errors import ApiError, Failure, Severed
 from rustygate.simulator.faults import FaultError, parse
 from rustygate.simulator.generation import Generation, Handler, body
 from rustygate.simulator.limits import Limits, Quotas, milliseconds
+from rustygate.simulator.moderations import ModerationAsked
 from rustygate.simulator.options import Options
 from rustygate.simulator.passage import PASSAGE, Passage
 from rustygate.simulator.responses import ResponseAsked
@@ -58,7 +60,9 @@ def _generation_routes(generation: Generation) -> list[web.RouteDef]:
     return [
         web.post("/v1/chat/completions", generation.json(ChatAsked)),
         web.post("/v1/responses", generation.json(ResponseAsked)),
+        web.post("/v1/completions", generation.json(CompletionAsked)),
         web.post("/v1/embeddings", generation.json(EmbeddingsAsked)),
+        web.post("/v1/moderations", generation.json(ModerationAsked)),
     ]
 
 

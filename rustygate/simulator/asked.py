@@ -15,7 +15,7 @@ from msgspec import Meta
 
 from rustygate.simulator.answers import Answer, Event, Events, json_answer
 from rustygate.simulator.errors import ApiError, Failure
-from rustygate.simulator.text import LONGEST, length
+from rustygate.simulator.text import LONGEST, input_tokens, length
 
 Name = Annotated[str, Meta(min_length=1, max_length=512)]
 Cap = Annotated[int, Meta(ge=1, le=LONGEST)] | None
@@ -107,6 +107,35 @@ class Part(msgspec.Struct):
 
 
 Content = str | list[Part] | None
+
+
+Token = Annotated[int, Meta(ge=0, le=10**6)]
+Input = str | Annotated[list[str | Token | list[Token]], Meta(min_length=1, max_length=300_000)]
+
+
+def inputs_of(given: Input, field: str, most: int) -> list[str | list[int]]:
+    """The inputs one by one: a text or a list of tokens alone is one.
+
+    Raises:
+        ValueError: they are of two kinds, or one is empty, or they are more than `most`.
+    """
+    if isinstance(given, str):
+        inputs: list[str | list[int]] = [given]
+    elif len({type(one) for one in given}) != 1:
+        inputs = []
+    else:
+        tokens = [one for one in given if isinstance(one, int)]
+        inputs = [tokens] if tokens else [one for one in given if not isinstance(one, int)]
+    if not inputs or not all(inputs):
+        raise ValueError(f"Expected texts or lists of tokens, none empty - at `$.{field}`")
+    if len(inputs) > most:
+        raise ValueError(f"Expected at most {most} inputs - at `$.{field}`")
+    return inputs
+
+
+def tokens_of(one: str | list[int]) -> int:
+    """How many tokens an input has."""
+    return input_tokens(one) if isinstance(one, str) else len(one)
 
 
 class Format(msgspec.Struct):
