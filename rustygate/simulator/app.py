@@ -15,17 +15,20 @@ from msgspec import UNSET, Meta, UnsetType
 
 from rustygate.simulator import models
 from rustygate.simulator.asked import Name, read
+from rustygate.simulator.audio import AudioFile, TranscriptionAsked, TranslationAsked
 from rustygate.simulator.chat import ChatAsked
 from rustygate.simulator.completions import CompletionAsked
 from rustygate.simulator.embeddings import EmbeddingsAsked
 from rustygate.simulator.errors import ApiError, Failure, Severed
 from rustygate.simulator.faults import FaultError, parse
 from rustygate.simulator.generation import Generation, Handler, body
+from rustygate.simulator.images import EditAsked, GenerationAsked, VariationAsked, png
 from rustygate.simulator.limits import Limits, Quotas, milliseconds
 from rustygate.simulator.moderations import ModerationAsked
 from rustygate.simulator.options import Options
 from rustygate.simulator.passage import PASSAGE, Passage
 from rustygate.simulator.responses import ResponseAsked
+from rustygate.simulator.speech import SpeechAsked
 from rustygate.simulator.stats import Stats
 from rustygate.simulator.wire import put
 
@@ -63,6 +66,12 @@ def _generation_routes(generation: Generation) -> list[web.RouteDef]:
         web.post("/v1/completions", generation.json(CompletionAsked)),
         web.post("/v1/embeddings", generation.json(EmbeddingsAsked)),
         web.post("/v1/moderations", generation.json(ModerationAsked)),
+        web.post("/v1/audio/transcriptions", generation.form(TranscriptionAsked, AudioFile)),
+        web.post("/v1/audio/translations", generation.form(TranslationAsked, AudioFile)),
+        web.post("/v1/audio/speech", generation.json(SpeechAsked)),
+        web.post("/v1/images/generations", generation.json(GenerationAsked)),
+        web.post("/v1/images/edits", generation.form(EditAsked)),
+        web.post("/v1/images/variations", generation.form(VariationAsked)),
     ]
 
 
@@ -161,12 +170,16 @@ class _Pages:
     def routes(self) -> list[web.RouteDef]:
         return [
             web.get("/simulator/stats", self.show_stats),
+            web.get("/simulator/images/{colour:[0-9a-f]{6}}.png", self.show_image),
             web.post("/simulator/limits", self.change_limits),
             web.post("/simulator/reset", self.reset),
         ]
 
     async def show_stats(self, request: web.Request) -> web.Response:
         return web.json_response(self._stats.snapshot())
+
+    async def show_image(self, request: web.Request) -> web.Response:
+        return web.Response(body=png(request.match_info["colour"]), content_type="image/png")
 
     async def change_limits(self, request: web.Request) -> web.Response:
         """Change limits at once; the answer is all that are in force then."""

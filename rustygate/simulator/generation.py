@@ -15,9 +15,11 @@ from rustygate.simulator import models
 from rustygate.simulator.answers import Events
 from rustygate.simulator.asked import Asked, read
 from rustygate.simulator.errors import ApiError, Failure
+from rustygate.simulator.forms import MakeFile, read_form
 from rustygate.simulator.limits import Quotas
 from rustygate.simulator.passage import PASSAGE, Passage
 from rustygate.simulator.refusals import beyond_quota
+from rustygate.simulator.shelf import UploadedFile
 from rustygate.simulator.stats import Stats
 from rustygate.simulator.wire import before_head, reply, stream
 
@@ -36,6 +38,14 @@ class Generation:
 
         async def handle(request: web.Request) -> web.StreamResponse:
             return await self._generate(request, read(await body(request), kind))
+
+        return handle
+
+    def form(self, kind: type[Asked], make_file: MakeFile = UploadedFile) -> Handler:
+        """The handler of an endpoint that is asked with a form; `make_file` as for `read_form`."""
+
+        async def handle(request: web.Request) -> web.StreamResponse:
+            return await self._generate(request, await read_form(request, kind, make_file))
 
         return handle
 

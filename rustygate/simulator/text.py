@@ -15,7 +15,8 @@ LONGEST = 128_000
 # An answer's tokens when nothing says how many.
 USUAL = 48
 
-_SENTENCE = 11
+# Words of a sentence.
+SENTENCE = 11
 
 _VOCABULARY = """
 the gate opens when a quiet river carries small boats past old walls and every lamp along
@@ -77,7 +78,7 @@ def _words(seed: int) -> Iterator[str]:
 
 def _set(word: str, position: int) -> str:
     """A word as it stands in its sentence."""
-    place = position % _SENTENCE
+    place = position % SENTENCE
     word = word.capitalize() if place == 0 else word
-    word += "." if place == _SENTENCE - 1 else ""
+    word += "." if place == SENTENCE - 1 else ""
     return f" {word}" if position else word

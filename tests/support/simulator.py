@@ -100,6 +100,24 @@ def request(method: str, target: str, body: object = b"", **headers: str) -> byt
     return f"{method} {target} HTTP/1.1\r\n{head}\r\n".encode() + content
 
 
+def form(target: str, **fields: object) -> bytes:
+    """A POST of a form; a field that is a tuple is a file: its name, its bytes, its type."""
+    parts = b"".join(part(name, value) for name, value in fields.items())
+    body = parts + b"--limit--\r\n"
+    return request("POST", target, body, **{"Content-Type": "multipart/form-data; boundary=limit"})
+
+
+def part(name: str, value: Any) -> bytes:
+    """A part of a form whose boundary is `limit`."""
+    if isinstance(value, tuple):
+        filename, content, kind = value
+        head = f'name="{name}"; filename="{filename}"\r\nContent-Type: {kind}'
+    else:
+        content, head = str(value).encode(), f'name="{name}"'
+    before = f"--limit\r\nContent-Disposition: form-data; {head}\r\n\r\n"
+    return b"".join((before.encode(), content, b"\r\n"))
+
+
 def parsed(raw: bytes) -> Answer:
     head, _, body = raw.partition(b"\r\n\r\n")
     status, *lines = head.decode().split("\r\n")
