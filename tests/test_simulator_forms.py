@@ -66,9 +66,12 @@ BAD_FORMS = {
 
 
 @pytest.mark.parametrize("raw", BAD_FORMS.values(), ids=BAD_FORMS)
-async def test_bad_form_is_a_400_that_says_so(site: Site, raw: bytes) -> None:
+async def test_bad_form_is_a_400_that_says_so(
+    site: Site, raw: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
     answer = await site.ask(raw)
     assert (answer.status, answer.error["type"]) == (400, "invalid_request_error")
+    assert caplog.text == ""
 
 
 @pytest.mark.filterwarnings("ignore::aiohttp.multipart.BadContentDispositionHeader")
@@ -84,11 +87,14 @@ async def test_bad_chunks_are_a_400(site: Site) -> None:
     assert (await site.ask(raw)).status == 400
 
 
-async def test_fields_come_in_any_order_and_unknown_ones_are_passed_over(site: Site) -> None:
+async def test_fields_come_in_any_order_and_unknown_ones_are_passed_over(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
     body = b"preamble\r\n" + FILE + part("other", SOUND) + part("x[y]", "1") + MODEL + END + b"end"
     one, two = await site.ask(posted(body)), await site.ask(posted(MODEL + FILE + END))
     assert one.status == two.status == 200
     assert json.loads(one.body)["text"] == json.loads(two.body)["text"]
+    assert caplog.text == ""
 
 
 async def test_filename_that_is_not_utf8_is_no_hindrance(site: Site) -> None:
@@ -188,6 +194,16 @@ def test_file_longer_than_the_room_is_counted_and_hashed_but_not_kept() -> None:
     assert shelf.used == 0
 
 
+def test_file_whose_body_is_known_to_have_no_room_drives_out_no_other() -> None:
+    shelf = Shelf(room=10)
+    other = written(shelf, b"abcd")
+    large = shelf.maker(11)("f", "x/y")
+    large.write(bytes(11))
+    assert (large.size, large.pieces, other.pieces) == (11, None, [b"abcd"])
+    for length in (10, None):
+        assert shelf.maker(length)("f", "x/y").pieces == []
+
+
 def test_files_that_come_at_once_share_the_room() -> None:
     shelf = Shelf(room=10)
     one, two = shelf.file("1", ""), shelf.file("2", "")
@@ -199,12 +215,14 @@ def test_files_that_come_at_once_share_the_room() -> None:
     assert shelf.used == 6
 
 
-def test_dropped_file_makes_room_once() -> None:
+def test_file_that_nobody_wants_gives_back_its_room() -> None:
     shelf = Shelf(room=10)
-    file = written(shelf, b"abcd")
-    file.drop()
-    file.drop()
-    assert shelf.used == 0
+    file, other = written(shelf, b"abcd"), written(shelf, b"ef")
+    del file
+    assert repr(shelf) == "<Shelf 1 files, 2 of 10 bytes>"
+    other.let_go()
+    del other
+    assert repr(shelf) == "<Shelf 0 files, 0 of 10 bytes>"
 
 
 @pytest.mark.parametrize("size", [0, 1, 65_536, 65_537, 200_000])

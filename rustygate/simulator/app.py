@@ -21,6 +21,7 @@ from rustygate.simulator.completions import CompletionAsked
 from rustygate.simulator.embeddings import EmbeddingsAsked
 from rustygate.simulator.errors import ApiError, Failure, Severed
 from rustygate.simulator.faults import FaultError, parse
+from rustygate.simulator.files import Files
 from rustygate.simulator.generation import Generation, Handler, body
 from rustygate.simulator.images import EditAsked, GenerationAsked, VariationAsked, png
 from rustygate.simulator.limits import Limits, Quotas, milliseconds
@@ -28,8 +29,10 @@ from rustygate.simulator.moderations import ModerationAsked
 from rustygate.simulator.options import Options
 from rustygate.simulator.passage import PASSAGE, Passage
 from rustygate.simulator.responses import ResponseAsked
+from rustygate.simulator.shelf import Shelf
 from rustygate.simulator.speech import SpeechAsked
 from rustygate.simulator.stats import Stats
+from rustygate.simulator.uploads import Uploads
 from rustygate.simulator.wire import put
 
 # JSON bodies are held whole. OpenAI takes as much in one request for its largest inputs.
@@ -55,6 +58,10 @@ def make_app(options: Options) -> web.Application:
             web.get("/v1/models/{model:.+}", _show_model),
         ]
     )
+    shelf = Shelf()
+    files = Files(shelf)
+    app.add_routes(files.routes())
+    app.add_routes(Uploads(shelf, files).routes())
     app.add_routes(_Pages(quotas, stats).routes())
     return app
 

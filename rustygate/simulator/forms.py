@@ -41,12 +41,8 @@ async def read_form(
         await form.read(request)
         return convert(form.fields, shape)
     except _MALFORMED as error:
-        form.drop()
         message = f"The form in the body of your request is malformed: {error}."
         raise ApiError(Failure(400, message)) from error
-    except BaseException:
-        form.drop()
-        raise
 
 
 # What aiohttp's reader raises, by and by, at a form that is none. `RequestPayloadError` and
@@ -66,7 +62,6 @@ class _Form:
     def __init__(self, make_file: MakeFile) -> None:
         self.fields: dict[str, Any] = {}
         self._make_file = make_file
-        self._files: list[UploadedFile] = []
         self._parts = 0
         self._text = 0
 
@@ -91,7 +86,6 @@ class _Form:
         # A name that is not UTF-8 comes with lone surrogates.
         name = (part.filename or "").encode(errors="replace").decode()
         file = self._make_file(name, part.headers.get("Content-Type", "application/octet-stream"))
-        self._files.append(file)
         while data := await part.read_chunk(_PIECE):
             file.write(data)
         return file
@@ -117,10 +111,6 @@ class _Form:
         else:
             self.fields[field] = [*_listed(self.fields.get(field, [])), value]
 
-    def drop(self) -> None:
-        for file in self._files:
-            file.drop()
-
 
 def _fields(value: object) -> dict[str, object]:
     if value is not None and not isinstance(value, dict):
@@ -135,8 +125,8 @@ def _listed(value: object) -> list[object]:
 class _Source:
     """A body as aiohttp's multipart reader reads it.
 
-    aiohttp's own stream warns that `unread_data` is deprecated, which aiohttp's own reader cannot
-    do without; here what is put back waits ahead of the stream.
+    aiohttp's own stream warns of `unread_data`, which aiohttp's own reader cannot do without, and
+    then of being read again at its end. Here what is put back waits ahead of the stream.
     """
 
     def __init__(self, stream: StreamReader) -> None:
@@ -145,13 +135,15 @@ class _Source:
 
     async def read(self, size: int) -> bytes:
         if not self._ahead:
-            return await self._stream.read(size)
+            return b"" if self._stream.at_eof() else await self._stream.read(size)
         data, self._ahead = self._ahead[:size], self._ahead[size:]
         return data
 
     async def readline(self, **limits: int) -> bytes:
         line, newline, self._ahead = self._ahead.partition(b"\n")
-        return line + (newline or await self._stream.readline(**limits))
+        if newline or self._stream.at_eof():
+            return line + newline
+        return line + await self._stream.readline(**limits)
 
     def unread_data(self, data: bytes) -> None:
         self._ahead = data + self._ahead

@@ -1,16 +1,29 @@
 """Uploaded files: counted and hashed as they come, and kept while there is room.
 
-What is kept is bounded over all files, since a test may well upload more than fits in memory.
+What is kept is bounded over all files, since a test may well upload more than fits in memory. A
+file that nobody refers to any more gives back its room by itself.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from hashlib import sha256
 from itertools import chain, repeat
+from typing import Protocol
+from weakref import WeakKeyDictionary
 
 # Bytes kept of all files together.
 ROOM = 64 * 1024 * 1024
 
 _ZEROS = bytes(64 * 1024)
+
+
+class Content(Protocol):
+    """What a file holds; `pieces` is None if it was not kept."""
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def pieces(self) -> Iterable[bytes] | None: ...
 
 
 class UploadedFile:
@@ -30,15 +43,9 @@ class UploadedFile:
         self.size += len(data)
         self._hash.update(data)
 
-    def drop(self) -> None:
-        """Nobody wants it any more."""
-
 
 class KeptFile(UploadedFile):
-    """A file that is kept on a shelf while there is room.
-
-    `pieces` are its bytes; None, if there was no room.
-    """
+    """A file that is kept on a shelf while there is room."""
 
     def __init__(self, shelf: "Shelf", name: str, type: str) -> None:
         super().__init__(name, type)
@@ -51,8 +58,14 @@ class KeptFile(UploadedFile):
             self.pieces.append(data)
             self._shelf.take(self, len(data))
 
-    def drop(self) -> None:
-        self._shelf.drop(self)
+    def let_go(self) -> None:
+        """Keep its bytes no longer."""
+        if self.pieces is not None:
+            self._shelf.used -= self.size
+        self.pieces = None
+
+    def __del__(self) -> None:
+        self.let_go()
 
 
 class Zeros:
@@ -75,24 +88,31 @@ class Shelf:
 
     def __init__(self, room: int = ROOM) -> None:
         self._room = room
-        self._sizes: dict[KeptFile, int] = {}
+        self._files: WeakKeyDictionary[KeptFile, None] = WeakKeyDictionary()
         self.used = 0
 
     def file(self, name: str, type: str) -> KeptFile:
         """A file to be written."""
         return KeptFile(self, name, type)
 
+    def maker(self, length: int | None) -> Callable[[str, str], KeptFile]:
+        """What makes the files of a body of that length, if it is known; one that has no room
+        is not begun to be kept, and drives out no other."""
+        return self._unkept if length is not None and length > self._room else self.file
+
+    def _unkept(self, name: str, type: str) -> KeptFile:
+        file = self.file(name, type)
+        file.let_go()
+        return file
+
     def take(self, file: KeptFile, size: int) -> None:
-        """Give a file more room; if there is not enough of it, it is the last to go."""
-        self._sizes[file] = self._sizes.get(file, 0) + size
+        """Give a file more room; where there is not enough, the oldest go, itself the last."""
+        self._files[file] = None
         self.used += size
         while self.used > self._room:
-            self.drop(next(iter(self._sizes)))
-
-    def drop(self, file: KeptFile) -> None:
-        """Keep a file no longer."""
-        self.used -= self._sizes.pop(file, 0)
-        file.pieces = None
+            oldest = next(iter(self._files))
+            del self._files[oldest]
+            oldest.let_go()
 
     def __repr__(self) -> str:
-        return f"<Shelf {len(self._sizes)} files, {self.used} of {self._room} bytes>"
+        return f"<Shelf {len(self._files)} files, {self.used} of {self._room} bytes>"
