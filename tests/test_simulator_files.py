@@ -1,4 +1,4 @@
-"""Files, and uploads in parts: with the SDK, and what it hides with bytes."""
+"""Files, uploads in parts, containers and batches: with the SDK, and what it hides with bytes."""
 
 import asyncio
 import json
@@ -261,6 +261,67 @@ async def test_cancelled_upload_takes_nothing_more(site: Site) -> None:
             await sdk.uploads.parts.create(upload.id, data=b"x")
         with pytest.raises(openai.BadRequestError, match="cancelled already"):
             await sdk.uploads.cancel(upload.id)
+
+
+# Containers
+
+
+async def test_sdk_keeps_files_in_a_container(site: Site) -> None:
+    async with site.sdk() as sdk:
+        file = await sdk.files.create(file=("shared", b"shared"), purpose="user_data")
+        container = await sdk.containers.create(name="box", file_ids=[file.id])
+        own = await sdk.containers.files.create(container.id, file=("own", BYTES))
+        referred = await sdk.containers.files.create(container.id, file_id=file.id)
+        names = [one.path async for one in sdk.containers.files.list(container.id, order="asc")]
+        contents = [
+            (await sdk.containers.files.content.retrieve(one, container_id=container.id)).content
+            for one in (own.id, referred.id)
+        ]
+        assert (await sdk.containers.files.retrieve(own.id, container_id=container.id)) is not None
+        await sdk.containers.files.delete(own.id, container_id=container.id)
+        with pytest.raises(openai.NotFoundError):
+            await sdk.containers.files.retrieve(own.id, container_id=container.id)
+    assert names == ["/mnt/data/shared", "/mnt/data/own", "/mnt/data/shared"]
+    assert contents == [BYTES, b"shared"]
+
+
+async def test_sdk_lists_and_deletes_containers(site: Site) -> None:
+    async with site.sdk() as sdk:
+        one, two = [await sdk.containers.create(name=name) for name in ("one", "two")]
+        assert [box.id async for box in sdk.containers.list(limit=1)] == [two.id, one.id]
+        assert [box.id async for box in sdk.containers.list(name="one")] == [one.id]
+        assert (await sdk.containers.retrieve(one.id)).name == "one"
+        await sdk.containers.delete(one.id)
+        with pytest.raises(openai.NotFoundError):
+            await sdk.containers.retrieve(one.id)
+
+
+# Batches
+
+
+async def test_sdk_sees_a_batch_to_its_end(site: Site) -> None:
+    async with site.sdk() as sdk:
+        file = await sdk.files.create(file=("x.jsonl", b"{}\n"), purpose="batch")
+        batch = await sdk.batches.create(
+            input_file_id=file.id,
+            endpoint="/v1/chat/completions",
+            completion_window="24h",
+            metadata={"a": "b"},
+        )
+        seen = [(await sdk.batches.retrieve(batch.id)).status for _ in range(3)]
+        assert [one.id async for one in sdk.batches.list()] == [batch.id]
+        with pytest.raises(openai.BadRequestError, match="completed already"):
+            await sdk.batches.cancel(batch.id)
+    assert (batch.status, batch.metadata) == ("validating", {"a": "b"})
+    assert seen == ["in_progress", "completed", "completed"]
+
+
+async def test_batch_needs_its_file(site: Site) -> None:
+    async with site.sdk() as sdk:
+        with pytest.raises(openai.NotFoundError):
+            await sdk.batches.create(
+                input_file_id="file-none", endpoint="/v1/responses", completion_window="24h"
+            )
 
 
 # Tables

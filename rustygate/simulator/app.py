@@ -16,8 +16,10 @@ from msgspec import UNSET, Meta, UnsetType
 from rustygate.simulator import models
 from rustygate.simulator.asked import Name, read
 from rustygate.simulator.audio import AudioFile, TranscriptionAsked, TranslationAsked
+from rustygate.simulator.batches import Batches
 from rustygate.simulator.chat import ChatAsked
 from rustygate.simulator.completions import CompletionAsked
+from rustygate.simulator.containers import Containers
 from rustygate.simulator.embeddings import EmbeddingsAsked
 from rustygate.simulator.errors import ApiError, Failure, Severed
 from rustygate.simulator.faults import FaultError, parse
@@ -62,6 +64,8 @@ def make_app(options: Options) -> web.Application:
     files = Files(shelf)
     app.add_routes(files.routes())
     app.add_routes(Uploads(shelf, files).routes())
+    app.add_routes(Containers(shelf, files).routes())
+    app.add_routes(Batches(files).routes())
     app.add_routes(_Pages(quotas, stats).routes())
     return app
 
