@@ -32,6 +32,7 @@ from rustygate.simulator.options import Options
 from rustygate.simulator.passage import PASSAGE, Passage
 from rustygate.simulator.responses import ResponseAsked
 from rustygate.simulator.shelf import Shelf
+from rustygate.simulator.sockets import offered_key
 from rustygate.simulator.speech import SpeechAsked
 from rustygate.simulator.stats import Stats
 from rustygate.simulator.uploads import Uploads
@@ -74,6 +75,8 @@ def _generation_routes(generation: Generation) -> list[web.RouteDef]:
     return [
         web.post("/v1/chat/completions", generation.json(ChatAsked)),
         web.post("/v1/responses", generation.json(ResponseAsked)),
+        web.get("/v1/responses", generation.responses),
+        web.get("/v1/realtime", generation.realtime),
         web.post("/v1/completions", generation.json(CompletionAsked)),
         web.post("/v1/embeddings", generation.json(EmbeddingsAsked)),
         web.post("/v1/moderations", generation.json(ModerationAsked)),
@@ -219,7 +222,8 @@ async def _answered(request: web.Request, handler: Handler) -> web.StreamRespons
 
 def _key(request: web.Request) -> str | None:
     scheme, _, key = request.headers.get("Authorization", "").partition(" ")
-    return key.strip() or None if scheme.lower() == "bearer" else None
+    told = key.strip() if scheme.lower() == "bearer" else None
+    return told or offered_key(request)
 
 
 def _route(request: web.Request) -> str:

@@ -174,14 +174,14 @@ def read(body: bytes | str, shape: type[Shape]) -> Shape:
         raise ApiError(Failure(400, message)) from error
 
 
-def convert(fields: Mapping[str, Any], shape: type[Shape]) -> Shape:
-    """Read fields that came as text: of a form, or of a query.
+def convert(fields: Mapping[str, Any], shape: type[Shape], strict: bool = False) -> Shape:
+    """Read fields that came as text, in a form or a query; or, if `strict`, in JSON.
 
     Raises:
         ApiError: they are not of the shape; status 400.
     """
     try:
-        return msgspec.convert(fields, shape, strict=False)
+        return msgspec.convert(fields, shape, strict=strict)
     except msgspec.ValidationError as error:
         raise _misfit(error) from error
 

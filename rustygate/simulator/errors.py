@@ -7,6 +7,7 @@ a response in one place, `app`.
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from aiohttp import web
 
@@ -22,17 +23,20 @@ class Failure:
     param: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
 
-    def response(self) -> web.Response:
-        """The error as it goes out; in ASCII, since a message may quote anything."""
-        error = {
+    @property
+    def error(self) -> dict[str, Any]:
+        return {
             "message": self.message,
             "type": self.type,
             "param": self.param,
             "code": self.code,
         }
+
+    def response(self) -> web.Response:
+        """The error as it goes out; in ASCII, since a message may quote anything."""
         return web.Response(
             status=self.status,
-            text=json.dumps({"error": error}, indent=2),
+            text=json.dumps({"error": self.error}, indent=2),
             content_type="application/json",
             headers=self.headers,
         )

@@ -3,23 +3,22 @@
 The seam between those who make answers, which know no connection, and `wire`.
 """
 
-import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import Any
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from rustygate.simulator import models
+from rustygate.simulator.account import Account
 from rustygate.simulator.answers import Events
-from rustygate.simulator.asked import Asked, read
+from rustygate.simulator.asked import Asked, convert, read
 from rustygate.simulator.errors import ApiError, Failure
 from rustygate.simulator.forms import MakeFile, read_form
 from rustygate.simulator.limits import Quotas
-from rustygate.simulator.passage import PASSAGE, Passage
-from rustygate.simulator.refusals import beyond_quota
+from rustygate.simulator.passage import PASSAGE
+from rustygate.simulator.realtime import RealtimeAsked, Session
+from rustygate.simulator.responses import ResponseSpeaker
 from rustygate.simulator.shelf import UploadedFile
+from rustygate.simulator.sockets import Speaker, converse
 from rustygate.simulator.stats import Stats
 from rustygate.simulator.wire import before_head, reply, stream
 
@@ -50,63 +49,33 @@ class Generation:
         return handle
 
     async def _generate(self, request: web.Request, asked: Asked) -> web.StreamResponse:
-        account = self.account(request)
-        account.charge(asked)
+        account = self._account(request)
+        account.charge(asked.model, asked.cost(account.wanted), asked.user)
         await before_head(request)
-        account.settle(asked)
+        account.settle(asked.usage(account.wanted))
         answer = asked.answer(account.wanted, f"{request.scheme}://{request.host}")
         if isinstance(answer, Events):
             with self._stats.stream():
                 return await stream(request, answer)
         return await reply(request, answer)
 
-    def account(self, request: web.Request) -> "Account":
+    async def realtime(self, request: web.Request) -> web.StreamResponse:
+        """The Realtime API; a response is charged when it is asked for."""
+        account = self._account(request)
+        model = convert(request.query, RealtimeAsked).model
+        account.choose(model)
+        return await self._converse(request, Session(model, account))
+
+    async def responses(self, request: web.Request) -> web.StreamResponse:
+        """The Responses API over a WebSocket."""
+        return await self._converse(request, ResponseSpeaker(self._account(request)))
+
+    async def _converse(self, request: web.Request, speaker: Speaker) -> web.StreamResponse:
+        with self._stats.socket():
+            return await converse(request, speaker)
+
+    def _account(self, request: web.Request) -> Account:
         return Account(self._quotas, self._stats, request[PASSAGE])
-
-
-@dataclass(frozen=True, slots=True)
-class Account:
-    """What a request's model, and its client, are charged."""
-
-    quotas: Quotas
-    stats: Stats
-    passage: Passage
-
-    @property
-    def wanted(self) -> int | None:
-        """How many tokens answers shall have, where a fault says so."""
-        return self.passage.faults.tokens
-
-    def charge(self, asked: Asked) -> None:
-        """Take what it may cost from its model's quota.
-
-        Raises:
-            ApiError: there is no such model, or it has no room.
-        """
-        if asked.user is not None:
-            self.passage.visit.count_for(self.stats.client(asked.user))
-        self.choose(asked.model)
-        assert self.passage.quota is not None
-        cost = asked.cost(self.wanted)
-        shortage = self.passage.quota.charge(time.monotonic_ns(), cost)
-        if shortage is not None:
-            raise ApiError(beyond_quota(asked.model, shortage))
-
-    def choose(self, model: str) -> None:
-        """Name the model. Raises `ApiError` if there is none of that name."""
-        models.model(model)
-        self.passage.place = model
-        self.passage.quota = self.quotas.of(model)
-
-    def settle(self, asked: Asked) -> None:
-        """Count the tokens that its answer takes."""
-        usage = asked.usage(self.wanted)
-        self.passage.visit.took(usage.tokens_in, usage.tokens_out)
-
-    def levels(self) -> list[dict[str, Any]]:
-        """Where the model's limits stand."""
-        quota = self.passage.quota
-        return [] if quota is None else quota.levels(time.monotonic_ns())
 
 
 async def body(request: web.Request) -> bytes:

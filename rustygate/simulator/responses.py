@@ -1,15 +1,18 @@
-"""The Responses API: `POST /v1/responses`; every response is one message of text."""
+"""The Responses API: `POST /v1/responses`, and the same over a WebSocket; every response is one
+message of text."""
 
 import time
 from collections.abc import Iterator
 from itertools import count
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
+from rustygate.simulator.account import Account
 from rustygate.simulator.answers import Event, named, new_id
-from rustygate.simulator.asked import Cap, Content, Format, Generating, Usage, text_of
+from rustygate.simulator.asked import Cap, Content, Format, Generating, Usage, read, text_of
+from rustygate.simulator.errors import ApiError, Failure
 from rustygate.simulator.text import Text, input_tokens, seed_of, write
 
 
@@ -121,6 +124,41 @@ class ResponseAsked(Generating, kw_only=True):
             "output": [message],
             "usage": _usage(usage),
         }
+
+
+class CreateAsked(ResponseAsked, kw_only=True):
+    """A message that asks for a response, of which the events are always streamed."""
+
+    type: Literal["response.create"]
+
+
+class ResponseSpeaker:
+    """The Responses API over a WebSocket: one response after the other."""
+
+    def __init__(self, account: Account) -> None:
+        self._account = account
+
+    def greeting(self) -> Iterator[Event]:
+        return iter(())
+
+    def interrupts(self, message: str) -> bool:
+        return False
+
+    def answers(self, message: str) -> Iterator[Event]:
+        account = self._account
+        try:
+            asked = read(message, CreateAsked)
+            account.charge(asked.model, asked.cost(account.wanted), asked.user)
+        except ApiError as error:
+            yield _refusal(error.failure)
+            return
+        account.settle(asked.usage(account.wanted))
+        yield from asked.events(account.wanted)
+
+
+def _refusal(failure: Failure) -> Event:
+    error = failure.error | {"headers": dict(failure.headers)}
+    return named({"type": "error", "status": failure.status, "error": error})
 
 
 def _status(text: Text) -> str:

@@ -75,10 +75,11 @@ class Visit:
 class Stats:
     """All counts; what is open now survives a reset, since it is still open."""
 
-    __slots__ = ("_clients", "_keys", "_total", "requests_open", "streams_open")
+    __slots__ = ("_clients", "_keys", "_total", "requests_open", "sockets_open", "streams_open")
 
     def __init__(self) -> None:
         self.requests_open = 0
+        self.sockets_open = 0
         self.streams_open = 0
         self.reset()
 
@@ -106,6 +107,15 @@ class Stats:
         finally:
             self.streams_open -= 1
 
+    @contextmanager
+    def socket(self) -> Iterator[None]:
+        """Count a WebSocket as open for the time of the context."""
+        self.sockets_open += 1
+        try:
+            yield
+        finally:
+            self.sockets_open -= 1
+
     def client(self, name: str) -> Tally:
         """That client's tally."""
         return _named(self._clients, name)
@@ -115,6 +125,7 @@ class Stats:
         return {
             "requests_open": self.requests_open,
             "streams_open": self.streams_open,
+            "sockets_open": self.sockets_open,
             **asdict(self._total),
             "keys": {name: asdict(tally) for name, tally in self._keys.items()},
             "clients": {name: asdict(tally) for name, tally in self._clients.items()},

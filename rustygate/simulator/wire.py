@@ -179,6 +179,10 @@ class Course:
         self._tokens = 0
         self._sent = 0
 
+    def is_cut(self) -> bool:
+        """Whether as many events were sent as are before a cut."""
+        return self._sent == self._faults.cut
+
     async def share(self, paced: bool) -> Literal["whole", "half", "none"]:
         """Wait until the next event is due; how much of it shall go before the end, if it ends."""
         await asyncio.sleep(self._due() - self._clock() if paced and self._rate else 0)
