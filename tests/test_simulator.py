@@ -570,6 +570,14 @@ async def test_client_that_leaves_ends_its_request(
     assert (stats["left"], stats["streams_open"]) == (1, 0)
 
 
+async def test_simulator_that_ends_waits_for_no_stalled_request() -> None:
+    async with asyncio.timeout(SOON_S):
+        async with running(Options()) as site:
+            _, writer = await site.send(post("/chat/completions", CHAT, simulate="stall"))
+            await site.stats_until(lambda stats: stats["requests_open"] == 1)
+        writer.close()
+
+
 async def test_stalled_stream_sends_its_events_first(site: Site) -> None:
     reader, writer = await site.send(
         post("/chat/completions", CHAT | {"stream": True}, simulate="stall=2")

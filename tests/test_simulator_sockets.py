@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import aiohttp
@@ -463,6 +463,14 @@ async def test_client_that_is_gone_without_a_word_has_left(site: Site) -> None:
         socket._response.connection.transport.abort()
         stats = await site.stats_until(lambda stats: stats["requests_open"] == 0)
     assert (stats["left"], stats["sockets_open"]) == (1, 0)
+
+
+async def test_simulator_that_ends_waits_for_no_connection() -> None:
+    async with AsyncExitStack() as client:
+        async with running(Options()) as site:
+            socket = await client.enter_async_context(connected(site))
+            await through(socket, "session.created")
+        assert (await socket.receive()).type in (WSMsgType.CLOSED, WSMsgType.ERROR)
 
 
 async def test_tokens_said_are_counted_for_their_client(site: Site) -> None:

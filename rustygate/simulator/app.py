@@ -6,8 +6,10 @@ else. The simulator's own pages, `/simulator/...`, are no part of what they coun
 
 import asyncio
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from secrets import token_hex
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from aiohttp import web
@@ -54,6 +56,7 @@ def make_app(options: Options) -> web.Application:
         handler_args={"handler_cancellation": True},
     )
     app.on_response_prepare.append(front.stamp)
+    app.on_shutdown.append(front.end)
     app.add_routes(_generation_routes(Generation(quotas, stats)))
     app.add_routes(
         [
@@ -104,13 +107,14 @@ class _Front:
         self._options = options
         self._stats = stats
         self._arrivals = 0
+        self._tasks: set[asyncio.Task[Any]] = set()
 
     @web.middleware
     async def attend(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Count a request and see that it ends in an answer of OpenAI's shape."""
         if request.path.startswith("/simulator/"):
             return await _answered(request, handler)
-        with self._stats.visit(_route(request), _key(request) or "") as visit:
+        with self._open(), self._stats.visit(_route(request), _key(request) or "") as visit:
             request[PASSAGE] = Passage(visit, time.monotonic_ns(), request.path)
             try:
                 return await _answered(request, self._admitted(handler))
@@ -122,6 +126,22 @@ class _Front:
                 visit.severed()
         # aiohttp wants a response, finds nobody to send it to and is content.
         return web.Response()
+
+    @contextmanager
+    def _open(self) -> Iterator[None]:
+        """Know a request as open for the time of the context."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        try:
+            yield
+        finally:
+            self._tasks.remove(task)
+
+    async def end(self, app: web.Application) -> None:
+        """End the requests that are open: some would stall for ever, and be waited for."""
+        for task in self._tasks:
+            task.cancel()
 
     def _admitted(self, handler: Handler) -> Handler:
         async def handle(request: web.Request) -> web.StreamResponse:
