@@ -222,6 +222,13 @@ async def test_every_answer_of_a_model_carries_the_headers(site: Site) -> None:
     assert answer.headers["x-ratelimit-remaining-requests"] == "497"
 
 
+@pytest.mark.parametrize("target", ["/v1/models", "/v1/models/m", "/v1/files", "/simulator/stats"])
+async def test_head_is_answered_wherever_get_is(site: Site, target: str) -> None:
+    get, head = [await site.ask(request(method, target)) for method in ("GET", "HEAD")]
+    assert (get.status, head.status, head.body) == (200, 200, b"")
+    assert head.headers["content-type"] == get.headers["content-type"]
+
+
 # Refusals
 
 

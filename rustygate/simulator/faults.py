@@ -30,7 +30,7 @@ class Faults:
         latency: seconds before the head.
         tokens_per_second: pace of streamed tokens; 0 is as fast as possible.
         tokens: length of the answer.
-        gzip: a plain answer is compressed.
+        gzip: an answer that is sent whole is compressed.
         reset: the connection is reset before any byte.
         stall: nothing is sent any more after so many events; `BEFORE_HEAD` is what it says.
         cut: the connection is closed after so many events, at the boundary.

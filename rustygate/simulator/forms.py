@@ -25,13 +25,13 @@ _PIECE = 64 * 1024
 
 _NAME = re.compile(r"([\w.-]+)(?:\[([\w.-]*)\])?", re.ASCII)
 
-MakeFile = Callable[[str, str], UploadedFile]
+MakeFile = Callable[[str], UploadedFile]
 
 
 async def read_form(
     request: web.Request, shape: type[Shape], make_file: MakeFile = UploadedFile
 ) -> Shape:
-    """Read a form. `make_file` makes what each file goes to, of its name and type.
+    """Read a form. `make_file` makes what each file goes to, of its name.
 
     Raises:
         ApiError: it is malformed, or not of the shape; status 400.
@@ -85,7 +85,7 @@ class _Form:
     async def _read_file(self, part: BodyPartReader) -> UploadedFile:
         # A name that is not UTF-8 comes with lone surrogates.
         name = (part.filename or "").encode(errors="replace").decode()
-        file = self._make_file(name, part.headers.get("Content-Type", "application/octet-stream"))
+        file = self._make_file(name)
         while data := await part.read_chunk(_PIECE):
             file.write(data)
         return file

@@ -16,6 +16,13 @@ LISTED = (
     "gpt-5-mini",
     "text-embedding-3-large",
     "text-embedding-3-small",
+    "gpt-3.5-turbo-instruct",
+    "gpt-4o-transcribe",
+    "gpt-4o-mini-tts",
+    "gpt-image-1",
+    "gpt-realtime",
+    "omni-moderation-latest",
+    "whisper-1",
 )
 _CREATED = 1_700_000_000
 _MISSING = "no-such"

@@ -29,9 +29,8 @@ class Content(Protocol):
 class UploadedFile:
     """A file as it comes: what it is called, how long it is, its hash, and no byte of it."""
 
-    def __init__(self, name: str, type: str) -> None:
+    def __init__(self, name: str) -> None:
         self.name = name
-        self.type = type
         self.size = 0
         self._hash = sha256()
 
@@ -47,8 +46,8 @@ class UploadedFile:
 class KeptFile(UploadedFile):
     """A file that is kept on a shelf while there is room."""
 
-    def __init__(self, shelf: "Shelf", name: str, type: str) -> None:
-        super().__init__(name, type)
+    def __init__(self, shelf: "Shelf", name: str) -> None:
+        super().__init__(name)
         self._shelf = shelf
         self.pieces: list[bytes] | None = []
 
@@ -91,17 +90,17 @@ class Shelf:
         self._files: WeakKeyDictionary[KeptFile, None] = WeakKeyDictionary()
         self.used = 0
 
-    def file(self, name: str, type: str) -> KeptFile:
+    def file(self, name: str) -> KeptFile:
         """A file to be written."""
-        return KeptFile(self, name, type)
+        return KeptFile(self, name)
 
-    def maker(self, length: int | None) -> Callable[[str, str], KeptFile]:
+    def maker(self, length: int | None) -> Callable[[str], KeptFile]:
         """What makes the files of a body of that length, if it is known; one that has no room
         is not begun to be kept, and drives out no other."""
         return self._unkept if length is not None and length > self._room else self.file
 
-    def _unkept(self, name: str, type: str) -> KeptFile:
-        file = self.file(name, type)
+    def _unkept(self, name: str) -> KeptFile:
+        file = self.file(name)
         file.let_go()
         return file
 

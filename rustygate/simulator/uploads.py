@@ -153,7 +153,7 @@ class Uploads:
         """The parts' bytes as a file of its own, which takes the room that they had."""
         for part in parts:
             part.let_go()
-        content = self._shelf.file(asked.filename, asked.mime_type)
+        content = self._shelf.file(asked.filename)
         for piece in pieces:
             content.write(piece)
         return content
