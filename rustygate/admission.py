@@ -1,17 +1,17 @@
 """The gate: budgets, and the queue of waiters before them.
 
 An exchange is admitted when every budget it needs has room: the gate's own (requests, tokens,
-slots in flight) and its lane's, which is what upstream's answers taught about its model. With
-nobody waiting and room everywhere, admission is a few assignments. Otherwise the exchange becomes
-a waiter in an `asyncio.Queue` whose order is `core.fairqueue`; the dispatcher, one coroutine,
-takes the waiter whose turn it is, sleeps out what the gate's own budgets still lack, and admits
-it.
+slots in flight), its client's if it has limits of its own, and its lane's, which is what
+upstream's answers taught about its model. With nobody waiting and room everywhere, admission is a
+few assignments. Otherwise the exchange becomes a waiter in an `asyncio.Queue` whose order is
+`core.fairqueue`; the dispatcher, one coroutine, takes the waiter whose turn it is, sleeps out
+what the gate's own budgets still lack, and admits it.
 
-A waiter whose turn comes while its lane has no room does not hold up the others: it moves to a
-line before that lane, in the same fair order, and its turn is refunded. When the lane has room
-for the first of its line, that one goes back to the front of its flow in the queue, as the line's
-envoy; the next follows when it has been admitted. Nothing is reserved while waiting, so that
-whatever a budget has goes to whoever can use it.
+A waiter whose turn comes while its client or lane has no room does not hold up the others: it
+moves to a line before that client or lane, in the same fair order, and its turn is refunded. When
+there is room for the first of a line, that one goes back to the front of its flow in the queue,
+as the line's envoy; the next follows when it has been admitted. Nothing is reserved while
+waiting, so that whatever a budget has goes to whoever can use it.
 
 Ownership is handed over before a waiter wakes: what it was granted is already its own, and is
 given back if a cancellation meets the grant. Nobody barges: a newcomer passes at once only if
@@ -22,15 +22,16 @@ Time is the event loop's clock in integer nanoseconds, so that a test's loop may
 
 import asyncio
 from collections import OrderedDict
-from math import ceil
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
 
 from rustygate.config import Settings
 from rustygate.core.bucket import SECOND, TokenBucket
 from rustygate.core.budgets import Budgets
+from rustygate.core.clients import Limits
 from rustygate.core.fairqueue import FairQueue, Flow
-from rustygate.core.lane import MINUTE, Lane, Mark
+from rustygate.core.lane import Lane, Mark
 from rustygate.core.quota import RateNews
 from rustygate.errors import Draining, QueueFull, QueueTimeout, Refusal, RequestTooLarge
 from rustygate.exchange import MS, Exchange
@@ -52,7 +53,7 @@ class WaiterQueue(asyncio.Queue["Admission"]):
         self._queue: FairQueue[Admission] = FairQueue()
 
     def _put(self, item: "Admission") -> None:
-        self._queue.push(item, item.flow, item.cost, front=item.front)
+        self._queue.push(item, item.flow, item.cost, front=item.goes_first)
 
     def _get(self) -> "Admission":
         return self._queue.pop()
@@ -74,7 +75,8 @@ class Gate:
         self._settings = settings
         self._loop = asyncio.get_running_loop()
         self.own = _own_budgets(settings)
-        self._lines: OrderedDict[str, Line] = OrderedDict()
+        self._lanes: OrderedDict[str, LaneLine] = OrderedDict()
+        self._clients: dict[str, Line] = {}
         self._waiting = 0
         self._queue = WaiterQueue()
         self._head: Admission | None = None
@@ -97,7 +99,8 @@ class Gate:
             self._dispatcher.cancel()
         if self._head is not None:
             self._head.refuse(Draining())
-        for queue in (self._queue.order, *(line.queue for line in self._lines.values())):
+        lines = (*self._lanes.values(), *self._clients.values())
+        for queue in (self._queue.order, *(line.queue for line in lines)):
             while queue:
                 queue.pop().refuse(Draining())
 
@@ -105,9 +108,25 @@ class Gate:
         """The gate's live numbers."""
         return {"waiters": self._waiting, "in_flight": self.own.in_flight}
 
-    def lanes(self) -> "list[Line]":
+    def lanes(self) -> "list[LaneLine]":
         """The lanes there are, the one used last at the end."""
-        return list(self._lines.values())
+        return list(self._lanes.values())
+
+    def limit_clients(self, limits: Mapping[str, Limits]) -> None:
+        """Give clients, by name, limits of their own; whoever is not named has none any more.
+
+        Who waits goes on waiting, for the new limits. Budgets begin full.
+        """
+        before, self._clients = self._clients, {}
+        for name, own in limits.items():
+            line = before.pop(name, None) or Line(name, Budgets(), self._queue, self._loop)
+            self._clients[name] = line
+            line.budgets.replace(own.budgets())
+        for line in before.values():
+            line.budgets.replace(Budgets())
+        for line in (*before.values(), *self._clients.values()):
+            line.reckon()
+            line.advance()
 
     def admission(self, exchange: Exchange) -> "Admission":
         """The passage of one attempt; see `Admission`."""
@@ -119,25 +138,29 @@ class Gate:
 
     # What an admission is made of.
 
-    def line(self, model: str | None) -> "Line":
+    def lane_line(self, model: str | None) -> "LaneLine":
         """The line before a model's lane; requests without a model share one."""
         name = model or ""
-        line = self._lines.get(name)
+        line = self._lanes.get(name)
         if line is None:
             probes = self._settings.rate_limit_burst if self._settings.rate_limit is None else None
-            line = self._lines[name] = Line(name, Lane(slots=probes), self._queue, self._loop)
-            if len(self._lines) > LANES:
-                self._forget_lines()
+            line = self._lanes[name] = LaneLine(name, Lane(slots=probes), self._queue, self._loop)
+            if len(self._lanes) > LANES:
+                self._forget_lanes()
         else:
-            self._lines.move_to_end(name)
+            self._lanes.move_to_end(name)
         return line
+
+    def client_line(self, client: str) -> "Line | None":
+        """The line before a client's own limits, if it has any."""
+        return self._clients.get(client)
 
     def admit_at_once(self, newcomer: "Admission") -> bool:
         """Admit a newcomer if nobody waits for what it needs and the budgets have room."""
         if self.closed or self._head is not None or self._queue.order:
             return False
         now = self.now()
-        if not newcomer.line.has_room(newcomer, now) or self.own.wait(now, newcomer.tokens) != 0:
+        if self._lacking(newcomer, now) is not None or self.own.wait(now, newcomer.tokens) != 0:
             return False
         self._take(newcomer, now)
         return True
@@ -158,28 +181,36 @@ class Gate:
             self._waiting -= 1
             timer.cancel()
 
-    def leave(self, line: "Line") -> None:
+    def leave(self, line: "LaneLine") -> None:
         """A user of a line is gone; with the last one goes a lane that knows nothing."""
         line.users -= 1
         if not (line.users or line.lane.known) and line.lane.forgettable(self.now()):
-            self._lines.pop(line.model, None)
+            self._lanes.pop(line.name, None)
 
     def ring(self) -> None:
         """Wake the dispatcher: a budget of the gate's own has changed."""
         if self._alarm is not None and not self._alarm.done():
             self._alarm.set_result(None)
 
+    def _lacking(self, waiter: "Admission", now: int) -> "Line | None":
+        """The first line that does not let the waiter pass."""
+        for line in waiter.lines:
+            if not line.has_room(waiter, now):
+                return line
+        return None
+
     def _take(self, admitted: "Admission", at: int) -> None:
         self.own.take(at, admitted.tokens)
-        admitted.line.take(admitted, at)
+        for line in admitted.lines:
+            line.take(admitted, at)
 
-    def _forget_lines(self) -> None:
+    def _forget_lanes(self) -> None:
         """Forget the lanes that were used least recently, as long as there are too many."""
-        for model, line in list(self._lines.items()):
-            if len(self._lines) <= LANES:
+        for model, line in list(self._lanes.items()):
+            if len(self._lanes) <= LANES:
                 return
             if not line.users:
-                del self._lines[model]
+                del self._lanes[model]
 
     # The dispatcher.
 
@@ -196,8 +227,10 @@ class Gate:
         lane has none."""
         at = self.now()
         while not waiter.over:
-            if not waiter.line.has_room(waiter, at):
-                waiter.line.park(waiter)
+            lacking = self._lacking(waiter, at)
+            if lacking is not None:
+                lacking.park(waiter)
+                waiter.dismiss()
                 break
             wait = self.own.wait(at, waiter.tokens)
             if wait == 0:
@@ -209,7 +242,7 @@ class Gate:
             due = now if wait is None else at + wait
             at = min(now, max(due, now - TIMER_SLACK))
         else:
-            waiter.line.dismiss(waiter)
+            waiter.dismiss()
         self._queue.order.refund(waiter.flow, waiter.cost)
 
     async def _sleep(self, wait: int | None) -> None:
@@ -244,9 +277,10 @@ class Gate:
 
     def _outlook(self, waiter: "Admission") -> tuple[int, str]:
         """What a refusal tells: after how many ms a new try may do better, and what lacks."""
-        now, lane = self.now(), waiter.line.lane
-        in_lane = (lane.wait(now, waiter.tokens) or 0) > (self.own.wait(now, waiter.tokens) or 0)
-        scarcest = (lane if in_lane else self.own).scarcest(now, waiter.tokens)
+        now = self.now()
+        budgets = [self.own, *(line.budgets for line in waiter.lines)]
+        slowest = max(budgets, key=lambda each: each.wait(now, waiter.tokens) or 0)
+        scarcest = slowest.scarcest(now, waiter.tokens)
         return -(-self.predicted_wait(waiter) // MS), scarcest
 
     def _expire(self, waiter: "Admission") -> None:
@@ -266,8 +300,8 @@ class Gate:
 
     def _unlink(self, waiter: "Admission") -> None:
         if self._queue.order.remove(waiter, waiter.flow):
-            waiter.line.dismiss(waiter)
-        elif not waiter.line.remove(waiter):
+            waiter.dismiss()
+        elif not any(line.remove(waiter) for line in waiter.lines):
             self.ring()
 
     def predicted_wait(self, waiter: "Admission") -> int:
@@ -276,63 +310,68 @@ class Gate:
         own = self.own.wait(now, waiter.tokens) or 0
         if self._head is not None:
             own += self._head.cost
-        if not waiter.front:
+        if not waiter.goes_first:
             own += self._queue.order.ahead(waiter.flow)
-        return max(own, waiter.line.predicted_wait(waiter, now))
+        return max(own, *(line.predicted_wait(waiter, now) for line in waiter.lines))
 
 
 class Line:
-    """The waiters before one lane's budgets, beside the gate's queue, in the same fair order.
+    """The waiters before the budgets of one client or lane, beside the gate's queue, in the same
+    fair order.
 
-    `envoy` is the one whose lane has room, on its way through the gate's queue; `users` counts
+    `envoy` is the one for whom there is room, on its way through the gate's queue. `users` counts
     the attempts that hold this line, waiting or admitted.
     """
 
     def __init__(
-        self, model: str, lane: Lane, gate: WaiterQueue, loop: asyncio.AbstractEventLoop
+        self, name: str, budgets: Budgets, gate: WaiterQueue, loop: asyncio.AbstractEventLoop
     ) -> None:
-        self.model = model
-        self.lane = lane
+        self.name = name
+        self.budgets = budgets
         self.queue: FairQueue[Admission] = FairQueue()
         self.envoy: Admission | None = None
         self.users = 0
-        self._unit = lane.unit
         self._gate = gate
         self._loop = loop
         self._timer: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
-        return f"<Line {self.model!r} {self.queue} {self.lane}>"
+        return f"<{type(self).__name__} {self.name!r} {self.queue} {self.budgets}>"
 
     @property
     def idle(self) -> bool:
-        """Whether nobody waits for the lane."""
+        """Whether nobody waits here."""
         return self.envoy is None and not self.queue
 
     def has_room(self, waiter: "Admission", now: int) -> bool:
-        """Whether the waiter may pass: the lane has room, and nobody is before it."""
-        if waiter is not self.envoy and not self.idle:
+        """Whether the waiter may pass: the budgets have room, and nobody is before it.
+
+        Who was first of this line once is not sent to its end again: it would never get through
+        two lines at once.
+        """
+        if self not in waiter.passed and not self.idle:
             return False
-        return self.lane.wait(now, waiter.tokens) == 0
+        return self.budgets.wait(now, waiter.tokens) == 0
 
     def take(self, admitted: "Admission", at: int) -> None:
-        """Charge the lane."""
-        self.lane.take(at, admitted.tokens)
-        admitted.mark = self.lane.mark
+        """Charge the budgets."""
+        self.budgets.take(at, admitted.tokens)
         self.dismiss(admitted)
 
     def park(self, waiter: "Admission") -> None:
         """Let a waiter stand in line whose turn came too early."""
-        returns = waiter is self.envoy
-        cost = self.lane.cost(waiter.tokens)
+        returns = self in waiter.passed
+        cost = self.budgets.cost(waiter.tokens)
         if returns:
-            self.envoy = None
             self.queue.refund(waiter.flow, cost)
-        self.queue.push(waiter, waiter.flow, cost, front=returns or waiter.front)
+        if waiter is self.envoy:
+            self.envoy = None
+        self.queue.push(waiter, waiter.flow, cost, front=returns or waiter.retries)
         self.advance()
 
     def dismiss(self, waiter: "Admission") -> None:
-        """A waiter was admitted or left; if it was the envoy, the next one follows."""
+        """A waiter was admitted, left, or waits elsewhere; if it was the envoy, the next one
+        follows."""
         if waiter is self.envoy:
             self.envoy = None
             self.advance()
@@ -343,12 +382,6 @@ class Line:
             return False
         self.advance()
         return True
-
-    def reckon(self) -> None:
-        """Limits were learned; if they are others than before, so are the costs."""
-        unit, self._unit = self._unit, self.lane.unit
-        if self.queue and _differ(unit, self._unit):
-            self.queue.reckon(lambda waiter: self.lane.cost(waiter.tokens))
 
     def advance(self) -> None:
         """Something changed: send the first of the line ahead, or see when there will be room."""
@@ -361,23 +394,49 @@ class Line:
             self.queue.forget()
             return
         now = int(self._loop.time() * SECOND)
-        wait = self.lane.wait(now, self.queue.peek().tokens)
+        wait = self.budgets.wait(now, self.queue.peek().tokens)
         if wait == 0:
             self.envoy = self.queue.pop()
-            self.envoy.front = True
+            self.envoy.passed |= {self}
             self._gate.put_nowait(self.envoy)
         elif wait is not None:
             self._timer = self._loop.call_later(wait / SECOND + 1e-6, self._wake)
 
     def predicted_wait(self, waiter: "Admission", now: int) -> int:
-        wait = self.lane.wait(now, waiter.tokens) or 0
+        wait = self.budgets.wait(now, waiter.tokens) or 0
         if self.envoy is not None:
-            wait += self.lane.cost(self.envoy.tokens)
-        return wait if waiter.front else wait + self.queue.ahead(waiter.flow)
+            wait += self.budgets.cost(self.envoy.tokens)
+        return wait if waiter.goes_first else wait + self.queue.ahead(waiter.flow)
+
+    def reckon(self) -> None:
+        """Costs are counted in something else than before."""
+        if self.queue:
+            self.queue.reckon(lambda waiter: self.budgets.cost(waiter.tokens))
 
     def _wake(self) -> None:
         self._timer = None
         self.advance()
+
+
+class LaneLine(Line):
+    """The line before a lane, whose limits may change with each answer."""
+
+    def __init__(
+        self, model: str, lane: Lane, gate: WaiterQueue, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        super().__init__(model, lane, gate, loop)
+        self.lane = lane
+        self._unit = lane.unit
+
+    def take(self, admitted: "Admission", at: int) -> None:
+        super().take(admitted, at)
+        admitted.mark = self.lane.mark
+
+    def learned(self) -> None:
+        """If the limits are others than before, so are the costs."""
+        unit, self._unit = self._unit, self.lane.unit
+        if _differ(unit, self._unit):
+            self.reckon()
 
 
 class Admission:
@@ -387,29 +446,37 @@ class Admission:
     of the attempt: `answered`, `pause`, `settle`, `give_back`.
     """
 
-    __slots__ = ("_answered", "_exchange", "_gate", "front", "line", "mark", "tokens", "turn")
+    __slots__ = (
+        "_answered", "_exchange", "_gate", "lane_line", "lines", "mark", "passed", "retries",
+        "tokens", "turn",
+    )  # fmt: skip
 
     def __init__(self, gate: Gate, exchange: Exchange) -> None:
         self._gate = gate
         self._exchange = exchange
         self._answered = False
         self.tokens = exchange.tokens
-        self.front = exchange.attempts > 0
-        self.line = gate.line(exchange.model)
+        self.retries = exchange.attempts > 0
+        self.passed: frozenset[Line] = frozenset()
+        self.lane_line = gate.lane_line(exchange.model)
+        client_line = gate.client_line(exchange.client)
+        self.lines: tuple[Line, ...] = (
+            (self.lane_line,) if client_line is None else (client_line, self.lane_line)
+        )
         self.turn: asyncio.Future[None] | None = None
         self.mark: Mark
 
     async def __aenter__(self) -> Self:
         gate = self._gate
         self._refuse_oversized()
-        self.line.users += 1
+        self.lane_line.users += 1
         if gate.admit_at_once(self):
             return self
         began = gate.now()
         try:
             await gate.wait_for_turn(self, self._exchange.deadline)
         except BaseException:
-            gate.leave(self.line)
+            gate.leave(self.lane_line)
             raise
         finally:
             self._exchange.queued += gate.now() - began
@@ -422,15 +489,26 @@ class Admission:
         traceback: TracebackType | None,
     ) -> None:
         self.release()
-        self._gate.leave(self.line)
+        self._gate.leave(self.lane_line)
 
     def _refuse_oversized(self) -> None:
         least = self._exchange.tokens_least
-        for bucket in (self._gate.own.tokens, self.line.lane.tokens):
+        buckets = (self._gate.own.tokens, *(line.budgets.tokens for line in self.lines))
+        for bucket in buckets:
             if bucket is not None and least > bucket.burst:
                 raise RequestTooLarge(least, bucket.burst)
 
     # While it waits.
+
+    @property
+    def goes_first(self) -> bool:
+        """Whether it goes in front of its flow: it was tried before, or was first of a line."""
+        return self.retries or bool(self.passed)
+
+    def dismiss(self) -> None:
+        """It is nobody's envoy any more."""
+        for line in self.lines:
+            line.dismiss(self)
 
     @property
     def flow(self) -> Flow:
@@ -466,47 +544,56 @@ class Admission:
 
     def answered(self, ok: bool, news: RateNews | None = None) -> None:
         """Upstream's head came, well or not; `news` is what it tells of the quota."""
-        lane = self.line.lane
+        lane = self.lane_line.lane
         if ok and not lane.known:
             lane.open()
         if news is not None:
             lane.learn(self._gate.now(), self.mark, news)
-            self.line.reckon()
+            self.lane_line.learned()
         self._answer()
 
     def pause(self, wait: int, *, slow: bool = False) -> None:
         """Upstream wants nobody of this model for `wait` nanoseconds, and if `slow`, fewer."""
-        lane, now = self.line.lane, self._gate.now()
+        lane, now = self.lane_line.lane, self._gate.now()
         lane.pause(now, wait)
         if slow:
             lane.slow(now, self.mark)
-        self.line.advance()
+        self.lane_line.advance()
 
     def settle(self, tokens: int) -> None:
         """Replace the estimated cost by the actual one; what the lane has, upstream tells."""
         self._gate.own.settle(self.tokens, tokens)
+        for line in self.lines:
+            if line is not self.lane_line:
+                line.budgets.settle(self.tokens, tokens)
+                line.advance()
         self.tokens = tokens
         self._gate.ring()
 
     def give_back(self) -> None:
         """Return what was taken, for nothing went upstream."""
         self._gate.own.give_back(self.tokens)
-        self.line.lane.give_back(self.tokens)
+        for line in self.lines:
+            line.budgets.give_back(self.tokens)
+            line.advance()
         self._gate.ring()
-        self.line.advance()
 
     def release(self) -> None:
         """Free the slots."""
         if not self._answered:
             self._answer()
+        for line in self.lines:
+            if line is not self.lane_line:
+                line.budgets.release()
+                line.advance()
         self._gate.own.release()
         self._gate.ring()
 
     def _answer(self) -> None:
         if not self._answered:
             self._answered = True
-            self.line.lane.release()
-        self.line.advance()
+            self.lane_line.lane.release()
+        self.lane_line.advance()
 
 
 def _differ(one: tuple[int, int], other: tuple[int, int]) -> bool:
@@ -522,5 +609,5 @@ def _own_budgets(settings: Settings) -> Budgets:
         requests = TokenBucket.of_rate(settings.rate_limit, settings.rate_limit_burst)
     per_minute = settings.tokens_per_minute
     if per_minute is not None:
-        tokens = TokenBucket(ceil(MINUTE / per_minute), per_minute)
+        tokens = TokenBucket.per_minute(per_minute)
     return Budgets(requests, tokens, settings.concurrency_limit)

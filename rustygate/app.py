@@ -17,6 +17,7 @@ from aiohttp.http_exceptions import BadStatusLine
 from aiohttp.web_protocol import _ErrInfo
 from loguru import logger
 
+from rustygate.access import Access
 from rustygate.admission import Gate
 from rustygate.config import Settings
 from rustygate.errors import NotHttp
@@ -75,7 +76,9 @@ class Daemon:
         self._gate = Gate(settings)
         self._upstream = Upstream(settings)
         self._ledger = Ledger()
-        self._proxy = Proxy(settings, self._gate, self._upstream, self._ledger)
+        self._access = Access(settings.clients_file)
+        self._gate.limit_clients(self._access.limits)
+        self._proxy = Proxy(settings, self._gate, self._upstream, self._ledger, self._access)
         self._runner = _runner(self._proxy, self._gate)
         await self._runner.setup()
         assert self._runner.server is not None
@@ -85,6 +88,11 @@ class Daemon:
             await self.stop()
             raise
         self._gate.start()
+
+    def reload(self) -> None:
+        """Read the clients' file again. Raises ClientsError, and then nothing has changed."""
+        self._access.reload()
+        self._gate.limit_clients(self._access.limits)
 
     async def drain(self) -> None:
         """Take no new work, refuse the waiters, give exchanges in flight DRAIN_TIMEOUT."""

@@ -1,4 +1,4 @@
-"""The command line: serve (default), demo, simulate, plan, check, health.
+"""The command line: serve (default), demo, simulate, plan, key, check, health.
 
 Exit codes: 0 a clean stop, 1 a failure while running, 2 bad configuration or usage. What goes
 wrong is one line each on stderr, never a traceback with values in it.
@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import gc
 import os
+import secrets
 import shlex
 import signal
 import socket
@@ -40,6 +41,7 @@ from rustygate.config import (
     load,
     without_password,
 )
+from rustygate.core.clients import hash_of, is_name
 
 if TYPE_CHECKING:
     from rustygate.app import Daemon
@@ -49,6 +51,8 @@ DOTENV = Path(".env")
 
 # The gate answers /health at once or not at all.
 HEALTH_TIMEOUT_S = 3.0
+
+KEY_BITS = 256
 
 SIMULATOR_PORT = 9010
 
@@ -63,7 +67,7 @@ _NO_WAY = {
 
 _EXPOSED = (
     "BIND_ADDRESS={} lets other machines connect: whoever can is served, without a key of their "
-    "own, and spends the upstream key"
+    "own, and spends the upstream key; CLIENTS_FILE lets only those in who have one"
 )
 
 
@@ -145,6 +149,8 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     simulate = add("simulate", _simulate, "run the simulator of OpenAI's API alone")
     plan = add("plan", _plan, "predict who would wait how long under which quota")
     add("check", _check, "validate the configuration and print it, secrets masked")
+    key = add("key", _key, "make a key for a client, and show the table for CLIENTS_FILE")
+    key.add_argument("name", type=_client_name, metavar="NAME", help="the client's name")
     health = add("health", _health, "succeed if the running gate answers")
     health.add_argument(
         "base_url", nargs="?", metavar="BASE-URL", help="default: as BIND_ADDRESS and PORT say"
@@ -175,6 +181,14 @@ def _add_plan_arguments(parser: argparse.ArgumentParser) -> None:
     plan.add_arguments(parser)
 
 
+def _client_name(text: str) -> str:
+    if not is_name(text):
+        raise argparse.ArgumentTypeError(
+            f"expected a name of letters, digits, `_`, `.` and `-`, at most 64, got {text!a}"
+        )
+    return text
+
+
 def _port(text: str) -> int:
     if not text.isdecimal() or not 0 <= int(text) <= 65535:
         raise argparse.ArgumentTypeError(f"expected a whole number from 0 to 65535, got {text!r}")
@@ -195,7 +209,7 @@ def _serve(_: argparse.Namespace) -> int:
 
 
 def _demo(arguments: argparse.Namespace) -> int:
-    unset = {**_NO_KEY, **_NO_WAY, "OPENAI_BASE_URL": ""}
+    unset = {**_NO_KEY, **_NO_WAY, "OPENAI_BASE_URL": "", "CLIENTS_FILE": ""}
     settings = load({**os.environ, **unset}, dotenv=DOTENV)
     # Lines of a hundred exchanges a second would drown those that tell of the traffic.
     log.configure("warn" if arguments.traffic else settings.rust_log, settings.log_format)
@@ -265,12 +279,31 @@ def _plan(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _key(arguments: argparse.Namespace) -> int:
+    key = f"rg-{secrets.token_urlsafe(KEY_BITS // 8)}"
+    table = f'[client.{_toml_key(arguments.name)}]\nkey_sha256 = "{hash_of(key)}"'
+    print(
+        f"The key of {arguments.name}, shown this once; its app sends it as its OpenAI key:",
+        f"\n{key}\n",
+        "For CLIENTS_FILE; then send the gate SIGHUP:",
+        f"\n{table}",
+        sep="\n",
+        flush=True,
+    )
+    return 0
+
+
+def _toml_key(name: str) -> str:
+    """A name as a TOML key: a dot would part it."""
+    return f'"{name}"' if "." in name else name
+
+
 def _check(_: argparse.Namespace) -> int:
     settings = load(dotenv=DOTENV)
     lines = [f"{name}={value}" for name, value in describe(settings)]
     lines += ["", "Limits in force:", *(f"- {line}" for line in limits(settings))]
     print(*lines, sep="\n", flush=True)
-    if settings.exposed:
+    if settings.open_to_others:
         _complain(0, f"warning: {_EXPOSED.format(settings.bind_address)}")
     return 0
 
@@ -330,7 +363,7 @@ def _connection_to(base_url: str, *, own: bool) -> tuple[HTTPConnection, str]:
 
 def _own_url() -> str:
     """Where a gate with these settings is reached from this machine."""
-    settings = load({**os.environ, **_NO_KEY}, dotenv=DOTENV)
+    settings = load({**os.environ, **_NO_KEY, "CLIENTS_FILE": ""}, dotenv=DOTENV)
     return _reachable(settings, settings.port)
 
 
@@ -419,7 +452,7 @@ def _announce(settings: Settings, url: str) -> None:
         rate_limit_burst=settings.rate_limit_burst,
         concurrency_limit=settings.concurrency_limit,
     ).info("listening")
-    if settings.exposed:
+    if settings.open_to_others:
         logger.warning(_EXPOSED, settings.bind_address)
 
 

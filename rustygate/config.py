@@ -22,10 +22,12 @@ from dotenv.parser import Binding, parse_stream
 from environs import Env, EnvValidationError, ValidationError, validate
 
 from rustygate import log, tls
+from rustygate.core.clients import Clients, ClientsError, read_clients
 from rustygate.core.origins import read_origins
 
 KEY = "OPENAI_API_KEY"
 KEY_FILE = "OPENAI_API_KEY_FILE"
+CLIENTS = "CLIENTS_FILE"
 TLS_CERT, TLS_KEY = "TLS_CERT_FILE", "TLS_KEY_FILE"
 TRUST_FILE = "SSL_CERT_FILE"
 TRUST = (TRUST_FILE, "SSL_CERT_DIR")
@@ -35,6 +37,9 @@ PROXIES = ("HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY")
 
 # Keys and ids go into the head of each request; a longer file was named by mistake.
 KEY_LIMIT = 4096
+
+# A few hundred bytes a client; what is much larger was named by mistake.
+_CLIENTS_SIZE = 16 << 20
 
 # Below this length, a few characters shown would be too many.
 _MASKABLE = 24
@@ -268,6 +273,13 @@ class Settings:
     ] = "debug"
     # Read by people first; collectors ask for JSON.
     log_format: Annotated[str, _LOG_FORMAT, "`text` or `json` (one object a line)"] = "text"
+    # Whoever can connect is served, as the Rust one did.
+    clients_file: Annotated[
+        str | None,
+        _FILE,
+        "TOML file of the clients that may use the gate, with the hashes of their keys; read "
+        "again on SIGHUP",
+    ] = None
     # Both as the Rust one promised.
     rate_limit: Annotated[
         float | None,
@@ -377,6 +389,11 @@ class Settings:
         return address.removeprefix(UNIX) if address.startswith(UNIX) else None
 
     @property
+    def open_to_others(self) -> bool:
+        """Whether others than this machine may spend the key without one of their own."""
+        return self.exposed and self.clients_file is None
+
+    @property
     def exposed(self) -> bool:
         """Whether others than this machine may be able to connect."""
         if self.socket_path is not None:
@@ -453,9 +470,30 @@ def load(environ: Mapping[str, str] | None = None, *, dotenv: Path | None = None
     problems += _tls_problems(given)
     if TRUST_FILE in given and (fault := tls.bundle_fault(given[TRUST_FILE])):
         problems.append(_wrong(given, TRUST_FILE, f"a PEM file of certificates ({fault})"))
+    if CLIENTS in given:
+        problems += _clients_problems(given)
     if problems:
         raise ConfigError(problems)
     return Settings(**values)
+
+
+def read_clients_file(path: str) -> Clients:
+    """The clients of a file. Raises ClientsError."""
+    try:
+        with open(path, "rb") as file:
+            return read_clients(file.read(_CLIENTS_SIZE).decode())
+    except OSError as error:
+        raise ClientsError([f"expected a readable file ({error.strerror})"]) from error
+    except UnicodeDecodeError as error:
+        raise ClientsError(["expected a file in UTF-8"]) from error
+
+
+def _clients_problems(given: Mapping[str, str]) -> list[str]:
+    try:
+        read_clients_file(given[CLIENTS])
+    except ClientsError as error:
+        return [f"{CLIENTS}={_shown(given[CLIENTS])}: {each}" for each in error.problems]
+    return []
 
 
 class _Env(Env):

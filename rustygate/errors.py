@@ -5,6 +5,8 @@ Refusal
   |     +-- MalformedBody
   |     +-- NotHttp
   +-- OriginNotAllowed        403  origin_not_allowed
+  +-- InvalidApiKey           401  invalid_api_key
+  +-- ModelNotAllowed         403  model_not_allowed
   +-- NotFound                404  not_found
   +-- MethodNotAllowed        405  method_not_allowed
   +-- BodyTooLarge            413  body_too_large
@@ -116,6 +118,25 @@ class OriginNotAllowed(Refusal):
         super().__init__(
             f"Pages at {shown} may not use this gate: CORS_ALLOW_ORIGINS does not list it."
         )
+
+
+class InvalidApiKey(Refusal):
+    """No client has that key, or none was sent. What came is not repeated."""
+
+    status, reason = 401, "invalid_api_key"
+
+    def __init__(self, sent: bool) -> None:
+        what = "The key that was sent is no client's" if sent else "No key was sent"
+        super().__init__(f"{what}; send this gate's, as Authorization: Bearer rg-...")
+
+    def headers(self) -> dict[str, str]:
+        return super().headers() | {"WWW-Authenticate": "Bearer"}
+
+
+class ModelNotAllowed(Refusal):
+    """The client may not ask this model, or the request does not show which it asks."""
+
+    status, reason = 403, "model_not_allowed"
 
 
 class NotFound(Refusal):

@@ -21,7 +21,6 @@ from rustygate.config import Settings
 from rustygate.core.bucket import SECOND, TokenBucket
 from rustygate.core.budgets import Budgets
 from rustygate.core.fairqueue import CLASSES
-from rustygate.core.lane import MINUTE
 from rustygate.core.quota import Quota, RateNews
 from rustygate.errors import Refusal
 from rustygate.exchange import Exchange
@@ -150,7 +149,7 @@ class _Upstream:
 
 
 def _bucket(per_minute: int | None) -> TokenBucket | None:
-    return None if per_minute is None else TokenBucket(ceil(MINUTE / per_minute), per_minute)
+    return None if per_minute is None else TokenBucket.per_minute(per_minute)
 
 
 def _quota(bucket: TokenBucket | None, now: int) -> Quota | None:

@@ -14,6 +14,7 @@ from aiohttp import ClientResponse, web
 from loguru import logger
 from multidict import istr
 
+from rustygate.access import Access, check_model
 from rustygate.admission import Admission, Gate
 from rustygate.body import Body, Holdings
 from rustygate.browsers import Browsers
@@ -84,12 +85,15 @@ class Setback:
 class Proxy:
     """Passes requests under `/v1/` to upstream, one exchange each."""
 
-    def __init__(self, settings: Settings, gate: Gate, upstream: Upstream, ledger: Ledger) -> None:
+    def __init__(
+        self, settings: Settings, gate: Gate, upstream: Upstream, ledger: Ledger, access: Access
+    ) -> None:
         self._settings = settings
         self._without_vigil = replace(settings, queue_keepalive_after=None)
         self._gate = gate
         self._upstream = upstream
         self._ledger = ledger
+        self._access = access
         self._history = OutputHistory()
         self._holdings = Holdings(settings.queue_bytes)
         self.browsers = Browsers(settings)
@@ -149,6 +153,7 @@ class Proxy:
             return preflight
         target = _accept(request)
         exchange.priority = _priority(request)
+        client = self._access.admit(request, exchange)
         if self._gate.closed:
             raise Draining
         body = Body(request, self._settings, self._holdings)
@@ -156,6 +161,7 @@ class Proxy:
             await body.read()
             facts = request_facts(body.held, exchange.path) if body.held else NO_FACTS
             self._reckon(exchange, facts)
+            check_model(client, exchange, None if body.held is None else facts)
             headers = _headers(request, self._credentials, facts.streaming)
             sending = Sending(exchange, target, headers, body)
             settings = self._settings if facts.streaming else self._without_vigil

@@ -15,6 +15,7 @@ from rustygate import jumping
 from rustygate.admission import LANES, Admission, Gate
 from rustygate.config import Settings
 from rustygate.core.bucket import SECOND
+from rustygate.core.clients import Limits
 from rustygate.core.quota import Quota, RateNews
 from rustygate.errors import Draining, QueueFull, QueueTimeout, Refusal, RequestTooLarge
 from rustygate.exchange import Exchange
@@ -396,6 +397,51 @@ def test_classes_share_as_weighted(priority: str) -> None:
     assert order.count("x") == pytest.approx(expected, abs=2)
 
 
+# Clients with limits of their own.
+
+
+def test_client_at_its_limit_waits_in_its_own_line() -> None:
+    async def scene(harness: Harness) -> None:
+        harness.gate.limit_clients({"a": Limits(requests_per_second=1, burst=1)})
+        tasks = [harness.spawn("a", model="m") for _ in range(3)]
+        await settle()
+        assert (await harness.admit("b", model="m")).queued == 0
+        await asyncio.gather(*tasks)
+
+    harness = play(scene, rate_limit=None)
+    assert [time for client, time in harness.admitted if client == "a"] == pytest.approx(
+        [0, 1, 2], abs=0.01
+    )
+
+
+def test_limits_of_client_and_lane_hold_together() -> None:
+    """A lane of one a second, shared with others; a client of one in two seconds."""
+
+    async def scene(harness: Harness) -> None:
+        harness.gate.limit_clients({"a": Limits(requests_per_second=0.5, burst=1)})
+        teach(harness, told(60, 0))
+        await settle()
+        tasks = [harness.spawn(client, model="m") for client in "aaaabbbb"]
+        await asyncio.gather(*tasks)
+
+    harness = play(scene, rate_limit=None)
+    assert harness.times == pytest.approx(list(range(1, 9)), abs=0.01)
+    assert harness.order == "abababab"
+
+
+def test_own_limits_may_change_while_a_client_waits() -> None:
+    async def scene(harness: Harness) -> None:
+        harness.gate.limit_clients({"a": Limits(requests_per_second=0.1, burst=1)})
+        tasks = [harness.spawn("a") for _ in range(3)]
+        await asyncio.sleep(1)
+        harness.gate.limit_clients({"a": Limits(requests_per_second=1, burst=1)})
+        await settle()
+        harness.gate.limit_clients({})
+        await asyncio.gather(*tasks)
+
+    assert play(scene, rate_limit=None).times == pytest.approx([0, 1, 1], abs=0.01)
+
+
 # Lanes.
 
 
@@ -652,7 +698,7 @@ def test_lanes_are_bounded() -> None:
         for number in range(LANES + 100):
             await harness.admit(model=f"m-{number}")
         assert len(harness.gate.lanes()) == LANES
-        assert harness.gate.lanes()[-1].model == f"m-{LANES + 99}"
+        assert harness.gate.lanes()[-1].name == f"m-{LANES + 99}"
 
     play(scene, rate_limit=None)
 
@@ -776,6 +822,7 @@ comings = st.tuples(
     st.sampled_from([None, 60, 600]),
     st.none() | st.integers(1, 3),
     st.integers(1, 3),
+    st.booleans(),
 )
 def test_no_interleaving_wedges_a_lane_or_leaves_anything_behind(
     plan: Sequence[tuple[Any, ...]],
@@ -783,6 +830,7 @@ def test_no_interleaving_wedges_a_lane_or_leaves_anything_behind(
     tokens_per_minute: int | None,
     slots: int | None,
     burst: int,
+    limited: bool,
 ) -> None:
     """Two attempts each, some leaving, whatever upstream says; the deadline is far away, so that
     whoever is refused was forgotten."""
@@ -797,6 +845,9 @@ def test_no_interleaving_wedges_a_lane_or_leaves_anything_behind(
                 befall(admission, what)
 
     async def scene(harness: Harness) -> None:
+        if limited:
+            own = {"a": Limits(2.0, 1, 300, 2), "b": Limits(concurrency=1), "x": Limits()}
+            harness.gate.limit_clients(own)
         tasks = []
         for coming in plan:
             await asyncio.sleep(coming[0])
@@ -806,9 +857,10 @@ def test_no_interleaving_wedges_a_lane_or_leaves_anything_behind(
                 asyncio.get_running_loop().call_later(coming[-1], task.cancel)
         outcomes = await asyncio.gather(*tasks, return_exceptions=True)
         assert {type(outcome) for outcome in outcomes} <= {type(None), asyncio.CancelledError}
-        for line in harness.gate.lanes():
+        lines = [*harness.gate.lanes(), *filter(None, map(harness.gate.client_line, "abc"))]
+        for line in lines:
             assert line.idle
-            assert (line.users, line.lane.in_flight, len(line.queue)) == (0, 0, 0)
+            assert (line.users, line.budgets.in_flight, len(line.queue)) == (0, 0, 0)
 
     play(
         scene,

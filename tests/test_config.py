@@ -39,6 +39,7 @@ def test_defaults_are_those_of_the_contract() -> None:
         "CORS_ALLOW_ORIGINS": "none",
         "RUST_LOG": "debug",
         "LOG_FORMAT": "text",
+        "CLIENTS_FILE": "none",
         "RATE_LIMIT": "10",
         "RATE_LIMIT_BURST": "20",
         "RATE_LIMIT_TIMEOUT": "30",

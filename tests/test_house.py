@@ -18,7 +18,7 @@ STOREYS = [
     {"proxy"},
     {"vigil"},
     {"admission", "upstream", "pipe", "ledger", "listener"},
-    {"body", "browsers"},
+    {"access", "body", "browsers"},
     {"config", "exchange"},
     {"log", "tls", "jumping", "traffic"},
     {"errors"},

@@ -12,6 +12,7 @@ from math import ceil
 from typing import Self
 
 SECOND = 1_000_000_000
+MINUTE = 60 * SECOND
 
 
 @dataclass(slots=True)
@@ -35,6 +36,11 @@ class TokenBucket:
     def of_rate(cls, units_per_second: float, burst: int) -> Self:
         """A full bucket. Rates above one unit per nanosecond count as that."""
         return cls(ceil(SECOND / Fraction(units_per_second)), burst)
+
+    @classmethod
+    def per_minute(cls, units: int) -> Self:
+        """A full bucket of a minute's units."""
+        return cls(ceil(MINUTE / units), units)
 
     def wait(self, now: int, cost: int = 1) -> int:
         """Nanoseconds until `cost` units are there; 0 if they are. Takes nothing.

@@ -48,6 +48,10 @@ class Budgets:
         if self.tokens is not None:
             self.tokens.take(now, tokens)
 
+    def replace(self, other: "Budgets") -> None:
+        """Take over another set's limits and what is left of them; what is in flight stays."""
+        self.requests, self.tokens, self.slots = other.requests, other.tokens, other.slots
+
     def release(self) -> None:
         """Free the slot of an exchange."""
         self.in_flight -= 1

@@ -17,11 +17,9 @@ from dataclasses import dataclass, field
 from math import ceil
 from typing import NamedTuple
 
-from rustygate.core.bucket import SECOND, TokenBucket
+from rustygate.core.bucket import MINUTE, SECOND, TokenBucket
 from rustygate.core.budgets import Budgets
 from rustygate.core.quota import Quota, RateNews
-
-MINUTE = 60 * SECOND
 
 # News of an answer that took no longer are set as they are.
 _FRESH = 10 * SECOND
@@ -176,15 +174,14 @@ def _taught(
     """A bucket as an answer of that age tells it; `since` were admitted after its exchange."""
     if quota is None:
         return bucket
-    period = ceil(MINUTE / quota.limit)
     if bucket is None:
-        bucket = TokenBucket(period, quota.limit)
+        bucket = TokenBucket.per_minute(quota.limit)
         bucket.take(now, since)
     elif quota.limit != bucket.burst:
-        bucket.resize(now, period, quota.limit)
+        bucket.resize(now, ceil(MINUTE / quota.limit), quota.limit)
     if quota.remaining is not None:
         told = quota.remaining - since
         if age > _FRESH:
-            told = min(bucket.level(now), told + age // period)
+            told = min(bucket.level(now), told + age // bucket.period)
         bucket.fill_to(now, told)
     return bucket

@@ -18,12 +18,11 @@ from typing import Any, Literal
 
 import msgspec
 
+from rustygate.core.bucket import MINUTE, SECOND
 from rustygate.core.request import UNREADABLE
 from rustygate.core.usage import Inflater, is_encoded
 
 MS = 1_000_000
-SECOND = 1_000_000_000
-MINUTE = 60 * SECOND
 
 # Longer than any quota's period; what claims to take longer is a mistake.
 DURATION_LIMIT = 32 * 86_400 * SECOND

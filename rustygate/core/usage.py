@@ -44,12 +44,14 @@ class Facts(msgspec.Struct, frozen=True):
         input_characters: of text and definitions; media and token ids as what they are worth.
         output_cap: the most tokens that the answer may take, all choices together; 0 if it takes
             none, None if the request does not say.
+        readable: whether it could be told at all what it asks.
     """
 
     model: str | None = None
     streaming: bool = False
     input_characters: int = 0
     output_cap: int | None = 0
+    readable: bool = True
 
     def cost(self, typical_output: int) -> int:
         """The model's tokens to reserve; `typical_output` stands in for a cap not said."""
@@ -79,7 +81,7 @@ def request_facts(body: bytes, path: str | None = None) -> Facts:
     not_said = None if path is None or path.endswith(_WRITERS) else 0
     request = read_request(body)
     if request is None:
-        return Facts(input_characters=len(body), output_cap=not_said)
+        return Facts(input_characters=len(body), output_cap=not_said, readable=False)
     cap = request.output_cap()
     return Facts(
         _model_name(request.model),

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rustygate.core.bucket import SECOND
-from rustygate.core.lane import MINUTE, Lane, Mark
+from rustygate.core.bucket import MINUTE, SECOND
+from rustygate.core.lane import Lane, Mark
 from rustygate.core.quota import Quota, RateNews
 
 

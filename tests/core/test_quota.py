@@ -11,17 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from multidict import CIMultiDict, CIMultiDictProxy
 
+from rustygate.core.bucket import MINUTE, SECOND
 from rustygate.core.quota import (
     DEFAULT_PAUSE,
     DURATION_LIMIT,
     ERROR_BYTES,
     LONGEST_PAUSE,
-    MINUTE,
     MS,
     NO_NEWS,
     PASS,
     QUOTA_LIMIT,
-    SECOND,
     SHORTEST_PAUSE,
     Action,
     Quota,

@@ -1,0 +1,94 @@
+"""Who may use the gate: the clients of CLIENTS_FILE, and what each may ask.
+
+Without the file whoever can connect is served. With it, a request comes with a client's key, and
+goes on under that client's name. The file can be read again while the gate runs; one that will
+not do leaves the clients there were in force.
+"""
+
+from collections.abc import Mapping
+
+from aiohttp import hdrs, web
+
+from rustygate.config import read_clients_file
+from rustygate.core.clients import Client, Clients, Limits
+from rustygate.core.usage import Facts
+from rustygate.errors import InvalidApiKey, ModelNotAllowed
+from rustygate.exchange import Exchange
+
+# Where bodies are files and name no model.
+_FILES = ("/v1/files", "/v1/uploads")
+
+_SCHEME = "bearer "
+
+
+class Access:
+    """The clients in force; `path` is their file, None lets everybody in.
+
+    Raises `core.clients.ClientsError`, also from `reload`, which then changes nothing.
+    """
+
+    def __init__(self, path: str | None) -> None:
+        self._path = path
+        self._clients: Clients | None = None
+        self.reload()
+
+    def __repr__(self) -> str:
+        return f"<Access {self._clients}>"
+
+    def reload(self) -> None:
+        """Read the file again."""
+        if self._path is not None:
+            self._clients = read_clients_file(self._path)
+
+    @property
+    def limits(self) -> Mapping[str, Limits]:
+        """The clients that have limits of their own, by name."""
+        if self._clients is None:
+            return {}
+        limits = {name: client.limits for name, client in self._clients.by_name.items()}
+        return {name: own for name, own in limits.items() if own != Limits()}
+
+    def admit(self, request: web.Request, exchange: Exchange) -> Client | None:
+        """Whose key a request carries, stamped on its exchange; None where nobody needs one.
+
+        Raises `InvalidApiKey`.
+        """
+        if self._clients is None:
+            return None
+        key = _key(request)
+        client = None if key is None else self._clients.of_key(key)
+        if client is None:
+            raise InvalidApiKey(sent=key is not None)
+        exchange.client, exchange.weight = client.name, client.weight
+        exchange.priority = client.rank(exchange.priority)
+        return client
+
+
+def check_model(client: Client | None, exchange: Exchange, facts: Facts | None) -> None:
+    """Raise `ModelNotAllowed` if a client may not ask what it asks.
+
+    Args:
+        facts: what was read of the body; None if there is one that was not read.
+    """
+    if client is None or not client.models:
+        return
+    allowed = ", ".join(client.models)
+    if exchange.model is not None:
+        if not client.may_ask(exchange.model):
+            message = f"{client.name} may not ask {exchange.model!a}, only {allowed}."
+            raise ModelNotAllowed(message)
+    elif not _shows_its_model(exchange, facts):
+        message = f"{client.name} may ask only {allowed}, and this request shows no model."
+        raise ModelNotAllowed(message)
+
+
+def _shows_its_model(exchange: Exchange, facts: Facts | None) -> bool:
+    """Whether a request without a model is known to ask none."""
+    return exchange.path.startswith(_FILES) if facts is None else facts.readable
+
+
+def _key(request: web.Request) -> str | None:
+    given = request.headers.get(hdrs.AUTHORIZATION, "")
+    if not given.lower().startswith(_SCHEME):
+        return None
+    return given[len(_SCHEME) :].strip() or None

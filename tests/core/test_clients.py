@@ -1,0 +1,165 @@
+"""The table of clients: what is read, and everything that is wrong with it at once."""
+
+from contextlib import suppress
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rustygate.core.clients import Client, ClientsError, Limits, hash_of, read_clients
+
+HASH = hash_of("rg-one")
+OTHER = hash_of("rg-other")
+WHOLE = f"""
+[client.search]
+key_sha256 = "{HASH}"
+weight = 2
+priority = "interactive"
+requests_per_second = 5.0
+burst = 10
+tokens_per_minute = 50000
+concurrency = 8
+models = ["gpt-4o*", "o1"]
+
+[client."nightly.job"]
+key_sha256 = "{OTHER.upper()}"
+"""
+
+
+def entry(*lines: str, name: str = "a", key: str = HASH) -> str:
+    return "\n".join([f"[client.{name}]", f'key_sha256 = "{key}"', *lines, ""])
+
+
+def problems(text: str) -> list[str]:
+    with pytest.raises(ClientsError) as caught:
+        read_clients(text)
+    return caught.value.problems
+
+
+def test_table_is_read() -> None:
+    clients = read_clients(WHOLE)
+    assert clients.by_name == {
+        "search": Client(
+            "search",
+            HASH,
+            2.0,
+            "interactive",
+            ("gpt-4o*", "o1"),
+            Limits(5.0, 10, 50_000, 8),
+        ),
+        "nightly.job": Client("nightly.job", OTHER),
+    }
+
+
+def test_client_is_found_by_its_key_alone() -> None:
+    clients = read_clients(WHOLE)
+    assert clients.of_key("rg-one") is clients.by_name["search"]
+    assert clients.of_key("rg-other") is clients.by_name["nightly.job"]
+    for wrong in ("rg-One", "rg-one ", "", HASH, "\udcff"):
+        assert clients.of_key(wrong) is None
+
+
+def test_no_key_shows() -> None:
+    clients = read_clients(WHOLE)
+    assert HASH not in repr(clients) + repr(clients.by_name)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("weight = 0", "client.a.weight=0: expected a number above 0"),
+        ("weight = -1", "client.a.weight=-1"),
+        ("weight = true", "client.a.weight=True"),
+        ("weight = nan", "client.a.weight=nan"),
+        ("weight = inf", "client.a.weight=inf"),
+        ('weight = "2"', "client.a.weight='2'"),
+        ('priority = "urgent"', "expected one of interactive, default, batch"),
+        ("requests_per_second = 0.0", "client.a.requests_per_second=0.0"),
+        ("burst = 3", "client.a.burst: expected with requests_per_second only"),
+        ("requests_per_second = 1\nburst = 1.5", "client.a.burst=1.5: expected a whole number"),
+        ("tokens_per_minute = 0", "client.a.tokens_per_minute=0"),
+        ("concurrency = 1e3", "client.a.concurrency=1000.0"),
+        ("models = []", "client.a.models=[]: expected a list of shell patterns"),
+        ('models = "gpt-4o"', "client.a.models='gpt-4o'"),
+        ("models = [1]", "client.a.models=[1]"),
+        ("rate = 5", "client.a.rate: unknown; known are key_sha256, weight"),
+    ],
+)
+def test_wrong_value_is_named_with_what_was_expected(line: str, said: str) -> None:
+    [problem] = problems(entry(line))
+    assert said in problem
+
+
+@pytest.mark.parametrize("key", ["", "abc", HASH[:-1], HASH + "0", "g" * 64, "rg-a-key-itself"])
+def test_wrong_hash_is_refused_and_not_shown(key: str) -> None:
+    """It may be the key itself, put there by mistake."""
+    [problem] = problems(entry(key=key))
+    assert problem.startswith("client.a.key_sha256: expected 64 hex digits")
+    assert not key or key not in problem
+
+
+@pytest.mark.parametrize("name", ['""', '"a b"', '"ä"', '"-a"', '"' + "a" * 65 + '"'])
+def test_name_that_is_no_label_is_refused(name: str) -> None:
+    assert "expected a name of letters" in problems(entry(name=name))[0]
+
+
+def test_all_problems_come_in_one_report() -> None:
+    text = entry("weight = -1", "unknown = 1") + entry(name="b") + "[client.c]\n[other]\nx = 1\n"
+    said = problems(text + entry(name="d"))
+    assert len(said) == 5
+    assert "client.c.key_sha256: not set" in said[3]
+    assert said[4].endswith("client.d.key_sha256: is that of client.b too") or "b" in said[4]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[client.a", "key = rg-secret-value", "client = 1", "[client]\na = 1", "[[client]]\n", "\0"],
+)
+def test_what_is_no_table_is_refused(text: str) -> None:
+    said = problems(text)
+    assert said
+    assert "rg-secret" not in "".join(said)
+
+
+def test_empty_table_lets_nobody_in() -> None:
+    assert read_clients("").of_key("rg-one") is None
+
+
+@given(st.text(max_size=200))
+def test_no_text_breaks_the_reader(text: str) -> None:
+    with suppress(ClientsError):
+        read_clients(text)
+
+
+@pytest.mark.parametrize(
+    ("best", "asked", "gets"),
+    [
+        ("default", "interactive", "default"),
+        ("default", "default", "default"),
+        ("default", "batch", "batch"),
+        ("interactive", "interactive", "interactive"),
+        ("batch", "default", "batch"),
+    ],
+)
+def test_class_is_at_best_what_a_client_may_have(best: str, asked: str, gets: str) -> None:
+    assert Client("a", HASH, priority=best).rank(asked) == gets
+
+
+@pytest.mark.parametrize(
+    ("patterns", "model", "may"),
+    [
+        ((), "anything", True),
+        (("gpt-4o*",), "gpt-4o-mini", True),
+        (("gpt-4o*",), "gpt-4", False),
+        (("o?", "gpt-4o"), "o1", True),
+        (("gpt-4o",), "GPT-4o", False),
+    ],
+)
+def test_models_are_shell_patterns(patterns: tuple[str, ...], model: str, may: bool) -> None:
+    assert Client("a", HASH, models=patterns).may_ask(model) is may
+
+
+def test_burst_is_a_second_s_worth_if_not_said() -> None:
+    requests = Limits(requests_per_second=2.5).budgets().requests
+    assert requests is not None
+    assert requests.burst == 3
