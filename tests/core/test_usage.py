@@ -54,9 +54,9 @@ CHAT_PATH = "/v1/chat/completions"
         (b'{"model":"' + b"x" * 129 + b'"}', Facts(output_cap=None)),
         (b'{"model":"\xff"}', Facts(output_cap=None)),
         (b'{"seed":' + b"9" * 5000 + b"}", Facts(output_cap=None)),
-        (b"[]", Facts(None, False, 2, None)),
-        (b"not json", Facts(None, False, 8, None)),
-        (b'{"model":"gpt-4"', Facts(None, False, 16, None)),
+        (b"[]", Facts(None, False, 2, None, readable=False)),
+        (b"not json", Facts(None, False, 8, None, readable=False)),
+        (b'{"model":"gpt-4"', Facts(None, False, 16, None, readable=False)),
         (b"", NO_FACTS),
     ],
     ids=lambda value: repr(value)[:40],
@@ -81,7 +81,7 @@ def test_facts_of_a_request(body: bytes, facts: Facts) -> None:
 )
 def test_only_a_model_that_writes_has_an_output(path: str | None, output_cap: int | None) -> None:
     assert request_facts(b'{"input":"four"}', path) == Facts(None, False, 4, output_cap)
-    assert request_facts(b"four", path) == Facts(None, False, 4, output_cap)
+    assert request_facts(b"four", path) == Facts(None, False, 4, output_cap, readable=False)
 
 
 def test_a_cap_counts_wherever_it_is_said() -> None:
