@@ -41,10 +41,13 @@ _REQUEST_DROPS = HOP_BY_HOP | {
 }
 _REQUEST_DROP_PREFIXES = (_PROXY_AUTH, "x-forwarded-", "sec-", "x-rustygate-")
 
-# What speaks of upstream's host to a client that never talked to it, and what the gate tells
-# of itself, in case upstream is another gate.
+# What speaks of upstream's host to a client that never talked to it, what each hop of a
+# WebSocket says for itself, and what the gate tells of itself, in case upstream is another gate.
 _RESPONSE_DROPS = HOP_BY_HOP | {
     "alt-svc",
+    "sec-websocket-accept",
+    "sec-websocket-extensions",
+    "sec-websocket-protocol",
     "set-cookie",
     "strict-transport-security",
     "x-rustygate-attempts",
