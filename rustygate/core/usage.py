@@ -11,6 +11,7 @@ Bodies come from strangers: whatever is in them, these functions answer and do n
 
 import re
 import zlib
+from urllib.parse import parse_qs
 
 import msgspec
 
@@ -91,6 +92,11 @@ def request_facts(body: bytes, path: str | None = None) -> Facts:
     )
 
 
+def model_in(target: str) -> str | None:
+    """The model that a target's query names, as a WebSocket's does."""
+    return _model_name(parse_qs(target.partition("?")[2]).get("model", [None])[0])
+
+
 def _model_name(model: object) -> str | None:
     return model if isinstance(model, str) and 0 < len(model) <= MODEL_NAME_LIMIT else None
 
@@ -125,6 +131,31 @@ class UsageReader:
     def usage(self) -> Usage | None:
         """The last usage that the body told so far."""
         return usage_in(self._tail)
+
+
+class RunningUsage:
+    """Adds up what a WebSocket's events tell, since each answer in it takes its own."""
+
+    __slots__ = ("_event", "total")
+
+    def __init__(self) -> None:
+        self._event = UsageReader("")
+        self.total: Usage | None = None
+
+    def feed(self, piece: bytes, last: bool) -> None:
+        """Note a piece of an event, and with the last one what the event told."""
+        self._event.feed(piece)
+        if last:
+            usage = self._event.usage()
+            if usage is not None:
+                self._add(usage)
+            self._event = UsageReader("")
+
+    def _add(self, usage: Usage) -> None:
+        before = self.total or Usage(0, 0)
+        self.total = Usage(
+            before.tokens_in + usage.tokens_in, before.tokens_out + usage.tokens_out
+        )
 
 
 def usage_in(body: bytes | bytearray) -> Usage | None:

@@ -12,8 +12,10 @@ from rustygate.core.usage import (
     NO_FACTS,
     TAIL_BYTES,
     Facts,
+    RunningUsage,
     Usage,
     UsageReader,
+    model_in,
     request_facts,
     tells_usage,
 )
@@ -175,3 +177,33 @@ def test_any_bytes_are_read_without_harm(chunks: list[bytes], encoding: str) -> 
 )
 def test_usage_is_looked_for_where_it_may_be(content_type: str, expected: bool) -> None:
     assert tells_usage(content_type) is expected
+
+
+def test_usages_of_a_conversation_add_up() -> None:
+    running = RunningUsage()
+    assert running.total is None
+    for piece, last in (
+        (b'{"usage": null}', True),
+        (RESPONSE[:50], False),
+        (RESPONSE[50:], True),
+        (b'{"delta": "x"}', True),
+        (CHAT, True),
+    ):
+        running.feed(piece, last)
+    assert running.total == Usage(5 + 12, 6 + 34)
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        ("/v1/realtime?model=gpt-realtime", "gpt-realtime"),
+        ("/v1/realtime?a=b&model=ft%3Ax+y&model=z", "ft:x y"),
+        ("/v1/realtime?model=", None),
+        ("/v1/realtime?model=" + "x" * 129, None),
+        ("/v1/realtime?call_id=rtc_1", None),
+        ("/v1/realtime", None),
+        ("/v1/realtime?%ff=%zz&model=%ff", "\N{REPLACEMENT CHARACTER}"),
+    ],
+)
+def test_model_may_stand_in_the_query(target: str, expected: str | None) -> None:
+    assert model_in(target) == expected
