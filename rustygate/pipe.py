@@ -31,6 +31,7 @@ from rustygate.core.sse import KEEPALIVE, Boundary, error_event, is_event_stream
 from rustygate.core.usage import Usage, UsageReader, tells_usage
 from rustygate.errors import UpstreamDisconnected, UpstreamFailure, UpstreamTimeout
 from rustygate.exchange import Exchange
+from rustygate.tls import below_tls, unsent
 
 R = TypeVar("R", bound=web.StreamResponse)
 
@@ -294,31 +295,23 @@ def abort(request: web.Request, transport: asyncio.Transport) -> None:
 
 async def _gone_out(request: web.Request, transport: asyncio.Transport) -> None:
     """Wait until what was written has left for the kernel."""
-    below = _below_tls(transport)
-    if below is transport:
+    if below_tls(transport) is transport:
         transport.set_write_buffer_limits(high=0)
         await request.writer.drain()
         return
     # TLS tells when it has handed its bytes down; of these nobody tells when they have gone.
-    while transport.get_write_buffer_size() or below.get_write_buffer_size():  # noqa: ASYNC110
+    while unsent(transport):  # noqa: ASYNC110
         await asyncio.sleep(TLS_LOOK_S)
 
 
 def _bound_buffer(transport: asyncio.Transport, size: int) -> None:
     """Have writing pause beyond so many bytes. With TLS two transports hold some of them."""
-    below = _below_tls(transport)
+    below = below_tls(transport)
     if below is not transport:
         # TLS would take no bytes for too many.
         size = max(1, size // 2)
         below.set_write_buffer_limits(high=size)
     transport.set_write_buffer_limits(high=size)
-
-
-def _below_tls(transport: asyncio.Transport) -> asyncio.Transport:
-    """The transport that writes to the socket; asyncio has no public way to the one below."""
-    protocol = getattr(transport, "_ssl_protocol", None)
-    below: asyncio.Transport | None = getattr(protocol, "_transport", None)
-    return transport if below is None else below
 
 
 async def drop_invented_type(request: web.Request, response: web.StreamResponse) -> None:

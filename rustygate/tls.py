@@ -1,8 +1,9 @@
-"""TLS: what the gate shows to its clients, and whom it trusts upstream.
+"""TLS: what the gate shows to its clients, whom it trusts upstream, and what it holds.
 
 What is wrong with a file is said in words that hold nothing of it.
 """
 
+import asyncio
 import os
 import ssl
 import stat
@@ -77,6 +78,20 @@ def unverified_context() -> ssl.SSLContext:
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     return context
+
+
+def below_tls(transport: asyncio.Transport) -> asyncio.Transport:
+    """The transport that writes to the socket; asyncio has no public way to the one below."""
+    protocol = getattr(transport, "_ssl_protocol", None)
+    below: asyncio.Transport | None = getattr(protocol, "_transport", None)
+    return transport if below is None else below
+
+
+def unsent(transport: asyncio.Transport) -> int:
+    """How many bytes have not left for the kernel. With TLS two transports hold some of them."""
+    below = below_tls(transport)
+    held = transport.get_write_buffer_size()
+    return held if below is transport else held + below.get_write_buffer_size()
 
 
 def words(error: ssl.SSLError) -> str:
