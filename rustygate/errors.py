@@ -3,6 +3,7 @@
 Refusal
   +-- BadRequest              400  bad_request
   |     +-- MalformedBody
+  |     +-- MalformedOpening
   |     +-- NotHttp
   +-- OriginNotAllowed        403  origin_not_allowed
   +-- InvalidApiKey           401  invalid_api_key
@@ -93,6 +94,13 @@ class MalformedBody(BadRequest):
     """The body's framing broke while it was read; nothing after it can be trusted."""
 
     closes = True
+
+
+class MalformedOpening(BadRequest):
+    """A WebSocket's opening is not as RFC 6455, 4.1 asks; the answer tells the version to use."""
+
+    def headers(self) -> dict[str, str]:
+        return super().headers() | {"Sec-WebSocket-Version": "13"}
 
 
 class NotHttp(BadRequest):

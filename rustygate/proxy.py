@@ -6,11 +6,13 @@ their order, and the only one where a refusal becomes a response.
 
 import asyncio
 from dataclasses import dataclass, replace
+from http import HTTPStatus
 from math import inf
+from secrets import token_bytes
 from time import time_ns
 from typing import Any
 
-from aiohttp import ClientResponse, web
+from aiohttp import ClientResponse, HttpVersion11, web
 from loguru import logger
 from multidict import istr
 
@@ -23,13 +25,15 @@ from rustygate.core.bucket import SECOND
 from rustygate.core.fairqueue import CLASSES
 from rustygate.core.headers import Credentials, Headers, UnreadableHeader, request_headers
 from rustygate.core.history import OutputHistory
+from rustygate.core.opening import NONCE_BYTES, Opening, is_opening
 from rustygate.core.paths import PREFIX, has_dot_segment, is_unsafe, origin_form, path_of
 from rustygate.core.quota import Action, Verdict, rate_news, verdict
-from rustygate.core.usage import NO_FACTS, Facts, request_facts
+from rustygate.core.usage import NO_FACTS, Facts, model_in, request_facts
 from rustygate.errors import (
     BadRequest,
     Draining,
     InternalError,
+    MalformedOpening,
     MethodNotAllowed,
     NotFound,
     QueueTimeout,
@@ -156,13 +160,18 @@ class Proxy:
         client = self._access.admit(request, exchange)
         if self._gate.closed:
             raise Draining
+        opening = _opening(request)
         body = Body(request, self._settings, self._holdings)
         try:
             await body.read()
             facts = request_facts(body.held, exchange.path) if body.held else NO_FACTS
+            if opening is not None:
+                facts = Facts(model_in(target))
             self._reckon(exchange, facts)
             check_model(client, exchange, None if body.held is None else facts)
             headers = _headers(request, self._credentials, facts.streaming)
+            if opening is not None:
+                headers += opening.onward(token_bytes(NONCE_BYTES), self._credentials.key)
             sending = Sending(exchange, target, headers, body)
             settings = self._settings if facts.streaming else self._without_vigil
             async with Vigil(request, exchange, settings) as vigil:
@@ -253,7 +262,9 @@ class Proxy:
         """Replace the estimated tokens by those the answer took, if it told."""
         if exchange.tokens_out is not None:
             admission.settle((exchange.tokens_in or 0) + exchange.tokens_out)
-            self._history.note(exchange.client, exchange.model, exchange.tokens_out)
+            # What a WebSocket took, many answers took.
+            if exchange.status != HTTPStatus.SWITCHING_PROTOCOLS:
+                self._history.note(exchange.client, exchange.model, exchange.tokens_out)
         elif not ok:
             admission.settle(0)
 
@@ -322,6 +333,19 @@ def _accept(request: web.Request) -> str:
     return target
 
 
+def _opening(request: web.Request) -> Opening | None:
+    """The opening of a WebSocket; other upgrades are forwarded as the requests they are."""
+    fields = request.headers.items()
+    if request.method != "GET" or request.version < HttpVersion11 or not is_opening(fields):
+        return None
+    if request.body_exists:
+        raise MalformedOpening("A request that opens a WebSocket has no body.")
+    try:
+        return Opening.of(fields)
+    except ValueError as error:
+        raise MalformedOpening(str(error)) from error
+
+
 def _headers(request: web.Request, credentials: Credentials, streaming: bool) -> Headers:
     try:
         return request_headers(request.raw_headers, credentials, streaming)
@@ -339,7 +363,7 @@ def _abandon(request: web.Request, exchange: Exchange) -> None:
     """The exchange was cancelled: its client left, or the gate has no more time for it."""
     transport = request.transport
     if transport is None:
-        exchange.outcome = "client_left"
+        exchange.outcome = exchange.outcome or "client_left"
         return
     exchange.outcome, exchange.reason = "aborted", Draining.reason
     abort(request, transport)

@@ -39,6 +39,7 @@ from aiohttp import (
     DummyCookieJar,
     ServerTimeoutError,
     TCPConnector,
+    hdrs,
 )
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
@@ -117,8 +118,12 @@ class _Connection(ResponseHandler):
 
     async def read(self) -> Any:
         head = await super().read()
+        if head[0].code == HTTPStatus.SWITCHING_PROTOCOLS:
+            # Never to be used again. One that does not say to what it switched aiohttp would
+            # take for an empty answer.
+            self.force_close()
         # aiohttp stops the clock at any head without a body.
-        if head[0].code < HTTPStatus.OK and self._sent:
+        elif head[0].code < HTTPStatus.OK and self._sent:
             super().start_timeout()
         return head
 
@@ -228,7 +233,7 @@ class Upstream:
             raise body.refusal or self._failure(error) from error
         except ValueError as error:
             raise BadRequest("The request's target is not one that HTTP can carry.") from error
-        if answer.status == HTTPStatus.SWITCHING_PROTOCOLS:
+        if answer.status == HTTPStatus.SWITCHING_PROTOCOLS and not _asked_to_switch(answer):
             answer.close()
             raise UpstreamDisconnected("Upstream switched protocols unasked.", begun=True)
         if answer.status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED and self._relayed:
@@ -288,6 +293,11 @@ def _session(settings: Settings, connector: TCPConnector) -> ClientSession:
     # No public switch turns off the retries of idempotent methods.
     session._retry_connection = False
     return session
+
+
+def _asked_to_switch(answer: ClientResponse) -> bool:
+    """Whether it answers the opening of a WebSocket; other upgrades do not go upstream."""
+    return hdrs.UPGRADE in answer.request_info.headers
 
 
 def _is_reused() -> bool:

@@ -17,7 +17,7 @@ STOREYS = [
     {"app", "plan"},
     {"proxy"},
     {"vigil"},
-    {"admission", "upstream", "pipe", "ledger", "listener"},
+    {"admission", "upstream", "pipe", "bridge", "ledger", "listener"},
     {"access", "body", "browsers"},
     {"config", "exchange"},
     {"log", "tls", "jumping", "traffic"},
