@@ -14,12 +14,14 @@ import statistics
 import subprocess
 import sys
 import time
+from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from hashlib import sha1
 from pathlib import Path
 
-from aiohttp import ClientSession, DummyCookieJar, TCPConnector, web
+from aiohttp import ClientSession, ClientWebSocketResponse, DummyCookieJar, TCPConnector, web
 
 from rustygate.admission import Gate
 from rustygate.config import Settings
@@ -55,7 +57,18 @@ EVENT = (
 )
 CHUNK = b"%x\r\n%s\r\n" % (len(EVENT), EVENT)
 STREAM_END = b"0\r\n\r\n"
+SWITCHED = (
+    "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    "Sec-WebSocket-Accept: {}\r\n\r\n"
+)
+WORD = b'{"type":"response.output_text.delta","response_id":"resp_1","delta":" word"}'
+FRAME = bytes([0x81, len(WORD)]) + WORD
+MASKED_FRAME = bytes([0x81, 0x80 | len(WORD), 0, 0, 0, 0]) + WORD
 
+
+SOCKET = "/v1/realtime?model=gpt-realtime"
+
+WebSocket = ClientWebSocketResponse | web.WebSocketResponse
 
 GATE = {
     "OPENAI_API_KEY": "sk-bench",
@@ -75,7 +88,12 @@ class Shape:
 
 
 class Upstream(asyncio.Protocol):
-    """Answers each request at once; a path ending in `/N/P` gets N events, one each P ms."""
+    """Answers each request at once; a path ending in `/N/P` gets N events, one each P ms.
+
+    On a WebSocket it answers each frame with one.
+    """
+
+    upgraded = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -84,18 +102,29 @@ class Upstream(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.buffer += data
+        if self.upgraded:
+            self.answer_frames()
+            return
         head, end, rest = self.buffer.partition(b"\r\n\r\n")
         length = int(head.lower().partition(b"content-length:")[2].partition(b"\r")[0] or 0)
         if not end or len(rest) < length:
             return
         self.buffer = rest[length:]
         path = head.split(b" ", 2)[1].decode()
-        if "/stream/" in path:
+        if key := head.partition(b"Sec-WebSocket-Key: ")[2].partition(b"\r")[0]:
+            self.upgraded = True
+            self.transport.write(SWITCHED.format(proof(key)).encode())
+        elif "/stream/" in path:
             events, pause_ms = map(int, path.split("/")[-2:])
             self.transport.write(STREAM_HEAD)
             self.stream(events, pause_ms / 1000)
         else:
             self.transport.write(ANSWER_HEAD.format(len(ANSWER)).encode() + ANSWER)
+
+    def answer_frames(self) -> None:
+        frames, rest = divmod(len(self.buffer), len(MASKED_FRAME))
+        self.buffer = self.buffer[len(self.buffer) - rest :]
+        self.transport.write(FRAME * frames)
 
     def stream(self, left: int, pause_s: float) -> None:
         if not left or self.transport.is_closing():
@@ -105,6 +134,11 @@ class Upstream(asyncio.Protocol):
         asyncio.get_running_loop().call_later(pause_s, self.stream, left - 1, pause_s)
 
 
+def proof(key: bytes) -> str:
+    """What answers a WebSocket's key (RFC 6455, 4.2.2)."""
+    return b64encode(sha1(key + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest()).decode()
+
+
 async def serve_upstream() -> None:
     loop = asyncio.get_running_loop()
     server = await loop.create_server(Upstream, "127.0.0.1", int(os.environ["PORT"]), backlog=2048)
@@ -112,12 +146,29 @@ async def serve_upstream() -> None:
 
 
 async def serve_floor(upstream: str) -> None:
-    """The pipe of the aiohttp documentation: one handler, one session, nothing else."""
+    """The pipe of the aiohttp documentation: one handler, one session, nothing else.
+
+    WebSockets get a bridge as plain: two loops that send what they receive.
+    """
     session = ClientSession(
         connector=TCPConnector(limit=0), cookie_jar=DummyCookieJar(), auto_decompress=False
     )
 
+    async def pass_on(source: WebSocket, sink: WebSocket) -> None:
+        async for message in source:
+            await sink.send_str(message.data)
+        await sink.close()
+
+    async def bridge(request: web.Request) -> web.StreamResponse:
+        client = web.WebSocketResponse()
+        await client.prepare(request)
+        async with session.ws_connect(upstream + request.raw_path) as server:
+            await asyncio.gather(pass_on(client, server), pass_on(server, client))
+        return client
+
     async def handle(request: web.Request) -> web.StreamResponse:
+        if "Upgrade" in request.headers:
+            return await bridge(request)
         data = await request.read()
         headers = {k: v for k, v in request.headers.items() if k not in {"Host", "Connection"}}
         url = upstream + request.raw_path
@@ -165,8 +216,24 @@ async def ask(port: int, path: str, times: int) -> int:
     return seen
 
 
+async def talk(port: int, path: str, times: int) -> int:
+    """One WebSocket: a frame there and one back, so many times; returns the frames."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(
+        f"GET {path} HTTP/1.1\r\nHost: bench\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n".encode()
+    )
+    await reader.readuntil(b"\r\n\r\n")
+    for _ in range(times):
+        writer.write(MASKED_FRAME)
+        await reader.readexactly(len(FRAME))
+    writer.close()
+    return 2 * times
+
+
 async def load(port: int, shape: Shape) -> int:
-    connections = (ask(port, shape.path, shape.times) for _ in range(shape.connections))
+    run = talk if shape.path == SOCKET else ask
+    connections = (run(port, shape.path, shape.times) for _ in range(shape.connections))
     return sum(await asyncio.gather(*connections))
 
 
@@ -264,6 +331,7 @@ def bench(rounds: int) -> None:
         print(f"idle RSS: gate {rss_mb(gate[0]):.0f} MB, floor {rss_mb(floor[0]):.0f} MB")
         compare("request, 32 connections", sides, Shape(32, "/v1/x", 100), rounds)
         compare("event, 200 streams", sides, Shape(200, "/v1/stream/40/50", 1), rounds)
+        compare("frame, 50 sockets", sides, Shape(50, SOCKET, 300), rounds)
         seen = asyncio.run(load(gate[1], Shape(1000, "/v1/stream/20/200", 1)))
         print(f"1,000 streams at once: {seen} of 20000 events; RSS {rss_mb(gate[0]):.0f} MB")
     print(f"uncontended admission: {admission_us():.1f} us")
