@@ -48,14 +48,19 @@ class Access:
         limits = {name: client.limits for name, client in self._clients.by_name.items()}
         return {name: own for name, own in limits.items() if own != Limits()}
 
-    def admit(self, request: web.Request, exchange: Exchange) -> Client | None:
+    def admit(
+        self, request: web.Request, exchange: Exchange, offered: str | None = None
+    ) -> Client | None:
         """Whose key a request carries, stamped on its exchange; None where nobody needs one.
 
         Raises `InvalidApiKey`.
+
+        Args:
+            offered: the key that a browser's WebSocket sends, which cannot set `Authorization`.
         """
         if self._clients is None:
             return None
-        key = _key(request)
+        key = _key(request) or offered
         client = None if key is None else self._clients.of_key(key)
         if client is None:
             raise InvalidApiKey(sent=key is not None)
@@ -68,7 +73,8 @@ def check_model(client: Client | None, exchange: Exchange, facts: Facts | None) 
     """Raise `ModelNotAllowed` if a client may not ask what it asks.
 
     Args:
-        facts: what was read of the body; None if there is one that was not read.
+        facts: what was read of the body; None if what is asked comes where it is not read, in a
+            body that is streamed or in a WebSocket's frames.
     """
     if client is None or not client.models:
         return

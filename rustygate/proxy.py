@@ -157,10 +157,12 @@ class Proxy:
             return preflight
         target = _accept(request)
         exchange.priority = _priority(request)
-        client = self._access.admit(request, exchange)
+        opening = _opening(request)
+        client = self._access.admit(
+            request, exchange, None if opening is None else opening.api_key
+        )
         if self._gate.closed:
             raise Draining
-        opening = _opening(request)
         body = Body(request, self._settings, self._holdings)
         try:
             await body.read()
@@ -168,7 +170,8 @@ class Proxy:
             if opening is not None:
                 facts = Facts(model_in(target))
             self._reckon(exchange, facts)
-            check_model(client, exchange, None if body.held is None else facts)
+            seen = body.held is not None and opening is None
+            check_model(client, exchange, facts if seen else None)
             headers = _headers(request, self._credentials, facts.streaming)
             if opening is not None:
                 headers += opening.onward(token_bytes(NONCE_BYTES), self._credentials.key)

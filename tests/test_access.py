@@ -225,6 +225,34 @@ async def test_new_limits_hold_for_those_that_wait(
     assert [(await client.answer()).status for client in sent] == [200] * 3
 
 
+OPENING = (
+    "GET {} HTTP/1.1\r\nHost: gate\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
+    "Sec-WebSocket-Protocol: realtime, openai-insecure-api-key.{}\r\n\r\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("target", "key", "status"),
+    [
+        ("/v1/realtime?model=gpt-4o-realtime", KEYS["search"], 200),
+        ("/v1/realtime?model=gpt-4o-realtime", "rg-wrong", 401),
+        ("/v1/realtime?model=o1", KEYS["search"], 403),
+        ("/v1/responses", KEYS["search"], 403),
+    ],
+    ids=["allowed", "wrong key", "other model", "model in the frames"],
+)
+async def test_websocket_s_key_may_be_a_subprotocol(
+    gate: StartGate, upstream: Upstream, clients: Path, target: str, key: str, status: int
+) -> None:
+    write(clients, table(search='models = ["gpt-4o*"]'))
+    upstream.reply = answer()
+    got = await (await gate(CLIENTS_FILE=clients)).ask(OPENING.format(target, key).encode())
+    assert got.status == status
+    for call in upstream.calls:
+        assert KEYS["search"].encode() not in call.head.raw
+
+
 def test_key_is_made_with_its_table(capsys: pytest.CaptureFixture[str], clients: Path) -> None:
     assert main(["key", "new.one"]) == 0
     out = capsys.readouterr().out

@@ -58,6 +58,12 @@ class Opening:
             raise ValueError("Sec-WebSocket-Protocol names what is no protocol.")
         return cls(keys[0], tuple(protocols), _compressions(fields))
 
+    @property
+    def api_key(self) -> str | None:
+        """The client's own key, if it is offered as a subprotocol."""
+        keys = (name.removeprefix(KEY_PROTOCOL) for name in self.protocols if carries_key(name))
+        return next(keys, None)
+
     def onward(self, nonce: bytes, api_key: str) -> Headers:
         """The headers of the opening that goes upstream.
 
