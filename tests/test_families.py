@@ -1,0 +1,196 @@
+"""Every family of OpenAI's endpoints with the real SDK: the same through the gate as directly.
+
+The simulator answers a request the same way each time, but for identifiers and times, so what
+comes through the gate can be compared with what comes without it.
+"""
+
+import re
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import openai
+import pytest
+
+from tests.conftest import StartGate
+from tests.support.http import CLIENT_KEY, UPSTREAM_KEY
+from tests.support.waiting import SOON_S
+
+Call = Callable[[openai.AsyncOpenAI], Awaitable[Any]]
+
+WAVE = b"RIFF" + bytes(range(256)) * 40
+PICTURE = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 20
+BINARY = bytes(range(256)) * 512 + b"end"
+
+# What differs from call to call.
+_CHANGING = re.compile(
+    r"'(id|item_id|created|created_at|response_id|event_id|url|obfuscation|completed_at)': "
+    r"('[^']*'|\d+(\.\d+)?|None)"
+)
+
+
+def plain(value: Any) -> str:
+    """An answer as text, without what changes from call to call."""
+    if isinstance(value, list):
+        return str([plain(each) for each in value])
+    shown = value.model_dump() if hasattr(value, "model_dump") else value
+    return _CHANGING.sub(r"'\1': ...", str(shown))
+
+
+async def chat(sdk: openai.AsyncOpenAI) -> Any:
+    return await sdk.chat.completions.create(
+        model="gpt-4o", messages=[{"role": "user", "content": "Hello \N{GRINNING FACE}"}], n=2
+    )
+
+
+async def chat_stream(sdk: openai.AsyncOpenAI) -> Any:
+    stream = await sdk.chat.completions.create(
+        model="gpt-4o",
+        messages=[{"role": "user", "content": "Hello"}],
+        stream=True,
+        stream_options={"include_usage": True},
+    )
+    return [chunk async for chunk in stream]
+
+
+async def response_stream(sdk: openai.AsyncOpenAI) -> Any:
+    stream = await sdk.responses.create(model="gpt-5", input="Hello", stream=True)
+    return [event async for event in stream]
+
+
+async def completion_stream(sdk: openai.AsyncOpenAI) -> Any:
+    stream = await sdk.completions.create(
+        model="gpt-3.5-turbo-instruct", prompt=["a", "b"], stream=True
+    )
+    return [chunk async for chunk in stream]
+
+
+async def transcription_stream(sdk: openai.AsyncOpenAI) -> Any:
+    stream = await sdk.audio.transcriptions.create(
+        model="gpt-4o-transcribe", file=("a.wav", WAVE), stream=True
+    )
+    return [event async for event in stream]
+
+
+async def speech(sdk: openai.AsyncOpenAI) -> Any:
+    answer = await sdk.audio.speech.create(
+        model="gpt-4o-mini-tts", voice="alloy", input="Hello", response_format="pcm"
+    )
+    return answer.content
+
+
+async def file_content(sdk: openai.AsyncOpenAI) -> Any:
+    file = await sdk.files.create(
+        file=("n\N{LATIN SMALL LETTER A WITH DIAERESIS}.bin", BINARY), purpose="user_data"
+    )
+    content = (await sdk.files.content(file.id)).content
+    part = await sdk.files.with_raw_response.content(
+        file.id, extra_headers={"Range": "bytes=5-104"}
+    )
+    await sdk.files.delete(file.id)
+    assert content == BINARY
+    assert part.content == BINARY[5:105]
+    return [file.filename, file.bytes, part.http_response.status_code]
+
+
+async def upload(sdk: openai.AsyncOpenAI) -> Any:
+    begun = await sdk.uploads.create(
+        bytes=len(BINARY), filename="a.bin", mime_type="x/y", purpose="user_data"
+    )
+    half = len(BINARY) // 2
+    parts = [
+        (await sdk.uploads.parts.create(begun.id, data=data)).id
+        for data in (BINARY[:half], BINARY[half:])
+    ]
+    done = await sdk.uploads.complete(begun.id, part_ids=parts)
+    assert done.file is not None
+    return (await sdk.files.content(done.file.id)).content
+
+
+CALLS: dict[str, Call] = {
+    "chat": chat,
+    "chat, streamed": chat_stream,
+    "response": lambda sdk: sdk.responses.create(model="gpt-5", input="Hello"),
+    "response, streamed": response_stream,
+    "completion": lambda sdk: sdk.completions.create(
+        model="gpt-3.5-turbo-instruct", prompt="Hello"
+    ),
+    "completion, streamed": completion_stream,
+    "embeddings": lambda sdk: sdk.embeddings.create(
+        model="text-embedding-3-small", input=["a", "b"]
+    ),
+    "moderation": lambda sdk: sdk.moderations.create(input=["violence", "flowers"]),
+    "transcription": lambda sdk: sdk.audio.transcriptions.create(
+        model="whisper-1", file=("a.wav", WAVE), response_format="verbose_json"
+    ),
+    "transcription, streamed": transcription_stream,
+    "translation": lambda sdk: sdk.audio.translations.create(
+        model="whisper-1", file=("a.wav", WAVE)
+    ),
+    "speech": speech,
+    "image": lambda sdk: sdk.images.generate(model="gpt-image-1", prompt="a gate"),
+    "image, edited": lambda sdk: sdk.images.edit(
+        model="gpt-image-1", image=("a.png", PICTURE), prompt="a gate"
+    ),
+    "files": file_content,
+    "upload in parts": upload,
+    "models": lambda sdk: sdk.models.retrieve("gpt-4o"),
+}
+
+
+def sdk(base_url: str) -> openai.AsyncOpenAI:
+    return openai.AsyncOpenAI(base_url=base_url, api_key=CLIENT_KEY, max_retries=0, timeout=SOON_S)
+
+
+# The SDK warns of translations, which OpenAI keeps.
+@pytest.mark.filterwarnings("ignore:deprecated:DeprecationWarning")
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+async def test_passes_as_it_would_directly(gate: StartGate, simulator: str, call: Call) -> None:
+    running = await gate(OPENAI_BASE_URL=simulator)
+    async with sdk(simulator) as directly, sdk(f"{running.url}/v1") as through:
+        expected = plain(await call(directly))
+        assert plain(await call(through)) == expected
+    assert {line["outcome"] for line in running.log.exchanges} <= {"ok"}
+
+
+async def conversation(client: openai.AsyncOpenAI) -> list[str]:
+    """A realtime conversation: its events' types, and what was said."""
+    seen = []
+    async with client.realtime.connect(model="gpt-realtime") as connection:
+        await connection.session.update(
+            session={"type": "realtime", "output_modalities": ["text"]}
+        )
+        await connection.conversation.item.create(
+            item={
+                "type": "message",
+                "role": "user",
+                "content": [{"type": "input_text", "text": "Hello"}],
+            }
+        )
+        await connection.response.create()
+        async for event in connection:
+            seen.append(f"{event.type} {getattr(event, 'delta', '')}")
+            if event.type == "response.done":
+                break
+    return seen
+
+
+async def test_realtime_conversation_passes_as_it_would_directly(
+    gate: StartGate, simulator: str
+) -> None:
+    running = await gate(OPENAI_BASE_URL=simulator)
+    async with sdk(simulator) as directly, sdk(f"{running.url}/v1") as through:
+        expected = await conversation(directly)
+        assert await conversation(through) == expected
+    [line] = await running.settled()
+    assert (line["status"], line["outcome"], line["model"]) == (101, "ok", "gpt-realtime")
+    assert line["tokens_out"]
+
+
+async def test_nothing_of_the_client_s_key_goes_up(gate: StartGate, simulator: str) -> None:
+    running = await gate(OPENAI_BASE_URL=simulator)
+    async with sdk(f"{running.url}/v1") as through:
+        await through.models.list()
+        stats = await through.get(
+            f"{simulator.removesuffix('/v1')}/simulator/stats", cast_to=dict[str, Any]
+        )
+    assert list(stats["keys"]) == [f"...{UPSTREAM_KEY[-4:]}"]
