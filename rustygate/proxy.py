@@ -6,7 +6,6 @@ their order, and the only one where a refusal becomes a response.
 
 import asyncio
 from dataclasses import dataclass, replace
-from http import HTTPStatus
 from math import inf
 from secrets import token_bytes
 from time import time_ns
@@ -25,7 +24,7 @@ from rustygate.core.bucket import SECOND
 from rustygate.core.fairqueue import CLASSES
 from rustygate.core.headers import Credentials, Headers, UnreadableHeader, request_headers
 from rustygate.core.history import OutputHistory
-from rustygate.core.opening import NONCE_BYTES, Opening, is_opening
+from rustygate.core.opening import NONCE_BYTES, SWITCHING_PROTOCOLS, Opening, is_opening
 from rustygate.core.paths import PREFIX, has_dot_segment, is_unsafe, origin_form, path_of
 from rustygate.core.quota import Action, Verdict, rate_news, verdict
 from rustygate.core.usage import NO_FACTS, Facts, model_in, request_facts
@@ -266,7 +265,7 @@ class Proxy:
         if exchange.tokens_out is not None:
             admission.settle((exchange.tokens_in or 0) + exchange.tokens_out)
             # What a WebSocket took, many answers took.
-            if exchange.status != HTTPStatus.SWITCHING_PROTOCOLS:
+            if exchange.status != SWITCHING_PROTOCOLS:
                 self._history.note(exchange.client, exchange.model, exchange.tokens_out)
         elif not ok:
             admission.settle(0)

@@ -49,6 +49,7 @@ from yarl import URL
 from rustygate.body import Body
 from rustygate.config import Settings
 from rustygate.core.headers import Headers
+from rustygate.core.opening import SWITCHING_PROTOCOLS
 from rustygate.core.paths import PREFIX
 from rustygate.errors import (
     BadRequest,
@@ -62,6 +63,9 @@ from rustygate.tls import client_context, words
 
 # aiohttp takes 8190 bytes of a header and 128 headers; upstreams behind a CDN send more.
 FIELD_LIMIT = 64 * 1024
+
+# Below are interim answers (RFC 9110, 15.2).
+FIRST_FINAL = 200
 HEADERS_LIMIT = 512
 
 # What aiohttp would add to a request that lacks it.
@@ -118,12 +122,13 @@ class _Connection(ResponseHandler):
 
     async def read(self) -> Any:
         head = await super().read()
-        if head[0].code == HTTPStatus.SWITCHING_PROTOCOLS:
+        code = head[0].code
+        if code == SWITCHING_PROTOCOLS:
             # Never to be used again. One that does not say to what it switched aiohttp would
             # take for an empty answer.
             self.force_close()
         # aiohttp stops the clock at any head without a body.
-        elif head[0].code < HTTPStatus.OK and self._sent:
+        elif code < FIRST_FINAL and self._sent:
             super().start_timeout()
         return head
 
@@ -233,10 +238,10 @@ class Upstream:
             raise body.refusal or self._failure(error) from error
         except ValueError as error:
             raise BadRequest("The request's target is not one that HTTP can carry.") from error
-        if answer.status == HTTPStatus.SWITCHING_PROTOCOLS and not _asked_to_switch(answer):
+        if answer.status == SWITCHING_PROTOCOLS and not _asked_to_switch(answer):
             answer.close()
             raise UpstreamDisconnected("Upstream switched protocols unasked.", begun=True)
-        if answer.status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED and self._relayed:
+        if self._relayed and answer.status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
             answer.close()
             raise self._turned_away(answer.status)
         return answer

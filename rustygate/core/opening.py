@@ -20,6 +20,9 @@ from rustygate.core.headers import Headers
 Fields = Collection[tuple[str, str]]
 
 VERSION = "13"
+
+# A plain number: looking a member up in `HTTPStatus` costs a call each time.
+SWITCHING_PROTOCOLS = 101
 NONCE_BYTES = 16
 
 # The subprotocol by which a client that cannot set headers sends its key.
