@@ -16,13 +16,16 @@ from aiohttp import HttpVersion10, HttpVersion11, hdrs, web
 from aiohttp.http_exceptions import BadStatusLine
 from aiohttp.web_protocol import _ErrInfo
 from loguru import logger
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from rustygate.access import Access
+from rustygate.admin import Admin
 from rustygate.admission import Gate
 from rustygate.config import Settings
 from rustygate.errors import NotHttp
 from rustygate.ledger import Ledger
 from rustygate.listener import Listener
+from rustygate.metrics import Metrics
 from rustygate.pipe import drop_invented_type
 from rustygate.proxy import Proxy
 from rustygate.upstream import Upstream
@@ -75,11 +78,13 @@ class Daemon:
         settings = self._settings
         self._gate = Gate(settings)
         self._upstream = Upstream(settings)
-        self._ledger = Ledger()
+        metrics = Metrics(self._gate)
+        admin = Admin(settings, metrics.refused)
+        self._ledger = Ledger(metrics)
         self._access = Access(settings.clients_file)
         self._gate.limit_clients(self._access.limits)
         self._proxy = Proxy(settings, self._gate, self._upstream, self._ledger, self._access)
-        self._runner = _runner(self._proxy, self._gate)
+        self._runner = _runner(self._proxy, _application(self._proxy, self._gate, admin, metrics))
         await self._runner.setup()
         assert self._runner.server is not None
         try:
@@ -114,7 +119,7 @@ class Daemon:
         return self._proxy.snapshot()
 
 
-def _application(proxy: Proxy, gate: Gate) -> web.Application:
+def _application(proxy: Proxy, gate: Gate, admin: Admin, metrics: Metrics) -> web.Application:
     async def health(request: web.Request) -> web.Response:
         return web.Response(text="OK")
 
@@ -123,9 +128,14 @@ def _application(proxy: Proxy, gate: Gate) -> web.Application:
             return web.json_response({"status": "draining"}, status=503)
         return web.json_response({"status": "ready"})
 
+    async def show_metrics(request: web.Request) -> web.Response:
+        headers = {hdrs.CONTENT_TYPE: CONTENT_TYPE_PLAIN_0_0_4}
+        return web.Response(body=metrics.text(), headers=headers)
+
     application = web.Application()
     application.router.add_get("/health", health)
     application.router.add_get("/ready", ready)
+    application.router.add_get("/metrics", admin.only(show_metrics))
     application.router.add_route(
         hdrs.METH_ANY, "/{target:.*}", proxy.handle, expect_handler=_leave_to_the_body
     )
@@ -232,11 +242,11 @@ class _Runner(web.AppRunner):
         )
 
 
-def _runner(proxy: Proxy, gate: Gate) -> web.AppRunner:
+def _runner(proxy: Proxy, application: web.Application) -> web.AppRunner:
     # aiohttp would log requests that it cannot parse with their bytes.
     muted = logging.Logger("muted", logging.CRITICAL + 1)
     runner = _Runner(
-        _application(proxy, gate),
+        application,
         handler_cancellation=True,
         auto_decompress=False,
         access_log=None,

@@ -29,6 +29,7 @@ from loguru import logger
 
 from rustygate import __version__, log, tls
 from rustygate.config import (
+    ADMIN_KEY_FILE,
     KEY,
     KEY_FILE,
     PROXIES,
@@ -57,7 +58,7 @@ KEY_BITS = 256
 SIMULATOR_PORT = 9010
 
 # For commands that need no key, in place of one, whatever the environment or `.env` holds.
-_NO_KEY = {KEY: "sk-made-up-no-key-is-needed", KEY_FILE: ""}
+_NO_KEY = {KEY: "sk-made-up-no-key-is-needed", KEY_FILE: "", ADMIN_KEY_FILE: ""}
 
 # The demonstration's upstream is on loopback: no proxy is on the way, and nobody to be trusted.
 _NO_WAY = {

@@ -5,6 +5,8 @@ Refusal
   |     +-- MalformedBody
   |     +-- MalformedOpening
   |     +-- NotHttp
+  +-- InvalidAdminKey         401  invalid_admin_key
+  +-- AdminOnly               403  admin_only
   +-- OriginNotAllowed        403  origin_not_allowed
   +-- InvalidApiKey           401  invalid_api_key
   +-- ModelNotAllowed         403  model_not_allowed
@@ -110,6 +112,31 @@ class NotHttp(BadRequest):
 
     def __init__(self) -> None:
         super().__init__("The request is not HTTP/1.1, or its head is too large.")
+
+
+class InvalidAdminKey(Refusal):
+    """A page about the gate itself, without ADMIN_KEY."""
+
+    status, reason = 401, "invalid_admin_key"
+
+    def __init__(self) -> None:
+        super().__init__("This page wants ADMIN_KEY, as bearer or as the password of basic.")
+
+    def headers(self) -> dict[str, str]:
+        challenges = 'Basic realm="RustyGate", Bearer realm="RustyGate"'
+        return super().headers() | {"WWW-Authenticate": challenges}
+
+
+class AdminOnly(Refusal):
+    """A page about the gate itself, asked for from elsewhere."""
+
+    status, reason = 403, "admin_only"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "Without ADMIN_KEY this page is shown on the gate's own machine alone: by the host "
+            "localhost, 127.0.0.1 or [::1], with no proxy between, or by a unix socket."
+        )
 
 
 class OriginNotAllowed(Refusal):
@@ -280,3 +307,9 @@ class UpstreamTimeout(UpstreamFailure):
     """Upstream was silent for UPSTREAM_READ_TIMEOUT."""
 
     status, reason, retry = 504, "upstream_timeout", False
+
+
+def reasons(kind: type[Refusal] = Refusal) -> set[str]:
+    """The reasons of all refusals there are."""
+    own = {kind.reason} if hasattr(kind, "reason") else set()
+    return own.union(*map(reasons, kind.__subclasses__()))

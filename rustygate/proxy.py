@@ -84,6 +84,13 @@ class Setback:
     read: bytes | None = None
     pause_s: float = 0.0
 
+    @property
+    def reason(self) -> str:
+        """What it was, in a word."""
+        if self.failure is not None:
+            return self.failure.reason
+        return f"upstream_{self.answer.status}" if self.answer is not None else "none"
+
 
 class Proxy:
     """Passes requests under `/v1/` to upstream, one exchange each."""
@@ -204,6 +211,8 @@ class Proxy:
         while True:
             try:
                 async with self._gate.admission(sending.exchange) as admission:
+                    if setback is not None:
+                        self._ledger.retried(setback.reason)
                     outcome = await self._attempt(sending, admission, vigil)
             except QueueTimeout:
                 if setback is None:
