@@ -185,12 +185,14 @@ class Upstream:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._base = settings.openai_base_url
-        self._host = URL(self._base).host_port_subcomponent or ""
+        base = URL(settings.openai_base_url)
+        self._origin = base.origin()
+        self._path = URL(settings.openai_base_url, encoded=True).raw_path.rstrip("/")
+        self._host = base.host_port_subcomponent or ""
         self._proxy = settings.proxy and URL(settings.proxy).host_port_subcomponent
         self._through = f", through the proxy at {self._proxy}" if self._proxy else ""
         # A proxy sees requests by http whole, and may answer them itself.
-        self._relayed = self._proxy is not None and URL(self._base).scheme == "http"
+        self._relayed = self._proxy is not None and base.scheme == "http"
         options: dict[str, Any] = {}
         if settings.ssl_cert_file or settings.ssl_cert_dir:
             options["ssl"] = client_context(settings.ssl_cert_file, settings.ssl_cert_dir)
@@ -228,7 +230,7 @@ class Upstream:
         try:
             answer = await session.request(
                 method,
-                URL(self._base + target[len(PREFIX) - 1 :], encoded=True),
+                self._url(target),
                 headers=[("Host", self._host), *headers],
                 data=body.data(),
                 allow_redirects=False,
@@ -245,6 +247,10 @@ class Upstream:
             answer.close()
             raise self._turned_away(answer.status)
         return answer
+
+    def _url(self, target: str) -> URL:
+        """Where a target leads, as one path: yarl would take the `?` from an empty query."""
+        return self._origin.with_path(self._path + target[len(PREFIX) - 1 :], encoded=True)
 
     def _failure(self, error: ClientError) -> UpstreamFailure:
         """What an exception of the client session means."""
