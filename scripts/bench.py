@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha1
@@ -64,6 +64,7 @@ SWITCHED = (
 WORD = b'{"type":"response.output_text.delta","response_id":"resp_1","delta":" word"}'
 FRAME = bytes([0x81, len(WORD)]) + WORD
 MASKED_FRAME = bytes([0x81, 0x80 | len(WORD), 0, 0, 0, 0]) + WORD
+PIECE = bytes(range(256)) * 256
 
 
 SOCKET = "/v1/realtime?model=gpt-realtime"
@@ -80,15 +81,19 @@ GATE = {
 
 @dataclass(frozen=True)
 class Shape:
-    """A load: so many connections, each asking so many times for a path."""
+    """A load: so many connections, each asking so many times for a path. With `upload` each sends
+    so many MiB, and what is counted are MB, not answers."""
 
     connections: int
     path: str
     times: int
+    upload: int = 0
+    unit: str = "us CPU each"
 
 
 class Upstream(asyncio.Protocol):
-    """Answers each request at once; a path ending in `/N/P` gets N events, one each P ms.
+    """Answers each request at once; a path ending in `/N/P` gets N events, one each P ms, and
+    `/bytes/N` gets N MiB.
 
     On a WebSocket it answers each frame with one.
     """
@@ -99,18 +104,26 @@ class Upstream(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
         self.buffer = b""
+        self.left = self.owed = 0
 
     def data_received(self, data: bytes) -> None:
-        self.buffer += data
         if self.upgraded:
+            self.buffer += data
             self.answer_frames()
             return
-        head, end, rest = self.buffer.partition(b"\r\n\r\n")
-        length = int(head.lower().partition(b"content-length:")[2].partition(b"\r")[0] or 0)
-        if not end or len(rest) < length:
-            return
-        self.buffer = rest[length:]
-        path = head.split(b" ", 2)[1].decode()
+        if not self.left:
+            self.buffer += data
+            head, end, data = self.buffer.partition(b"\r\n\r\n")
+            if not end:
+                return
+            length = head.lower().partition(b"content-length:")[2].partition(b"\r")[0]
+            self.head, self.buffer = head, b""
+            self.left = int(length or 0)
+        self.left -= len(data)
+        if not self.left:
+            self.answer(self.head, self.head.split(b" ", 2)[1].decode())
+
+    def answer(self, head: bytes, path: str) -> None:
         if key := head.partition(b"Sec-WebSocket-Key: ")[2].partition(b"\r")[0]:
             self.upgraded = True
             self.transport.write(SWITCHED.format(proof(key)).encode())
@@ -118,6 +131,11 @@ class Upstream(asyncio.Protocol):
             events, pause_ms = map(int, path.split("/")[-2:])
             self.transport.write(STREAM_HEAD)
             self.stream(events, pause_ms / 1000)
+        elif "/bytes/" in path:
+            self.owed = int(path.rsplit("/", 1)[1]) << 20
+            head = ANSWER_HEAD.replace("application/json", "application/octet-stream")
+            self.transport.write(head.format(self.owed).encode())
+            self.resume_writing()
         else:
             self.transport.write(ANSWER_HEAD.format(len(ANSWER)).encode() + ANSWER)
 
@@ -125,6 +143,15 @@ class Upstream(asyncio.Protocol):
         frames, rest = divmod(len(self.buffer), len(MASKED_FRAME))
         self.buffer = self.buffer[len(self.buffer) - rest :]
         self.transport.write(FRAME * frames)
+
+    def pause_writing(self) -> None:
+        self.paused = True
+
+    def resume_writing(self) -> None:
+        self.paused = False
+        while self.owed and not self.paused:
+            self.owed -= len(PIECE)
+            self.transport.write(PIECE)
 
     def stream(self, left: int, pause_s: float) -> None:
         if not left or self.transport.is_closing():
@@ -169,7 +196,8 @@ async def serve_floor(upstream: str) -> None:
     async def handle(request: web.Request) -> web.StreamResponse:
         if "Upgrade" in request.headers:
             return await bridge(request)
-        data = await request.read()
+        small = (request.content_length or 0) <= len(PIECE)
+        data = await request.read() if small else request.content
         headers = {k: v for k, v in request.headers.items() if k not in {"Host", "Connection"}}
         url = upstream + request.raw_path
         async with session.request(request.method, url, headers=headers, data=data) as answer:
@@ -231,10 +259,45 @@ async def talk(port: int, path: str, times: int) -> int:
     return 2 * times
 
 
-async def load(port: int, shape: Shape) -> int:
-    run = talk if shape.path == SOCKET else ask
-    connections = (run(port, shape.path, shape.times) for _ in range(shape.connections))
-    return sum(await asyncio.gather(*connections))
+async def download(port: int, path: str) -> float:
+    """Returns the MB that came."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 18)
+    writer.write(f"GET {path} HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n".encode())
+    seen = 0
+    while piece := await reader.read(1 << 18):
+        seen += len(piece)
+    writer.close()
+    return seen / 1e6
+
+
+async def upload(port: int, path: str, size: int) -> float:
+    """Returns the MB that went."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: bench\r\nContent-Length: {size}\r\n"
+        "Content-Type: multipart/form-data; boundary=x\r\n\r\n"
+    )
+    writer.write(head.encode())
+    for _ in range(size // len(PIECE)):
+        writer.write(PIECE)
+        await writer.drain()
+    await reader.readuntil(b"\r\n\r\n")
+    writer.close()
+    return size / 1e6
+
+
+async def load(port: int, shape: Shape) -> float:
+    asked: list[Awaitable[float]] = []
+    for _ in range(shape.connections):
+        if shape.upload:
+            asked.append(upload(port, shape.path, shape.upload << 20))
+        elif "/bytes/" in shape.path:
+            asked.append(download(port, shape.path))
+        elif shape.path == SOCKET:
+            asked.append(talk(port, shape.path, shape.times))
+        else:
+            asked.append(ask(port, shape.path, shape.times))
+    return sum(await asyncio.gather(*asked))
 
 
 Process = tuple[int, int]
@@ -278,7 +341,7 @@ def rss_mb(pid: int) -> float:
 
 
 def measure(side: Process, shape: Shape) -> float:
-    """CPU microseconds of the process per answer or event."""
+    """CPU microseconds of the process per answer, event or MB."""
     pid, port = side
     before = cpu_s(pid)
     seen = asyncio.run(load(port, shape))
@@ -297,7 +360,7 @@ def compare(name: str, sides: dict[str, Process], shape: Shape, rounds: int) -> 
     spread = max((max(v) - min(v)) / statistics.median(v) for v in figures.values())
     print(
         f"{name:<26} {medians['gate'] / medians['floor']:.2f} x floor   gate "
-        f"{medians['gate']:.0f}, floor {medians['floor']:.0f} us CPU each   "
+        f"{medians['gate']:.0f}, floor {medians['floor']:.0f} {shape.unit}   "
         f"(spread {spread:.0%}{': a noisy machine' if spread > 0.2 else ''})",
         flush=True,
     )
@@ -332,8 +395,14 @@ def bench(rounds: int) -> None:
         compare("request, 32 connections", sides, Shape(32, "/v1/x", 100), rounds)
         compare("event, 200 streams", sides, Shape(200, "/v1/stream/40/50", 1), rounds)
         compare("frame, 50 sockets", sides, Shape(50, SOCKET, 300), rounds)
+        # Microseconds per MB are milliseconds per GB.
+        down = Shape(1, "/v1/bytes/64", 1, unit="ms CPU per GB")
+        up = Shape(1, "/v1/files", 1, upload=64, unit="ms CPU per GB")
+        compare("bytes, 64 MB bodies down", sides, down, rounds)
+        compare("bytes, 64 MB bodies up", sides, up, rounds)
+        print(f"RSS: gate {rss_mb(gate[0]):.0f} MB")
         seen = asyncio.run(load(gate[1], Shape(1000, "/v1/stream/20/200", 1)))
-        print(f"1,000 streams at once: {seen} of 20000 events; RSS {rss_mb(gate[0]):.0f} MB")
+        print(f"1,000 streams at once: {seen:.0f} of 20000 events; RSS {rss_mb(gate[0]):.0f} MB")
     print(f"uncontended admission: {admission_us():.1f} us")
 
 
