@@ -33,6 +33,10 @@ from rustygate.upstream import Upstream
 # aiohttp takes 8190 bytes of a request line or a header; long queries and tokens need more.
 FIELD_LIMIT = 32 * 1024
 
+# How much of a body that waits is read ahead, beyond what one read brings: the less, the less
+# memory a queue of uploads takes. Whose turn has come is read with larger strides.
+READ_AHEAD = 32 * 1024
+
 # How long idle connections may take to close once all exchanges have ended.
 CLOSE_TIMEOUT_S = 1.0
 
@@ -253,6 +257,7 @@ def _runner(proxy: Proxy, application: web.Application) -> web.AppRunner:
         logger=muted,
         max_line_size=FIELD_LIMIT,
         max_field_size=FIELD_LIMIT,
+        read_bufsize=READ_AHEAD,
         shutdown_timeout=CLOSE_TIMEOUT_S,
     )
     runner.unrouted = proxy.handle
