@@ -316,7 +316,11 @@ class Settings:
     # A waiter costs a few kilobytes and a socket: this many are no trouble.
     queue_limit: Annotated[int, _whole(0), "requests that may wait for admission"] = 10_000
     # 256 MiB: what a small machine can spare.
-    queue_bytes: Annotated[int, _whole(0), "bytes of request bodies held in memory"] = 256 << 20
+    queue_bytes: Annotated[
+        int,
+        _whole(0),
+        "bytes of request bodies held or read ahead; beyond, they wait in their sockets",
+    ] = 256 << 20
     # A head sent early can only be 200; who needs that must say so.
     queue_keepalive_after: Annotated[
         float | None,
