@@ -59,7 +59,7 @@ from rustygate.errors import (
     UpstreamUnreachable,
 )
 from rustygate.exchange import Exchange
-from rustygate.tls import client_context, words
+from rustygate.tls import client_context, unsent, words
 
 # aiohttp takes 8190 bytes of a header and 128 headers; upstreams behind a CDN send more.
 FIELD_LIMIT = 64 * 1024
@@ -139,7 +139,7 @@ class _Connection(ResponseHandler):
             body.set_exception(exc if isinstance(exc, ClientError) else ClientPayloadError())
 
     def close(self) -> None:
-        if self.transport is not None and self.transport.get_write_buffer_size():
+        if self.transport is not None and unsent(self.transport):
             self.abort()
         else:
             super().close()
