@@ -64,7 +64,7 @@ class Opening:
     @property
     def api_key(self) -> str | None:
         """The client's own key, if it is offered as a subprotocol."""
-        keys = (name.removeprefix(KEY_PROTOCOL) for name in self.protocols if carries_key(name))
+        keys = (name[len(KEY_PROTOCOL) :] for name in self.protocols if carries_key(name))
         return next(keys, None)
 
     def onward(self, nonce: bytes, api_key: str) -> Headers:
