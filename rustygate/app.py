@@ -22,7 +22,8 @@ from rustygate.access import Access
 from rustygate.admin import Admin
 from rustygate.admission import Gate
 from rustygate.config import Settings
-from rustygate.errors import NotHttp
+from rustygate.connections import Door, LimitedConnection
+from rustygate.errors import NotHttp, Refusal
 from rustygate.ledger import Ledger
 from rustygate.listener import Listener
 from rustygate.metrics import Metrics
@@ -88,7 +89,8 @@ class Daemon:
         self._access = Access(settings.clients_file)
         self._gate.limit_clients(self._access.limits)
         self._proxy = Proxy(settings, self._gate, self._upstream, self._ledger, self._access)
-        self._runner = _runner(self._proxy, _application(self._proxy, self._gate, admin, metrics))
+        application = _application(self._proxy, self._gate, admin, metrics)
+        self._runner = _runner(self._proxy, application, Door(settings.connection_limit))
         await self._runner.setup()
         assert self._runner.server is not None
         try:
@@ -149,7 +151,7 @@ def _application(proxy: Proxy, gate: Gate, admin: Admin, metrics: Metrics) -> we
     return application
 
 
-class _Connection(web.RequestHandler):
+class _Connection(LimitedConnection):
     """A connection whose errors repeat nothing of the request, a client's key least of all.
 
     While its reading is paused, for a body that waits or for requests sent ahead, it looks by
@@ -196,7 +198,7 @@ class _Connection(web.RequestHandler):
         logger.debug("not served: {} from {}", type(exc).__name__, request.remote)
         if request.writer.output_size:
             raise ConnectionError
-        return NotHttp().response([])
+        return (exc if isinstance(exc, Refusal) else NotHttp()).response([])
 
 
 def _has_hung_up(transport: asyncio.Transport) -> bool:
@@ -246,7 +248,7 @@ class _Runner(web.AppRunner):
         )
 
 
-def _runner(proxy: Proxy, application: web.Application) -> web.AppRunner:
+def _runner(proxy: Proxy, application: web.Application, door: Door) -> web.AppRunner:
     # aiohttp would log requests that it cannot parse with their bytes.
     muted = logging.Logger("muted", logging.CRITICAL + 1)
     runner = _Runner(
@@ -259,6 +261,7 @@ def _runner(proxy: Proxy, application: web.Application) -> web.AppRunner:
         max_field_size=FIELD_LIMIT,
         read_bufsize=READ_AHEAD,
         shutdown_timeout=CLOSE_TIMEOUT_S,
+        door=door,
     )
     runner.unrouted = proxy.handle
     return runner

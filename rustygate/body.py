@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from aiohttp import HttpVersion11, hdrs, web
 
 from rustygate.config import Settings
-from rustygate.errors import BodyTooLarge, MalformedBody, Refusal
+from rustygate.errors import BodyTooLarge, MalformedBody, Refusal, RequestTimeout
 
 # Up to here a held body is handed over as one piece.
 WRITTEN_AT_ONCE = 1024 * 1024
@@ -21,6 +21,9 @@ READ_AHEAD = 256 * 1024
 
 # How much that may come to of one that waits; aiohttp's high-water mark is twice its low one.
 READ_AHEAD_LIMIT = 2 * READ_AHEAD
+# How long the gate waits for a body's next byte. A lost network is back within it or not at all;
+# nginx and most load balancers wait as long. While upstream takes no more, nobody waits.
+SILENCE_LIMIT_S = 60.0
 
 
 class Holdings:
@@ -152,13 +155,29 @@ class Body:
 
     async def _next_chunk(self) -> bytes:
         try:
-            chunk = await self._request.content.readany()
+            chunk = await self._arriving()
         except web.RequestPayloadError as error:
             raise MalformedBody("The request's body is not framed as HTTP asks.") from error
+        except TimeoutError as error:
+            if self._answered:
+                # The answer may go on for long, and its client need not send the rest.
+                await asyncio.get_running_loop().create_future()
+            # After the answer, aiohttp would wait for the rest for another ten seconds.
+            self._request.protocol._lingering_time = 0.0
+            message = f"Nothing came of the request's body for {SILENCE_LIMIT_S:g} s."
+            raise RequestTimeout(message) from error
         self._size += len(chunk)
         if self._size > self._settings.max_body_size:
             raise self._too_large(self._size)
         return chunk
+
+    async def _arriving(self) -> bytes:
+        content = self._request.content
+        # The whole of a small body comes with its head; a time limit would be wasted on it.
+        if content.is_eof():
+            return await content.readany()
+        async with asyncio.timeout(SILENCE_LIMIT_S):
+            return await content.readany()
 
     def _too_large(self, size: int) -> BodyTooLarge:
         limit = self._settings.max_body_size

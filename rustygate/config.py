@@ -341,6 +341,10 @@ class Settings:
         _whole(1),
         "bytes reckoned per such message: a stream holds at most about CHANNEL x BUFFER bytes",
     ] = 1024
+    # As QUEUE_LIMIT: who waits has a connection. One that idles costs some kilobytes.
+    connection_limit: Annotated[
+        int, _whole(1), "connections at a time, over all listeners; more get 503"
+    ] = 10_000
     # 8 MiB: long conversations and a few images inline.
     max_buffered_body: Annotated[
         int,

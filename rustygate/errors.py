@@ -12,12 +12,14 @@ Refusal
   +-- ModelNotAllowed         403  model_not_allowed
   +-- NotFound                404  not_found
   +-- MethodNotAllowed        405  method_not_allowed
+  +-- RequestTimeout          408  request_timeout
   +-- BodyTooLarge            413  body_too_large
   +-- QueueTimeout            429  queue_timeout
   +-- QueueFull               429  queue_full
   +-- RequestTooLarge         429  request_too_large
   +-- InternalError           500  internal_error
   +-- Draining                503  draining
+  +-- TooManyConnections      503  too_many_connections
   +-- UpstreamFailure
         +-- UpstreamUnreachable   502  upstream_unreachable
         +-- UpstreamDisconnected  502  upstream_disconnected
@@ -186,6 +188,13 @@ class MethodNotAllowed(Refusal):
     status, reason = 405, "method_not_allowed"
 
 
+class RequestTimeout(Refusal):
+    """The client did not go on with its request (RFC 9110, 15.5.9)."""
+
+    status, reason = 408, "request_timeout"
+    retry, closes = True, True
+
+
 class BodyTooLarge(Refusal):
     """The request's body is, or grew, above MAX_BODY_SIZE."""
 
@@ -247,6 +256,19 @@ class Draining(Refusal):
 
     def __init__(self) -> None:
         super().__init__("The gate is shutting down; try again.")
+
+    def headers(self) -> dict[str, str]:
+        return super().headers() | {"Retry-After": "1"}
+
+
+class TooManyConnections(Refusal):
+    """CONNECTION_LIMIT connections are there already."""
+
+    status, reason, type = 503, "too_many_connections", "service_unavailable_error"
+    retry, closes = True, True
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"The gate serves {limit} connections, as many as it may; try again.")
 
     def headers(self) -> dict[str, str]:
         return super().headers() | {"Retry-After": "1"}

@@ -52,6 +52,7 @@ def test_defaults_are_those_of_the_contract() -> None:
         "SSE_KEEPALIVE_INTERVAL": "15",
         "SSE_CHANNEL_CAPACITY": "100",
         "SSE_BUFFER_CAPACITY": "1024",
+        "CONNECTION_LIMIT": "10000",
         "MAX_BUFFERED_BODY": "8388608",
         "MAX_BODY_SIZE": "536870912",
         "UPSTREAM_RETRIES": "2",

@@ -22,7 +22,7 @@ STOREYS = [
     {"admission", "upstream", "pipe", "bridge", "listener"},
     {"access", "admin", "body", "browsers"},
     {"config", "exchange"},
-    {"log", "tls", "jumping", "traffic"},
+    {"connections", "log", "tls", "jumping", "traffic"},
     {"errors"},
     {"core"},
 ]
