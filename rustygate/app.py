@@ -7,7 +7,8 @@ with the very options that production has.
 import asyncio
 import logging
 import select
-from collections.abc import Awaitable, Callable
+import socket
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Self
@@ -22,7 +23,7 @@ from rustygate.access import Access
 from rustygate.admin import Admin
 from rustygate.admission import Gate
 from rustygate.config import Settings
-from rustygate.connections import Door, LimitedConnection
+from rustygate.connections import Door, LimitedConnection, heads_under_way
 from rustygate.errors import NotHttp, Refusal
 from rustygate.ledger import Ledger
 from rustygate.listener import Listener
@@ -57,9 +58,10 @@ class Daemon:
     As an async context manager it starts and stops.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, sockets: Sequence[socket.socket] = ()) -> None:
+        """Listens on `sockets`, if there are any, instead of where the settings say."""
         self._settings = settings
-        self._listener = Listener(settings)
+        self._listener = Listener(settings, sockets)
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -100,16 +102,24 @@ class Daemon:
             raise
         self._gate.start()
 
-    def reload(self) -> None:
-        """Read the clients' file again. Raises ClientsError, and then nothing has changed."""
+    def reload(self) -> bool:
+        """Read the clients' file again; whether there is one.
+
+        Raises ClientsError, and then nothing has changed.
+        """
         self._access.reload()
         self._gate.limit_clients(self._access.limits)
+        return self._settings.clients_file is not None
 
     async def drain(self) -> None:
         """Take no new work, refuse the waiters, give exchanges in flight DRAIN_TIMEOUT."""
         self._gate.close()
-        self._listener.close()
-        await self._proxy.finish(self._settings.drain_timeout)
+        await self._listener.retire()
+        limit_s = self._settings.drain_timeout
+        assert self._runner.server is not None
+        await asyncio.gather(
+            heads_under_way(self._runner.server, limit_s), self._proxy.finish(limit_s)
+        )
 
     async def stop(self) -> None:
         """Close everything; exchanges still in hand are aborted."""

@@ -7,6 +7,7 @@ nor is one whose request waits or is answered, however long. For bodies see `bod
 """
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 
 from aiohttp import web
@@ -27,6 +28,11 @@ HEAD_LIMIT = 128 * 1024
 # How long one that was turned away may take to read why, and how many may at a time.
 LINGER_S = 1.0
 LINGERING_LIMIT = 128
+
+# How long a gate that drains waits for heads that are under way, and how often it looks. Without,
+# who connected a moment before would be cut off instead of told to try again.
+HEADWAY_S = 1.0
+HEADWAY_LOOK_S = 0.02
 
 # How often it is told that there are too many connections.
 TELL_INTERVAL_S = 60.0
@@ -88,6 +94,11 @@ class LimitedConnection(web.RequestHandler):
         self._body: StreamReader = EMPTY_PAYLOAD
         self._refused = False
 
+    @property
+    def awaits_head(self) -> bool:
+        """Whether a head is under way, or has to be since the connection is new."""
+        return self._timer is not None
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         assert self._manager is not None
@@ -141,6 +152,20 @@ class LimitedConnection(web.RequestHandler):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+async def heads_under_way(server: web.Server, limit_s: float) -> None:
+    """Wait until no head is under way to a server that accepts no more, but not for long."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(min(limit_s, HEADWAY_S)):
+            # What was accepted last is a connection only some turns of the loop later.
+            await asyncio.sleep(HEADWAY_LOOK_S)
+            while any(_awaits_head(each) for each in server._connections):  # noqa: ASYNC110
+                await asyncio.sleep(HEADWAY_LOOK_S)
+
+
+def _awaits_head(connection: web.RequestHandler) -> bool:
+    return isinstance(connection, LimitedConnection) and connection.awaits_head
 
 
 def _written(refusal: Refusal) -> bytes:

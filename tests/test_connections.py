@@ -313,3 +313,33 @@ async def test_a_crowd_is_turned_away_and_leaves_nothing(gate: StartGate) -> Non
 
 async def test_door_shows_its_state() -> None:
     assert repr(Door(7)) == "<Door for 7, 0 turned away>"
+
+
+# The end.
+
+
+async def test_who_connected_before_the_drain_and_asks_then_is_told(gate: StartGate) -> None:
+    running = await gate()
+    client = await running.connect()
+    await running.ask(get("/health"))
+
+    async def end() -> None:
+        await running.daemon.drain()
+        await running.daemon.stop()
+
+    ending = asyncio.create_task(end())
+    await asyncio.sleep(SHORT_S / 3)
+    got = await client.ask(get())
+    assert (got.status, got.reason) == (503, "draining")
+    async with asyncio.timeout(A_SECOND_S):
+        await ending
+
+
+async def test_who_never_asks_holds_no_drain_up(gate: StartGate) -> None:
+    running = await gate()
+    silent = await running.connect()
+    await running.ask(get("/health"))
+    async with asyncio.timeout(A_SECOND_S):
+        await running.daemon.drain()
+    await running.daemon.stop()
+    assert await silent.ended() == "closed"

@@ -22,7 +22,7 @@ STOREYS = [
     {"admission", "upstream", "pipe", "bridge", "listener"},
     {"access", "admin", "body", "browsers"},
     {"config", "exchange"},
-    {"connections", "log", "tls", "jumping", "traffic"},
+    {"connections", "log", "notify", "tls", "jumping", "traffic"},
     {"errors"},
     {"core"},
 ]
