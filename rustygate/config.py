@@ -356,7 +356,10 @@ class Settings:
     max_body_size: Annotated[int, _whole(1), "larger request bodies get 413"] = 512 << 20
     # As many as the official SDKs make.
     upstream_retries: Annotated[
-        int, _whole(0), "times a request is sent again when upstream could not be reached"
+        int,
+        _whole(0),
+        "times a request is sent again: after no connection, a reset, or a 429 or overload that "
+        "has room later",
     ] = 2
     # A healthy handshake takes well under a second; one lost packet is repeated within three.
     upstream_connect_timeout: Annotated[

@@ -55,17 +55,20 @@ class Exchange:
     outcome: str | None = None
     reason: str | None = None
 
-    def headers(self) -> list[tuple[str, str]]:
-        """What an answer tells of the exchange."""
-        return [
-            ("X-RustyGate-Queued-Ms", str(self.queued // MS)),
-            ("X-RustyGate-Attempts", str(self.attempts)),
-        ]
+    def headers(self, queued: int | None = None) -> list[tuple[str, str]]:
+        """What an answer tells of the exchange, to browsers and tracers too (W3C Server Timing).
 
-    def server_timing(self) -> str:
-        """The same for browsers and tracers (W3C Server Timing), in milliseconds."""
-        upstream = (self.answered or 0) - (self.sent or 0)
-        return f"queue;dur={self.queued / MS:.1f}, upstream;dur={upstream / MS:.1f}"
+        Args:
+            queued: nanoseconds it has waited, where that is not over yet.
+        """
+        waited = self.queued if queued is None else queued
+        upstream = 0 if self.answered is None or self.sent is None else self.answered - self.sent
+        timing = f"queue;dur={waited / MS:.1f}, upstream;dur={max(0, upstream) / MS:.1f}"
+        return [
+            ("X-RustyGate-Queued-Ms", str(waited // MS)),
+            ("X-RustyGate-Attempts", str(self.attempts)),
+            ("Server-Timing", timing),
+        ]
 
     def ms_until(self, instant: int | None) -> int | None:
         """Milliseconds from the request's arrival to an instant."""

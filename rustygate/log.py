@@ -65,6 +65,11 @@ def levels(rust_log: str) -> Levels:
     return asked
 
 
+def is_debug(rust_log: str) -> bool:
+    """Whether anything of the gate is asked for that is finer than `info`."""
+    return any(level in ("DEBUG", "TRACE") for level in levels(rust_log).values())
+
+
 def _directive(text: str) -> tuple[str, str | bool]:
     """Target and level of `level`, `target=level`, or of one of our targets alone: all of it."""
     target, equals, word = (part.strip() for part in text.rpartition("="))

@@ -15,6 +15,7 @@ from aiohttp import ClientResponse, HttpVersion11, web
 from loguru import logger
 from multidict import istr
 
+from rustygate import log
 from rustygate.access import Access, check_model
 from rustygate.admission import Admission, Gate
 from rustygate.body import Body, Holdings
@@ -39,7 +40,7 @@ from rustygate.errors import (
     Refusal,
     UpstreamFailure,
 )
-from rustygate.exchange import Exchange
+from rustygate.exchange import MS, Exchange
 from rustygate.ledger import Ledger
 from rustygate.pipe import abort, cut, read_ahead
 from rustygate.upstream import Upstream
@@ -99,6 +100,7 @@ class Proxy:
         self, settings: Settings, gate: Gate, upstream: Upstream, ledger: Ledger, access: Access
     ) -> None:
         self._settings = settings
+        self._tells_steps = log.is_debug(settings.rust_log)
         self._without_vigil = replace(settings, queue_keepalive_after=None)
         self._gate = gate
         self._upstream = upstream
@@ -204,6 +206,12 @@ class Proxy:
         exchange.model = facts.model
         exchange.tokens_least = facts.cost(0)
         exchange.tokens = facts.cost(self._history.typical(exchange.client, facts.model))
+        self._step(exchange, "asks", model=exchange.model, tokens=exchange.tokens)
+
+    def _step(self, exchange: Exchange, step: str, **fields: object) -> None:
+        """A line for a step of an exchange, at `debug`."""
+        if self._tells_steps:
+            logger.debug(step, id=exchange.id, **fields)
 
     async def _forward(self, sending: Sending, vigil: Vigil) -> web.StreamResponse:
         """Admit and send, again as long as that may help; then pipe."""
@@ -211,6 +219,9 @@ class Proxy:
         while True:
             try:
                 async with self._gate.admission(sending.exchange) as admission:
+                    self._step(
+                        sending.exchange, "admitted", queued_ms=sending.exchange.queued // MS
+                    )
                     if setback is not None:
                         self._ledger.retried(setback.reason)
                     outcome = await self._attempt(sending, admission, vigil)
@@ -221,6 +232,7 @@ class Proxy:
             if isinstance(outcome, web.StreamResponse):
                 return outcome
             setback = outcome
+            self._step(sending.exchange, "to be tried again", reason=setback.reason)
             await asyncio.sleep(setback.pause_s)
 
     async def _attempt(
@@ -250,6 +262,7 @@ class Proxy:
     ) -> web.StreamResponse | Setback:
         """Learn from an answer's head; pass it on, unless another attempt may do better."""
         exchange = sending.exchange
+        self._step(exchange, "answered", status=answer.status, attempt=exchange.attempts)
         admission.answered(answer.ok, rate_news(answer.headers))
         read: bytes | None = None
         if answer.status in TELLING_STATUSES:

@@ -8,6 +8,7 @@ upstream's own headers have no place any more. What goes wrong afterwards is tol
 import asyncio
 import json
 from contextlib import suppress
+from time import monotonic_ns
 from typing import Any, Self
 
 from aiohttp import ClientResponse, web
@@ -72,7 +73,8 @@ class Vigil:
 
     async def _keep(self, after_s: float) -> None:
         await asyncio.sleep(after_s)
-        headers = [("Content-Type", "text/event-stream"), *self._exchange.headers()]
+        waited = monotonic_ns() - self._exchange.arrived
+        headers = [("Content-Type", "text/event-stream"), *self._exchange.headers(waited)]
         response = web.StreamResponse(headers=headers)
         self._exchange.status = response.status
         self._early = response

@@ -27,6 +27,10 @@ _FRESH = 10 * SECOND
 # After `slow_down` the rate is halved, and recovers over this time.
 _RECOVERY = 5 * MINUTE
 
+# The rate that was too much counts as this one at least: a model that was quiet of late was not
+# too much by itself, and must not be held up for long.
+_LEAST_RATE_PERIOD = SECOND // 2
+
 # However often it is halved, a lane keeps this share of its rate.
 _LEAST_SHARE = 1 / 64
 
@@ -101,7 +105,7 @@ class Lane(Budgets):
         What was admitted before the last halving, by its mark, is no reason for another.
         """
         if self.pace is None or self.pace.recovered(now):
-            self.pace = Pace(self._rate.period(now), now)
+            self.pace = Pace(min(self._rate.period(now), _LEAST_RATE_PERIOD), now)
         elif mark.at > self.pace.slowed_at:
             self.pace.halve(now)
 
