@@ -447,8 +447,9 @@ async def _gate(
     """A serving gate. At the end it drains; another signal stops it at once."""
     from rustygate.app import Daemon
     from rustygate.listener import Occupied
+    from rustygate.tracing import configured
 
-    daemon = Daemon(settings, sockets)
+    daemon = Daemon(settings, sockets, configured(settings))
     try:
         await daemon.start()
     except Occupied as error:

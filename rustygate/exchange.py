@@ -26,7 +26,8 @@ new_id = _ids()
 class Exchange:
     """One exchange.
 
-    `status` is what went downstream, `bytes` its body's length there. `deadline` is the instant by
+    `status` is what went downstream, `bytes` its body's length there; `upstream_status` is what
+    upstream answered last. `deadline` is the instant by
     which it wants to be admitted, with its client's `priority` and `weight`; `tokens` is what it
     is estimated to take of the model's, `tokens_least` the part of that which is no guess.
     """
@@ -47,6 +48,7 @@ class Exchange:
     queued: int = 0
     sent: int | None = None
     answered: int | None = None
+    upstream_status: int | None = None
     first_byte: int | None = None
     settled: int | None = None
     tokens_in: int | None = None

@@ -5,11 +5,11 @@ their order, and the only one where a refusal becomes a response.
 """
 
 import asyncio
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import inf
 from secrets import token_bytes
 from time import time_ns
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import ClientResponse, HttpVersion11, web
 from loguru import logger
@@ -46,6 +46,9 @@ from rustygate.pipe import abort, cut, read_ahead
 from rustygate.upstream import Upstream
 from rustygate.vigil import Vigil
 
+if TYPE_CHECKING:
+    from rustygate.tracing.spans import Tracing
+
 # A retry right after a failed connection meets the same failure; each waits twice as long.
 RETRY_PAUSE_S = 0.1
 
@@ -70,8 +73,8 @@ class Sending:
     """What is sent upstream for an exchange, once or more."""
 
     exchange: Exchange
-    target: str
-    headers: Headers
+    target: str = field(repr=False)
+    headers: Headers = field(repr=False)
     body: Body
 
 
@@ -97,7 +100,13 @@ class Proxy:
     """Passes requests under `/v1/` to upstream, one exchange each."""
 
     def __init__(
-        self, settings: Settings, gate: Gate, upstream: Upstream, ledger: Ledger, access: Access
+        self,
+        settings: Settings,
+        gate: Gate,
+        upstream: Upstream,
+        ledger: Ledger,
+        access: Access,
+        tracing: "Tracing | None" = None,
     ) -> None:
         self._settings = settings
         self._tells_steps = log.is_debug(settings.rust_log)
@@ -106,6 +115,7 @@ class Proxy:
         self._upstream = upstream
         self._ledger = ledger
         self._access = access
+        self._tracing = tracing
         self._history = OutputHistory()
         self._holdings = Holdings(settings.queue_bytes)
         self.browsers = Browsers(settings)
@@ -156,6 +166,8 @@ class Proxy:
         exchange = Exchange(_client(request), request.method, path_of(request.raw_path))
         patience_s = min(self._settings.rate_limit_timeout, *_timeouts(request))
         exchange.deadline = exchange.arrived + int(patience_s * SECOND)
+        if self._tracing is not None:
+            self._tracing.begin(exchange, request.headers)
         return exchange
 
     async def _pass(self, request: web.Request, exchange: Exchange) -> web.StreamResponse:
@@ -216,6 +228,7 @@ class Proxy:
     async def _forward(self, sending: Sending, vigil: Vigil) -> web.StreamResponse:
         """Admit and send, again as long as that may help; then pipe."""
         setback: Setback | None = None
+        attempt = self._attempt if self._tracing is None else self._traced_attempt
         while True:
             try:
                 async with self._gate.admission(sending.exchange) as admission:
@@ -224,7 +237,7 @@ class Proxy:
                     )
                     if setback is not None:
                         self._ledger.retried(setback.reason)
-                    outcome = await self._attempt(sending, admission, vigil)
+                    outcome = await attempt(sending, admission, vigil)
             except QueueTimeout:
                 if setback is None:
                     raise
@@ -234,6 +247,17 @@ class Proxy:
             setback = outcome
             self._step(sending.exchange, "to be tried again", reason=setback.reason)
             await asyncio.sleep(setback.pause_s)
+
+    async def _traced_attempt(
+        self, sending: Sending, admission: Admission, vigil: Vigil
+    ) -> web.StreamResponse | Setback:
+        assert self._tracing is not None
+        with self._tracing.attempt(sending.exchange) as span:
+            carried = replace(sending, headers=span.carried(sending.headers))
+            outcome = await self._attempt(carried, admission, vigil)
+            if isinstance(outcome, Setback) and outcome.failure is not None:
+                span.fail(outcome.failure.reason)
+        return outcome
 
     async def _attempt(
         self, sending: Sending, admission: Admission, vigil: Vigil

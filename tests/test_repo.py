@@ -69,6 +69,7 @@ def test_script_is_executable_and_stops_at_the_first_failure(script: Path) -> No
         ("options.install_requires", "requirements-dev.txt"),
         ("options.extras_require.test", "requirements-dev.txt"),
         ("options.extras_require.dev", "requirements-dev.txt"),
+        ("options.extras_require.otel", "requirements-dev.txt"),
     ],
 )
 def test_lock_holds_what_setup_cfg_asks_for(option: str, lock: str) -> None:
