@@ -39,6 +39,7 @@ from rustygate.config import (
     ConfigError,
     Settings,
     describe,
+    forget_secrets,
     limits,
     load,
     without_password,
@@ -205,6 +206,7 @@ def _serve(_: argparse.Namespace) -> int:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     manager, sockets = Manager(os.environ), handed_over(os.environ)
     settings = stated(load(dotenv=DOTENV), sockets)
+    forget_secrets()
     log.configure(settings.rust_log, settings.log_format)
 
     async def serve() -> None:
@@ -254,6 +256,7 @@ def _open_many_files(connection_limit: int) -> None:
 def _demo(arguments: argparse.Namespace) -> int:
     unset = {**_NO_KEY, **_NO_WAY, "OPENAI_BASE_URL": "", "CLIENTS_FILE": ""}
     settings = load({**os.environ, **unset}, dotenv=DOTENV)
+    forget_secrets()
     # Lines of a hundred exchanges a second would drown those that tell of the traffic.
     log.configure("warn" if arguments.traffic else settings.rust_log, settings.log_format)
 
