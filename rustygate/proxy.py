@@ -38,6 +38,7 @@ from rustygate.errors import (
     NotFound,
     QueueTimeout,
     Refusal,
+    RequestTooLarge,
     UpstreamFailure,
 )
 from rustygate.exchange import MS, Exchange
@@ -231,14 +232,16 @@ class Proxy:
         attempt = self._attempt if self._tracing is None else self._traced_attempt
         while True:
             try:
+                vigil.queues()
                 async with self._gate.admission(sending.exchange) as admission:
+                    await vigil.admitted()
                     self._step(
                         sending.exchange, "admitted", queued_ms=sending.exchange.queued // MS
                     )
                     if setback is not None:
                         self._ledger.retried(setback.reason)
                     outcome = await attempt(sending, admission, vigil)
-            except QueueTimeout:
+            except (QueueTimeout, RequestTooLarge):
                 if setback is None:
                     raise
                 return await _resign(setback, vigil)
@@ -293,6 +296,7 @@ class Proxy:
             read = await read_ahead(answer, self._settings)
             wait = self._pause(admission, verdict(answer.status, answer.headers, read, time_ns()))
             if wait is not None and self._may_retry(sending, wait):
+                admission.settle(0)
                 return Setback(answer=answer, read=read)
         try:
             return await vigil.deliver(answer, read)
