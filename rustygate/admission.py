@@ -475,7 +475,7 @@ class LaneLine(Line):
         super().__init__(model, lane, gate, loop)
         self.lane = lane
         self._unit = lane.unit
-        self._reckoned = loop.time()
+        self._reckoned = float("-inf")
 
     def take(self, admitted: "Admission", at: int) -> None:
         super().take(admitted, at)
@@ -614,8 +614,7 @@ class Admission:
         lane = self.lane_line.lane
         if ok and not (lane.known and lane.slots is None):
             lane.open(self.mark)
-        if news is not None:
-            lane.learn(self._gate.now(), self.mark, news)
+        if news is not None and lane.learn(self._gate.now(), self.mark, news):
             self.lane_line.learned()
         self._answer()
 
@@ -630,13 +629,14 @@ class Admission:
     def settle(self, tokens: int) -> None:
         """Replace the estimated cost by the actual one; what the lane has, upstream tells."""
         now = self._gate.now()
-        self._gate.own.settle(now, self.tokens, tokens)
+        if self._gate.own.tokens is not None:
+            self._gate.own.settle(now, self.tokens, tokens)
+            self._gate.ring()
         for line in self.lines:
             if line is not self.lane_line:
                 line.budgets.settle(now, self.tokens, tokens)
                 line.advance()
         self.tokens = tokens
-        self._gate.ring()
 
     def give_back(self) -> None:
         """Return what was taken, for nothing went upstream."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from loguru import logger
 
 from rustygate.exchange import MS, Exchange
+from rustygate.log import LINES
 from rustygate.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -47,8 +48,9 @@ class Ledger:
     def flush(self) -> None:
         """Write the lines that wait."""
         settled, self._settled = self._settled, []
-        for exchange in settled:
-            logger.info("exchange", **_fields(exchange))
+        if settled:
+            # One record for them all: loguru takes three times as long for one as its line does.
+            logger.info("exchange", **{LINES: [_fields(exchange) for exchange in settled]})
 
 
 def _fields(exchange: Exchange) -> dict[str, str | int | None]:

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 STDERR = 2
 
+# The field of a record that stands for several lines: a list of their fields.
+LINES = "lines"
+
 # Target to level, False for off; as loguru's filters are typed.
 Levels = dict[str | None, str | int | bool]
 
@@ -124,10 +127,19 @@ def _sink(render: Callable[["Record"], bytes]) -> Callable[["Message"], None]:
 
 def _rendered(record: "Record", render: Callable[["Record"], bytes]) -> bytes:
     try:
-        return render(record)
+        lines = record["extra"].get(LINES)
+        if lines is None:
+            return render(record)
+        return b"".join([render(_with_fields(record, fields)) for fields in lines])
     except Exception as error:
         # loguru would print the record and the exception, with the values in them.
         return f"a log line could not be written\n{places(error)}".encode()
+
+
+def _with_fields(record: "Record", fields: dict[str, Any]) -> "Record":
+    one = record.copy()
+    one["extra"] = fields
+    return one
 
 
 def _text_line(record: "Record") -> bytes:

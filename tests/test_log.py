@@ -357,3 +357,15 @@ def test_without_stderr_nothing_is_written(
     configure("info", "text")
     logger.info("to a socket")
     assert written(capfd) == []
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_record_may_stand_for_several_lines(
+    capfd: pytest.CaptureFixture[str], log_format: str
+) -> None:
+    configure("info", log_format)
+    logger.info("exchange", lines=[{"id": "1", "path": "/v1/x"}, {"id": "2"}])
+    first, second = capfd.readouterr().err.splitlines()
+    assert ('"id":"1"' in first) if log_format == "json" else first.endswith("id=1 path=/v1/x")
+    assert ('"id":"2"' in second) if log_format == "json" else second.endswith("exchange id=2")
+    assert "lines" not in first + second

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Self
+from typing import NamedTuple, Self
 
 RawHeaders = Sequence[tuple[bytes, bytes]]
 Headers = list[tuple[str, str]]
@@ -58,7 +58,7 @@ _RESPONSE_DROP_PREFIXES = (_PROXY_AUTH,)
 # The content codings that the gate can read, to find the usage in an answer.
 READABLE_CODINGS = frozenset({"gzip", "deflate", "identity"})
 
-# Names a client invents are short-lived; what is kept of them is bounded by aiohttp's limits too.
+# Heads that a client invents are short-lived; what is kept of each is bounded by aiohttp's limits.
 NAMES_REMEMBERED = 512
 
 _CONTROLS = re.compile("[\x00-\x08\x0a-\x1f\x7f]")
@@ -98,23 +98,19 @@ def request_headers(raw: RawHeaders, credentials: Credentials, streaming: bool) 
     Args:
         streaming: the request asks for an event stream, which must come unencoded.
     """
+    plan = _request_plan(tuple([raw_name for raw_name, _ in raw]))
+    texts = _texts(raw)
     headers: Headers = []
-    spelling: dict[str, str] = {}
-    connection: list[bytes] = []
-    for (raw_name, raw_value), value in zip(raw, _texts(raw), strict=True):
-        crossing = _request_name(raw_name)
-        if crossing is None:
-            if raw_name.lower() == b"connection":
-                connection.append(raw_value)
-            continue
-        lower, name = crossing
+    for place, name in plan.crossing:
+        value = texts[place]
         if value is None:
             raise UnreadableHeader(name)
-        if lower == "accept-encoding":
-            value = narrowed_codings(value, streaming)
-        headers.append((spelling.setdefault(lower, name), value))
-    if connection:
-        headers = _without_named(headers, connection)
+        headers.append((name, value))
+    for place in plan.codings:
+        name, value = headers[place]
+        headers[place] = (name, narrowed_codings(value, streaming))
+    if plan.connection:
+        headers = _without_named(headers, [raw[place][1] for place in plan.connection])
     headers.append(("Authorization", f"Bearer {credentials.key}"))
     if credentials.account:
         sent = {name.lower() for name, _ in headers}
@@ -125,17 +121,13 @@ def request_headers(raw: RawHeaders, credentials: Credentials, streaming: bool) 
 def response_headers(raw: RawHeaders) -> Headers:
     """The headers that go downstream. One that cannot be carried is left out: the answer it
     came with has been paid for."""
-    headers: Headers = []
-    connection: list[bytes] = []
-    for (raw_name, raw_value), value in zip(raw, _texts(raw), strict=True):
-        crossing = _response_name(raw_name)
-        if crossing is None:
-            if raw_name.lower() == b"connection":
-                connection.append(raw_value)
-            continue
-        if value is not None:
-            headers.append((crossing[1], value))
-    return _without_named(headers, connection) if connection else headers
+    plan = _response_plan(tuple([raw_name for raw_name, _ in raw]))
+    texts = _texts(raw)
+    crossing = [(name, texts[place]) for place, name in plan.crossing]
+    headers = [(name, value) for name, value in crossing if value is not None]
+    if plan.connection:
+        headers = _without_named(headers, [raw[place][1] for place in plan.connection])
+    return headers
 
 
 def reason_phrase(reason: str | None) -> str | None:
@@ -143,6 +135,7 @@ def reason_phrase(reason: str | None) -> str | None:
     return reason if reason is not None and reason.isascii() and reason.isprintable() else None
 
 
+@lru_cache(maxsize=NAMES_REMEMBERED)
 def narrowed_codings(accept_encoding: str, streaming: bool) -> str:
     """An Accept-Encoding reduced to the codings that the gate can read (RFC 9110, 12.5.3)."""
     if streaming:
@@ -165,27 +158,50 @@ def _options(connection: bytes) -> frozenset[str]:
     return frozenset(options) - {"keep-alive", "close", ""}
 
 
-# Few names are in use, and each costs several look-ups: their verdicts are remembered.
+# A client sends the same names in the same order each time, and so does upstream: what becomes of
+# them is found out once.
+
+
+class _Plan(NamedTuple):
+    """What crosses of headers with certain names.
+
+    Args:
+        crossing: places in the head, and the names to write.
+        codings: places among the crossing of those that name content codings.
+        connection: places in the head of `Connection`.
+    """
+
+    crossing: tuple[tuple[int, str], ...]
+    codings: tuple[int, ...]
+    connection: tuple[int, ...]
 
 
 @lru_cache(maxsize=NAMES_REMEMBERED)
-def _request_name(name: bytes) -> tuple[str, str] | None:
-    """A request header's name, in lower case and as sent; None if it does not cross."""
-    return _name_unless(name, _REQUEST_DROPS, _REQUEST_DROP_PREFIXES)
+def _request_plan(raw_names: tuple[bytes, ...]) -> _Plan:
+    spelling: dict[str, str] = {}
+    plan = _plan(raw_names, _REQUEST_DROPS, _REQUEST_DROP_PREFIXES)
+    spelled = [(place, spelling.setdefault(name.lower(), name)) for place, name in plan.crossing]
+    return plan._replace(crossing=tuple(spelled))
 
 
 @lru_cache(maxsize=NAMES_REMEMBERED)
-def _response_name(name: bytes) -> tuple[str, str] | None:
-    """An answer header's name, in lower case and as sent; None if it does not cross."""
-    return _name_unless(name, _RESPONSE_DROPS, _RESPONSE_DROP_PREFIXES)
+def _response_plan(raw_names: tuple[bytes, ...]) -> _Plan:
+    return _plan(raw_names, _RESPONSE_DROPS, _RESPONSE_DROP_PREFIXES)
 
 
-def _name_unless(
-    raw_name: bytes, drops: frozenset[str], prefixes: tuple[str, ...]
-) -> tuple[str, str] | None:
-    name = raw_name.decode("latin-1")
-    lower = name.lower()
-    return None if lower in drops or lower.startswith(prefixes) else (lower, name)
+def _plan(raw_names: tuple[bytes, ...], drops: frozenset[str], prefixes: tuple[str, ...]) -> _Plan:
+    names = [raw_name.decode("latin-1") for raw_name in raw_names]
+    lower = [name.lower() for name in names]
+    kept = [
+        place
+        for place, name in enumerate(lower)
+        if name not in drops and not name.startswith(prefixes)
+    ]
+    return _Plan(
+        tuple((place, names[place]) for place in kept),
+        tuple(at for at, place in enumerate(kept) if lower[place] == "accept-encoding"),
+        tuple(place for place, name in enumerate(lower) if name == "connection"),
+    )
 
 
 def _texts(raw: RawHeaders) -> Sequence[str | None]:

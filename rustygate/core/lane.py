@@ -91,16 +91,19 @@ class Lane(Budgets):
         old = now - self._heard.at > MINUTE
         return self.tokens is None or old or tokens <= self.tokens.burst
 
-    def learn(self, now: int, mark: Mark, news: RateNews) -> None:
-        """Take over what an answer told; `mark` is its exchange's."""
+    def learn(self, now: int, mark: Mark, news: RateNews) -> bool:
+        """Take over what an answer told; `mark` is its exchange's. Whether a limit is another
+        than before."""
         if mark.requests < self._heard.requests:
-            return
+            return False
+        limits = _limit(self.requests), _limit(self.tokens)
         self._heard = mark
         age = now - mark.at
         since = self.mark.requests - mark.requests
         self.requests = _taught(self.requests, news.requests, now, age, since)
         since = self.mark.tokens - mark.tokens
         self.tokens = _taught(self.tokens, news.tokens, now, age, since)
+        return limits != (_limit(self.requests), _limit(self.tokens))
 
     def pause(self, now: int, wait: int) -> None:
         """Admit nobody for `wait` nanoseconds; then, if no limit is known, one at first."""
@@ -183,6 +186,10 @@ class _Observed:
         recent = now - self._since < 2 * self.WINDOW
         self._before, self._span = (self._count, now - self._since) if recent else (0, 0)
         self._since, self._count = now, 0
+
+
+def _limit(bucket: TokenBucket | None) -> int | None:
+    return None if bucket is None else bucket.burst
 
 
 def _taught(

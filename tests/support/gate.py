@@ -40,7 +40,7 @@ class Log:
         self.text += message
         if record["message"] == "exchange":
             assert record["level"].name == "INFO"
-            self.exchanges.append(dict(record["extra"]))
+            self.exchanges += record["extra"]["lines"]
         if record["level"].no >= logging.ERROR:
             self.errors.append(str(message))
 
