@@ -52,6 +52,9 @@ ABORT_PATIENCE_S = 5.0
 # How often a connection by TLS is looked at that is to be aborted once it has sent its bytes.
 TLS_LOOK_S = 0.02
 
+# What reading from upstream raises; RuntimeError is aiohttp's word for a connection that is gone.
+READ_ERRORS = (ClientError, RuntimeError)
+
 # Whether upstream gave an answer its Content-Type.
 _TYPED = web.ResponseKey("typed", bool)
 
@@ -101,6 +104,8 @@ class _Source:
 
     def __init__(self, answer: ClientResponse, settings: Settings) -> None:
         self._content = answer.content
+        # For who reads each of many chunks, and does what `read` does beside it.
+        self.readany = answer.content.readany
         self._settings = settings
         # Only the connection's end tells the end of a body that has neither length nor chunks.
         marked = answer.content_length is not None or hdrs.TRANSFER_ENCODING in answer.headers
@@ -126,16 +131,24 @@ class _Source:
     async def read(self) -> bytes:
         """The next bytes as they came; none at the end. Raises `UpstreamFailure`."""
         try:
-            chunk = await self._content.readany()
-        except ServerTimeoutError as error:
-            limit = self._settings.upstream_read_timeout
-            raise UpstreamTimeout(f"Upstream was silent for {limit:g} s.") from error
-        except (ClientError, RuntimeError) as error:
-            # RuntimeError is aiohttp's word for reading from a connection that is gone.
-            raise _broken_off() from error
-        if not chunk and self._was_reset():
-            raise _broken_off()
+            chunk = await self.readany()
+        except READ_ERRORS as error:
+            raise self.failure(error) from error
+        if not chunk:
+            self.check_end()
         return chunk
+
+    def failure(self, error: Exception) -> UpstreamFailure:
+        """What one of `READ_ERRORS` means."""
+        if isinstance(error, ServerTimeoutError):
+            limit = self._settings.upstream_read_timeout
+            return UpstreamTimeout(f"Upstream was silent for {limit:g} s.")
+        return _broken_off()
+
+    def check_end(self) -> None:
+        """Raise `UpstreamFailure` if the end that was read was none."""
+        if self._was_reset():
+            raise _broken_off()
 
     def _was_reset(self) -> bool:
         return self._closing is not None and isinstance(self._closing.exception(), ClientOSError)
@@ -216,19 +229,24 @@ class _Stream:
             chunk = await self._source.read()
         self._exchange.first_byte = monotonic_ns()
         write, protocol = self._response.write, self._request.protocol
+        exchange, readany, now = self._exchange, self._source.readany, self._loop.time
+        note = self._boundary.feed
+        note_usage = None if self._usage is None else self._usage.feed
+        # A stream spends its time here: a call less for each chunk is worth the lines.
         while chunk:
-            self._note(chunk)
+            exchange.bytes += len(chunk)
+            self.passed_at = now()
+            note(chunk)
+            if note_usage is not None:
+                note_usage(chunk)
             await write(chunk)
             if protocol.writing_paused:
                 await self._request.writer.drain()
-            chunk = await self._source.read()
-
-    def _note(self, chunk: bytes) -> None:
-        self._exchange.bytes += len(chunk)
-        self.passed_at = self._loop.time()
-        self._boundary.feed(chunk)
-        if self._usage is not None:
-            self._usage.feed(chunk)
+            try:
+                chunk = await readany()
+            except READ_ERRORS as error:
+                raise self._source.failure(error) from error
+        self._source.check_end()
 
     def _bound_buffer(self) -> None:
         """Hold half of what a stream may hold; the client session reads ahead the other."""
