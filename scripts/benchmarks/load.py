@@ -174,7 +174,7 @@ async def listen(port: int, headers: str, number: int, events: int, pause_us: in
     """So many streams opened at once. Those that do not end in time count as not intact."""
     loop = asyncio.get_running_loop()
     streams = Streams()
-    wanted = request(stream_body(events, pause_us), headers)
+    wanted = request(stream_body(events, pause_us), headers, "identity")
 
     async def client() -> None:
         _, one = await loop.create_connection(lambda: Listener(wanted, streams), HOST, port)

@@ -31,7 +31,7 @@ def stream_body(events: int, pause_us: int) -> bytes:
 HEAD = (
     "POST {path} HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {key}\r\n"
     "Content-Type: application/json\r\nContent-Length: {length}\r\n"
-    "Accept: application/json\r\nAccept-Encoding: gzip, deflate\r\n"
+    "Accept: application/json\r\nAccept-Encoding: {encoding}\r\n"
     "User-Agent: OpenAI/Python 3.0.0\r\nx-stainless-lang: python\r\n"
     "x-stainless-package-version: 3.0.0\r\nx-stainless-os: Linux\r\n"
     "x-stainless-arch: x64\r\nx-stainless-runtime: CPython\r\n"
@@ -40,9 +40,13 @@ HEAD = (
 )
 
 
-def request(content: bytes, headers: str = "", path: str = PATH) -> bytes:
-    """A request as OpenAI's SDK sends it; `headers` are lines to add."""
-    head = HEAD.format(path=path, key=KEY, length=len(content))
+def request(content: bytes, headers: str = "", encoding: str = "gzip, deflate") -> bytes:
+    """A request as OpenAI's SDK sends it; `headers` are lines to add.
+
+    Args:
+        encoding: `identity` where events are to be found in the answer as it comes.
+    """
+    head = HEAD.format(path=PATH, key=KEY, length=len(content), encoding=encoding)
     return f"{head}{headers}\r\n".encode() + content
 
 
