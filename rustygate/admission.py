@@ -23,14 +23,15 @@ Time is the event loop's clock in integer nanoseconds, so that a test's loop may
 import asyncio
 from collections import OrderedDict
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
 from rustygate.config import Settings
 from rustygate.core.bucket import SECOND, TokenBucket
-from rustygate.core.budgets import Budgets
+from rustygate.core.budgets import Budgets, Level
 from rustygate.core.clients import Limits
-from rustygate.core.fairqueue import FairQueue, Flow
+from rustygate.core.fairqueue import CLASSES, FairQueue, Flow
 from rustygate.core.lane import Lane, Mark
 from rustygate.core.quota import RateNews
 from rustygate.errors import Draining, QueueFull, QueueTimeout, Refusal, RequestTooLarge
@@ -64,6 +65,17 @@ class WaiterQueue(asyncio.Queue["Admission"]):
         return self._queue
 
 
+@dataclass(frozen=True, slots=True)
+class GateState:
+    """A gate at an instant: waiters by class, and what there is of its own budgets and of those
+    of the lanes whose models are known."""
+
+    waiters: Mapping[str, int]
+    in_flight: int
+    own: tuple[Level, ...]
+    lanes: Mapping[str, tuple[Level, ...]]
+
+
 class Gate:
     """Budgets plus the queue before them.
 
@@ -78,6 +90,7 @@ class Gate:
         self._lanes: OrderedDict[str, LaneLine] = OrderedDict()
         self._clients: dict[str, Line] = {}
         self._waiting = 0
+        self._waiting_in = dict.fromkeys(CLASSES, 0)
         self._queue = WaiterQueue()
         self._head: Admission | None = None
         self._alarm: asyncio.Future[None] | None = None
@@ -128,6 +141,22 @@ class Gate:
             line.reckon()
             line.advance()
 
+    def describe(self) -> GateState:
+        """All there is to show of it. Takes time by the lanes, not by the waiters."""
+        now = self.now()
+        known = (line for line in self._lanes.values() if line.lane.known)
+        return GateState(
+            dict(self._waiting_in),
+            self.own.in_flight,
+            tuple(self.own.levels(now)),
+            {line.name: tuple(line.lane.levels(now)) for line in known},
+        )
+
+    def knows(self, model: str) -> bool:
+        """Whether upstream has answered well for a model, as far as is remembered."""
+        line = self._lanes.get(model)
+        return line is not None and line.lane.known
+
     def admission(self, exchange: Exchange) -> "Admission":
         """The passage of one attempt; see `Admission`."""
         return Admission(self, exchange)
@@ -171,7 +200,9 @@ class Gate:
         newcomer.turn = self._loop.create_future()
         timer = self._loop.call_at(deadline / SECOND, self._expire, newcomer)
         self._queue.put_nowait(newcomer)
+        priority = newcomer.flow.priority
         self._waiting += 1
+        self._waiting_in[priority] += 1
         try:
             await newcomer.turn
         except asyncio.CancelledError:
@@ -179,6 +210,7 @@ class Gate:
             raise
         finally:
             self._waiting -= 1
+            self._waiting_in[priority] -= 1
             timer.cancel()
 
     def leave(self, line: "LaneLine") -> None:

@@ -7,7 +7,8 @@ with the very options that production has.
 import asyncio
 import logging
 import select
-from collections.abc import Awaitable, Callable
+import socket
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Self
@@ -16,19 +17,27 @@ from aiohttp import HttpVersion10, HttpVersion11, hdrs, web
 from aiohttp.http_exceptions import BadStatusLine
 from aiohttp.web_protocol import _ErrInfo
 from loguru import logger
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from rustygate.access import Access
+from rustygate.admin import Admin
 from rustygate.admission import Gate
 from rustygate.config import Settings
-from rustygate.errors import NotHttp
+from rustygate.connections import Door, LimitedConnection, heads_under_way
+from rustygate.errors import NotHttp, Refusal
 from rustygate.ledger import Ledger
 from rustygate.listener import Listener
+from rustygate.metrics import Metrics
 from rustygate.pipe import drop_invented_type
 from rustygate.proxy import Proxy
 from rustygate.upstream import Upstream
 
 # aiohttp takes 8190 bytes of a request line or a header; long queries and tokens need more.
 FIELD_LIMIT = 32 * 1024
+
+# How much of a body that waits is read ahead, beyond what one read brings: the less, the less
+# memory a queue of uploads takes. Whose turn has come is read with larger strides.
+READ_AHEAD = 32 * 1024
 
 # How long idle connections may take to close once all exchanges have ended.
 CLOSE_TIMEOUT_S = 1.0
@@ -49,9 +58,10 @@ class Daemon:
     As an async context manager it starts and stops.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, sockets: Sequence[socket.socket] = ()) -> None:
+        """Listens on `sockets`, if there are any, instead of where the settings say."""
         self._settings = settings
-        self._listener = Listener(settings)
+        self._listener = Listener(settings, sockets)
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -75,11 +85,14 @@ class Daemon:
         settings = self._settings
         self._gate = Gate(settings)
         self._upstream = Upstream(settings)
-        self._ledger = Ledger()
+        metrics = Metrics(self._gate)
+        admin = Admin(settings, metrics.refused)
+        self._ledger = Ledger(metrics)
         self._access = Access(settings.clients_file)
         self._gate.limit_clients(self._access.limits)
         self._proxy = Proxy(settings, self._gate, self._upstream, self._ledger, self._access)
-        self._runner = _runner(self._proxy, self._gate)
+        application = _application(self._proxy, self._gate, admin, metrics)
+        self._runner = _runner(self._proxy, application, Door(settings.connection_limit))
         await self._runner.setup()
         assert self._runner.server is not None
         try:
@@ -89,16 +102,24 @@ class Daemon:
             raise
         self._gate.start()
 
-    def reload(self) -> None:
-        """Read the clients' file again. Raises ClientsError, and then nothing has changed."""
+    def reload(self) -> bool:
+        """Read the clients' file again; whether there is one.
+
+        Raises ClientsError, and then nothing has changed.
+        """
         self._access.reload()
         self._gate.limit_clients(self._access.limits)
+        return self._settings.clients_file is not None
 
     async def drain(self) -> None:
         """Take no new work, refuse the waiters, give exchanges in flight DRAIN_TIMEOUT."""
         self._gate.close()
-        self._listener.close()
-        await self._proxy.finish(self._settings.drain_timeout)
+        await self._listener.retire()
+        limit_s = self._settings.drain_timeout
+        assert self._runner.server is not None
+        await asyncio.gather(
+            heads_under_way(self._runner.server, limit_s), self._proxy.finish(limit_s)
+        )
 
     async def stop(self) -> None:
         """Close everything; exchanges still in hand are aborted."""
@@ -114,7 +135,7 @@ class Daemon:
         return self._proxy.snapshot()
 
 
-def _application(proxy: Proxy, gate: Gate) -> web.Application:
+def _application(proxy: Proxy, gate: Gate, admin: Admin, metrics: Metrics) -> web.Application:
     async def health(request: web.Request) -> web.Response:
         return web.Response(text="OK")
 
@@ -123,9 +144,14 @@ def _application(proxy: Proxy, gate: Gate) -> web.Application:
             return web.json_response({"status": "draining"}, status=503)
         return web.json_response({"status": "ready"})
 
+    async def show_metrics(request: web.Request) -> web.Response:
+        headers = {hdrs.CONTENT_TYPE: CONTENT_TYPE_PLAIN_0_0_4}
+        return web.Response(body=metrics.text(), headers=headers)
+
     application = web.Application()
     application.router.add_get("/health", health)
     application.router.add_get("/ready", ready)
+    application.router.add_get("/metrics", admin.only(show_metrics))
     application.router.add_route(
         hdrs.METH_ANY, "/{target:.*}", proxy.handle, expect_handler=_leave_to_the_body
     )
@@ -135,7 +161,7 @@ def _application(proxy: Proxy, gate: Gate) -> web.Application:
     return application
 
 
-class _Connection(web.RequestHandler):
+class _Connection(LimitedConnection):
     """A connection whose errors repeat nothing of the request, a client's key least of all.
 
     While its reading is paused, for a body that waits or for requests sent ahead, it looks by
@@ -182,7 +208,7 @@ class _Connection(web.RequestHandler):
         logger.debug("not served: {} from {}", type(exc).__name__, request.remote)
         if request.writer.output_size:
             raise ConnectionError
-        return NotHttp().response([])
+        return (exc if isinstance(exc, Refusal) else NotHttp()).response([])
 
 
 def _has_hung_up(transport: asyncio.Transport) -> bool:
@@ -232,18 +258,20 @@ class _Runner(web.AppRunner):
         )
 
 
-def _runner(proxy: Proxy, gate: Gate) -> web.AppRunner:
+def _runner(proxy: Proxy, application: web.Application, door: Door) -> web.AppRunner:
     # aiohttp would log requests that it cannot parse with their bytes.
     muted = logging.Logger("muted", logging.CRITICAL + 1)
     runner = _Runner(
-        _application(proxy, gate),
+        application,
         handler_cancellation=True,
         auto_decompress=False,
         access_log=None,
         logger=muted,
         max_line_size=FIELD_LIMIT,
         max_field_size=FIELD_LIMIT,
+        read_bufsize=READ_AHEAD,
         shutdown_timeout=CLOSE_TIMEOUT_S,
+        door=door,
     )
     runner.unrouted = proxy.handle
     return runner

@@ -11,10 +11,19 @@ from collections.abc import AsyncIterator
 from aiohttp import HttpVersion11, hdrs, web
 
 from rustygate.config import Settings
-from rustygate.errors import BodyTooLarge, MalformedBody, Refusal
+from rustygate.errors import BodyTooLarge, MalformedBody, Refusal, RequestTimeout
 
 # Up to here a held body is handed over as one piece.
 WRITTEN_AT_ONCE = 1024 * 1024
+
+# How much is read ahead of a body that is being taken.
+READ_AHEAD = 256 * 1024
+
+# How much that may come to of one that waits; aiohttp's high-water mark is twice its low one.
+READ_AHEAD_LIMIT = 2 * READ_AHEAD
+# How long the gate waits for a body's next byte. A lost network is back within it or not at all;
+# nginx and most load balancers wait as long. While upstream takes no more, nobody waits.
+SILENCE_LIMIT_S = 60.0
 
 
 class Holdings:
@@ -42,6 +51,7 @@ class Body:
         self._holdings = holdings
         self._chunks: list[bytes] = []
         self._size = 0
+        self._ahead = 0
         self._awaits_continue = _awaits_continue(request)
         self._answered = False
         self.held: bytes | None = None if request.body_exists else b""
@@ -56,10 +66,13 @@ class Body:
         if self.held is not None:
             return
         if self._is_to_be_held():
+            self._request.content.set_read_chunk_size(READ_AHEAD)
             if self._awaits_continue:
                 await self._continue()
             while self.held is None and self._has_room():
                 self._hold(await self._next_chunk())
+        elif not self._awaits_continue:
+            self._read_ahead()
 
     def data(self) -> "bytes | Body | None":
         """What `aiohttp.ClientSession.request` takes as `data`."""
@@ -77,6 +90,8 @@ class Body:
                 yield chunk
             if self.held is not None:
                 return
+            self._forget_ahead()
+            self._request.content.set_read_chunk_size(READ_AHEAD)
             if self._awaits_continue:
                 await self._continue()
             while chunk := await self._next_chunk():
@@ -99,6 +114,7 @@ class Body:
         """Let go of what is held."""
         self._holdings.held -= sum(map(len, self._chunks))
         self._chunks.clear()
+        self._forget_ahead()
 
     def _is_to_be_held(self) -> bool:
         content_type = self._request.headers.get(hdrs.CONTENT_TYPE, "").lower()
@@ -113,6 +129,24 @@ class Body:
         fits = self._size <= self._settings.max_buffered_body
         return fits and self._holdings.held <= self._holdings.limit
 
+    def _read_ahead(self) -> None:
+        """Take the beginning of a body that waits, if there is room; else it stays in its socket.
+
+        Behind what nobody takes a client's end does not show.
+        """
+        size = READ_AHEAD_LIMIT if self._length is None else min(self._length, READ_AHEAD_LIMIT)
+        if self._holdings.held + size > self._holdings.limit:
+            return
+        self._ahead = size
+        self._holdings.held += size
+        self._request.content.set_read_chunk_size(READ_AHEAD)
+        if not self._request.content.is_eof():
+            self._request.protocol.resume_reading()
+
+    def _forget_ahead(self) -> None:
+        self._holdings.held -= self._ahead
+        self._ahead = 0
+
     def _hold(self, chunk: bytes) -> None:
         self._chunks.append(chunk)
         self._holdings.held += len(chunk)
@@ -121,13 +155,29 @@ class Body:
 
     async def _next_chunk(self) -> bytes:
         try:
-            chunk = await self._request.content.readany()
+            chunk = await self._arriving()
         except web.RequestPayloadError as error:
             raise MalformedBody("The request's body is not framed as HTTP asks.") from error
+        except TimeoutError as error:
+            if self._answered:
+                # The answer may go on for long, and its client need not send the rest.
+                await asyncio.get_running_loop().create_future()
+            # After the answer, aiohttp would wait for the rest for another ten seconds.
+            self._request.protocol._lingering_time = 0.0
+            message = f"Nothing came of the request's body for {SILENCE_LIMIT_S:g} s."
+            raise RequestTimeout(message) from error
         self._size += len(chunk)
         if self._size > self._settings.max_body_size:
             raise self._too_large(self._size)
         return chunk
+
+    async def _arriving(self) -> bytes:
+        content = self._request.content
+        # The whole of a small body comes with its head; a time limit would be wasted on it.
+        if content.is_eof():
+            return await content.readany()
+        async with asyncio.timeout(SILENCE_LIMIT_S):
+            return await content.readany()
 
     def _too_large(self, size: int) -> BodyTooLarge:
         limit = self._settings.max_body_size

@@ -288,7 +288,7 @@ class _Side(asyncio.Protocol):
         and nothing is left."""
         if self._transport is None:
             return
-        if cleanly and not self._owed():
+        if cleanly and not self._owed() and not self._transport.is_closing():
             self._transport.close()
         else:
             self._transport.abort()

@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import gc
 import os
+import resource
 import secrets
 import shlex
 import signal
@@ -18,7 +19,7 @@ import socket
 import ssl
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import replace
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
@@ -29,6 +30,7 @@ from loguru import logger
 
 from rustygate import __version__, log, tls
 from rustygate.config import (
+    ADMIN_KEY_FILE,
     KEY,
     KEY_FILE,
     PROXIES,
@@ -41,7 +43,8 @@ from rustygate.config import (
     load,
     without_password,
 )
-from rustygate.core.clients import hash_of, is_name
+from rustygate.core.clients import ClientsError, hash_of, is_name
+from rustygate.notify import Manager
 
 if TYPE_CHECKING:
     from rustygate.app import Daemon
@@ -57,7 +60,7 @@ KEY_BITS = 256
 SIMULATOR_PORT = 9010
 
 # For commands that need no key, in place of one, whatever the environment or `.env` holds.
-_NO_KEY = {KEY: "sk-made-up-no-key-is-needed", KEY_FILE: ""}
+_NO_KEY = {KEY: "sk-made-up-no-key-is-needed", KEY_FILE: "", ADMIN_KEY_FILE: ""}
 
 # The demonstration's upstream is on loopback: no proxy is on the way, and nobody to be trusted.
 _NO_WAY = {
@@ -196,16 +199,56 @@ def _port(text: str) -> int:
 
 
 def _serve(_: argparse.Namespace) -> int:
-    settings = load(dotenv=DOTENV)
+    from rustygate.listener import handed_over, stated
+
+    # Until it serves, there is nothing to reload; by default this would end it.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    manager, sockets = Manager(os.environ), handed_over(os.environ)
+    settings = stated(load(dotenv=DOTENV), sockets)
     log.configure(settings.rust_log, settings.log_format)
 
     async def serve() -> None:
-        signals = _signals()
-        async with _gate(settings, signals):
+        signals, loop = _signals(), asyncio.get_running_loop()
+        async with _gate(settings, signals, sockets) as daemon:
+            _open_many_files(settings.connection_limit)
+            loop.add_signal_handler(signal.SIGHUP, _reload, daemon, manager)
+            manager.ready()
             await signals.get()
+            loop.add_signal_handler(signal.SIGHUP, lambda: None)
+            manager.stopping()
 
     asyncio.run(serve())
     return 0
+
+
+def _reload(daemon: "Daemon", manager: Manager) -> None:
+    """What SIGHUP asks for. Whatever becomes of it, the gate goes on."""
+    manager.reloading()
+    try:
+        if daemon.reload():
+            logger.info("the clients' file was read again")
+        else:
+            logger.info("asked to reload, but nothing is there to be: settings take a restart")
+    except ClientsError as error:
+        for problem in error.problems:
+            logger.error("the clients in force stay: CLIENTS_FILE: {}", problem)
+    finally:
+        manager.ready()
+
+
+def _open_many_files(connection_limit: int) -> None:
+    """Let the gate open as many files as the system allows, and tell if these are too few: each
+    connection may need another one, upstream."""
+    with suppress(OSError, ValueError):
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if resource.RLIM_INFINITY != files < 2 * connection_limit:
+        logger.warning(
+            "at most {} files may be open; CONNECTION_LIMIT={} may need twice that many",
+            files,
+            connection_limit,
+        )
 
 
 def _demo(arguments: argparse.Namespace) -> int:
@@ -398,12 +441,14 @@ def _signals() -> asyncio.Queue[int]:
 
 
 @asynccontextmanager
-async def _gate(settings: Settings, signals: asyncio.Queue[int]) -> "AsyncIterator[Daemon]":
+async def _gate(
+    settings: Settings, signals: asyncio.Queue[int], sockets: Sequence[socket.socket] = ()
+) -> "AsyncIterator[Daemon]":
     """A serving gate. At the end it drains; another signal stops it at once."""
     from rustygate.app import Daemon
     from rustygate.listener import Occupied
 
-    daemon = Daemon(settings)
+    daemon = Daemon(settings, sockets)
     try:
         await daemon.start()
     except Occupied as error:

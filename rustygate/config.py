@@ -27,10 +27,14 @@ from rustygate.core.origins import read_origins
 
 KEY = "OPENAI_API_KEY"
 KEY_FILE = "OPENAI_API_KEY_FILE"
+ADMIN_KEY, ADMIN_KEY_FILE = "ADMIN_KEY", "ADMIN_KEY_FILE"
 CLIENTS = "CLIENTS_FILE"
 TLS_CERT, TLS_KEY = "TLS_CERT_FILE", "TLS_KEY_FILE"
 TRUST_FILE = "SSL_CERT_FILE"
 TRUST = (TRUST_FILE, "SSL_CERT_DIR")
+
+# Secrets, and the variables that name a file which holds one instead.
+FILES = {KEY: KEY_FILE, ADMIN_KEY: ADMIN_KEY_FILE}
 
 # Known by both spellings, of which the lower one counts first (as urllib and curl have it).
 PROXIES = ("HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY")
@@ -184,6 +188,13 @@ _KEY = Kind(
     _check_header_value,
     secret=True,
 )
+_ADMIN_KEY = Kind(
+    f"a key of visible ASCII characters, no blanks, or {ADMIN_KEY_FILE} with the path of a file "
+    "that holds it",
+    "str",
+    _check_header_value,
+    secret=True,
+)
 _BASE_URL = Kind(
     "an http or https URL without query, fragment, user or password",
     "base_url",
@@ -264,6 +275,12 @@ class Settings:
         _ORIGINS,
         "origins whose web pages may use the gate, comma-separated; `*`: any",
     ] = None
+    # From the gate's own machine none is needed; from elsewhere nothing is shown without.
+    admin_key: Annotated[
+        str | None,
+        _ADMIN_KEY,
+        f"key that `/metrics` wants; `{ADMIN_KEY_FILE}` reads it from a file instead",
+    ] = field(default=None, repr=False)
     # As the Rust one's.
     rust_log: Annotated[
         str,
@@ -299,7 +316,11 @@ class Settings:
     # A waiter costs a few kilobytes and a socket: this many are no trouble.
     queue_limit: Annotated[int, _whole(0), "requests that may wait for admission"] = 10_000
     # 256 MiB: what a small machine can spare.
-    queue_bytes: Annotated[int, _whole(0), "bytes of request bodies held in memory"] = 256 << 20
+    queue_bytes: Annotated[
+        int,
+        _whole(0),
+        "bytes of request bodies held or read ahead; beyond, they wait in their sockets",
+    ] = 256 << 20
     # A head sent early can only be 200; who needs that must say so.
     queue_keepalive_after: Annotated[
         float | None,
@@ -320,6 +341,10 @@ class Settings:
         _whole(1),
         "bytes reckoned per such message: a stream holds at most about CHANNEL x BUFFER bytes",
     ] = 1024
+    # As QUEUE_LIMIT: who waits has a connection. One that idles costs some kilobytes.
+    connection_limit: Annotated[
+        int, _whole(1), "connections at a time, over all listeners; more get 503"
+    ] = 10_000
     # 8 MiB: long conversations and a few images inline.
     max_buffered_body: Annotated[
         int,
@@ -462,8 +487,9 @@ def load(environ: Mapping[str, str] | None = None, *, dotenv: Path | None = None
     given = _with_proxies(_read_dotenv(dotenv, problems) if dotenv else {})
     given |= _with_proxies(os.environ if environ is None else environ)
     given = {name: value.strip() for name, value in given.items() if value.strip()}
-    if KEY_FILE in given:
-        _take_key_from_file(given, problems)
+    for name in FILES:
+        if FILES[name] in given:
+            _take_key_from_file(given, name, problems)
     env = _Env(given)
     values = {setting.name: env.read(setting) for setting in fields(Settings)}
     problems += env.problems()
@@ -543,8 +569,7 @@ class _Env(Env):
         except EnvValidationError as error:
             wrong = set(error.error_messages)
             # What is wrong with a key's file was said when it was read.
-            if KEY_FILE in self._given:
-                wrong.discard(KEY)
+            wrong -= {name for name, file in FILES.items() if file in self._given}
             return [self._problem(each) for each in fields(Settings) if each.name.upper() in wrong]
         return []
 
@@ -557,20 +582,21 @@ class _Env(Env):
         return f"{name}={value}: expected {kind.expected}"
 
 
-def _take_key_from_file(given: dict[str, str], problems: list[str]) -> None:
-    shown = f"{KEY_FILE}={_shown(given[KEY_FILE])}"
-    if KEY in given:
-        problems.append(f"{shown}: expected only one of {KEY} and {KEY_FILE} to be set")
+def _take_key_from_file(given: dict[str, str], name: str, problems: list[str]) -> None:
+    path = given[FILES[name]]
+    shown = f"{FILES[name]}={_shown(path)}"
+    if name in given:
+        problems.append(f"{shown}: expected only one of {name} and {FILES[name]} to be set")
         return
     try:
-        with open(given[KEY_FILE], "rb") as file:
+        with open(path, "rb") as file:
             key = file.read(KEY_LIMIT + 2).decode().strip()
         _check_header_value(key)
     except (OSError, ValueError, ValidationError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it holds something else"
         problems.append(f"{shown}: expected the path of a file that holds one key ({reason})")
     else:
-        given[KEY] = key
+        given[name] = key
 
 
 def _tls_problems(given: Mapping[str, str]) -> Iterator[str]:

@@ -5,17 +5,21 @@ Refusal
   |     +-- MalformedBody
   |     +-- MalformedOpening
   |     +-- NotHttp
+  +-- InvalidAdminKey         401  invalid_admin_key
+  +-- AdminOnly               403  admin_only
   +-- OriginNotAllowed        403  origin_not_allowed
   +-- InvalidApiKey           401  invalid_api_key
   +-- ModelNotAllowed         403  model_not_allowed
   +-- NotFound                404  not_found
   +-- MethodNotAllowed        405  method_not_allowed
+  +-- RequestTimeout          408  request_timeout
   +-- BodyTooLarge            413  body_too_large
   +-- QueueTimeout            429  queue_timeout
   +-- QueueFull               429  queue_full
   +-- RequestTooLarge         429  request_too_large
   +-- InternalError           500  internal_error
   +-- Draining                503  draining
+  +-- TooManyConnections      503  too_many_connections
   +-- UpstreamFailure
         +-- UpstreamUnreachable   502  upstream_unreachable
         +-- UpstreamDisconnected  502  upstream_disconnected
@@ -112,6 +116,31 @@ class NotHttp(BadRequest):
         super().__init__("The request is not HTTP/1.1, or its head is too large.")
 
 
+class InvalidAdminKey(Refusal):
+    """A page about the gate itself, without ADMIN_KEY."""
+
+    status, reason = 401, "invalid_admin_key"
+
+    def __init__(self) -> None:
+        super().__init__("This page wants ADMIN_KEY, as bearer or as the password of basic.")
+
+    def headers(self) -> dict[str, str]:
+        challenges = 'Basic realm="RustyGate", Bearer realm="RustyGate"'
+        return super().headers() | {"WWW-Authenticate": challenges}
+
+
+class AdminOnly(Refusal):
+    """A page about the gate itself, asked for from elsewhere."""
+
+    status, reason = 403, "admin_only"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "Without ADMIN_KEY this page is shown on the gate's own machine alone: by the host "
+            "localhost, 127.0.0.1 or [::1], with no proxy between, or by a unix socket."
+        )
+
+
 class OriginNotAllowed(Refusal):
     """A web page asked, and not one that may.
 
@@ -157,6 +186,13 @@ class MethodNotAllowed(Refusal):
     """CONNECT and TRACE are not forwarded (RFC 9110, 9.3.6 and 9.3.8)."""
 
     status, reason = 405, "method_not_allowed"
+
+
+class RequestTimeout(Refusal):
+    """The client did not go on with its request (RFC 9110, 15.5.9)."""
+
+    status, reason = 408, "request_timeout"
+    retry, closes = True, True
 
 
 class BodyTooLarge(Refusal):
@@ -225,6 +261,19 @@ class Draining(Refusal):
         return super().headers() | {"Retry-After": "1"}
 
 
+class TooManyConnections(Refusal):
+    """CONNECTION_LIMIT connections are there already."""
+
+    status, reason, type = 503, "too_many_connections", "service_unavailable_error"
+    retry, closes = True, True
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"The gate serves {limit} connections, as many as it may; try again.")
+
+    def headers(self) -> dict[str, str]:
+        return super().headers() | {"Retry-After": "1"}
+
+
 class InternalError(Refusal):
     """A defect of the gate. The traceback is in the log, under the exchange's id."""
 
@@ -280,3 +329,9 @@ class UpstreamTimeout(UpstreamFailure):
     """Upstream was silent for UPSTREAM_READ_TIMEOUT."""
 
     status, reason, retry = 504, "upstream_timeout", False
+
+
+def reasons(kind: type[Refusal] = Refusal) -> set[str]:
+    """The reasons of all refusals there are."""
+    own = {kind.reason} if hasattr(kind, "reason") else set()
+    return own.union(*map(reasons, kind.__subclasses__()))

@@ -1,8 +1,8 @@
 """Settlement: what is kept of an exchange when it is over.
 
-One `info` line each. Lines are written a few at a time: between the steps of an exchange, where
-nothing of the logging code is in the processor's caches, a line costs three times as much as
-right after another.
+It is counted, and one `info` line is written. Lines are written a few at a time: between the steps
+of an exchange, where nothing of the logging code is in the processor's caches, a line costs three
+times as much as right after another.
 """
 
 import asyncio
@@ -11,6 +11,7 @@ from time import monotonic_ns
 from loguru import logger
 
 from rustygate.exchange import MS, Exchange
+from rustygate.metrics import Metrics
 
 # How long a line may wait for others.
 LINES_WAIT_S = 0.02
@@ -19,7 +20,8 @@ LINES_WAIT_S = 0.02
 class Ledger:
     """Settles exchanges."""
 
-    def __init__(self) -> None:
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
         self._loop = asyncio.get_running_loop()
         self._settled: list[Exchange] = []
 
@@ -29,6 +31,11 @@ class Ledger:
         if not self._settled:
             self._loop.call_later(LINES_WAIT_S, self.flush)
         self._settled.append(exchange)
+        self._metrics.settle(exchange)
+
+    def retried(self, reason: str) -> None:
+        """Note that an exchange makes another attempt."""
+        self._metrics.retried(reason)
 
     def flush(self) -> None:
         """Write the lines that wait."""

@@ -42,6 +42,10 @@ FIRST_BYTE_PATIENCE_S = 0.25
 # How much of an error is read before it is decided what it means.
 READ_AHEAD = 64 * 1024
 
+# What is read ahead, and may wait for the client, of an answer that is no event stream: so much
+# keeps a large one from pausing both sides at each read.
+BULK_BUFFER = 128 * 1024
+
 # How long a client may take to read what it is owed before its connection is aborted.
 ABORT_PATIENCE_S = 5.0
 
@@ -170,6 +174,10 @@ class _Stream:
         self._boundary = Boundary()
         self._usage = _usage_reader(answer)
         self._commentable = downstream.early is not None or _is_commentable(answer)
+        self._capacity = self._settings.stream_capacity // 2
+        if not is_event_stream(answer.headers.get(hdrs.CONTENT_TYPE)):
+            self._capacity = max(self._capacity, BULK_BUFFER)
+            answer.content.set_read_chunk_size(BULK_BUFFER)
         self._response = downstream.early or _respond(web.StreamResponse, answer, self._exchange)
         # On the loop's clock: when bytes came last, at first the head's.
         self.passed_at = began
@@ -226,7 +234,7 @@ class _Stream:
         """Hold half of what a stream may hold; the client session reads ahead the other."""
         transport = self._request.transport
         if transport is not None:
-            _bound_buffer(transport, self._settings.stream_capacity // 2)
+            _bound_buffer(transport, self._capacity)
 
     async def _break_off(self, failure: UpstreamFailure) -> None:
         """Tell the client, if its stream has a place for that, and abort the connection."""

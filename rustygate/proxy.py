@@ -6,7 +6,6 @@ their order, and the only one where a refusal becomes a response.
 
 import asyncio
 from dataclasses import dataclass, replace
-from http import HTTPStatus
 from math import inf
 from secrets import token_bytes
 from time import time_ns
@@ -25,7 +24,7 @@ from rustygate.core.bucket import SECOND
 from rustygate.core.fairqueue import CLASSES
 from rustygate.core.headers import Credentials, Headers, UnreadableHeader, request_headers
 from rustygate.core.history import OutputHistory
-from rustygate.core.opening import NONCE_BYTES, Opening, is_opening
+from rustygate.core.opening import NONCE_BYTES, SWITCHING_PROTOCOLS, Opening, is_opening
 from rustygate.core.paths import PREFIX, has_dot_segment, is_unsafe, origin_form, path_of
 from rustygate.core.quota import Action, Verdict, rate_news, verdict
 from rustygate.core.usage import NO_FACTS, Facts, model_in, request_facts
@@ -84,6 +83,13 @@ class Setback:
     answer: ClientResponse | None = None
     read: bytes | None = None
     pause_s: float = 0.0
+
+    @property
+    def reason(self) -> str:
+        """What it was, in a word."""
+        if self.failure is not None:
+            return self.failure.reason
+        return f"upstream_{self.answer.status}" if self.answer is not None else "none"
 
 
 class Proxy:
@@ -205,6 +211,8 @@ class Proxy:
         while True:
             try:
                 async with self._gate.admission(sending.exchange) as admission:
+                    if setback is not None:
+                        self._ledger.retried(setback.reason)
                     outcome = await self._attempt(sending, admission, vigil)
             except QueueTimeout:
                 if setback is None:
@@ -266,7 +274,7 @@ class Proxy:
         if exchange.tokens_out is not None:
             admission.settle((exchange.tokens_in or 0) + exchange.tokens_out)
             # What a WebSocket took, many answers took.
-            if exchange.status != HTTPStatus.SWITCHING_PROTOCOLS:
+            if exchange.status != SWITCHING_PROTOCOLS:
                 self._history.note(exchange.client, exchange.model, exchange.tokens_out)
         elif not ok:
             admission.settle(0)

@@ -89,6 +89,9 @@ def below_tls(transport: asyncio.Transport) -> asyncio.Transport:
 
 def unsent(transport: asyncio.Transport) -> int:
     """How many bytes have not left for the kernel. With TLS two transports hold some of them."""
+    if getattr(transport, "_ssl_protocol", transport) is None:
+        # Closed twice, it knows nothing any more.
+        return 0
     below = below_tls(transport)
     held = transport.get_write_buffer_size()
     return held if below is transport else held + below.get_write_buffer_size()

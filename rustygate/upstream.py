@@ -49,6 +49,7 @@ from yarl import URL
 from rustygate.body import Body
 from rustygate.config import Settings
 from rustygate.core.headers import Headers
+from rustygate.core.opening import SWITCHING_PROTOCOLS
 from rustygate.core.paths import PREFIX
 from rustygate.errors import (
     BadRequest,
@@ -58,10 +59,13 @@ from rustygate.errors import (
     UpstreamUnreachable,
 )
 from rustygate.exchange import Exchange
-from rustygate.tls import client_context, words
+from rustygate.tls import client_context, unsent, words
 
 # aiohttp takes 8190 bytes of a header and 128 headers; upstreams behind a CDN send more.
 FIELD_LIMIT = 64 * 1024
+
+# Below are interim answers (RFC 9110, 15.2).
+FIRST_FINAL = 200
 HEADERS_LIMIT = 512
 
 # What aiohttp would add to a request that lacks it.
@@ -118,12 +122,13 @@ class _Connection(ResponseHandler):
 
     async def read(self) -> Any:
         head = await super().read()
-        if head[0].code == HTTPStatus.SWITCHING_PROTOCOLS:
+        code = head[0].code
+        if code == SWITCHING_PROTOCOLS:
             # Never to be used again. One that does not say to what it switched aiohttp would
             # take for an empty answer.
             self.force_close()
         # aiohttp stops the clock at any head without a body.
-        elif head[0].code < HTTPStatus.OK and self._sent:
+        elif code < FIRST_FINAL and self._sent:
             super().start_timeout()
         return head
 
@@ -134,7 +139,7 @@ class _Connection(ResponseHandler):
             body.set_exception(exc if isinstance(exc, ClientError) else ClientPayloadError())
 
     def close(self) -> None:
-        if self.transport is not None and self.transport.get_write_buffer_size():
+        if self.transport is not None and unsent(self.transport):
             self.abort()
         else:
             super().close()
@@ -180,12 +185,14 @@ class Upstream:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._base = settings.openai_base_url
-        self._host = URL(self._base).host_port_subcomponent or ""
+        base = URL(settings.openai_base_url)
+        self._origin = base.origin()
+        self._path = URL(settings.openai_base_url, encoded=True).raw_path.rstrip("/")
+        self._host = base.host_port_subcomponent or ""
         self._proxy = settings.proxy and URL(settings.proxy).host_port_subcomponent
         self._through = f", through the proxy at {self._proxy}" if self._proxy else ""
         # A proxy sees requests by http whole, and may answer them itself.
-        self._relayed = self._proxy is not None and URL(self._base).scheme == "http"
+        self._relayed = self._proxy is not None and base.scheme == "http"
         options: dict[str, Any] = {}
         if settings.ssl_cert_file or settings.ssl_cert_dir:
             options["ssl"] = client_context(settings.ssl_cert_file, settings.ssl_cert_dir)
@@ -223,7 +230,7 @@ class Upstream:
         try:
             answer = await session.request(
                 method,
-                URL(self._base + target[len(PREFIX) - 1 :], encoded=True),
+                self._url(target),
                 headers=[("Host", self._host), *headers],
                 data=body.data(),
                 allow_redirects=False,
@@ -233,13 +240,17 @@ class Upstream:
             raise body.refusal or self._failure(error) from error
         except ValueError as error:
             raise BadRequest("The request's target is not one that HTTP can carry.") from error
-        if answer.status == HTTPStatus.SWITCHING_PROTOCOLS and not _asked_to_switch(answer):
+        if answer.status == SWITCHING_PROTOCOLS and not _asked_to_switch(answer):
             answer.close()
             raise UpstreamDisconnected("Upstream switched protocols unasked.", begun=True)
-        if answer.status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED and self._relayed:
+        if self._relayed and answer.status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
             answer.close()
             raise self._turned_away(answer.status)
         return answer
+
+    def _url(self, target: str) -> URL:
+        """Where a target leads, as one path: yarl would take the `?` from an empty query."""
+        return self._origin.with_path(self._path + target[len(PREFIX) - 1 :], encoded=True)
 
     def _failure(self, error: ClientError) -> UpstreamFailure:
         """What an exception of the client session means."""

@@ -8,13 +8,13 @@ upstream's own headers have no place any more. What goes wrong afterwards is tol
 import asyncio
 import json
 from contextlib import suppress
-from http import HTTPStatus
 from typing import Any, Self
 
 from aiohttp import ClientResponse, web
 
 from rustygate.bridge import bridge
 from rustygate.config import Settings
+from rustygate.core.opening import SWITCHING_PROTOCOLS
 from rustygate.core.sse import KEEPALIVE
 from rustygate.errors import Refusal
 from rustygate.exchange import Exchange
@@ -49,7 +49,7 @@ class Vigil:
     ) -> web.StreamResponse:
         """Pass an answer on, as `pipe` does; an error goes into a stream that has begun. If
         upstream agreed to a WebSocket, `bridge` it."""
-        if answer.status == HTTPStatus.SWITCHING_PROTOCOLS:
+        if answer.status == SWITCHING_PROTOCOLS:
             return await bridge(self._request, answer, self._exchange)
         downstream = await self._downstream()
         if downstream.early is None or is_plain_event_stream(answer):

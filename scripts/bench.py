@@ -32,7 +32,7 @@ from scripts.benchmarks.contenders import (
     ours,
     peer,
 )
-from scripts.benchmarks.load import HOST, Failed, ask, listen, talk
+from scripts.benchmarks.load import HOST, Failed, ask, download, listen, talk, upload
 from scripts.benchmarks.peers import PEERS
 from scripts.benchmarks.pictures import chart
 from scripts.benchmarks.processes import cpu_s, free_port, pinned, process, rss_mb
@@ -43,6 +43,7 @@ LOAD_CORE, TEST_CORE = 0, (os.cpu_count() or 1) - 1
 PAUSE_US = 20_000
 SOCKETS = 50
 CROWD = 1000
+LARGE_MIB = 64
 
 # A core that is idle for more than this was not what limited the requests per second.
 FULL = 0.9
@@ -112,8 +113,23 @@ def frames(run: Run) -> None:
             return {f"{CPU_PER}frame": spent() / seen * 1e6}
 
     with run.sides() as sides:
-        able = [side for side in sides if side.websockets and side.pid]
+        able = [side for side in sides if side.any_path and side.pid]
         run.alternate("frames", f"{SOCKETS} sockets", each(able, measure))
+
+
+def bodies(run: Run) -> None:
+    """Large bodies, down and up; microseconds per MB are milliseconds per GB."""
+
+    def measure(side: Side) -> Figures:
+        with cpu_of(side) as spent:
+            seen = asyncio.run(transfer(side.port, side.headers, LARGE_MIB))
+            return {f"{CPU_PER}MB": spent() / seen * 1e6}
+
+    with run.sides() as sides:
+        able = [side for side in sides if side.any_path and side.pid]
+        for transfer in (download, upload):
+            load = f"{LARGE_MIB} MiB {transfer.__name__}"
+            run.alternate("bodies", load, each(able, measure))
 
 
 def admission(run: Run) -> None:
@@ -183,7 +199,7 @@ async def crowded(side: Side, events: int) -> tuple[float, float]:
     return idle, during
 
 
-SECTIONS = {each.__name__: each for each in (requests, streams, frames, admission, memory)}
+SECTIONS = {each.__name__: each for each in (requests, streams, frames, bodies, admission, memory)}
 
 # What README tells.
 IN_SHORT = (
@@ -194,6 +210,8 @@ IN_SHORT = (
     ("streams", "200 streams", "added event p99 ms"),
     ("streams", "1,000 streams", "intact %"),
     ("frames", f"{SOCKETS} sockets", f"{CPU_PER}frame"),
+    ("bodies", f"{LARGE_MIB} MiB download", f"{CPU_PER}MB"),
+    ("bodies", f"{LARGE_MIB} MiB upload", f"{CPU_PER}MB"),
     ("admission", "0 waiters", f"{CPU_PER}admission"),
     ("admission", "1,000 waiters", f"{CPU_PER}admission"),
     ("admission", "100,000 waiters", f"{CPU_PER}admission"),

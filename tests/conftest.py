@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import openai
@@ -12,10 +13,12 @@ from rustygate.simulator import Options, make_app
 from tests.support.certificates import Authority
 from tests.support.gate import Gate, Log, check, logged
 from tests.support.http import CLIENT_KEY
+from tests.support.process import Process
 from tests.support.upstream import Upstream
 from tests.support.waiting import SOON_S, until
 
 StartGate = Callable[..., Awaitable[Gate]]
+Start = Callable[..., Process]
 
 
 @pytest.fixture(scope="session")
@@ -77,6 +80,21 @@ async def gate(upstream: Upstream, log: Log) -> AsyncIterator[StartGate]:
     yield start
     for started in gates:
         await started.close()
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Starts commands in an empty working directory, with the environment given and no more."""
+    processes = []
+
+    def start(*arguments: str, **given: Any) -> Process:
+        process = Process(*arguments, **{"cwd": tmp_path} | given)
+        processes.append(process)
+        return process
+
+    yield start
+    for process in processes:
+        process.close()
 
 
 @pytest.fixture

@@ -1,17 +1,14 @@
 """The command line, as processes: what they print, how they end, what they do on signals."""
 
 import json
-import os
-import re
+import resource
 import shlex
 import signal
 import socket
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http.client import HTTPConnection
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -20,77 +17,11 @@ from loguru import logger
 from rustygate import __version__
 from rustygate.cli import _announce, main
 from rustygate.config import load
+from tests.conftest import Start
 from tests.support.certificates import Authority
+from tests.support.process import PATIENCE_S, Process
 
-ROOT = Path(__file__).parents[1]
 SECRET = "sk-proj-0123456789-abcdefghij-wxyz"
-
-# A machine under load may take this long to start or to end a process, and a little more.
-PATIENCE_S = 30.0
-
-Start = Callable[..., "Process"]
-
-
-class Process:
-    """A command that runs; its output is read line by line."""
-
-    def __init__(self, *arguments: str, cwd: Path, **environ: str) -> None:
-        self._popen = subprocess.Popen(
-            [sys.executable, "-m", "rustygate", *arguments],
-            cwd=cwd,
-            env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **environ},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            encoding="utf-8",
-        )
-        assert self._popen.stdout
-        assert self._popen.stderr
-        self.stdout: IO[str] = self._popen.stdout
-        self.stderr: IO[str] = self._popen.stderr
-
-    def code(self) -> int:
-        """Exit code, once it has ended by itself."""
-        return self._popen.wait(PATIENCE_S)
-
-    def ended(self) -> tuple[int, str, str]:
-        """Exit code and what is left of its output, once it has ended by itself."""
-        stdout, stderr = self._popen.communicate(timeout=PATIENCE_S)
-        return self._popen.returncode, stdout, stderr
-
-    def signal(self, number: signal.Signals = signal.SIGTERM) -> None:
-        self._popen.send_signal(number)
-
-    def until(self, stream: IO[str], pattern: str) -> re.Match[str]:
-        """The first match in the lines to come."""
-        for line in stream:
-            if match := re.search(pattern, line):
-                return match
-        raise AssertionError(f"it ended before {pattern!r}")
-
-    def listening(self) -> str:
-        """Its URL, once the gate serves there."""
-        return self.until(self.stderr, r"listening url=(\S+)")[1]
-
-    def close(self) -> None:
-        self._popen.kill()
-        self._popen.wait()
-        self.stdout.close()
-        self.stderr.close()
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    """Starts commands in an empty working directory, with the environment given and no more."""
-    processes = []
-
-    def start(*arguments: str, **environ: str) -> Process:
-        process = Process(*arguments, cwd=tmp_path, **environ)
-        processes.append(process)
-        return process
-
-    yield start
-    for process in processes:
-        process.close()
 
 
 @pytest.fixture
@@ -101,7 +32,7 @@ def upstream() -> Iterator[socket.socket]:
         yield listener
 
 
-def serve(start: Start, upstream: socket.socket | None = None, **environ: str) -> Process:
+def serve(start: Start, upstream: socket.socket | None = None, **environ: Any) -> Process:
     if upstream:
         environ["OPENAI_BASE_URL"] = f"http://127.0.0.1:{upstream.getsockname()[1]}/v1"
     return start(**{"OPENAI_API_KEY": SECRET, "PORT": "0"} | environ)
@@ -397,6 +328,21 @@ def test_second_signal_ends_it_at_once(
     assert code == 0
     assert "outcome=aborted" in stderr
     assert "Traceback" not in stderr
+
+
+def test_gate_writes_no_file(start: Start, tmp_path: Path) -> None:
+    """So that it runs on a read-only root."""
+
+    def write_nothing() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+
+    tmp_path.chmod(0o555)
+    nowhere = {"HOME": "/nonexistent", "PYTHONDONTWRITEBYTECODE": "1"}
+    gate = serve(start, None, options={"preexec_fn": write_nothing}, **nowhere)
+    assert get(gate.listening(), "/health") == (200, b"OK")
+    gate.signal()
+    assert gate.code() == 0
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_gate_whose_log_nobody_reads_goes_on(start: Start) -> None:

@@ -37,6 +37,7 @@ def test_defaults_are_those_of_the_contract() -> None:
         "TLS_CERT_FILE": "none",
         "TLS_KEY_FILE": "none",
         "CORS_ALLOW_ORIGINS": "none",
+        "ADMIN_KEY": "none",
         "RUST_LOG": "debug",
         "LOG_FORMAT": "text",
         "CLIENTS_FILE": "none",
@@ -51,6 +52,7 @@ def test_defaults_are_those_of_the_contract() -> None:
         "SSE_KEEPALIVE_INTERVAL": "15",
         "SSE_CHANNEL_CAPACITY": "100",
         "SSE_BUFFER_CAPACITY": "1024",
+        "CONNECTION_LIMIT": "10000",
         "MAX_BUFFERED_BODY": "8388608",
         "MAX_BODY_SIZE": "536870912",
         "UPSTREAM_RETRIES": "2",
@@ -341,6 +343,38 @@ def test_directory_is_no_keys_file(tmp_path: Path) -> None:
 def test_key_in_the_place_of_its_files_path_is_not_shown() -> None:
     [problem] = problems({"OPENAI_API_KEY_FILE": SECRET})
     assert SECRET[3:] not in problem
+
+
+# The key to pages about the gate.
+
+
+def test_admin_key_is_read_from_its_file(tmp_path: Path) -> None:
+    file = tmp_path / "key"
+    file.write_text("letmein\n")
+    settings = load(KEY | {"ADMIN_KEY_FILE": str(file)})
+    assert (settings.admin_key, settings.openai_api_key) == ("letmein", SECRET)
+
+
+def test_all_that_is_wrong_with_files_of_keys_is_reported(tmp_path: Path) -> None:
+    absent = str(tmp_path / "absent")
+    found = problems({"OPENAI_API_KEY_FILE": absent, "ADMIN_KEY_FILE": absent})
+    assert [problem.partition("=")[0] for problem in found] == [
+        "OPENAI_API_KEY_FILE",
+        "ADMIN_KEY_FILE",
+    ]
+
+
+def test_admin_key_and_its_file_exclude_each_other() -> None:
+    [problem] = problems(KEY | {"ADMIN_KEY": "letmein", "ADMIN_KEY_FILE": "/key"})
+    assert problem.endswith("expected only one of ADMIN_KEY and ADMIN_KEY_FILE to be set")
+    assert "letmein" not in problem
+
+
+def test_admin_key_is_not_shown() -> None:
+    settings = load(KEY | {"ADMIN_KEY": "letmein"})
+    assert "letmein" not in f"{settings!r} {dict(describe(settings))}"
+    [problem] = problems(KEY | {"ADMIN_KEY": "let me in"})
+    assert problem.startswith("ADMIN_KEY=********: expected a key of visible ASCII characters")
 
 
 # The `.env` file.

@@ -111,7 +111,7 @@ async def test_proxy_gets_its_credentials_and_upstream_does_not(
     assert "proxy-authorization" not in secure.calls[0].head
 
 
-@pytest.mark.parametrize("target", ["/v1/models?a=%zz&b=[1]", "/v1/a%2Fb%20c"])
+@pytest.mark.parametrize("target", ["/v1/models?a=%zz&b=[1]", "/v1/a%2Fb%20c", "/v1/x?"])
 async def test_upstream_by_http_is_asked_for_in_full(
     gate: StartGate, upstream: Upstream, proxy: Proxy, target: str
 ) -> None:

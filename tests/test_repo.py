@@ -51,7 +51,7 @@ def dockerfile() -> list[list[str]]:
 
 
 def test_there_are_the_scripts_of_the_readme() -> None:
-    named = re.findall(r"^- `([\w.]+)/?`:", (ROOT / "scripts/README.md").read_text(), re.M)
+    named = re.findall(r"^- `([\w.-]+)/?`:", (ROOT / "scripts/README.md").read_text(), re.M)
     present = {path.name for path in (ROOT / "scripts").iterdir()}
     assert sorted(named) == sorted(present - {"README.md", "__pycache__"})
 

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rustygate import bridge
+from rustygate.tls import unsent
 from tests.conftest import StartGate
 from tests.support.certificates import Authority
 from tests.support.gate import Gate, Log
@@ -1025,6 +1026,29 @@ async def test_frames_and_closes_pass_by_tls(secure: OpenSecure) -> None:
     assert (await client.closed()).code == 4000
     assert await client.ended() == "closed"
     assert (await running.settled())[0]["outcome"] == "ok"
+
+
+@pytest.mark.parametrize("way", ["up", "down"])
+async def test_side_that_answers_a_close_and_leaves_ends_it_well_by_tls(
+    secure: OpenSecure, way: str
+) -> None:
+    running, client, far = await secure()
+    sender, taker = (client, far) if way == "up" else (far, client)
+    sender.close()
+    await taker.closed()
+    taker.close()
+    taker.wire.close()
+    await sender.closed()
+    assert await sender.ended() == "closed"
+    assert (await running.settled())[0]["outcome"] == "ok"
+
+
+async def test_tls_that_was_closed_twice_holds_nothing(secure: OpenSecure) -> None:
+    """asyncio forgets then what it had."""
+    _, client, _ = await secure()
+    client.wire.transport.close()
+    client.wire.transport.close()
+    assert unsent(client.wire.transport) == 0
 
 
 async def test_what_was_sent_before_a_break_arrives_by_tls(secure: OpenSecure) -> None:

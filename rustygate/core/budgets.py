@@ -4,10 +4,21 @@ Up to three go together: a token bucket that counts requests, one that counts th
 and slots in flight. The gate has such a set of its own, and each lane has one.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from rustygate.core.bucket import TokenBucket
 from rustygate.core.quota import Kind
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """What a budget (`requests`, `tokens` or `slots`) has left at an instant, below 0 when it is
+    overdrawn, and what it holds when it is full."""
+
+    budget: str
+    units: int
+    limit: int
 
 
 @dataclass(slots=True)
@@ -66,6 +77,14 @@ class Budgets:
         """Replace an estimated cost in tokens by the actual one."""
         if self.tokens is not None:
             self.tokens.give_back(estimated - actual)
+
+    def levels(self, now: int) -> Iterator[Level]:
+        """What there is of each budget."""
+        for name, bucket in (("requests", self.requests), ("tokens", self.tokens)):
+            if bucket is not None:
+                yield Level(name, bucket.level(now), bucket.burst)
+        if self.slots is not None:
+            yield Level("slots", self.slots - self.in_flight, self.slots)
 
     @property
     def unit(self) -> tuple[int, int]:

@@ -20,6 +20,9 @@ from rustygate.core.headers import Headers
 Fields = Collection[tuple[str, str]]
 
 VERSION = "13"
+
+# A plain number: looking a member up in `HTTPStatus` costs a call each time.
+SWITCHING_PROTOCOLS = 101
 NONCE_BYTES = 16
 
 # The subprotocol by which a client that cannot set headers sends its key.
@@ -61,7 +64,7 @@ class Opening:
     @property
     def api_key(self) -> str | None:
         """The client's own key, if it is offered as a subprotocol."""
-        keys = (name.removeprefix(KEY_PROTOCOL) for name in self.protocols if carries_key(name))
+        keys = (name[len(KEY_PROTOCOL) :] for name in self.protocols if carries_key(name))
         return next(keys, None)
 
     def onward(self, nonce: bytes, api_key: str) -> Headers:

@@ -61,12 +61,17 @@ class Quota(msgspec.Struct, frozen=True):
     Args:
         limit: units in a minute, at least one.
         remaining: units left, at most `limit`.
-        reset_ns: nanoseconds until it is full.
+        reset: the time until it is full, as upstream writes it; read only where it is needed.
     """
 
     limit: int
     remaining: int | None
-    reset_ns: int | None
+    reset: str | None = None
+
+    @property
+    def reset_ns(self) -> int | None:
+        """Nanoseconds until it is full."""
+        return None if self.reset is None else go_duration(self.reset)
 
 
 class RateNews(msgspec.Struct, frozen=True):
@@ -115,7 +120,7 @@ def _quota(kind: Kind, limit_said: str | None, headers: Mapping[str, str]) -> Qu
     remaining = _count(headers.get("x-ratelimit-remaining-" + kind))
     if remaining is not None and remaining > limit:
         remaining = limit
-    return Quota(limit, remaining, go_duration(headers.get("x-ratelimit-reset-" + kind, "")))
+    return Quota(limit, remaining, headers.get("x-ratelimit-reset-" + kind))
 
 
 def _count(text: str | None) -> int | None:

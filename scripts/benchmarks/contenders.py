@@ -29,13 +29,16 @@ requests_per_second = 5
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """What a load is sent to. `pid` leads the processes under test; direct has none, 0."""
+    """What a load is sent to. `pid` leads the processes under test; direct has none, 0.
+
+    `any_path`: whether it passes on what is no chat, WebSockets too.
+    """
 
     name: str
     port: int
     pid: int = 0
     headers: str = ""
-    websockets: bool = True
+    any_path: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +99,6 @@ def peer(each: Peer, core: int, upstream: str) -> Contender:
         port = free_port()
         how: Start = each.start(home, port, upstream)
         with process(core, how.command, how.environ, port, PEER_PATIENCE_S) as pid:
-            yield Side(each.name, port, pid, how.headers, each.websockets)
+            yield Side(each.name, port, pid, how.headers, each.any_path)
 
     return Contender(each.name, start)

@@ -5,6 +5,8 @@ import os
 
 from aiohttp import ClientSession, ClientWebSocketResponse, DummyCookieJar, TCPConnector, web
 
+from scripts.benchmarks.wire import PIECE
+
 WebSocket = ClientWebSocketResponse | web.WebSocketResponse
 
 
@@ -32,7 +34,8 @@ async def serve(upstream: str) -> None:
     async def handle(request: web.Request) -> web.StreamResponse:
         if "Upgrade" in request.headers:
             return await bridge(request)
-        data = await request.read()
+        small = (request.content_length or 0) <= len(PIECE)
+        data = await request.read() if small else request.content
         headers = {k: v for k, v in request.headers.items() if k not in {"Host", "Connection"}}
         url = upstream + request.raw_path
         async with session.request(request.method, url, headers=headers, data=data) as answer:

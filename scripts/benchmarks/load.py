@@ -12,11 +12,14 @@ from time import monotonic_ns
 from scripts.benchmarks.wire import (
     BODY,
     DONE,
+    DOWNLOAD,
     FRAME,
     LAST_CHUNK,
     MASKED_FRAME,
+    PIECE,
     SENT,
     UPGRADE,
+    UPLOAD,
     request,
     stream_body,
 )
@@ -117,8 +120,8 @@ async def patient(clients: list[Callable[[], Awaitable[None]]], seconds: float) 
             await asyncio.gather(*(client() for client in clients))
     except TimeoutError:
         raise Failed(f"no answer within {PATIENCE_S} s") from None
-    except OSError as error:
-        raise Failed(str(error)) from error
+    except (OSError, EOFError) as error:
+        raise Failed(f"the connection was lost: {error}") from error
 
 
 @dataclass(slots=True)
@@ -187,7 +190,10 @@ async def listen(port: int, headers: str, number: int, events: int, pause_us: in
         in_order = one.instants == sorted(one.instants)
         streams.intact += whole and in_order and len(one.instants) == events
 
-    await asyncio.gather(*(client() for _ in range(number)))
+    try:
+        await asyncio.gather(*(client() for _ in range(number)))
+    except OSError as error:
+        raise Failed(f"the connection was lost: {error}") from error
     if not streams.delays:
         raise Failed("no event came")
     return streams
@@ -215,3 +221,40 @@ async def talk(port: int, sockets: int, seconds: float) -> int:
 
     await patient([client] * sockets, seconds)
     return seen
+
+
+async def download(port: int, headers: str, mib: int) -> float:
+    """Get a large body; returns the MB that came. Raises Failed."""
+    seen = 0
+
+    async def client() -> None:
+        nonlocal seen
+        reader, writer = await asyncio.open_connection(HOST, port, limit=1 << 18)
+        writer.write(DOWNLOAD.format(mib, headers).encode())
+        while piece := await reader.read(1 << 18):
+            seen += len(piece)
+        writer.close()
+
+    await patient([client], 0)
+    if seen < mib << 20:
+        raise Failed(f"{seen} bytes came of {mib} MiB")
+    return seen / 1e6
+
+
+async def upload(port: int, headers: str, mib: int) -> float:
+    """Send a large body; returns the MB that went. Raises Failed."""
+    size = mib << 20
+
+    async def client() -> None:
+        reader, writer = await asyncio.open_connection(HOST, port)
+        writer.write(UPLOAD.format(size, headers).encode())
+        for _ in range(size // len(PIECE)):
+            writer.write(PIECE)
+            await writer.drain()
+        answer = await reader.readuntil(b"\r\n\r\n")
+        writer.close()
+        if not answer.startswith(b"HTTP/1.1 200 "):
+            raise Failed(answer.partition(b"\r\n")[0].decode())
+
+    await patient([client], 0)
+    return size / 1e6

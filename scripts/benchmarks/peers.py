@@ -40,7 +40,7 @@ class Peer:
     version: str
     install: Callable[[Path], None]
     start: Callable[[Path, int, str], Start]
-    websockets: bool = False
+    any_path: bool = False
 
 
 def run(*command: str) -> None:
@@ -100,6 +100,7 @@ http {{
     fastcgi_temp_path {home}/fastcgi;
     uwsgi_temp_path {home}/uwsgi;
     scgi_temp_path {home}/scgi;
+    client_max_body_size 0;
     keepalive_requests 1000000;
     upstream bench {{ server {upstream}; keepalive 1024; keepalive_requests 1000000; }}
     map $http_upgrade $connection_ {{ default upgrade; "" ""; }}
@@ -111,6 +112,7 @@ http {{
             proxy_set_header Upgrade $http_upgrade;
             proxy_set_header Connection $connection_;
             proxy_buffering off;
+            proxy_request_buffering off;
         }}
     }}
 }}
@@ -174,7 +176,7 @@ def start_forward(home: Path, port: int, upstream: str) -> Start:
 
 
 PEERS = (
-    Peer("nginx", "of the system", lambda home: None, start_nginx, websockets=True),
+    Peer("nginx", "of the system", lambda home: None, start_nginx, any_path=True),
     Peer("LiteLLM", LITELLM, in_environment(LITELLM), start_litellm),
     Peer("Portkey", PORTKEY, install_portkey, start_portkey),
     Peer("openai-forward", FORWARD, in_environment(FORWARD, "PyYAML"), start_forward),

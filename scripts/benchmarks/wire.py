@@ -90,6 +90,23 @@ DONE = b"data: [DONE]\n\n"
 LAST_CHUNK = b"0\r\n\r\n"
 STREAM_END = b"%x\r\n%s\r\n%s" % (len(DONE), DONE, LAST_CHUNK)
 
+# Large bodies: a download names its size in its path, in MiB.
+BYTES = "/v1/bytes/"
+FILES = "/v1/files"
+PIECE = bytes(range(256)) * 256
+BYTES_HEAD = (
+    "HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\nContent-Length: {}\r\n"
+    "Date: Tue, 01 Jan 2030 00:00:00 GMT\r\nServer: bench\r\n\r\n"
+)
+DOWNLOAD = (
+    f"GET {BYTES}{{}} HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {KEY}\r\n"
+    "Connection: close\r\n{}\r\n"
+)
+UPLOAD = (
+    f"POST {FILES} HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {KEY}\r\n"
+    "Content-Length: {}\r\nContent-Type: multipart/form-data; boundary=x\r\n{}\r\n"
+)
+
 SWITCHED = (
     "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
     "Sec-WebSocket-Accept: {}\r\n\r\n"

@@ -104,6 +104,18 @@ def test_subprotocols_are_offered_as_the_client_offers_them(
     assert value(headers, "Sec-WebSocket-Protocol") == onward
 
 
+@pytest.mark.parametrize(
+    ("offered", "key"),
+    [
+        ("realtime", None),
+        (f"realtime, {KEY}rg-one, {KEY}rg-two", "rg-one"),
+        ("OpenAI-Insecure-API-Key.rg-One", "rg-One"),
+    ],
+)
+def test_client_s_key_is_read_however_its_name_is_spelt(offered: str, key: str | None) -> None:
+    assert protocols(offered).api_key == key
+
+
 def test_key_that_is_no_token_is_not_offered() -> None:
     headers = protocols(f"realtime, {KEY}sk-client").onward(NONCE, "a,b=")
     assert value(headers, "Sec-WebSocket-Protocol") == "realtime"

@@ -108,6 +108,11 @@ class Wire(asyncio.Protocol):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
         self.transport.abort()
 
+    def forget(self) -> None:
+        """Keep nothing of what a test has taken: it may be too much."""
+        del self.received[: self._taken]
+        self._taken = 0
+
     def stop_reading(self) -> None:
         self.transport.pause_reading()
 

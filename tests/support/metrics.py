@@ -1,0 +1,41 @@
+"""What a gate shows at /metrics, as Prometheus reads it."""
+
+from collections.abc import Iterator
+
+from prometheus_client import Metric
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.support.gate import Gate
+
+
+def scrape(*lines: str, host: str = "localhost", target: str = "/metrics") -> bytes:
+    """A scrape's request, with more header lines."""
+    return "\r\n".join([f"GET {target} HTTP/1.1", f"Host: {host}", *lines, "", ""]).encode()
+
+
+class Shown:
+    """One scrape's samples."""
+
+    def __init__(self, text: bytes) -> None:
+        self.text = text.decode()
+        self.families: list[Metric] = list(text_string_to_metric_families(self.text))
+
+    @classmethod
+    async def by(cls, running: Gate) -> "Shown":
+        got = await running.ask(scrape())
+        assert got.status == 200
+        return cls(got.body)
+
+    def samples(self, name: str) -> Iterator[tuple[dict[str, str], float]]:
+        """The labels and values of all samples of that name."""
+        for family in self.families:
+            for sample in family.samples:
+                if sample.name == name:
+                    yield sample.labels, sample.value
+
+    def labels(self, name: str, label: str) -> set[str]:
+        return {labels[label] for labels, _ in self.samples(name)}
+
+    def sum(self, name: str, **labels: str) -> float:
+        """The sum of the samples that have these labels."""
+        return sum(value for own, value in self.samples(name) if labels.items() <= own.items())
