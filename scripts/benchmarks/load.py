@@ -131,6 +131,7 @@ class Streams:
     first: list[int] = field(default_factory=list)
     delays: list[int] = field(default_factory=list)
     intact: int = 0
+    refusal: str = "no event came in time"
 
 
 class Listener(asyncio.Protocol):
@@ -152,6 +153,10 @@ class Listener(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         now = monotonic_ns()
         data = self.tail + data
+        if not self.instants and data.startswith(b"HTTP/1.1 ") and data[9:12] != b"200":
+            self.streams.refusal = data.partition(b"\r")[0].decode(errors="replace")
+            self.end(False)
+            return
         read = 0
         for event in SENT.finditer(data):
             read = event.end()
@@ -195,7 +200,7 @@ async def listen(port: int, headers: str, number: int, events: int, pause_us: in
     except OSError as error:
         raise Failed(f"the connection was lost: {error}") from error
     if not streams.delays:
-        raise Failed("no event came")
+        raise Failed(streams.refusal)
     return streams
 
 
