@@ -95,6 +95,8 @@ def streams(run: Run) -> None:
         with cpu_of(side) as spent:
             seen = asyncio.run(listen(side.port, side.headers, number, events, PAUSE_US))
             cpu = spent()
+        if not seen.intact:
+            raise Failed("not one stream came whole and in time")
         of_cpu = {f"{CPU_PER}event": cpu / len(seen.delays) * 1e6} if side.pid else {}
         first, later = percentiles("first byte ", seen.first), percentiles("event ", seen.delays)
         return of_cpu | first | later | {"intact %": 100 * seen.intact / number}

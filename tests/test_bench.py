@@ -72,3 +72,11 @@ def test_chart_draws_each_line() -> None:
     drawn = chart("Title", "streams", {"floor": [(1, 20), (1000, 30)], "R&G": [(0, 25)]})
     assert drawn.count("<polyline") == 2
     assert "R&amp;G" in drawn
+
+
+def test_side_that_failed_in_a_later_round_has_no_figures() -> None:
+    report = Report()
+    for side in ("floor", "nginx"):
+        report.add("frames", "50 sockets", side, {"CPU us per frame": 20})
+    report.forget("frames", "50 sockets", "nginx")
+    assert list(report.row(("frames", "50 sockets", "CPU us per frame"))) == ["floor"]

@@ -71,6 +71,14 @@ class Report:
             row = self.values.setdefault((section, load, metric), {})
             row.setdefault(side, []).append(value)
 
+    def forget(self, section: str, load: str, side: str) -> None:
+        """Drop a side's figures of a load that it did not go through to the end."""
+        for key, row in list(self.values.items()):
+            if key[:2] == (section, load):
+                row.pop(side, None)
+                if not row:
+                    del self.values[key]
+
     def skip(self, what: str, why: object) -> None:
         """Leave something out, and say so, once."""
         line = f"{what}: {why}"

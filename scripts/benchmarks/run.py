@@ -84,6 +84,7 @@ class Run:
                     figures = left[name]()
                 except Failed as failure:
                     self.report.skip(f"{name}, {section}, {load}", failure)
+                    self.report.forget(section, load, name)
                     del left[name]
                     continue
                 if name == DIRECT:
