@@ -65,12 +65,14 @@ ANSWER_BODY = json.dumps(
         "usage": {"prompt_tokens": 9, "completion_tokens": 4, "total_tokens": 13},
     }
 ).encode()
+# A gate that learns limits from these must run into none.
 ANSWER = (
     "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
     f"Content-Length: {len(ANSWER_BODY)}\r\n"
     "x-request-id: req_1\r\nopenai-processing-ms: 12\r\nopenai-version: 2020-10-01\r\n"
-    "x-ratelimit-limit-requests: 10000\r\nx-ratelimit-limit-tokens: 2000000\r\n"
-    "x-ratelimit-remaining-requests: 9999\r\nx-ratelimit-remaining-tokens: 1999990\r\n"
+    "x-ratelimit-limit-requests: 10000000000\r\nx-ratelimit-limit-tokens: 10000000000000\r\n"
+    "x-ratelimit-remaining-requests: 9999999999\r\n"
+    "x-ratelimit-remaining-tokens: 9999999999990\r\n"
     "x-ratelimit-reset-requests: 6ms\r\nx-ratelimit-reset-tokens: 0s\r\n"
     "Date: Tue, 01 Jan 2030 00:00:00 GMT\r\nServer: bench\r\n\r\n"
 ).encode() + ANSWER_BODY
