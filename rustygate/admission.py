@@ -43,6 +43,9 @@ from rustygate.exchange import MS, Exchange
 # later than this is charged to the present: a stalled process must not burst afterwards.
 TIMER_SLACK = 2 * MS
 
+# How often at most the costs of those that wait before a lane are counted anew.
+RECKONED_EVERY_S = 1.0
+
 # Lanes that are kept while nobody uses them; the least recently used goes first.
 LANES = 1000
 
@@ -54,7 +57,7 @@ class WaiterQueue(asyncio.Queue["Admission"]):
         self._queue: FairQueue[Admission] = FairQueue()
 
     def _put(self, item: "Admission") -> None:
-        self._queue.push(item, item.flow, item.cost, front=item.goes_first)
+        self._queue.push(item, item.flow, item.cost, rank=item.rank)
 
     def _get(self) -> "Admission":
         return self._queue.pop()
@@ -88,7 +91,7 @@ class Gate:
         self._loop = asyncio.get_running_loop()
         self.own = _own_budgets(settings)
         self._lanes: OrderedDict[str, LaneLine] = OrderedDict()
-        self._clients: dict[str, Line] = {}
+        self._clients: dict[str, ClientLine] = {}
         self._waiting = 0
         self._waiting_in = dict.fromkeys(CLASSES, 0)
         self._queue = WaiterQueue()
@@ -128,18 +131,15 @@ class Gate:
     def limit_clients(self, limits: Mapping[str, Limits]) -> None:
         """Give clients, by name, limits of their own; whoever is not named has none any more.
 
-        Who waits goes on waiting, for the new limits. Budgets begin full.
+        Who waits goes on waiting, for the new limits. Limits that are new begin with full
+        budgets, those that have not changed go on.
         """
-        before, self._clients = self._clients, {}
-        for name, own in limits.items():
-            line = before.pop(name, None) or Line(name, Budgets(), self._queue, self._loop)
-            self._clients[name] = line
-            line.budgets.replace(own.budgets())
-        for line in before.values():
-            line.budgets.replace(Budgets())
-        for line in (*before.values(), *self._clients.values()):
-            line.reckon()
-            line.advance()
+        for name in limits.keys() - self._clients.keys():
+            self._clients[name] = ClientLine(name, Budgets(), self._queue, self._loop)
+        for name, line in list(self._clients.items()):
+            line.limit(limits.get(name, Limits()))
+            if name not in limits and line.idle and not line.budgets.in_flight:
+                del self._clients[name]
 
     def describe(self) -> GateState:
         """All there is to show of it. Takes time by the lanes, not by the waiters."""
@@ -249,7 +249,11 @@ class Gate:
     async def _dispatch(self) -> None:
         while True:
             self._head = await self._queue.get()
-            await self._serve(self._head)
+            try:
+                await self._serve(self._head)
+            except Exception as error:
+                # A defect costs the waiter that met it its turn, not everybody theirs.
+                self._head.fail(error)
             self._head = None
             if not self._queue.order:
                 self._queue.order.forget()
@@ -295,7 +299,7 @@ class Gate:
         """Refuse on arrival whoever could not be admitted before its deadline."""
         if self.closed:
             raise Draining
-        if self._waiting >= self._settings.queue_limit:
+        if self._waiting >= self._settings.queue_limit and not newcomer.retries:
             message = f"The queue is full: {self._waiting} requests wait already."
             raise QueueFull(message, *self._outlook(newcomer))
         wait = self.predicted_wait(newcomer)
@@ -342,7 +346,7 @@ class Gate:
         own = self.own.wait(now, waiter.tokens) or 0
         if self._head is not None:
             own += self._head.cost
-        if not waiter.goes_first:
+        if waiter.rank is None:
             own += self._queue.order.ahead(waiter.flow)
         return max(own, *(line.predicted_wait(waiter, now) for line in waiter.lines))
 
@@ -392,13 +396,12 @@ class Line:
 
     def park(self, waiter: "Admission") -> None:
         """Let a waiter stand in line whose turn came too early."""
-        returns = self in waiter.passed
         cost = self.budgets.cost(waiter.tokens)
-        if returns:
+        if self in waiter.passed:
             self.queue.refund(waiter.flow, cost)
         if waiter is self.envoy:
             self.envoy = None
-        self.queue.push(waiter, waiter.flow, cost, front=returns or waiter.retries)
+        self.queue.push(waiter, waiter.flow, cost, rank=waiter.rank)
         self.advance()
 
     def dismiss(self, waiter: "Admission") -> None:
@@ -438,7 +441,7 @@ class Line:
         wait = self.budgets.wait(now, waiter.tokens) or 0
         if self.envoy is not None:
             wait += self.budgets.cost(self.envoy.tokens)
-        return wait if waiter.goes_first else wait + self.queue.ahead(waiter.flow)
+        return wait + (self.queue.ahead(waiter.flow) if waiter.rank is None else 0)
 
     def reckon(self) -> None:
         """Costs are counted in something else than before."""
@@ -450,6 +453,19 @@ class Line:
         self.advance()
 
 
+class ClientLine(Line):
+    """The line before a client's own limits, which its operator may change."""
+
+    limits = Limits()
+
+    def limit(self, limits: Limits) -> None:
+        if limits != self.limits:
+            self.limits = limits
+            self.budgets.replace(limits.budgets())
+            self.reckon()
+            self.advance()
+
+
 class LaneLine(Line):
     """The line before a lane, whose limits may change with each answer."""
 
@@ -459,16 +475,25 @@ class LaneLine(Line):
         super().__init__(model, lane, gate, loop)
         self.lane = lane
         self._unit = lane.unit
+        self._reckoned = loop.time()
 
     def take(self, admitted: "Admission", at: int) -> None:
         super().take(admitted, at)
         admitted.mark = self.lane.mark
 
     def learned(self) -> None:
-        """If the limits are others than before, so are the costs."""
-        unit, self._unit = self._unit, self.lane.unit
-        if _differ(unit, self._unit):
+        """If the limits are others than before, so are the costs. Limits that change with each
+        answer must not make all flows equal with each answer."""
+        now = self._loop.time()
+        if now - self._reckoned >= RECKONED_EVERY_S and _differ(self._unit, self.lane.unit):
+            self._unit, self._reckoned = self.lane.unit, now
             self.reckon()
+
+    def predicted_wait(self, waiter: "Admission", now: int) -> int:
+        wait = super().predicted_wait(waiter, now)
+        if self.lane.pace is None:
+            return wait
+        return max(wait, self.lane.pace.period(now) * (len(self.queue) + 1))
 
 
 class Admission:
@@ -499,20 +524,22 @@ class Admission:
         self.mark: Mark
 
     async def __aenter__(self) -> Self:
-        gate = self._gate
-        self._refuse_oversized()
         self.lane_line.users += 1
-        if gate.admit_at_once(self):
-            return self
-        began = gate.now()
         try:
-            await gate.wait_for_turn(self, self._exchange.deadline)
+            self._refuse_oversized()
+            if not self._gate.admit_at_once(self):
+                await self._wait()
         except BaseException:
-            gate.leave(self.lane_line)
+            self._gate.leave(self.lane_line)
             raise
-        finally:
-            self._exchange.queued += gate.now() - began
         return self
+
+    async def _wait(self) -> None:
+        began = self._gate.now()
+        try:
+            await self._gate.wait_for_turn(self, self._exchange.deadline)
+        finally:
+            self._exchange.queued += self._gate.now() - began
 
     async def __aexit__(
         self,
@@ -524,18 +551,21 @@ class Admission:
         self._gate.leave(self.lane_line)
 
     def _refuse_oversized(self) -> None:
-        least = self._exchange.tokens_least
-        buckets = (self._gate.own.tokens, *(line.budgets.tokens for line in self.lines))
+        least, lane = self._exchange.tokens_least, self.lane_line.lane
+        buckets = [self._gate.own.tokens, *(line.budgets.tokens for line in self.lines)]
         for bucket in buckets:
-            if bucket is not None and least > bucket.burst:
+            if bucket is None or least <= bucket.burst:
+                continue
+            if bucket is not lane.tokens or not lane.allows(self._gate.now(), least):
                 raise RequestTooLarge(least, bucket.burst)
 
     # While it waits.
 
     @property
-    def goes_first(self) -> bool:
-        """Whether it goes in front of its flow: it was tried before, or was first of a line."""
-        return self.retries or bool(self.passed)
+    def rank(self) -> int | None:
+        """Its place among those that go in front of their flow, since they were tried before or
+        were first of a line: who came first. None for all others."""
+        return self._exchange.arrived if self.retries or self.passed else None
 
     def dismiss(self) -> None:
         """It is nobody's envoy any more."""
@@ -567,6 +597,11 @@ class Admission:
         assert self.turn is not None
         self.turn.set_result(None)
 
+    def fail(self, error: Exception) -> None:
+        """The gate failed over it."""
+        if self.turn is not None and not self.turn.done():
+            self.turn.set_exception(error)
+
     def refuse(self, refusal: Refusal) -> None:
         assert self.turn is not None
         if not self.turn.done():
@@ -577,8 +612,8 @@ class Admission:
     def answered(self, ok: bool, news: RateNews | None = None) -> None:
         """Upstream's head came, well or not; `news` is what it tells of the quota."""
         lane = self.lane_line.lane
-        if ok and not lane.known:
-            lane.open()
+        if ok and not (lane.known and lane.slots is None):
+            lane.open(self.mark)
         if news is not None:
             lane.learn(self._gate.now(), self.mark, news)
             self.lane_line.learned()
@@ -594,10 +629,11 @@ class Admission:
 
     def settle(self, tokens: int) -> None:
         """Replace the estimated cost by the actual one; what the lane has, upstream tells."""
-        self._gate.own.settle(self.tokens, tokens)
+        now = self._gate.now()
+        self._gate.own.settle(now, self.tokens, tokens)
         for line in self.lines:
             if line is not self.lane_line:
-                line.budgets.settle(self.tokens, tokens)
+                line.budgets.settle(now, self.tokens, tokens)
                 line.advance()
         self.tokens = tokens
         self._gate.ring()

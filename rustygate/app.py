@@ -11,7 +11,7 @@ import socket
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from aiohttp import HttpVersion10, HttpVersion11, hdrs, web
 from aiohttp.http_exceptions import BadStatusLine
@@ -31,6 +31,9 @@ from rustygate.metrics import Metrics
 from rustygate.pipe import drop_invented_type
 from rustygate.proxy import Proxy
 from rustygate.upstream import Upstream
+
+if TYPE_CHECKING:
+    from rustygate.tracing.spans import Tracing
 
 # aiohttp takes 8190 bytes of a request line or a header; long queries and tokens need more.
 FIELD_LIMIT = 32 * 1024
@@ -58,9 +61,15 @@ class Daemon:
     As an async context manager it starts and stops.
     """
 
-    def __init__(self, settings: Settings, sockets: Sequence[socket.socket] = ()) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        sockets: Sequence[socket.socket] = (),
+        tracing: "Tracing | None" = None,
+    ) -> None:
         """Listens on `sockets`, if there are any, instead of where the settings say."""
         self._settings = settings
+        self._tracing = tracing
         self._listener = Listener(settings, sockets)
 
     async def __aenter__(self) -> Self:
@@ -87,10 +96,12 @@ class Daemon:
         self._upstream = Upstream(settings)
         metrics = Metrics(self._gate)
         admin = Admin(settings, metrics.refused)
-        self._ledger = Ledger(metrics)
+        self._ledger = Ledger(metrics, self._tracing)
         self._access = Access(settings.clients_file)
         self._gate.limit_clients(self._access.limits)
-        self._proxy = Proxy(settings, self._gate, self._upstream, self._ledger, self._access)
+        self._proxy = Proxy(
+            settings, self._gate, self._upstream, self._ledger, self._access, self._tracing
+        )
         application = _application(self._proxy, self._gate, admin, metrics)
         self._runner = _runner(self._proxy, application, Door(settings.connection_limit))
         await self._runner.setup()
@@ -129,6 +140,8 @@ class Daemon:
         await self._runner.cleanup()
         await self._upstream.close()
         self._ledger.flush()
+        if self._tracing is not None:
+            await self._tracing.stop()
 
     def snapshot(self) -> dict[str, int]:
         """The gate's live numbers: waiters, exchanges in flight, bytes of bodies held."""

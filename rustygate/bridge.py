@@ -68,7 +68,7 @@ async def bridge(
     if connection is None:
         raise _no_agreement()
     headers = _agreement(request, answer) + response_headers(answer.raw_headers)
-    headers += [*exchange.headers(), ("Server-Timing", exchange.server_timing())]
+    headers += exchange.headers()
     response = web.StreamResponse(status=101, headers=headers)
     response.force_close()
     exchange.status = 101

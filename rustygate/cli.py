@@ -39,6 +39,7 @@ from rustygate.config import (
     ConfigError,
     Settings,
     describe,
+    forget_secrets,
     limits,
     load,
     without_password,
@@ -135,7 +136,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--version", action="version", version=f"rustygate {__version__}")
     parser.set_defaults(command=_serve)
-    commands = parser.add_subparsers(title="commands", metavar="")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
 
     def add(name: str, run: Callable[[argparse.Namespace], int], text: str) -> Any:
         command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
@@ -205,6 +206,7 @@ def _serve(_: argparse.Namespace) -> int:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     manager, sockets = Manager(os.environ), handed_over(os.environ)
     settings = stated(load(dotenv=DOTENV), sockets)
+    forget_secrets()
     log.configure(settings.rust_log, settings.log_format)
 
     async def serve() -> None:
@@ -254,6 +256,7 @@ def _open_many_files(connection_limit: int) -> None:
 def _demo(arguments: argparse.Namespace) -> int:
     unset = {**_NO_KEY, **_NO_WAY, "OPENAI_BASE_URL": "", "CLIENTS_FILE": ""}
     settings = load({**os.environ, **unset}, dotenv=DOTENV)
+    forget_secrets()
     # Lines of a hundred exchanges a second would drown those that tell of the traffic.
     log.configure("warn" if arguments.traffic else settings.rust_log, settings.log_format)
 
@@ -447,8 +450,9 @@ async def _gate(
     """A serving gate. At the end it drains; another signal stops it at once."""
     from rustygate.app import Daemon
     from rustygate.listener import Occupied
+    from rustygate.tracing import configured
 
-    daemon = Daemon(settings, sockets)
+    daemon = Daemon(settings, sockets, configured(settings))
     try:
         await daemon.start()
     except Occupied as error:

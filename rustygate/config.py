@@ -10,7 +10,7 @@ How the values are used is not known here.
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from io import StringIO
 from ipaddress import ip_address
@@ -29,6 +29,11 @@ KEY = "OPENAI_API_KEY"
 KEY_FILE = "OPENAI_API_KEY_FILE"
 ADMIN_KEY, ADMIN_KEY_FILE = "ADMIN_KEY", "ADMIN_KEY_FILE"
 CLIENTS = "CLIENTS_FILE"
+
+# Where systemd puts what LoadCredential names, and under which name the key is looked for there.
+CREDENTIALS = "CREDENTIALS_DIRECTORY"
+CREDENTIAL = "openai_api_key"
+
 TLS_CERT, TLS_KEY = "TLS_CERT_FILE", "TLS_KEY_FILE"
 TRUST_FILE = "SSL_CERT_FILE"
 TRUST = (TRUST_FILE, "SSL_CERT_DIR")
@@ -356,7 +361,10 @@ class Settings:
     max_body_size: Annotated[int, _whole(1), "larger request bodies get 413"] = 512 << 20
     # As many as the official SDKs make.
     upstream_retries: Annotated[
-        int, _whole(0), "times a request is sent again when upstream could not be reached"
+        int,
+        _whole(0),
+        "times a request is sent again: after no connection, a reset, or a 429 or overload that "
+        "has room later",
     ] = 2
     # A healthy handshake takes well under a second; one lost packet is repeated within three.
     upstream_connect_timeout: Annotated[
@@ -487,6 +495,7 @@ def load(environ: Mapping[str, str] | None = None, *, dotenv: Path | None = None
     given = _with_proxies(_read_dotenv(dotenv, problems) if dotenv else {})
     given |= _with_proxies(os.environ if environ is None else environ)
     given = {name: value.strip() for name, value in given.items() if value.strip()}
+    _find_credential(given)
     for name in FILES:
         if FILES[name] in given:
             _take_key_from_file(given, name, problems)
@@ -580,6 +589,25 @@ class _Env(Env):
             return f"{name}: not set; expected {kind.expected}"
         value = _MASKED if kind.secret else _shown(kind.hide(self._given[name]))
         return f"{name}={value}: expected {kind.expected}"
+
+
+def forget_secrets(environ: MutableMapping[str, str] = os.environ) -> None:
+    """Take the secrets out of the environment once they are read: of what is printed, dumped or
+    handed to another process, none holds them. What the kernel shows of a process's start (Linux:
+    /proc/PID/environ) stays as it was."""
+    for setting in fields(Settings):
+        kind, _ = _about(setting)
+        if kind.secret:
+            environ.pop(setting.name.upper(), None)
+
+
+def _find_credential(given: dict[str, str]) -> None:
+    """Where no variable tells of the key, systemd's credential does, if there is one."""
+    if CREDENTIALS not in given or given.keys() & {KEY, KEY_FILE}:
+        return
+    path = os.path.join(given[CREDENTIALS], CREDENTIAL)
+    if os.path.exists(path):
+        given[KEY_FILE] = path
 
 
 def _take_key_from_file(given: dict[str, str], name: str, problems: list[str]) -> None:

@@ -187,6 +187,9 @@ class MethodNotAllowed(Refusal):
 
     status, reason = 405, "method_not_allowed"
 
+    def headers(self) -> dict[str, str]:
+        return super().headers() | {"Allow": "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"}
+
 
 class RequestTimeout(Refusal):
     """The client did not go on with its request (RFC 9110, 15.5.9)."""

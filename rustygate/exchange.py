@@ -26,7 +26,8 @@ new_id = _ids()
 class Exchange:
     """One exchange.
 
-    `status` is what went downstream, `bytes` its body's length there. `deadline` is the instant by
+    `status` is what went downstream, `bytes` its body's length there; `upstream_status` is what
+    upstream answered last. `deadline` is the instant by
     which it wants to be admitted, with its client's `priority` and `weight`; `tokens` is what it
     is estimated to take of the model's, `tokens_least` the part of that which is no guess.
     """
@@ -47,6 +48,7 @@ class Exchange:
     queued: int = 0
     sent: int | None = None
     answered: int | None = None
+    upstream_status: int | None = None
     first_byte: int | None = None
     settled: int | None = None
     tokens_in: int | None = None
@@ -55,17 +57,20 @@ class Exchange:
     outcome: str | None = None
     reason: str | None = None
 
-    def headers(self) -> list[tuple[str, str]]:
-        """What an answer tells of the exchange."""
-        return [
-            ("X-RustyGate-Queued-Ms", str(self.queued // MS)),
-            ("X-RustyGate-Attempts", str(self.attempts)),
-        ]
+    def headers(self, queued: int | None = None) -> list[tuple[str, str]]:
+        """What an answer tells of the exchange, to browsers and tracers too (W3C Server Timing).
 
-    def server_timing(self) -> str:
-        """The same for browsers and tracers (W3C Server Timing), in milliseconds."""
-        upstream = (self.answered or 0) - (self.sent or 0)
-        return f"queue;dur={self.queued / MS:.1f}, upstream;dur={upstream / MS:.1f}"
+        Args:
+            queued: nanoseconds it has waited, where that is not over yet.
+        """
+        waited = self.queued if queued is None else queued
+        upstream = 0 if self.answered is None or self.sent is None else self.answered - self.sent
+        timing = f"queue;dur={waited / MS:.1f}, upstream;dur={max(0, upstream) / MS:.1f}"
+        return [
+            ("X-RustyGate-Queued-Ms", str(waited // MS)),
+            ("X-RustyGate-Attempts", str(self.attempts)),
+            ("Server-Timing", timing),
+        ]
 
     def ms_until(self, instant: int | None) -> int | None:
         """Milliseconds from the request's arrival to an instant."""

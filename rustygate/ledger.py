@@ -7,11 +7,15 @@ times as much as right after another.
 
 import asyncio
 from time import monotonic_ns
+from typing import TYPE_CHECKING
 
 from loguru import logger
 
 from rustygate.exchange import MS, Exchange
 from rustygate.metrics import Metrics
+
+if TYPE_CHECKING:
+    from rustygate.tracing.spans import Tracing
 
 # How long a line may wait for others.
 LINES_WAIT_S = 0.02
@@ -20,14 +24,17 @@ LINES_WAIT_S = 0.02
 class Ledger:
     """Settles exchanges."""
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, tracing: "Tracing | None" = None) -> None:
         self._metrics = metrics
+        self._tracing = tracing
         self._loop = asyncio.get_running_loop()
         self._settled: list[Exchange] = []
 
     def settle(self, exchange: Exchange) -> None:
         """Note an exchange that is over. Called once for each, whatever happened."""
         exchange.settled = monotonic_ns()
+        if self._tracing is not None:
+            self._tracing.end(exchange)
         if not self._settled:
             self._loop.call_later(LINES_WAIT_S, self.flush)
         self._settled.append(exchange)

@@ -4,7 +4,8 @@ Everyone logs through `from loguru import logger`. A line is a sentence and the 
 it. No line can be forged: what comes from outside is quoted and escaped. An exception is written
 as its type and its places, never its text, which may hold raw bytes of somebody's request. The
 standard library's logging ends here too: aiohttp's loggers are silent, since they print requests
-they cannot parse, and asyncio's lines are cut before the first value.
+they cannot parse, and asyncio's lines are cut before the first value. So do Python's warnings, and
+the exceptions that nobody caught or that Python could not raise.
 
 `RUST_LOG` is read as `env_logger` and `tracing` read it, where Python's dots and Rust's `::`
 both part a target.
@@ -15,7 +16,9 @@ import logging
 import os
 import re
 import sys
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from functools import lru_cache
 from time import gmtime, strftime
 from traceback import format_tb
@@ -65,6 +68,11 @@ def levels(rust_log: str) -> Levels:
     return asked
 
 
+def is_debug(rust_log: str) -> bool:
+    """Whether anything of the gate is asked for that is finer than `info`."""
+    return any(level in ("DEBUG", "TRACE") for level in levels(rust_log).values())
+
+
 def _directive(text: str) -> tuple[str, str | bool]:
     """Target and level of `level`, `target=level`, or of one of our targets alone: all of it."""
     target, equals, word = (part.strip() for part in text.rpartition("="))
@@ -102,17 +110,24 @@ def configure(rust_log: str, log_format: str) -> None:
             diagnose=False,
         )
     _catch_standard_logging()
+    _catch_what_python_prints()
 
 
 def _sink(render: Callable[["Record"], bytes]) -> Callable[["Message"], None]:
     def write(message: "Message") -> None:
-        try:
-            os.write(STDERR, render(message.record))
-        except OSError:
-            # Nobody reads any more, or the disk is full. The gate goes on.
-            return
+        # Nobody reads any more, or the disk is full: the gate goes on.
+        with suppress(OSError):
+            os.write(STDERR, _rendered(message.record, render))
 
     return write
+
+
+def _rendered(record: "Record", render: Callable[["Record"], bytes]) -> bytes:
+    try:
+        return render(record)
+    except Exception as error:
+        # loguru would print the record and the exception, with the values in them.
+        return f"a log line could not be written\n{places(error)}".encode()
 
 
 def _text_line(record: "Record") -> bytes:
@@ -211,6 +226,18 @@ class _Catcher(logging.Handler):
         level = "ERROR" if record.levelno >= logging.ERROR else "WARNING"
         named = logger.patch(lambda taken: taken.update({"name": record.name}))
         named.opt(exception=error).log(level, sentence)
+
+
+def _catch_what_python_prints() -> None:
+    """What Python would print by itself, with the values in it: to stderr, past the sink."""
+    sys.excepthook = lambda kind, error, traceback: _report("uncaught exception", error)
+    sys.unraisablehook = lambda args: _report("exception in a finalizer", args.exc_value)
+    threading.excepthook = lambda args: _report("exception in a thread", args.exc_value)
+    logging.captureWarnings(True)
+
+
+def _report(what: str, error: BaseException | None) -> None:
+    logger.opt(exception=error).error(what)
 
 
 def _catch_standard_logging() -> None:

@@ -331,7 +331,6 @@ async def drop_invented_type(request: web.Request, response: web.StreamResponse)
 def _respond(kind: type[R], answer: ClientResponse, exchange: Exchange, **body: Any) -> R:
     """A response with upstream's status and headers, and what the gate tells of itself."""
     headers = response_headers(answer.raw_headers) + exchange.headers()
-    headers.append(("Server-Timing", exchange.server_timing()))
     reason = reason_phrase(answer.reason)
     response = kind(status=answer.status, reason=reason, headers=headers, **body)
     response[_TYPED] = hdrs.CONTENT_TYPE in answer.headers

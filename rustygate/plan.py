@@ -18,7 +18,7 @@ from typing import Any
 from rustygate import jumping
 from rustygate.admission import Admission, Gate
 from rustygate.config import Settings
-from rustygate.core.bucket import SECOND, TokenBucket
+from rustygate.core.bucket import MINUTE, SECOND, TokenBucket
 from rustygate.core.budgets import Budgets
 from rustygate.core.fairqueue import CLASSES
 from rustygate.core.quota import Quota, RateNews
@@ -136,7 +136,10 @@ class _Upstream:
         self.requests = self.tokens = 0
 
     def ask(self, now: int, tokens: int) -> int:
-        """Charge a request; the nanoseconds until it would fit, if it does not."""
+        """Charge a request; the nanoseconds until it would fit, if it does not, a minute for one
+        that never will."""
+        if self._budgets.tokens is not None and tokens > self._budgets.tokens.burst:
+            return MINUTE
         wait = self._budgets.wait(now, tokens) or 0
         if not wait:
             self._budgets.take(now, tokens)

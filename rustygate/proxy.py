@@ -5,16 +5,17 @@ their order, and the only one where a refusal becomes a response.
 """
 
 import asyncio
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import inf
 from secrets import token_bytes
 from time import time_ns
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import ClientResponse, HttpVersion11, web
 from loguru import logger
 from multidict import istr
 
+from rustygate import log
 from rustygate.access import Access, check_model
 from rustygate.admission import Admission, Gate
 from rustygate.body import Body, Holdings
@@ -37,13 +38,17 @@ from rustygate.errors import (
     NotFound,
     QueueTimeout,
     Refusal,
+    RequestTooLarge,
     UpstreamFailure,
 )
-from rustygate.exchange import Exchange
+from rustygate.exchange import MS, Exchange
 from rustygate.ledger import Ledger
 from rustygate.pipe import abort, cut, read_ahead
 from rustygate.upstream import Upstream
 from rustygate.vigil import Vigil
+
+if TYPE_CHECKING:
+    from rustygate.tracing.spans import Tracing
 
 # A retry right after a failed connection meets the same failure; each waits twice as long.
 RETRY_PAUSE_S = 0.1
@@ -69,8 +74,8 @@ class Sending:
     """What is sent upstream for an exchange, once or more."""
 
     exchange: Exchange
-    target: str
-    headers: Headers
+    target: str = field(repr=False)
+    headers: Headers = field(repr=False)
     body: Body
 
 
@@ -96,14 +101,22 @@ class Proxy:
     """Passes requests under `/v1/` to upstream, one exchange each."""
 
     def __init__(
-        self, settings: Settings, gate: Gate, upstream: Upstream, ledger: Ledger, access: Access
+        self,
+        settings: Settings,
+        gate: Gate,
+        upstream: Upstream,
+        ledger: Ledger,
+        access: Access,
+        tracing: "Tracing | None" = None,
     ) -> None:
         self._settings = settings
+        self._tells_steps = log.is_debug(settings.rust_log)
         self._without_vigil = replace(settings, queue_keepalive_after=None)
         self._gate = gate
         self._upstream = upstream
         self._ledger = ledger
         self._access = access
+        self._tracing = tracing
         self._history = OutputHistory()
         self._holdings = Holdings(settings.queue_bytes)
         self.browsers = Browsers(settings)
@@ -154,6 +167,8 @@ class Proxy:
         exchange = Exchange(_client(request), request.method, path_of(request.raw_path))
         patience_s = min(self._settings.rate_limit_timeout, *_timeouts(request))
         exchange.deadline = exchange.arrived + int(patience_s * SECOND)
+        if self._tracing is not None:
+            self._tracing.begin(exchange, request.headers)
         return exchange
 
     async def _pass(self, request: web.Request, exchange: Exchange) -> web.StreamResponse:
@@ -204,24 +219,48 @@ class Proxy:
         exchange.model = facts.model
         exchange.tokens_least = facts.cost(0)
         exchange.tokens = facts.cost(self._history.typical(exchange.client, facts.model))
+        self._step(exchange, "asks", model=exchange.model, tokens=exchange.tokens)
+
+    def _step(self, exchange: Exchange, step: str, **fields: object) -> None:
+        """A line for a step of an exchange, at `debug`."""
+        if self._tells_steps:
+            logger.debug(step, id=exchange.id, **fields)
 
     async def _forward(self, sending: Sending, vigil: Vigil) -> web.StreamResponse:
         """Admit and send, again as long as that may help; then pipe."""
         setback: Setback | None = None
+        attempt = self._attempt if self._tracing is None else self._traced_attempt
         while True:
             try:
+                vigil.queues()
                 async with self._gate.admission(sending.exchange) as admission:
+                    await vigil.admitted()
+                    self._step(
+                        sending.exchange, "admitted", queued_ms=sending.exchange.queued // MS
+                    )
                     if setback is not None:
                         self._ledger.retried(setback.reason)
-                    outcome = await self._attempt(sending, admission, vigil)
-            except QueueTimeout:
+                    outcome = await attempt(sending, admission, vigil)
+            except (QueueTimeout, RequestTooLarge):
                 if setback is None:
                     raise
                 return await _resign(setback, vigil)
             if isinstance(outcome, web.StreamResponse):
                 return outcome
             setback = outcome
+            self._step(sending.exchange, "to be tried again", reason=setback.reason)
             await asyncio.sleep(setback.pause_s)
+
+    async def _traced_attempt(
+        self, sending: Sending, admission: Admission, vigil: Vigil
+    ) -> web.StreamResponse | Setback:
+        assert self._tracing is not None
+        with self._tracing.attempt(sending.exchange) as span:
+            carried = replace(sending, headers=span.carried(sending.headers))
+            outcome = await self._attempt(carried, admission, vigil)
+            if isinstance(outcome, Setback) and outcome.failure is not None:
+                span.fail(outcome.failure.reason)
+        return outcome
 
     async def _attempt(
         self, sending: Sending, admission: Admission, vigil: Vigil
@@ -250,12 +289,14 @@ class Proxy:
     ) -> web.StreamResponse | Setback:
         """Learn from an answer's head; pass it on, unless another attempt may do better."""
         exchange = sending.exchange
+        self._step(exchange, "answered", status=answer.status, attempt=exchange.attempts)
         admission.answered(answer.ok, rate_news(answer.headers))
         read: bytes | None = None
         if answer.status in TELLING_STATUSES:
             read = await read_ahead(answer, self._settings)
             wait = self._pause(admission, verdict(answer.status, answer.headers, read, time_ns()))
             if wait is not None and self._may_retry(sending, wait):
+                admission.settle(0)
                 return Setback(answer=answer, read=read)
         try:
             return await vigil.deliver(answer, read)

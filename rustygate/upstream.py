@@ -221,6 +221,7 @@ class Upstream:
                 raise
             answer = await self._request(self._fresh, exchange.method, target, headers, body)
         exchange.answered = monotonic_ns()
+        exchange.upstream_status = answer.status
         return answer
 
     async def _request(

@@ -8,6 +8,7 @@ upstream's own headers have no place any more. What goes wrong afterwards is tol
 import asyncio
 import json
 from contextlib import suppress
+from time import monotonic_ns
 from typing import Any, Self
 
 from aiohttp import ClientResponse, web
@@ -24,8 +25,9 @@ from rustygate.pipe import Downstream, break_off, is_plain_event_stream, pipe, r
 class Vigil:
     """Keeps one exchange's client company until its answer goes down.
 
-    As an async context manager it begins and ends. `deliver` and `refuse` are for whatever comes,
-    and stop the keepalives.
+    `queues` and `admitted` frame its waiting; a head that has gone down by then is kept company
+    until the answer comes. `deliver` and `refuse` are for whatever comes. As an async context
+    manager it ends whatever it began.
     """
 
     def __init__(self, request: web.Request, exchange: Exchange, settings: Settings) -> None:
@@ -36,10 +38,18 @@ class Vigil:
         self._keeping: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        after_s = self._settings.queue_keepalive_after
-        if after_s is not None:
-            self._keeping = asyncio.create_task(self._keep(after_s))
         return self
+
+    def queues(self) -> None:
+        """The exchange asks for admission."""
+        after_s = self._settings.queue_keepalive_after
+        if after_s is not None and self._keeping is None:
+            self._keeping = asyncio.create_task(self._keep(after_s))
+
+    async def admitted(self) -> None:
+        """It waits no more."""
+        if self._early is None:
+            await self._stop()
 
     async def __aexit__(self, *_: object) -> None:
         await self._stop()
@@ -72,12 +82,13 @@ class Vigil:
 
     async def _keep(self, after_s: float) -> None:
         await asyncio.sleep(after_s)
-        headers = [("Content-Type", "text/event-stream"), *self._exchange.headers()]
+        waited = monotonic_ns() - self._exchange.arrived
+        headers = [("Content-Type", "text/event-stream"), *self._exchange.headers(waited)]
         response = web.StreamResponse(headers=headers)
         self._exchange.status = response.status
         self._early = response
-        await response.prepare(self._request)
         with suppress(ConnectionError):
+            await response.prepare(self._request)
             while True:
                 await response.write(KEEPALIVE)
                 await asyncio.sleep(self._settings.sse_keepalive_interval or after_s)

@@ -8,6 +8,7 @@ from typing import Any
 import openai
 import pytest
 from aiohttp import web
+from opentelemetry.sdk.trace import TracerProvider
 
 from rustygate.simulator import Options, make_app
 from tests.support.certificates import Authority
@@ -67,13 +68,14 @@ async def gate(upstream: Upstream, log: Log) -> AsyncIterator[StartGate]:
     """Starts gates in front of `upstream`, or of another `OPENAI_BASE_URL`.
 
     Settings are given as the environment has them: `await gate(RATE_LIMIT=5)`. At the end each
-    must have let go of everything within a second after its clients left.
+    must have let go of everything within a second after its clients left. `provider` is what
+    makes spans, if there are to be some.
     """
     gates: list[Gate] = []
 
-    async def start(**settings: object) -> Gate:
+    async def start(provider: TracerProvider | None = None, **settings: object) -> Gate:
         base_url = str(settings.pop("OPENAI_BASE_URL", upstream.url))
-        gates.append(Gate(log, base_url, **settings))
+        gates.append(Gate(log, base_url, provider, **settings))
         await gates[-1].daemon.start()
         return gates[-1]
 

@@ -582,6 +582,35 @@ def test_paused_lane_holds_up_nobody_else() -> None:
     play(scene, rate_limit=None)
 
 
+def test_lane_that_was_paused_goes_on_as_before_once_it_is_answered() -> None:
+    """Known or not: the one that is tried opens it again."""
+
+    async def scene(harness: Harness) -> None:
+        harness.answers = lambda admission: admission.answered(ok=True)
+        await harness.admit(model="m")
+        async with harness.gate.admission(harness.exchange("a", model="m")) as admission:
+            admission.answered(ok=False)
+            admission.pause(5 * SECOND)
+        harness.admitted.clear()
+        await asyncio.gather(*(harness.admit(holds_s=1, model="m") for _ in range(4)))
+
+    assert play(scene, rate_limit=None).times == pytest.approx([5, 6, 6, 6], abs=0.01)
+
+
+def test_answer_from_before_a_pause_does_not_end_its_care() -> None:
+    async def scene(harness: Harness) -> None:
+        old = harness.gate.admission(harness.exchange("a", model="m"))
+        async with old:
+            async with harness.gate.admission(harness.exchange("a", model="m")) as refused:
+                refused.answered(ok=False)
+                refused.pause(5 * SECOND)
+            old.answered(ok=True)
+        harness.answers = lambda admission: admission.answered(ok=True)
+        await asyncio.gather(*(harness.admit(holds_s=1, model="m") for _ in range(3)))
+
+    assert play(scene, rate_limit=None).times == pytest.approx([5, 6, 6], abs=0.01)
+
+
 def test_after_a_pause_a_lane_without_limits_tries_with_one() -> None:
     async def scene(harness: Harness) -> None:
         async with harness.gate.admission(harness.exchange("a", model="m")) as admission:
@@ -655,6 +684,21 @@ def test_nobody_barges_into_a_lane() -> None:
     assert play(scene, rate_limit=None).order == "abaa"
 
 
+def test_retries_go_in_the_order_in_which_they_came() -> None:
+    async def scene(harness: Harness) -> None:
+        teach(harness, told(60, 0))
+        await settle()
+        tasks = []
+        for _ in range(5):
+            tasks.append(harness.spawn("a", model="m", attempts=1))
+            await settle()
+        await asyncio.gather(*tasks)
+        waits = [task.result().queued for task in tasks]
+        assert waits == sorted(waits)
+
+    play(scene, rate_limit=None)
+
+
 def test_retry_goes_first_in_its_lane() -> None:
     async def scene(harness: Harness) -> None:
         teach(harness, told(60, 0))
@@ -713,6 +757,95 @@ def test_wait_for_a_lane_is_reckoned_with_on_arrival() -> None:
         with pytest.raises(QueueTimeout) as caught:
             await harness.admit(model="m", deadline=deadline)
         assert caught.value.retry_after_ms == pytest.approx(11_000, rel=0.1)
+        await asyncio.gather(*tasks)
+
+    play(scene, rate_limit=None)
+
+
+@pytest.mark.parametrize("elapsed_s", [0, 61])
+def test_learned_limit_refuses_what_never_fits_as_long_as_it_is_fresh(elapsed_s: int) -> None:
+    """A limit that was raised meanwhile is learned of only by asking."""
+
+    async def scene(harness: Harness) -> None:
+        teach(harness, told(100, 100, tokens=True))
+        await settle()
+        await asyncio.sleep(elapsed_s)
+        asking = harness.admit(model="m", tokens=500, tokens_least=500)
+        if elapsed_s:
+            assert (await asking).queued == 0
+        else:
+            with pytest.raises(RequestTooLarge):
+                await asking
+
+    play(scene, rate_limit=None)
+
+
+def test_what_left_cannot_hold_a_lane_up_for_long() -> None:
+    """A huge request that was under way when a limit was learned counts for a minute's worth."""
+
+    async def scene(harness: Harness) -> None:
+        async with harness.gate.admission(harness.exchange("a", model="m", tokens=10)) as small:
+            async with harness.gate.admission(harness.exchange("b", model="m", tokens=10**7)):
+                pass
+            small.answered(True, told(200_000, 199_990, tokens=True))
+        assert (await harness.admit(model="m", tokens=10)).queued <= 61 * SECOND
+
+    play(scene, rate_limit=None, rate_limit_timeout=100)
+
+
+def test_usage_that_lies_does_not_stop_the_gate() -> None:
+    async def scene(harness: Harness) -> None:
+        harness.answers = lambda admission: admission.settle(999_999_999)
+        await harness.admit(tokens=10)
+        harness.answers = None
+        assert (await harness.admit(tokens=10)).queued <= 61 * SECOND
+
+    play(scene, rate_limit=None, tokens_per_minute=200_000, rate_limit_timeout=100)
+
+
+def test_full_queue_takes_retries_in_place() -> None:
+    async def scene(harness: Harness) -> None:
+        tasks = [harness.spawn() for _ in range(3)]
+        await settle()
+        assert (await harness.admit(attempts=1)).queued
+        await asyncio.gather(*tasks)
+
+    play(scene, rate_limit=1, rate_limit_burst=1, queue_limit=2)
+
+
+def test_reading_the_same_limits_again_fills_nothing_up() -> None:
+    async def scene(harness: Harness) -> None:
+        for _ in range(3):
+            harness.gate.limit_clients({"a": Limits(requests_per_second=1, burst=1)})
+            await harness.admit("a")
+
+    assert play(scene, rate_limit=None).times == pytest.approx([0, 1, 2], abs=0.01)
+
+
+def test_client_taken_out_and_put_back_keeps_its_slots() -> None:
+    async def scene(harness: Harness) -> None:
+        one = {"a": Limits(concurrency=1)}
+        harness.gate.limit_clients(one)
+        holder = harness.spawn("a", 5)
+        await settle()
+        harness.gate.limit_clients({})
+        harness.gate.limit_clients(one)
+        assert (await harness.admit("a")).queued == pytest.approx(5 * SECOND, rel=0.01)
+        await holder
+
+    play(scene, rate_limit=None)
+
+
+def test_predicted_wait_knows_of_a_slowed_lane() -> None:
+    async def scene(harness: Harness) -> None:
+        async with harness.gate.admission(harness.exchange("a", model="m")) as admission:
+            admission.answered(ok=True)
+            admission.pause(1, slow=True)
+        tasks = [harness.spawn(model="m") for _ in range(10)]
+        await settle()
+        newcomer = harness.gate.admission(harness.exchange("a", model="m"))
+        predicted = harness.gate.predicted_wait(newcomer)
+        assert (await harness.admit(model="m")).queued == pytest.approx(predicted, rel=0.3)
         await asyncio.gather(*tasks)
 
     play(scene, rate_limit=None)

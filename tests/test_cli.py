@@ -1,10 +1,13 @@
 """The command line, as processes: what they print, how they end, what they do on signals."""
 
 import json
+import os
 import resource
 import shlex
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from http.client import HTTPConnection
 from pathlib import Path
@@ -19,7 +22,7 @@ from rustygate.cli import _announce, main
 from rustygate.config import load
 from tests.conftest import Start
 from tests.support.certificates import Authority
-from tests.support.process import PATIENCE_S, Process
+from tests.support.process import PATIENCE_S, ROOT, Process
 
 SECRET = "sk-proj-0123456789-abcdefghij-wxyz"
 
@@ -183,6 +186,27 @@ def test_signal_ends_it_cleanly(start: Start, command: str, number: signal.Signa
     code, _, stderr = process.ended()
     assert code == 0
     assert "Traceback" not in stderr
+
+
+def test_key_is_forgotten_by_the_environment_once_it_is_read(tmp_path: Path) -> None:
+    """In a process of its own: what the gate hands on to one that it would start."""
+    code = (
+        "import os, subprocess, sys\n"
+        "from contextlib import asynccontextmanager\n"
+        "from rustygate import cli\n"
+        "@asynccontextmanager\n"
+        "async def gate(settings, signals, *sockets):\n"
+        "    assert settings.openai_api_key\n"
+        "    signals.put_nowait(15)\n"
+        "    yield subprocess.run(['env'])\n"
+        "cli._gate = gate\n"
+        "sys.exit(cli.main(['serve']) or 'OPENAI_API_KEY' in os.environ)"
+    )
+    environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "OPENAI_API_KEY": SECRET}
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environ, capture_output=True, text=True
+    )
+    assert (ended.returncode, SECRET in ended.stdout) == (0, False), ended.stderr
 
 
 def test_serve_warns_when_others_can_connect() -> None:

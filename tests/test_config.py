@@ -9,7 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rustygate.config import ConfigError, Settings, describe, load, mask, variables
+from rustygate.config import (
+    ConfigError,
+    Settings,
+    describe,
+    forget_secrets,
+    load,
+    mask,
+    variables,
+)
 
 SECRET = "sk-proj-0123456789-abcdefghij-wxyz"
 KEY = {"OPENAI_API_KEY": SECRET}
@@ -343,6 +351,36 @@ def test_directory_is_no_keys_file(tmp_path: Path) -> None:
 def test_key_in_the_place_of_its_files_path_is_not_shown() -> None:
     [problem] = problems({"OPENAI_API_KEY_FILE": SECRET})
     assert SECRET[3:] not in problem
+
+
+def credentials(tmp_path: Path) -> dict[str, str]:
+    """The environment of a service with a credential, as systemd makes it."""
+    (tmp_path / "openai_api_key").write_text(f"{SECRET}\n")
+    return {"CREDENTIALS_DIRECTORY": str(tmp_path)}
+
+
+def test_key_is_read_from_the_credentials_directory(tmp_path: Path) -> None:
+    assert load(credentials(tmp_path)).openai_api_key == SECRET
+
+
+def test_variables_of_the_key_count_before_the_credential(tmp_path: Path) -> None:
+    given = credentials(tmp_path)
+    (tmp_path / "other").write_text("sk-other")
+    assert load(given | {"OPENAI_API_KEY": "sk-own"}).openai_api_key == "sk-own"
+    given["OPENAI_API_KEY_FILE"] = str(tmp_path / "other")
+    assert load(given).openai_api_key == "sk-other"
+
+
+def test_credentials_directory_without_the_key_is_none(tmp_path: Path) -> None:
+    [problem] = problems({"CREDENTIALS_DIRECTORY": str(tmp_path)})
+    assert problem.startswith("OPENAI_API_KEY: not set")
+
+
+def test_secrets_are_forgotten_and_nothing_else() -> None:
+    secrets = {"OPENAI_API_KEY": SECRET, "ADMIN_KEY": "letmein"}
+    environ = secrets | {"OPENAI_API_KEY_FILE": "/key", "PORT": "1"}
+    forget_secrets(environ)
+    assert environ == {"OPENAI_API_KEY_FILE": "/key", "PORT": "1"}
 
 
 # The key to pages about the gate.

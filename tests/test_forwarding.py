@@ -6,6 +6,7 @@ import json
 import pytest
 
 from tests.conftest import StartGate
+from tests.support.gate import Log
 from tests.support.http import (
     CHAT,
     CLIENT_KEY,
@@ -732,3 +733,21 @@ async def test_method_is_not_forwarded(gate: StartGate, upstream: Upstream, meth
     client = await (await gate()).send(request(method, "/v1/models"))
     assert (await client.head()).status == 405
     assert upstream.calls == []
+
+
+# What is logged of it.
+
+
+@pytest.mark.parametrize(
+    ("rust_log", "steps"),
+    [("debug", ["asks", "admitted", "answered", "exchange"]), ("info", ["exchange"])],
+)
+async def test_debug_adds_the_steps(
+    gate: StartGate, upstream: Upstream, log: Log, rust_log: str, steps: list[str]
+) -> None:
+    upstream.reply = answer()
+    running = await gate(RUST_LOG=rust_log)
+    await running.ask(chat())
+    [line] = await running.settled()
+    told = [each for each in log.text.splitlines() if line["id"] in each]
+    assert [each.split(" {")[0] for each in told] == steps

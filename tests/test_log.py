@@ -5,6 +5,9 @@ import json
 import logging
 import os
 import re
+import sys
+import threading
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,7 +26,10 @@ INSTANT = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
 def _as_before() -> Iterator[None]:
     root, silent = logging.root, logging.getLogger("aiohttp")
     before = root.handlers, root.level, silent.handlers, silent.level, silent.propagate
+    hooks = sys.excepthook, sys.unraisablehook, threading.excepthook
     yield
+    sys.excepthook, sys.unraisablehook, threading.excepthook = hooks
+    logging.captureWarnings(False)
     logger.remove()
     root.handlers, root.level, silent.handlers, silent.level, silent.propagate = before
     logging.root.manager._clear_cache()  # type: ignore[attr-defined]
@@ -251,6 +257,71 @@ def test_other_libraries_warn_without_values(capfd: pytest.CaptureFixture[str]) 
     library.warning("strange: %s", "sk-canary")
     [line] = written(capfd)
     assert line.endswith("  WARN some.library: strange: %s")
+
+
+def test_exception_in_a_finalizer_is_told_without_values(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    class Broken:
+        def __del__(self) -> None:
+            raise ValueError("sk-" + "canary")
+
+    configure("info", "text")
+    Broken()
+    out = capfd.readouterr().err
+    assert "exception in a finalizer" in out
+    assert "ValueError" in out
+    assert "sk-canary" not in out
+
+
+def test_exception_in_a_thread_is_told_without_values(capfd: pytest.CaptureFixture[str]) -> None:
+    def fail() -> None:
+        raise ValueError("sk-" + "canary")
+
+    configure("info", "text")
+    thread = threading.Thread(target=fail)
+    thread.start()
+    thread.join()
+    out = capfd.readouterr().err
+    assert "exception in a thread" in out
+    assert out.endswith("ValueError\n")
+    assert "sk-canary" not in out
+
+
+def test_uncaught_exception_is_told_without_values(capfd: pytest.CaptureFixture[str]) -> None:
+    configure("info", "text")
+    error = ValueError("sk-canary")
+    sys.excepthook(ValueError, error, None)
+    assert "uncaught exception\nValueError\n" in capfd.readouterr().err
+
+
+def test_warning_is_told_without_values(capfd: pytest.CaptureFixture[str]) -> None:
+    configure("info", "text")
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        logging.captureWarnings(True)
+        warnings.warn("unclosed <socket sk-canary>", ResourceWarning, stacklevel=1)
+    [line] = written(capfd)
+    assert "ResourceWarning: unclosed" in line
+    assert "sk-canary" not in line
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_line_that_cannot_be_written_shows_no_values(
+    log_format: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    class Broken:
+        def __str__(self) -> str:
+            raise ValueError("sk-" + "canary")
+
+        __repr__ = __str__
+
+    configure("info", log_format)
+    logger.info("exchange", value=Broken())
+    out = capfd.readouterr().err
+    assert out.startswith("a log line could not be written\n")
+    assert out.endswith("ValueError\n")
+    assert "sk-canary" not in out
 
 
 def test_configuring_again_replaces_the_sink(capfd: pytest.CaptureFixture[str]) -> None:

@@ -64,7 +64,7 @@ async def counting(*known: str) -> AsyncIterator[Metrics]:
     """Metrics of a gate that knows these models."""
     gate = Gate(Settings(openai_api_key="sk-test"))
     for model in known:
-        gate.lane_line(model).lane.open()
+        gate.lane_line(model).lane.known = True
     yield Metrics(gate)
 
 

@@ -235,6 +235,13 @@ async def test_tokens_that_were_used_are_waited_for(gate: StartGate, upstream: U
     assert int((await running.ask(asking(70))).head["x-rustygate-queued-ms"]) >= 100
 
 
+async def test_refused_attempt_gives_its_tokens_back(gate: StartGate, upstream: Upstream) -> None:
+    upstream.reply = answered_once(refused(error("rate_limit_exceeded")), used(100))
+    got = await (await gate(TOKENS_PER_MINUTE=6000)).ask(asking(5000))
+    assert (got.status, got.head["x-rustygate-attempts"]) == (200, "2")
+    assert int(got.head["x-rustygate-queued-ms"]) < 1000
+
+
 async def test_failed_answer_gives_its_tokens_back(gate: StartGate, upstream: Upstream) -> None:
     upstream.reply = answered_once(answer(error(), status="400 Bad Request"))
     running = await gate(TOKENS_PER_MINUTE=6000)
@@ -340,6 +347,19 @@ async def test_waiting_stream_gets_its_head_and_keepalives(
     body = (await client.rest()).replace(KEEPALIVE, b"")
     assert body == b"data: 1\n\ndata: [DONE]\n\n"
     assert (await running.settled(2))[1]["outcome"] == "ok"
+
+
+async def test_stream_that_did_not_queue_keeps_its_own_head(
+    gate: StartGate, upstream: Upstream
+) -> None:
+    """Though upstream takes longer than QUEUE_KEEPALIVE_AFTER."""
+    running = await gate(**EARLY)
+    client = await running.send(chat(stream=True))
+    call = await upstream.call()
+    await call.rest()
+    await asyncio.sleep(3 * EARLY["QUEUE_KEEPALIVE_AFTER"])
+    call.send(answer(b"{}", status="404 Not Found"))
+    assert (await client.answer()).status == 404
 
 
 async def test_other_requests_wait_in_silence(gate: StartGate, upstream: Upstream) -> None:

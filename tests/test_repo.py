@@ -69,12 +69,22 @@ def test_script_is_executable_and_stops_at_the_first_failure(script: Path) -> No
         ("options.install_requires", "requirements-dev.txt"),
         ("options.extras_require.test", "requirements-dev.txt"),
         ("options.extras_require.dev", "requirements-dev.txt"),
+        ("options.extras_require.otel", "requirements-dev.txt"),
     ],
 )
 def test_lock_holds_what_setup_cfg_asks_for(option: str, lock: str) -> None:
     versions = locked(lock)
     for requirement in requirements(option):
         assert requirement.specifier.contains(versions[canonicalize_name(requirement.name)])
+
+
+@pytest.mark.parametrize("option", ["options.install_requires", "options.extras_require.otel"])
+def test_readme_says_what_each_dependency_is_for(option: str) -> None:
+    _, _, table = (ROOT / "README.md").read_text().partition("| package | for |")
+    rows = [row.strip("|").split("|") for row in table.splitlines() if row.startswith("| ")]
+    told = {name.strip(): purpose.strip() for names, purpose in rows for name in names.split(",")}
+    for requirement in requirements(option):
+        assert told[requirement.name]
 
 
 @pytest.mark.parametrize("lock", ["requirements.txt", "requirements-build.txt"])

@@ -113,6 +113,25 @@ def test_hangup_reloads_and_ends_nothing(systemd: Systemd, start: Start) -> None
     assert service.process.code() == 0
 
 
+def test_hangup_reads_the_clients_again_and_reports_what_will_not_do(
+    systemd: Systemd, tmp_path: Path
+) -> None:
+    clients = tmp_path / "clients.toml"
+    clients.write_text(f'[client.a]\nkey_sha256 = "{"0" * 64}"\n')
+    service = systemd.serve(CLIENTS_FILE=str(clients))
+    service.tells("READY=1")
+    service.process.signal(signal.SIGHUP)
+    service.tells("RELOADING=1", "READY=1")
+    service.process.until(service.process.stderr, "the clients' file was read again")
+    clients.write_text("[client.a]\nweight = -1\n")
+    service.process.signal(signal.SIGHUP)
+    service.tells("RELOADING=1", "READY=1")
+    service.process.until(service.process.stderr, r"clients in force stay.*client\.a\.weight=-1")
+    service.process.until(service.process.stderr, r"client\.a\.key_sha256: not set")
+    service.process.signal()
+    assert service.process.code() == 0
+
+
 def test_hangup_ends_no_drain(systemd: Systemd) -> None:
     with socket.create_server(("127.0.0.1", 0)) as upstream:
         base_url = f"{url_of(upstream)}/v1"

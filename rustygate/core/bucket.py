@@ -61,6 +61,11 @@ class TokenBucket:
         """Set the level, which may be below 0."""
         self.full_at = now + (self.burst - level) * self.period
 
+    def limit_debt(self, now: int) -> None:
+        """Let the level be at most one capacity below 0, so that a wait is bounded whatever was
+        taken."""
+        self.full_at = min(self.full_at, now + 2 * self.burst * self.period)
+
     def resize(self, now: int, period: int, burst: int) -> None:
         """Change rate and capacity; what was missing stays missing."""
         missing = max(0, -((now - self.full_at) // self.period))

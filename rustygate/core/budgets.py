@@ -26,8 +26,8 @@ class Budgets:
     """A set of budgets; None is no limit.
 
     An exchange takes one request, its tokens and a slot. A cost in tokens above the bucket's
-    capacity waits for a full bucket and then takes it below zero, so that it does not wait for
-    ever.
+    capacity counts as that: it waits for a full bucket and empties it. What turns out to have
+    been used beyond the estimate is owed, but no more than another capacity.
     """
 
     requests: TokenBucket | None = None
@@ -57,7 +57,7 @@ class Budgets:
         if self.requests is not None:
             self.requests.take(now)
         if self.tokens is not None:
-            self.tokens.take(now, tokens)
+            self.tokens.take(now, min(tokens, self.tokens.burst))
 
     def replace(self, other: "Budgets") -> None:
         """Take over another set's limits and what is left of them; what is in flight stays."""
@@ -71,12 +71,14 @@ class Budgets:
         """Undo what was taken of the buckets for an exchange that upstream never saw."""
         if self.requests is not None:
             self.requests.give_back()
-        self.settle(tokens, 0)
+        if self.tokens is not None:
+            self.tokens.give_back(min(tokens, self.tokens.burst))
 
-    def settle(self, estimated: int, actual: int) -> None:
+    def settle(self, now: int, estimated: int, actual: int) -> None:
         """Replace an estimated cost in tokens by the actual one."""
         if self.tokens is not None:
-            self.tokens.give_back(estimated - actual)
+            self.tokens.give_back(min(estimated, self.tokens.burst) - actual)
+            self.tokens.limit_debt(now)
 
     def levels(self, now: int) -> Iterator[Level]:
         """What there is of each budget."""

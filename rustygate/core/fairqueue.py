@@ -26,11 +26,13 @@ flows. The heaps hold members, not items; an entry that its member has replaced 
 surfaces.
 """
 
+from bisect import insort
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
-from itertools import count
+from itertools import chain, count
+from operator import itemgetter
 from typing import Generic, NamedTuple, TypeVar
 
 T = TypeVar("T", bound=Hashable)
@@ -132,10 +134,38 @@ class _Line(_Member, Generic[T]):
 
     key: Hashable = None
     items: OrderedDict[T, int] = field(default_factory=OrderedDict)
+    # Those that go before all others, by their rank; there are few.
+    first: list[tuple[int, T, int]] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.first) + len(self.items)
+
+    def __iter__(self) -> Iterator[T]:
+        return chain((item for _, item, _ in self.first), self.items)
+
+    def push(self, item: T, cost: int, rank: int | None) -> None:
+        if rank is None:
+            self.items[item] = cost
+        else:
+            insort(self.first, (rank, item, cost), key=itemgetter(0))
+
+    def pop(self) -> tuple[T, int]:
+        if self.first:
+            _, item, cost = self.first.pop(0)
+            return item, cost
+        return self.items.popitem(last=False)
+
+    def remove(self, item: T) -> int | None:
+        """Unlink an item; its cost, None if it is not here."""
+        for place, (_, other, cost) in enumerate(self.first):
+            if other is item or other == item:
+                del self.first[place]
+                return cost
+        return self.items.pop(item, None)
 
     def served_before(self, instant: int) -> float:
         """The same as `served_by`, in items as large as they are on average."""
-        return self.served_by(instant, self.backlog / len(self.items)) if self.items else 0
+        return self.served_by(instant, self.backlog / len(self)) if self.backlog else 0
 
 
 class _Class(_Member, Generic[T]):
@@ -158,7 +188,9 @@ class _Class(_Member, Generic[T]):
 
     def ahead(self, flow: Flow) -> float:
         """About how much of this class goes before an item that `flow` pushed now."""
-        line = self.flows.get(flow.client) or _Line[T](flow.weight)
+        line = self.flows.get(flow.client)
+        if line is None:
+            line = _Line[T](flow.weight)
         begin = max(line.start, self.server.virtual) + line.virtual(line.backlog)
         some, stands_for = self.server.sample()
         served = sum(other.served_before(begin) for other in some if other is not line)
@@ -187,17 +219,16 @@ class FairQueue(Generic[T]):
         self._classes: dict[str, _Class[T]] = {}
         self._server: _Server[_Class[T]] = _Server(lambda idle: self._classes.pop(idle.name))
 
-    def push(self, item: T, flow: Flow, cost: int = 1, *, front: bool = False) -> None:
-        """Add an item at the end of its flow, or in front of it."""
+    def push(self, item: T, flow: Flow, cost: int = 1, *, rank: int | None = None) -> None:
+        """Add an item at the end of its flow; with a rank in front of it, but behind those that
+        are there with a lesser one."""
         its_class = self._class(flow.priority)
         line = its_class.line(flow)
         if not its_class.backlog:
             self._server.wake(its_class)
         if not line.backlog:
             its_class.server.wake(line)
-        line.items[item] = cost
-        if front:
-            line.items.move_to_end(item, last=False)
+        line.push(item, cost, rank)
         self._count(its_class, line, cost, 1)
 
     def reckon(self, cost_of: Callable[[T], int]) -> None:
@@ -206,24 +237,26 @@ class FairQueue(Generic[T]):
         O(n). All flows and classes stand equal again, since their starts were in the old unit.
         """
         waiting = [
-            (Flow(line.key, each.name, line.weight), list(line.items))
+            (Flow(line.key, each.name, line.weight), list(line.first), list(line.items))
             for each in self._classes.values()
             for line in each.flows.values()
         ]
         self._size = 0
         self.forget()
-        for flow, items in waiting:
+        for flow, first, items in waiting:
+            for rank, item, _ in first:
+                self.push(item, flow, cost_of(item), rank=rank)
             for item in items:
                 self.push(item, flow, cost_of(item))
 
     def peek(self) -> T:
         """The item whose turn it is; it stays. Raises IndexError when the queue is empty."""
-        return next(iter(self._next()[1].items))
+        return next(iter(self._next()[1]))
 
     def pop(self) -> T:
         """Take the item whose turn it is. Raises IndexError when the queue is empty."""
         its_class, line = self._next()
-        item, cost = line.items.popitem(last=False)
+        item, cost = line.pop()
         self._server.charge(its_class, cost)
         its_class.server.charge(line, cost)
         self._count(its_class, line, -cost, -1)
@@ -242,7 +275,7 @@ class FairQueue(Generic[T]):
         """Unlink an item that left; False if it is not here (any more)."""
         its_class = self._class(flow.priority)
         line = its_class.flows.get(flow.client)
-        cost = None if line is None else line.items.pop(item, None)
+        cost = None if line is None else line.remove(item)
         if line is None or cost is None:
             return False
         self._count(its_class, line, -cost, -1)
@@ -262,7 +295,7 @@ class FairQueue(Generic[T]):
     def depths(self) -> dict[str, dict[Hashable, int]]:
         """How many items wait, by class and client."""
         return {
-            name: {key: len(line.items) for key, line in each.flows.items() if line.items}
+            name: {key: len(line) for key, line in each.flows.items() if line.backlog}
             for name, each in self._classes.items()
             if each.backlog
         }

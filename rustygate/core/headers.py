@@ -116,9 +116,9 @@ def request_headers(raw: RawHeaders, credentials: Credentials, streaming: bool) 
     if connection:
         headers = _without_named(headers, connection)
     headers.append(("Authorization", f"Bearer {credentials.key}"))
-    for header in credentials.account:
-        if header[0].lower() not in spelling:
-            headers.append(header)
+    if credentials.account:
+        sent = {name.lower() for name, _ in headers}
+        headers += [header for header in credentials.account if header[0].lower() not in sent]
     return headers
 
 

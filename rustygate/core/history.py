@@ -20,6 +20,9 @@ ENOUGH = 9
 # Reckoned where too little is known: a long answer of a chat.
 TYPICAL_OUTPUT = 1000
 
+# More than any model writes; a usage that claims more lies, and would be reckoned for long.
+MOST_OUTPUT = 1_000_000
+
 # Pairs of client and model that are remembered, some two kilobytes each.
 PAIRS = 1000
 
@@ -48,7 +51,7 @@ class OutputHistory:
             answers = self._answers.get(key)
             if answers is None:
                 answers = self._answers[key] = deque(maxlen=WINDOW)
-            answers.append(tokens_out)
+            answers.append(min(tokens_out, MOST_OUTPUT))
             self._answers.move_to_end(key)
         while len(self._answers) > PAIRS:
             self._answers.popitem(last=False)

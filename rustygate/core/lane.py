@@ -27,6 +27,10 @@ _FRESH = 10 * SECOND
 # After `slow_down` the rate is halved, and recovers over this time.
 _RECOVERY = 5 * MINUTE
 
+# The rate that was too much counts as this one at least: a model that was quiet of late was not
+# too much by itself, and must not be held up for long.
+_LEAST_RATE_PERIOD = SECOND // 2
+
 # However often it is halved, a lane keeps this share of its rate.
 _LEAST_SHARE = 1 / 64
 
@@ -74,9 +78,18 @@ class Lane(Budgets):
         if self.pace is not None:
             self.pace.take(now)
 
-    def open(self) -> None:
-        """A good answer came: the model exists, and nothing bounds what is unanswered."""
-        self.known, self.slots = True, None
+    def open(self, mark: Mark) -> None:
+        """A good answer came: the model exists, and nothing bounds what is unanswered, unless
+        its exchange was admitted before the lane was paused."""
+        self.known = True
+        if mark.at >= self.paused_until:
+            self.slots = None
+
+    def allows(self, now: int, tokens: int) -> bool:
+        """Whether so many tokens are within the limit, as far as upstream told lately; an old
+        limit may have been raised, and only asking tells."""
+        old = now - self._heard.at > MINUTE
+        return self.tokens is None or old or tokens <= self.tokens.burst
 
     def learn(self, now: int, mark: Mark, news: RateNews) -> None:
         """Take over what an answer told; `mark` is its exchange's."""
@@ -101,7 +114,7 @@ class Lane(Budgets):
         What was admitted before the last halving, by its mark, is no reason for another.
         """
         if self.pace is None or self.pace.recovered(now):
-            self.pace = Pace(self._rate.period(now), now)
+            self.pace = Pace(min(self._rate.period(now), _LEAST_RATE_PERIOD), now)
         elif mark.at > self.pace.slowed_at:
             self.pace.halve(now)
 
@@ -123,6 +136,10 @@ class Pace:
     def share(self, now: int) -> float:
         """The share of the full rate that is had by now; above 1 when there is no limit more."""
         return self._share + (now - self.slowed_at) / _RECOVERY * (1 - self._share)
+
+    def period(self, now: int) -> int:
+        """Nanoseconds between two by now; 0 when there is no limit more."""
+        return 0 if self.recovered(now) else ceil(self._period / self.share(now))
 
     def recovered(self, now: int) -> bool:
         return self.share(now) >= 1
@@ -176,7 +193,7 @@ def _taught(
         return bucket
     if bucket is None:
         bucket = TokenBucket.per_minute(quota.limit)
-        bucket.take(now, since)
+        bucket.fill_to(now, bucket.burst - since)
     elif quota.limit != bucket.burst:
         bucket.resize(now, ceil(MINUTE / quota.limit), quota.limit)
     if quota.remaining is not None:
@@ -184,4 +201,5 @@ def _taught(
         if age > _FRESH:
             told = min(bucket.level(now), told + age // bucket.period)
         bucket.fill_to(now, told)
+    bucket.limit_debt(now)
     return bucket

@@ -11,6 +11,8 @@ PREFIX = "/v1/"
 # What upstream may take for a slash or a dot. Decoded once, as upstream would.
 _ENCODED = re.compile("%(2e|2f|5c)", re.IGNORECASE)
 _DECODED = {"2e": ".", "2f": "/", "5c": "/"}
+# A scheme and an authority, which a query may follow without a path between.
+_ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")
 _UNSAFE = re.compile("[\\x00-\\x20\\x7f#\\\\\\\\]")
 
 
@@ -23,10 +25,8 @@ def origin_form(target: str) -> str:
     """An absolute-form target (RFC 9112, 3.2.2) reduced to its path and query."""
     if target.startswith("/"):
         return target
-    scheme, separator, rest = target.partition("://")
-    if not separator or "/" in scheme:
-        return target
-    return rest[rest.find("/") :] if "/" in rest else ""
+    absolute = _ABSOLUTE.match(target)
+    return target[absolute.end() :] if absolute else target
 
 
 def has_dot_segment(path: str) -> bool:

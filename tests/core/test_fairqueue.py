@@ -133,8 +133,16 @@ def test_refunded_item_put_back_in_front_keeps_its_place() -> None:
         queue.push(item, Flow(item[0]))
     first = queue.pop()
     queue.refund(A)
-    queue.push(first, A, front=True)
+    queue.push(first, A, rank=0)
     assert [queue.pop() for _ in range(4)] == [("a", 0), ("b", 0), ("a", 1), ("b", 1)]
+
+
+def test_those_in_front_go_by_their_rank() -> None:
+    queue = filled([(A, 1)])
+    for rank in (3, 1, 2):
+        queue.push(("front", rank), A, rank=rank)
+    assert queue.remove(("front", 2), A)
+    assert [queue.pop() for _ in range(3)] == [("front", 1), ("front", 3), ("a", 0)]
 
 
 def test_turn_that_was_not_used_is_refunded() -> None:
@@ -285,7 +293,7 @@ class Machine(RuleBasedStateMachine):
         item, flow, cost = self.popped
         if refunded:
             self.queue.refund(flow, cost)
-        self.queue.push(item, flow, cost, front=True)
+        self.queue.push(item, flow, cost, rank=item[1])
         self.model[flow].insert(0, item)
         self.popped = None
 

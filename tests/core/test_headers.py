@@ -64,6 +64,12 @@ def test_account_is_named_where_the_client_named_none() -> None:
     ]
 
 
+def test_account_that_connection_names_is_the_gate_s() -> None:
+    """Strip first, inject after."""
+    raw = [(b"Connection", b"OpenAI-Organization"), (b"OpenAI-Organization", b"org-client")]
+    assert up(*raw, credentials=ACCOUNT) == [*ACCOUNT.account]
+
+
 @pytest.mark.parametrize("value", [b"caf\xe9", b"a\x00b", b"a\rb", b"\x7f"])
 def test_value_that_cannot_be_carried_is_refused_without_showing_it(value: bytes) -> None:
     with pytest.raises(UnreadableHeader, match="The value of header X-Odd is not UTF-8"):

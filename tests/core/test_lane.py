@@ -93,6 +93,15 @@ def test_slowing_follows_the_rate_there_was_and_ends() -> None:
     assert lane.wait(now + 5 * MINUTE) == 0
 
 
+def test_slowing_a_quiet_lane_holds_nobody_up_for_long() -> None:
+    lane = Lane(known=True)
+    asked(lane, 0)
+    lane.slow(30 * SECOND, lane.mark)
+    assert lane.wait(30 * SECOND) == SECOND
+    asked(lane, 31 * SECOND)
+    assert lane.wait(31 * SECOND) == pytest.approx(SECOND, rel=0.01)
+
+
 def test_second_slowing_halves_what_was_recovered() -> None:
     lane = Lane(known=True)
     for tenth in range(200):

@@ -7,9 +7,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from loguru import logger
+from opentelemetry.sdk.trace import TracerProvider
 
 from rustygate.app import Daemon
 from rustygate.config import load
+from rustygate.tracing.spans import Tracing
 from tests.support.client import Client
 from tests.support.http import CLIENT_KEY, UPSTREAM_KEY, Answer
 from tests.support.waiting import A_SECOND_S, until
@@ -78,14 +80,22 @@ def logged() -> Iterator[Log]:
 class Gate:
     """A gate that runs in the test's own loop, and the raw clients that were connected to it."""
 
-    def __init__(self, log: Log, upstream_url: str, **settings: object) -> None:
+    def __init__(
+        self,
+        log: Log,
+        upstream_url: str,
+        provider: TracerProvider | None = None,
+        **settings: object,
+    ) -> None:
         given = ROOMY | {
             "OPENAI_API_KEY": UPSTREAM_KEY,
             "OPENAI_BASE_URL": upstream_url,
             "PORT": "0",
         }
         given |= {name: str(value) for name, value in settings.items()}
-        self.daemon = Daemon(load(given))
+        loaded = load(given)
+        tracing = None if provider is None else Tracing(loaded, provider)
+        self.daemon = Daemon(loaded, tracing=tracing)
         self.log = log
         self._clients: list[Client] = []
 
