@@ -16,7 +16,7 @@ from packaging.utils import canonicalize_name
 from rustygate.config import Settings
 
 ROOT = Path(__file__).parents[1]
-SCRIPTS = sorted(path for path in (ROOT / "scripts").iterdir() if not path.suffix)
+SCRIPTS = sorted(p for p in (ROOT / "scripts").iterdir() if p.is_file() and not p.suffix)
 LOCKS = sorted(ROOT.glob("requirements*.txt"))
 
 
@@ -51,9 +51,9 @@ def dockerfile() -> list[list[str]]:
 
 
 def test_there_are_the_scripts_of_the_readme() -> None:
-    named = re.findall(r"^- `([\w.-]+)`:", (ROOT / "scripts/README.md").read_text(), re.M)
-    present = [path.name for path in (ROOT / "scripts").iterdir() if path.name != "README.md"]
-    assert sorted(named) == sorted(present)
+    named = re.findall(r"^- `([\w.-]+)/?`:", (ROOT / "scripts/README.md").read_text(), re.M)
+    present = {path.name for path in (ROOT / "scripts").iterdir()}
+    assert sorted(named) == sorted(present - {"README.md", "__pycache__"})
 
 
 @pytest.mark.parametrize("script", [*SCRIPTS, ROOT / ".ci/run"], ids=lambda path: path.name)

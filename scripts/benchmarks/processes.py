@@ -1,0 +1,108 @@
+"""Processes under test: pinned to a core, with what they and their children use."""
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import IO
+
+from scripts.benchmarks.load import HOST, Failed
+
+ROOT = Path(__file__).parents[2]
+
+
+def free_port() -> int:
+    with socket.create_server((HOST, 0)) as free:
+        port: int = free.getsockname()[1]
+        return port
+
+
+@contextmanager
+def pinned(core: int) -> Iterator[None]:
+    """Run on one core meanwhile, and so whatever is started."""
+    own = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {core})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, own)
+
+
+@contextmanager
+def process(
+    core: int,
+    command: Sequence[str],
+    environ: Mapping[str, str],
+    port: int,
+    patience_s: float = 10,
+) -> Iterator[int]:
+    """A child that serves a port, pinned to a core from its first instruction; yields its pid.
+
+    It leads a session of its own, by which its children are found. Raises Failed if it does not
+    start to serve.
+    """
+    with TemporaryFile() as output:
+        with pinned(core):
+            child = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env=os.environ | environ | {"PORT": str(port)},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        try:
+            _wait_for(child, port, output, patience_s)
+            yield child.pid
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
+
+
+def _wait_for(
+    child: subprocess.Popen[bytes], port: int, output: IO[bytes], patience_s: float
+) -> None:
+    end = time.monotonic() + patience_s
+    while child.poll() is None and time.monotonic() < end:
+        with suppress(OSError), socket.create_connection((HOST, port)):
+            return
+        time.sleep(0.05)
+    output.seek(0)
+    last = output.read().decode(errors="replace").strip().rpartition("\n")[2]
+    raise Failed(f"it did not start: {last[:200] or 'it says nothing'}")
+
+
+def _family(pid: int) -> Iterator[Path]:
+    """The processes of a session; none of 0, which is the kernel's."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            with suppress(OSError):
+                after_name = (entry / "stat").read_text().rpartition(")")[2].split()
+                if pid and int(after_name[3]) == pid:
+                    yield entry
+
+
+def cpu_s(pid: int) -> float:
+    """CPU seconds that the process, its children and all their threads have used."""
+    spent = 0
+    for member in _family(pid):
+        for schedstat in member.glob("task/*/schedstat"):
+            with suppress(OSError):
+                spent += int(schedstat.read_text().split()[0])
+    return spent / 1e9
+
+
+def rss_mb(pid: int) -> float:
+    """Resident memory of the process and its children; what they share counts for each."""
+    pages = 0
+    for member in _family(pid):
+        with suppress(OSError):
+            pages += int((member / "statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6

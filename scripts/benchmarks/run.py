@@ -1,0 +1,94 @@
+"""One run of the bench: how much it measures, who takes part, and the alternating of sides."""
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+
+from scripts.benchmarks.contenders import DIRECT, Contender, Side
+from scripts.benchmarks.load import Failed, ask
+from scripts.benchmarks.peers import install_limiters
+from scripts.benchmarks.report import Report, added
+
+Figures = dict[str, float]
+Measures = Mapping[str, Callable[[], Figures]]
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How much is measured: rounds, seconds of each load, and the loads."""
+
+    rounds: int = 5
+    seconds: float = 2.0
+    connections: tuple[int, ...] = (1, 32, 256)
+    streams: tuple[int, ...] = (1, 10, 50, 200, 512, 1000)
+    waiters: tuple[int, ...] = (0, 10, 100, 1000, 10_000, 100_000)
+
+
+QUICK = Effort(2, 0.5, streams=(1, 200, 512, 1000), waiters=(0, 1000, 100_000))
+
+
+@dataclass(slots=True)
+class Run:
+    """A run's effort, its contenders, and what it has found.
+
+    `gate` is the gate's environment; `limiters` one in which other limiters can be imported,
+    empty if they are not asked for.
+    """
+
+    effort: Effort
+    contenders: list[Contender]
+    gate: dict[str, str]
+    limiters: dict[str, str] = field(default_factory=dict)
+    report: Report = field(default_factory=Report)
+
+    def install_limiters(self) -> None:
+        """Let other limiters be measured too."""
+        try:
+            self.limiters = {"PYTHONPATH": str(install_limiters())}
+        except Failed as failure:
+            self.report.skip("limiters", failure)
+
+    @contextmanager
+    def sides(self) -> Iterator[list[Side]]:
+        """All that start, and that answer a request; the others are named and left out."""
+        with ExitStack() as stack:
+            started = []
+            for contender in self.contenders:
+                try:
+                    side = stack.enter_context(contender.start())
+                    asyncio.run(ask(side.port, side.headers, 1, 0))
+                except Failed as failure:
+                    self.report.skip(contender.name, failure)
+                else:
+                    started.append(side)
+            yield started
+
+    def alternate(
+        self,
+        section: str,
+        load: str,
+        measures: Measures,
+        warm_up: int = 1,
+    ) -> None:
+        """Measure the sides in turn, round by round, first as often as it takes to warm up.
+
+        One that fails is named, and left out of the rounds that follow.
+        """
+        print(f"{section}, {load} ...", flush=True)
+        left = dict(measures)
+        for number in range(-warm_up, self.effort.rounds):
+            direct: Figures = {}
+            for name in list(left):
+                try:
+                    figures = left[name]()
+                except Failed as failure:
+                    self.report.skip(f"{name}, {section}, {load}", failure)
+                    self.report.forget(section, load, name)
+                    del left[name]
+                    continue
+                if name == DIRECT:
+                    direct = figures
+                if number >= 0:
+                    figures = figures if name == DIRECT else added(figures, direct)
+                    self.report.add(section, load, name, figures)
