@@ -478,16 +478,19 @@ async def test_defect_is_told_by_its_exchange_s_id_alone(
 async def test_defect_in_the_middle_of_an_answer_cuts_it(
     gate: StartGate, upstream: Upstream, log: Log, monkeypatch: pytest.MonkeyPatch, version: str
 ) -> None:
+    def fail_at_the_second(_: object, passed: bytes) -> None:
+        if b"2" in passed:
+            fail()
+
+    monkeypatch.setattr("rustygate.pipe.Boundary.feed", fail_at_the_second)
     running = await gate()
     client = await running.send(f"GET /v1/x HTTP/{version}\r\nHost: gate\r\n\r\n".encode())
     call = await upstream.call()
     call.send(EVENT_STREAM, chunk(b"data: 1\n\n"))
     await client.head()
     await client.exactly(b"data: 1\n\n")
-    with monkeypatch.context() as patch:
-        patch.setattr("rustygate.pipe.Boundary.feed", fail)
-        call.send(chunk(b"data: 2\n\n"))
-        assert await client.until_cut() == b""
+    call.send(chunk(b"data: 2\n\n"))
+    assert await client.until_cut() == b""
     [line] = await running.settled()
     assert (line["outcome"], line["reason"]) == ("aborted", "internal_error")
     assert line["id"] in log.errors.pop()
