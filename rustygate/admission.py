@@ -552,11 +552,11 @@ class Admission:
 
     def _refuse_oversized(self) -> None:
         least, lane = self._exchange.tokens_least, self.lane_line.lane
-        buckets = [self._gate.own.tokens, *(line.budgets.tokens for line in self.lines)]
-        for bucket in buckets:
+        for budgets in (self._gate.own, *(line.budgets for line in self.lines)):
+            bucket = budgets.tokens
             if bucket is None or least <= bucket.burst:
                 continue
-            if bucket is not lane.tokens or not lane.allows(self._gate.now(), least):
+            if budgets is not lane or lane.heard_lately(self._gate.now()):
                 raise RequestTooLarge(least, bucket.burst)
 
     # While it waits.

@@ -242,7 +242,7 @@ def _share(used: int, per_minute: int | None, took_s: float) -> float | None:
 
 
 def forecast(plan: Plan) -> Forecast:
-    """Run a plan; a day of it takes seconds."""
+    """Run a plan; a day of it takes seconds, if it asks for less than the quota."""
 
     async def run() -> Forecast:
         return await _Run(plan).run()

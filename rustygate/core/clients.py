@@ -1,4 +1,4 @@
-"""Who may ask, and for how much: the table of clients, as CLIENTS_FILE has it (DESIGN: access).
+"""Who may ask, and for how much: the table of clients, as CLIENTS_FILE has it.
 
 ```toml
 [client.search]

@@ -85,11 +85,10 @@ class Lane(Budgets):
         if mark.at >= self.paused_until:
             self.slots = None
 
-    def allows(self, now: int, tokens: int) -> bool:
-        """Whether so many tokens are within the limit, as far as upstream told lately; an old
-        limit may have been raised, and only asking tells."""
-        old = now - self._heard.at > MINUTE
-        return self.tokens is None or old or tokens <= self.tokens.burst
+    def heard_lately(self, now: int) -> bool:
+        """Whether upstream told its limits within a minute; older ones may have been raised, and
+        only asking tells."""
+        return now - self._heard.at <= MINUTE
 
     def learn(self, now: int, mark: Mark, news: RateNews) -> bool:
         """Take over what an answer told; `mark` is its exchange's. Whether a limit is another

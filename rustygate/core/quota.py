@@ -167,7 +167,7 @@ def go_duration(text: str) -> int | None:
 
 
 def verdict(status: int, headers: Mapping[str, str], body: bytes, epoch_ns: int) -> Verdict:
-    """What an answer means for its request and its lane (DESIGN.md, section 9, the table).
+    """What an answer means for its request and its lane.
 
     Args:
         headers: whatever finds them by their lower-case names.
