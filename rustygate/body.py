@@ -11,9 +11,10 @@ from collections.abc import AsyncIterator
 from aiohttp import HttpVersion11, hdrs, web
 
 from rustygate.config import Settings
+from rustygate.core.headers import Headers
 from rustygate.errors import BodyTooLarge, MalformedBody, Refusal, RequestTimeout
 
-# Up to here a held body is handed over as one piece.
+# Up to here a held body is written in one piece, with its head.
 WRITTEN_AT_ONCE = 1024 * 1024
 
 # How much is read ahead of a body that is being taken.
@@ -40,9 +41,9 @@ class Holdings:
 class Body:
     """One request's body.
 
-    `read` holds it if it is to be held; then `held` is the whole of it, else None. `data` is what
-    goes upstream: bytes, which may be sent again, or this object, whose chunks can be had once.
-    `close` lets go of what is held.
+    `read` holds it if it is to be held; then `held` is the whole of it, else None. It goes
+    upstream as one `piece`, if it has one, else chunk by chunk: those of a held body can be had
+    again, others once. `close` lets go of what is held.
     """
 
     def __init__(self, request: web.Request, settings: Settings, holdings: Holdings) -> None:
@@ -74,14 +75,24 @@ class Body:
         elif not self._awaits_continue:
             self._read_ahead()
 
-    def data(self) -> "bytes | Body | None":
-        """What `aiohttp.ClientSession.request` takes as `data`."""
-        if not self._request.body_exists:
-            return None
-        # aiohttp warns of large bytes: it would write them in one go.
-        if self.held is None or len(self.held) > WRITTEN_AT_ONCE:
-            return self
-        return self.held
+    @property
+    def piece(self) -> bytes | None:
+        """The whole of it, if that is to be written at once."""
+        return self.held if self.held is not None and len(self.held) <= WRITTEN_AT_ONCE else None
+
+    @property
+    def chunked(self) -> bool:
+        """Whether it goes upstream in chunks, since nobody knows its length."""
+        return self.held is None and self._length is None
+
+    @property
+    def framing(self) -> Headers:
+        """What says where it ends, unless the client's own headers do (RFC 9112, 6)."""
+        if self._length is not None or not self._request.body_exists:
+            return []
+        if self.held is None:
+            return [("Transfer-Encoding", "chunked")]
+        return [("Content-Length", str(len(self.held)))]
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         """The chunks: what was read before, then the rest as it comes."""
@@ -99,7 +110,7 @@ class Body:
                     await asyncio.get_running_loop().create_future()
                 yield chunk
         except Refusal as refusal:
-            # The client session wraps what is raised here; `refusal` keeps it.
+            # The client wraps what is raised here; `refusal` keeps it.
             self.refusal = refusal
             raise
 

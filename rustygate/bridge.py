@@ -21,10 +21,11 @@ from secrets import token_bytes
 from time import monotonic_ns
 from typing import Any
 
-from aiohttp import ClientResponse, hdrs, web
+from aiohttp import hdrs, web
 from aiohttp.base_protocol import BaseProtocol
 from aiohttp.client_proto import ResponseHandler
 
+from rustygate.client import Answer
 from rustygate.core.frames import (
     GOING_AWAY,
     INTERNAL_ERROR,
@@ -56,15 +57,13 @@ FLUSH_LOOK_S = 0.02
 _SELF = "rustygate: "
 
 
-async def bridge(
-    request: web.Request, answer: ClientResponse, exchange: Exchange
-) -> web.StreamResponse:
+async def bridge(request: web.Request, answer: Answer, exchange: Exchange) -> web.StreamResponse:
     """Tell the client that upstream agreed, pass what comes until the end, stamp the exchange.
 
     Raises `UpstreamDisconnected`, before anything went downstream, if what upstream agreed to is
     not what was asked. How it ended otherwise is the exchange's outcome.
     """
-    connection = answer.connection and answer.connection.protocol
+    connection = answer.wire
     if connection is None:
         raise _no_agreement()
     headers = _agreement(request, answer) + response_headers(answer.raw_headers)
@@ -78,11 +77,11 @@ async def bridge(
     return response
 
 
-def _agreement(request: web.Request, answer: ClientResponse) -> Headers:
+def _agreement(request: web.Request, answer: Answer) -> Headers:
     """The headers that tell the client what was agreed upon."""
     try:
         asked = Opening.of(request.headers.items())
-        sent = Opening.of(answer.request_info.headers.items())
+        sent = Opening.of(answer.asked)
         return asked.answer(sent, answer.headers.items())
     except (Disagreement, ValueError) as error:
         raise _no_agreement() from error

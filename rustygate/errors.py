@@ -319,13 +319,15 @@ class UpstreamDisconnected(UpstreamFailure):
 
     Args:
         begun: bytes of an answer had come by then.
+        stale: none had, and the connection had been kept for reuse.
     """
 
     status, reason, retry = 502, "upstream_disconnected", True
 
-    def __init__(self, message: str, begun: bool = False) -> None:
+    def __init__(self, message: str, *, begun: bool = False, stale: bool = False) -> None:
         super().__init__(message)
         self.retryable = not begun
+        self.stale = stale
 
 
 class UpstreamTimeout(UpstreamFailure):

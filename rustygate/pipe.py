@@ -18,13 +18,13 @@ from typing import Any, TypeVar
 from aiohttp import (
     ClientError,
     ClientOSError,
-    ClientResponse,
     HttpVersion11,
     ServerTimeoutError,
     hdrs,
     web,
 )
 
+from rustygate.client import Answer
 from rustygate.config import Settings
 from rustygate.core.headers import reason_phrase, response_headers
 from rustygate.core.sse import KEEPALIVE, Boundary, error_event, is_event_stream
@@ -72,7 +72,7 @@ class Downstream:
     early: web.StreamResponse | None = None
 
 
-async def read_ahead(answer: ClientResponse, settings: Settings) -> bytes:
+async def read_ahead(answer: Answer, settings: Settings) -> bytes:
     """An answer's body, if it is as short as an error's, else its beginning.
 
     Raises `UpstreamFailure` if it breaks off.
@@ -84,7 +84,7 @@ async def read_ahead(answer: ClientResponse, settings: Settings) -> bytes:
 
 
 async def pipe(
-    downstream: Downstream, answer: ClientResponse, read: bytes | None = None
+    downstream: Downstream, answer: Answer, read: bytes | None = None
 ) -> web.StreamResponse:
     """Pass an answer on and stamp the exchange. `read` is what was read of its body before.
 
@@ -102,15 +102,15 @@ async def pipe(
 class _Source:
     """An answer's body, with aiohttp's exceptions told as what they mean."""
 
-    def __init__(self, answer: ClientResponse, settings: Settings) -> None:
+    def __init__(self, answer: Answer, settings: Settings) -> None:
         self._content = answer.content
         # For who reads each of many chunks, and does what `read` does beside it.
         self.readany = answer.content.readany
         self._settings = settings
         # Only the connection's end tells the end of a body that has neither length nor chunks.
-        marked = answer.content_length is not None or hdrs.TRANSFER_ENCODING in answer.headers
-        closing = None if marked else answer.connection
-        self._closing = closing and closing.protocol
+        headers = answer.headers
+        marked = hdrs.CONTENT_LENGTH in headers or hdrs.TRANSFER_ENCODING in headers
+        self._closing = None if marked else answer.wire
 
     @property
     def ended(self) -> bool:
@@ -154,9 +154,7 @@ class _Source:
         return self._closing is not None and isinstance(self._closing.exception(), ClientOSError)
 
 
-async def _send_whole(
-    downstream: Downstream, answer: ClientResponse, body: bytes
-) -> web.StreamResponse:
+async def _send_whole(downstream: Downstream, answer: Answer, body: bytes) -> web.StreamResponse:
     """Send an answer whose end has come: head and body in one write."""
     request, exchange = downstream.request, downstream.exchange
     response = _respond(web.Response, answer, exchange, body=body or None)
@@ -177,7 +175,7 @@ class _Stream:
     """An answer whose end has not come yet, passed on as it comes."""
 
     def __init__(
-        self, downstream: Downstream, answer: ClientResponse, source: _Source, began: float
+        self, downstream: Downstream, answer: Answer, source: _Source, began: float
     ) -> None:
         self._request = downstream.request
         self._exchange = downstream.exchange
@@ -346,7 +344,7 @@ async def drop_invented_type(request: web.Request, response: web.StreamResponse)
         response.headers.popall(hdrs.CONTENT_TYPE, None)
 
 
-def _respond(kind: type[R], answer: ClientResponse, exchange: Exchange, **body: Any) -> R:
+def _respond(kind: type[R], answer: Answer, exchange: Exchange, **body: Any) -> R:
     """A response with upstream's status and headers, and what the gate tells of itself."""
     headers = response_headers(answer.raw_headers) + exchange.headers()
     reason = reason_phrase(answer.reason)
@@ -364,14 +362,14 @@ async def break_off(downstream: Downstream, error: Mapping[str, Any]) -> web.Str
     return downstream.early
 
 
-def is_plain_event_stream(answer: ClientResponse) -> bool:
+def is_plain_event_stream(answer: Answer) -> bool:
     """Whether it is a good answer that can go on in an event stream that has begun."""
     if not answer.ok or hdrs.CONTENT_ENCODING in answer.headers:
         return False
     return is_event_stream(answer.headers.get(hdrs.CONTENT_TYPE))
 
 
-def _is_commentable(answer: ClientResponse) -> bool:
+def _is_commentable(answer: Answer) -> bool:
     """Whether it is an event stream to which something may be added: neither encoded nor of a
     promised length."""
     headers = answer.headers
@@ -380,7 +378,7 @@ def _is_commentable(answer: ClientResponse) -> bool:
     return is_event_stream(headers.get(hdrs.CONTENT_TYPE))
 
 
-def _usage_reader(answer: ClientResponse) -> UsageReader | None:
+def _usage_reader(answer: Answer) -> UsageReader | None:
     headers = answer.headers
     if not tells_usage(headers.get(hdrs.CONTENT_TYPE, "")):
         return None

@@ -11,7 +11,7 @@ from secrets import token_bytes
 from time import time_ns
 from typing import TYPE_CHECKING, Any
 
-from aiohttp import ClientResponse, HttpVersion11, web
+from aiohttp import HttpVersion11, web
 from loguru import logger
 from multidict import istr
 
@@ -20,6 +20,7 @@ from rustygate.access import Access, check_model
 from rustygate.admission import Admission, Gate
 from rustygate.body import Body, Holdings
 from rustygate.browsers import Browsers
+from rustygate.client import Answer
 from rustygate.config import Settings
 from rustygate.core.bucket import SECOND
 from rustygate.core.fairqueue import CLASSES
@@ -85,7 +86,7 @@ class Setback:
     body was read. The next one asks for admission `pause_s` later."""
 
     failure: UpstreamFailure | None = None
-    answer: ClientResponse | None = None
+    answer: Answer | None = None
     read: bytes | None = None
     pause_s: float = 0.0
 
@@ -280,12 +281,10 @@ class Proxy:
         try:
             return await self._heed(sending, admission, answer, vigil)
         finally:
-            # At its end an answer lets go of its connection by itself; before, this closes it.
-            if not answer.closed:
-                answer.close()
+            answer.close()
 
     async def _heed(
-        self, sending: Sending, admission: Admission, answer: ClientResponse, vigil: Vigil
+        self, sending: Sending, admission: Admission, answer: Answer, vigil: Vigil
     ) -> web.StreamResponse | Setback:
         """Learn from an answer's head; pass it on, unless another attempt may do better."""
         exchange = sending.exchange

@@ -11,9 +11,10 @@ from contextlib import suppress
 from time import monotonic_ns
 from typing import Any, Self
 
-from aiohttp import ClientResponse, web
+from aiohttp import web
 
 from rustygate.bridge import bridge
+from rustygate.client import Answer
 from rustygate.config import Settings
 from rustygate.core.opening import SWITCHING_PROTOCOLS
 from rustygate.core.sse import KEEPALIVE
@@ -54,9 +55,7 @@ class Vigil:
     async def __aexit__(self, *_: object) -> None:
         await self._stop()
 
-    async def deliver(
-        self, answer: ClientResponse, read: bytes | None = None
-    ) -> web.StreamResponse:
+    async def deliver(self, answer: Answer, read: bytes | None = None) -> web.StreamResponse:
         """Pass an answer on, as `pipe` does; an error goes into a stream that has begun. If
         upstream agreed to a WebSocket, `bridge` it."""
         if answer.status == SWITCHING_PROTOCOLS:

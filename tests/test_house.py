@@ -20,6 +20,7 @@ STOREYS = [
     {"ledger"},
     {"metrics"},
     {"admission", "upstream", "pipe", "bridge", "listener"},
+    {"client"},
     {"access", "admin", "body", "browsers", "tracing"},
     {"config", "exchange"},
     {"connections", "log", "notify", "tls", "jumping", "traffic"},

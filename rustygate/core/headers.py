@@ -153,9 +153,10 @@ def _without_named(headers: Headers, connection: Iterable[bytes]) -> Headers:
 
 @lru_cache(maxsize=NAMES_REMEMBERED)
 def _options(connection: bytes) -> frozenset[str]:
-    """The headers that a `Connection` names, in lower case."""
+    """The headers that a `Connection` names, in lower case. It may not name a length, without
+    which the body would pass for another message."""
     options = (option.strip().lower() for option in connection.decode("latin-1").split(","))
-    return frozenset(options) - {"keep-alive", "close", ""}
+    return frozenset(options) - {"keep-alive", "close", "content-length", ""}
 
 
 # A client sends the same names in the same order each time, and so does upstream: what becomes of

@@ -64,6 +64,11 @@ def test_account_is_named_where_the_client_named_none() -> None:
     ]
 
 
+def test_length_stays_whatever_connection_names() -> None:
+    raw = [(b"Connection", b"Content-Length, X-Hop"), (b"X-Hop", b"1"), (b"Content-Length", b"2")]
+    assert up(*raw) == [("Content-Length", "2")]
+
+
 def test_account_that_connection_names_is_the_gate_s() -> None:
     """Strip first, inject after."""
     raw = [(b"Connection", b"OpenAI-Organization"), (b"OpenAI-Organization", b"org-client")]
