@@ -24,11 +24,11 @@ from rustygate.admin import Admin
 from rustygate.admission import Gate
 from rustygate.config import Settings
 from rustygate.connections import Door, LimitedConnection, heads_under_way
+from rustygate.core.paths import PREFIX
 from rustygate.errors import NotHttp, Refusal
 from rustygate.ledger import Ledger
 from rustygate.listener import Listener
 from rustygate.metrics import Metrics
-from rustygate.pipe import drop_invented_type
 from rustygate.proxy import Proxy
 from rustygate.upstream import Upstream
 
@@ -47,6 +47,9 @@ CLOSE_TIMEOUT_S = 1.0
 
 # How often a client of whom nothing is read is looked after; it must be missed within a second.
 WATCH_INTERVAL_S = 0.5
+
+# The name of the route by which all goes that is not the gate's own.
+FORWARDED = "forwarded"
 
 # aiohttp's parser also lets 0.9 and 2.0 pass, in a head that looks like HTTP/1.
 _VERSIONS = (HttpVersion11, HttpVersion10)
@@ -166,9 +169,12 @@ def _application(proxy: Proxy, gate: Gate, admin: Admin, metrics: Metrics) -> we
     application.router.add_get("/ready", ready)
     application.router.add_get("/metrics", admin.only(show_metrics))
     application.router.add_route(
-        hdrs.METH_ANY, "/{target:.*}", proxy.handle, expect_handler=_leave_to_the_body
+        hdrs.METH_ANY,
+        "/{target:.*}",
+        proxy.handle,
+        name=FORWARDED,
+        expect_handler=_leave_to_the_body,
     )
-    application.on_response_prepare.append(drop_invented_type)
     if proxy.browsers.welcome:
         application.on_response_prepare.append(proxy.browsers.tell)
     return application
@@ -243,13 +249,18 @@ class _Server(web.Server):
 class _Runner(web.AppRunner):
     """Serves the application over such connections. aiohttp has no option for this.
 
-    Targets that the router cannot match at all, such as `*`, go to `unrouted`.
+    What is under `/v1/` goes to `forward` without asking the router, which takes longer than a
+    pipe may. Targets that the router cannot match at all, such as `*`, go there too.
     """
 
-    unrouted: Handler
+    forward: Handler
 
     async def _make_server(self) -> web.Server:
         made = await super()._make_server()
+        (route,) = self.app.router[FORWARDED]
+        matched = web.UrlMappingMatchInfo({}, route)
+        matched.add_app(self.app)
+        matched.freeze()
 
         async def handle(request: web.BaseRequest) -> web.StreamResponse:
             # Not `request.version`, which would keep what it once said.
@@ -257,11 +268,14 @@ class _Runner(web.AppRunner):
                 # An answer repeats the version, and none may claim to be HTTP/2.
                 request._version = HttpVersion10
                 raise BadStatusLine
+            assert isinstance(request, web.Request)
+            if request.raw_path.startswith(PREFIX):
+                request._match_info = matched
+                return await self.forward(request)
             try:
                 return await made.request_handler(request)
             except web.HTTPException:
-                assert isinstance(request, web.Request)
-                return await self.unrouted(request)
+                return await self.forward(request)
 
         return _Server(
             handle,
@@ -286,7 +300,7 @@ def _runner(proxy: Proxy, application: web.Application, door: Door) -> web.AppRu
         shutdown_timeout=CLOSE_TIMEOUT_S,
         door=door,
     )
-    runner.unrouted = proxy.handle
+    runner.forward = proxy.handle
     return runner
 
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic_ns
-from typing import Any, TypeVar
+from typing import Any
 
 from aiohttp import (
     ClientError,
@@ -31,9 +31,8 @@ from rustygate.core.sse import KEEPALIVE, Boundary, error_event, is_event_stream
 from rustygate.core.usage import Usage, UsageReader, tells_usage
 from rustygate.errors import UpstreamDisconnected, UpstreamFailure, UpstreamTimeout
 from rustygate.exchange import Exchange
+from rustygate.reply import Reply
 from rustygate.tls import below_tls, unsent
-
-R = TypeVar("R", bound=web.StreamResponse)
 
 # How long the head waits for the first byte of the body. A head that nothing follows can still
 # become an error, which a client retries; once it is sent it can only be cut.
@@ -55,9 +54,6 @@ TLS_LOOK_S = 0.02
 # What reading from upstream raises; RuntimeError is aiohttp's word for a connection that is gone.
 READ_ERRORS = (ClientError, RuntimeError)
 
-# Whether upstream gave an answer its Content-Type.
-_TYPED = web.ResponseKey("typed", bool)
-
 # SO_LINGER switched on with no time: closing sends a reset.
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
@@ -69,7 +65,7 @@ class Downstream:
     request: web.Request
     exchange: Exchange
     settings: Settings
-    early: web.StreamResponse | None = None
+    early: Reply | None = None
 
 
 async def read_ahead(answer: Answer, settings: Settings) -> bytes:
@@ -157,17 +153,14 @@ class _Source:
 async def _send_whole(downstream: Downstream, answer: Answer, body: bytes) -> web.StreamResponse:
     """Send an answer whose end has come: head and body in one write."""
     request, exchange = downstream.request, downstream.exchange
-    response = _respond(web.Response, answer, exchange, body=body or None)
-    if request.version >= HttpVersion11 and hdrs.CONTENT_LENGTH not in response.headers:
-        response.enable_chunked_encoding()
+    response = _reply(answer, exchange, body)
     exchange.first_byte = monotonic_ns()
     exchange.bytes = len(body)
     reader = _usage_reader(answer)
     if reader is not None:
         reader.feed(body)
         _stamp_usage(exchange, reader.usage())
-    await response.prepare(request)
-    await response.write_eof()
+    await response.send(request)
     return response
 
 
@@ -189,7 +182,7 @@ class _Stream:
         if not is_event_stream(answer.headers.get(hdrs.CONTENT_TYPE)):
             self._capacity = max(self._capacity, BULK_BUFFER)
             answer.content.set_read_chunk_size(BULK_BUFFER)
-        self._response = downstream.early or _respond(web.StreamResponse, answer, self._exchange)
+        self._response = downstream.early or _reply(answer, self._exchange)
         # On the loop's clock: when bytes came last, at first the head's.
         self.passed_at = began
 
@@ -198,9 +191,9 @@ class _Stream:
         """Whether a comment may go down now: between events, to a client that reads."""
         return bool(self._boundary) and not self._request.protocol.writing_paused
 
-    async def comment(self, comment: bytes) -> None:
+    def comment(self, comment: bytes) -> None:
         """Write what is no part of the answer."""
-        await self._response.write(comment)
+        self._response.put(comment)
 
     async def run(self, first: bytes | None) -> web.StreamResponse:
         """Send the head, then the body; `first` is what was read of it, None if nothing."""
@@ -226,7 +219,7 @@ class _Stream:
         if chunk is None:
             chunk = await self._source.read()
         self._exchange.first_byte = monotonic_ns()
-        write, protocol = self._response.write, self._request.protocol
+        put, protocol = self._response.put, self._request.protocol
         exchange, readany, now = self._exchange, self._source.readany, self._loop.time
         note = self._boundary.feed
         note_usage = None if self._usage is None else self._usage.feed
@@ -237,7 +230,7 @@ class _Stream:
             note(chunk)
             if note_usage is not None:
                 note_usage(chunk)
-            await write(chunk)
+            put(chunk)
             if protocol.writing_paused:
                 await self._request.writer.drain()
             try:
@@ -256,7 +249,7 @@ class _Stream:
         """Tell the client, if its stream has a place for that, and abort the connection."""
         self._exchange.outcome, self._exchange.reason = "aborted", failure.reason
         if self._commentable and self._boundary:
-            await self.comment(error_event(self._exchange.path, failure.error()))
+            self.comment(error_event(self._exchange.path, failure.error()))
         await cut(self._request)
 
 
@@ -272,7 +265,6 @@ class _Keepalive:
         self._interval = interval_s
         self._loop = asyncio.get_running_loop()
         self._timer = self._loop.call_at(stream.passed_at + interval_s, self._wake)
-        self._writing: asyncio.Task[None] | None = None
 
     def stop(self) -> None:
         """Write no more."""
@@ -282,16 +274,16 @@ class _Keepalive:
         now = self._loop.time()
         due = self._stream.passed_at + self._interval
         if due <= now:
-            self._writing = self._loop.create_task(self._write())
+            self._loop.call_soon(self._write)
             due = now + self._interval
         self._timer = self._loop.call_at(due, self._wake)
 
-    async def _write(self) -> None:
+    def _write(self) -> None:
         # What came in the same turn of the loop as the timer was passed before this ran.
         idle = self._stream.passed_at + self._interval <= self._loop.time()
         if idle and self._stream.takes_comment and not self._timer.cancelled():
             with suppress(ConnectionError):
-                await self._stream.comment(KEEPALIVE)
+                self._stream.comment(KEEPALIVE)
 
 
 async def cut(request: web.Request) -> None:
@@ -338,26 +330,17 @@ def _bound_buffer(transport: asyncio.Transport, size: int) -> None:
     transport.set_write_buffer_limits(high=size)
 
 
-async def drop_invented_type(request: web.Request, response: web.StreamResponse) -> None:
-    """A hook of the application: aiohttp guesses a Content-Type where upstream sent none."""
-    if not response.get(_TYPED, True):
-        response.headers.popall(hdrs.CONTENT_TYPE, None)
-
-
-def _respond(kind: type[R], answer: Answer, exchange: Exchange, **body: Any) -> R:
+def _reply(answer: Answer, exchange: Exchange, body: bytes | None = None) -> Reply:
     """A response with upstream's status and headers, and what the gate tells of itself."""
     headers = response_headers(answer.raw_headers) + exchange.headers()
-    reason = reason_phrase(answer.reason)
-    response = kind(status=answer.status, reason=reason, headers=headers, **body)
-    response[_TYPED] = hdrs.CONTENT_TYPE in answer.headers
     exchange.status = answer.status
-    return response
+    return Reply(answer.status, reason_phrase(answer.reason), headers, body)
 
 
 async def break_off(downstream: Downstream, error: Mapping[str, Any]) -> web.StreamResponse:
     """End an event stream that has begun early with an error, OpenAI's object, and abort it."""
     assert downstream.early is not None
-    await downstream.early.write(error_event(downstream.exchange.path, error))
+    downstream.early.put(error_event(downstream.exchange.path, error))
     await cut(downstream.request)
     return downstream.early
 

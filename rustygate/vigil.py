@@ -21,6 +21,7 @@ from rustygate.core.sse import KEEPALIVE
 from rustygate.errors import Refusal
 from rustygate.exchange import Exchange
 from rustygate.pipe import Downstream, break_off, is_plain_event_stream, pipe, read_ahead
+from rustygate.reply import Reply
 
 
 class Vigil:
@@ -35,7 +36,7 @@ class Vigil:
         self._request = request
         self._exchange = exchange
         self._settings = settings
-        self._early: web.StreamResponse | None = None
+        self._early: Reply | None = None
         self._keeping: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -83,13 +84,13 @@ class Vigil:
         await asyncio.sleep(after_s)
         waited = monotonic_ns() - self._exchange.arrived
         headers = [("Content-Type", "text/event-stream"), *self._exchange.headers(waited)]
-        response = web.StreamResponse(headers=headers)
+        response = Reply(200, None, headers)
         self._exchange.status = response.status
         self._early = response
         with suppress(ConnectionError):
             await response.prepare(self._request)
             while True:
-                await response.write(KEEPALIVE)
+                response.put(KEEPALIVE)
                 await asyncio.sleep(self._settings.sse_keepalive_interval or after_s)
 
     async def _stop(self) -> None:
