@@ -78,14 +78,14 @@ def check_model(client: Client | None, exchange: Exchange, facts: Facts | None) 
     """
     if client is None or not client.models:
         return
+    model = exchange.model
+    if _shows_its_model(exchange, facts) if model is None else client.may_ask(model):
+        return
     allowed = ", ".join(client.models)
-    if exchange.model is not None:
-        if not client.may_ask(exchange.model):
-            message = f"{client.name} may not ask {exchange.model!a}, only {allowed}."
-            raise ModelNotAllowed(message)
-    elif not _shows_its_model(exchange, facts):
-        message = f"{client.name} may ask only {allowed}, and this request shows no model."
-        raise ModelNotAllowed(message)
+    if model is not None:
+        raise ModelNotAllowed(f"{client.name} may not ask {model!a}, only {allowed}.")
+    message = f"{client.name} may ask only {allowed}, and this request shows no model."
+    raise ModelNotAllowed(message)
 
 
 def _shows_its_model(exchange: Exchange, facts: Facts | None) -> bool:

@@ -67,7 +67,12 @@ class Body:
         if self.held is not None:
             return
         if self._is_to_be_held():
-            self._request.content.set_read_chunk_size(READ_AHEAD)
+            content = self._request.content
+            if content.is_eof() and not self._awaits_continue:
+                # A small body comes with its head.
+                self._hold(self._counted(content.read_nowait()))
+                return
+            content.set_read_chunk_size(READ_AHEAD)
             if self._awaits_continue:
                 await self._continue()
             while self.held is None and self._has_room():
@@ -177,18 +182,21 @@ class Body:
             self._request.protocol._lingering_time = 0.0
             message = f"Nothing came of the request's body for {SILENCE_LIMIT_S:g} s."
             raise RequestTimeout(message) from error
-        self._size += len(chunk)
-        if self._size > self._settings.max_body_size:
-            raise self._too_large(self._size)
-        return chunk
+        return self._counted(chunk)
 
     async def _arriving(self) -> bytes:
         content = self._request.content
-        # The whole of a small body comes with its head; a time limit would be wasted on it.
+        # A time limit would be wasted on what is there.
         if content.is_eof():
             return await content.readany()
         async with asyncio.timeout(SILENCE_LIMIT_S):
             return await content.readany()
+
+    def _counted(self, chunk: bytes) -> bytes:
+        self._size += len(chunk)
+        if self._size > self._settings.max_body_size:
+            raise self._too_large(self._size)
+        return chunk
 
     def _too_large(self, size: int) -> BodyTooLarge:
         limit = self._settings.max_body_size

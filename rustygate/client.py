@@ -9,6 +9,7 @@ Nothing is added to a request, no redirect followed, no cookie kept, nothing dec
 """
 
 import asyncio
+from collections.abc import Mapping
 from functools import cached_property, partial
 from typing import Any, cast
 
@@ -70,14 +71,18 @@ class Wire(ResponseHandler):
     requests = 0
     answering = False
     _sent = False
+    # Of which kind the parser's answers are: to a HEAD they have no bodies.
+    _bodiless: bool | None = None
     # On the loop's clock; None while the clock is stopped.
     _silent_since: float | None = None
 
-    def set_response_params(self, **params: Any) -> None:
-        # Called when a request begins.
+    def begin(self, parsing: Mapping[str, Any], *, bodiless: bool) -> None:
+        """A request begins. The parser that read the last answer can read the next."""
         self.requests += 1
         self.answering = self._sent = False
-        super().set_response_params(**params)
+        if self._bodiless is not bodiless:
+            self._bodiless = bodiless
+            self.set_response_params(skip_payload=bodiless, **parsing)
 
     def start_timeout(self) -> None:
         # Called when all of the request has been sent.
@@ -298,7 +303,7 @@ class Client:
         upload: asyncio.Task[None] | None = None
         try:
             head = self._head(connection, method, target, headers + body.framing)
-            wire.set_response_params(skip_payload=method == hdrs.METH_HEAD, **self._parsing)
+            wire.begin(self._parsing, bodiless=method == hdrs.METH_HEAD)
             upload = self._send(connection, head, body)
             while True:
                 message, content = await wire.read()

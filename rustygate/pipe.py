@@ -58,7 +58,7 @@ READ_ERRORS = (ClientError, RuntimeError)
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Downstream:
     """Where an answer goes to; `early` is its event stream if that has begun before."""
 

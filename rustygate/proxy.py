@@ -70,9 +70,9 @@ TELLING_STATUSES = frozenset({429, 503})
 SHOWN = 200
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Sending:
-    """What is sent upstream for an exchange, once or more."""
+    """What is sent upstream for an exchange, once or more; not changed."""
 
     exchange: Exchange
     target: str = field(repr=False)
