@@ -227,14 +227,14 @@ class Answer:
             self.connection = None
 
     def _release(self) -> None:
-        wire = self.wire
-        if self.connection is None or (wire is not None and wire.upgraded):
+        connection = self.connection
+        if connection is None or (connection.protocol and connection.protocol.upgraded):
             return
         if self._upload is not None and not self._upload.done():
             # Upstream does not want the rest.
             self.close()
         else:
-            self.connection.release()
+            connection.release()
             self.connection = None
 
 
@@ -304,7 +304,7 @@ class Client:
         try:
             head = self._head(connection, method, target, headers + body.framing)
             wire.begin(self._parsing, bodiless=method == hdrs.METH_HEAD)
-            upload = self._send(connection, head, body)
+            upload = self._send(connection, wire, head, body)
             while True:
                 message, content = await wire.read()
                 if message.code >= FIRST_FINAL or message.code == SWITCHING_PROTOCOLS:
@@ -334,10 +334,9 @@ class Client:
         return f"{text}\r\n\r\n".encode()
 
     def _send(
-        self, connection: Connection, head: bytes, body: Body
+        self, connection: Connection, wire: Wire, head: bytes, body: Body
     ) -> "asyncio.Task[None] | None":
         """Begin to send; the task that goes on with what does not go at once."""
-        wire = wire_of(connection)
         transport = wire.transport
         if transport is None or transport.is_closing():
             raise ClientConnectionResetError

@@ -166,7 +166,7 @@ class Proxy:
 
     def _identify(self, request: web.Request) -> Exchange:
         exchange = Exchange(_client(request), request.method, path_of(request.raw_path))
-        patience_s = min(self._settings.rate_limit_timeout, *_timeouts(request))
+        patience_s = _patience_s(request, self._settings.rate_limit_timeout)
         exchange.deadline = exchange.arrived + int(patience_s * SECOND)
         if self._tracing is not None:
             self._tracing.begin(exchange, request.headers)
@@ -341,15 +341,19 @@ def _client(request: web.Request) -> str:
     return name[:CLIENT_NAME_LIMIT].encode(errors="replace").decode()
 
 
-def _timeouts(request: web.Request) -> tuple[float, float]:
-    """For how many seconds the client's SDK will wait, as it tells in either of two headers."""
-    read, whole = (request.headers.get(name) for name in TIMEOUT_HEADERS)
-    return _seconds(read), _seconds(whole)
+def _patience_s(request: web.Request, limit_s: float) -> float:
+    """For how long it may wait: no longer than the client's SDK will, as it tells in either of
+    two headers."""
+    for name in TIMEOUT_HEADERS:
+        told = request.headers.get(name)
+        if told is not None:
+            limit_s = min(limit_s, _seconds(told))
+    return limit_s
 
 
-def _seconds(text: str | None) -> float:
+def _seconds(text: str) -> float:
     """A number of seconds above 0; infinity if it is none."""
-    if text is None or not text.isascii():
+    if not text.isascii():
         return inf
     try:
         seconds = float(text)
