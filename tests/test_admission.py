@@ -211,6 +211,25 @@ def test_early_refusal_reckons_with_the_turns_of_others_only() -> None:
     play(scene, rate_limit=1, rate_limit_burst=1, rate_limit_timeout=200)
 
 
+@pytest.mark.parametrize("whose", ["gate", "client"])
+def test_early_refusal_reckons_with_what_is_there_for_those_ahead(whose: str) -> None:
+    """Who waits for a slot does not wait for units of which there are enough."""
+
+    async def scene(harness: Harness) -> None:
+        if whose == "client":
+            limits = Limits(requests_per_second=0.1, burst=100, concurrency=1)
+            harness.gate.limit_clients({"a": limits})
+        tasks = [harness.spawn("a", 1) for _ in range(20)]
+        await settle()
+        assert (await harness.admit("a")).queued == pytest.approx(20 * SECOND, rel=0.01)
+        await asyncio.gather(*tasks)
+
+    if whose == "gate":
+        play(scene, rate_limit=0.1, rate_limit_burst=100, concurrency_limit=1)
+    else:
+        play(scene, rate_limit=None)
+
+
 def test_waiter_whose_turn_does_not_come_is_refused_at_its_deadline() -> None:
     async def scene(harness: Harness) -> None:
         holder = harness.spawn("a", 60)
@@ -849,6 +868,17 @@ def test_predicted_wait_knows_of_a_slowed_lane() -> None:
         await asyncio.gather(*tasks)
 
     play(scene, rate_limit=None)
+
+
+def test_predicted_wait_knows_of_a_paused_lane() -> None:
+    async def scene(harness: Harness) -> None:
+        async with harness.gate.admission(harness.exchange("a", model="m")) as admission:
+            admission.answered(ok=True)
+            admission.pause(5 * SECOND)
+        newcomer = harness.gate.admission(harness.exchange("a", model="m"))
+        assert harness.gate.predicted_wait(newcomer) == 5 * SECOND
+
+    play(scene, rate_limit=1, rate_limit_burst=10)
 
 
 @pytest.mark.parametrize("waiters", [5, 100])
