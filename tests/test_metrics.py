@@ -11,7 +11,6 @@ from time import perf_counter
 from typing import Any
 
 import pytest
-import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,26 +23,10 @@ from rustygate.exchange import MS, Exchange
 from rustygate.metrics import NONE, OTHER, UNKNOWN, Metrics
 from tests.conftest import StartGate
 from tests.support.http import CLIENT_KEY, UPSTREAM_KEY, answer, chat, get, post
-from tests.support.metrics import Shown, scrape
+from tests.support.metrics import TYPES, Shown, scrape
 from tests.support.upstream import Upstream
 from tests.support.waiting import until
 
-SCRIPTS = Path(__file__).parents[1] / "scripts"
-
-# The contract's, by the type that Prometheus is told.
-TYPES = {
-    "rustygate_exchanges": "counter",
-    "rustygate_queue_wait_seconds": "histogram",
-    "rustygate_time_to_first_byte_seconds": "histogram",
-    "rustygate_exchange_seconds": "histogram",
-    "rustygate_waiters": "gauge",
-    "rustygate_in_flight": "gauge",
-    "rustygate_tokens": "counter",
-    "rustygate_budget_units": "gauge",
-    "rustygate_budget_units_limit": "gauge",
-    "rustygate_retries": "counter",
-    "rustygate_refusals": "counter",
-}
 USAGE = b'{"usage": {"prompt_tokens": 11, "completion_tokens": 7}}'
 JSON = "Content-Type: application/json"
 
@@ -350,56 +333,3 @@ async def test_no_key_is_shown(gate: StartGate, upstream: Upstream) -> None:
     for secret in (CLIENT_KEY, UPSTREAM_KEY, "admin-canary"):
         assert secret.encode() not in got.body
         assert secret not in running.log.text
-
-
-# What is made of them.
-
-
-def names_in(text: str) -> set[str]:
-    return set(re.findall(r"\brustygate_\w+", text))
-
-
-def dashboard() -> dict[str, Any]:
-    made: dict[str, Any] = json.loads((SCRIPTS / "grafana-dashboard.json").read_text())
-    return made
-
-
-def queries() -> list[str]:
-    """All PromQL in the dashboard and in the alert rules."""
-    asked = [t["expr"] for panel in dashboard()["panels"] for t in panel.get("targets", ())]
-    asked += [str(each["query"]) for each in dashboard()["templating"]["list"] if "query" in each]
-    groups = yaml.safe_load((SCRIPTS / "alerts.yml").read_text())["groups"]
-    return asked + [rule["expr"] for group in groups for rule in group["rules"]]
-
-
-async def test_dashboard_and_alerts_ask_for_what_is_shown() -> None:
-    async with counting("m") as counts:
-        counts.retried("upstream_429")
-        counts.settle(exchange(model="m", tokens_in=1, tokens_out=1))
-    families = Shown(counts.text()).families
-    shown = {sample.name for family in families for sample in family.samples}
-    asked = set().union(*map(names_in, queries()))
-    assert asked <= shown
-    # All there is, whatever part of a histogram is asked for.
-    parts = r"_(total|bucket|sum|count)$"
-    assert {re.sub(parts, "", name) for name in asked} == set(TYPES)
-
-
-def test_dashboard_asks_for_reasons_that_there_are() -> None:
-    named = re.findall(r'reason=~?"([^"$]+)"', " ".join(queries()))
-    assert named
-    assert {reason for each in named for reason in each.split("|")} <= reasons()
-
-
-def test_panels_of_the_dashboard_do_not_overlap() -> None:
-    cells: set[tuple[int, int]] = set()
-    for panel in dashboard()["panels"]:
-        at = panel["gridPos"]
-        covered = {
-            (x, y)
-            for x in range(at["x"], at["x"] + at["w"])
-            for y in range(at["y"], at["y"] + at["h"])
-        }
-        assert not covered & cells
-        assert max(x for x, _ in covered) < 24
-        cells |= covered

@@ -7,6 +7,21 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.gate import Gate
 
+# The contract's, by the type that Prometheus is told.
+TYPES = {
+    "rustygate_exchanges": "counter",
+    "rustygate_queue_wait_seconds": "histogram",
+    "rustygate_time_to_first_byte_seconds": "histogram",
+    "rustygate_exchange_seconds": "histogram",
+    "rustygate_waiters": "gauge",
+    "rustygate_in_flight": "gauge",
+    "rustygate_tokens": "counter",
+    "rustygate_budget_units": "gauge",
+    "rustygate_budget_units_limit": "gauge",
+    "rustygate_retries": "counter",
+    "rustygate_refusals": "counter",
+}
+
 
 def scrape(*lines: str, host: str = "localhost", target: str = "/metrics") -> bytes:
     """A scrape's request, with more header lines."""
