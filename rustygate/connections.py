@@ -93,6 +93,8 @@ class LimitedConnection(web.RequestHandler):
         self._heads = 0
         self._body: StreamReader = EMPTY_PAYLOAD
         self._refused = False
+        # aiohttp forgets a transport that it closes before it is closed.
+        self._carrier: asyncio.Transport | None = None
 
     @property
     def awaits_head(self) -> bool:
@@ -106,11 +108,21 @@ class LimitedConnection(web.RequestHandler):
             self._door.turn_away(transport)
             return
         super().connection_made(transport)
+        self._carrier = transport
         self._timer = self._loop.call_later(HEAD_LIMIT_S, self._be_late)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._stop_timer()
         super().connection_lost(exc)
+        self._leave_no_cycles()
+
+    def _leave_no_cycles(self) -> None:
+        """What refers to itself stays until the next collection, and these are seldom."""
+        # A body refers to its connection, and asyncio's transport to a method of its own.
+        self._body = EMPTY_PAYLOAD
+        if self._carrier is not None:
+            vars(self._carrier).pop("_read_ready_cb", None)
+            self._carrier = None
 
     def data_received(self, data: bytes) -> None:
         if self._refused:

@@ -1,7 +1,10 @@
 """Slow clients are cut off and many are turned away; who waits or is answered takes its time."""
 
 import asyncio
+import gc
+import weakref
 from functools import partial
+from typing import Any
 
 import pytest
 
@@ -343,3 +346,30 @@ async def test_who_never_asks_holds_no_drain_up(gate: StartGate) -> None:
         await running.daemon.drain()
     await running.daemon.stop()
     assert await silent.ended() == "closed"
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [(post(), 200), (post(target="/nothing"), 404), (get("/v1/x", "Connection: close"), 200)],
+    ids=["answered", "refused", "closed by the gate"],
+)
+async def test_connection_that_is_over_waits_for_no_collection(
+    gate: StartGate, upstream: Upstream, data: bytes, status: int
+) -> None:
+    """Collections are seldom; until then its memory would grow what the gate takes."""
+    upstream.reply = EVENT_STREAM + chunk(b"data: x\n\n") + LAST_CHUNK
+    running = await gate()
+    client = await running.connect()
+    server = running.daemon._runner.server
+    assert server is not None
+    await until(lambda: len(server.connections) == 1)
+    [connection] = server.connections
+    left: list[weakref.ref[Any]] = [weakref.ref(connection), weakref.ref(connection.transport)]
+    del connection
+    gc.disable()
+    try:
+        assert (await client.ask(data)).status == status
+        client.leave()
+        await until(lambda: all(each() is None for each in left))
+    finally:
+        gc.enable()
