@@ -227,6 +227,9 @@ class _Connection(LimitedConnection):
         logger.debug("not served: {} from {}", type(exc).__name__, request.remote)
         if request.writer.output_size:
             raise ConnectionError
+        # An answer repeats the request's version, which may be anything; where the head could not
+        # be parsed, aiohttp says 1.0 for it.
+        request._version = HttpVersion11
         return (exc if isinstance(exc, Refusal) else NotHttp()).response([])
 
 
@@ -265,8 +268,6 @@ class _Runner(web.AppRunner):
         async def handle(request: web.BaseRequest) -> web.StreamResponse:
             # Not `request.version`, which would keep what it once said.
             if request._version not in _VERSIONS:
-                # An answer repeats the version, and none may claim to be HTTP/2.
-                request._version = HttpVersion10
                 raise BadStatusLine
             assert isinstance(request, web.Request)
             if request.raw_path.startswith(PREFIX):

@@ -427,6 +427,7 @@ async def test_what_is_no_http_is_refused_repeats_nothing_and_is_closed(
     client = await (await gate()).send(sent)
     got = await client.answer()
     check_refusal(got, "bad_request", 400, "invalid_request_error", "bad_request")
+    assert (got.head.start, got.head["connection"]) == ("HTTP/1.1 400 Bad Request", "close")
     assert await client.ended() == "closed"
     assert upstream.calls == []
 
