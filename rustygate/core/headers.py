@@ -6,13 +6,15 @@ order sent, and leave as pairs of text in that order.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, TypeVar
 
 RawHeaders = Sequence[tuple[bytes, bytes]]
 Headers = list[tuple[str, str]]
+
+K = TypeVar("K", bound=str | bytes | tuple[bytes, ...])
+V = TypeVar("V")
 
 HOP_BY_HOP = frozenset(
     {
@@ -58,8 +60,10 @@ _RESPONSE_DROP_PREFIXES = (_PROXY_AUTH,)
 # The content codings that the gate can read, to find the usage in an answer.
 READABLE_CODINGS = frozenset({"gzip", "deflate", "identity"})
 
-# Heads that a client invents are short-lived; what is kept of each is bounded by aiohttp's limits.
+# How many heads are remembered, and how large: what an SDK sends has some five hundred bytes of
+# names. A client may invent others, of a hundred kilobytes each.
 NAMES_REMEMBERED = 512
+REMEMBERED_SIZE = 2048
 
 _CONTROLS = re.compile("[\x00-\x08\x0a-\x1f\x7f]")
 
@@ -98,7 +102,7 @@ def request_headers(raw: RawHeaders, credentials: Credentials, streaming: bool) 
     Args:
         streaming: the request asks for an event stream, which must come unencoded.
     """
-    plan = _request_plan(tuple([raw_name for raw_name, _ in raw]))
+    plan = _REQUEST_PLANS[tuple([raw_name for raw_name, _ in raw])]
     texts = _texts(raw)
     headers: Headers = []
     for place, name in plan.crossing:
@@ -121,7 +125,7 @@ def request_headers(raw: RawHeaders, credentials: Credentials, streaming: bool) 
 def response_headers(raw: RawHeaders) -> Headers:
     """The headers that go downstream. One that cannot be carried is left out: the answer it
     came with has been paid for."""
-    plan = _response_plan(tuple([raw_name for raw_name, _ in raw]))
+    plan = _RESPONSE_PLANS[tuple([raw_name for raw_name, _ in raw])]
     texts = _texts(raw)
     crossing = [(name, texts[place]) for place, name in plan.crossing]
     headers = [(name, value) for name, value in crossing if value is not None]
@@ -135,28 +139,51 @@ def reason_phrase(reason: str | None) -> str | None:
     return reason if reason is not None and reason.isascii() and reason.isprintable() else None
 
 
-@lru_cache(maxsize=NAMES_REMEMBERED)
+class _Remembered(dict[K, V]):
+    """What a function makes of what is asked for again and again, if that is not large."""
+
+    def __init__(self, function: Callable[[K], V]) -> None:
+        super().__init__()
+        self._function: Callable[[K], V] = function
+
+    def __missing__(self, key: K) -> V:
+        value = self._function(key)
+        size = sum(map(len, key)) if isinstance(key, tuple) else len(key)
+        if size <= REMEMBERED_SIZE:
+            if len(self) >= NAMES_REMEMBERED:
+                self.clear()
+            self[key] = value
+        return value
+
+
 def narrowed_codings(accept_encoding: str, streaming: bool) -> str:
     """An Accept-Encoding reduced to the codings that the gate can read (RFC 9110, 12.5.3)."""
-    if streaming:
-        return "identity"
+    return "identity" if streaming else _READABLE[accept_encoding]
+
+
+def _readable(accept_encoding: str) -> str:
     codings = (coding.strip() for coding in accept_encoding.split(","))
     readable = [c for c in codings if c.partition(";")[0].rstrip().lower() in READABLE_CODINGS]
     return ", ".join(readable) or "identity"
 
 
+_READABLE = _Remembered(_readable)
+
+
 def _without_named(headers: Headers, connection: Iterable[bytes]) -> Headers:
     """The headers but those that `Connection` names."""
-    named = set().union(*map(_options, connection))
+    named = set().union(*map(_OPTIONS.__getitem__, connection))
     return [header for header in headers if header[0].lower() not in named] if named else headers
 
 
-@lru_cache(maxsize=NAMES_REMEMBERED)
 def _options(connection: bytes) -> frozenset[str]:
     """The headers that a `Connection` names, in lower case. It may not name a length, without
     which the body would pass for another message."""
     options = (option.strip().lower() for option in connection.decode("latin-1").split(","))
     return frozenset(options) - {"keep-alive", "close", "content-length", ""}
+
+
+_OPTIONS = _Remembered(_options)
 
 
 # A client sends the same names in the same order each time, and so does upstream: what becomes of
@@ -177,7 +204,6 @@ class _Plan(NamedTuple):
     connection: tuple[int, ...]
 
 
-@lru_cache(maxsize=NAMES_REMEMBERED)
 def _request_plan(raw_names: tuple[bytes, ...]) -> _Plan:
     spelling: dict[str, str] = {}
     plan = _plan(raw_names, _REQUEST_DROPS, _REQUEST_DROP_PREFIXES)
@@ -185,7 +211,6 @@ def _request_plan(raw_names: tuple[bytes, ...]) -> _Plan:
     return plan._replace(crossing=tuple(spelled))
 
 
-@lru_cache(maxsize=NAMES_REMEMBERED)
 def _response_plan(raw_names: tuple[bytes, ...]) -> _Plan:
     return _plan(raw_names, _RESPONSE_DROPS, _RESPONSE_DROP_PREFIXES)
 
@@ -203,6 +228,10 @@ def _plan(raw_names: tuple[bytes, ...], drops: frozenset[str], prefixes: tuple[s
         tuple(at for at, place in enumerate(kept) if lower[place] == "accept-encoding"),
         tuple(place for place, name in enumerate(lower) if name == "connection"),
     )
+
+
+_REQUEST_PLANS = _Remembered(_request_plan)
+_RESPONSE_PLANS = _Remembered(_response_plan)
 
 
 def _texts(raw: RawHeaders) -> Sequence[str | None]:

@@ -1,10 +1,14 @@
 """What crosses the gate."""
 
+import tracemalloc
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rustygate.core.headers import (
+    _REQUEST_PLANS,
+    NAMES_REMEMBERED,
     Credentials,
     UnreadableHeader,
     narrowed_codings,
@@ -130,6 +134,25 @@ def test_reason_phrase_that_cannot_be_written_is_left_to_the_status(
     reason: str, written: str | None
 ) -> None:
     assert reason_phrase(reason) == written
+
+
+def test_what_clients_invent_fills_no_memory() -> None:
+    """As large as heads may be, and another each time."""
+    tracemalloc.start()
+    try:
+        for number in range(50):
+            made_up = b"a%d," % number + b"a," * 15_000
+            names = [(b"%d-%s" % (part, made_up), b"") for part in range(3)]
+            up(*names, (b"Connection", made_up), (b"Accept-Encoding", made_up))
+        assert tracemalloc.get_traced_memory()[0] < 500_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_many_heads_are_remembered_but_not_all() -> None:
+    for number in range(3 * NAMES_REMEMBERED):
+        assert up((b"X-%d" % number, b"")) == [(f"X-{number}", "")]
+    assert 0 < len(_REQUEST_PLANS) <= NAMES_REMEMBERED
 
 
 @given(st.lists(st.tuples(st.binary(min_size=1), st.binary())))
