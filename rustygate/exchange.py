@@ -30,6 +30,7 @@ class Exchange:
     upstream answered last. `deadline` is the instant by
     which it wants to be admitted, with its client's `priority` and `weight`; `tokens` is what it
     is estimated to take of the model's, `tokens_least` the part of that which is no guess.
+    `reached`: the latest attempt had a connection, so that upstream may have seen it.
     """
 
     client: str
@@ -44,6 +45,7 @@ class Exchange:
     tokens_least: int = 0
     status: int | None = None
     attempts: int = 0
+    reached: bool = False
     arrived: int = field(default_factory=monotonic_ns)
     queued: int = 0
     sent: int | None = None

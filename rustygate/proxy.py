@@ -277,6 +277,10 @@ class Proxy:
             if not (failure.retryable and self._may_retry(sending, int(pause_s * SECOND))):
                 raise
             return Setback(failure=failure, pause_s=pause_s)
+        except asyncio.CancelledError:
+            if not sending.exchange.reached:
+                admission.give_back()
+            raise
         sending.body.stop()
         try:
             return await self._heed(sending, admission, answer, vigil)

@@ -66,25 +66,27 @@ class Upstream:
         was streamed.
         """
         exchange.attempts += 1
+        exchange.reached = False
         exchange.sent = monotonic_ns()
         try:
-            answer = await self._ask(exchange.method, target, headers, body)
+            answer = await self._ask(exchange, target, headers, body)
         except UpstreamDisconnected as failure:
             if not failure.stale or body.held is None:
                 raise
-            answer = await self._ask(exchange.method, target, headers, body, fresh=True)
+            answer = await self._ask(exchange, target, headers, body, fresh=True)
         exchange.answered = monotonic_ns()
         exchange.upstream_status = answer.status
         return answer
 
     async def _ask(
-        self, method: str, target: str, headers: Headers, body: Body, *, fresh: bool = False
+        self, exchange: Exchange, target: str, headers: Headers, body: Body, *, fresh: bool = False
     ) -> Answer:
         wire: Wire | None = None
         try:
             connection = await self._client.connect(fresh=fresh)
+            exchange.reached = True
             wire = wire_of(connection)
-            answer = await self._client.ask(connection, method, target, headers, body)
+            answer = await self._client.ask(connection, exchange.method, target, headers, body)
         # First, for a certificate that is not trusted is a ValueError too.
         except ClientError as error:
             raise body.refusal or self._failure(error, wire) from error
