@@ -228,7 +228,7 @@ class Answer:
 
     def _release(self) -> None:
         connection = self.connection
-        if connection is None or (connection.protocol and connection.protocol.upgraded):
+        if connection is None or wire_of(connection).upgraded:
             return
         if self._upload is not None and not self._upload.done():
             # Upstream does not want the rest.
