@@ -343,10 +343,11 @@ class Gate:
     def predicted_wait(self, waiter: "Admission") -> int:
         """Nanoseconds until a newcomer would be admitted, as far as that is a matter of time."""
         now = self.now()
-        ahead = 0 if self._head is None else self._head.cost
+        own = self.own.wait(now, waiter.tokens) or 0
+        if self._head is not None:
+            own += self._head.cost
         if waiter.rank is None:
-            ahead += self._queue.order.ahead(waiter.flow)
-        own = self.own.wait_behind(ahead, now, waiter.tokens)
+            own += self._queue.order.ahead(waiter.flow)
         return max(own, *(line.predicted_wait(waiter, now) for line in waiter.lines))
 
 
@@ -437,10 +438,10 @@ class Line:
             self._timer = self._loop.call_later(wait / SECOND + 1e-6, self._wake)
 
     def predicted_wait(self, waiter: "Admission", now: int) -> int:
-        ahead = 0 if self.envoy is None else self.budgets.cost(self.envoy.tokens)
-        if waiter.rank is None:
-            ahead += self.queue.ahead(waiter.flow)
-        return self.budgets.wait_behind(ahead, now, waiter.tokens)
+        wait = self.budgets.wait(now, waiter.tokens) or 0
+        if self.envoy is not None:
+            wait += self.budgets.cost(self.envoy.tokens)
+        return wait + (self.queue.ahead(waiter.flow) if waiter.rank is None else 0)
 
     def reckon(self) -> None:
         """Costs are counted in something else than before."""

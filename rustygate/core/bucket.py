@@ -49,11 +49,6 @@ class TokenBucket:
         """
         return max(0, max(self.full_at, now) + (cost - self.burst) * self.period - now)
 
-    def wait_behind(self, ahead: int, now: int, cost: int = 1) -> int:
-        """The same for who comes after others, whose units take `ahead` nanoseconds to refill:
-        what is there by now is theirs first."""
-        return max(0, max(self.full_at, now) + (cost - self.burst) * self.period + ahead - now)
-
     def take(self, now: int, cost: int = 1) -> None:
         """Take `cost` units, whether they are there or not."""
         self.full_at = max(self.full_at, now) + cost * self.period

@@ -44,15 +44,6 @@ class Budgets:
             return wait
         return max(wait, self.tokens.wait(now, min(tokens, self.tokens.burst)))
 
-    def wait_behind(self, ahead: int, now: int, tokens: int = 0) -> int:
-        """Nanoseconds until there is room after others that cost `ahead` in all, as far as that
-        is a matter of time."""
-        wait = 0 if self.requests is None else self.requests.wait_behind(ahead, now)
-        if self.tokens is None:
-            return wait
-        cost = min(tokens, self.tokens.burst)
-        return max(wait, self.tokens.wait_behind(ahead, now, cost))
-
     def scarcest(self, now: int, tokens: int = 0) -> Kind:
         """Which of the two buckets is waited for longest."""
         if self.tokens is None:

@@ -67,15 +67,8 @@ class Lane(Budgets):
         wait = Budgets.wait(self, now, tokens)
         if wait is None or (self.pace is None and self.paused_until <= now):
             return wait
-        return max(wait, self._held_up(now))
-
-    def wait_behind(self, ahead: int, now: int, tokens: int = 0) -> int:
-        return max(Budgets.wait_behind(self, ahead, now, tokens), self._held_up(now))
-
-    def _held_up(self, now: int) -> int:
-        """Nanoseconds for which upstream wants nobody."""
         pace = 0 if self.pace is None else self.pace.wait(now)
-        return max(pace, self.paused_until - now)
+        return max(wait, pace, self.paused_until - now)
 
     def take(self, now: int, tokens: int = 0) -> None:
         """As of all budgets; `mark` is then what the exchange is to keep for `learn`."""
