@@ -31,7 +31,7 @@ from rustygate.config import Settings
 from rustygate.core.bucket import SECOND, TokenBucket
 from rustygate.core.budgets import Budgets, Level
 from rustygate.core.clients import Limits
-from rustygate.core.fairqueue import CLASSES, FairQueue, Flow
+from rustygate.core.fairqueue import CLASSES, Ahead, FairQueue, Flow, Size
 from rustygate.core.lane import Lane, Mark
 from rustygate.core.quota import RateNews
 from rustygate.errors import Draining, QueueFull, QueueTimeout, Refusal, RequestTooLarge
@@ -57,7 +57,7 @@ class WaiterQueue(asyncio.Queue["Admission"]):
         self._queue: FairQueue[Admission] = FairQueue()
 
     def _put(self, item: "Admission") -> None:
-        self._queue.push(item, item.flow, item.cost, rank=item.rank)
+        self._queue.push(item, item.flow, item.size, rank=item.rank)
 
     def _get(self) -> "Admission":
         return self._queue.pop()
@@ -278,8 +278,8 @@ class Gate:
             due = now if wait is None else at + wait
             at = min(now, max(due, now - TIMER_SLACK))
         else:
-            waiter.dismiss()
-        self._queue.order.refund(waiter.flow, waiter.cost)
+            waiter.forsake()
+        self._queue.order.refund(waiter.flow, waiter.size.cost)
 
     async def _sleep(self, wait: int | None) -> None:
         """Sleep for `wait` nanoseconds, or until the alarm rings because something changed."""
@@ -302,8 +302,10 @@ class Gate:
         if self._waiting >= self._settings.queue_limit and not newcomer.retries:
             message = f"The queue is full: {self._waiting} requests wait already."
             raise QueueFull(message, *self._outlook(newcomer))
-        wait = self.predicted_wait(newcomer)
         left = deadline - self.now()
+        if self.predicted_wait(newcomer, at_most=True) <= left:
+            return
+        wait = self.predicted_wait(newcomer)
         if wait > left:
             message = (
                 f"Not admitted: this request would wait about {wait / SECOND:.1f} s behind "
@@ -331,24 +333,27 @@ class Gate:
         if waiter.granted:
             waiter.give_back()
             waiter.release()
+            waiter.forsake()
+            self._queue.order.refund(waiter.flow, waiter.size.cost)
         else:
             self._unlink(waiter)
 
     def _unlink(self, waiter: "Admission") -> None:
-        if self._queue.order.remove(waiter, waiter.flow):
-            waiter.dismiss()
-        elif not any(line.remove(waiter) for line in waiter.lines):
+        queued = self._queue.order.remove(waiter, waiter.flow)
+        if queued or any(line.remove(waiter) for line in waiter.lines):
+            waiter.forsake()
+        else:
             self.ring()
 
-    def predicted_wait(self, waiter: "Admission") -> int:
-        """Nanoseconds until a newcomer would be admitted, as far as that is a matter of time."""
+    def predicted_wait(self, waiter: "Admission", *, at_most: bool = False) -> int:
+        """Nanoseconds until a newcomer would be admitted, as far as that is a matter of time; or
+        `at_most` so many, which is told without looking at flows."""
         now = self.now()
-        own = self.own.wait(now, waiter.tokens) or 0
+        ahead = _ahead(self._queue.order, waiter, at_most)
         if self._head is not None:
-            own += self._head.cost
-        if waiter.rank is None:
-            own += self._queue.order.ahead(waiter.flow)
-        return max(own, *(line.predicted_wait(waiter, now) for line in waiter.lines))
+            ahead = ahead.after(self._head.size)
+        own = self.own.wait_behind(now, waiter.tokens, ahead)
+        return max(own, *(line.predicted_wait(waiter, now, at_most) for line in waiter.lines))
 
 
 class Line:
@@ -396,20 +401,29 @@ class Line:
 
     def park(self, waiter: "Admission") -> None:
         """Let a waiter stand in line whose turn came too early."""
-        cost = self.budgets.cost(waiter.tokens)
-        if self in waiter.passed:
-            self.queue.refund(waiter.flow, cost)
+        size = self.budgets.size(waiter.tokens)
         if waiter is self.envoy:
             self.envoy = None
-        self.queue.push(waiter, waiter.flow, cost, rank=waiter.rank)
+        rank = waiter.rank
+        self._refund(waiter)
+        self.queue.push(waiter, waiter.flow, size, rank=rank)
         self.advance()
 
     def dismiss(self, waiter: "Admission") -> None:
-        """A waiter was admitted, left, or waits elsewhere; if it was the envoy, the next one
-        follows."""
+        """A waiter was admitted, or waits elsewhere; if it was the envoy, the next one follows."""
         if waiter is self.envoy:
             self.envoy = None
             self.advance()
+
+    def forsake(self, waiter: "Admission") -> None:
+        """A waiter left, and does not need its turn any more if it had it here."""
+        self._refund(waiter)
+        self.dismiss(waiter)
+
+    def _refund(self, waiter: "Admission") -> None:
+        if self in waiter.passed:
+            waiter.passed -= {self}
+            self.queue.refund(waiter.flow, self.budgets.cost(waiter.tokens))
 
     def remove(self, waiter: "Admission") -> bool:
         """A waiter left; False if it did not stand here."""
@@ -437,16 +451,17 @@ class Line:
         elif wait is not None:
             self._timer = self._loop.call_later(wait / SECOND + 1e-6, self._wake)
 
-    def predicted_wait(self, waiter: "Admission", now: int) -> int:
-        wait = self.budgets.wait(now, waiter.tokens) or 0
+    def predicted_wait(self, waiter: "Admission", now: int, at_most: bool) -> int:
+        """As of the gate, for these budgets alone."""
+        ahead = _ahead(self.queue, waiter, at_most)
         if self.envoy is not None:
-            wait += self.budgets.cost(self.envoy.tokens)
-        return wait + (self.queue.ahead(waiter.flow) if waiter.rank is None else 0)
+            ahead = ahead.after(self.budgets.size(self.envoy.tokens))
+        return self.budgets.wait_behind(now, waiter.tokens, ahead)
 
     def reckon(self) -> None:
         """Costs are counted in something else than before."""
         if self.queue:
-            self.queue.reckon(lambda waiter: self.budgets.cost(waiter.tokens))
+            self.queue.reckon(lambda waiter: self.budgets.size(waiter.tokens))
 
     def _wake(self) -> None:
         self._timer = None
@@ -475,7 +490,7 @@ class LaneLine(Line):
         super().__init__(model, lane, gate, loop)
         self.lane = lane
         self._unit = lane.unit
-        self._reckoned = float("-inf")
+        self._overdue: asyncio.TimerHandle | None = None
 
     def take(self, admitted: "Admission", at: int) -> None:
         super().take(admitted, at)
@@ -483,17 +498,15 @@ class LaneLine(Line):
 
     def learned(self) -> None:
         """If the limits are others than before, so are the costs. Limits that change with each
-        answer must not make all flows equal with each answer."""
-        now = self._loop.time()
-        if now - self._reckoned >= RECKONED_EVERY_S and _differ(self._unit, self.lane.unit):
-            self._unit, self._reckoned = self.lane.unit, now
+        answer must not make all flows equal with each answer: what comes sooner waits."""
+        if self._overdue is None and _differ(self._unit, self.lane.unit):
+            self._unit = self.lane.unit
+            self._overdue = self._loop.call_later(RECKONED_EVERY_S, self._reckon_again)
             self.reckon()
 
-    def predicted_wait(self, waiter: "Admission", now: int) -> int:
-        wait = super().predicted_wait(waiter, now)
-        if self.lane.pace is None:
-            return wait
-        return max(wait, self.lane.pace.period(now) * (len(self.queue) + 1))
+    def _reckon_again(self) -> None:
+        self._overdue = None
+        self.learned()
 
 
 class Admission:
@@ -572,15 +585,20 @@ class Admission:
         for line in self.lines:
             line.dismiss(self)
 
+    def forsake(self) -> None:
+        """It left: the turns it had in lines go to others."""
+        for line in self.lines:
+            line.forsake(self)
+
     @property
     def flow(self) -> Flow:
         """Whose turn it waits for."""
         return Flow(self._exchange.client, self._exchange.priority, self._exchange.weight)
 
     @property
-    def cost(self) -> int:
+    def size(self) -> Size:
         """What its turn in the gate's queue costs its flow."""
-        return self._gate.own.cost(self.tokens)
+        return self._gate.own.size(self.tokens)
 
     @property
     def over(self) -> bool:
@@ -662,6 +680,13 @@ class Admission:
             self._answered = True
             self.lane_line.lane.release()
         self.lane_line.advance()
+
+
+def _ahead(queue: FairQueue[Admission], waiter: Admission, at_most: bool) -> Ahead:
+    """What goes before a newcomer in a queue, or the most that could."""
+    if at_most:
+        return queue.waiting()
+    return queue.ahead(waiter.flow) if waiter.rank is None else Ahead()
 
 
 def _differ(one: tuple[int, int], other: tuple[int, int]) -> bool:

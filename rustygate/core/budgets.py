@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from rustygate.core.bucket import TokenBucket
+from rustygate.core.fairqueue import Ahead, Size
 from rustygate.core.quota import Kind
 
 
@@ -42,7 +43,17 @@ class Budgets:
         wait = 0 if self.requests is None else self.requests.wait(now)
         if self.tokens is None:
             return wait
-        return max(wait, self.tokens.wait(now, min(tokens, self.tokens.burst)))
+        return max(wait, self.tokens.wait(now, self.taken(tokens)))
+
+    def wait_behind(self, now: int, tokens: int, ahead: Ahead) -> int:
+        """Nanoseconds until there would be room for an exchange if others went first, as far as
+        that is a matter of time. The buckets refill side by side."""
+        wait = 0
+        if self.requests is not None:
+            wait = self.requests.wait(now, 1 + round(ahead.items))
+        if self.tokens is not None:
+            wait = max(wait, self.tokens.wait(now, self.taken(tokens) + round(ahead.tokens)))
+        return wait
 
     def scarcest(self, now: int, tokens: int = 0) -> Kind:
         """Which of the two buckets is waited for longest."""
@@ -57,7 +68,7 @@ class Budgets:
         if self.requests is not None:
             self.requests.take(now)
         if self.tokens is not None:
-            self.tokens.take(now, min(tokens, self.tokens.burst))
+            self.tokens.take(now, self.taken(tokens))
 
     def replace(self, other: "Budgets") -> None:
         """Take over another set's limits and what is left of them; what is in flight stays."""
@@ -72,12 +83,12 @@ class Budgets:
         if self.requests is not None:
             self.requests.give_back()
         if self.tokens is not None:
-            self.tokens.give_back(min(tokens, self.tokens.burst))
+            self.tokens.give_back(self.taken(tokens))
 
     def settle(self, now: int, estimated: int, actual: int) -> None:
         """Replace an estimated cost in tokens by the actual one."""
         if self.tokens is not None:
-            self.tokens.give_back(min(estimated, self.tokens.burst) - actual)
+            self.tokens.give_back(self.taken(estimated) - actual)
             self.tokens.limit_debt(now)
 
     def levels(self, now: int) -> Iterator[Level]:
@@ -94,8 +105,18 @@ class Budgets:
         requests = 0 if self.requests is None else self.requests.period
         return requests, 0 if self.tokens is None else self.tokens.period
 
+    def taken(self, tokens: int) -> int:
+        """What an exchange takes of the bucket of tokens; 0 where there is none."""
+        return 0 if self.tokens is None else min(tokens, self.tokens.burst)
+
     def cost(self, tokens: int = 0) -> int:
         """What an exchange costs as one number: the nanoseconds that the budget which it strains
         most needs to refill; 1 where nothing refills."""
         requests = 1 if self.requests is None else self.requests.period
-        return requests if self.tokens is None else max(requests, self.tokens.period * tokens)
+        if self.tokens is None:
+            return requests
+        return max(requests, self.tokens.period * self.taken(tokens))
+
+    def size(self, tokens: int = 0) -> Size:
+        """What an exchange counts for among those that wait for these budgets."""
+        return Size(self.cost(tokens), self.taken(tokens))

@@ -21,19 +21,24 @@ waits and what was served last is done with (`forget`), all is forgotten, where 
 the virtual time to the greatest finish: both make all equal again. A turn that could not be used
 may be refunded; the member then stands where it stood before.
 
-An item that leaves is unlinked from its flow in O(1); push and pop take O(log n) in the number of
-flows. The heaps hold members, not items; an entry that its member has replaced is dropped when it
-surfaces.
+An item that leaves is unlinked from its flow in O(1); push and pop look up O(log n) in the number
+of flows, in a sorted list of members, not of items.
+
+How much goes before a newcomer is told from sums (`ahead`). By these rules a flow that has waited
+for its turn is followed by the others once a round, so what goes first is: the first items of
+those flows whose turn comes before; then as much of each flow as of the newcomer's own, by
+weight, as far as it has that much. Flows of about the same depth are therefore summed up together
+(`_Pool`), and a prediction looks at some pools instead of all flows. The same holds for classes.
 """
 
-from bisect import insort
+from bisect import bisect_left, insort
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
-from heapq import heappop, heappush
 from itertools import chain, count
+from math import inf
 from operator import itemgetter
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 T = TypeVar("T", bound=Hashable)
 M = TypeVar("M", bound="_Member")
@@ -43,9 +48,15 @@ CLASSES = {"interactive": 16, "default": 4, "batch": 1}
 
 _SCALE = 1 << 16
 
-# A prediction looks at so many flows of a class and takes the others to be like them: with ten
-# thousand flows an exact one would cost an arrival more than everything else.
+# So many members that are idle are remembered, and as many again as are busy. A flow that is
+# forgotten early gains one item at most.
+_IDLE = 1000
+
+# A prediction looks at so many of the flows whose turn comes first, and takes others to be alike.
 _LOOKED_AT = 64
+
+# A list is rid of what was taken from its front when that is so much, and half of it.
+_TRIMMED = 64
 
 
 class Flow(NamedTuple):
@@ -56,55 +67,92 @@ class Flow(NamedTuple):
     weight: float = 1.0
 
 
+class Size(NamedTuple):
+    """What an item counts for: its cost (1 or more) in turns, and the model's tokens it takes."""
+
+    cost: int = 1
+    tokens: int = 0
+
+
+_ONE = Size()
+
+
+class Ahead(NamedTuple):
+    """About how much is served before an item: in cost, in items, and in the model's tokens."""
+
+    cost: float = 0
+    items: float = 0
+    tokens: float = 0
+
+    def after(self, size: Size) -> "Ahead":
+        """The same behind one item more."""
+        return Ahead(self.cost + size.cost, self.items + 1, self.tokens + size.tokens)
+
+
 @dataclass(slots=True, eq=False)
 class _Member:
-    """Something served in turns; `backlog` is what it has waiting, in cost."""
+    """Something served in turns. `backlog` is what it has waiting, in cost, in `count` items that
+    take `tokens`."""
 
     weight: float
     start: int = 0
     entry: int = 0
     backlog: int = 0
+    count: int = 0
+    tokens: int = 0
 
     def virtual(self, cost: int) -> int:
         """What a cost is in this member's virtual time."""
         return round(cost * _SCALE / self.weight)
 
-    def served_by(self, instant: int, item: float = 0) -> float:
-        """How much of its backlog is served by the virtual time `instant`, were it divisible
-        into items of such a cost."""
-        if instant < self.start:
-            return 0
-        return min(self.backlog, (instant - self.start) * self.weight / _SCALE + item)
+    def part(self, cost: float) -> Ahead:
+        """So much of its backlog, taken to be mixed evenly."""
+        share = min(1, cost / self.backlog) if self.backlog else 0
+        return Ahead(share * self.backlog, share * self.count, share * self.tokens)
 
 
 class _Server(Generic[M]):
-    """Start-time fair queueing over members. A member is idle when its backlog is 0."""
+    """Start-time fair queueing over members. A member is idle when its backlog is 0.
 
-    __slots__ = ("_entries", "_forget", "_heap", "virtual")
+    `_order` holds (start, entry, member) from `_first` on, sorted.
+    """
+
+    __slots__ = ("_entries", "_first", "_forget", "_order", "busy", "virtual")
 
     def __init__(self, forget: Callable[[M], object]) -> None:
         self._forget = forget
-        self._heap: list[tuple[int, int, M]] = []
+        self._order: list[tuple[Any, ...]] = []
+        self._first = 0
         self._entries = count(1)
-        self.virtual = 0
+        self.virtual = self.busy = 0
+
+    def __len__(self) -> int:
+        """How many members it remembers, busy and idle ones."""
+        return len(self._order) - self._first
 
     def wake(self, member: M) -> None:
-        """Let an idle member start no earlier than now; its heap entry may still be right."""
-        start = max(member.start, self.virtual)
-        if not member.entry or start != member.start:
+        """A member becomes busy; it starts no earlier than now."""
+        self.busy += 1
+        start, entry = self.place_of(member)
+        if entry == inf:
             self._place(member, start, next(self._entries))
+
+    def rest(self) -> None:
+        """A member became idle. If too many are, all of those are forgotten."""
+        self.busy -= 1
+        if len(self) > 2 * self.busy + _IDLE:
+            for _, _, member in self._order[self._first :]:
+                if not member.backlog:
+                    self._drop(member)
 
     def next(self) -> M:
         """The busy member with the least start; idle ones that come before it are forgotten.
         Raises IndexError when nobody is busy."""
         while True:
-            _, entry, member = self._heap[0]
-            if entry == member.entry:
-                if member.backlog:
-                    return member
-                member.entry = 0
-                self._forget(member)
-            heappop(self._heap)
+            member: M = self._order[self._first][2]
+            if member.backlog:
+                return member
+            self._drop(member)
 
     def charge(self, member: M, cost: int) -> None:
         """The member has had its turn."""
@@ -115,90 +163,225 @@ class _Server(Generic[M]):
         """The member could not use its turn: it stands again where it stood, before its peers."""
         self._place(member, member.start - member.virtual(cost), -next(self._entries))
 
-    def sample(self) -> tuple[list[M], float]:
-        """Some members, early and late ones, and how many each of them stands for."""
-        stride = len(self._heap) // _LOOKED_AT | 1
-        some = self._heap[::stride]
-        members = [member for _, entry, member in some if entry == member.entry]
-        return members, len(self._heap) / (len(some) or 1)
+    def place_of(self, member: M) -> tuple[int, float]:
+        """The place that a member has or gets: behind all that start with it, if it gets one."""
+        if member.backlog or (member.entry and member.start >= self.virtual):
+            return member.start, member.entry
+        return max(member.start, self.virtual), inf
+
+    def end_of(self, member: M, place: tuple[int, float]) -> tuple[int, float]:
+        """The place of a member at `place` once it has served what it has waiting."""
+        return (place[0] + member.virtual(member.backlog), inf) if member.backlog else place
+
+    def before(self, place: tuple[int, float]) -> int:
+        """How many members have a turn before a place."""
+        return bisect_left(self._order, place, lo=self._first) - self._first
+
+    def sample(self, before: int) -> list[M]:
+        """Some of the first so many members, at even distances."""
+        stride = before // _LOOKED_AT + 1
+        return [each for _, _, each in self._order[self._first : self._first + before : stride]]
+
+    def lead(self, one: M, other: M) -> float:
+        """How much a busy member has served at least, in cost at weight one, before it is the
+        turn of another, if that asks now."""
+        start, entry = self.place_of(other)
+        if (one.start, one.entry) > (start, entry):
+            return 0
+        return max(one.backlog / one.count / one.weight, (start - one.start) / _SCALE)
 
     def _place(self, member: M, start: int, entry: int) -> None:
-        """Give a member its start and a heap entry in place of the one it had."""
+        """Give a member its start and a place in the order, instead of the one it had."""
+        if member.entry:
+            self._take_out(member)
         member.start, member.entry = start, entry
-        heappush(self._heap, (start, entry, member))
+        insort(self._order, (start, entry, member), lo=self._first)
+
+    def _take_out(self, member: M) -> None:
+        place = bisect_left(self._order, (member.start, member.entry), lo=self._first)
+        if place > self._first:
+            del self._order[place]
+            return
+        self._first += 1
+        if self._first >= _TRIMMED and 2 * self._first >= len(self._order):
+            del self._order[: self._first]
+            self._first = 0
+
+    def _drop(self, member: M) -> None:
+        self._take_out(member)
+        member.entry = 0
+        self._forget(member)
+
+
+@dataclass(slots=True, eq=False)
+class _Pool:
+    """Sums over flows of about the same depth; the heads are one average item of each."""
+
+    flows: int = 0
+    weight: float = 0
+    backlog: int = 0
+    count: int = 0
+    tokens: int = 0
+    heads: int = 0
+    head_tokens: int = 0
+
+    def add(self, line: "_Line[Any]", sign: int = 1) -> None:
+        """Add a busy flow, or take it out again unchanged."""
+        self.flows += sign
+        self.weight += sign * line.weight
+        self.backlog += sign * line.backlog
+        self.count += sign * line.count
+        self.tokens += sign * line.tokens
+        self.heads += sign * (line.backlog // line.count)
+        self.head_tokens += sign * (line.tokens // line.count)
+
+    def until(self, depth: float, due: float = 0, begun: float = 0) -> Ahead:
+        """What its flows have served until one of such a depth has: the shares of flows whose
+        turn comes before its first item, and before its last, give an item each at least."""
+        cost = due * self.heads + depth * self.weight
+        if cost >= self.backlog:
+            return Ahead(self.backlog, self.count, self.tokens)
+        if begun * self.heads > cost:
+            due, depth, cost = begun, 0, begun * self.heads
+        rest = depth * self.weight / self.backlog
+        items, tokens = due * self.flows, due * self.head_tokens
+        return Ahead(cost, items + rest * self.count, tokens + rest * self.tokens)
 
 
 @dataclass(slots=True, eq=False)
 class _Line(_Member, Generic[T]):
-    """A flow's items, each with its cost."""
+    """A flow's items, each with its size."""
 
     key: Hashable = None
-    items: OrderedDict[T, int] = field(default_factory=OrderedDict)
+    pool: int = 0
+    items: OrderedDict[T, Size] = field(default_factory=OrderedDict)
     # Those that go before all others, by their rank; there are few.
-    first: list[tuple[int, T, int]] = field(default_factory=list)
-
-    def __len__(self) -> int:
-        return len(self.first) + len(self.items)
+    first: list[tuple[int, T, Size]] = field(default_factory=list)
 
     def __iter__(self) -> Iterator[T]:
         return chain((item for _, item, _ in self.first), self.items)
 
-    def push(self, item: T, cost: int, rank: int | None) -> None:
+    def push(self, item: T, size: Size, rank: int | None) -> None:
         if rank is None:
-            self.items[item] = cost
+            self.items[item] = size
         else:
-            insort(self.first, (rank, item, cost), key=itemgetter(0))
+            insort(self.first, (rank, item, size), key=itemgetter(0))
 
-    def pop(self) -> tuple[T, int]:
+    def pop(self) -> tuple[T, Size]:
         if self.first:
-            _, item, cost = self.first.pop(0)
-            return item, cost
+            _, item, size = self.first.pop(0)
+            return item, size
         return self.items.popitem(last=False)
 
-    def remove(self, item: T) -> int | None:
-        """Unlink an item; its cost, None if it is not here."""
-        for place, (_, other, cost) in enumerate(self.first):
+    def until(self, end: int, place: tuple[int, float]) -> Ahead:
+        """What it serves by its server's time `end`, and then too if it comes before `place`:
+        its first item, and then as many as there are of an average cost."""
+        passed = (end - self.start) * self.weight * self.count / _SCALE
+        turns = passed // self.backlog + 1
+        if passed and not passed % self.backlog and (self.start, self.entry) > place:
+            turns -= 1
+        if turns > 1:
+            return self.part(turns * self.backlog / self.count)
+        size = self.first[0][2] if self.first else next(iter(self.items.values()))
+        return Ahead(size.cost, 1, size.tokens)
+
+    def remove(self, item: T) -> Size | None:
+        """Unlink an item; its size, None if it is not here."""
+        for place, (_, other, size) in enumerate(self.first):
             if other is item or other == item:
                 del self.first[place]
-                return cost
+                return size
         return self.items.pop(item, None)
-
-    def served_before(self, instant: int) -> float:
-        """The same as `served_by`, in items as large as they are on average."""
-        return self.served_by(instant, self.backlog / len(self)) if self.backlog else 0
 
 
 class _Class(_Member, Generic[T]):
-    """A priority class: the flows in it, and the server that serves them."""
+    """A priority class: the flows in it, the server that serves them, and their pools."""
 
-    __slots__ = ("flows", "name", "server")
+    __slots__ = ("flows", "name", "pools", "server")
 
     def __init__(self, name: str) -> None:
         super().__init__(CLASSES[name])
         self.name = name
         self.flows: dict[Hashable, _Line[T]] = {}
         self.server: _Server[_Line[T]] = _Server(lambda line: self.flows.pop(line.key))
+        self.pools: dict[int, _Pool] = {}
 
     def line(self, flow: Flow) -> _Line[T]:
         line = self.flows.get(flow.client)
         if line is None:
             line = self.flows[flow.client] = _Line(flow.weight, key=flow.client)
-        line.weight = flow.weight
+        elif line.weight != flow.weight:
+            self._leave_pool(line)
+            line.weight = flow.weight
+            self._join_pool(line)
         return line
 
-    def ahead(self, flow: Flow) -> float:
+    def add(self, line: _Line[T], size: Size, sign: int = 1) -> None:
+        """Count an item that came to a flow, or left it."""
+        self._leave_pool(line)
+        for member in (line, self):
+            member.backlog += sign * size.cost
+            member.count += sign
+            member.tokens += sign * size.tokens
+        self._join_pool(line)
+
+    def ahead(self, flow: Flow) -> Ahead:
         """About how much of this class goes before an item that `flow` pushed now."""
-        line = self.flows.get(flow.client)
-        if line is None:
-            line = _Line[T](flow.weight)
-        begin = max(line.start, self.server.virtual) + line.virtual(line.backlog)
-        some, stands_for = self.server.sample()
-        served = sum(other.served_before(begin) for other in some if other is not line)
-        return min(self.backlog, line.backlog + served * stands_for)
+        line, server = self.flows.get(flow.client) or _Line[T](flow.weight), self.server
+        place = server.place_of(line)
+        end = server.end_of(line, place)
+        begun = server.before(end)
+        if begun > _LOOKED_AT and line.backlog:
+            depth, members = line.backlog / line.weight, len(server)
+            due = server.before(place) / members
+            return _total(p.until(depth, due, begun / members) for p in self.pools.values())
+        some = server.sample(begun)
+        parts = [
+            other.until(end[0], place) for other in some if other.backlog and other is not line
+        ]
+        others = _total(parts, begun / (len(some) or 1))
+        return _total([others, Ahead(line.backlog, line.count, line.tokens)])
+
+    def first(self, cost: float) -> Ahead:
+        """So much of what it has waiting, as its flows share it."""
+        pools = [pool for _, pool in sorted(self.pools.items())]
+        weight, depth = sum(pool.weight for pool in pools), 0.0
+        for pool in pools:
+            depth = cost / weight
+            if pool.backlog > depth * pool.weight:
+                break
+            cost -= pool.backlog
+            weight -= pool.weight
+        return _total(pool.until(depth) for pool in pools)
+
+    def _leave_pool(self, line: _Line[T]) -> None:
+        if line.backlog:
+            pool = self.pools[line.pool]
+            pool.add(line, -1)
+            if not pool.flows:
+                del self.pools[line.pool]
+
+    def _join_pool(self, line: _Line[T]) -> None:
+        if line.backlog:
+            # Two pools for each power of two: what is averaged differs by less than a half.
+            line.pool = (int(line.backlog / line.weight) ** 2).bit_length()
+            pool = self.pools.get(line.pool)
+            if pool is None:
+                pool = self.pools[line.pool] = _Pool()
+            pool.add(line)
+
+
+def _total(parts: Iterable[Ahead], times: float = 1) -> Ahead:
+    cost = items = tokens = 0.0
+    for part in parts:
+        cost += part.cost
+        items += part.items
+        tokens += part.tokens
+    return Ahead(cost * times, items * times, tokens * times)
 
 
 class FairQueue(Generic[T]):
-    """Items with a cost (1 or more), each in a flow, leaving in fair order.
+    """Items of a size, each in a flow, leaving in fair order.
 
     An item is in the queue at most once. Nothing here knows time or admission.
     """
@@ -219,7 +402,7 @@ class FairQueue(Generic[T]):
         self._classes: dict[str, _Class[T]] = {}
         self._server: _Server[_Class[T]] = _Server(lambda idle: self._classes.pop(idle.name))
 
-    def push(self, item: T, flow: Flow, cost: int = 1, *, rank: int | None = None) -> None:
+    def push(self, item: T, flow: Flow, size: Size = _ONE, *, rank: int | None = None) -> None:
         """Add an item at the end of its flow; with a rank in front of it, but behind those that
         are there with a lesser one."""
         its_class = self._class(flow.priority)
@@ -228,11 +411,12 @@ class FairQueue(Generic[T]):
             self._server.wake(its_class)
         if not line.backlog:
             its_class.server.wake(line)
-        line.push(item, cost, rank)
-        self._count(its_class, line, cost, 1)
+        line.push(item, size, rank)
+        self._size += 1
+        its_class.add(line, size)
 
-    def reckon(self, cost_of: Callable[[T], int]) -> None:
-        """Give all items new costs, because what costs are counted in has changed.
+    def reckon(self, size_of: Callable[[T], Size]) -> None:
+        """Give all items new sizes, because what costs are counted in has changed.
 
         O(n). All flows and classes stand equal again, since their starts were in the old unit.
         """
@@ -245,9 +429,9 @@ class FairQueue(Generic[T]):
         self.forget()
         for flow, first, items in waiting:
             for rank, item, _ in first:
-                self.push(item, flow, cost_of(item), rank=rank)
+                self.push(item, flow, size_of(item), rank=rank)
             for item in items:
-                self.push(item, flow, cost_of(item))
+                self.push(item, flow, size_of(item))
 
     def peek(self) -> T:
         """The item whose turn it is; it stays. Raises IndexError when the queue is empty."""
@@ -256,10 +440,10 @@ class FairQueue(Generic[T]):
     def pop(self) -> T:
         """Take the item whose turn it is. Raises IndexError when the queue is empty."""
         its_class, line = self._next()
-        item, cost = line.pop()
-        self._server.charge(its_class, cost)
-        its_class.server.charge(line, cost)
-        self._count(its_class, line, -cost, -1)
+        item, size = line.pop()
+        self._server.charge(its_class, size.cost)
+        its_class.server.charge(line, size.cost)
+        self._left(its_class, line, size)
         return item
 
     def refund(self, flow: Flow, cost: int = 1) -> None:
@@ -275,29 +459,34 @@ class FairQueue(Generic[T]):
         """Unlink an item that left; False if it is not here (any more)."""
         its_class = self._class(flow.priority)
         line = its_class.flows.get(flow.client)
-        cost = None if line is None else line.remove(item)
-        if line is None or cost is None:
+        size = None if line is None else line.remove(item)
+        if line is None or size is None:
             return False
-        self._count(its_class, line, -cost, -1)
+        self._left(its_class, line, size)
         return True
 
-    def ahead(self, flow: Flow) -> int:
-        """About how much, in cost, would be served before an item that `flow` pushed now.
+    def waiting(self) -> Ahead:
+        """All there is, served or not: more cannot be ahead of anybody."""
+        return _total(each.part(each.backlog) for each in self._classes.values())
 
-        Reckoned as if items could be divided, over a sample of the flows.
-        """
+    def ahead(self, flow: Flow) -> Ahead:
+        """About how much would be served before an item that `flow` pushed now."""
         its_class = self._class(flow.priority)
         mine = its_class.ahead(flow)
-        begin = max(its_class.start, self._server.virtual) + its_class.virtual(round(mine))
-        others = (other for other in self._classes.values() if other is not its_class)
-        return round(mine + sum(other.served_by(begin) for other in others))
+        depth = mine.cost / its_class.weight
+        parts = [mine]
+        for other in self._classes.values():
+            if other is not its_class and other.backlog:
+                lead = self._server.lead(other, its_class)
+                parts.append(other.first((lead + depth) * other.weight))
+        return _total(parts)
 
     def depths(self) -> dict[str, dict[Hashable, int]]:
         """How many items wait, by class and client."""
         return {
-            name: {key: len(line) for key, line in each.flows.items() if line.backlog}
+            name: {key: line.count for key, line in each.flows.items() if line.count}
             for name, each in self._classes.items()
-            if each.backlog
+            if each.count
         }
 
     def _class(self, priority: str) -> _Class[T]:
@@ -310,7 +499,11 @@ class FairQueue(Generic[T]):
         its_class = self._server.next()
         return its_class, its_class.server.next()
 
-    def _count(self, its_class: _Class[T], line: _Line[T], cost: int, items: int) -> None:
-        line.backlog += cost
-        its_class.backlog += cost
-        self._size += items
+    def _left(self, its_class: _Class[T], line: _Line[T], size: Size) -> None:
+        """Count an item that was popped or removed."""
+        self._size -= 1
+        its_class.add(line, size, -1)
+        if not line.backlog:
+            its_class.server.rest()
+        if not its_class.backlog:
+            self._server.rest()

@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from rustygate.core.bucket import MINUTE, SECOND, TokenBucket
 from rustygate.core.budgets import Budgets
+from rustygate.core.fairqueue import Ahead
 from rustygate.core.quota import Quota, RateNews
 
 # News of an answer that took no longer are set as they are.
@@ -69,6 +70,12 @@ class Lane(Budgets):
             return wait
         pace = 0 if self.pace is None else self.pace.wait(now)
         return max(wait, pace, self.paused_until - now)
+
+    def wait_behind(self, now: int, tokens: int, ahead: Ahead) -> int:
+        wait = max(Budgets.wait_behind(self, now, tokens, ahead), self.paused_until - now)
+        if self.pace is None:
+            return wait
+        return max(wait, self.pace.wait(now) + self.pace.period(now) * round(ahead.items))
 
     def take(self, now: int, tokens: int = 0) -> None:
         """As of all budgets; `mark` is then what the exchange is to keep for `learn`."""
