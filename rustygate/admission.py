@@ -200,17 +200,14 @@ class Gate:
         newcomer.turn = self._loop.create_future()
         timer = self._loop.call_at(deadline / SECOND, self._expire, newcomer)
         self._queue.put_nowait(newcomer)
-        priority = newcomer.flow.priority
-        self._waiting += 1
-        self._waiting_in[priority] += 1
+        self._count(newcomer, 1)
         try:
             await newcomer.turn
         except asyncio.CancelledError:
             self._forget(newcomer)
             raise
         finally:
-            self._waiting -= 1
-            self._waiting_in[priority] -= 1
+            self._count(newcomer, -1)
             timer.cancel()
 
     def leave(self, line: "LaneLine") -> None:
@@ -223,6 +220,13 @@ class Gate:
         """Wake the dispatcher: a budget of the gate's own has changed."""
         if self._alarm is not None and not self._alarm.done():
             self._alarm.set_result(None)
+
+    def _count(self, waiter: "Admission", sign: int) -> None:
+        self._waiting += sign
+        self._waiting_in[waiter.flow.priority] += sign
+        for line in waiter.lines:
+            line.waiting += sign
+            line.waiting_tokens += sign * waiter.tokens
 
     def _lacking(self, waiter: "Admission", now: int) -> "Line | None":
         """The first line that does not let the waiter pass."""
@@ -349,7 +353,7 @@ class Gate:
         """Nanoseconds until a newcomer would be admitted, as far as that is a matter of time; or
         `at_most` so many, which is told without looking at flows."""
         now = self.now()
-        ahead = _ahead(self._queue.order, waiter, at_most)
+        ahead = self._queue.order.waiting() if at_most else waiter.behind(self._queue.order)
         if self._head is not None:
             ahead = ahead.after(self._head.size)
         own = self.own.wait_behind(now, waiter.tokens, ahead)
@@ -361,7 +365,8 @@ class Line:
     fair order.
 
     `envoy` is the one for whom there is room, on its way through the gate's queue. `users` counts
-    the attempts that hold this line, waiting or admitted.
+    the attempts that hold this line, waiting or admitted; `waiting` and `waiting_tokens` count
+    those that wait, here or elsewhere, and what they cost.
     """
 
     def __init__(
@@ -371,7 +376,7 @@ class Line:
         self.budgets = budgets
         self.queue: FairQueue[Admission] = FairQueue()
         self.envoy: Admission | None = None
-        self.users = 0
+        self.users = self.waiting = self.waiting_tokens = 0
         self._gate = gate
         self._loop = loop
         self._timer: asyncio.TimerHandle | None = None
@@ -453,10 +458,15 @@ class Line:
 
     def predicted_wait(self, waiter: "Admission", now: int, at_most: bool) -> int:
         """As of the gate, for these budgets alone."""
-        ahead = _ahead(self.queue, waiter, at_most)
-        if self.envoy is not None:
-            ahead = ahead.after(self.budgets.size(self.envoy.tokens))
+        ahead = self._all() if at_most else self._ahead(waiter)
         return self.budgets.wait_behind(now, waiter.tokens, ahead)
+
+    def _ahead(self, waiter: "Admission") -> Ahead:
+        ahead = waiter.behind(self.queue)
+        return ahead if self.envoy is None else ahead.after(self.budgets.size(self.envoy.tokens))
+
+    def _all(self) -> Ahead:
+        return Ahead(0, self.waiting, self.waiting_tokens)
 
     def reckon(self) -> None:
         """Costs are counted in something else than before."""
@@ -472,6 +482,10 @@ class ClientLine(Line):
     """The line before a client's own limits, which its operator may change."""
 
     limits = Limits()
+
+    def _ahead(self, waiter: "Admission") -> Ahead:
+        """All of the client's, for those before a lane will need these budgets too."""
+        return Ahead() if waiter.rank is not None else self._all()
 
     def limit(self, limits: Limits) -> None:
         if limits != self.limits:
@@ -595,6 +609,10 @@ class Admission:
         """Whose turn it waits for."""
         return Flow(self._exchange.client, self._exchange.priority, self._exchange.weight)
 
+    def behind(self, queue: FairQueue["Admission"]) -> Ahead:
+        """What would go before it in a queue."""
+        return queue.ahead(self.flow) if self.rank is None else Ahead()
+
     @property
     def size(self) -> Size:
         """What its turn in the gate's queue costs its flow."""
@@ -673,20 +691,14 @@ class Admission:
                 line.budgets.release()
                 line.advance()
         self._gate.own.release()
-        self._gate.ring()
+        if self._gate.own.slots is not None:
+            self._gate.ring()
 
     def _answer(self) -> None:
         if not self._answered:
             self._answered = True
             self.lane_line.lane.release()
         self.lane_line.advance()
-
-
-def _ahead(queue: FairQueue[Admission], waiter: Admission, at_most: bool) -> Ahead:
-    """What goes before a newcomer in a queue, or the most that could."""
-    if at_most:
-        return queue.waiting()
-    return queue.ahead(waiter.flow) if waiter.rank is None else Ahead()
 
 
 def _differ(one: tuple[int, int], other: tuple[int, int]) -> bool:

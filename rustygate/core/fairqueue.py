@@ -316,7 +316,7 @@ class _Class(_Member, Generic[T]):
             self._join_pool(line)
         return line
 
-    def add(self, line: _Line[T], size: Size, sign: int = 1) -> None:
+    def add(self, line: _Line[T], size: Size, sign: int) -> None:
         """Count an item that came to a flow, or left it."""
         self._leave_pool(line)
         for member in (line, self):
@@ -387,7 +387,7 @@ class FairQueue(Generic[T]):
     """
 
     def __init__(self) -> None:
-        self._size = 0
+        self._size = self._cost = self._tokens = 0
         self.forget()
 
     def __len__(self) -> int:
@@ -412,8 +412,7 @@ class FairQueue(Generic[T]):
         if not line.backlog:
             its_class.server.wake(line)
         line.push(item, size, rank)
-        self._size += 1
-        its_class.add(line, size)
+        self._count(its_class, line, size, 1)
 
     def reckon(self, size_of: Callable[[T], Size]) -> None:
         """Give all items new sizes, because what costs are counted in has changed.
@@ -425,7 +424,7 @@ class FairQueue(Generic[T]):
             for each in self._classes.values()
             for line in each.flows.values()
         ]
-        self._size = 0
+        self._size = self._cost = self._tokens = 0
         self.forget()
         for flow, first, items in waiting:
             for rank, item, _ in first:
@@ -466,8 +465,8 @@ class FairQueue(Generic[T]):
         return True
 
     def waiting(self) -> Ahead:
-        """All there is, served or not: more cannot be ahead of anybody."""
-        return _total(each.part(each.backlog) for each in self._classes.values())
+        """All there is: more cannot be ahead of anybody."""
+        return Ahead(self._cost, self._size, self._tokens)
 
     def ahead(self, flow: Flow) -> Ahead:
         """About how much would be served before an item that `flow` pushed now."""
@@ -479,7 +478,7 @@ class FairQueue(Generic[T]):
             if other is not its_class and other.backlog:
                 lead = self._server.lead(other, its_class)
                 parts.append(other.first((lead + depth) * other.weight))
-        return _total(parts)
+        return Ahead(*map(min, _total(parts), self.waiting()))
 
     def depths(self) -> dict[str, dict[Hashable, int]]:
         """How many items wait, by class and client."""
@@ -501,9 +500,14 @@ class FairQueue(Generic[T]):
 
     def _left(self, its_class: _Class[T], line: _Line[T], size: Size) -> None:
         """Count an item that was popped or removed."""
-        self._size -= 1
-        its_class.add(line, size, -1)
+        self._count(its_class, line, size, -1)
         if not line.backlog:
             its_class.server.rest()
         if not its_class.backlog:
             self._server.rest()
+
+    def _count(self, its_class: _Class[T], line: _Line[T], size: Size, sign: int) -> None:
+        self._size += sign
+        self._cost += sign * size.cost
+        self._tokens += sign * size.tokens
+        its_class.add(line, size, sign)

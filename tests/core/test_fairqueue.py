@@ -231,6 +231,33 @@ def test_prediction_is_near_the_truth(flows: int) -> None:
     assert predicted == pytest.approx(actual, rel=0.3, abs=2)
 
 
+def test_prediction_tells_items_and_tokens_of_those_that_go_first() -> None:
+    """A flow of small items and one of large ones share in cost, so in items they do not."""
+    queue: FairQueue[Item] = FairQueue()
+    for number in range(100):
+        queue.push(("small", number), Flow("small"), Size(10, 1))
+        queue.push(("large", number), Flow("large"), Size(50, 50))
+        queue.push(("mine", number), Flow("mine"), Size(10, 1))
+    ahead = queue.ahead(Flow("mine"))
+    assert ahead.items == pytest.approx(100 + 100 + 20, rel=0.05)
+    assert ahead.tokens == pytest.approx(100 + 100 + 1000, rel=0.1)
+
+
+def test_a_hog_among_many_flows_is_predicted_for() -> None:
+    """However few they are among the flows that a prediction may look at."""
+    queue = filled([*((Flow(number), 1) for number in range(1000)), (A, 500), (B, 1000)])
+    assert queue.ahead(A).items == pytest.approx(1000 + 500 + 500, rel=0.05)
+
+
+def test_idle_flows_are_forgotten_though_no_turn_comes() -> None:
+    """While new flows keep coming, the virtual time may stand still for ever."""
+    queue = filled([(Flow("first"), 1)])
+    for number in range(5000):
+        queue.push(("next", number), Flow(number))
+        queue.pop()
+    assert len(queue._classes["default"].flows) <= 1010
+
+
 @given(st.lists(st.tuples(st.sampled_from("abc"), costs), min_size=1, max_size=80), st.data())
 def test_between_any_two_turns_waiting_flows_differ_by_one_item_each(
     items: Sequence[tuple[str, int]], data: st.DataObject
