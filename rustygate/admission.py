@@ -305,7 +305,7 @@ class Gate:
             raise Draining
         if self._waiting >= self._settings.queue_limit and not newcomer.retries:
             message = f"The queue is full: {self._waiting} requests wait already."
-            raise QueueFull(message, *self._outlook(newcomer))
+            raise QueueFull(message, *self._outlook(newcomer, self.predicted_wait(newcomer)))
         left = deadline - self.now()
         if self.predicted_wait(newcomer, at_most=True) <= left:
             return
@@ -315,21 +315,21 @@ class Gate:
                 f"Not admitted: this request would wait about {wait / SECOND:.1f} s behind "
                 f"{self._waiting} others, and may wait {left / SECOND:.1f} s."
             )
-            raise QueueTimeout(message, *self._outlook(newcomer))
+            raise QueueTimeout(message, *self._outlook(newcomer, wait))
 
-    def _outlook(self, waiter: "Admission") -> tuple[int, str]:
+    def _outlook(self, waiter: "Admission", wait: int) -> tuple[int, str]:
         """What a refusal tells: after how many ms a new try may do better, and what lacks."""
         now = self.now()
         budgets = [self.own, *(line.budgets for line in waiter.lines)]
         slowest = max(budgets, key=lambda each: each.wait(now, waiter.tokens) or 0)
         scarcest = slowest.scarcest(now, waiter.tokens)
-        return -(-self.predicted_wait(waiter) // MS), scarcest
+        return -(-wait // MS), scarcest
 
     def _expire(self, waiter: "Admission") -> None:
         if waiter.over:
             return
         message = f"Not admitted by its deadline, behind {self._waiting - 1} other waiters."
-        waiter.refuse(QueueTimeout(message, *self._outlook(waiter)))
+        waiter.refuse(QueueTimeout(message, *self._outlook(waiter, self.predicted_wait(waiter))))
         self._unlink(waiter)
 
     def _forget(self, waiter: "Admission") -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 from rustygate import jumping
 from rustygate.admission import Admission, Gate
-from rustygate.config import Settings
+from rustygate.config import ConfigError, Settings
 from rustygate.core.bucket import MINUTE, SECOND, TokenBucket
 from rustygate.core.budgets import Budgets
 from rustygate.core.fairqueue import CLASSES
@@ -29,6 +29,12 @@ MODEL = "planned"
 
 # A year of hours, or a day of seconds: beyond that a number is a slip.
 MOST = 86_400
+
+# A plan of more requests than that is a slip too: it would take a quarter of an hour.
+MOST_REQUESTS = 10_000_000
+
+# So many requests that come at once are let in before they are looked at.
+_BATCH = 1000
 
 _CLIENT = re.compile(
     r"(?P<name>[^:]+):(?P<count>\d+(\.\d+)?)(/(?P<unit>[smh])|@(?P<at>once|\d+)):(?P<tokens>\d+)"
@@ -71,6 +77,10 @@ class Demand:
         at_s = None if at is None else 0.0 if at == "once" else float(at)
         weight = float(found["weight"] or 1) or 1.0
         return cls(found["name"], count, at_s, int(found["tokens"]), priority, weight)
+
+    def requests(self, duration_s: float) -> float:
+        """How many come in all, on average."""
+        return self.count if self.at_s is not None else self.count * duration_s
 
     def arrivals(self, duration_s: float, random: Random) -> Iterator[float]:
         """The seconds at which requests come."""
@@ -194,9 +204,12 @@ class _Run:
         """Let a client's requests come when they come."""
         loop = asyncio.get_running_loop()
         began_s = loop.time()
-        for at_s in demand.arrivals(self._plan.duration_s, random):
+        for number, at_s in enumerate(demand.arrivals(self._plan.duration_s, random)):
             if (pause_s := began_s + at_s - loop.time()) > 0:
                 await asyncio.sleep(pause_s)
+            elif number % _BATCH == 0:
+                # Those that are refused at once are gone before more come.
+                await asyncio.sleep(0)
             request = loop.create_task(self._request(demand))
             self._requests.add(request)
             request.add_done_callback(self._requests.discard)
@@ -308,8 +321,13 @@ def _positive(text: str) -> float:
 
 
 def from_arguments(arguments: argparse.Namespace) -> Plan:
-    """The plan that a parser with `add_arguments` read."""
+    """The plan that a parser with `add_arguments` read. Raises ConfigError if it is too large."""
     demands: Sequence[Demand] = arguments.demands
+    requests = sum(demand.requests(arguments.hours * 3600) for demand in demands)
+    if requests > MOST_REQUESTS:
+        raise ConfigError(
+            [f"plan: expected at most {MOST_REQUESTS:,} requests in all, got {requests:,.0f}"]
+        )
     return Plan(
         tuple(demands),
         arguments.rpm,

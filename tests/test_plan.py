@@ -2,6 +2,7 @@
 
 import argparse
 import time
+import tracemalloc
 
 import pytest
 
@@ -78,6 +79,26 @@ def test_a_day_takes_seconds() -> None:
     seen = planned("web:30/m:500", "job:2000@once:1000:batch", duration_s=86_400, timeout_s=86_400)
     assert len(seen.outcomes["web"].waits_s) == pytest.approx(43_200, rel=0.05)
     assert time.process_time() - began < 60
+
+
+def test_those_that_come_at_once_are_not_held_all_at_once() -> None:
+    """Who is refused on arrival is gone before many more come, so that a million take no room."""
+    tracemalloc.start()
+    try:
+        seen = planned("job:10@once:1", "flood:4000@5:1", rpm=60, tpm=None, timeout_s=1)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert seen.outcomes["flood"].refused > 3000
+    assert peak < 8_000_000
+
+
+@pytest.mark.parametrize("client", ["job:20000000@once:1", "web:1000/s:1"])
+def test_plan_of_too_many_requests_is_bad_usage(
+    client: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan", "--hours", "24", "--client", client]) == 2
+    assert "expected at most 10,000,000 requests" in capsys.readouterr().err
 
 
 def test_table_is_printed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -327,7 +327,8 @@ class _Class(_Member, Generic[T]):
 
     def ahead(self, flow: Flow) -> Ahead:
         """About how much of this class goes before an item that `flow` pushed now."""
-        line, server = self.flows.get(flow.client) or _Line[T](flow.weight), self.server
+        line: _Line[T] = self.flows.get(flow.client) or _Line(flow.weight)
+        server = self.server
         place = server.place_of(line)
         end = server.end_of(line, place)
         begun = server.before(end)
@@ -470,6 +471,8 @@ class FairQueue(Generic[T]):
 
     def ahead(self, flow: Flow) -> Ahead:
         """About how much would be served before an item that `flow` pushed now."""
+        if not self._size:
+            return Ahead()
         its_class = self._class(flow.priority)
         mine = its_class.ahead(flow)
         depth = mine.cost / its_class.weight
