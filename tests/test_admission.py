@@ -660,6 +660,37 @@ def test_waiter_that_leaves_a_line_leaves_its_place() -> None:
     assert harness.times == pytest.approx([1, 2], abs=0.01)
 
 
+def test_turn_in_a_line_that_a_leaver_had_goes_to_its_flow() -> None:
+    """It was first of its lane's line, and waited for the gate's own budget."""
+
+    async def scene(harness: Harness) -> None:
+        teach(harness, told(60, 0))
+        await settle()
+        tasks = [harness.spawn(client, model="m") for client in "aabb"]
+        await asyncio.sleep(2)
+        tasks[0].cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    assert play(scene, rate_limit=1 / 3, rate_limit_burst=1).order == "abb"
+
+
+def test_limits_that_change_twice_within_a_second_are_reckoned_with_after_it() -> None:
+    async def scene(harness: Harness) -> None:
+        asked = [harness.gate.admission(harness.exchange("a", model="m")) for _ in range(3)]
+        async with asked[0], asked[1], asked[2]:
+            asked[0].answered(ok=True, news=told(60, 0))
+            tasks = [harness.spawn("a", model="m") for _ in range(30)]
+            await settle()
+            for admission, limit in zip(asked[1:], (300, 10), strict=True):
+                admission.answered(ok=True, news=told(limit, 0))
+        await asyncio.sleep(1.001)
+        line = harness.gate.lane_line("m")
+        assert line.queue.waiting().cost == len(line.queue) * line.budgets.cost()
+        await asyncio.gather(*tasks)
+
+    play(scene, rate_limit=None, rate_limit_timeout=600)
+
+
 def test_names_that_clients_invent_leave_no_lane() -> None:
     async def scene(harness: Harness) -> None:
         harness.answers = lambda admission: admission.answered(ok=False)
