@@ -1,6 +1,7 @@
 """The gate, on a clock that jumps to the next timer."""
 
 import asyncio
+import tracemalloc
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -979,3 +980,23 @@ def test_no_interleaving_wedges_a_lane_or_leaves_anything_behind(
         tokens_per_minute=tokens_per_minute,
         concurrency_limit=slots,
     )
+
+
+def test_waiter_takes_at_most_four_kilobytes() -> None:
+    """With its exchange, its task and a flow of its own; that is beside connection and body."""
+    waiters = 2000
+
+    async def scene(harness: Harness) -> None:
+        await harness.admit()
+        tracemalloc.start()
+        tasks = [harness.spawn(f"client-{n}", model="m", tokens=1000 + n) for n in range(waiters)]
+        await settle()
+        held, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert harness.gate.snapshot()["waiters"] == waiters
+        assert held / waiters <= 4096
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    play(scene, rate_limit=0.001, rate_limit_burst=1, rate_limit_timeout=10**9)
