@@ -24,11 +24,11 @@ may be refunded; the member then stands where it stood before.
 An item that leaves is unlinked from its flow in O(1); push and pop look up O(log n) in the number
 of flows, in a sorted list of members, not of items.
 
-How much goes before a newcomer is told from sums (`ahead`). By these rules a flow that has waited
-for its turn is followed by the others once a round, so what goes first is: the first items of
-those flows whose turn comes before; then as much of each flow as of the newcomer's own, by
-weight, as far as it has that much. Flows of about the same depth are therefore summed up together
-(`_Pool`), and a prediction looks at some pools instead of all flows. The same holds for classes.
+How much goes before a newcomer is told without looking at all flows (`ahead`). Those that have a
+turn before it are looked at if they are few, or a sample of them for the first item of a flow.
+An item further back in its flow is told from sums: each round, the flow is passed by the first
+item of those whose turn comes before, and by as much of each as of its own, by weight, as far as
+they have that much. Flows of about the same depth are summed up together (`_Pool`).
 """
 
 from bisect import bisect_left, insort
