@@ -14,6 +14,7 @@ from tests.support.client import Client
 from tests.support.gate import Gate
 from tests.support.http import EVENT_STREAM, LAST_CHUNK, answer, chat, chunk, get, post
 from tests.support.upstream import Upstream
+from tests.support.waiting import until
 
 USAGE = b'{"usage": {"prompt_tokens": 11, "completion_tokens": 7}}'
 JSON = "Content-Type: application/json"
@@ -49,8 +50,10 @@ async def asks(client: Client, ask: Ask, numbers: range) -> None:
         client.wire.forget()
 
 
-def held_by_the_gate(running: Gate, upstream: Upstream) -> int:
-    """Bytes that our code has taken and not given back; the tests' own records are let go."""
+async def held_by_the_gate(running: Gate, upstream: Upstream, exchanges: int) -> int:
+    """Bytes that our code has taken and not given back when so many exchanges have settled; the
+    tests' own records are let go."""
+    await until(lambda: len(running.log.exchanges) >= exchanges)
     running.log.exchanges.clear()
     upstream.calls.clear()
     gc.collect()
@@ -69,9 +72,9 @@ async def test_exchanges_that_are_over_hold_no_memory(
     tracemalloc.start()
     try:
         await asks(client, ask, range(AT_FIRST))
-        before = held_by_the_gate(running, upstream)
+        before = await held_by_the_gate(running, upstream, AT_FIRST)
         await asks(client, ask, range(AT_FIRST, AT_FIRST + MORE))
-        assert held_by_the_gate(running, upstream) - before < 10 * MORE
+        assert await held_by_the_gate(running, upstream, MORE) - before < 10 * MORE
     finally:
         tracemalloc.stop()
 
