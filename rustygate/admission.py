@@ -385,6 +385,11 @@ class Line:
         return f"<{type(self).__name__} {self.name!r} {self.queue} {self.budgets}>"
 
     @property
+    def is_sure(self) -> bool:
+        """Whether what exceeds the limits now will not fit later either."""
+        return True
+
+    @property
     def idle(self) -> bool:
         """Whether nobody waits here."""
         return self.envoy is None and not self.queue
@@ -510,6 +515,10 @@ class LaneLine(Line):
         super().take(admitted, at)
         admitted.mark = self.lane.mark
 
+    @property
+    def is_sure(self) -> bool:
+        return self.lane.heard_lately(int(self._loop.time() * SECOND))
+
     def learned(self) -> None:
         """If the limits are others than before, so are the costs. Limits that change with each
         answer must not make all flows equal with each answer: what comes sooner waits."""
@@ -578,12 +587,13 @@ class Admission:
         self._gate.leave(self.lane_line)
 
     def _refuse_oversized(self) -> None:
-        least, lane = self._exchange.tokens_least, self.lane_line.lane
-        for budgets in (self._gate.own, *(line.budgets for line in self.lines)):
-            bucket = budgets.tokens
-            if bucket is None or least <= bucket.burst:
-                continue
-            if budgets is not lane or lane.heard_lately(self._gate.now()):
+        least = self._exchange.tokens_least
+        own = self._gate.own.tokens
+        if own is not None and least > own.burst:
+            raise RequestTooLarge(least, own.burst)
+        for line in self.lines:
+            bucket = line.budgets.tokens
+            if bucket is not None and least > bucket.burst and line.is_sure:
                 raise RequestTooLarge(least, bucket.burst)
 
     # While it waits.

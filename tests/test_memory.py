@@ -3,7 +3,7 @@
 import gc
 import json
 import tracemalloc
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -32,16 +32,13 @@ def made_up(number: int) -> bytes:
 
 Ask = Callable[[int], bytes]
 
-HONEST: dict[str, tuple[Ask, bytes]] = {
+ASKED: dict[str, tuple[Ask, bytes]] = {
     "answered": (lambda _: chat(), answer(USAGE, JSON)),
     "streamed": (lambda _: chat(stream=True), STREAM),
     "refused": (lambda _: get("/nothing"), b""),
+    "made up": (made_up, answer(status="404 Not Found")),
 }
-ALL = HONEST | {"made up": (made_up, answer(status="404 Not Found"))}
-
-
-def each(kinds: Mapping[str, tuple[Ask, bytes]]) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize(("ask", "reply"), kinds.values(), ids=kinds)
+each = pytest.mark.parametrize(("ask", "reply"), ASKED.values(), ids=ASKED)
 
 
 async def asks(client: Client, ask: Ask, numbers: range) -> None:
@@ -62,7 +59,7 @@ async def held_by_the_gate(running: Gate, upstream: Upstream, exchanges: int) ->
     return sum(trace.size for trace in taken.traces)
 
 
-@each(ALL)
+@each
 async def test_exchanges_that_are_over_hold_no_memory(
     gate: StartGate, upstream: Upstream, ask: Ask, reply: bytes
 ) -> None:
@@ -79,7 +76,7 @@ async def test_exchanges_that_are_over_hold_no_memory(
         tracemalloc.stop()
 
 
-@each(HONEST)
+@each
 async def test_exchanges_that_are_over_wait_for_no_collection(
     gate: StartGate, upstream: Upstream, ask: Ask, reply: bytes
 ) -> None:

@@ -94,6 +94,7 @@ class _Member:
     """Something served in turns. `backlog` is what it has waiting, in cost, in `count` items that
     take `tokens`."""
 
+    key: Any
     weight: float
     start: int = 0
     entry: int = 0
@@ -117,10 +118,11 @@ class _Server(Generic[M]):
     `_order` holds (start, entry, member) from `_first` on, sorted.
     """
 
-    __slots__ = ("_entries", "_first", "_forget", "_order", "busy", "virtual")
+    __slots__ = ("_entries", "_first", "_members", "_order", "busy", "virtual")
 
-    def __init__(self, forget: Callable[[M], object]) -> None:
-        self._forget = forget
+    def __init__(self, members: dict[Any, M]) -> None:
+        """Those that are forgotten are taken out of `members`, by their keys."""
+        self._members = members
         self._order: list[tuple[Any, ...]] = []
         self._first = 0
         self._entries = count(1)
@@ -210,7 +212,7 @@ class _Server(Generic[M]):
     def _drop(self, member: M) -> None:
         self._take_out(member)
         member.entry = 0
-        self._forget(member)
+        del self._members[member.key]
 
 
 @dataclass(slots=True, eq=False)
@@ -252,7 +254,6 @@ class _Pool:
 class _Line(_Member, Generic[T]):
     """A flow's items, each with its size."""
 
-    key: Hashable = None
     pool: int = 0
     items: OrderedDict[T, Size] = field(default_factory=OrderedDict)
     # Those that go before all others, by their rank; there are few.
@@ -297,19 +298,18 @@ class _Line(_Member, Generic[T]):
 class _Class(_Member, Generic[T]):
     """A priority class: the flows in it, the server that serves them, and their pools."""
 
-    __slots__ = ("flows", "name", "pools", "server")
+    __slots__ = ("flows", "pools", "server")
 
     def __init__(self, name: str) -> None:
-        super().__init__(CLASSES[name])
-        self.name = name
+        super().__init__(name, CLASSES[name])
         self.flows: dict[Hashable, _Line[T]] = {}
-        self.server: _Server[_Line[T]] = _Server(lambda line: self.flows.pop(line.key))
+        self.server: _Server[_Line[T]] = _Server(self.flows)
         self.pools: dict[int, _Pool] = {}
 
     def line(self, flow: Flow) -> _Line[T]:
         line = self.flows.get(flow.client)
         if line is None:
-            line = self.flows[flow.client] = _Line(flow.weight, key=flow.client)
+            line = self.flows[flow.client] = _Line(flow.client, flow.weight)
         elif line.weight != flow.weight:
             self._leave_pool(line)
             line.weight = flow.weight
@@ -327,7 +327,9 @@ class _Class(_Member, Generic[T]):
 
     def ahead(self, flow: Flow) -> Ahead:
         """About how much of this class goes before an item that `flow` pushed now."""
-        line: _Line[T] = self.flows.get(flow.client) or _Line(flow.weight)
+        line = self.flows.get(flow.client)
+        if line is None:
+            line = _Line(flow.client, flow.weight)
         server = self.server
         place = server.place_of(line)
         end = server.end_of(line, place)
@@ -389,7 +391,7 @@ class FairQueue(Generic[T]):
 
     def __init__(self) -> None:
         self._size = self._cost = self._tokens = 0
-        self.forget()
+        self._begin()
 
     def __len__(self) -> int:
         return self._size
@@ -400,8 +402,12 @@ class FairQueue(Generic[T]):
     def forget(self) -> None:
         """The busy period is over: nothing waits, and what was popped last is done with."""
         assert not self._size
+        if self._classes or self._server.virtual:
+            self._begin()
+
+    def _begin(self) -> None:
         self._classes: dict[str, _Class[T]] = {}
-        self._server: _Server[_Class[T]] = _Server(lambda idle: self._classes.pop(idle.name))
+        self._server = _Server(self._classes)
 
     def push(self, item: T, flow: Flow, size: Size = _ONE, *, rank: int | None = None) -> None:
         """Add an item at the end of its flow; with a rank in front of it, but behind those that
@@ -421,7 +427,7 @@ class FairQueue(Generic[T]):
         O(n). All flows and classes stand equal again, since their starts were in the old unit.
         """
         waiting = [
-            (Flow(line.key, each.name, line.weight), list(line.first), list(line.items))
+            (Flow(line.key, each.key, line.weight), list(line.first), list(line.items))
             for each in self._classes.values()
             for line in each.flows.values()
         ]
