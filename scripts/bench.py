@@ -1,9 +1,10 @@
 """Measures the gate beside its floor, a bare aiohttp pipe, and beside its peers, in the same run.
 
 What is under test is pinned to the last core; upstream and the loads, raw asyncio protocols, to
-the first. Rounds alternate between the sides; medians are told, ratios to the floor first, and a
-range instead where the rounds disagree. CPU time is that of the process under test with all its
-children, which a busy machine disturbs least; latencies are told as what a side adds to direct's.
+the first. Rounds are short and alternate between the sides; medians are told, ratios to the floor
+first, and a range instead where the rounds disagree. CPU time is that of the process under test
+with all its children, which a busy machine disturbs least; latencies are told as what a side adds
+to direct's.
 """
 
 import argparse
@@ -266,8 +267,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a few minutes, less certain")
     names = [*SECTIONS]
     parser.add_argument("--only", nargs="+", choices=names, default=names, help="some sections")
-    parser.add_argument("--rounds", type=int, help="of each measurement; default: 5, quick 2")
-    parser.add_argument("--seconds", type=float, help="of each load; default: 2, quick 0.5")
+    parser.add_argument("--rounds", type=int, help="of each measurement; default: 15, quick 5")
+    parser.add_argument("--seconds", type=float, help="of each load; default: 0.6, quick 0.3")
     parser.add_argument("--peers", action="store_true", help="install and measure others too")
     parser.add_argument("--json", type=Path, metavar="FILE", help="where all figures go")
     parser.add_argument("--pictures", type=Path, metavar="DIR", help="where charts and table go")

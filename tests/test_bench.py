@@ -38,16 +38,19 @@ async def test_bench_prints_a_table_and_writes_its_files(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("values", "told"),
+    ("figure", "told"),
     [
-        pytest.param((100.0, 101.0, 110.0), "2.00x (101)", id="calm"),
-        pytest.param((100.0, 101.0, 150.0), "~2.00x (100 to 150)", id="noisy"),
+        pytest.param(Figure((100.0, 101.0, 110.0)), "101", id="calm"),
+        pytest.param(Figure((100.0, 101.0, 190.0)), "~100.5 to 145.5", id="noisy"),
+        pytest.param(Figure((100.0,)), "100", id="one round"),
+        pytest.param(
+            Figure((50.0, 100.0, 400.0), (2.0, 2.1, 2.2)), "2.10x (100)", id="calm ratio"
+        ),
+        pytest.param(Figure((9.0, 9.0, 9.0), (1, 2, 3)), "~1.50x to 2.50x (9)", id="noisy ratio"),
     ],
 )
-def test_figure_tells_a_range_where_the_rounds_disagree(
-    values: tuple[float, ...], told: str
-) -> None:
-    assert str(Figure(values, 2.0)) == told
+def test_figure_tells_a_range_where_the_rounds_disagree(figure: Figure, told: str) -> None:
+    assert str(figure) == told
 
 
 def test_ratio_is_to_the_floor_of_the_same_round() -> None:

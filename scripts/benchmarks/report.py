@@ -1,15 +1,16 @@
 """What a run has found: figures by section, load, metric and side, and how they are told.
 
-A figure is a median over rounds. Where the rounds spread by more than a fifth of it, the machine
-was too noisy for it, and their range is told instead. Ratios compare with the first of `BASES`
-that is there, round by round.
+A figure is a median over rounds, and so is its ratio to the first of `BASES` that is there, taken
+round by round: a machine that is slow for a while is slow for both. Where the middle half of the
+rounds, of their ratios if there are any, spreads by more than a fifth of the median, the machine
+was too noisy for it, and that range is told instead.
 """
 
 import os
 import platform
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from statistics import median
+from statistics import median, quantiles
 
 from scripts.benchmarks.admission import SEMAPHORE
 from scripts.benchmarks.contenders import DIRECT, FLOOR
@@ -23,31 +24,46 @@ Key = tuple[str, str, str]
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """What the rounds gave; `ratio` is to the base's, None without one."""
+    """What the rounds gave; `ratios` are to the base's, none without one."""
 
     values: tuple[float, ...]
-    ratio: float | None = None
+    ratios: tuple[float, ...] = ()
 
     @property
     def median(self) -> float:
         return median(self.values)
 
     @property
+    def ratio(self) -> float | None:
+        return median(self.ratios) if self.ratios else None
+
+    @property
+    def middle(self) -> tuple[float, float]:
+        """Between what the middle half of the rounds lies: of the ratios, or of the values."""
+        of = self.ratios or self.values
+        low, _, high = quantiles((*of, of[-1]) if len(of) == 1 else of, n=4, method="inclusive")
+        return low, high
+
+    @property
     def spread(self) -> float:
-        """Between the least and the greatest, as a share of the median."""
-        width = max(self.values) - min(self.values)
-        return width / abs(self.median) if self.median else float(width > 0)
+        """The middle half's width as a share of the median."""
+        low, high = self.middle
+        middle = abs(median(self.ratios or self.values))
+        return (high - low) / middle if middle else float(high > low)
 
     @property
     def noisy(self) -> bool:
         return self.spread > NOISY
 
     def __str__(self) -> str:
-        ratio = "" if self.ratio is None else f"{self.ratio:.2f}x "
-        if not self.noisy:
-            return f"{ratio}({number(self.median)})" if ratio else number(self.median)
-        low, high = number(min(self.values)), number(max(self.values))
-        return f"~{ratio}({low} to {high})" if ratio else f"~{low} to {high}"
+        if self.ratio is None:
+            return (
+                f"~{' to '.join(map(number, self.middle))}" if self.noisy else number(self.median)
+            )
+        told = f"{self.ratio:.2f}x"
+        if self.noisy:
+            told = "~" + " to ".join(f"{each:.2f}x" for each in self.middle)
+        return f"{told} ({number(self.median)})"
 
 
 def number(value: float) -> str:
@@ -93,7 +109,7 @@ class Report:
         if key[2].endswith("%"):
             base = None
         return {
-            side: Figure(tuple(v), None if side == DIRECT else _ratio(v, base))
+            side: Figure(tuple(v), () if side == DIRECT else _ratios(v, base))
             for side, v in values.items()
         }
 
@@ -143,7 +159,7 @@ class Report:
         figures = [
             {"section": section, "load": load, "metric": metric, "side": side}
             | asdict(figure)
-            | {"median": figure.median, "spread": figure.spread}
+            | {"median": figure.median, "ratio": figure.ratio, "spread": figure.spread}
             for (section, load, metric), row in self.rows().items()
             for side, figure in row.items()
         ]
@@ -165,11 +181,11 @@ class Report:
         return found
 
 
-def _ratio(values: list[float], base: list[float] | None) -> float | None:
-    """The median of the rounds' ratios."""
+def _ratios(values: list[float], base: list[float] | None) -> tuple[float, ...]:
+    """The rounds' ratios to the base's; none where the base is not above 0."""
     if base is None or values is base or min(base) <= 0:
-        return None
-    return median(value / other for value, other in zip(values, base, strict=False))
+        return ()
+    return tuple(value / other for value, other in zip(values, base, strict=False))
 
 
 def added(figures: Mapping[str, float], direct: Mapping[str, float]) -> dict[str, float]:

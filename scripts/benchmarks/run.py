@@ -18,14 +18,14 @@ Measures = Mapping[str, Callable[[], Figures]]
 class Effort:
     """How much is measured: rounds, seconds of each load, and the loads."""
 
-    rounds: int = 5
-    seconds: float = 2.0
+    rounds: int = 15
+    seconds: float = 0.6
     connections: tuple[int, ...] = (1, 32, 256)
     streams: tuple[int, ...] = (1, 10, 50, 200, 512, 1000)
     waiters: tuple[int, ...] = (0, 10, 100, 1000, 10_000, 100_000)
 
 
-QUICK = Effort(2, 0.5, streams=(1, 200, 512, 1000), waiters=(0, 1000, 100_000))
+QUICK = Effort(5, 0.3, streams=(1, 200, 512, 1000), waiters=(0, 1000, 100_000))
 
 
 @dataclass(slots=True)
