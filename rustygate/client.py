@@ -84,6 +84,19 @@ class Wire(ResponseHandler):
             self._bodiless = bodiless
             self.set_response_params(skip_payload=bodiless, **parsing)
 
+    def can_serve(self) -> bool:
+        """Whether nothing came that would pass for the next answer, nor the beginning of one."""
+        if not self.requests:
+            return True
+        if self.should_close or self._parser is None:
+            return False
+        # Empty lines complete a head that has begun. Before a head they do not count.
+        try:
+            messages, _, _ = self._parser.feed_data(b"\r\n\r\n")
+        except HttpProcessingError:
+            return False
+        return not messages
+
     def start_timeout(self) -> None:
         # Called when all of the request has been sent.
         self._sent = True
@@ -285,9 +298,8 @@ class Client:
                 connection = await session.connector.connect(self._route, [], session.timeout)
             except TimeoutError as error:
                 raise ConnectionTimeoutError from error
-            wire = wire_of(connection)
-            # What upstream said unasked, while the connection was kept, would pass for the answer.
-            if not (wire.requests and wire.should_close):
+            # Upstream may have said something unasked.
+            if wire_of(connection).can_serve():
                 return connection
             connection.close()
 

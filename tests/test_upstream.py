@@ -522,6 +522,42 @@ async def test_what_upstream_says_unasked_answers_nobody(
     assert (await running.ask(chat())).body == b"asked for"
 
 
+@pytest.mark.parametrize("late", [False, True], ids=["with the answer", "while it was kept"])
+@pytest.mark.parametrize(
+    "begun",
+    [
+        b"H",
+        b"HTTP/1.1 200 OK",
+        b"HTTP/1.1 200 OK\r\nX-Unasked: ",
+        b"HTTP/1.1 200 OK\r\nX-Unasked: 1\r\n\r",
+    ],
+    ids=["a letter", "a status", "a name", "all but a newline"],
+)
+async def test_half_a_head_said_unasked_begins_no_answer(
+    gate: StartGate, upstream: Upstream, begun: bytes, late: bool
+) -> None:
+    running = await gate()
+    client = await running.send(get())
+    call = await upstream.call()
+    await call.answer(answer(), b"" if late else begun)
+    assert (await client.answer()).status == 200
+    call.send(begun if late else b"")
+    upstream.reply = answer(b"asked for")
+    got = await running.ask(chat())
+    assert (got.head.start, got.body) == ("HTTP/1.1 200 OK", b"asked for")
+    assert len(upstream.wires) == 2
+
+
+async def test_empty_lines_behind_an_answer_do_not_count(
+    gate: StartGate, upstream: Upstream
+) -> None:
+    upstream.reply = answer() + b"\r\n"
+    running = await gate()
+    for _ in range(3):
+        assert (await running.ask(get())).status == 200
+    assert len(upstream.wires) == 1
+
+
 # What passes.
 
 
