@@ -80,6 +80,8 @@ class Wire(ResponseHandler):
         """A request begins. The parser that read the last answer can read the next."""
         self.requests += 1
         self.answering = self._sent = False
+        # What ended the last answer, or came after it, may have started the clock again.
+        self._silent_since = None
         if self._bodiless is not bodiless:
             self._bodiless = bodiless
             self.set_response_params(skip_payload=bodiless, **parsing)
@@ -137,6 +139,12 @@ class Wire(ResponseHandler):
             self._read_timeout_handle = None
 
     # The clock. aiohttp calls these.
+
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        super().resume_reading(resume_parser)
+        # What was held back may be enough to pause again; aiohttp starts the clock all the same.
+        if self._reading_paused:
+            self._drop_timeout()
 
     def _reschedule_timeout(self) -> None:
         limit_s = self._read_timeout

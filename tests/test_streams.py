@@ -297,6 +297,32 @@ async def test_paused_stream_goes_on_where_it_stopped(gate: StartGate, upstream:
     assert await client.rest() == body
 
 
+async def stalled(gate: Gate, upstream: Upstream) -> tuple[Client, Call]:
+    """A stream whose client reads no more."""
+    client = await gate.connect(receive_buffer=4096)
+    client.send(chat(stream=True))
+    call = await upstream.call()
+    call.send(EVENT_STREAM, chunk(b"data: 1\n\n"))
+    await client.head()
+    await client.exactly(b"data: 1\n\n")
+    client.wire.stop_reading()
+    return client, call
+
+
+async def test_client_that_does_not_read_is_no_silence_of_upstream(
+    gate: StartGate, upstream: Upstream
+) -> None:
+    """It takes longer than another exchange, which times out."""
+    running = await gate(SSE_CHANNEL_CAPACITY=1, UPSTREAM_READ_TIMEOUT=0.3)
+    client, call = await stalled(running, upstream)
+    event = b"data: " + b"x" * 100 + b"\n\n"
+    call.send(chunk(event) * 40_000, LAST_CHUNK)
+    for _ in range(3):
+        assert (await running.ask(get())).status == 504
+    client.wire.go_on_reading()
+    assert await client.rest() == event * 40_000
+
+
 # Breaks.
 
 

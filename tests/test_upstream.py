@@ -388,6 +388,28 @@ async def test_slow_upload_is_no_silence_of_upstream(
     await served(running, client, 1, 2)
 
 
+@pytest.mark.parametrize("kept_by", [answer(), EARLY_HINTS + answer()], ids=["", "interim"])
+@pytest.mark.parametrize("late", [b"", b"\r\n"], ids=["", "empty line"])
+async def test_slow_upload_over_a_kept_connection_is_no_silence_of_upstream(
+    gate: StartGate, upstream: Upstream, kept_by: bytes, late: bytes
+) -> None:
+    """Whatever the connection's last answer ended with. It takes longer than another exchange,
+    which times out."""
+    running = await gate(UPSTREAM_READ_TIMEOUT=SHORT)
+    client = await running.send(get())
+    call = await upstream.call()
+    await call.answer(kept_by)
+    await client.answer()
+    call.send(late)
+    client.send(request("POST", "/v1/files", MULTIPART, "Content-Length: 12"), b"first.")
+    call = await upstream.call()
+    await call.exactly(b"first.")
+    assert (await running.ask(get())).status == 504
+    client.send(b"second")
+    await call.answer(answer())
+    await served(running, client, 1, 3)
+
+
 # Between two attempts.
 
 
