@@ -105,7 +105,9 @@ class Wire(ResponseHandler):
         super().start_timeout()
 
     def data_received(self, data: bytes) -> None:
-        self.answering = True
+        # It comes empty from who reads, and that may be the end of the answer before.
+        if data:
+            self.answering = True
         super().data_received(data)
 
     async def read(self) -> tuple[RawResponseMessage, StreamReader]:

@@ -323,6 +323,31 @@ async def test_client_that_does_not_read_is_no_silence_of_upstream(
     assert await client.rest() == event * 40_000
 
 
+async def test_end_that_is_read_late_is_no_byte_of_the_next_answer(
+    gate: StartGate, upstream: Upstream
+) -> None:
+    """Its connection may serve another by then; breaks it there, that is tried again."""
+    running = await gate(SSE_KEEPALIVE_INTERVAL=NEVER)
+    client, call = await stalled(running, upstream)
+    server = running.daemon._runner.server
+    assert server is not None
+    [connection] = server.connections
+    while not connection.writing_paused:
+        await call.wire.push(chunk(bytes(64 << 10)))
+        await asyncio.sleep(0.005)
+    call.send(chunk(b"the end"), LAST_CHUNK)
+    call.done.set()
+    await running.ask(get("/health"))
+    other = await running.send(chat())
+    call = await upstream.call()
+    assert len(upstream.wires) == 1
+    client.wire.go_on_reading()
+    assert (await client.rest()).endswith(b"the end")
+    upstream.reply = answer(b"other")
+    call.close()
+    assert (await other.answer()).body == b"other"
+
+
 # Breaks.
 
 
