@@ -11,7 +11,7 @@ from secrets import token_bytes
 from time import time_ns
 from typing import TYPE_CHECKING, Any
 
-from aiohttp import HttpVersion11, web
+from aiohttp import HttpVersion11, hdrs, web
 from loguru import logger
 from multidict import istr
 
@@ -198,7 +198,9 @@ class Proxy:
             if opening is not None:
                 headers += opening.onward(token_bytes(NONCE_BYTES), self._credentials.key)
             sending = Sending(exchange, target, headers, body)
-            settings = self._settings if facts.streaming else self._without_vigil
+            # Even a stream has no body if it answers a HEAD.
+            streams = facts.streaming and request.method != hdrs.METH_HEAD
+            settings = self._settings if streams else self._without_vigil
             async with Vigil(request, exchange, settings) as vigil:
                 return await self._deliver(sending, vigil)
         finally:

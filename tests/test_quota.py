@@ -13,6 +13,7 @@ from tests.support.http import (
     EVENT_STREAM,
     LAST_CHUNK,
     answer,
+    answer_head,
     chat,
     chunk,
     get,
@@ -373,6 +374,20 @@ async def test_other_requests_wait_in_silence(gate: StartGate, upstream: Upstrea
     await holder.answer(answer())
     await (await upstream.call()).answer(answer(b"plain"))
     assert (await plain.answer()).body == b"plain"
+
+
+async def test_head_of_a_stream_waits_in_silence(gate: StartGate, upstream: Upstream) -> None:
+    """What answers it has no body; a keepalive would pass for the next answer."""
+    running = await gate(**{**EARLY, "RATE_LIMIT_TIMEOUT": 30})
+    holder = await holding(running, upstream)
+    client = await running.send(chat(stream=True).replace(b"POST", b"HEAD", 1))
+    stream = await running.send(chat(stream=True))
+    await stream.head()
+    await stream.exactly(KEEPALIVE)
+    assert client.wire.received == b""
+    await holder.answer(answer())
+    await (await upstream.call()).answer(answer_head("X-Own: 1"))
+    assert (await client.answer(bodiless=True)).head["x-own"] == "1"
 
 
 @pytest.mark.parametrize("target", ["/v1/chat/completions", "/v1/responses"])
