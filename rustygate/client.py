@@ -248,6 +248,9 @@ class Answer:
         if self.connection is not None:
             self.connection.close()
             self.connection = None
+        # What refers to this would stay, with what it holds, until the next collection.
+        if not self.content.is_eof():
+            self.content._eof_callbacks.clear()
 
     def _release(self) -> None:
         connection = self.connection

@@ -3,12 +3,14 @@
 import gc
 import json
 import tracemalloc
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import rustygate
+from rustygate.client import Wire
 from tests.conftest import StartGate
 from tests.support.client import Client
 from tests.support.gate import Gate
@@ -74,6 +76,25 @@ async def test_exchanges_that_are_over_hold_no_memory(
         assert await held_by_the_gate(running, upstream, MORE) - before < 10 * MORE
     finally:
         tracemalloc.stop()
+
+
+async def test_answer_that_nobody_reads_any_more_waits_for_no_collection(
+    gate: StartGate, upstream: Upstream
+) -> None:
+    running = await gate()
+    client = await running.send(chat(stream=True))
+    call = await upstream.call()
+    call.send(EVENT_STREAM, chunk(b"data: x\n\n"))
+    await client.head()
+    gc.collect()
+    [wire] = [weakref.ref(each) for each in gc.get_objects() if isinstance(each, Wire)]
+    gc.disable()
+    try:
+        client.leave()
+        await call.gone()
+        await until(lambda: wire() is None)
+    finally:
+        gc.enable()
 
 
 @each
