@@ -217,6 +217,7 @@ class _Stream:
 
     async def _pass_on(self, chunk: bytes | None) -> None:
         if chunk is None:
+            self._response.put_head()
             chunk = await self._source.read()
         self._exchange.first_byte = monotonic_ns()
         put, protocol = self._response.put, self._request.protocol

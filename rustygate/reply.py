@@ -16,8 +16,8 @@ from rustygate.core.headers import Headers
 class Reply(web.StreamResponse):
     """A response with just these headers, `Date`, `Server`, and what frames it (RFC 9112, 6).
 
-    With a body it is whole: `send` writes head and body at once. Without, `prepare` writes the
-    head, `put` a chunk, `write_eof` the end.
+    With a body it is whole: `send` writes head and body at once. Without, `prepare` begins it,
+    `put` writes a chunk, the first one with the head, and `write_eof` the end.
     """
 
     def __init__(
@@ -33,9 +33,16 @@ class Reply(web.StreamResponse):
         await self.prepare(request)
         await self.write_eof(b"" if self._must_be_empty_body else self._whole)
 
+    def put_head(self) -> None:
+        """Write the head, for a body that is still to come. Raises ConnectionError."""
+        self._writer.send_headers()
+
     def put(self, chunk: bytes) -> None:
         """Write a chunk at once, however much waits already. Raises ConnectionError."""
         writer = self._writer
+        if writer._headers_buf is not None:
+            writer._send_headers_with_payload(chunk, is_eof=False)
+            return
         transport = writer.transport
         if transport is None or transport.is_closing():
             raise ClientConnectionResetError
@@ -53,8 +60,6 @@ class Reply(web.StreamResponse):
         major, minor = request.version
         status_line = f"HTTP/{major}.{minor} {self._status} {self._reason}"
         await writer.write_headers(status_line, self._headers)
-        if self._whole is None:
-            writer.send_headers()
         return writer
 
     def _frame(self, request: web.BaseRequest, writer: StreamWriter) -> None:
