@@ -26,14 +26,15 @@ of flows, in a sorted list of members, not of items.
 
 How much goes before a newcomer is told without looking at all flows (`ahead`). Those that have a
 turn before it are looked at if they are few, or a sample of them for the first item of a flow.
-An item further back in its flow is told from sums: each round, the flow is passed by the first
-item of those whose turn comes before, and by as much of each as of its own, by weight, as far as
-they have that much. Flows of about the same depth are summed up together (`_Pool`).
+An item further back in its flow is told from sums: the flow is passed by the first items of those
+whose turn comes before, of which a sample is looked at, and by as much of each as of its own, by
+weight, as far as they have that much. Flows of about the same depth are summed up together
+(`_Pool`).
 """
 
 from bisect import bisect_left, insort
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain, count
 from math import inf
@@ -87,6 +88,9 @@ class Ahead(NamedTuple):
     def after(self, size: Size) -> "Ahead":
         """The same behind one item more."""
         return Ahead(self.cost + size.cost, self.items + 1, self.tokens + size.tokens)
+
+
+_NOTHING = Ahead()
 
 
 @dataclass(slots=True, eq=False)
@@ -217,15 +221,13 @@ class _Server(Generic[M]):
 
 @dataclass(slots=True, eq=False)
 class _Pool:
-    """Sums over flows of about the same depth; the heads are one average item of each."""
+    """Sums over flows of about the same depth."""
 
     flows: int = 0
     weight: float = 0
     backlog: int = 0
     count: int = 0
     tokens: int = 0
-    heads: int = 0
-    head_tokens: int = 0
 
     def add(self, line: "_Line[Any]", sign: int = 1) -> None:
         """Add a busy flow, or take it out again unchanged."""
@@ -234,20 +236,19 @@ class _Pool:
         self.backlog += sign * line.backlog
         self.count += sign * line.count
         self.tokens += sign * line.tokens
-        self.heads += sign * (line.backlog // line.count)
-        self.head_tokens += sign * (line.tokens // line.count)
 
-    def until(self, depth: float, due: float = 0, begun: float = 0) -> Ahead:
-        """What its flows have served until one of such a depth has: the shares of flows whose
-        turn comes before its first item, and before its last, give an item each at least."""
-        cost = due * self.heads + depth * self.weight
-        if cost >= self.backlog:
+    def until(self, depth: float, due: Ahead = _NOTHING, begun: Ahead = _NOTHING) -> Ahead:
+        """What its flows have served until one of such a depth has: the first items of those
+        whose turn comes before its first one, and at least those before its last."""
+        passed = depth * self.weight
+        if begun.cost > due.cost + passed:
+            due, passed = begun, 0
+        if due.cost + passed >= self.backlog:
             return Ahead(self.backlog, self.count, self.tokens)
-        if begun * self.heads > cost:
-            due, depth, cost = begun, 0, begun * self.heads
-        rest = depth * self.weight / self.backlog
-        items, tokens = due * self.flows, due * self.head_tokens
-        return Ahead(cost, items + rest * self.count, tokens + rest * self.tokens)
+        rest = passed / self.backlog
+        return Ahead(
+            due.cost + passed, due.items + rest * self.count, due.tokens + rest * self.tokens
+        )
 
 
 @dataclass(slots=True, eq=False)
@@ -261,6 +262,11 @@ class _Line(_Member, Generic[T]):
 
     def __iter__(self) -> Iterator[T]:
         return chain((item for _, item, _ in self.first), self.items)
+
+    @property
+    def head(self) -> Size:
+        """The size of its first item."""
+        return self.first[0][2] if self.first else next(iter(self.items.values()))
 
     def push(self, item: T, size: Size, rank: int | None) -> None:
         if rank is None:
@@ -283,8 +289,7 @@ class _Line(_Member, Generic[T]):
             turns -= 1
         if turns > 1:
             return self.part(turns * self.backlog / self.count)
-        size = self.first[0][2] if self.first else next(iter(self.items.values()))
-        return Ahead(size.cost, 1, size.tokens)
+        return _NOTHING.after(self.head)
 
     def remove(self, item: T) -> Size | None:
         """Unlink an item; its size, None if it is not here."""
@@ -335,9 +340,13 @@ class _Class(_Member, Generic[T]):
         end = server.end_of(line, place)
         begun = server.before(end)
         if begun > _LOOKED_AT and line.backlog:
-            depth, members = line.backlog / line.weight, len(server)
-            due = server.before(place) / members
-            return _total(p.until(depth, due, begun / members) for p in self.pools.values())
+            # Of those whose turn comes after its last item, none gets anything.
+            depth = begun / len(server) * line.backlog / line.weight
+            heads = self._heads(begun, place)
+            return _total(
+                pool.until(depth, *heads.get(number, (_NOTHING, _NOTHING)))
+                for number, pool in self.pools.items()
+            )
         some = server.sample(begun)
         parts = [
             other.until(end[0], place) for other in some if other.backlog and other is not line
@@ -356,6 +365,23 @@ class _Class(_Member, Generic[T]):
             cost -= pool.backlog
             weight -= pool.weight
         return _total(pool.until(depth) for pool in pools)
+
+    def _heads(self, begun: int, place: tuple[int, float]) -> dict[int, tuple[Ahead, Ahead]]:
+        """The first items of those of so many flows whose turn comes before a place, and of all
+        of them, by pool, as a sample tells."""
+        due: dict[int, list[Size]] = {}
+        all_of: dict[int, list[Size]] = {}
+        some = self.server.sample(begun)
+        for other in some:
+            if other.backlog:
+                all_of.setdefault(other.pool, []).append(other.head)
+                if (other.start, other.entry) < place:
+                    due.setdefault(other.pool, []).append(other.head)
+        times = begun / len(some)
+        return {
+            number: (_sum(due.get(number, ()), times), _sum(sizes, times))
+            for number, sizes in all_of.items()
+        }
 
     def _leave_pool(self, line: _Line[T]) -> None:
         if line.backlog:
@@ -381,6 +407,11 @@ def _total(parts: Iterable[Ahead], times: float = 1) -> Ahead:
         items += part.items
         tokens += part.tokens
     return Ahead(cost * times, items * times, tokens * times)
+
+
+def _sum(sizes: Collection[Size], times: float) -> Ahead:
+    cost, tokens = sum(size.cost for size in sizes), sum(size.tokens for size in sizes)
+    return Ahead(times * cost, times * len(sizes), times * tokens)
 
 
 class FairQueue(Generic[T]):

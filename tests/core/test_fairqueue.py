@@ -249,6 +249,21 @@ def test_a_hog_among_many_flows_is_predicted_for() -> None:
     assert queue.ahead(A).items == pytest.approx(1000 + 500 + 500, rel=0.05)
 
 
+def test_prediction_knows_that_those_next_in_turn_are_not_the_average() -> None:
+    """Who has had a large item is far behind, so that what is next is small."""
+    queue = filled([])
+    for number in range(200):
+        size = Size(100 if number < 100 else 1)
+        for item in range(3):
+            queue.push(("large" if number < 100 else "small", item), Flow(number), size)
+    served(queue, 200)
+    predicted, actual = queue.ahead(Flow(150)).cost, 0
+    queue.push(("mine", 0), Flow(150))
+    while (whose := queue.pop()[0]) != "mine":
+        actual += 100 if whose == "large" else 1
+    assert predicted == pytest.approx(actual, rel=0.3)
+
+
 def test_idle_flows_are_forgotten_though_no_turn_comes() -> None:
     """While new flows keep coming, the virtual time may stand still for ever."""
     queue = filled([(Flow("first"), 1)])
