@@ -147,9 +147,12 @@ class _Server(Generic[M]):
         """A member became idle. If too many are, all of those are forgotten."""
         self.busy -= 1
         if len(self) > 2 * self.busy + _IDLE:
-            for _, _, member in self._order[self._first :]:
-                if not member.backlog:
-                    self._drop(member)
+            known, self._order, self._first = self._order[self._first :], [], 0
+            for entry in known:
+                if entry[2].backlog:
+                    self._order.append(entry)
+                else:
+                    self._forget(entry[2])
 
     def next(self) -> M:
         """The busy member with the least start; idle ones that come before it are forgotten.
@@ -215,6 +218,9 @@ class _Server(Generic[M]):
 
     def _drop(self, member: M) -> None:
         self._take_out(member)
+        self._forget(member)
+
+    def _forget(self, member: M) -> None:
         member.entry = 0
         del self._members[member.key]
 
@@ -293,11 +299,13 @@ class _Line(_Member, Generic[T]):
 
     def remove(self, item: T) -> Size | None:
         """Unlink an item; its size, None if it is not here."""
-        for place, (_, other, size) in enumerate(self.first):
-            if other is item or other == item:
-                del self.first[place]
-                return size
-        return self.items.pop(item, None)
+        size = self.items.pop(item, None)
+        if size is None:
+            for place, (_, other, its_size) in enumerate(self.first):
+                if other is item or other == item:
+                    del self.first[place]
+                    return its_size
+        return size
 
 
 class _Class(_Member, Generic[T]):

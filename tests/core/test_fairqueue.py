@@ -201,6 +201,27 @@ def test_a_hundred_thousand_waiters_are_no_trouble() -> None:
     assert min(seconds_each(100_000) for _ in range(3)) < 8 * seconds_each(1000)
 
 
+def test_waiter_leaves_without_a_look_at_those_in_front() -> None:
+    """Thousands may be there to be tried again, and as many behind them may leave at once."""
+
+    class Waiter:
+        compared = 0
+        __hash__ = object.__hash__
+
+        def __eq__(self, other: object) -> bool:
+            Waiter.compared += 1
+            return self is other
+
+    queue: FairQueue[Waiter] = FairQueue()
+    for rank in range(1000):
+        queue.push(Waiter(), A, rank=rank)
+    behind = [Waiter() for _ in range(1000)]
+    for waiter in behind:
+        queue.push(waiter, A)
+    assert all(queue.remove(waiter, A) for waiter in behind)
+    assert Waiter.compared < 2000
+
+
 def test_new_costs_keep_the_order_in_each_flow_and_make_all_equal() -> None:
     queue = filled([(A, 30), (B, 30), (Flow("i", "interactive"), 20)], cost=1)
     served(queue, 20)
