@@ -20,6 +20,7 @@ from rustygate.admission import Admission, Gate
 from rustygate.config import ConfigError, Settings
 from rustygate.core.bucket import MINUTE, SECOND, TokenBucket
 from rustygate.core.budgets import Budgets
+from rustygate.core.clients import LEAST_WEIGHT, MOST_WEIGHT
 from rustygate.core.fairqueue import CLASSES
 from rustygate.core.quota import Quota, RateNews
 from rustygate.errors import Refusal
@@ -32,6 +33,9 @@ MOST = 86_400
 
 # A plan of more requests than that is a slip too: it would take a quarter of an hour.
 MOST_REQUESTS = 10_000_000
+
+# One request in so long as a plan may last.
+LEAST_RATE = 1 / (MOST * 3600)
 
 # So many requests that come at once are let in before they are looked at.
 _BATCH = 1000
@@ -66,17 +70,30 @@ class Demand:
         Raises argparse.ArgumentTypeError.
         """
         found = _CLIENT.fullmatch(text)
-        priority = found and (found["priority"] or "default")
-        if not found or priority not in CLASSES or float(found["count"]) <= 0:
+        demand = found and cls._of(found)
+        if not demand or not demand._is_sane():
             raise argparse.ArgumentTypeError(
                 f"expected NAME:N/s:TOKENS (or /m, /h), or NAME:N@once:TOKENS (or @SECONDS), then "
-                f"maybe :CLASS ({', '.join(CLASSES)}) and :WEIGHT; got {text!r}"
+                f"maybe :CLASS ({', '.join(CLASSES)}) and :WEIGHT "
+                f"({LEAST_WEIGHT} to {MOST_WEIGHT}); got {text!r}"
             )
+        return demand
+
+    @classmethod
+    def _of(cls, found: re.Match[str]) -> "Demand":
         at = found["at"]
         count = float(found["count"]) / _UNIT_S[found["unit"] or "s"]
         at_s = None if at is None else 0.0 if at == "once" else float(at)
-        weight = float(found["weight"] or 1) or 1.0
+        priority, weight = found["priority"] or "default", float(found["weight"] or 1)
         return cls(found["name"], count, at_s, int(found["tokens"]), priority, weight)
+
+    def _is_sane(self) -> bool:
+        """Whether the gate's numbers hold for it: its class, its weight, its times."""
+        if self.priority not in CLASSES or not LEAST_WEIGHT <= self.weight <= MOST_WEIGHT:
+            return False
+        if self.at_s is None:
+            return self.count >= LEAST_RATE
+        return self.count >= 1 and self.at_s <= MOST * 3600
 
     def requests(self, duration_s: float) -> float:
         """How many come in all, on average."""

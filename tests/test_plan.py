@@ -30,6 +30,11 @@ def planned(*clients: str, **options: object) -> Forecast:
         ("web:-1/s:8", None),
         ("web:1/s:8:urgent", None),
         (":1/s:8", None),
+        ("web:0." + "0" * 322 + "5/h:8", None),
+        ("web:0.5@once:8", None),
+        ("web:1@" + "9" * 20 + ":8", None),
+        ("web:1/s:8:batch:0", None),
+        ("web:1/s:8:batch:1001", None),
     ],
 )
 def test_client_is_read(text: str, demand: Demand | None) -> None:

@@ -30,8 +30,8 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 # Best first; a client may ask for its own and those behind it.
 _RANKED = tuple(CLASSES)
 
-# No weight makes another's share vanish in rounding.
-_MOST_WEIGHT = 1000
+# No weight makes another's share vanish in rounding, nor a virtual time beyond all numbers.
+LEAST_WEIGHT, MOST_WEIGHT = 0.001, 1000
 _MOST = 10**12
 
 
@@ -206,11 +206,12 @@ def _hash(value: object) -> str | None:
     return value.lower()
 
 
-def _positive(most: float) -> Any:
+def _positive(most: float, least: float = 0) -> Any:
     def read(value: object) -> float | None:
         if isinstance(value, bool) or not isinstance(value, int | float):
             return None
-        return float(value) if isfinite(value) and 0 < value <= most else None
+        within = isfinite(value) and 0 < value <= most and value >= least
+        return float(value) if within else None
 
     return read
 
@@ -233,7 +234,7 @@ def _patterns(value: object) -> tuple[str, ...] | None:
 
 _READERS: dict[str, Any] = {
     "key_sha256": _hash,
-    "weight": _positive(_MOST_WEIGHT),
+    "weight": _positive(MOST_WEIGHT, LEAST_WEIGHT),
     "priority": _priority,
     "requests_per_second": _positive(_MOST),
     "burst": _count,
@@ -243,7 +244,7 @@ _READERS: dict[str, Any] = {
 }
 _EXPECTED = {
     "key_sha256": "expected 64 hex digits; `rustygate key NAME` makes a key and its hash",
-    "weight": f"expected a number above 0, up to {_MOST_WEIGHT}",
+    "weight": f"expected a number from {LEAST_WEIGHT} to {MOST_WEIGHT}",
     "priority": f"expected one of {', '.join(CLASSES)}",
     "requests_per_second": "expected a number above 0",
     "burst": "expected a whole number of 1 or more",

@@ -67,7 +67,8 @@ def test_no_key_shows() -> None:
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("weight = 0", "client.a.weight=0: expected a number above 0"),
+        ("weight = 0", "client.a.weight=0: expected a number from 0.001 to 1000"),
+        ("weight = 1e-308", "client.a.weight=1e-308"),
         ("weight = -1", "client.a.weight=-1"),
         ("weight = true", "client.a.weight=True"),
         ("weight = nan", "client.a.weight=nan"),
