@@ -24,6 +24,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 from types import TracebackType
 from typing import Self
 
@@ -48,6 +49,9 @@ RECKONED_EVERY_S = 1.0
 
 # Lanes that are kept while nobody uses them; the least recently used goes first.
 LANES = 1000
+
+# So many of them are looked at when there are too many.
+_LOOKED_AT = 8
 
 
 class WaiterQueue(asyncio.Queue["Admission"]):
@@ -215,6 +219,8 @@ class Gate:
         line.users -= 1
         if not (line.users or line.lane.known) and line.lane.forgettable(self.now()):
             self._lanes.pop(line.name, None)
+        elif len(self._lanes) > LANES:
+            self._forget_lanes()
 
     def ring(self) -> None:
         """Wake the dispatcher: a budget of the gate's own has changed."""
@@ -241,11 +247,14 @@ class Gate:
             line.take(admitted, at)
 
     def _forget_lanes(self) -> None:
-        """Forget the lanes that were used least recently, as long as there are too many."""
-        for model, line in list(self._lanes.items()):
+        """Forget the lanes that were used least recently, as long as there are too many. A few are
+        looked at; those in use are as good as used just now, and so not in the way next time."""
+        for model, line in list(islice(self._lanes.items(), _LOOKED_AT)):
             if len(self._lanes) <= LANES:
                 return
-            if not line.users:
+            if line.users:
+                self._lanes.move_to_end(model)
+            else:
                 del self._lanes[model]
 
     # The dispatcher.

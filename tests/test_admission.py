@@ -713,6 +713,21 @@ def test_lanes_are_bounded() -> None:
     play(scene, rate_limit=None)
 
 
+def test_lanes_in_use_are_kept_and_not_in_the_way() -> None:
+    async def scene(harness: Harness) -> None:
+        harness.answers = lambda admission: admission.answered(ok=True, news=told(60, 59))
+        users = [harness.spawn(model=f"used-{number}", holds_s=1) for number in range(LANES + 50)]
+        await settle()
+        assert len(harness.gate.lanes()) == LANES + 50
+        first = harness.gate.lanes()[0]
+        await harness.admit(model="new")
+        assert harness.gate.lanes()[0] is not first
+        await asyncio.gather(*users)
+        assert len(harness.gate.lanes()) == LANES
+
+    play(scene, rate_limit=None)
+
+
 def test_wait_for_a_lane_is_reckoned_with_on_arrival() -> None:
     async def scene(harness: Harness) -> None:
         teach(harness, told(60, 0))
