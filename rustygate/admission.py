@@ -231,8 +231,7 @@ class Gate:
         self._waiting += sign
         self._waiting_in[waiter.flow.priority] += sign
         for line in waiter.lines:
-            line.waiting += sign
-            line.waiting_tokens += sign * waiter.tokens
+            line.count(waiter, sign)
 
     def _lacking(self, waiter: "Admission", now: int) -> "Line | None":
         """The first line that does not let the waiter pass."""
@@ -413,6 +412,11 @@ class Line:
             return False
         return self.budgets.wait(now, waiter.tokens) == 0
 
+    def count(self, waiter: "Admission", sign: int) -> None:
+        """A waiter came, or waits no more."""
+        self.waiting += sign
+        self.waiting_tokens += sign * waiter.tokens
+
     def take(self, admitted: "Admission", at: int) -> None:
         """Charge the budgets."""
         self.budgets.take(at, admitted.tokens)
@@ -495,11 +499,39 @@ class Line:
 class ClientLine(Line):
     """The line before a client's own limits, which its operator may change."""
 
-    limits = Limits()
+    def __init__(
+        self, name: str, budgets: Budgets, gate: WaiterQueue, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        super().__init__(name, budgets, gate, loop)
+        self.limits = Limits()
+        self._classes = dict.fromkeys(CLASSES, Ahead())
+
+    def count(self, waiter: "Admission", sign: int) -> None:
+        super().count(waiter, sign)
+        _, items, tokens = self._classes[waiter.flow.priority]
+        self._classes[waiter.flow.priority] = Ahead(0, items + sign, tokens + sign * waiter.tokens)
 
     def _ahead(self, waiter: "Admission") -> Ahead:
-        """All of the client's, for those before a lane will need these budgets too."""
-        return Ahead() if waiter.rank is not None else self._all()
+        """All of the client's in the same class, for those before a lane will need these budgets
+        too, and what other classes get meanwhile."""
+        if waiter.rank is not None:
+            return Ahead()
+        priority = waiter.flow.priority
+        _, items, tokens = self._classes[priority]
+        turn = self._cost(priority) / CLASSES[priority]
+        for name, other in self._classes.items():
+            if name != priority and other.items:
+                share = turn * CLASSES[name] / self._cost(name)
+                share = min(1, max(1 / other.items, share))
+                items += share * other.items
+                tokens += share * other.tokens
+        return Ahead(0, items, tokens)
+
+    def _cost(self, priority: str) -> float:
+        """What those of a class cost that wait."""
+        _, items, tokens = self._classes[priority]
+        request, token = self.budgets.unit
+        return max(items, items * request, tokens * token)
 
     def limit(self, limits: Limits) -> None:
         if limits != self.limits:
