@@ -42,11 +42,9 @@ class Access:
 
     @property
     def limits(self) -> Mapping[str, Limits]:
-        """The clients that have limits of their own, by name."""
-        if self._clients is None:
-            return {}
-        limits = {name: client.limits for name, client in self._clients.by_name.items()}
-        return {name: own for name, own in limits.items() if own != Limits()}
+        """What limits the clients have of their own, by name; some have none."""
+        clients = {} if self._clients is None else self._clients.by_name
+        return {name: client.limits for name, client in clients.items()}
 
     def admit(
         self, request: web.Request, exchange: Exchange, offered: str | None = None

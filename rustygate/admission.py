@@ -134,6 +134,7 @@ class Gate:
 
     def limit_clients(self, limits: Mapping[str, Limits]) -> None:
         """Give clients, by name, limits of their own; whoever is not named has none any more.
+        Who may be given some later is named from the first, with none.
 
         Who waits goes on waiting, for the new limits. Limits that are new begin with full
         budgets, those that have not changed go on.
@@ -142,7 +143,7 @@ class Gate:
             self._clients[name] = ClientLine(name, Budgets(), self._queue, self._loop)
         for name, line in list(self._clients.items()):
             line.limit(limits.get(name, Limits()))
-            if name not in limits and line.idle and not line.budgets.in_flight:
+            if name not in limits and not (line.waiting or line.budgets.in_flight):
                 del self._clients[name]
 
     def describe(self) -> GateState:
@@ -422,6 +423,10 @@ class Line:
         self.budgets.take(at, admitted.tokens)
         self.dismiss(admitted)
 
+    def charged(self, admitted: "Admission") -> bool:
+        """Whether what is there now was charged for an exchange."""
+        return True
+
     def park(self, waiter: "Admission") -> None:
         """Let a waiter stand in line whose turn came too early."""
         size = self.budgets.size(waiter.tokens)
@@ -506,6 +511,14 @@ class ClientLine(Line):
         self.limits = Limits()
         self._classes = dict.fromkeys(CLASSES, Ahead())
 
+    def take(self, admitted: "Admission", at: int) -> None:
+        super().take(admitted, at)
+        admitted.limits = self.limits
+
+    def charged(self, admitted: "Admission") -> bool:
+        """Not if the limits are others since: those began with full budgets."""
+        return admitted.limits is self.limits
+
     def count(self, waiter: "Admission", sign: int) -> None:
         super().count(waiter, sign)
         _, items, tokens = self._classes[waiter.flow.priority]
@@ -581,8 +594,8 @@ class Admission:
     """
 
     __slots__ = (
-        "_answered", "_exchange", "_gate", "lane_line", "lines", "mark", "passed", "retries",
-        "tokens", "turn",
+        "_answered", "_exchange", "_gate", "lane_line", "limits", "lines", "mark", "passed",
+        "retries", "tokens", "turn",
     )  # fmt: skip
 
     def __init__(self, gate: Gate, exchange: Exchange) -> None:
@@ -598,6 +611,7 @@ class Admission:
             (self.lane_line,) if client_line is None else (client_line, self.lane_line)
         )
         self.turn: asyncio.Future[None] | None = None
+        self.limits: Limits
         self.mark: Mark
 
     async def __aenter__(self) -> Self:
@@ -720,7 +734,7 @@ class Admission:
             self._gate.own.settle(now, self.tokens, tokens)
             self._gate.ring()
         for line in self.lines:
-            if line is not self.lane_line:
+            if line is not self.lane_line and line.charged(self):
                 line.budgets.settle(now, self.tokens, tokens)
                 line.advance()
         self.tokens = tokens
@@ -729,8 +743,9 @@ class Admission:
         """Return what was taken, for nothing went upstream."""
         self._gate.own.give_back(self.tokens)
         for line in self.lines:
-            line.budgets.give_back(self.tokens)
-            line.advance()
+            if line.charged(self):
+                line.budgets.give_back(self.tokens)
+                line.advance()
         self._gate.ring()
 
     def release(self) -> None:

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from rustygate.access import Access
 from rustygate.cli import main
-from rustygate.core.clients import ClientsError, hash_of
+from rustygate.core.clients import ClientsError, Limits, hash_of
 from tests.conftest import StartGate
 from tests.support.http import UPSTREAM_KEY, answer, chat, post, request
 from tests.support.upstream import Upstream
@@ -207,6 +208,12 @@ async def test_file_that_will_not_do_leaves_the_clients_in_force(
     with pytest.raises(ClientsError, match="No such file"):
         running.daemon.reload()
     assert (await running.ask(asked("search"))).status == 200
+
+
+def test_gate_knows_of_clients_without_limits(clients: Path) -> None:
+    """Or limits given to them later would not hold for those of their requests that wait."""
+    write(clients, table(search=""))
+    assert Access(str(clients)).limits["search"] == Limits()
 
 
 async def test_new_limits_hold_for_those_that_wait(

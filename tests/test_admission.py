@@ -392,6 +392,53 @@ def test_own_limits_may_change_while_a_client_waits() -> None:
     assert play(scene, rate_limit=None).times == pytest.approx([0, 1, 1], abs=0.01)
 
 
+def test_first_limits_hold_for_those_that_wait_already() -> None:
+    async def scene(harness: Harness) -> None:
+        harness.gate.limit_clients({"a": Limits()})
+        tasks = [harness.spawn("a") for _ in range(4)]
+        await settle()
+        harness.gate.limit_clients({"a": Limits(requests_per_second=0.2, burst=1)})
+        await asyncio.gather(*tasks)
+
+    times = play(scene, rate_limit=1, rate_limit_burst=1).times
+    assert times == pytest.approx([0, 1, 6, 11], abs=0.01)
+
+
+def test_limits_put_back_hold_for_those_that_wait_still() -> None:
+    async def scene(harness: Harness) -> None:
+        limits = {"a": Limits(requests_per_second=0.2, burst=1)}
+        first = harness.spawn("b")
+        await settle()
+        harness.gate.limit_clients(limits)
+        tasks = [first, *(harness.spawn("a") for _ in range(3))]
+        await settle()
+        harness.gate.limit_clients({})
+        harness.gate.limit_clients(limits)
+        tasks.append(harness.spawn("a"))
+        await asyncio.gather(*tasks)
+
+    times = play(scene, rate_limit=1, rate_limit_burst=1).times
+    assert times == pytest.approx([0, 1, 6, 11, 16], abs=0.01)
+
+
+@pytest.mark.parametrize("done", ["settled", "given back"])
+def test_what_was_taken_of_old_limits_is_not_returned_to_new_ones(done: str) -> None:
+    async def scene(harness: Harness) -> None:
+        harness.gate.limit_clients({"a": Limits(tokens_per_minute=1000)})
+        async with harness.gate.admission(harness.exchange("a", tokens=1000)) as admission:
+            harness.gate.limit_clients({"a": Limits(tokens_per_minute=60)})
+            await harness.admit("a", tokens=60)
+            if done == "settled":
+                admission.settle(0)
+            else:
+                admission.give_back()
+            assert (await harness.admit("a", tokens=30)).queued == pytest.approx(
+                30 * SECOND, rel=0.01
+            )
+
+    play(scene, rate_limit=None, rate_limit_timeout=90)
+
+
 # Lanes.
 
 

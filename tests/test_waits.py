@@ -93,11 +93,6 @@ SCENES = {
         settings={"rate_limit": None},
         limits={"hog": Limits(requests_per_second=0.5, burst=1)},
     ),
-    "client's own limits, an urgent one": Scene(
-        (Crowd("hog", 1, priority="interactive"), Crowd("hog", 60, ANY, priority="batch")),
-        settings={"rate_limit": 1, "rate_limit_burst": 1},
-        limits={"hog": Limits(tokens_per_minute=20_000)},
-    ),
     "client's own limits in a busy lane": Scene(
         (Crowd("hog", 40, ANY), Crowd(LIGHT, 1, ANY)),
         (120, 24_000),
