@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from fnmatch import fnmatchcase
 from hashlib import sha256
-from math import ceil, isfinite
+from math import ceil
 from typing import Any
 
 from rustygate.core.bucket import TokenBucket
@@ -30,7 +30,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 # Best first; a client may ask for its own and those behind it.
 _RANKED = tuple(CLASSES)
 
-# No weight makes another's share vanish in rounding, nor a virtual time beyond all numbers.
+# No weight makes another's share vanish in rounding, nor its own turn come at infinity.
 LEAST_WEIGHT, MOST_WEIGHT = 0.001, 1000
 _MOST = 10**12
 
@@ -162,6 +162,7 @@ class _Reading:
     def __init__(self, name: str, entry: object) -> None:
         self.problems: list[str] = []
         self._name = name
+        self._label = _label(name)
         self._values: dict[str, Any] = {}
         if not is_name(name):
             self._wrong("", "expected a name of letters, digits, `_`, `.` and `-`, at most 64")
@@ -183,7 +184,7 @@ class _Reading:
     def _read(self, key: str, value: object) -> None:
         reader = _READERS.get(key)
         if reader is None:
-            self._wrong(f".{key}", f"unknown; known are {', '.join(_READERS)}")
+            self._wrong(f".{_label(key)}", f"unknown; known are {', '.join(_READERS)}")
             return
         read = reader(value)
         if read is None:
@@ -192,11 +193,19 @@ class _Reading:
         self._values[key] = read
 
     def _wrong(self, where: str, what: str) -> None:
-        self.problems.append(f"client.{self._name}{where}: {what}")
+        self.problems.append(f"client.{self._label}{where}: {what}")
+
+
+def _label(name: str) -> str:
+    return name if is_name(name) else _shown(name)
 
 
 def _shown(value: object) -> str:
-    text = ascii(value)
+    try:
+        text = ascii(value)
+    except ValueError:
+        # TOML's hexadecimals may have more digits than Python writes in decimal.
+        return "(too long to show)"
     return text if len(text) <= 80 else text[:80] + "..."
 
 
@@ -206,14 +215,16 @@ def _hash(value: object) -> str | None:
     return value.lower()
 
 
-def _positive(most: float, least: float = 0) -> Any:
-    def read(value: object) -> float | None:
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            return None
-        within = isfinite(value) and 0 < value <= most and value >= least
-        return float(value) if within else None
+def _weight(value: object) -> float | None:
+    weight = _rate(value)
+    return weight if weight is not None and LEAST_WEIGHT <= weight <= MOST_WEIGHT else None
 
-    return read
+
+def _rate(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    # Compared first: not every integer is a float.
+    return float(value) if 0 < value <= _MOST else None
 
 
 def _count(value: object) -> int | None:
@@ -234,9 +245,9 @@ def _patterns(value: object) -> tuple[str, ...] | None:
 
 _READERS: dict[str, Any] = {
     "key_sha256": _hash,
-    "weight": _positive(MOST_WEIGHT, LEAST_WEIGHT),
+    "weight": _weight,
     "priority": _priority,
-    "requests_per_second": _positive(_MOST),
+    "requests_per_second": _rate,
     "burst": _count,
     "tokens_per_minute": _count,
     "concurrency": _count,
@@ -244,7 +255,7 @@ _READERS: dict[str, Any] = {
 }
 _EXPECTED = {
     "key_sha256": "expected 64 hex digits; `rustygate key NAME` makes a key and its hash",
-    "weight": f"expected a number from {LEAST_WEIGHT} to {MOST_WEIGHT}",
+    "weight": f"expected a number from {LEAST_WEIGHT:g} to {MOST_WEIGHT}",
     "priority": f"expected one of {', '.join(CLASSES)}",
     "requests_per_second": "expected a number above 0",
     "burst": "expected a whole number of 1 or more",

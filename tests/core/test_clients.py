@@ -68,27 +68,32 @@ def test_no_key_shows() -> None:
     ("line", "said"),
     [
         ("weight = 0", "client.a.weight=0: expected a number from 0.001 to 1000"),
-        ("weight = 1e-308", "client.a.weight=1e-308"),
+        ("weight = 1e-300", "client.a.weight=1e-300"),
+        ("weight = 1001", "client.a.weight=1001"),
         ("weight = -1", "client.a.weight=-1"),
         ("weight = true", "client.a.weight=True"),
         ("weight = nan", "client.a.weight=nan"),
         ("weight = inf", "client.a.weight=inf"),
+        (f"weight = 1{'0' * 400}", "client.a.weight=1000"),
         ('weight = "2"', "client.a.weight='2'"),
         ('priority = "urgent"', "expected one of interactive, default, batch"),
         ("requests_per_second = 0.0", "client.a.requests_per_second=0.0"),
         ("burst = 3", "client.a.burst: expected with requests_per_second only"),
         ("requests_per_second = 1\nburst = 1.5", "client.a.burst=1.5: expected a whole number"),
+        (f"tokens_per_minute = 0x{'f' * 5000}", "client.a.tokens_per_minute=(too long to show)"),
         ("tokens_per_minute = 0", "client.a.tokens_per_minute=0"),
         ("concurrency = 1e3", "client.a.concurrency=1000.0"),
         ("models = []", "client.a.models=[]: expected a list of shell patterns"),
         ('models = "gpt-4o"', "client.a.models='gpt-4o'"),
         ("models = [1]", "client.a.models=[1]"),
+        ('"a\\nb" = 5', r"client.a.'a\nb': unknown; known are key_sha256, weight"),
         ("rate = 5", "client.a.rate: unknown; known are key_sha256, weight"),
     ],
 )
 def test_wrong_value_is_named_with_what_was_expected(line: str, said: str) -> None:
     [problem] = problems(entry(line))
     assert said in problem
+    assert problem.isprintable()
 
 
 @pytest.mark.parametrize("key", ["", "abc", HASH[:-1], HASH + "0", "g" * 64, "rg-a-key-itself"])
@@ -99,9 +104,11 @@ def test_wrong_hash_is_refused_and_not_shown(key: str) -> None:
     assert not key or key not in problem
 
 
-@pytest.mark.parametrize("name", ['""', '"a b"', '"ä"', '"-a"', '"' + "a" * 65 + '"'])
+@pytest.mark.parametrize("name", ['""', '"a b"', r'"a\nb"', '"ä"', '"-a"', '"' + "a" * 65 + '"'])
 def test_name_that_is_no_label_is_refused(name: str) -> None:
-    assert "expected a name of letters" in problems(entry(name=name))[0]
+    [problem] = problems(entry(name=name))
+    assert "expected a name of letters" in problem
+    assert problem.isprintable()
 
 
 def test_all_problems_come_in_one_report() -> None:
