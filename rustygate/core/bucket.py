@@ -14,6 +14,10 @@ from typing import Self
 SECOND = 1_000_000_000
 MINUTE = 60 * SECOND
 
+# Three hundred thousand years. What is slower comes no sooner, and sums of it remain numbers that
+# fit a float.
+LONGEST_PERIOD = 10**22
+
 
 @dataclass(slots=True)
 class TokenBucket:
@@ -34,8 +38,9 @@ class TokenBucket:
 
     @classmethod
     def of_rate(cls, units_per_second: float, burst: int) -> Self:
-        """A full bucket. Rates above one unit per nanosecond count as that."""
-        return cls(ceil(SECOND / Fraction(units_per_second)), burst)
+        """A full bucket. Rates above one unit per nanosecond count as that, and those below one
+        per `LONGEST_PERIOD` as that."""
+        return cls(min(ceil(SECOND / Fraction(units_per_second)), LONGEST_PERIOD), burst)
 
     @classmethod
     def per_minute(cls, units: int) -> Self:

@@ -32,6 +32,13 @@ def test_period_is_rounded_up_so_that_the_rate_is_never_exceeded(rate: float, pe
     assert TokenBucket.of_rate(rate, 1).period == period
 
 
+@pytest.mark.parametrize("rate", [1e-20, 1e-320])
+def test_wait_for_the_slowest_rate_is_a_number(rate: float) -> None:
+    bucket = TokenBucket.of_rate(rate, 10**12)
+    bucket.take(0, 10**12)
+    assert bucket.wait(0, 10**12) / SECOND > 10**24
+
+
 @given(periods, bursts, steps)
 def test_any_window_holds_at_most_burst_and_rate_times_its_length(
     period: int, burst: int, arrivals: list[tuple[int, int]]
