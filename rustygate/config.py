@@ -9,6 +9,7 @@ How the values are used is not known here.
 
 import os
 import re
+import stat
 import sys
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import MISSING, Field, dataclass, field, fields
@@ -515,10 +516,18 @@ def load(environ: Mapping[str, str] | None = None, *, dotenv: Path | None = None
 def read_clients_file(path: str) -> Clients:
     """The clients of a file. Raises ClientsError."""
     try:
+        # Opening a pipe would wait for who writes to it, and it can be read only once.
+        if stat.S_ISFIFO(os.stat(path).st_mode):
+            raise ClientsError(["expected a file that can be read again, no pipe"])
         with open(path, "rb") as file:
-            return read_clients(file.read(_CLIENTS_SIZE).decode())
+            text = file.read(_CLIENTS_SIZE + 1)
     except OSError as error:
         raise ClientsError([f"expected a readable file ({error.strerror})"]) from error
+    # What is cut off may be clients, or the limits of one.
+    if len(text) > _CLIENTS_SIZE:
+        raise ClientsError([f"expected a file of at most {_CLIENTS_SIZE} bytes"])
+    try:
+        return read_clients(text.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise ClientsError(["expected a file in UTF-8"]) from error
 
@@ -618,7 +627,7 @@ def _take_key_from_file(given: dict[str, str], name: str, problems: list[str]) -
         return
     try:
         with open(path, "rb") as file:
-            key = file.read(KEY_LIMIT + 2).decode().strip()
+            key = file.read(KEY_LIMIT + 5).decode("utf-8-sig").strip()
         _check_header_value(key)
     except (OSError, ValueError, ValidationError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it holds something else"

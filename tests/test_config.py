@@ -16,6 +16,7 @@ from rustygate.config import (
     forget_secrets,
     load,
     mask,
+    read_clients_file,
     variables,
 )
 
@@ -297,6 +298,12 @@ def test_key_is_read_from_its_file(tmp_path: Path) -> None:
     assert load({"OPENAI_API_KEY_FILE": str(file)}).openai_api_key == SECRET
 
 
+def test_byte_order_mark_is_no_part_of_a_key(tmp_path: Path) -> None:
+    file = tmp_path / "key"
+    file.write_text(f"{SECRET}\r\n", "utf-8-sig")
+    assert load({"OPENAI_API_KEY_FILE": str(file)}).openai_api_key == SECRET
+
+
 def test_path_of_the_keys_file_is_relative_to_the_working_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -413,6 +420,42 @@ def test_admin_key_is_not_shown() -> None:
     assert "letmein" not in f"{settings!r} {dict(describe(settings))}"
     [problem] = problems(KEY | {"ADMIN_KEY": "let me in"})
     assert problem.startswith("ADMIN_KEY=********: expected a key of visible ASCII characters")
+
+
+# The clients' file.
+
+CLIENTS = f"[client.a]\nkey_sha256 = '{'0' * 64}'\n"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_clients_are_read_from_their_file(tmp_path: Path, encoding: str) -> None:
+    file = tmp_path / "clients.toml"
+    file.write_text(CLIENTS.replace("\n", "\r\n"), encoding)
+    assert repr(read_clients_file(str(file))) == "<Clients a>"
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        pytest.param(os.mkfifo, "no pipe", id="pipe"),
+        pytest.param(
+            lambda path: path.write_text(CLIENTS + "#" * (16 << 20)),
+            "at most 16777216",
+            id="large",
+        ),
+        pytest.param(lambda path: path.write_bytes(b"\xff"), "UTF-8", id="not UTF-8"),
+        pytest.param(lambda path: path.mkdir(), "Is a directory", id="directory"),
+    ],
+)
+def test_clients_file_that_cannot_be_read_whole_is_refused(
+    tmp_path: Path, make: Callable[[Path], object], reason: str
+) -> None:
+    """Nothing is waited for, and no part is taken for the whole."""
+    file = tmp_path / "clients.toml"
+    make(file)
+    [problem] = problems(KEY | {"CLIENTS_FILE": str(file)})
+    assert problem.startswith("CLIENTS_FILE=")
+    assert reason in problem
 
 
 # The `.env` file.
