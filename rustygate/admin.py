@@ -23,8 +23,11 @@ Page = Callable[[web.Request], Awaitable[web.StreamResponse]]
 # `Host`, with any port.
 _LOOPBACK = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:[0-9]*)?", re.IGNORECASE)
 
-# What proxies add, and browsers never let a page set.
-_PASSED_ON = (hdrs.FORWARDED, hdrs.VIA, hdrs.X_FORWARDED_FOR, hdrs.X_FORWARDED_HOST)
+# What proxies add: in the standards, and as nginx, Cloudflare and others have it.
+_PASSED_ON = frozenset(
+    {"forwarded", "via", "x-real-ip", "x-client-ip", "true-client-ip", "cf-connecting-ip"}
+)
+_PASSED_ON_PREFIX = "x-forwarded-"
 
 
 class Admin:
@@ -76,7 +79,7 @@ def _password(encoded: bytes) -> bytes:
 
 
 def _is_from_here(request: web.Request) -> bool:
-    if any(name in request.headers for name in _PASSED_ON):
+    if any(map(_tells_of_a_proxy, request.headers)):
         return False
     sock = request.get_extra_info("socket")
     if sock is not None and sock.family == AF_UNIX:
@@ -84,6 +87,11 @@ def _is_from_here(request: web.Request) -> bool:
     hosts = request.headers.getall(hdrs.HOST, [])
     by_name = len(hosts) == 1 and _LOOPBACK.fullmatch(hosts[0]) is not None
     return by_name and is_loopback(request.remote or "")
+
+
+def _tells_of_a_proxy(header: str) -> bool:
+    name = header.lower()
+    return name in _PASSED_ON or name.startswith(_PASSED_ON_PREFIX)
 
 
 def is_loopback(peer: str) -> bool:

@@ -62,7 +62,11 @@ async def test_page_by_a_name_of_its_own_does_not(gate: StartGate, host: str) ->
 
 @pytest.mark.parametrize(
     "line",
-    ["X-Forwarded-For: 192.0.2.7", "Forwarded: for=192.0.2.7", "Via: 1.1 proxy", "Host: evil"],
+    [
+        *("X-Forwarded-For: 192.0.2.7", "Forwarded: for=192.0.2.7", "Via: 1.1 proxy"),
+        *("x-real-ip: 192.0.2.7", "X-Forwarded-Proto: https", "CF-Connecting-IP: 192.0.2.7"),
+        "Host: evil",
+    ],
 )
 async def test_what_was_passed_on_is_not_from_here(gate: StartGate, line: str) -> None:
     assert (await (await gate()).ask(scrape(line))).status in {400, 403}
