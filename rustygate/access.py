@@ -41,6 +41,11 @@ class Access:
             self._clients = read_clients_file(self._path)
 
     @property
+    def wants_keys(self) -> bool:
+        """Whether clients have keys, and no name but their key's."""
+        return self._clients is not None
+
+    @property
     def limits(self) -> Mapping[str, Limits]:
         """What limits the clients have of their own, by name; some have none."""
         clients = {} if self._clients is None else self._clients.by_name

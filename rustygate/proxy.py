@@ -165,7 +165,8 @@ class Proxy:
     # The steps.
 
     def _identify(self, request: web.Request) -> Exchange:
-        exchange = Exchange(_client(request), request.method, path_of(request.raw_path))
+        client = _client(request, named=not self._access.wants_keys)
+        exchange = Exchange(client, request.method, path_of(request.raw_path))
         patience_s = _patience_s(request, self._settings.rate_limit_timeout)
         exchange.deadline = exchange.arrived + int(patience_s * SECOND)
         if self._tracing is not None:
@@ -341,9 +342,10 @@ async def _resign(setback: Setback, vigil: Vigil) -> web.StreamResponse:
     return await vigil.deliver(setback.answer, setback.read)
 
 
-def _client(request: web.Request) -> str:
-    """Who sends: the name it gives itself, else its address."""
-    name = request.headers.get(CLIENT_HEADER, "").strip() or request.remote or "local"
+def _client(request: web.Request, *, named: bool) -> str:
+    """Who sends: the name it gives itself, if that counts, else its address."""
+    name = request.headers.get(CLIENT_HEADER, "").strip() if named else ""
+    name = name or request.remote or "local"
     return name[:CLIENT_NAME_LIMIT].encode(errors="replace").decode()
 
 

@@ -86,6 +86,16 @@ async def test_without_a_key_nobody_gets_in(
     assert upstream.calls == []
 
 
+async def test_who_has_no_key_goes_by_no_client_s_name(
+    gate: StartGate, upstream: Upstream, clients: Path
+) -> None:
+    running = await gate(CLIENTS_FILE=clients)
+    name = "X-RustyGate-Client: search"
+    await running.ask(asked("other", "/v1/models", name))
+    await running.ask(asked("search", "/v1/models", name, "Origin: https://evil.example"))
+    assert [line["client"] for line in await running.settled(2)] == ["127.0.0.1"] * 2
+
+
 async def test_health_needs_no_key(gate: StartGate, clients: Path) -> None:
     running = await gate(CLIENTS_FILE=clients)
     for path in ("/health", "/ready"):
