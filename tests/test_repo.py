@@ -168,6 +168,10 @@ def test_image_installs_nothing_that_is_not_locked() -> None:
     assert all("--require-hashes" in command or "--no-index" in command for command in installs)
 
 
+def test_service_leaves_no_dump_with_the_key_in_it() -> None:
+    assert "\nLimitCORE=0\n" in (ROOT / "scripts/rustygate.service").read_text()
+
+
 @pytest.mark.parametrize("grace", ["compose.yaml", "scripts/rustygate.service"])
 def test_drain_may_take_its_time_under(grace: str) -> None:
     text = (ROOT / grace).read_text()
