@@ -87,7 +87,7 @@ class Setback:
 
     failure: UpstreamFailure | None = None
     answer: Answer | None = None
-    read: bytes | None = None
+    read: bytes | None = field(default=None, repr=False)
     pause_s: float = 0.0
 
     @property

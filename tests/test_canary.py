@@ -22,8 +22,9 @@ import pytest
 from rustygate.body import Body
 from rustygate.config import Settings
 from rustygate.core.headers import Credentials, request_headers
+from rustygate.core.opening import Opening
 from rustygate.exchange import Exchange
-from rustygate.proxy import Sending
+from rustygate.proxy import Sending, Setback
 from tests.support.http import EVENT_STREAM, answer, chunk
 from tests.support.upstream import Call, Upstream, loopback_socket, url_of
 from tests.support.waiting import until
@@ -515,7 +516,10 @@ def test_no_repr_shows_a_secret() -> None:
     exchange = Exchange("search", "GET", "/v1/x")
     body = Body.__new__(Body)
     sending = Sending(exchange, f"/v1/x?key={QUERY}", headers, body)
-    assert found_in(f"{settings!r} {credentials!r} {exchange!r} {sending!r}".encode()) == []
+    asks = Opening(CLIENT_NONCE, (f"openai-insecure-api-key.{PROTOCOL}",), ())
+    setback = Setback(read=BODY.encode())
+    shown = f"{settings!r} {credentials!r} {exchange!r} {sending!r} {asks!r} {setback!r}"
+    assert found_in(shown.encode()) == []
 
 
 def test_secret_is_found_in_any_form() -> None:

@@ -10,7 +10,7 @@ import binascii
 import re
 from base64 import b64decode, b64encode
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha1
 from typing import Self
 
@@ -41,10 +41,14 @@ class Disagreement(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """What the head of an opening says, the client's own or the one that went upstream."""
+    """What the head of an opening says, the client's own or the one that went upstream.
+
+    Args:
+        protocols: among them an API key, it may be.
+    """
 
     key: str
-    protocols: tuple[str, ...]
+    protocols: tuple[str, ...] = field(repr=False)
     extensions: tuple[str, ...]
 
     @classmethod
