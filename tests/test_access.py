@@ -255,9 +255,10 @@ OPENING = (
         ("/v1/realtime?model=gpt-4o-realtime", KEYS["search"], 200),
         ("/v1/realtime?model=gpt-4o-realtime", "rg-wrong", 401),
         ("/v1/realtime?model=o1", KEYS["search"], 403),
+        ("/v1/realtime?model=gpt-4o-realtime&model=o1", KEYS["search"], 403),
         ("/v1/responses", KEYS["search"], 403),
     ],
-    ids=["allowed", "wrong key", "other model", "model in the frames"],
+    ids=["allowed", "wrong key", "other model", "two models", "model in the frames"],
 )
 async def test_websocket_s_key_may_be_a_subprotocol(
     gate: StartGate, upstream: Upstream, clients: Path, target: str, key: str, status: int

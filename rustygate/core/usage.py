@@ -93,8 +93,12 @@ def request_facts(body: bytes, path: str | None = None) -> Facts:
 
 
 def model_in(target: str) -> str | None:
-    """The model that a target's query names, as a WebSocket's does."""
-    return _model_name(parse_qs(target.partition("?")[2]).get("model", [None])[0])
+    """The model that a target's query names, as a WebSocket's does.
+
+    None if there are several: which of them upstream takes nobody knows.
+    """
+    models = parse_qs(target.partition("?")[2], keep_blank_values=True).get("model", [])
+    return _model_name(models[0]) if len(models) == 1 else None
 
 
 def _model_name(model: object) -> str | None:

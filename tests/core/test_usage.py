@@ -197,7 +197,9 @@ def test_usages_of_a_conversation_add_up() -> None:
     ("target", "expected"),
     [
         ("/v1/realtime?model=gpt-realtime", "gpt-realtime"),
-        ("/v1/realtime?a=b&model=ft%3Ax+y&model=z", "ft:x y"),
+        ("/v1/realtime?a=b&model=ft%3Ax+y", "ft:x y"),
+        ("/v1/realtime?model=x&model=z", None),
+        ("/v1/realtime?model=x&model=", None),
         ("/v1/realtime?model=", None),
         ("/v1/realtime?model=" + "x" * 129, None),
         ("/v1/realtime?call_id=rtc_1", None),
