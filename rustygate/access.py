@@ -6,6 +6,7 @@ not do leaves the clients there were in force.
 """
 
 from collections.abc import Mapping
+from urllib.parse import unquote
 
 from aiohttp import hdrs, web
 
@@ -17,6 +18,11 @@ from rustygate.exchange import Exchange
 
 # Where bodies are files and name no model.
 _FILES = ("/v1/files", "/v1/uploads")
+
+# What is asked here names its models in a file, or deep in a body, or for a key that is then used
+# past the gate.
+_BATCHES = ["v1", "batches"]
+_ELSEWHERE = (["v1", "evals"], ["v1", "realtime"])
 
 _SCHEME = "bearer "
 
@@ -82,7 +88,10 @@ def check_model(client: Client | None, exchange: Exchange, facts: Facts | None) 
     if client is None or not client.models:
         return
     model = exchange.model
-    if _shows_its_model(exchange, facts) if model is None else client.may_ask(model):
+    if _names_models_elsewhere(exchange):
+        # One that is named here too may be for show.
+        model = None
+    elif _shows_its_model(exchange, facts) if model is None else client.may_ask(model):
         return
     allowed = ", ".join(client.models)
     if model is not None:
@@ -94,6 +103,14 @@ def check_model(client: Client | None, exchange: Exchange, facts: Facts | None) 
 def _shows_its_model(exchange: Exchange, facts: Facts | None) -> bool:
     """Whether a request without a model is known to ask none."""
     return exchange.path.startswith(_FILES) if facts is None else facts.readable
+
+
+def _names_models_elsewhere(exchange: Exchange) -> bool:
+    if exchange.method != hdrs.METH_POST:
+        return False
+    # However it is spelled.
+    segments = [segment for segment in unquote(exchange.path).split("/") if segment]
+    return segments == _BATCHES or segments[:2] in _ELSEWHERE
 
 
 def _key(request: web.Request) -> str | None:

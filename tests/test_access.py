@@ -130,6 +130,28 @@ async def test_models_are_restricted(
         assert (got.reason, "gpt-4o*" in got.error["message"]) == ("model_not_allowed", True)
 
 
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/v1/batches", 403),
+        ("/v1//b%61tches/", 403),
+        ("/v1/batches/batch_1/cancel", 200),
+        ("/v1/realtime/client_secrets", 403),
+        ("/v1/evals/eval_1/runs", 403),
+        ("/v1/vector_stores", 200),
+    ],
+)
+async def test_model_that_is_named_elsewhere_is_not_shown(
+    gate: StartGate, upstream: Upstream, clients: Path, path: str, status: int
+) -> None:
+    write(clients, table(search='models = ["gpt-4o*"]'))
+    upstream.reply = answer()
+    body = b'{"model": "gpt-4o", "input_file_id": "file_1", "session": {"model": "o1"}}'
+    sent = request("POST", path, "Content-Type: application/json", body=body)
+    sent = sent.replace(b"sk-client-canary-9d7c5b3a1f2e", KEYS["search"].encode())
+    assert (await (await gate(CLIENTS_FILE=clients)).ask(sent)).status == status
+
+
 @pytest.mark.parametrize(("path", "status"), [("/v1/files", 200), ("/v1/audio/translations", 403)])
 async def test_body_that_is_not_read_shows_no_model(
     gate: StartGate, upstream: Upstream, clients: Path, path: str, status: int
