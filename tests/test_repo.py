@@ -126,6 +126,7 @@ def test_container_of_compose_may_do_little(name: str) -> None:
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
+    assert service["ulimits"] == {"core": 0}
 
 
 def test_services_of_compose_that_start_together_share_a_profile() -> None:
