@@ -20,7 +20,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache
-from time import gmtime, strftime
+from time import gmtime, monotonic, strftime
 from traceback import format_tb
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +52,10 @@ _WORDS = {name: word for word, name in _LEVELS.items()} | {"SUCCESS": "info", "C
 _TARGET = re.compile(r"[A-Za-z_][\w-]*((::|\.)[A-Za-z_][\w-]*)*", re.ASCII)
 
 _BEFORE_VALUES = re.compile(r"[\n(<]")
+
+# asyncio says so once for each connection that may wait to be accepted: a thousand times a second.
+_SHORTAGE = "socket.accept() out of system resource"
+_SHORTAGE_INTERVAL_S = 60.0
 
 # Frames of a traceback that are shown, the innermost ones; recursion makes a thousand.
 _FRAMES = 30
@@ -230,7 +234,12 @@ def places(error: BaseException | None) -> str:
 class _Catcher(logging.Handler):
     """Takes the standard library's log records over, without the values in them."""
 
+    _shortage_at = -_SHORTAGE_INTERVAL_S
+
     def emit(self, record: logging.LogRecord) -> None:
+        if str(record.msg).startswith(_SHORTAGE):
+            self._tell_shortage()
+            return
         # asyncio puts a callback's arguments and an exception's text into its message, after
         # the first of these. Other messages' values are arguments, which stay out.
         sentence = _BEFORE_VALUES.split(str(record.msg), maxsplit=1)[0].strip()
@@ -238,6 +247,12 @@ class _Catcher(logging.Handler):
         level = "ERROR" if record.levelno >= logging.ERROR else "WARNING"
         named = logger.patch(lambda taken: taken.update({"name": record.name}))
         named.opt(exception=error).log(level, sentence)
+
+    def _tell_shortage(self) -> None:
+        now = monotonic()
+        if now - self._shortage_at >= _SHORTAGE_INTERVAL_S:
+            self._shortage_at = now
+            logger.error("no connection can be accepted: no more files may be open")
 
 
 def _catch_what_python_prints() -> None:

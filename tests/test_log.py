@@ -250,6 +250,16 @@ async def test_asyncio_reports_without_values(capfd: pytest.CaptureFixture[str])
     assert out.endswith("ValueError\n")
 
 
+async def test_want_of_files_is_told_once(capfd: pytest.CaptureFixture[str]) -> None:
+    """asyncio tells of it as often as connections may wait, with a traceback each time."""
+    configure("warn", "text")
+    context = {"message": "socket.accept() out of system resource", "exception": OSError(24)}
+    for _ in range(3):
+        asyncio.get_running_loop().call_exception_handler(context)
+    [line] = written(capfd)
+    assert line.endswith("no connection can be accepted: no more files may be open")
+
+
 def test_other_libraries_warn_without_values(capfd: pytest.CaptureFixture[str]) -> None:
     configure("info", "text")
     library = logging.getLogger("some.library")
