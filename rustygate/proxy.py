@@ -238,7 +238,6 @@ class Proxy:
             try:
                 vigil.queues()
                 async with self._gate.admission(sending.exchange) as admission:
-                    await vigil.admitted()
                     self._step(
                         sending.exchange, "admitted", queued_ms=sending.exchange.queued // MS
                     )
@@ -269,7 +268,9 @@ class Proxy:
     async def _attempt(
         self, sending: Sending, admission: Admission, vigil: Vigil
     ) -> web.StreamResponse | Setback:
+        sending.exchange.reached = False
         try:
+            await vigil.admitted()
             answer = await self._upstream.send(
                 sending.exchange, sending.target, sending.headers, sending.body
             )

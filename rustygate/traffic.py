@@ -36,6 +36,10 @@ MANNERS = (
 )
 
 
+# How long who was refused, or found nobody, waits before it asks again.
+REFUSED_PAUSE_S = 1.0
+
+
 class _Tally:
     """One client's answers since the last line."""
 
@@ -70,11 +74,14 @@ async def _ask(session: ClientSession, url: str, manner: Manner, tally: _Tally) 
     }
     headers = {"X-RustyGate-Client": manner.client, "X-RustyGate-Priority": manner.priority}
     while True:
+        pause_s = REFUSED_PAUSE_S
         with suppress(ClientError):
             async with session.post(url, json=body, headers=headers) as answer:
                 await answer.read()
                 tally.note(answer.status, int(answer.headers.get("X-RustyGate-Queued-Ms", 0)))
-        await asyncio.sleep(manner.pause_s)
+                if answer.ok:
+                    pause_s = manner.pause_s
+        await asyncio.sleep(pause_s)
 
 
 async def _tell(tallies: list[_Tally]) -> None:

@@ -66,7 +66,6 @@ class Upstream:
         was streamed.
         """
         exchange.attempts += 1
-        exchange.reached = False
         exchange.sent = monotonic_ns()
         try:
             answer = await self._ask(exchange, target, headers, body)
