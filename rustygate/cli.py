@@ -21,6 +21,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import replace
+from errno import EADDRNOTAVAIL
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -527,4 +528,6 @@ async def _simulator(options: "Options", host: str, port: int) -> AsyncIterator[
 
 def _cannot_listen(host: str, port: int | None, error: OSError) -> Failure:
     where = host if port is None else f"{host}, port {port}"
-    return Failure(f"cannot listen on {where}: {_reason(error)}")
+    # Python 3.13 passes over addresses that are another machine's, and then has no number for it.
+    reason = os.strerror(EADDRNOTAVAIL) if error.errno is None else _reason(error)
+    return Failure(f"cannot listen on {where}: {reason}")
