@@ -115,7 +115,7 @@ class Body:
                     await asyncio.get_running_loop().create_future()
                 yield chunk
         except Refusal as refusal:
-            # The client wraps what is raised here; `refusal` keeps it.
+            # The pool makes a lost connection of what is raised here; `refusal` keeps it.
             self.refusal = refusal
             raise
 

@@ -25,7 +25,6 @@ from aiohttp import hdrs, web
 from aiohttp.base_protocol import BaseProtocol
 from aiohttp.client_proto import ResponseHandler
 
-from rustygate.client import Answer
 from rustygate.core.frames import (
     GOING_AWAY,
     INTERNAL_ERROR,
@@ -40,6 +39,7 @@ from rustygate.core.opening import Disagreement, Opening
 from rustygate.core.usage import RunningUsage
 from rustygate.errors import BadRequest, BodyTooLarge, Draining, UpstreamDisconnected
 from rustygate.exchange import Exchange
+from rustygate.pool import Answer
 from rustygate.tls import unsent
 
 # How long one side's Close frame may wait for the other's.

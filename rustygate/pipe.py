@@ -24,13 +24,13 @@ from aiohttp import (
     web,
 )
 
-from rustygate.client import Answer
 from rustygate.config import Settings
 from rustygate.core.headers import reason_phrase, response_headers
 from rustygate.core.sse import KEEPALIVE, Boundary, error_event, is_event_stream
 from rustygate.core.usage import Usage, UsageReader, tells_usage
 from rustygate.errors import UpstreamDisconnected, UpstreamFailure, UpstreamTimeout
 from rustygate.exchange import Exchange
+from rustygate.pool import Answer
 from rustygate.reply import Reply
 from rustygate.tls import below_tls, unsent
 
@@ -241,7 +241,7 @@ class _Stream:
         self._source.check_end()
 
     def _bound_buffer(self) -> None:
-        """Hold half of what a stream may hold; the client session reads ahead the other."""
+        """Hold half of what a stream may hold; the connection upstream reads ahead the other."""
         transport = self._request.transport
         if transport is not None:
             _bound_buffer(transport, self._capacity)

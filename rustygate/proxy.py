@@ -20,7 +20,6 @@ from rustygate.access import Access, check_model
 from rustygate.admission import Admission, Gate
 from rustygate.body import Body, Holdings
 from rustygate.browsers import Browsers
-from rustygate.client import Answer
 from rustygate.config import Settings
 from rustygate.core.bucket import SECOND
 from rustygate.core.fairqueue import CLASSES
@@ -45,6 +44,7 @@ from rustygate.errors import (
 from rustygate.exchange import MS, Exchange
 from rustygate.ledger import Ledger
 from rustygate.pipe import abort, cut, read_ahead
+from rustygate.pool import Answer
 from rustygate.upstream import Upstream
 from rustygate.vigil import Vigil
 

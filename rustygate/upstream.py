@@ -29,7 +29,6 @@ from aiohttp import (
 from yarl import URL
 
 from rustygate.body import Body
-from rustygate.client import Answer, Client, NoTunnel, Wire, wire_of
 from rustygate.config import Settings
 from rustygate.core.headers import Headers
 from rustygate.core.opening import SWITCHING_PROTOCOLS
@@ -41,6 +40,7 @@ from rustygate.errors import (
     UpstreamUnreachable,
 )
 from rustygate.exchange import Exchange
+from rustygate.pool import Answer, ConnectionPool, NoTunnel, Wire, wire_of
 from rustygate.tls import words
 
 
@@ -49,15 +49,13 @@ class Upstream:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._client = Client(settings)
+        self._pool = ConnectionPool(settings)
         self._proxy = settings.proxy and URL(settings.proxy).host_port_subcomponent
         self._through = f", through the proxy at {self._proxy}" if self._proxy else ""
-        # A proxy sees requests by http whole, and may answer them itself.
-        self._relayed = self._proxy is not None and settings.openai_base_url.startswith("http:")
 
     async def close(self) -> None:
         """Close all connections."""
-        await self._client.close()
+        await self._pool.close()
 
     async def send(self, exchange: Exchange, target: str, headers: Headers, body: Body) -> Answer:
         """One attempt. Returns upstream's answer once its head is there.
@@ -82,10 +80,10 @@ class Upstream:
     ) -> Answer:
         wire: Wire | None = None
         try:
-            connection = await self._client.connect(fresh=fresh)
+            connection = await self._pool.connect(fresh=fresh)
             exchange.reached = True
             wire = wire_of(connection)
-            answer = await self._client.ask(connection, exchange.method, target, headers, body)
+            answer = await self._pool.ask(connection, exchange.method, target, headers, body)
         # First, for a certificate that is not trusted is a ValueError too.
         except ClientError as error:
             raise body.refusal or self._failure(error, wire) from error
@@ -94,13 +92,13 @@ class Upstream:
         if answer.status == SWITCHING_PROTOCOLS and not _asked_to_switch(answer):
             answer.close()
             raise UpstreamDisconnected("Upstream switched protocols unasked.", begun=True)
-        if self._relayed and answer.status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
+        if self._pool.relayed and answer.status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
             answer.close()
             raise self._turned_away(answer.status)
         return answer
 
     def _failure(self, error: ClientError, wire: Wire | None) -> UpstreamFailure:
-        """What an exception of the client means; `wire` is the connection, if there was one."""
+        """What an exception of the pool means; `wire` is the connection, if there was one."""
         match error:
             case ConnectionTimeoutError():
                 limit = self._settings.upstream_connect_timeout

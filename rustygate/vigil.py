@@ -14,13 +14,13 @@ from typing import Any, Self
 from aiohttp import web
 
 from rustygate.bridge import bridge
-from rustygate.client import Answer
 from rustygate.config import Settings
 from rustygate.core.opening import SWITCHING_PROTOCOLS
 from rustygate.core.sse import KEEPALIVE
 from rustygate.errors import Refusal
 from rustygate.exchange import Exchange
 from rustygate.pipe import Downstream, break_off, is_plain_event_stream, pipe, read_ahead
+from rustygate.pool import Answer
 from rustygate.reply import Reply
 
 

@@ -20,7 +20,7 @@ STOREYS = [
     {"ledger"},
     {"metrics"},
     {"admission", "upstream", "pipe", "bridge", "listener"},
-    {"client", "reply"},
+    {"pool", "reply"},
     {"access", "admin", "body", "browsers", "tracing"},
     {"config", "exchange"},
     {"connections", "log", "notify", "tls", "jumping", "traffic"},

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import rustygate
-from rustygate.client import Wire
+from rustygate.pool import Wire
 from tests.conftest import StartGate
 from tests.support.client import Client
 from tests.support.gate import Gate

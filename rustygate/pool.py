@@ -207,7 +207,7 @@ class Answer:
     """
 
     __slots__ = (
-        "_upload", "asked", "connection", "content", "headers", "raw_headers", "reason", "status"
+        "_connection", "_upload", "asked", "content", "headers", "raw_headers", "reason", "status"
     )  # fmt: skip
 
     def __init__(
@@ -218,7 +218,7 @@ class Answer:
         asked: Headers,
         upload: asyncio.Task[None] | None,
     ) -> None:
-        self.connection: Connection | None = connection
+        self._connection: Connection | None = connection
         self.status: int = message.code
         self.reason: str | None = message.reason
         self.headers = message.headers
@@ -239,21 +239,21 @@ class Answer:
     @property
     def wire(self) -> Wire | None:
         """The connection itself, until it is given back."""
-        return self.connection and cast("Wire | None", self.connection.protocol)
+        return None if self._connection is None else wire_of(self._connection)
 
     def close(self) -> None:
         """End the connection, unless it was given back."""
         if self._upload is not None:
             self._upload.cancel()
-        if self.connection is not None:
-            self.connection.close()
-            self.connection = None
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
         # What refers to this would stay, with what it holds, until the next collection.
         if not self.content.is_eof():
             self.content._eof_callbacks.clear()
 
     def _release(self) -> None:
-        connection = self.connection
+        connection = self._connection
         if connection is None or wire_of(connection).upgraded:
             return
         if self._upload is not None and not self._upload.done():
@@ -261,11 +261,14 @@ class Answer:
             self.close()
         else:
             connection.release()
-            self.connection = None
+            self._connection = None
 
 
-class Client:
-    """Asks upstream, over pooled connections or over fresh ones."""
+class ConnectionPool:
+    """Asks upstream, over pooled connections or over fresh ones.
+
+    `relayed`: requests go whole to a proxy, which may answer them itself (RFC 9112, 3.2.2).
+    """
 
     def __init__(self, settings: Settings) -> None:
         base = URL(settings.openai_base_url)
@@ -280,8 +283,8 @@ class Client:
         self._host = f"Host: {base.host_port_subcomponent}"
         # What stands before a target that is without its `/v1`.
         self._prefix = URL(settings.openai_base_url, encoded=True).raw_path.rstrip("/")
-        if proxy is not None and base.scheme == "http":
-            # A proxy sees such requests whole (RFC 9112, 3.2.2).
+        self.relayed = proxy is not None and base.scheme == "http"
+        if self.relayed:
             self._prefix = str(base.origin()) + self._prefix
         self._parsing = {
             "read_until_eof": True,
@@ -368,15 +371,15 @@ class Client:
         piece = body.piece
         if piece is None:
             transport.write(head)
-        else:
-            transport.write(head + piece)
-            if not wire.writing_paused:
-                wire.start_timeout()
-                return None
-        return self._loop.create_task(self._go_on(connection, None if piece else body))
+            return self._loop.create_task(self._go_on(connection, body))
+        transport.write(head + piece)
+        if wire.writing_paused:
+            return self._loop.create_task(self._go_on(connection))
+        wire.start_timeout()
+        return None
 
-    async def _go_on(self, connection: Connection, body: Body | None) -> None:
-        """Send a body, and what is still on the way, as upstream takes it."""
+    async def _go_on(self, connection: Connection, body: Body | None = None) -> None:
+        """Send a body, if it is still to be sent, and what is on the way, as upstream takes it."""
         wire = wire_of(connection)
         writer = StreamWriter(wire, self._loop)
         try:
