@@ -8,7 +8,7 @@ import asyncio
 import logging
 import select
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -53,9 +53,6 @@ FORWARDED = "forwarded"
 
 # aiohttp's parser also lets 0.9 and 2.0 pass, in a head that looks like HTTP/1.
 _VERSIONS = (HttpVersion11, HttpVersion10)
-
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Daemon:
@@ -106,7 +103,7 @@ class Daemon:
             settings, self._gate, self._upstream, self._ledger, self._access, self._tracing
         )
         application = _application(self._proxy, self._gate, admin, metrics)
-        self._runner = _runner(self._proxy, application, Door(settings.connection_limit))
+        self._runner = _runner(application, Door(settings.connection_limit))
         await self._runner.setup()
         assert self._runner.server is not None
         try:
@@ -252,11 +249,9 @@ class _Server(web.Server):
 class _Runner(web.AppRunner):
     """Serves the application over such connections. aiohttp has no option for this.
 
-    What is under `/v1/` goes to `forward` without asking the router, which takes longer than a
-    pipe may. Targets that the router cannot match at all, such as `*`, go there too.
+    What is under `/v1/` is forwarded without asking the router, which takes longer than a pipe
+    may. So are targets that the router cannot match at all, such as `*`.
     """
-
-    forward: Handler
 
     async def _make_server(self) -> web.Server:
         made = await super()._make_server()
@@ -272,11 +267,11 @@ class _Runner(web.AppRunner):
             assert isinstance(request, web.Request)
             if request.raw_path.startswith(PREFIX):
                 request._match_info = matched
-                return await self.forward(request)
+                return await route.handler(request)
             try:
                 return await made.request_handler(request)
             except web.HTTPException:
-                return await self.forward(request)
+                return await route.handler(request)
 
         return _Server(
             handle,
@@ -286,10 +281,10 @@ class _Runner(web.AppRunner):
         )
 
 
-def _runner(proxy: Proxy, application: web.Application, door: Door) -> web.AppRunner:
+def _runner(application: web.Application, door: Door) -> web.AppRunner:
     # aiohttp would log requests that it cannot parse with their bytes.
     muted = logging.Logger("muted", logging.CRITICAL + 1)
-    runner = _Runner(
+    return _Runner(
         application,
         handler_cancellation=True,
         auto_decompress=False,
@@ -301,8 +296,6 @@ def _runner(proxy: Proxy, application: web.Application, door: Door) -> web.AppRu
         shutdown_timeout=CLOSE_TIMEOUT_S,
         door=door,
     )
-    runner.forward = proxy.handle
-    return runner
 
 
 async def _leave_to_the_body(request: web.Request) -> None:
