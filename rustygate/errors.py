@@ -251,30 +251,32 @@ class RequestTooLarge(Refusal):
         )
 
 
-class Draining(Refusal):
+class _Unavailable(Refusal):
+    """Not by this gate, or not just now."""
+
+    status, type = 503, "service_unavailable_error"
+    retry, closes = True, True
+
+    def headers(self) -> dict[str, str]:
+        return super().headers() | {"Retry-After": "1"}
+
+
+class Draining(_Unavailable):
     """The gate is stopping; another one, or this one restarted, will answer."""
 
-    status, reason, type = 503, "draining", "service_unavailable_error"
-    retry, closes = True, True
+    reason = "draining"
 
     def __init__(self) -> None:
         super().__init__("The gate is shutting down; try again.")
 
-    def headers(self) -> dict[str, str]:
-        return super().headers() | {"Retry-After": "1"}
 
-
-class TooManyConnections(Refusal):
+class TooManyConnections(_Unavailable):
     """CONNECTION_LIMIT connections are there already."""
 
-    status, reason, type = 503, "too_many_connections", "service_unavailable_error"
-    retry, closes = True, True
+    reason = "too_many_connections"
 
     def __init__(self, limit: int) -> None:
         super().__init__(f"The gate serves {limit} connections, as many as it may; try again.")
-
-    def headers(self) -> dict[str, str]:
-        return super().headers() | {"Retry-After": "1"}
 
 
 class InternalError(Refusal):
