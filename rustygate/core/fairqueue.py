@@ -34,7 +34,7 @@ weight, as far as they have that much. Flows of about the same depth are summed 
 
 from bisect import bisect_left, insort
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain, count
 from math import inf
@@ -109,6 +109,11 @@ class _Member:
     def virtual(self, cost: int) -> int:
         """What a cost is in this member's virtual time."""
         return round(cost * _SCALE / self.weight)
+
+    @property
+    def whole(self) -> Ahead:
+        """All of its backlog."""
+        return Ahead(self.backlog, self.count, self.tokens)
 
     def part(self, cost: float) -> Ahead:
         """So much of its backlog, taken to be mixed evenly."""
@@ -270,9 +275,9 @@ class _Line(_Member, Generic[T]):
         return chain((item for _, item, _ in self.first), self.items)
 
     @property
-    def head(self) -> Size:
-        """The size of its first item."""
-        return self.first[0][2] if self.first else next(iter(self.items.values()))
+    def head(self) -> Ahead:
+        """Its first item."""
+        return _NOTHING.after(self.first[0][2] if self.first else next(iter(self.items.values())))
 
     def push(self, item: T, size: Size, rank: int | None) -> None:
         if rank is None:
@@ -295,7 +300,7 @@ class _Line(_Member, Generic[T]):
             turns -= 1
         if turns > 1:
             return self.part(turns * self.backlog / self.count)
-        return _NOTHING.after(self.head)
+        return self.head
 
     def remove(self, item: T) -> Size | None:
         """Unlink an item; its size, None if it is not here."""
@@ -360,7 +365,7 @@ class _Class(_Member, Generic[T]):
             other.until(end[0], place) for other in some if other.backlog and other is not line
         ]
         others = _total(parts, begun / (len(some) or 1))
-        return _total([others, Ahead(line.backlog, line.count, line.tokens)])
+        return _total([others, line.whole])
 
     def first(self, cost: float) -> Ahead:
         """So much of what it has waiting, as its flows share it."""
@@ -377,8 +382,8 @@ class _Class(_Member, Generic[T]):
     def _heads(self, begun: int, place: tuple[int, float]) -> dict[int, tuple[Ahead, Ahead]]:
         """The first items of those of so many flows whose turn comes before a place, and of all
         of them, by pool, as a sample tells."""
-        due: dict[int, list[Size]] = {}
-        all_of: dict[int, list[Size]] = {}
+        due: dict[int, list[Ahead]] = {}
+        all_of: dict[int, list[Ahead]] = {}
         some = self.server.sample(begun)
         for other in some:
             if other.backlog:
@@ -387,8 +392,8 @@ class _Class(_Member, Generic[T]):
                     due.setdefault(other.pool, []).append(other.head)
         times = begun / len(some)
         return {
-            number: (_sum(due.get(number, ()), times), _sum(sizes, times))
-            for number, sizes in all_of.items()
+            number: (_total(due.get(number, ()), times), _total(heads, times))
+            for number, heads in all_of.items()
         }
 
     def _leave_pool(self, line: _Line[T]) -> None:
@@ -417,11 +422,6 @@ def _total(parts: Iterable[Ahead], times: float = 1) -> Ahead:
     return Ahead(cost * times, items * times, tokens * times)
 
 
-def _sum(sizes: Collection[Size], times: float) -> Ahead:
-    cost, tokens = sum(size.cost for size in sizes), sum(size.tokens for size in sizes)
-    return Ahead(times * cost, times * len(sizes), times * tokens)
-
-
 class FairQueue(Generic[T]):
     """Items of a size, each in a flow, leaving in fair order.
 
@@ -429,7 +429,7 @@ class FairQueue(Generic[T]):
     """
 
     def __init__(self) -> None:
-        self._size = self._cost = self._tokens = 0
+        self._size = 0
         self._begin()
 
     def __len__(self) -> int:
@@ -470,7 +470,7 @@ class FairQueue(Generic[T]):
             for each in self._classes.values()
             for line in each.flows.values()
         ]
-        self._size = self._cost = self._tokens = 0
+        self._size = 0
         self.forget()
         for flow, first, items in waiting:
             for rank, item, _ in first:
@@ -512,7 +512,7 @@ class FairQueue(Generic[T]):
 
     def waiting(self) -> Ahead:
         """All there is: more cannot be ahead of anybody."""
-        return Ahead(self._cost, self._size, self._tokens)
+        return _total(each.whole for each in self._classes.values())
 
     def ahead(self, flow: Flow) -> Ahead:
         """About how much would be served before an item that `flow` pushed now."""
@@ -556,6 +556,4 @@ class FairQueue(Generic[T]):
 
     def _count(self, its_class: _Class[T], line: _Line[T], size: Size, sign: int) -> None:
         self._size += sign
-        self._cost += sign * size.cost
-        self._tokens += sign * size.tokens
         its_class.add(line, size, sign)
