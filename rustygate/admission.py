@@ -168,7 +168,7 @@ class Gate:
 
     def now(self) -> int:
         """The event loop's clock, in nanoseconds."""
-        return int(self._loop.time() * SECOND)
+        return _now(self._loop)
 
     # What an admission is made of.
 
@@ -470,8 +470,7 @@ class Line:
         if not self.queue:
             self.queue.forget()
             return
-        now = int(self._loop.time() * SECOND)
-        wait = self.budgets.wait(now, self.queue.peek().tokens)
+        wait = self.budgets.wait(self._now(), self.queue.peek().tokens)
         if wait == 0:
             self.envoy = self.queue.pop()
             self.envoy.passed |= {self}
@@ -495,6 +494,9 @@ class Line:
         """Costs are counted in something else than before."""
         if self.queue:
             self.queue.reckon(lambda waiter: self.budgets.size(waiter.tokens))
+
+    def _now(self) -> int:
+        return _now(self._loop)
 
     def _wake(self) -> None:
         self._timer = None
@@ -571,7 +573,7 @@ class LaneLine(Line):
 
     @property
     def is_sure(self) -> bool:
-        return self.lane.heard_lately(int(self._loop.time() * SECOND))
+        return self.lane.heard_lately(self._now())
 
     def learned(self) -> None:
         """If the limits are others than before, so are the costs. Limits that change with each
@@ -765,6 +767,10 @@ class Admission:
             self._answered = True
             self.lane_line.lane.release()
         self.lane_line.advance()
+
+
+def _now(loop: asyncio.AbstractEventLoop) -> int:
+    return int(loop.time() * SECOND)
 
 
 def _differ(one: tuple[int, int], other: tuple[int, int]) -> bool:
