@@ -22,6 +22,7 @@ READ_AHEAD = 256 * 1024
 
 # How much that may come to of one that waits; aiohttp's high-water mark is twice its low one.
 READ_AHEAD_LIMIT = 2 * READ_AHEAD
+
 # How long the gate waits for a body's next byte. A lost network is back within it or not at all;
 # nginx and most load balancers wait as long. While upstream takes no more, nobody waits.
 SILENCE_LIMIT_S = 60.0
@@ -93,11 +94,11 @@ class Body:
     @property
     def framing(self) -> Headers:
         """What says where it ends, unless the client's own headers do (RFC 9112, 6)."""
-        if self._length is not None or not self._request.body_exists:
-            return []
-        if self.held is None:
+        if self.chunked:
             return [("Transfer-Encoding", "chunked")]
-        return [("Content-Length", str(len(self.held)))]
+        if self.held is not None and self._length is None and self._request.body_exists:
+            return [("Content-Length", str(len(self.held)))]
+        return []
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         """The chunks: what was read before, then the rest as it comes."""

@@ -27,10 +27,10 @@ class Exchange:
     """One exchange.
 
     `status` is what went downstream, `bytes` its body's length there; `upstream_status` is what
-    upstream answered last. `deadline` is the instant by
-    which it wants to be admitted, with its client's `priority` and `weight`; `tokens` is what it
-    is estimated to take of the model's, `tokens_least` the part of that which is no guess.
-    `reached`: the latest attempt had a connection, so that upstream may have seen it.
+    upstream answered last. `deadline` is the instant by which it wants to be admitted, with its
+    client's `priority` and `weight`; `tokens` is what it is estimated to take of the model's,
+    `tokens_least` the part of that which is no guess. `reached`: the latest attempt had a
+    connection, so that upstream may have seen it.
     """
 
     client: str

@@ -143,11 +143,8 @@ class _Source:
 
     def check_end(self) -> None:
         """Raise `UpstreamFailure` if the end that was read was none."""
-        if self._was_reset():
+        if self._closing is not None and isinstance(self._closing.exception(), ClientOSError):
             raise _broken_off()
-
-    def _was_reset(self) -> bool:
-        return self._closing is not None and isinstance(self._closing.exception(), ClientOSError)
 
 
 async def _send_whole(downstream: Downstream, answer: Answer, body: bytes) -> web.StreamResponse:

@@ -35,7 +35,6 @@ MANNERS = (
     Manner("batch", "batch", 20, 0.0, 120),
 )
 
-
 # How long who was refused, or found nobody, waits before it asks again.
 REFUSED_PAUSE_S = 1.0
 

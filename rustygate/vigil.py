@@ -50,12 +50,11 @@ class Vigil:
 
     async def admitted(self) -> None:
         """It waits no more."""
-        if self._keeping is not None and self._early is None:
+        if self._early is None:
             await self._stop()
 
     async def __aexit__(self, *_: object) -> None:
-        if self._keeping is not None:
-            await self._stop()
+        await self._stop()
 
     async def deliver(self, answer: Answer, read: bytes | None = None) -> web.StreamResponse:
         """Pass an answer on, as `pipe` does; an error goes into a stream that has begun. If
