@@ -27,7 +27,7 @@ from rustygate.exchange import Exchange
 from rustygate.proxy import Sending, Setback
 from tests.support.http import EVENT_STREAM, answer, chunk
 from tests.support.upstream import Call, Upstream, loopback_socket, url_of
-from tests.support.waiting import until
+from tests.support.waiting import meanwhile, until
 from tests.support.websocket import CLIENT_NONCE, agreement, frame
 from tests.support.wire import Wire
 
@@ -268,12 +268,8 @@ async def played(upstream: Upstream) -> AsyncIterator[None]:
                 with suppress(TimeoutError):
                     parts.create_task(_play(await upstream.call()))
 
-    playing = asyncio.create_task(play())
-    try:
+    async with meanwhile(play()):
         yield
-    finally:
-        playing.cancel()
-        await asyncio.wait((playing,))
 
 
 async def _play(call: Call) -> None:

@@ -46,7 +46,7 @@ from tests.support.http import (
 from tests.support.metrics import Shown, scrape
 from tests.support.process import Process
 from tests.support.upstream import Call, Upstream
-from tests.support.waiting import soon, until
+from tests.support.waiting import meanwhile, soon, until
 from tests.support.wire import Wire
 
 ROUNDS = max(1, int(os.environ.get("EXAMPLES", "100")) // 100)
@@ -356,12 +356,8 @@ class Act:
             while True:
                 does(await self.asked())
 
-        playing = asyncio.create_task(play())
-        try:
+        async with meanwhile(play()):
             yield
-        finally:
-            playing.cancel()
-            await asyncio.wait((playing,))
 
 
 Fault = Callable[[Act], Coroutine[Any, Any, None]]
@@ -741,10 +737,8 @@ async def stage() -> AsyncIterator[Stage]:
     """Upstream, and at the end nobody is there any more."""
     stage = Stage()
     await stage.upstream.start()
-    sorting = asyncio.create_task(stage.sort_calls())
-    yield stage
-    sorting.cancel()
-    await asyncio.wait((sorting,))
+    async with meanwhile(stage.sort_calls()):
+        yield stage
     stage.leave()
     await stage.upstream.stop()
 

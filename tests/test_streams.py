@@ -257,6 +257,18 @@ async def taken_from(wire: Wire, stalled_s: float = 0.3) -> int:
     return sent
 
 
+async def stalled(gate: Gate, upstream: Upstream) -> tuple[Client, Call]:
+    """A stream whose client reads no more."""
+    client = await gate.connect(receive_buffer=4096)
+    client.send(chat(stream=True))
+    call = await upstream.call()
+    call.send(EVENT_STREAM, chunk(b"data: 1\n\n"))
+    await client.head()
+    await client.exactly(b"data: 1\n\n")
+    client.wire.stop_reading()
+    return client, call
+
+
 @pytest.mark.parametrize(
     ("settings", "least", "most"),
     [
@@ -271,42 +283,18 @@ async def test_client_that_does_not_read_pauses_upstream(
     gate: StartGate, upstream: Upstream, settings: dict[str, int], least: int, most: int
 ) -> None:
     running = await gate(SSE_KEEPALIVE_INTERVAL=NEVER, **settings)
-    client = await running.connect(receive_buffer=4096)
-    client.send(chat(stream=True))
-    call = await upstream.call()
-    call.send(EVENT_STREAM, chunk(b"data: 1\n\n"))
-    await client.head()
-    await client.exactly(b"data: 1\n\n")
-    client.wire.stop_reading()
+    _, call = await stalled(running, upstream)
     assert least <= await taken_from(call.wire) <= most
 
 
 async def test_paused_stream_goes_on_where_it_stopped(gate: StartGate, upstream: Upstream) -> None:
     running = await gate(SSE_CHANNEL_CAPACITY=1)
-    client = await running.connect(receive_buffer=4096)
-    client.send(chat(stream=True))
-    call = await upstream.call()
-    call.send(EVENT_STREAM, chunk(b"data: 1\n\n"))
-    await client.head()
-    await client.exactly(b"data: 1\n\n")
-    client.wire.stop_reading()
+    client, call = await stalled(running, upstream)
     body = b"".join(b"data: %d\n\n" % number for number in range(200_000))
     call.send(chunk(body), LAST_CHUNK)
     await opened(running, upstream)
     client.wire.go_on_reading()
     assert await client.rest() == body
-
-
-async def stalled(gate: Gate, upstream: Upstream) -> tuple[Client, Call]:
-    """A stream whose client reads no more."""
-    client = await gate.connect(receive_buffer=4096)
-    client.send(chat(stream=True))
-    call = await upstream.call()
-    call.send(EVENT_STREAM, chunk(b"data: 1\n\n"))
-    await client.head()
-    await client.exactly(b"data: 1\n\n")
-    client.wire.stop_reading()
-    return client, call
 
 
 async def test_client_that_does_not_read_is_no_silence_of_upstream(

@@ -219,6 +219,28 @@ async def test_refused_connection_is_not_tried_again_for_a_streamed_body(
     await failed(running, await running.send(sent), "upstream_unreachable", 1)
 
 
+@pytest.mark.parametrize(
+    "budget",
+    [{"RATE_LIMIT": 0.001, "RATE_LIMIT_BURST": 1}, {"TOKENS_PER_MINUTE": 10}],
+    ids=["requests", "tokens"],
+)
+async def test_client_that_leaves_while_upstream_connects_has_spent_nothing(
+    gate: StartGate, budget: dict[str, object]
+) -> None:
+    """The next one finds the budget full: it is in flight at once, and not refused."""
+    async with full_backlog() as url:
+        running = await gate(OPENAI_BASE_URL=url, RATE_LIMIT_TIMEOUT=2, **budget)
+        first = await running.send(chat())
+        await running.shows(in_flight=1)
+        first.leave()
+        await running.shows(in_flight=0)
+        second = await running.send(chat())
+        refusal = asyncio.create_task(second.answer())
+        await running.shows(in_flight=1, waiters=0)
+        assert not refusal.done()
+        refusal.cancel()
+
+
 # Breaks before an answer.
 
 
@@ -529,22 +551,33 @@ async def test_connection_that_upstream_closed_is_not_used(
     assert (len(upstream.calls), len(upstream.wires)) == (2, 2)
 
 
-@pytest.mark.parametrize("late", [False, True], ids=["with the answer", "while it was kept"])
-async def test_what_upstream_says_unasked_answers_nobody(
-    gate: StartGate, upstream: Upstream, late: bool
-) -> None:
-    unasked = answer(b"unasked", status="408 Request Timeout")
-    running = await gate()
+late_or_not = pytest.mark.parametrize(
+    "late", [False, True], ids=["with the answer", "while it was kept"]
+)
+
+
+async def answer_after(running: Gate, upstream: Upstream, unasked: bytes, late: bool) -> Answer:
+    """What comes of a request after upstream said something unasked behind the answer before, or
+    when that was over."""
     client = await running.send(get())
     call = await upstream.call()
     await call.answer(answer(), b"" if late else unasked)
     assert (await client.answer()).status == 200
     call.send(unasked if late else b"")
     upstream.reply = answer(b"asked for")
-    assert (await running.ask(chat())).body == b"asked for"
+    return await running.ask(chat())
 
 
-@pytest.mark.parametrize("late", [False, True], ids=["with the answer", "while it was kept"])
+@late_or_not
+async def test_what_upstream_says_unasked_answers_nobody(
+    gate: StartGate, upstream: Upstream, late: bool
+) -> None:
+    unasked = answer(b"unasked", status="408 Request Timeout")
+    got = await answer_after(await gate(), upstream, unasked, late)
+    assert got.body == b"asked for"
+
+
+@late_or_not
 @pytest.mark.parametrize(
     "begun",
     [
@@ -558,14 +591,7 @@ async def test_what_upstream_says_unasked_answers_nobody(
 async def test_half_a_head_said_unasked_begins_no_answer(
     gate: StartGate, upstream: Upstream, begun: bytes, late: bool
 ) -> None:
-    running = await gate()
-    client = await running.send(get())
-    call = await upstream.call()
-    await call.answer(answer(), b"" if late else begun)
-    assert (await client.answer()).status == 200
-    call.send(begun if late else b"")
-    upstream.reply = answer(b"asked for")
-    got = await running.ask(chat())
+    got = await answer_after(await gate(), upstream, begun, late)
     assert (got.head.start, got.body) == ("HTTP/1.1 200 OK", b"asked for")
     assert len(upstream.wires) == 2
 

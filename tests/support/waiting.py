@@ -2,7 +2,9 @@
 else."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any
 
 # Whatever a test waits for comes at once; a busy machine may need a while.
 SOON_S = 10.0
@@ -24,3 +26,14 @@ async def until(holds: Callable[[], bool], limit_s: float = SOON_S) -> None:
     async with asyncio.timeout(limit_s):
         while not holds():  # noqa: ASYNC110 - nobody sets an event
             await asyncio.sleep(_LOOK_S)
+
+
+@asynccontextmanager
+async def meanwhile(does: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Have something go on beside what is done inside, and no longer."""
+    doing = asyncio.create_task(does)
+    try:
+        yield
+    finally:
+        doing.cancel()
+        await asyncio.wait((doing,))
