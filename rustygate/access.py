@@ -5,6 +5,7 @@ goes on under that client's name. The file can be read again while the gate runs
 not do leaves the clients there were in force.
 """
 
+import re
 from collections.abc import Mapping
 from urllib.parse import unquote
 
@@ -21,8 +22,7 @@ _FILES = ("/v1/files", "/v1/uploads")
 
 # What is asked here names its models in a file, or deep in a body, or for a key that is then used
 # past the gate.
-_BATCHES = ["v1", "batches"]
-_ELSEWHERE = (["v1", "evals"], ["v1", "realtime"])
+_ELSEWHERE = re.compile(r"/+v1/+(batches/*|(evals|realtime)(/.*)?)", re.DOTALL)
 
 _SCHEME = "bearer "
 
@@ -106,11 +106,9 @@ def _shows_its_model(exchange: Exchange, facts: Facts | None) -> bool:
 
 
 def _names_models_elsewhere(exchange: Exchange) -> bool:
-    if exchange.method != hdrs.METH_POST:
-        return False
-    # However it is spelled.
-    segments = [segment for segment in unquote(exchange.path).split("/") if segment]
-    return segments == _BATCHES or segments[:2] in _ELSEWHERE
+    # However the path is spelled.
+    path = unquote(exchange.path)
+    return exchange.method == hdrs.METH_POST and _ELSEWHERE.fullmatch(path) is not None
 
 
 def _key(request: web.Request) -> str | None:
