@@ -9,7 +9,7 @@ client can always tell a whole answer from a cut one.
 import asyncio
 import socket
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic_ns
@@ -99,9 +99,8 @@ class _Source:
     """An answer's body, with aiohttp's exceptions told as what they mean."""
 
     def __init__(self, answer: Answer, settings: Settings) -> None:
+        self._answer = answer
         self._content = answer.content
-        # For who reads each of many chunks, and does what `read` does beside it.
-        self.readany = answer.content.readany
         self._settings = settings
         # Only the connection's end tells the end of a body that has neither length nor chunks.
         headers = answer.headers
@@ -127,14 +126,31 @@ class _Source:
     async def read(self) -> bytes:
         """The next bytes as they came; none at the end. Raises `UpstreamFailure`."""
         try:
-            chunk = await self.readany()
+            chunk = await self._content.readany()
         except READ_ERRORS as error:
-            raise self.failure(error) from error
+            raise self._failure(error) from error
         if not chunk:
             self.check_end()
         return chunk
 
-    def failure(self, error: Exception) -> UpstreamFailure:
+    def read_nowait(self) -> bytes:
+        """What has come; none if nothing has. Raises `UpstreamFailure`."""
+        try:
+            return self._content.read_nowait()
+        except READ_ERRORS as error:
+            raise self._failure(error) from error
+
+    async def pump(self, sink: Callable[[bytes], bool]) -> None:
+        """Hand to `sink` what comes, until the end, or until it says that it takes no more.
+
+        Raises `UpstreamFailure`, or what the sink raises.
+        """
+        if self._content.is_eof():
+            sink(self.read_nowait())
+        else:
+            await _Pump(self, self._answer, sink).run()
+
+    def _failure(self, error: Exception) -> UpstreamFailure:
         """What one of `READ_ERRORS` means."""
         if isinstance(error, ServerTimeoutError):
             limit = self._settings.upstream_read_timeout
@@ -145,6 +161,44 @@ class _Source:
         """Raise `UpstreamFailure` if the end that was read was none."""
         if self._closing is not None and isinstance(self._closing.exception(), ClientOSError):
             raise _broken_off()
+
+
+class _Pump:
+    """Hands a body on in the turn of the loop in which it comes.
+
+    To wake a task for each read takes a turn more, and costs half as much again as to read it and
+    to write it.
+    """
+
+    def __init__(self, source: _Source, answer: Answer, sink: Callable[[bytes], bool]) -> None:
+        assert answer.wire is not None
+        self._source = source
+        self._wire = answer.wire
+        self._sink = sink
+        self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def run(self) -> None:
+        """Run until the body ends, breaks off, or the sink takes no more."""
+        self._wire.arrived = self._arrived
+        try:
+            self._arrived()
+            await self._over
+        finally:
+            self._wire.arrived = None
+            # It may hold an exception, and that this.
+            del self._over
+
+    def _arrived(self) -> None:
+        if self._over.done():
+            return
+        try:
+            chunk = self._source.read_nowait()
+            more = not chunk or self._sink(chunk)
+        except Exception as error:
+            self._over.set_exception(error)
+        else:
+            if not more or self._source.ended:
+                self._over.set_result(None)
 
 
 async def _send_whole(downstream: Downstream, answer: Answer, body: bytes) -> web.StreamResponse:
@@ -212,30 +266,28 @@ class _Stream:
                 _stamp_usage(self._exchange, self._usage.usage())
         return self._response
 
-    async def _pass_on(self, chunk: bytes | None) -> None:
-        if chunk is None:
+    async def _pass_on(self, first: bytes | None) -> None:
+        if first:
+            self._pass(first)
+        else:
             self._response.put_head()
-            chunk = await self._source.read()
-        self._exchange.first_byte = monotonic_ns()
-        put, protocol = self._response.put, self._request.protocol
-        exchange, readany, now = self._exchange, self._source.readany, self._loop.time
-        note = self._boundary.feed
-        note_usage = None if self._usage is None else self._usage.feed
-        # A stream spends its time here: a call less for each chunk is worth the lines.
-        while chunk:
-            exchange.bytes += len(chunk)
-            self.passed_at = now()
-            note(chunk)
-            if note_usage is not None:
-                note_usage(chunk)
-            put(chunk)
-            if protocol.writing_paused:
-                await self._request.writer.drain()
-            try:
-                chunk = await readany()
-            except READ_ERRORS as error:
-                raise self._source.failure(error) from error
+        while not self._source.ended:
+            await self._request.writer.drain()
+            await self._source.pump(self._pass)
         self._source.check_end()
+
+    def _pass(self, chunk: bytes) -> bool:
+        """Pass bytes on; returns whether the client takes more."""
+        exchange = self._exchange
+        if exchange.first_byte is None:
+            exchange.first_byte = monotonic_ns()
+        exchange.bytes += len(chunk)
+        self.passed_at = self._loop.time()
+        self._boundary.feed(chunk)
+        if self._usage is not None:
+            self._usage.feed(chunk)
+        self._response.put(chunk)
+        return not self._request.protocol.writing_paused
 
     def _bound_buffer(self) -> None:
         """Hold half of what a stream may hold; the connection upstream reads ahead the other."""
@@ -269,17 +321,16 @@ class _Keepalive:
         self._timer.cancel()
 
     def _wake(self) -> None:
+        # What came in the same turn of the loop was passed before this ran.
         now = self._loop.time()
         due = self._stream.passed_at + self._interval
         if due <= now:
-            self._loop.call_soon(self._write)
             due = now + self._interval
+            self._write()
         self._timer = self._loop.call_at(due, self._wake)
 
     def _write(self) -> None:
-        # What came in the same turn of the loop as the timer was passed before this ran.
-        idle = self._stream.passed_at + self._interval <= self._loop.time()
-        if idle and self._stream.takes_comment and not self._timer.cancelled():
+        if self._stream.takes_comment:
             with suppress(ConnectionError):
                 self._stream.comment(KEEPALIVE)
 

@@ -9,7 +9,7 @@ Nothing is added to a request, no redirect followed, no cookie kept, nothing dec
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property, partial
 from typing import Any, cast
 
@@ -75,6 +75,8 @@ class Wire(ResponseHandler):
     _bodiless: bool | None = None
     # On the loop's clock; None while the clock is stopped.
     _silent_since: float | None = None
+    # Called when more of a body has come, or its end; never while what came is being read.
+    arrived: Callable[[], None] | None = None
 
     def begin(self, parsing: Mapping[str, Any], *, bodiless: bool) -> None:
         """A request begins. The parser that read the last answer can read the next."""
@@ -106,9 +108,12 @@ class Wire(ResponseHandler):
 
     def data_received(self, data: bytes) -> None:
         # It comes empty from who reads, and that may be the end of the answer before.
-        if data:
-            self.answering = True
+        if not data:
+            super().data_received(data)
+            return
+        self.answering = True
         super().data_received(data)
+        self._tell()
 
     async def read(self) -> tuple[RawResponseMessage, StreamReader]:
         head = await super().read()
@@ -127,6 +132,7 @@ class Wire(ResponseHandler):
         body = self._payload
         if body is not None and not body.is_eof() and body.exception() is None:
             body.set_exception(exc if isinstance(exc, ClientError) else ClientPayloadError())
+        self._tell()
 
     def close(self) -> None:
         if self.transport is not None and unsent(self.transport):
@@ -139,14 +145,23 @@ class Wire(ResponseHandler):
         if self._read_timeout_handle is not None:
             self._read_timeout_handle.cancel()
             self._read_timeout_handle = None
+        self._tell()
+
+    def _tell(self) -> None:
+        if self.arrived is not None:
+            self.arrived()
 
     # The clock. aiohttp calls these.
 
     def resume_reading(self, resume_parser: bool = True) -> None:
+        # aiohttp says so after each read, and would look again for what is held back.
+        if not self._reading_paused:
+            return
         super().resume_reading(resume_parser)
         # What was held back may be enough to pause again; aiohttp starts the clock all the same.
         if self._reading_paused:
             self._drop_timeout()
+        self._loop.call_soon(self._tell)
 
     def _reschedule_timeout(self) -> None:
         limit_s = self._read_timeout
