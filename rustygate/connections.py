@@ -124,6 +124,11 @@ class LimitedConnection(web.RequestHandler):
             vars(self._carrier).pop("_read_ready_cb", None)
             self._carrier = None
 
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        # aiohttp says so after each read, and would look again for what is held back.
+        if self._reading_paused:
+            super().resume_reading(resume_parser)
+
     def data_received(self, data: bytes) -> None:
         if self._refused:
             return

@@ -126,12 +126,29 @@ async def patient(clients: list[Callable[[], Awaitable[None]]], seconds: float) 
 
 @dataclass(slots=True)
 class Streams:
-    """What clients saw of their streams: how long until the first event, how long each took."""
+    """What clients saw of their streams: how long until the first event, how long each took.
 
+    `begun` is called once all of the `number` have had an event; `late` counts those since.
+    """
+
+    number: int
+    begun: Callable[[], None]
     first: list[int] = field(default_factory=list)
     delays: list[int] = field(default_factory=list)
+    late: int = 0
     intact: int = 0
     refusal: str = "no event came in time"
+
+    def note(self, delay: int) -> None:
+        """Note how long an event took that came on."""
+        self.delays.append(delay)
+        self.late += len(self.first) == self.number
+
+    def note_first(self, delay: int) -> None:
+        """Note how long a stream's first event took."""
+        self.first.append(delay)
+        if len(self.first) == self.number:
+            self.begun()
 
 
 class Listener(asyncio.Protocol):
@@ -161,10 +178,10 @@ class Listener(asyncio.Protocol):
         for event in SENT.finditer(data):
             read = event.end()
             sent = int(event[1])
+            self.streams.note(now - sent)
             if not self.instants:
-                self.streams.first.append(now - self.asked)
+                self.streams.note_first(now - self.asked)
             self.instants.append(sent)
-            self.streams.delays.append(now - sent)
         self.tail = data[read:][-TAIL:]
         if self.tail.endswith(LAST_CHUNK):
             self.end(DONE.strip() in self.tail)
@@ -178,10 +195,17 @@ class Listener(asyncio.Protocol):
         self.transport.close()
 
 
-async def listen(port: int, headers: str, number: int, events: int, pause_us: int) -> Streams:
+async def listen(
+    port: int,
+    headers: str,
+    number: int,
+    events: int,
+    pause_us: int,
+    begun: Callable[[], None] = lambda: None,
+) -> Streams:
     """So many streams opened at once. Those that do not end in time count as not intact."""
     loop = asyncio.get_running_loop()
-    streams = Streams()
+    streams = Streams(number, begun)
     wanted = request(stream_body(events, pause_us), headers, "identity")
 
     async def client() -> None:
