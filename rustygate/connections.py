@@ -87,6 +87,8 @@ class LimitedConnection(web.RequestHandler):
         super().__init__(manager, **options)
         self._door = door
         self._timer: asyncio.TimerHandle | None = None
+        # Whether its parser was ever paused, and so may hold something back.
+        self._was_paused = False
         # Bytes of the head that has begun.
         self._head_size = 0
         # How many heads came whole, and the body of the latest: the next head comes behind it.
@@ -124,9 +126,14 @@ class LimitedConnection(web.RequestHandler):
             vars(self._carrier).pop("_read_ready_cb", None)
             self._carrier = None
 
+    def _pause_transport_reading(self) -> None:
+        self._was_paused = True
+        super()._pause_transport_reading()
+
     def resume_reading(self, resume_parser: bool = True) -> None:
-        # aiohttp says so after each read, and would look again for what is held back.
-        if self._reading_paused:
+        # aiohttp says so after each read, and looks each time for what is held back. That may be
+        # there long after the pause, for the parser heeds it only with the next bytes.
+        if self._was_paused:
             super().resume_reading(resume_parser)
 
     def data_received(self, data: bytes) -> None:

@@ -90,7 +90,8 @@ async def pipe(
     source = _Source(answer, downstream.settings)
     began = asyncio.get_running_loop().time()
     first = await source.first() if read is None else read
-    if first is not None and source.ended and downstream.early is None:
+    whole = source.ended and not answer.cut and downstream.early is None
+    if first is not None and whole:
         return await _send_whole(downstream, answer, first)
     return await _Stream(downstream, answer, source, began).run(first)
 
@@ -143,12 +144,22 @@ class _Source:
     async def pump(self, sink: Callable[[bytes], bool]) -> None:
         """Hand to `sink` what comes, until the end, or until it says that it takes no more.
 
-        Raises `UpstreamFailure`, or what the sink raises.
+        What came before the body broke off is handed on too. Raises `UpstreamFailure`, or what
+        the sink raises.
         """
         if self._content.is_eof():
             sink(self.read_nowait())
+        elif self._answer.cut:
+            self.hand_rest(sink)
+            raise _broken_off()
         else:
             await _Pump(self, self._answer, sink).run()
+
+    def hand_rest(self, sink: Callable[[bytes], bool]) -> None:
+        """Hand on what came of a body that broke off."""
+        rest = self._answer.rest()
+        if rest:
+            sink(rest)
 
     def _failure(self, error: Exception) -> UpstreamFailure:
         """What one of `READ_ERRORS` means."""
@@ -159,7 +170,8 @@ class _Source:
 
     def check_end(self) -> None:
         """Raise `UpstreamFailure` if the end that was read was none."""
-        if self._closing is not None and isinstance(self._closing.exception(), ClientOSError):
+        lost = None if self._closing is None else self._closing.exception()
+        if self._answer.cut or isinstance(lost, ClientOSError):
             raise _broken_off()
 
 
@@ -192,13 +204,21 @@ class _Pump:
         if self._over.done():
             return
         try:
-            chunk = self._source.read_nowait()
-            more = not chunk or self._sink(chunk)
+            more = self._hand_on()
         except Exception as error:
             self._over.set_exception(error)
         else:
-            if not more or self._source.ended:
+            if not more:
                 self._over.set_result(None)
+
+    def _hand_on(self) -> bool:
+        """Hand on what came; returns whether there may be more."""
+        try:
+            chunk = self._source.read_nowait()
+        except UpstreamFailure:
+            self._source.hand_rest(self._sink)
+            raise
+        return (not chunk or self._sink(chunk)) and not self._source.ended
 
 
 async def _send_whole(downstream: Downstream, answer: Answer, body: bytes) -> web.StreamResponse:

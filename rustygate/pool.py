@@ -77,6 +77,8 @@ class Wire(ResponseHandler):
     _silent_since: float | None = None
     # Called when more of a body has come, or its end; never while what came is being read.
     arrived: Callable[[], None] | None = None
+    # Whether its parser was ever paused, and so may hold something back.
+    _was_paused = False
 
     def begin(self, parsing: Mapping[str, Any], *, bodiless: bool) -> None:
         """A request begins. The parser that read the last answer can read the next."""
@@ -132,7 +134,8 @@ class Wire(ResponseHandler):
         body = self._payload
         if body is not None and not body.is_eof() and body.exception() is None:
             body.set_exception(exc if isinstance(exc, ClientError) else ClientPayloadError())
-        self._tell()
+        # What was held back may prove to be broken while what came before it is being read.
+        self._loop.call_soon(self._tell)
 
     def close(self) -> None:
         if self.transport is not None and unsent(self.transport):
@@ -153,13 +156,19 @@ class Wire(ResponseHandler):
 
     # The clock. aiohttp calls these.
 
+    def pause_reading(self) -> None:
+        self._was_paused = True
+        super().pause_reading()
+
     def resume_reading(self, resume_parser: bool = True) -> None:
-        # aiohttp says so after each read, and would look again for what is held back.
-        if not self._reading_paused:
+        # aiohttp says so after each read, and looks each time for what is held back. That may be
+        # there long after the pause, for the parser heeds it only with the next bytes.
+        if not self._was_paused:
             return
         super().resume_reading(resume_parser)
-        # What was held back may be enough to pause again; aiohttp starts the clock all the same.
-        if self._reading_paused:
+        # What was held back may be enough to pause again, or the end; aiohttp starts the clock
+        # all the same.
+        if self._reading_paused or self._payload is None or self._payload.is_eof():
             self._drop_timeout()
         self._loop.call_soon(self._tell)
 
@@ -222,7 +231,8 @@ class Answer:
     """
 
     __slots__ = (
-        "_connection", "_upload", "asked", "content", "headers", "raw_headers", "reason", "status"
+        "_connection", "_upload", "asked", "content", "cut", "headers", "raw_headers", "reason",
+        "status",
     )  # fmt: skip
 
     def __init__(
@@ -241,6 +251,8 @@ class Answer:
         self.content = content
         self.asked = asked
         self._upload = upload
+        # Whether it was closed before its end.
+        self.cut = False
         content.on_eof(self._release)
 
     def __repr__(self) -> str:
@@ -256,6 +268,10 @@ class Answer:
         """The connection itself, until it is given back."""
         return None if self._connection is None else wire_of(self._connection)
 
+    def rest(self) -> bytes:
+        """What came of the body before it broke off; aiohttp leaves that unread."""
+        return self.content._read_nowait(-1)
+
     def close(self) -> None:
         """End the connection, unless it was given back."""
         if self._upload is not None:
@@ -263,8 +279,9 @@ class Answer:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
-        # What refers to this would stay, with what it holds, until the next collection.
         if not self.content.is_eof():
+            self.cut = True
+            # What refers to this would stay, with what it holds, until the next collection.
             self.content._eof_callbacks.clear()
 
     def _release(self) -> None:

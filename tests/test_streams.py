@@ -269,6 +269,16 @@ async def stalled(gate: Gate, upstream: Upstream) -> tuple[Client, Call]:
     return client, call
 
 
+async def fill(gate: Gate, call: Call) -> None:
+    """Send until the gate holds what its only client does not read."""
+    server = gate.daemon._runner.server
+    assert server is not None
+    [connection] = server.connections
+    while not connection.writing_paused:
+        await call.wire.push(chunk(bytes(64 << 10)))
+        await asyncio.sleep(0.005)
+
+
 @pytest.mark.parametrize(
     ("settings", "least", "most"),
     [
@@ -317,12 +327,7 @@ async def test_end_that_is_read_late_is_no_byte_of_the_next_answer(
     """Its connection may serve another by then; breaks it there, that is tried again."""
     running = await gate(SSE_KEEPALIVE_INTERVAL=NEVER)
     client, call = await stalled(running, upstream)
-    server = running.daemon._runner.server
-    assert server is not None
-    [connection] = server.connections
-    while not connection.writing_paused:
-        await call.wire.push(chunk(bytes(64 << 10)))
-        await asyncio.sleep(0.005)
+    await fill(running, call)
     call.send(chunk(b"the end"), LAST_CHUNK)
     call.done.set()
     await running.ask(get("/health"))
@@ -334,6 +339,47 @@ async def test_end_that_is_read_late_is_no_byte_of_the_next_answer(
     upstream.reply = answer(b"other")
     call.close()
     assert (await other.answer()).body == b"other"
+
+
+# Many small chunks in one read are enough to pause it; the parser heeds that only with the read
+# after it, of which it holds back the rest.
+TINY = {"SSE_CHANNEL_CAPACITY": 1, "SSE_BUFFER_CAPACITY": 1024}
+PAUSING = range(14, 30)
+
+
+async def test_end_that_was_held_back_is_passed(gate: StartGate, upstream: Upstream) -> None:
+    for number in PAUSING:
+        client, call = await opened(await gate(**TINY), upstream)
+        call.send(chunk(b"x") * number)
+        await client.exactly(b"x" * number)
+        call.send(chunk(b"a"), chunk(b"b"), LAST_CHUNK)
+        assert await client.rest() == b"ab"
+
+
+async def test_answer_behind_one_that_paused_is_passed(
+    gate: StartGate, upstream: Upstream
+) -> None:
+    for number in PAUSING:
+        client = await (await gate(**TINY)).connect()
+        for body in [b"x"] * number, [b"a"]:
+            client.send(chat(stream=True))
+            call = await upstream.call()
+            await call.answer(EVENT_STREAM, *map(chunk, body), LAST_CHUNK)
+            assert (await client.answer()).body == b"".join(body)
+
+
+async def test_break_behind_what_was_held_back_comes_after_it(
+    gate: StartGate, upstream: Upstream
+) -> None:
+    """It is found while what came before it is being read, for a client that reads no more."""
+    running = await gate(**TINY, SSE_KEEPALIVE_INTERVAL=NEVER)
+    client, call = await stalled(running, upstream)
+    await fill(running, call)
+    call.send(chunk(b"y" * 40_000), b"nonsense\r\n")
+    await running.ask(get("/health"))
+    client.wire.go_on_reading()
+    assert (await client.until_cut()).endswith(b"y" * 40_000)
+    assert (await running.settled())[0]["reason"] == "upstream_disconnected"
 
 
 # Breaks.
@@ -393,6 +439,12 @@ async def test_bad_chunk_in_an_answer_cuts(
     client, call = await opened(await gate(), upstream, b"data: 1\n\nda")
     call.send(bad)
     assert await client.until_cut() in (b"", b"2")
+
+
+async def test_what_came_with_a_bad_chunk_is_passed(gate: StartGate, upstream: Upstream) -> None:
+    client, call = await opened(await gate(), upstream)
+    call.send(chunk(b"data: second\n\n"), b"nonsense\r\n")
+    assert (await client.until_cut()).startswith(b'data: second\n\ndata: {"error"')
 
 
 async def test_break_of_a_compressed_stream_is_only_cut(

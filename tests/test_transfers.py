@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from rustygate.app import READ_AHEAD
 from tests.conftest import StartGate
 from tests.support.client import Client
 from tests.support.gate import Gate
@@ -251,6 +252,23 @@ async def test_client_that_does_not_read_pauses_a_download(
 
 
 # Uploads.
+
+
+async def test_end_that_was_held_back_arrives(gate: StartGate, upstream: Upstream) -> None:
+    """Small chunks that came at once are as many as pause the reading."""
+    running = await gate()
+    number = READ_AHEAD // 16 + 1
+    for size in range(number - 3, number + 3):
+        client = await running.send(
+            request("POST", "/v1/files", MULTIPART, "Transfer-Encoding: chunked")
+        )
+        client.send(chunk(b"x") * size)
+        call = await upstream.call()
+        await call.exactly(b"x" * size)
+        client.send(chunk(b"a"), LAST_CHUNK)
+        assert await call.rest() == b"a"
+        await call.answer(answer())
+        assert (await client.answer()).status == 200
 
 
 @pytest.mark.parametrize("asks", [False, True], ids=["sent at once", "asks before"])

@@ -452,6 +452,31 @@ async def test_failure_is_told_when_a_retry_would_not_be_admitted_in_time(
     assert len(upstream.calls) == 1
 
 
+@pytest.mark.parametrize(
+    "head",
+    ["Content-Length: 900000", "Transfer-Encoding: chunked", "X-Length: none"],
+    ids=["length", "chunked", "until the end"],
+)
+async def test_answer_given_up_for_a_retry_that_never_came_is_no_whole_one(
+    gate: StartGate, upstream: Upstream, head: str
+) -> None:
+    """Of a long one only the beginning was read: it is passed on, and cut."""
+    running = await gate()
+    client = await running.send(chat("x-stainless-read-timeout: 2"))
+    call = await upstream.call()
+    await running.send(chat())
+    other = await upstream.call()
+    body = b"x" * 900_000
+    if "chunked" in head:
+        body = chunk(body) + LAST_CHUNK
+    for each, pause_s in (call, 1), (other, 60):
+        lines = (head, f"Retry-After: {pause_s}")
+        each.send(answer_head(*lines, status="429 Too Many Requests"), body)
+        await running.shows(waiters=1)
+    assert (await client.head()).status == 429
+    assert 0 < len(await client.until_cut()) < 900_000
+
+
 async def test_nothing_more_is_sent_for_a_client_that_left(
     gate: StartGate, upstream: Upstream
 ) -> None:
