@@ -106,9 +106,10 @@ def _shows_its_model(exchange: Exchange, facts: Facts | None) -> bool:
 
 
 def _names_models_elsewhere(exchange: Exchange) -> bool:
-    # However the path is spelled.
-    path = unquote(exchange.path)
-    return exchange.method == hdrs.METH_POST and _ELSEWHERE.fullmatch(path) is not None
+    if exchange.method != hdrs.METH_POST:
+        return False
+    # However it is spelled.
+    return _ELSEWHERE.fullmatch(unquote(exchange.path)) is not None
 
 
 def _key(request: web.Request) -> str | None:
