@@ -90,8 +90,7 @@ async def pipe(
     source = _Source(answer, downstream.settings)
     began = asyncio.get_running_loop().time()
     first = await source.first() if read is None else read
-    whole = source.ended and not answer.cut and downstream.early is None
-    if first is not None and whole:
+    if first is not None and source.ended and downstream.early is None and not answer.given_up:
         return await _send_whole(downstream, answer, first)
     return await _Stream(downstream, answer, source, began).run(first)
 
@@ -149,7 +148,7 @@ class _Source:
         """
         if self._content.is_eof():
             sink(self.read_nowait())
-        elif self._answer.cut:
+        elif self._answer.given_up:
             self.hand_rest(sink)
             raise _broken_off()
         else:
@@ -171,7 +170,7 @@ class _Source:
     def check_end(self) -> None:
         """Raise `UpstreamFailure` if the end that was read was none."""
         lost = None if self._closing is None else self._closing.exception()
-        if self._answer.cut or isinstance(lost, ClientOSError):
+        if self._answer.given_up or isinstance(lost, ClientOSError):
             raise _broken_off()
 
 
@@ -191,16 +190,16 @@ class _Pump:
 
     async def run(self) -> None:
         """Run until the body ends, breaks off, or the sink takes no more."""
-        self._wire.arrived = self._arrived
+        self._wire.on_arrival = self._on_arrival
         try:
-            self._arrived()
+            self._on_arrival()
             await self._over
         finally:
-            self._wire.arrived = None
+            self._wire.on_arrival = None
             # It may hold an exception, and that this.
             del self._over
 
-    def _arrived(self) -> None:
+    def _on_arrival(self) -> None:
         if self._over.done():
             return
         try:

@@ -55,8 +55,8 @@ FIRST_ERROR = 400
 
 
 class Wire(ResponseHandler):
-    """A connection that tells the reader of a body when the body's framing breaks, that keeps
-    nothing once it is closed, and that knows whether an answer has begun.
+    """A connection that tells the reader of a body when more of it has come, or its framing
+    breaks, that keeps nothing once it is closed, and that knows whether an answer has begun.
 
     aiohttp 3.14 tells only who waits for a head; the reader would wait for ever. It would also
     stay open with what an upstream that does not read has not taken yet. Of an answer that had
@@ -76,7 +76,7 @@ class Wire(ResponseHandler):
     # On the loop's clock; None while the clock is stopped.
     _silent_since: float | None = None
     # Called when more of a body has come, or its end; never while what came is being read.
-    arrived: Callable[[], None] | None = None
+    on_arrival: Callable[[], None] | None = None
     # Whether its parser was ever paused, and so may hold something back.
     _was_paused = False
 
@@ -151,10 +151,10 @@ class Wire(ResponseHandler):
         self._tell()
 
     def _tell(self) -> None:
-        if self.arrived is not None:
-            self.arrived()
+        if self.on_arrival is not None:
+            self.on_arrival()
 
-    # The clock. aiohttp calls these.
+    # The pauses and the clock. aiohttp calls these.
 
     def pause_reading(self) -> None:
         self._was_paused = True
@@ -231,8 +231,8 @@ class Answer:
     """
 
     __slots__ = (
-        "_connection", "_upload", "asked", "content", "cut", "headers", "raw_headers", "reason",
-        "status",
+        "_connection", "_upload", "asked", "content", "given_up", "headers", "raw_headers",
+        "reason", "status",
     )  # fmt: skip
 
     def __init__(
@@ -252,7 +252,7 @@ class Answer:
         self.asked = asked
         self._upload = upload
         # Whether it was closed before its end.
-        self.cut = False
+        self.given_up = False
         content.on_eof(self._release)
 
     def __repr__(self) -> str:
@@ -280,7 +280,7 @@ class Answer:
             self._connection.close()
             self._connection = None
         if not self.content.is_eof():
-            self.cut = True
+            self.given_up = True
             # What refers to this would stay, with what it holds, until the next collection.
             self.content._eof_callbacks.clear()
 

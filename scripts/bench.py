@@ -99,12 +99,11 @@ def streams(run: Run) -> None:
     def measure(side: Side) -> Figures:
         opening: list[float] = []
         with cpu_of(side) as spent:
-            seen = asyncio.run(
-                listen(
-                    *(side.port, side.headers, number, events, PAUSE_US),
-                    begun=lambda: opening.append(spent()),
-                )
-            )
+
+            def begun() -> None:
+                opening.append(spent())
+
+            seen = asyncio.run(listen(side.port, side.headers, number, events, PAUSE_US, begun))
             cpu = spent()
         if not seen.intact:
             raise Failed("not one stream came whole and in time")

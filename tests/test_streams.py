@@ -371,7 +371,7 @@ async def test_answer_behind_one_that_paused_is_passed(
 async def test_break_behind_what_was_held_back_comes_after_it(
     gate: StartGate, upstream: Upstream
 ) -> None:
-    """It is found while what came before it is being read, for a client that reads no more."""
+    """A client that reads slowly is passed all that it is owed first."""
     running = await gate(**TINY, SSE_KEEPALIVE_INTERVAL=NEVER)
     client, call = await stalled(running, upstream)
     await fill(running, call)
