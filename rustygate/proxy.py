@@ -15,20 +15,25 @@ from aiohttp import HttpVersion11, hdrs, web
 from loguru import logger
 from multidict import istr
 
-from rustygate import log
-from rustygate.access import Access, check_model
-from rustygate.admission import Admission, Gate
-from rustygate.body import Body, Holdings
-from rustygate.browsers import Browsers
+from rustygate.access.client_auth import Access, check_model
+from rustygate.admission.gate import Admission, Gate
 from rustygate.config import Settings
 from rustygate.core.bucket import SECOND
 from rustygate.core.fairqueue import CLASSES
 from rustygate.core.headers import Credentials, Headers, UnreadableHeader, request_headers
-from rustygate.core.history import OutputHistory
-from rustygate.core.opening import NONCE_BYTES, SWITCHING_PROTOCOLS, Opening, is_opening
+from rustygate.core.log_levels import is_debug
+from rustygate.core.output_history import OutputHistory
 from rustygate.core.paths import PREFIX, has_dot_segment, is_unsafe, origin_form, path_of
-from rustygate.core.quota import Action, Verdict, rate_news, verdict
+from rustygate.core.rate_limits import Action, Verdict, rate_news, verdict
 from rustygate.core.usage import NO_FACTS, Facts, model_in, request_facts
+from rustygate.core.websocket_handshake import (
+    NONCE_BYTES,
+    SWITCHING_PROTOCOLS,
+    Opening,
+    is_opening,
+)
+from rustygate.downstream.cors import Browsers
+from rustygate.downstream.request_body import Body, Holdings
 from rustygate.errors import (
     BadRequest,
     Draining,
@@ -42,14 +47,14 @@ from rustygate.errors import (
     UpstreamFailure,
 )
 from rustygate.exchange import MS, Exchange
-from rustygate.ledger import Ledger
-from rustygate.pipe import abort, cut, read_ahead
-from rustygate.pool import Answer
-from rustygate.upstream import Upstream
-from rustygate.vigil import Vigil
+from rustygate.relay.pipe import abort, cut, read_ahead
+from rustygate.relay.queue_keepalive import Vigil
+from rustygate.telemetry.ledger import Ledger
+from rustygate.upstream.client import Upstream
+from rustygate.upstream.pool import Answer
 
 if TYPE_CHECKING:
-    from rustygate.tracing.spans import Tracing
+    from rustygate.telemetry.tracing.spans import Tracing
 
 # A retry right after a failed connection meets the same failure; each waits twice as long.
 RETRY_PAUSE_S = 0.1
@@ -111,7 +116,7 @@ class Proxy:
         tracing: "Tracing | None" = None,
     ) -> None:
         self._settings = settings
-        self._tells_steps = log.is_debug(settings.rust_log)
+        self._tells_steps = is_debug(settings.rust_log)
         self._without_vigil = replace(settings, queue_keepalive_after=None)
         self._gate = gate
         self._upstream = upstream

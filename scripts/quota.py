@@ -29,7 +29,7 @@ from urllib.request import urlopen
 
 import openai
 
-from rustygate.admission import Admission, Gate
+from rustygate.admission.gate import Admission, Gate
 from rustygate.cli import main as rustygate
 
 CLIENTS = 40

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from rustygate.core.bucket import TokenBucket
 from rustygate.core.fairqueue import Ahead, Size
-from rustygate.core.quota import Kind
+from rustygate.core.rate_limits import Kind
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from typing import NamedTuple
 from rustygate.core.bucket import MINUTE, SECOND, TokenBucket
 from rustygate.core.budgets import Budgets
 from rustygate.core.fairqueue import Ahead
-from rustygate.core.quota import Quota, RateNews
+from rustygate.core.rate_limits import Quota, RateNews
 
 # News of an answer that took no longer are set as they are.
 _FRESH = 10 * SECOND

@@ -15,7 +15,7 @@ from urllib.parse import parse_qs
 
 import msgspec
 
-from rustygate.core.request import CHARACTERS_PER_TOKEN, read_request
+from rustygate.core.request_schema import CHARACTERS_PER_TOKEN, read_request
 
 # What follows the usage in an answer is short (`user`, `metadata`, `service_tier`): this much of
 # the end holds it in all but odd answers, and a thousand streams keep few megabytes.

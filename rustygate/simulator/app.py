@@ -16,7 +16,6 @@ from aiohttp import web
 from msgspec import UNSET, Meta, UnsetType
 
 from rustygate.simulator import models
-from rustygate.simulator.asked import Name, read
 from rustygate.simulator.audio import AudioFile, TranscriptionAsked, TranslationAsked
 from rustygate.simulator.batches import Batches
 from rustygate.simulator.chat import ChatAsked
@@ -25,15 +24,16 @@ from rustygate.simulator.containers import Containers
 from rustygate.simulator.embeddings import EmbeddingsAsked
 from rustygate.simulator.errors import ApiError, Failure, Severed
 from rustygate.simulator.faults import FaultError, parse
+from rustygate.simulator.file_store import Shelf
 from rustygate.simulator.files import Files
 from rustygate.simulator.generation import Generation, Handler, body
 from rustygate.simulator.images import EditAsked, GenerationAsked, VariationAsked, png
 from rustygate.simulator.limits import Limits, Quotas, milliseconds
 from rustygate.simulator.moderations import ModerationAsked
 from rustygate.simulator.options import Options
-from rustygate.simulator.passage import PASSAGE, Passage
+from rustygate.simulator.request_context import PASSAGE, Passage
 from rustygate.simulator.responses import ResponseAsked
-from rustygate.simulator.shelf import Shelf
+from rustygate.simulator.schemas import Name, read
 from rustygate.simulator.sockets import offered_key
 from rustygate.simulator.speech import SpeechAsked
 from rustygate.simulator.stats import Stats

@@ -6,11 +6,11 @@ import msgspec
 from aiohttp import web
 
 from rustygate.simulator.answers import json_answer
-from rustygate.simulator.asked import read
 from rustygate.simulator.errors import ApiError, Failure
 from rustygate.simulator.files import Files
 from rustygate.simulator.generation import body
-from rustygate.simulator.tables import Stored, Table, new_object
+from rustygate.simulator.object_store import Stored, Table, new_object
+from rustygate.simulator.schemas import read
 from rustygate.simulator.wire import before_head, put, reply
 
 # What a batch is, and what it is when it is looked at the next time.

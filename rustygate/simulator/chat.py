@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from rustygate.simulator.answers import Event, json_text, new_id
-from rustygate.simulator.asked import Cap, Content, Format, Generating, Name, Usage, text_of
+from rustygate.simulator.schemas import Cap, Content, Format, Generating, Name, Usage, text_of
 from rustygate.simulator.text import Text, input_tokens, seed_of, write
 
 

@@ -9,12 +9,12 @@ from aiohttp import web
 from msgspec import Meta
 
 from rustygate.simulator.answers import json_answer
-from rustygate.simulator.asked import Name, read
+from rustygate.simulator.file_store import Content, KeptFile, Shelf
 from rustygate.simulator.files import File, Files, send_content
 from rustygate.simulator.forms import read_form
 from rustygate.simulator.generation import body
-from rustygate.simulator.shelf import Content, KeptFile, Shelf
-from rustygate.simulator.tables import Stored, Table, new_object
+from rustygate.simulator.object_store import Stored, Table, new_object
+from rustygate.simulator.schemas import Name, read
 from rustygate.simulator.wire import before_head, put, reply
 
 

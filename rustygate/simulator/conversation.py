@@ -5,8 +5,8 @@ from typing import Any
 import msgspec
 
 from rustygate.simulator.answers import new_id
-from rustygate.simulator.asked import Name, convert
 from rustygate.simulator.errors import ApiError, Failure
+from rustygate.simulator.schemas import Name, convert
 
 # Items of a conversation; of more, the oldest go.
 ITEMS = 1000

@@ -15,9 +15,9 @@ from msgspec import Meta
 
 from rustygate.simulator.answers import Pieces, json_answer
 from rustygate.simulator.errors import ApiError, Failure
+from rustygate.simulator.file_store import Content, KeptFile, Shelf, Zeros
 from rustygate.simulator.forms import read_form
-from rustygate.simulator.shelf import Content, KeptFile, Shelf, Zeros
-from rustygate.simulator.tables import Stored, Table, new_object
+from rustygate.simulator.object_store import Stored, Table, new_object
 from rustygate.simulator.wire import before_head, put, reply, section
 
 Purpose = Literal["assistants", "batch", "fine-tune", "vision", "user_data", "evals"]

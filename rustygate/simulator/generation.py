@@ -8,16 +8,16 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from rustygate.simulator.account import Account
 from rustygate.simulator.answers import Events
-from rustygate.simulator.asked import Asked, convert, read
+from rustygate.simulator.charges import Account
 from rustygate.simulator.errors import ApiError, Failure
+from rustygate.simulator.file_store import UploadedFile
 from rustygate.simulator.forms import MakeFile, read_form
 from rustygate.simulator.limits import Quotas
-from rustygate.simulator.passage import PASSAGE
 from rustygate.simulator.realtime import RealtimeAsked, Session
+from rustygate.simulator.request_context import PASSAGE
 from rustygate.simulator.responses import ResponseSpeaker
-from rustygate.simulator.shelf import UploadedFile
+from rustygate.simulator.schemas import Asked, convert, read
 from rustygate.simulator.sockets import Speaker, converse
 from rustygate.simulator.stats import Stats
 from rustygate.simulator.wire import before_head, reply, stream

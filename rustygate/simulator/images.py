@@ -15,8 +15,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from msgspec import Meta
 
 from rustygate.simulator.answers import Answer, Event, json_answer, named
-from rustygate.simulator.asked import Name, Streamable, Usage
-from rustygate.simulator.shelf import UploadedFile
+from rustygate.simulator.file_store import UploadedFile
+from rustygate.simulator.schemas import Name, Streamable, Usage
 from rustygate.simulator.text import input_tokens, length, seed_of
 
 _SIDE = 8

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from msgspec import Meta
 
 from rustygate.simulator.answers import Answer, json_answer, new_id
-from rustygate.simulator.asked import Asked, Name, Part, Usage, text_of
+from rustygate.simulator.schemas import Asked, Name, Part, Usage, text_of
 from rustygate.simulator.text import input_tokens
 
 USUAL_MODEL = "omni-moderation-latest"

@@ -14,11 +14,11 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from rustygate.simulator.account import Account
 from rustygate.simulator.answers import Event, json_text, new_id
-from rustygate.simulator.asked import Name, Usage, convert, read
+from rustygate.simulator.charges import Account
 from rustygate.simulator.conversation import Conversation, text_of, whole
 from rustygate.simulator.errors import ApiError, Failure
+from rustygate.simulator.schemas import Name, Usage, convert, read
 from rustygate.simulator.text import Text, input_tokens, length, seed_of, write
 
 # OpenAI's own bound on an answer.

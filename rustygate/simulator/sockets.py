@@ -16,7 +16,7 @@ from multidict import CIMultiDict
 from rustygate.simulator.answers import Event
 from rustygate.simulator.errors import ApiError, Failure
 from rustygate.simulator.faults import Faults
-from rustygate.simulator.passage import PASSAGE
+from rustygate.simulator.request_context import PASSAGE
 from rustygate.simulator.wire import Course, before_head, close
 
 # The subprotocols that are chosen, if offered. Browsers, which cannot set headers, offer their

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta
 
 from rustygate.simulator.answers import Answer, Event, Events, Pieces, json_text
-from rustygate.simulator.asked import Asked, Name, Usage
+from rustygate.simulator.schemas import Asked, Name, Usage
 from rustygate.simulator.text import input_tokens
 
 # A quarter of a second of 16 bits at 24 kHz, as OpenAI's PCM is.

@@ -14,13 +14,13 @@ from aiohttp import web
 from msgspec import Meta
 
 from rustygate.simulator.answers import json_answer
-from rustygate.simulator.asked import Name, read
 from rustygate.simulator.errors import ApiError, Failure
+from rustygate.simulator.file_store import Content, KeptFile, Shelf
 from rustygate.simulator.files import ExpiresAfter, File, Files, Purpose, file_object
 from rustygate.simulator.forms import read_form
 from rustygate.simulator.generation import body
-from rustygate.simulator.shelf import Content, KeptFile, Shelf
-from rustygate.simulator.tables import Stored, Table, new_object
+from rustygate.simulator.object_store import Stored, Table, new_object
+from rustygate.simulator.schemas import Name, read
 from rustygate.simulator.wire import before_head, reply
 
 # OpenAI's own bounds.

@@ -20,7 +20,7 @@ from aiohttp_sse import EventSourceResponse
 from rustygate.simulator.answers import Event, Events, Pieces, Whole, json_answer
 from rustygate.simulator.errors import ApiError, Severed
 from rustygate.simulator.faults import BEFORE_HEAD, Faults
-from rustygate.simulator.passage import PASSAGE
+from rustygate.simulator.request_context import PASSAGE
 
 # aiohttp-sse cannot be told not to ping, only to ping late; no stream lasts a day.
 _NEVER_S = 86_400.0

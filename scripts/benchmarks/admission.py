@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from itertools import count
 from time import process_time
 
-from rustygate.admission import Gate
+from rustygate.admission.gate import Gate
 from rustygate.config import Settings
 from rustygate.core.fairqueue import FairQueue, Flow
 from rustygate.exchange import Exchange

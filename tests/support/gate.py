@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from loguru import logger
 from opentelemetry.sdk.trace import TracerProvider
 
-from rustygate.app import Daemon
 from rustygate.config import load
-from rustygate.tracing.spans import Tracing
+from rustygate.daemon import Daemon
+from rustygate.telemetry.tracing.spans import Tracing
 from tests.support.client import Client
 from tests.support.http import CLIENT_KEY, UPSTREAM_KEY, Answer
 from tests.support.waiting import A_SECOND_S, until

@@ -5,12 +5,12 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
-from rustygate import jumping
-from rustygate.admission import Admission, Gate
+from rustygate.admission.gate import Admission, Gate
 from rustygate.config import Settings
 from rustygate.core.bucket import SECOND
-from rustygate.core.quota import Quota, RateNews
+from rustygate.core.rate_limits import Quota, RateNews
 from rustygate.exchange import Exchange
+from rustygate.plan import virtual_clock
 
 Task = asyncio.Task[Exchange]
 DEFAULTS = Settings(openai_api_key="sk-test")
@@ -64,7 +64,7 @@ def play(scene: Callable[[Harness], Awaitable[None]], **overrides: object) -> Ha
         harness.gate.close()
         return harness
 
-    return jumping.run(main)
+    return virtual_clock.run(main)
 
 
 async def settle() -> None:

@@ -1,0 +1,1 @@
+"""Who may use the gate, and who may see the pages about it."""

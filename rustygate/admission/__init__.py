@@ -1,0 +1,1 @@
+"""The gate: budgets, and the queue in front of them."""

@@ -1,0 +1,41 @@
+"""The settings: every variable, every default, and how they are loaded."""
+
+from rustygate.config.settings import (
+    ADMIN_KEY_FILE,
+    KEY,
+    KEY_FILE,
+    PROXIES,
+    TRUST,
+    UNIX,
+    ConfigError,
+    Settings,
+    Variable,
+    describe,
+    forget_secrets,
+    limits,
+    load,
+    mask,
+    read_clients_file,
+    variables,
+    without_password,
+)
+
+__all__ = [
+    "ADMIN_KEY_FILE",
+    "KEY",
+    "KEY_FILE",
+    "PROXIES",
+    "TRUST",
+    "UNIX",
+    "ConfigError",
+    "Settings",
+    "Variable",
+    "describe",
+    "forget_secrets",
+    "limits",
+    "load",
+    "mask",
+    "read_clients_file",
+    "variables",
+    "without_password",
+]

@@ -1,0 +1,1 @@
+"""The client's side: listening sockets, connections, request bodies, responses, CORS."""

@@ -1,0 +1,1 @@
+"""`rustygate plan`: the gate's own code on a virtual clock."""

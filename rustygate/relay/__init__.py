@@ -1,0 +1,1 @@
+"""Between the two sides: what upstream answers, on its way to the client."""

@@ -1,0 +1,1 @@
+"""What the gate tells of itself: ledger, log lines, metrics, traces."""

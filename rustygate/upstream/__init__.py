@@ -1,0 +1,1 @@
+"""Upstream's side: the HTTP client and its pool of connections."""

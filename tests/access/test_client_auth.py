@@ -1,0 +1,309 @@
+"""Clients with keys: who gets in, under which name, within which limits."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from rustygate.access.client_auth import Access
+from rustygate.cli import main
+from rustygate.core.clients import ClientsError, Limits, hash_of
+from tests.conftest import StartGate
+from tests.support.http import UPSTREAM_KEY, answer, chat, post, request
+from tests.support.upstream import Upstream
+
+KEYS = {name: f"rg-{name}-canary-key" for name in ("search", "batch", "other")}
+
+
+def table(**lines: str) -> str:
+    """A clients file: for each client its other lines."""
+    return "\n".join(
+        f'[client.{name}]\nkey_sha256 = "{hash_of(KEYS[name])}"\n{more}\n'
+        for name, more in lines.items()
+    )
+
+
+def write(path: Path, text: str) -> None:
+    path.write_text(text)
+
+
+def remove(path: Path) -> None:
+    path.unlink()
+
+
+def key_of(name: str) -> str:
+    return f"Authorization: Bearer {KEYS[name]}"
+
+
+def asked(name: str, target: str = "/v1/models", *lines: str) -> bytes:
+    head = f"GET {target} HTTP/1.1\r\nHost: gate\r\n{key_of(name)}\r\n"
+    return "".join([head, *(f"{line}\r\n" for line in lines), "\r\n"]).encode()
+
+
+@pytest.fixture
+def clients(tmp_path: Path) -> Path:
+    path = tmp_path / "clients.toml"
+    path.write_text(table(search="", batch='priority = "batch"'))
+    return path
+
+
+async def test_client_goes_by_the_name_of_its_key(
+    gate: StartGate, upstream: Upstream, clients: Path
+) -> None:
+    upstream.reply = answer()
+    running = await gate(CLIENTS_FILE=clients)
+    got = await running.ask(asked("search", "/v1/models", "X-RustyGate-Client: somebody-else"))
+    assert got.status == 200
+    assert (await running.settled())[0]["client"] == "search"
+    assert upstream.calls[0].head["authorization"] == f"Bearer {UPSTREAM_KEY}"
+    assert KEYS["search"] not in running.log.text
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "X-None: 1",
+        "Authorization: Bearer rg-wrong",
+        "Authorization: Bearer ",
+        "Authorization: Basic cmctc2VhcmNo",
+        f"Authorization: {KEYS['search']}",
+        f"Authorization: Bearer {hash_of(KEYS['search'])}",
+        f"X-API-Key: {KEYS['search']}",
+    ],
+)
+async def test_without_a_key_nobody_gets_in(
+    gate: StartGate, upstream: Upstream, clients: Path, line: str
+) -> None:
+    """Before anything is read or queued."""
+    running = await gate(CLIENTS_FILE=clients)
+    head = f"POST /v1/files HTTP/1.1\r\nHost: gate\r\n{line}\r\nContent-Length: 1000000\r\n\r\n"
+    client = await running.send(head.encode())
+    got = await client.answer()
+    assert (got.status, got.reason) == (401, "invalid_api_key")
+    assert (got.error["type"], got.error["code"]) == ("invalid_request_error", "invalid_api_key")
+    assert got.head["www-authenticate"] == "Bearer"
+    assert b"rg-wrong" not in got.body
+    assert upstream.calls == []
+
+
+async def test_who_has_no_key_goes_by_no_client_s_name(
+    gate: StartGate, upstream: Upstream, clients: Path
+) -> None:
+    running = await gate(CLIENTS_FILE=clients)
+    name = "X-RustyGate-Client: search"
+    await running.ask(asked("other", "/v1/models", name))
+    await running.ask(asked("search", "/v1/models", name, "Origin: https://evil.example"))
+    assert [line["client"] for line in await running.settled(2)] == ["127.0.0.1"] * 2
+
+
+async def test_health_needs_no_key(gate: StartGate, clients: Path) -> None:
+    running = await gate(CLIENTS_FILE=clients)
+    for path in ("/health", "/ready"):
+        assert (
+            await running.ask(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        ).status == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b'{"model": "gpt-4o-mini"}', 200),
+        (b'{"model": "o1"}', 403),
+        (b'{"input": "no model"}', 200),
+        (b'{"model": "o1", "x": "\\ud800"}', 403),
+        (b"[" * 20_000, 403),
+        (b"no JSON", 403),
+    ],
+    ids=["allowed", "other", "none", "unreadable", "deep", "no JSON"],
+)
+async def test_models_are_restricted(
+    gate: StartGate, upstream: Upstream, clients: Path, body: bytes, status: int
+) -> None:
+    write(clients, table(search='models = ["gpt-4o*"]'))
+    upstream.reply = answer()
+    running = await gate(CLIENTS_FILE=clients)
+    sent = post(body).replace(b"sk-client-canary-9d7c5b3a1f2e", KEYS["search"].encode())
+    got = await running.ask(sent)
+    assert got.status == status
+    assert len(upstream.calls) == (status == 200)
+    if status == 403:
+        assert (got.reason, "gpt-4o*" in got.error["message"]) == ("model_not_allowed", True)
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/v1/batches", 403),
+        ("/v1//b%61tches/", 403),
+        ("/v1/batches/batch_1/cancel", 200),
+        ("/v1/realtime/client_secrets", 403),
+        ("/v1/evals/eval_1/runs", 403),
+        ("/v1/vector_stores", 200),
+    ],
+)
+async def test_model_that_is_named_elsewhere_is_not_shown(
+    gate: StartGate, upstream: Upstream, clients: Path, path: str, status: int
+) -> None:
+    write(clients, table(search='models = ["gpt-4o*"]'))
+    upstream.reply = answer()
+    body = b'{"model": "gpt-4o", "input_file_id": "file_1", "session": {"model": "o1"}}'
+    sent = request("POST", path, "Content-Type: application/json", body=body)
+    sent = sent.replace(b"sk-client-canary-9d7c5b3a1f2e", KEYS["search"].encode())
+    assert (await (await gate(CLIENTS_FILE=clients)).ask(sent)).status == status
+
+
+@pytest.mark.parametrize(("path", "status"), [("/v1/files", 200), ("/v1/audio/translations", 403)])
+async def test_body_that_is_not_read_shows_no_model(
+    gate: StartGate, upstream: Upstream, clients: Path, path: str, status: int
+) -> None:
+    write(clients, table(search='models = ["gpt-4o*"]'))
+    upstream.reply = answer()
+    sent = request("POST", path, "Content-Type: multipart/form-data; boundary=x", body=b"--x--")
+    sent = sent.replace(b"sk-client-canary-9d7c5b3a1f2e", KEYS["search"].encode())
+    assert (await (await gate(CLIENTS_FILE=clients)).ask(sent)).status == status
+
+
+@pytest.mark.parametrize(
+    "limit", ["requests_per_second = 2\nburst = 1", "concurrency = 1"], ids=["rate", "slots"]
+)
+async def test_client_at_its_own_limit_waits_and_holds_up_nobody(
+    gate: StartGate, upstream: Upstream, clients: Path, limit: str
+) -> None:
+    write(clients, table(search=limit, other=""))
+    running = await gate(CLIENTS_FILE=clients)
+    first = await running.send(asked("search"))
+    call = await upstream.call()
+    others = [await running.send(asked("search")) for _ in range(2)]
+    await running.shows(waiters=2)
+    free = await running.send(asked("other", "/v1/free"))
+    while (other := await upstream.call()).target != "/v1/free":
+        await other.answer(answer())
+    await other.answer(answer())
+    assert (await free.answer()).head["x-rustygate-queued-ms"] == "0"
+    upstream.reply = answer()
+    await call.answer(answer())
+    assert [(await client.answer()).status for client in (first, *others)] == [200] * 3
+
+
+async def test_own_tokens_are_settled(gate: StartGate, upstream: Upstream, clients: Path) -> None:
+    write(clients, table(search="tokens_per_minute = 6000"))
+    usage = {"prompt_tokens": 0, "completion_tokens": 5950, "total_tokens": 5950}
+    body = json.dumps({"usage": usage}).encode()
+    upstream.reply = answer(body, "Content-Type: application/json")
+    running = await gate(CLIENTS_FILE=clients)
+    sent = chat().replace(b"sk-client-canary-9d7c5b3a1f2e", KEYS["search"].encode())
+    assert (await running.ask(sent)).head["x-rustygate-queued-ms"] == "0"
+    refused = await running.ask(
+        sent.replace(b"\r\n\r\n", b"\r\nx-stainless-timeout: 1\r\n\r\n", 1)
+    )
+    assert (refused.status, refused.error["type"]) == (429, "tokens")
+
+
+async def test_clients_share_by_weight(gate: StartGate, upstream: Upstream, clients: Path) -> None:
+    write(clients, table(search="weight = 3", other=""))
+    running = await gate(CLIENTS_FILE=clients, CONCURRENCY_LIMIT=1)
+    await running.send(asked("other", "/v1/holder"))
+    call = await upstream.call()
+    for name in ("other", "search") * 8:
+        await running.send(asked(name, f"/v1/{name}"))
+    await running.shows(waiters=16)
+    order = []
+    for _ in range(8):
+        await call.answer(answer())
+        call = await upstream.call()
+        order.append(call.target.removeprefix("/v1/"))
+    assert order.count("search") in (5, 6, 7)
+
+
+async def test_reading_the_file_again_lets_in_and_shuts_out(
+    gate: StartGate, upstream: Upstream, clients: Path
+) -> None:
+    upstream.reply = answer()
+    running = await gate(CLIENTS_FILE=clients)
+    assert (await running.ask(asked("other"))).status == 401
+    write(clients, table(other=""))
+    running.daemon.reload()
+    assert (await running.ask(asked("other"))).status == 200
+    assert (await running.ask(asked("search"))).status == 401
+
+
+@pytest.mark.parametrize("text", ["[client.x", "[client.search]\nkey_sha256 = 'short'"])
+async def test_file_that_will_not_do_leaves_the_clients_in_force(
+    gate: StartGate, upstream: Upstream, clients: Path, text: str
+) -> None:
+    upstream.reply = answer()
+    running = await gate(CLIENTS_FILE=clients)
+    write(clients, text)
+    with pytest.raises(ClientsError):
+        running.daemon.reload()
+    remove(clients)
+    with pytest.raises(ClientsError, match="No such file"):
+        running.daemon.reload()
+    assert (await running.ask(asked("search"))).status == 200
+
+
+def test_gate_knows_of_clients_without_limits(clients: Path) -> None:
+    """Or limits given to them later would not hold for those of their requests that wait."""
+    write(clients, table(search=""))
+    assert Access(str(clients)).limits["search"] == Limits()
+
+
+async def test_new_limits_hold_for_those_that_wait(
+    gate: StartGate, upstream: Upstream, clients: Path
+) -> None:
+    write(clients, table(search="concurrency = 1"))
+    running = await gate(CLIENTS_FILE=clients)
+    sent = [await running.send(asked("search")) for _ in range(3)]
+    first = await upstream.call()
+    await running.shows(waiters=2)
+    write(clients, table(search=""))
+    running.daemon.reload()
+    calls = [first, await upstream.call(), await upstream.call()]
+    for call in calls:
+        await call.answer(answer())
+    assert [(await client.answer()).status for client in sent] == [200] * 3
+
+
+OPENING = (
+    "GET {} HTTP/1.1\r\nHost: gate\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
+    "Sec-WebSocket-Protocol: realtime, openai-insecure-api-key.{}\r\n\r\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("target", "key", "status"),
+    [
+        ("/v1/realtime?model=gpt-4o-realtime", KEYS["search"], 200),
+        ("/v1/realtime?model=gpt-4o-realtime", "rg-wrong", 401),
+        ("/v1/realtime?model=o1", KEYS["search"], 403),
+        ("/v1/realtime?model=gpt-4o-realtime&model=o1", KEYS["search"], 403),
+        ("/v1/responses", KEYS["search"], 403),
+    ],
+    ids=["allowed", "wrong key", "other model", "two models", "model in the frames"],
+)
+async def test_websocket_s_key_may_be_a_subprotocol(
+    gate: StartGate, upstream: Upstream, clients: Path, target: str, key: str, status: int
+) -> None:
+    write(clients, table(search='models = ["gpt-4o*"]'))
+    upstream.reply = answer()
+    got = await (await gate(CLIENTS_FILE=clients)).ask(OPENING.format(target, key).encode())
+    assert got.status == status
+    for call in upstream.calls:
+        assert KEYS["search"].encode() not in call.head.raw
+
+
+def test_key_is_made_with_its_table(capsys: pytest.CaptureFixture[str], clients: Path) -> None:
+    assert main(["key", "new.one"]) == 0
+    out = capsys.readouterr().out
+    [key] = [line for line in out.splitlines() if line.startswith("rg-")]
+    assert len(key) == 3 + 43
+    assert f'[client."new.one"]\nkey_sha256 = "{hash_of(key)}"\n' in out
+    main(["key", "new.one"])
+    assert key not in capsys.readouterr().out
+
+
+def test_key_for_what_is_no_name_is_bad_usage() -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["key", "a b"])
+    assert ended.value.code == 2

@@ -1,0 +1,126 @@
+"""Which pages may use the gate, and what their browsers are told."""
+
+import pytest
+
+from rustygate.core.cors import (
+    is_allowed,
+    preflight_headers,
+    read_origins,
+    says_who_may_read,
+    sharing_headers,
+)
+
+APP = "https://app.example.org"
+
+
+@pytest.mark.parametrize(
+    ("text", "origins"),
+    [
+        ("*", ("*",)),
+        (APP, (APP,)),
+        (f"{APP}/", (APP,)),
+        ("HTTPS://App.Example.org:443", (APP,)),
+        ("http://localhost:80", ("http://localhost",)),
+        (
+            "http://localhost:443 ,\thttp://[::1]:3000",
+            ("http://localhost:443", "http://[::1]:3000"),
+        ),
+        ("chrome-extension://abcdef", ("chrome-extension://abcdef",)),
+        ("tauri://localhost", ("tauri://localhost",)),
+        ("https://xn--bcher-kva.example:08443", ("https://xn--bcher-kva.example:8443",)),
+    ],
+)
+def test_origins_are_kept_as_browsers_write_them(text: str, origins: tuple[str, ...]) -> None:
+    assert read_origins(text) == origins
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        ",",
+        f"{APP},",
+        f"{APP},*",
+        "null",
+        "app.example.org",
+        "https://",
+        f"{APP}/path",
+        f"{APP}//",
+        f"{APP}?x",
+        f"{APP}:0",
+        f"{APP}:65536",
+        f"{APP}:",
+        "https://me@app.example.org",
+        "https://*.example.org",
+        "https://b\u00fccher.example",
+        f"{APP} {APP}",
+    ],
+)
+def test_what_is_no_origin_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="not an origin"):
+        read_origins(text)
+
+
+@pytest.mark.parametrize(
+    ("sent", "allowed"),
+    [
+        ([APP], True),
+        (["https://other.example.org"], False),
+        (["http://app.example.org"], False),
+        ([f"{APP}:444"], False),
+        ([f"{APP}.evil.example"], False),
+        ([f"{APP}/"], False),
+        ([APP, APP], False),
+        ([f"{APP}, {APP}"], False),
+        (["null"], False),
+        ([""], False),
+        (["*"], False),
+    ],
+)
+def test_only_what_is_listed_is_allowed(sent: list[str], allowed: bool) -> None:
+    assert is_allowed(sent, [APP, "http://localhost:3000"]) is allowed
+    assert is_allowed(sent, ["*"])
+    assert not is_allowed(sent, [])
+
+
+def test_preflight_allows_what_it_was_asked_for() -> None:
+    assert preflight_headers("PATCH", "authorization, x-stainless-os") == [
+        ("Access-Control-Max-Age", "7200"),
+        ("Access-Control-Allow-Methods", "PATCH"),
+        ("Access-Control-Allow-Headers", "authorization, x-stainless-os"),
+    ]
+
+
+@pytest.mark.parametrize("odd", ["", "a\nb", "a:b", "\udcff", "\u00e9", "(x)"])
+def test_preflight_repeats_nothing_odd(odd: str) -> None:
+    assert preflight_headers(odd, odd) == [("Access-Control-Max-Age", "7200")]
+
+
+@pytest.mark.parametrize(
+    ("vary", "added"),
+    [
+        ([], True),
+        (["Accept-Encoding"], True),
+        (["Accept", "X-Origin"], True),
+        (["Accept-Encoding, origin"], False),
+        (["Accept", "Origin"], False),
+        (["*"], False),
+    ],
+)
+def test_shared_answer_varies_by_origin(vary: list[str], added: bool) -> None:
+    headers = sharing_headers(APP, vary)
+    assert headers[0] == ("Access-Control-Allow-Origin", APP)
+    assert (("Vary", "Origin") in headers) is added
+
+
+@pytest.mark.parametrize(
+    ("name", "verdict"),
+    [
+        ("Access-Control-Allow-Origin", True),
+        ("access-control-max-age", True),
+        ("Access-Controls", False),
+        ("X-Access-Control-Allow-Origin", False),
+    ],
+)
+def test_headers_that_say_who_may_read(name: str, verdict: bool) -> None:
+    assert says_who_may_read(name) is verdict

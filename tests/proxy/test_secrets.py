@@ -1,0 +1,528 @@
+"""No key ever shows: a gate as a process, driven through whatever can go wrong, and every byte it
+wrote searched for every secret it was told.
+
+Upstream repeats the gate's key wherever it can. What it answers is passed as sent, by contract;
+all else that the gate writes, its log and its own answers, must hold no key in any form.
+"""
+
+import asyncio
+import json
+import os
+import re
+import signal
+import sys
+from base64 import b64encode
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from rustygate.config import Settings
+from rustygate.core.headers import Credentials, request_headers
+from rustygate.core.websocket_handshake import Opening
+from rustygate.downstream.request_body import Body
+from rustygate.exchange import Exchange
+from rustygate.proxy import Sending, Setback
+from tests.support.http import EVENT_STREAM, answer, chunk
+from tests.support.upstream import Call, Upstream, loopback_socket, url_of
+from tests.support.waiting import meanwhile, until
+from tests.support.websocket import CLIENT_NONCE, agreement, frame
+from tests.support.wire import Wire
+
+ROOT = Path(__file__).parents[2]
+
+# A machine under load may take this long to start or to end a process.
+PATIENCE_S = 30.0
+
+KEY = "sk-canary-upstream-4c1f9a7e"
+CLIENTS = ("rg-canary-client-one-83d2", "rg-canary-client-two-5b07")
+QUERY = "canary-query-e9a41c"
+BODY = "canary-body-71f3d8"
+PROTOCOL = "sk-canary-protocol-2d6b0e"
+COOKIE = "canary-cookie-b8c5f2"
+COLLECTOR = "canary-collector-a60d93"
+ADMIN = "canary-admin-57e2c9"
+CANARIES = (KEY, *CLIENTS, QUERY, BODY, PROTOCOL, COOKIE, COLLECTOR, ADMIN)
+
+# A gate with defects: a body that asks for it meets all ways in which Python reports a failure.
+DEFECTIVE = """
+import asyncio, sys, threading, time, warnings
+from rustygate import cli, proxy
+from rustygate.downstream import request_body as body
+
+class Broken:
+    def __init__(self, secret):
+        self.secret = secret
+    def __del__(self):
+        raise ValueError(self.secret)
+
+async def fail_later(secret):
+    raise ValueError(secret)
+
+def fail(secret):
+    raise KeyError(secret)
+
+def defective(body, path=None):
+    if b'"provoke"' not in body:
+        return real(body, path)
+    secret = body.decode()
+    loop = asyncio.get_running_loop()
+    loop.call_soon(fail, secret)
+    loop.create_task(fail_later(secret))
+    loop.create_future().set_exception(ValueError(secret))
+    fail_later(secret)
+    Broken(secret)
+    threading.Thread(target=fail, args=(secret,)).start()
+    warnings.warn(f"unclosed <{secret}>", ResourceWarning)
+    time.sleep(0.2)
+    raise RuntimeError(secret)
+
+real, proxy.request_facts = proxy.request_facts, defective
+# And little patience.
+body.SILENCE_LIMIT_S = 0.5
+sys.exit(cli.main())
+"""
+REPORTED = (
+    "Exception in callback",
+    "Task exception was never retrieved",
+    "Future exception was never retrieved",
+    "exception in a finalizer",
+    "exception in a thread",
+    "KeyError",
+    "RuntimeError",
+)
+REPORTED_IN_DEBUG = ("ResourceWarning: unclosed", "was never awaited", "Executing")
+
+
+# What a client sends.
+
+
+def head(method: str, target: str, *lines: str) -> bytes:
+    """A request that shows its secrets everywhere, and wants the connection closed after it."""
+    fields = [
+        f"{method} {target} HTTP/1.1",
+        "Host: gate",
+        f"Authorization: Bearer {CLIENTS[0]}",
+        f"Proxy-Authorization: Basic {b64encode(f'x:{CLIENTS[1]}'.encode()).decode()}",
+        f"Cookie: session={COOKIE}",
+        f"Sec-WebSocket-Protocol: realtime, openai-insecure-api-key.{PROTOCOL}",
+        "Connection: close",
+    ]
+    return "\r\n".join([*fields, *lines, "", ""]).encode("latin-1")
+
+
+def ask(name: str, *lines: str, **said: object) -> bytes:
+    """A request that upstream answers as the name says."""
+    body = json.dumps({"model": name, "input": f"my key is {BODY}", "user": BODY, **said}).encode()
+    target = f"/v1/{name}/responses?api_key={QUERY}"
+    typed = "Content-Type: application/json"
+    return head("POST", target, typed, *lines, f"Content-Length: {len(body)}") + body
+
+
+def opening(name: str, *lines: str) -> bytes:
+    """What opens a WebSocket that upstream answers as the name says."""
+    nonce = () if lines else (f"Sec-WebSocket-Key: {CLIENT_NONCE}",)
+    usual = ("Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", *nonce)
+    return head("GET", f"/v1/{name}/realtime?model=m&api_key={QUERY}", *usual, *lines)
+
+
+def metrics(key: str) -> bytes:
+    """A request for a page about the gate."""
+    basic = b64encode(f"admin:{key}".encode()).decode()
+    return (
+        f"GET /metrics?key={QUERY} HTTP/1.1\r\nHost: gate\r\n"
+        f"Authorization: Basic {basic}\r\nConnection: close\r\n\r\n"
+    ).encode()
+
+
+IMPATIENT = "x-stainless-read-timeout: 0.2"
+CHUNKED = "Transfer-Encoding: chunked"
+HOSTILE = {
+    "a word": CLIENTS[0].encode() + b"\r\n\r\n",
+    "a word of HTTP": f"GET {CLIENTS[0]}\r\n\r\n".encode(),
+    "no colon": head("GET", "/v1/x", CLIENTS[0]),
+    "long header": head("GET", "/v1/x", f"X-Key: {CLIENTS[0] * 2000}"),
+    "control": head("GET", "/v1/x", f"X-Key: {CLIENTS[0]}\x00"),
+    "not UTF-8": head("GET", "/v1/x", f"X-Key: {CLIENTS[0]}\xe9"),
+    "folded": head("GET", "/v1/x", f"X-Key: a\r\n {CLIENTS[0]}"),
+    "body that stops": head("POST", "/v1/x", "Content-Length: 99") + BODY.encode(),
+    "length": head("POST", "/v1/x", f"Content-Length: {CLIENTS[0]}"),
+    "lengths": head("POST", "/v1/x", "Content-Length: 9", "Content-Length: 8") + BODY.encode(),
+    "coding": head("POST", "/v1/x", f"Transfer-Encoding: {CLIENTS[0]}"),
+    "chunk size": head("POST", "/v1/x", CHUNKED) + f"{BODY}\r\n".encode(),
+    "chunk end": head("POST", "/v1/x", CHUNKED) + b"3\r\nabc" + BODY.encode() + b"\r\n",
+    "version": f"GET /v1/x?key={QUERY} HTTP/{CLIENTS[0]}\r\n\r\n".encode(),
+    "http/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + CLIENTS[0].encode(),
+    "tls": b"\x16\x03\x01\x02\x00\x01" + CLIENTS[0].encode() + b"\r\n\r\n",
+    "method": head("TRACE", f"/v1/x?key={QUERY}"),
+    "tunnel": head("CONNECT", "gate:443"),
+    "path": head("GET", f"/v2/x?key={QUERY}"),
+    "dots": head("GET", f"/v1/../x?key={QUERY}"),
+    "unsafe": head("GET", f"/v1/x?key={QUERY}#x"),
+    "odd query": head("GET", f"/v1/x?key={QUERY}\\"),
+    "absolute": head("GET", f"http://user:{CLIENTS[0]}@gate/v2/x?key={QUERY}"),
+    "absolute without a path": head("GET", f"http://gate?key=/{QUERY}"),
+    "priority": head("GET", f"/v1/x?key={QUERY}", "X-RustyGate-Priority: first"),
+    "page": head("GET", f"/v1/x?key={QUERY}", "Origin: https://elsewhere.example"),
+    "upgrade": head("GET", f"/health?key={QUERY}", "Upgrade: websocket"),
+    "nonce": opening("x", f"Sec-WebSocket-Key: {PROTOCOL}"),
+    "protocols": opening("x", f"Sec-WebSocket-Protocol: {PROTOCOL} {PROTOCOL}"),
+    "large": head("POST", f"/v1/x?key={QUERY}", "Content-Length: 200000") + bytes(200_000),
+}
+
+# What upstream sends, and what it does then.
+_TOO_MANY = json.dumps({"error": {"code": "rate_limit_exceeded", "message": KEY}}).encode()
+_OVERLOADED = json.dumps({"error": {"code": "server_is_overloaded", "message": KEY}}).encode()
+_EVENT = chunk(f"data: {KEY}\n\n".encode())
+BROKEN = {
+    "closes": (b"", "close"),
+    "resets": (b"", "reset"),
+    "no-http": (f"SSH-2.0-{KEY}\r\n".encode(), "close"),
+    "status": (f"HTTP/1.1 {KEY} {KEY}\r\n\r\n".encode(), "close"),
+    "reason": (answer(status=f"200 {KEY}"), "keep"),
+    "header": (answer(b"", KEY), "close"),
+    "control": (answer(b"", f"X-Key: {KEY}\x01"), "close"),
+    "long-header": (answer(b"", f"X-Key: {KEY * 9000}"), "close"),
+    "cut-head": (f"HTTP/1.1 200 OK\r\nX-Key: {KEY}".encode(), "reset"),
+    "length": (f"HTTP/1.1 200 OK\r\nContent-Length: {KEY}\r\n\r\n".encode(), "close"),
+    "chunk": (EVENT_STREAM + f"{KEY}\r\n".encode(), "close"),
+    "later-chunk": (EVENT_STREAM + _EVENT + f"{KEY}\r\n".encode(), "close"),
+    "cut-body": (answer(b"x" * 99)[:-9], "reset"),
+    "cut-event": (EVENT_STREAM + chunk(f"data: {KEY}".encode()), "reset"),
+    "cut-stream": (EVENT_STREAM + _EVENT, "reset"),
+    "gzip": (
+        answer(KEY.encode(), "Content-Type: application/json", "Content-Encoding: gzip"),
+        "keep",
+    ),
+    "coding": (answer(b"{}", f"Content-Encoding: {KEY}", f"Content-Type: {KEY}"), "keep"),
+    "wrong-key": (
+        answer(_TOO_MANY, f"X-Key: {KEY}", f"Set-Cookie: k={KEY}", status="401 Unauthorized"),
+        "keep",
+    ),
+    "too-many": (
+        answer(_TOO_MANY, "retry-after-ms: 1", status="429 Too Many Requests"),
+        "keep",
+    ),
+    "odd-limits": (
+        answer(
+            _TOO_MANY,
+            f"Retry-After: {KEY}",
+            f"retry-after-ms: {KEY}",
+            f"x-ratelimit-limit-tokens: {KEY}",
+            f"x-ratelimit-reset-tokens: {KEY}",
+            status="429 Too Many Requests",
+        ),
+        "keep",
+    ),
+    "overloaded": (
+        answer(_OVERLOADED, "retry-after-ms: 1", status="503 Service Unavailable"),
+        "keep",
+    ),
+    "fails": (answer(KEY.encode(), status="500 Internal Server Error"), "close"),
+    "redirects": (answer(b"", f"Location: http://x/?k={KEY}", status="302 Found"), "keep"),
+    "switches": (
+        f"HTTP/1.1 101 Switching Protocols\r\nSec-WebSocket-Protocol: {KEY}\r\n\r\n".encode(),
+        "close",
+    ),
+    "unasked": (answer(b"{}") + f"HTTP/1.1 200 {KEY}\r\n".encode(), "keep"),
+    "usage": (
+        answer(
+            b'{"usage": {"prompt_tokens": "' + KEY.encode() + b'"}}', "Content-Type: text/json"
+        ),
+        "keep",
+    ),
+}
+
+# Every reason of the gate's own errors.
+REASONS = {
+    "admin_only",
+    "bad_request",
+    "body_too_large",
+    "draining",
+    "internal_error",
+    "invalid_admin_key",
+    "invalid_api_key",
+    "method_not_allowed",
+    "model_not_allowed",
+    "not_found",
+    "origin_not_allowed",
+    "queue_full",
+    "queue_timeout",
+    "request_timeout",
+    "request_too_large",
+    "too_many_connections",
+    "upstream_disconnected",
+    "upstream_timeout",
+    "upstream_unreachable",
+}
+
+
+@asynccontextmanager
+async def played(upstream: Upstream) -> AsyncIterator[None]:
+    """Upstream's part: `slow` streams for as long as somebody listens, `silent` says nothing."""
+
+    async def play() -> None:
+        async with asyncio.TaskGroup() as parts:
+            while True:
+                with suppress(TimeoutError):
+                    parts.create_task(_play(await upstream.call()))
+
+    async with meanwhile(play()):
+        yield
+
+
+async def _play(call: Call) -> None:
+    name = call.target.split("/")[2]
+    if name == "slow":
+        call.send(EVENT_STREAM)
+        while call.wire.end is None:
+            call.send(_EVENT)
+            await asyncio.sleep(0.1)
+    elif name == "socket":
+        protocol = f"Sec-WebSocket-Protocol: openai-insecure-api-key.{KEY}"
+        call.send(agreement(call.head, protocol))
+        call.send(frame(KEY.encode()), frame(KEY.encode(), reserved=7))
+    elif name in BROKEN:
+        sent, then = BROKEN[name]
+        with suppress(Exception):
+            await call.rest()
+        call.send(sent)
+        {"keep": call.done.set, "close": call.close, "reset": call.reset}[then]()
+
+
+class Gate:
+    """A gate as a process, and all that it wrote by itself."""
+
+    def __init__(self, directory: Path, process: asyncio.subprocess.Process) -> None:
+        self._directory = directory
+        self._process = process
+        self.url = ""
+        self.pages = b""
+        self._wires: list[Wire] = []
+
+    @property
+    def written(self) -> bytes:
+        return b"".join((self._directory / name).read_bytes() for name in ("stdout", "stderr"))
+
+    @property
+    def everything(self) -> bytes:
+        return self.written + self.pages
+
+    @property
+    def reasons(self) -> set[str]:
+        found = re.findall(rb"^X-RustyGate-Error: (\w+)", self.pages, re.M | re.I)
+        return {reason.decode() for reason in found}
+
+    async def listens(self) -> None:
+        listening = re.compile(rb"listening.*?(http://[\d.:]+)")
+        await until(lambda: bool(listening.search(self.written)), PATIENCE_S)
+        found = listening.search(self.written)
+        assert found
+        self.url = found[1].decode()
+
+    async def send(self, data: bytes) -> Wire:
+        wire = await Wire.to(self.url)
+        self._wires.append(wire)
+        wire.send(data)
+        return wire
+
+    async def ask(self, data: bytes, *, own: bool = False) -> bytes:
+        """What came, once the connection has ended; kept if it is the gate's own."""
+        wire = await self.send(data)
+        async with asyncio.timeout(PATIENCE_S):
+            await wire.ended()
+        return self.keep(wire, own=own)
+
+    def keep(self, wire: Wire, *, own: bool = False) -> bytes:
+        received = bytes(wire.received)
+        if own or b"X-RustyGate-Error:" in received:
+            self.pages += received
+        return received
+
+    async def fills_up(self) -> None:
+        """Take the only slot and the only place in the queue; `queue_full` says that it is so."""
+        holder = await self.send(ask("slow", stream=True))
+        await until(lambda: b"data:" in holder.received)
+        self.waiter = await self.send(ask("slow"))
+        while b"queue_full" not in await self.ask(ask("slow", IMPATIENT)):
+            if self.waiter.end is not None:
+                self.waiter = await self.send(ask("slow"))
+
+    def leave(self) -> None:
+        for wire in self._wires:
+            wire.transport.abort()
+
+    async def ends(self) -> int:
+        self._process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(PATIENCE_S):
+            return await self._process.wait()
+
+
+def _defective(directory: Path) -> str:
+    directory.mkdir()
+    script = directory / "defective.py"
+    script.write_text(DEFECTIVE)
+    return str(script)
+
+
+@asynccontextmanager
+async def running(directory: Path, base_url: str, **environ: str) -> AsyncIterator[Gate]:
+    script = _defective(directory)
+    given = {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(ROOT),
+        "OPENAI_API_KEY": KEY,
+        "OPENAI_BASE_URL": base_url,
+        "PORT": "0",
+        "RUST_LOG": "trace",
+        "RATE_LIMIT": "auto",
+        "CONCURRENCY_LIMIT": "1",
+        "TOKENS_PER_MINUTE": "1000000",
+        "QUEUE_LIMIT": "1",
+        "MAX_BODY_SIZE": "100000",
+        "UPSTREAM_READ_TIMEOUT": "1",
+        "UPSTREAM_RETRIES": "1",
+        "DRAIN_TIMEOUT": "0.2",
+        "ADMIN_KEY": ADMIN,
+    } | environ
+    with (directory / "stdout").open("wb") as stdout, (directory / "stderr").open("wb") as stderr:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, script, cwd=directory, env=given, stdout=stdout, stderr=stderr
+        )
+    gate = Gate(directory, process)
+    try:
+        await gate.listens()
+        yield gate
+    finally:
+        gate.leave()
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+def forms(secret: str) -> list[bytes]:
+    """A secret as it is, and as base64 shows it, wherever in what was encoded it stands."""
+    shown = [secret.encode()]
+    for before in range(3):
+        encoded = b64encode(b"\0" * before + secret.encode())
+        shown.append(encoded[(0, 2, 3)[before] : len(encoded) // 4 * 4 - 4])
+    return shown
+
+
+def found_in(data: bytes) -> list[str]:
+    return [secret for secret in CANARIES if any(form in data for form in forms(secret))]
+
+
+async def leave_at_each_step(gate: Gate, upstream: Upstream) -> None:
+    """While upstream is silent, in the middle of a stream, and in the middle of a body."""
+    asked = len(upstream.calls)
+    silent = await gate.send(ask("silent"))
+    await until(lambda: len(upstream.calls) > asked)
+    silent.transport.abort()
+    stream = await gate.send(ask("slow", stream=True))
+    await until(lambda: b"data:" in stream.received)
+    stream.reset()
+    asked = len(upstream.calls)
+    multipart = "Content-Type: multipart/form-data; boundary=x"
+    upload = await gate.send(head("POST", "/v1/silent/x", CHUNKED, multipart))
+    upload.send(chunk(BODY.encode()))
+    await until(lambda: len(upstream.calls) > asked)
+    upload.transport.abort()
+
+
+async def go_wrong(gate: Gate, upstream: Upstream) -> None:
+    """All that can go wrong but for the end."""
+    for data in HOSTILE.values():
+        await gate.ask(data, own=True)
+    for path in ("/health", "/ready"):
+        await gate.ask(head("GET", f"{path}?key={QUERY}"), own=True)
+    for name, (sent, _) in BROKEN.items():
+        await gate.ask(ask(name, stream=sent.startswith(EVENT_STREAM)))
+    for name in ("socket", "switches", "wrong-key", "closes"):
+        await gate.ask(opening(name))
+    await gate.ask(opening("socket") + frame(BODY.encode()))
+    for key in (ADMIN, CLIENTS[0]):
+        await gate.ask(metrics(key), own=True)
+    await gate.ask(ask("silent"))
+    await gate.ask(ask("slow", max_output_tokens=2_000_000))
+    await gate.ask(ask("slow", provoke=True))
+    await leave_at_each_step(gate, upstream)
+    await gate.fills_up()
+    gate.leave()
+    holder = await gate.send(ask("slow", stream=True))
+    await until(lambda: b"data:" in holder.received)
+    await gate.ask(ask("slow", IMPATIENT))
+    gate.leave()
+
+
+def clients_file(directory: Path) -> str:
+    """One client, the first, which may use one model."""
+    digest = sha256(CLIENTS[0].encode()).hexdigest()
+    path = directory / "clients.toml"
+    path.write_text(f'[client.search]\nkey_sha256 = "{digest}"\nmodels = ["slow"]\n')
+    return str(path)
+
+
+RUNS = {
+    "text": {},
+    "json": {"LOG_FORMAT": "json"},
+    "debug": {
+        "PYTHONASYNCIODEBUG": "1",
+        "PYTHONWARNINGS": "always",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1",
+        "OTEL_EXPORTER_OTLP_HEADERS": f"authorization=Bearer%20{COLLECTOR}",
+        "OTEL_BSP_SCHEDULE_DELAY": "100",
+    },
+}
+
+
+@pytest.mark.parametrize("run", RUNS)
+async def test_no_secret_shows_in_anything_the_gate_writes(
+    upstream: Upstream, tmp_path: Path, run: str
+) -> None:
+    environ = RUNS[run]
+    async with played(upstream), running(tmp_path / "gate", upstream.url, **environ) as gate:
+        await go_wrong(gate, upstream)
+        await gate.fills_up()
+        assert await gate.ends() == 0
+        gate.keep(gate.waiter)
+    guarded = environ | {"ADMIN_KEY": "", "CONNECTION_LIMIT": "3"}
+    guarded["CLIENTS_FILE"] = clients_file(tmp_path)
+    with loopback_socket() as nobody:
+        async with running(tmp_path / "lonely", url_of(nobody), **guarded) as lonely:
+            await lonely.ask(ask("slow"))
+            await lonely.ask(ask("other"))
+            await lonely.ask(ask("slow").replace(CLIENTS[0].encode(), CLIENTS[1].encode()))
+            await lonely.ask(metrics(CLIENTS[0]))
+            for _ in range(3):
+                await lonely.send(b"GET")
+            await lonely.ask(ask("slow"))
+            assert await lonely.ends() == 0
+    assert gate.reasons | lonely.reasons == REASONS
+    for report in REPORTED + (REPORTED_IN_DEBUG if run == "debug" else ()):
+        assert report.encode() in gate.written
+    assert found_in(gate.everything + lonely.everything) == []
+
+
+def test_no_repr_shows_a_secret() -> None:
+    settings = Settings(openai_api_key=KEY)
+    credentials = Credentials.of(KEY, None, None)
+    headers = request_headers([(b"X-Key", BODY.encode())], credentials, streaming=False)
+    exchange = Exchange("search", "GET", "/v1/x")
+    body = Body.__new__(Body)
+    sending = Sending(exchange, f"/v1/x?key={QUERY}", headers, body)
+    asks = Opening(CLIENT_NONCE, (f"openai-insecure-api-key.{PROTOCOL}",), ())
+    setback = Setback(read=BODY.encode())
+    shown = f"{settings!r} {credentials!r} {exchange!r} {sending!r} {asks!r} {setback!r}"
+    assert found_in(shown.encode()) == []
+
+
+def test_secret_is_found_in_any_form() -> None:
+    """The search itself, or all of this would prove nothing."""
+    for secret in CANARIES:
+        for before in (b"", b"x", b"xy", b"Bearer "):
+            data = before + secret.encode() + b":"
+            assert found_in(data) == [secret]
+            assert found_in(b64encode(data)) == [secret]

@@ -1,0 +1,462 @@
+"""Uploads and downloads of any size: whole, at the pace of the slower side, in little memory.
+
+Memory is measured where it counts, in a gate that is a process of its own. `TRANSFER_MB=500`
+makes its bodies larger.
+"""
+
+import asyncio
+import os
+import re
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from rustygate.daemon import READ_AHEAD
+from tests.conftest import StartGate
+from tests.support.client import Client
+from tests.support.gate import Gate
+from tests.support.http import (
+    CONTINUE,
+    LAST_CHUNK,
+    UPSTREAM_KEY,
+    answer,
+    answer_head,
+    chunk,
+    get,
+    post,
+    request,
+)
+from tests.support.upstream import Call, Upstream
+from tests.support.waiting import until
+from tests.support.wire import Wire
+
+MEGABYTE = 1 << 20
+
+# A large body, in pieces that do not meet the sizes of any buffer.
+PIECE = bytes(range(251)) * 1024
+PIECES = int(os.environ.get("TRANSFER_MB", "64")) * MEGABYTE // len(PIECE)
+SIZE = PIECES * len(PIECE)
+WHOLE = sha256()
+for _ in range(PIECES):
+    WHOLE.update(PIECE)
+
+# How much a process may grow by while a body crosses it that is larger than this.
+GROWTH_KB = 40_000
+
+# What two full sockets on loopback and the gate's own buffers may hold between them.
+BETWEEN = 24 * MEGABYTE
+
+BOUNDARY = "----WebKitFormBoundary7MA4YWxkTrZu0gW='odd,chars'?"
+MULTIPART = f'Content-Type: multipart/form-data; boundary="{BOUNDARY}"'
+FORM = (
+    f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nfine-tune\r\n'
+    f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="file"; filename="\xfcbung.bin"\r\n'
+    "Content-Type: application/octet-stream\r\n\r\n"
+).encode() + bytes(range(256)) * 300
+FORM += f"\r\n--{BOUNDARY}--\r\n".encode()
+
+START = request("POST", "/v1/files", MULTIPART, f"Content-Length: {SIZE}")
+START_CHUNKED = request("POST", "/v1/files", MULTIPART, "Transfer-Encoding: chunked")
+
+
+# A gate that is a process of its own.
+
+
+class GateProcess:
+    """A gate in front of `upstream`, whose memory can be read."""
+
+    def __init__(self, process: asyncio.subprocess.Process, url: str) -> None:
+        self._process = process
+        self.url = url
+
+    @classmethod
+    async def start(cls, upstream: Upstream, directory: Path, **settings: str) -> "GateProcess":
+        given = {
+            "OPENAI_API_KEY": UPSTREAM_KEY,
+            "OPENAI_BASE_URL": upstream.url,
+            "PORT": "0",
+            "PYTHONPATH": str(Path(__file__).parents[2]),
+        }
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "rustygate"),
+            cwd=directory,
+            env=given | settings,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        assert process.stderr
+        said = (
+            await process.stderr.readuntil(b"listening url=")
+        ) + await process.stderr.readline()
+        return cls(process, re.findall(rb"listening url=(\S+)", said)[0].decode())
+
+    def memory_kb(self, name: str = "VmHWM") -> int:
+        """What the kernel says of its memory; the most it ever had, if not told otherwise."""
+        status = Path(f"/proc/{self._process.pid}/status").read_text()
+        return int(re.findall(rf"{name}:\s+(\d+)", status)[0])
+
+    async def connect(self) -> Client:
+        return Client(await Wire.to(self.url))
+
+    async def stop(self) -> None:
+        self._process.kill()
+        await self._process.communicate()
+
+
+StartProcess = Callable[..., Awaitable[GateProcess]]
+
+
+@pytest.fixture
+async def process(upstream: Upstream, tmp_path: Path) -> AsyncIterator[StartProcess]:
+    started: list[GateProcess] = []
+
+    async def start(**settings: str) -> GateProcess:
+        started.append(await GateProcess.start(upstream, tmp_path, **settings))
+        return started[-1]
+
+    yield start
+    for gate in started:
+        await gate.stop()
+
+
+async def flood(wire: Wire, *, chunked: bool = False) -> None:
+    """Send the large body."""
+    piece = chunk(PIECE) if chunked else PIECE
+    for _ in range(PIECES):
+        await wire.push(piece)
+    if chunked:
+        wire.send(LAST_CHUNK)
+
+
+async def drained(end: Call | Client) -> bytes:
+    """The digest of the rest of a body, of which nothing is kept."""
+    digest = sha256()
+    while piece := await end.body.some():
+        digest.update(piece)
+        end.wire.forget()
+    return digest.digest()
+
+
+@pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
+async def test_large_upload_takes_little_memory(
+    process: StartProcess, upstream: Upstream, chunked: bool
+) -> None:
+    gate = await process()
+    client = await gate.connect()
+    before = gate.memory_kb()
+    client.send(START_CHUNKED if chunked else START)
+    sending = asyncio.create_task(flood(client.wire, chunked=chunked))
+    call = await upstream.call()
+    assert call.head.all("content-length") == ([] if chunked else [str(SIZE)])
+    assert await drained(call) == WHOLE.digest()
+    await sending
+    await call.answer(answer())
+    assert (await client.answer()).status == 200
+    assert gate.memory_kb() - before < GROWTH_KB
+    client.leave()
+
+
+@pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
+async def test_large_download_takes_little_memory(
+    process: StartProcess, upstream: Upstream, chunked: bool
+) -> None:
+    gate = await process()
+    client = await gate.connect()
+    before = gate.memory_kb()
+    client.send(get("/v1/files/f-1/content"))
+    call = await upstream.call()
+    framing = "Transfer-Encoding: chunked" if chunked else f"Content-Length: {SIZE}"
+    call.send(answer_head(framing, "Content-Type: application/octet-stream"))
+    sending = asyncio.create_task(flood(call.wire, chunked=chunked))
+    assert (await client.head()).all("content-length") == ([] if chunked else [str(SIZE)])
+    assert await drained(client) == WHOLE.digest()
+    await sending
+    assert gate.memory_kb() - before < GROWTH_KB
+    client.leave()
+
+
+async def test_uploads_that_wait_take_no_more_memory_than_they_may(
+    process: StartProcess, upstream: Upstream
+) -> None:
+    """What is read ahead of each counts too; without room for it they stay in their sockets."""
+    gate = await process(CONCURRENCY_LIMIT="1", QUEUE_BYTES="10000000")
+    clients = [await gate.connect() for _ in range(101)]
+    clients[0].send(get())
+    await upstream.call()
+    before = gate.memory_kb()
+    for client in clients[1:]:
+        client.send(START, PIECE * 8)
+        await is_stalled(client.wire)
+    # One read of 256 KiB at most comes with each head.
+    assert gate.memory_kb() - before < 10_000 + 100 * 256 + 4_000
+    for client in clients:
+        client.leave()
+
+
+async def is_stalled(wire: Wire) -> None:
+    """Wait until the kernel takes no more of what was sent."""
+    left = -1
+    while left != (left := wire.transport.get_write_buffer_size()):  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+
+
+# The pace.
+
+
+async def taken_from(wire: Wire, framed: bytes = PIECE) -> int:
+    """How many bytes are taken before nobody takes any more, or so many as should never be."""
+    taken = 0
+    while taken < 2 * BETWEEN:
+        try:
+            async with asyncio.timeout(0.3):
+                await wire.push(framed)
+        except TimeoutError:
+            break
+        taken += len(framed)
+    return taken
+
+
+async def test_upstream_that_does_not_read_pauses_the_client(
+    gate: StartGate, upstream: Upstream
+) -> None:
+    client = await (await gate()).send(
+        request("POST", "/v1/files", MULTIPART, f"Content-Length: {2 * BETWEEN}")
+    )
+    client.send(PIECE)
+    call = await upstream.call()
+    call.wire.stop_reading()
+    taken = await taken_from(client.wire)
+    assert taken < BETWEEN
+    call.wire.go_on_reading()
+    # The piece that was sent first, and the one that was not taken any more.
+    crossed = len(call.head.raw) + taken + 2 * len(PIECE)
+    await until(lambda: len(call.wire.received) == crossed)
+    assert call.wire.received.endswith(PIECE * (taken // len(PIECE) + 2))
+
+
+async def test_client_that_does_not_read_pauses_a_download(
+    gate: StartGate, upstream: Upstream
+) -> None:
+    client = await (await gate()).send(get("/v1/files/f-1/content"))
+    call = await upstream.call()
+    call.send(answer_head(f"Content-Length: {3 * BETWEEN}", "Content-Type: audio/mpeg"))
+    await client.head()
+    client.wire.stop_reading()
+    taken = await taken_from(call.wire)
+    assert taken < BETWEEN
+    client.wire.go_on_reading()
+    sent = PIECE * (taken // len(PIECE) + 1)
+    await until(lambda: client.wire.received.endswith(sent))
+
+
+# Uploads.
+
+
+async def test_end_that_was_held_back_arrives(gate: StartGate, upstream: Upstream) -> None:
+    """Small chunks that came at once are as many as pause the reading."""
+    running = await gate()
+    number = READ_AHEAD // 16 + 1
+    for size in range(number - 3, number + 3):
+        client = await running.send(
+            request("POST", "/v1/files", MULTIPART, "Transfer-Encoding: chunked")
+        )
+        client.send(chunk(b"x") * size)
+        call = await upstream.call()
+        await call.exactly(b"x" * size)
+        client.send(chunk(b"a"), LAST_CHUNK)
+        assert await call.rest() == b"a"
+        await call.answer(answer())
+        assert (await client.answer()).status == 200
+
+
+@pytest.mark.parametrize("asks", [False, True], ids=["sent at once", "asks before"])
+async def test_form_arrives_byte_for_byte(gate: StartGate, upstream: Upstream, asks: bool) -> None:
+    lines = [MULTIPART, *(["Expect: 100-continue"] if asks else [])]
+    client = await (await gate()).send(
+        request("POST", "/v1/files", *lines, f"Content-Length: {len(FORM)}")
+    )
+    if asks:
+        assert (await client.head()).raw == CONTINUE
+    client.send(FORM)
+    call = await upstream.call()
+    assert await call.rest() == FORM
+    assert call.head["content-length"] == str(len(FORM))
+    assert call.head["content-type"] == MULTIPART.removeprefix("Content-Type: ")
+    await call.answer(answer())
+    assert (await client.answer()).status == 200
+
+
+@pytest.mark.parametrize("asks", [False, True], ids=["sent at once", "asks before"])
+async def test_upload_that_waits_arrives_whole(
+    gate: StartGate, upstream: Upstream, asks: bool
+) -> None:
+    """Whether its beginning has been read ahead, or nothing of it asked for yet."""
+    running = await gate(CONCURRENCY_LIMIT=1)
+    first = await running.send(get("/v1/holder"))
+    holder = await upstream.call()
+    lines = [MULTIPART, *(["Expect: 100-continue"] if asks else [])]
+    body = PIECE * 8
+    head = request("POST", "/v1/files", *lines, f"Content-Length: {len(body)}")
+    client = await running.send(head, b"" if asks else body)
+    await running.shows(waiters=1, held_bytes=0 if asks else 512 << 10)
+    await holder.answer(answer())
+    await first.answer()
+    if asks:
+        assert (await client.head()).raw == CONTINUE
+        client.send(body)
+    call = await upstream.call()
+    assert await call.rest() == body
+    assert running.snapshot()["held_bytes"] == 0
+    await call.answer(answer())
+    assert (await client.answer()).status == 200
+
+
+async def test_body_beyond_what_may_be_held_waits_in_its_socket(
+    gate: StartGate, upstream: Upstream
+) -> None:
+    running = await gate(CONCURRENCY_LIMIT=1, QUEUE_BYTES=1000)
+    first = await running.send(get("/v1/holder"))
+    holder = await upstream.call()
+    held = await running.send(post(b"1" * 900))
+    await running.shows(waiters=1, held_bytes=900)
+    bodies = [b"2" * 200, b"3" * 100_000]
+    waiting = []
+    for number, body in enumerate(bodies, 2):
+        waiting.append(await running.send(post(body)))
+        await running.shows(waiters=number, held_bytes=900)
+    await holder.answer(answer())
+    await first.answer()
+    for client, body in zip([held, *waiting], [b"1" * 900, *bodies], strict=True):
+        call = await upstream.call()
+        assert await call.rest() == body
+        await call.answer(answer())
+        assert (await client.answer()).status == 200
+
+
+async def test_upload_that_grows_too_large_is_refused_while_it_is_sent(
+    gate: StartGate, upstream: Upstream
+) -> None:
+    running = await gate(MAX_BODY_SIZE=MEGABYTE)
+    client = await running.send(START_CHUNKED, chunk(b"x" * 1000))
+    call = await upstream.call()
+    await call.exactly(b"x" * 1000)
+    client.send(*[chunk(PIECE)] * 64)
+    got = await client.answer()
+    assert (got.status, got.reason) == (413, "body_too_large")
+    assert got.head["connection"] == "close"
+    await call.gone()
+    assert not call.wire.received.endswith(LAST_CHUNK)
+
+
+async def test_broken_uploads_touch_no_other(gate: StartGate, upstream: Upstream) -> None:
+    running = await gate()
+    whole = await running.send(START_CHUNKED, chunk(FORM[:1000]))
+    call = await upstream.call()
+    await call.exactly(FORM[:1000])
+    for ending in (b"", b"zz\r\n", b"5\r\n123"):
+        await breaks(running, upstream, ending)
+        whole.send(chunk(FORM[1000:2000]))
+        await call.exactly(FORM[1000:2000])
+    whole.send(chunk(FORM[2000:]), LAST_CHUNK)
+    assert await call.rest() == FORM[2000:]
+    await call.answer(answer())
+    assert (await whole.answer()).status == 200
+
+
+async def breaks(running: Gate, upstream: Upstream, ending: bytes) -> None:
+    """An upload that ends so; upstream is never told that it had all of it."""
+    client = await running.send(START_CHUNKED, chunk(FORM[:1000]))
+    call = await upstream.call()
+    await call.exactly(FORM[:1000])
+    client.send(ending)
+    if ending == b"zz\r\n":
+        assert (await client.answer()).status == 400
+    else:
+        client.leave()
+    await call.gone()
+    assert not call.wire.received.endswith(LAST_CHUNK)
+
+
+# Downloads.
+
+PICTURE = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 400
+
+RANGES = "multipart/byteranges; boundary=THIS_STRING_SEPARATES"
+TWO_RANGES = (
+    b"\r\n--THIS_STRING_SEPARATES\r\nContent-Range: bytes 0-1/9\r\n\r\n\x00\xff"
+    b"\r\n--THIS_STRING_SEPARATES\r\nContent-Range: bytes 7-8/9\r\n\r\n\r\n"
+    b"\r\n--THIS_STRING_SEPARATES--\r\n"
+)
+
+ANSWERS = {
+    "file": ("200 OK", ["Content-Type: application/octet-stream"], PICTURE),
+    "picture": ("200 OK", ["Content-Type: image/png", "Accept-Ranges: bytes"], PICTURE),
+    "range": (
+        "206 Partial Content",
+        ["Content-Type: image/png", "Content-Range: bytes 8-107/102408"],
+        PICTURE[8:108],
+    ),
+    "ranges": ("206 Partial Content", [f"Content-Type: {RANGES}"], TWO_RANGES),
+    "no such range": (
+        "416 Range Not Satisfiable",
+        ["Content-Range: bytes */102408", "Content-Type: application/json"],
+        b'{"error": {}}',
+    ),
+    "packed": ("200 OK", ["Content-Encoding: gzip", "Content-Type: text/csv"], b"\x1f\x8b\x08x"),
+    "nothing": ("200 OK", ["Content-Type: audio/mpeg"], b""),
+}
+ADDED = {"x-rustygate-queued-ms", "x-rustygate-attempts", "server-timing", "date", "server"}
+
+
+@pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
+@pytest.mark.parametrize(("status", "lines", "body"), ANSWERS.values(), ids=ANSWERS)
+async def test_binary_answer_arrives_byte_for_byte(
+    gate: StartGate, upstream: Upstream, status: str, lines: list[str], body: bytes, chunked: bool
+) -> None:
+    client = await (await gate()).send(get("/v1/files/f-1/content", "Range: bytes=8-107"))
+    call = await upstream.call()
+    assert call.head["range"] == "bytes=8-107"
+    framing = "Transfer-Encoding: chunked" if chunked else f"Content-Length: {len(body)}"
+    call.send(answer_head(*lines, framing, status=status))
+    for at in range(0, len(body), 40_000):
+        call.send(chunk(body[at : at + 40_000]) if chunked else body[at : at + 40_000])
+    call.send(LAST_CHUNK if chunked else b"")
+    got = await client.answer()
+    assert (got.head.start, got.body) == (f"HTTP/1.1 {status}", body)
+    crossed = [line for line in got.head.fields if line[0] not in ADDED]
+    sent = [tuple(line.lower().split(": ", 1)) for line in [*lines, framing]]
+    assert sorted((name, value.lower()) for name, value in crossed) == sorted(sent)
+
+
+async def test_speech_is_passed_on_as_it_is_made(gate: StartGate, upstream: Upstream) -> None:
+    client = await (await gate()).send(post(target="/v1/audio/speech"))
+    call = await upstream.call()
+    call.send(answer_head("Transfer-Encoding: chunked", "Content-Type: audio/mpeg"))
+    for number in range(5):
+        piece = b"\xff\xfb\n\n" + bytes([number]) * 400
+        call.send(chunk(piece))
+        if not number:
+            assert (await client.head())["content-type"] == "audio/mpeg"
+        await client.exactly(piece)
+    call.send(LAST_CHUNK)
+    assert await client.rest() == b""
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [f"Content-Length: {1 << 40}", "Accept-Ranges: bytes", "Content-Type: image/png"],
+        ["Content-Length: 100", "Content-Encoding: gzip", "Content-Range: bytes 0-99/200"],
+    ],
+    ids=["large", "encoded range"],
+)
+async def test_head_of_a_file_tells_its_length(
+    gate: StartGate, upstream: Upstream, lines: list[str]
+) -> None:
+    client = await (await gate()).connect()
+    upstream.reply = answer_head(*lines)
+    for _ in range(2):
+        got = await client.ask(request("HEAD", "/v1/files/f-1/content"))
+        assert set(lines) <= set(got.head.lines)

@@ -1,0 +1,382 @@
+"""Log lines: how they look, who gets one, and what never stands in one."""
+
+import asyncio
+import json
+import logging
+import os
+import re
+import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import aiohttp.log
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from loguru import logger
+
+from rustygate.core.log_levels import levels
+from rustygate.telemetry.log import configure
+
+INSTANT = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
+
+
+@pytest.fixture(autouse=True)
+def _as_before() -> Iterator[None]:
+    root, silent = logging.root, logging.getLogger("aiohttp")
+    before = root.handlers, root.level, silent.handlers, silent.level, silent.propagate
+    hooks = sys.excepthook, sys.unraisablehook, threading.excepthook
+    yield
+    sys.excepthook, sys.unraisablehook, threading.excepthook = hooks
+    logging.captureWarnings(False)
+    logger.remove()
+    root.handlers, root.level, silent.handlers, silent.level, silent.propagate = before
+    logging.root.manager._clear_cache()  # type: ignore[attr-defined]
+
+
+def written(capfd: pytest.CaptureFixture[str]) -> list[str]:
+    return capfd.readouterr().err.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("rust_log", "asked"),
+    [
+        ("info", {"": "INFO"}),
+        ("WARN", {"": "WARNING"}),
+        ("off", {"": False}),
+        ("rustygate=info", {"": "ERROR", "rustygate": "INFO"}),
+        ("rustygate=info,other=debug", {"": "ERROR", "rustygate": "INFO"}),
+        ("other=debug", {"": "ERROR"}),
+        ("warn, rustygate = Debug ,", {"": "WARNING", "rustygate": "DEBUG"}),
+        ("rustygate::proxy=trace,off", {"": False, "rustygate.proxy": "TRACE"}),
+        ("rustygate.proxy=trace,off", {"": False, "rustygate.proxy": "TRACE"}),
+        ("rustygate", {"": "ERROR", "rustygate": "TRACE"}),
+        ("info,debug", {"": "DEBUG"}),
+        ("my-crate::x=info,rustygates=info", {"": "ERROR"}),
+    ],
+)
+def test_directives_are_read(rust_log: str, asked: dict[str, str | bool]) -> None:
+    assert levels(rust_log) == asked
+
+
+@pytest.mark.parametrize(
+    "rust_log",
+    [
+        *("", ",", "loud", "warning", "other", "info/regex", "3", "=info", "a b=info", "a=b=info"),
+        *(
+            "rustygate=",
+            "rustygate=loud",
+            "other=loud",
+            "rustygate[span]=info",
+            "rustygate::=info",
+        ),
+    ],
+)
+def test_what_is_no_directive_is_refused(rust_log: str) -> None:
+    with pytest.raises(ValueError, match=r"^no(t a)? directive$"):
+        levels(rust_log)
+
+
+@given(st.text())
+def test_directives_are_read_or_refused(rust_log: str) -> None:
+    try:
+        assert "" in levels(rust_log)
+    except ValueError:
+        return
+
+
+def lines_of(rust_log: str, name: str, capfd: pytest.CaptureFixture[str]) -> list[str]:
+    """The levels at which a module of that name is heard."""
+    configure(rust_log, "json")
+    module = logger.patch(lambda record: record.update({"name": name}))
+    for level in ("TRACE", "DEBUG", "INFO", "WARNING", "ERROR"):
+        module.log(level, "heard")
+    return [json.loads(line)["level"] for line in written(capfd)]
+
+
+@pytest.mark.parametrize(
+    ("rust_log", "name", "heard"),
+    [
+        ("info", "rustygate.proxy", ["info", "warn", "error"]),
+        ("off", "rustygate.proxy", []),
+        ("rustygate=warn", "rustygate.proxy", ["warn", "error"]),
+        ("rustygate=off", "rustygate.proxy", []),
+        ("error,rustygate::proxy=info", "rustygate.proxy", ["info", "warn", "error"]),
+        ("error,rustygate::proxy=info", "rustygate.relay.pipe", ["error"]),
+        ("off,rustygate=warn,rustygate::proxy=off", "rustygate.proxy", []),
+        ("off,rustygate=warn,rustygate::proxy=off", "rustygate.relay.pipe", ["warn", "error"]),
+        ("rustygate=trace", "asyncio", ["error"]),
+    ],
+)
+def test_most_specific_directive_wins(
+    rust_log: str, name: str, heard: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert lines_of(rust_log, name, capfd) == heard
+
+
+def test_text_line_has_instant_level_target_sentence_and_fields(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    configure("info", "text")
+    logger.bind(id="1f-2", model=None, path="/v1/x", status=200, client="müller").info("exchange")
+    [line] = written(capfd)
+    sentence = rf"{__name__}: exchange id=1f-2 path=/v1/x status=200 client=müller"
+    assert re.fullmatch(rf"{INSTANT}  INFO {sentence}", line)
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("a b", '"a b"'),
+        ('a"b', r'"a\"b"'),
+        ("a\\b", r'"a\\b"'),
+        ("a=b", '"a=b"'),
+        ("", ""),
+        ("x\n2026-01-01T00:00:00.000Z ERROR", r'"x\n2026-01-01T00:00:00.000Z ERROR"'),
+        ("a\x1b[31mb", r'"a\u001b[31mb"'),
+        ("a\u2028b", r'"a\u2028b"'),
+        ("a\u202eb", r'"a\u202eb"'),
+        ("\ud800", r'"\ud800"'),
+        ("fa ço", '"fa ço"'),
+        (["a b"], '''"['a b']"'''),
+        (1.5, "1.5"),
+    ],
+)
+def test_value_is_quoted_where_it_must_be(
+    value: object, shown: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    configure("info", "text")
+    logger.bind(first=1, value=value).info("exchange")
+    [line] = written(capfd)
+    assert line.endswith(f"exchange first=1 value={shown}")
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.text(st.characters()), st.sampled_from(["text", "json"]))
+def test_nobody_forges_a_line(
+    capfd: pytest.CaptureFixture[str], text: str, log_format: str
+) -> None:
+    configure("info", log_format)
+    logger.bind(value=text, other=text).info("{}", text)
+    out = capfd.readouterr().err
+    assert out.count("\n") == 1
+    assert out.endswith("\n")
+    assert "\r" not in out
+    if log_format == "text":
+        assert out[:-1].isprintable()
+
+
+def test_json_line_has_the_fields_at_its_top(capfd: pytest.CaptureFixture[str]) -> None:
+    configure("info", "json")
+    fields: dict[str, Any] = {"id": "1f", "model": None, "status": 200, "cost": 1.5, "it": "é\n"}
+    logger.bind(**fields).warning("exchange")
+    [line] = written(capfd)
+    shown = json.loads(line)
+    assert re.fullmatch(INSTANT, shown.pop("time"))
+    assert shown == {"level": "warn", "target": __name__, "message": "exchange", **fields}
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (object, "<class 'object'>"),
+        (pytest, str(pytest)),
+        ("a\ud800b", "a?b"),
+        (float("nan"), None),
+        ({"a": ("b",)}, {"a": ["b"]}),
+    ],
+    ids=["class", "module", "surrogate", "nan", "nested"],
+)
+def test_json_takes_any_value(
+    value: object, shown: object, capfd: pytest.CaptureFixture[str]
+) -> None:
+    configure("info", "json")
+    logger.bind(value=value).info("exchange")
+    [line] = written(capfd)
+    assert json.loads(line)["value"] == shown
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_exception_is_its_places_and_types(
+    log_format: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    configure("info", log_format)
+    secret = "sk-" + "canary"
+    try:
+        try:
+            raise KeyError(secret)
+        except KeyError as error:
+            raise ValueError(f"for {secret}") from error
+    except ValueError:
+        logger.exception("it failed")
+    out = capfd.readouterr().err
+    assert secret not in out
+    assert out.index("KeyError") < out.rindex("ValueError")
+    assert "test_exception_is_its_places_and_types" in out
+
+
+def test_endless_chain_of_causes_ends(capfd: pytest.CaptureFixture[str]) -> None:
+    configure("info", "text")
+    first, second = ValueError(), KeyError()
+    first.__cause__, second.__cause__ = second, first
+    logger.opt(exception=first).error("it failed")
+    assert written(capfd)[1:] == ["KeyError", "ValueError"]
+
+
+@pytest.mark.parametrize("name", ["access", "client", "internal", "server", "web", "ws"])
+def test_aiohttp_is_silent(name: str, capfd: pytest.CaptureFixture[str]) -> None:
+    configure("trace", "text")
+    chatty: logging.Logger = getattr(aiohttp.log, f"{name}_logger")
+    chatty.critical("sk-canary")
+    assert written(capfd) == []
+
+
+async def test_asyncio_reports_without_values(capfd: pytest.CaptureFixture[str]) -> None:
+    configure("warn", "text")
+    done = asyncio.Event()
+
+    def fail(secret: str) -> None:
+        done.set()
+        raise ValueError(secret)
+
+    asyncio.get_running_loop().call_soon(fail, "sk-canary")
+    await done.wait()
+    await asyncio.sleep(0)
+    out = capfd.readouterr().err
+    name = test_asyncio_reports_without_values.__name__
+    assert re.match(rf"{INSTANT} ERROR asyncio: Exception in callback {name}\.\n", out)
+    assert "sk-canary" not in out
+    assert out.endswith("ValueError\n")
+
+
+async def test_want_of_files_is_told_once(capfd: pytest.CaptureFixture[str]) -> None:
+    """asyncio tells of it as often as connections may wait, with a traceback each time."""
+    configure("warn", "text")
+    context = {"message": "socket.accept() out of system resource", "exception": OSError(24)}
+    for _ in range(3):
+        asyncio.get_running_loop().call_exception_handler(context)
+    [line] = written(capfd)
+    assert line.endswith("no connection can be accepted: no more files may be open")
+
+
+def test_other_libraries_warn_without_values(capfd: pytest.CaptureFixture[str]) -> None:
+    configure("info", "text")
+    library = logging.getLogger("some.library")
+    library.info("not heard")
+    library.warning("strange: %s", "sk-canary")
+    [line] = written(capfd)
+    assert line.endswith("  WARN some.library: strange: %s")
+
+
+def test_exception_in_a_finalizer_is_told_without_values(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    class Broken:
+        def __del__(self) -> None:
+            raise ValueError("sk-" + "canary")
+
+    configure("info", "text")
+    Broken()
+    out = capfd.readouterr().err
+    assert "exception in a finalizer" in out
+    assert "ValueError" in out
+    assert "sk-canary" not in out
+
+
+def test_exception_in_a_thread_is_told_without_values(capfd: pytest.CaptureFixture[str]) -> None:
+    def fail() -> None:
+        raise ValueError("sk-" + "canary")
+
+    configure("info", "text")
+    thread = threading.Thread(target=fail)
+    thread.start()
+    thread.join()
+    out = capfd.readouterr().err
+    assert "exception in a thread" in out
+    assert out.endswith("ValueError\n")
+    assert "sk-canary" not in out
+
+
+def test_uncaught_exception_is_told_without_values(capfd: pytest.CaptureFixture[str]) -> None:
+    configure("info", "text")
+    error = ValueError("sk-canary")
+    sys.excepthook(ValueError, error, None)
+    assert "uncaught exception\nValueError\n" in capfd.readouterr().err
+
+
+def test_warning_is_told_without_values(capfd: pytest.CaptureFixture[str]) -> None:
+    configure("info", "text")
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        logging.captureWarnings(True)
+        warnings.warn("unclosed <socket sk-canary>", ResourceWarning, stacklevel=1)
+    [line] = written(capfd)
+    assert "ResourceWarning: unclosed" in line
+    assert "sk-canary" not in line
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_line_that_cannot_be_written_shows_no_values(
+    log_format: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    class Broken:
+        def __str__(self) -> str:
+            raise ValueError("sk-" + "canary")
+
+        __repr__ = __str__
+
+    configure("info", log_format)
+    logger.info("exchange", value=Broken())
+    out = capfd.readouterr().err
+    assert out.startswith("a log line could not be written\n")
+    assert out.endswith("ValueError\n")
+    assert "sk-canary" not in out
+
+
+def test_configuring_again_replaces_the_sink(capfd: pytest.CaptureFixture[str]) -> None:
+    configure("info", "text")
+    configure("info", "json")
+    logger.info("once")
+    [line] = written(capfd)
+    assert json.loads(line)["message"] == "once"
+
+
+def test_reader_that_left_is_no_trouble(capfd: pytest.CaptureFixture[str]) -> None:
+    configure("info", "text")
+    kept = os.dup(2)
+    reading, writing = os.pipe()
+    os.dup2(writing, 2)
+    os.close(writing)
+    os.close(reading)
+    try:
+        logger.info("to nobody")
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+    logger.info("to somebody")
+    [line] = written(capfd)
+    assert line.endswith("to somebody")
+
+
+def test_without_stderr_nothing_is_written(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Descriptor 2 may be somebody's socket by then."""
+    monkeypatch.setattr("sys.stderr", None)
+    configure("info", "text")
+    logger.info("to a socket")
+    assert written(capfd) == []
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_record_may_stand_for_several_lines(
+    capfd: pytest.CaptureFixture[str], log_format: str
+) -> None:
+    configure("info", log_format)
+    logger.info("exchange", lines=[{"id": "1", "path": "/v1/x"}, {"id": "2"}])
+    first, second = capfd.readouterr().err.splitlines()
+    assert ('"id":"1"' in first) if log_format == "json" else first.endswith("id=1 path=/v1/x")
+    assert ('"id":"2"' in second) if log_format == "json" else second.endswith("exchange id=2")
+    assert "lines" not in first + second

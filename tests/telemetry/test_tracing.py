@@ -1,0 +1,505 @@
+"""Traces: which spans an exchange leaves, what they hold, and where they go."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind, StatusCode
+
+from rustygate.config import Settings, load
+from rustygate.daemon import Daemon
+from rustygate.telemetry.tracing import configured, spans
+from rustygate.telemetry.tracing.environment import is_asked_for
+from tests.conftest import StartGate
+from tests.support.gate import Gate, Log
+from tests.support.http import (
+    CHAT,
+    CLIENT_KEY,
+    EVENT_STREAM,
+    LAST_CHUNK,
+    UPSTREAM_KEY,
+    answer,
+    chat,
+    chunk,
+    get,
+    post,
+    request,
+)
+from tests.support.upstream import Upstream
+from tests.support.waiting import soon, until
+
+ROOT = Path(__file__).parents[2]
+
+TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
+PARENT_ID = "00f067aa0ba902b7"
+PARENT = f"traceparent: 00-{TRACE_ID}-{PARENT_ID}-01"
+STATE = "tracestate: rojo=00f067aa0ba902b7"
+
+JSON = "Content-Type: application/json"
+USAGE = b'{"usage": {"prompt_tokens": 9, "completion_tokens": 4, "total_tokens": 13}}'
+BUSY = answer(
+    b'{"error": {"code": "rate_limit_exceeded"}}',
+    JSON,
+    "retry-after-ms: 1",
+    "Connection: close",
+    status="429 Too Many Requests",
+)
+
+
+class Spans:
+    """The spans that have ended, in that order."""
+
+    def __init__(self) -> None:
+        self._exporter = InMemorySpanExporter()
+        self.provider = TracerProvider(shutdown_on_exit=False)
+        self.provider.add_span_processor(SimpleSpanProcessor(self._exporter))
+
+    async def ended(self, count: int) -> list[ReadableSpan]:
+        """All of them, once there are so many."""
+        await until(lambda: len(self._exporter.get_finished_spans()) >= count)
+        ended = list(self._exporter.get_finished_spans())
+        assert len(ended) == count
+        return ended
+
+
+@pytest.fixture
+def traced() -> Spans:
+    return Spans()
+
+
+@pytest.fixture(autouse=True)
+def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in os.environ:
+        if name.startswith("OTEL_"):
+            monkeypatch.delenv(name)
+
+
+def id_of(span: ReadableSpan) -> str:
+    return f"{span.context.span_id:016x}"
+
+
+def parent_of(span: ReadableSpan) -> str | None:
+    return span.parent and f"{span.parent.span_id:016x}"
+
+
+def attributes(span: ReadableSpan) -> dict[str, Any]:
+    return dict(span.attributes or {})
+
+
+# What there is.
+
+
+async def test_exchange_and_its_attempt_have_a_span_each(
+    gate: StartGate, upstream: Upstream, traced: Spans
+) -> None:
+    upstream.reply = answer(USAGE, JSON)
+    running = await gate(traced.provider)
+    await running.ask(chat("X-RustyGate-Client: search"))
+    [line] = await running.settled()
+    attempt, exchange = await traced.ended(2)
+    assert (exchange.name, exchange.kind) == (f"POST {CHAT}", SpanKind.SERVER)
+    assert attributes(exchange) == {
+        "http.request.method": "POST",
+        "http.response.status_code": 200,
+        "url.path": CHAT,
+        "url.scheme": "http",
+        "server.address": "127.0.0.1",
+        "gen_ai.request.model": "gpt-4o",
+        "rustygate.exchange.id": line["id"],
+        "rustygate.client": "search",
+        "rustygate.queued_ms": 0,
+        "rustygate.attempts": 1,
+        "rustygate.outcome": "ok",
+    }
+    assert (attempt.name, attempt.kind) == ("chat gpt-4o", SpanKind.CLIENT)
+    assert attributes(attempt) == {
+        "http.request.method": "POST",
+        "http.response.status_code": 200,
+        "url.path": CHAT,
+        "server.address": "127.0.0.1",
+        "server.port": upstream.port,
+        "gen_ai.operation.name": "chat",
+        "gen_ai.system": "openai",
+        "gen_ai.provider.name": "openai",
+        "gen_ai.request.model": "gpt-4o",
+        "gen_ai.usage.input_tokens": 9,
+        "gen_ai.usage.output_tokens": 4,
+    }
+    assert parent_of(exchange) is None
+    assert parent_of(attempt) == id_of(exchange)
+    assert {exchange.status.status_code, attempt.status.status_code} == {StatusCode.UNSET}
+
+
+async def test_trace_goes_on_from_the_client_to_upstream(
+    gate: StartGate, upstream: Upstream, traced: Spans
+) -> None:
+    upstream.reply = answer()
+    running = await gate(traced.provider)
+    await running.ask(chat(PARENT, STATE))
+    attempt, exchange = await traced.ended(2)
+    assert parent_of(exchange) == PARENT_ID
+    [call] = upstream.calls
+    assert call.head.all("traceparent") == [f"00-{TRACE_ID}-{id_of(attempt)}-01"]
+    assert call.head.all("tracestate") == ["rojo=00f067aa0ba902b7"]
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [(), ("traceparent: nonsense", STATE), (PARENT, PARENT, STATE)],
+    ids=["none", "malformed", "twice"],
+)
+async def test_trace_begins_here_where_the_client_tells_of_none(
+    gate: StartGate, upstream: Upstream, traced: Spans, lines: tuple[str, ...]
+) -> None:
+    upstream.reply = answer()
+    running = await gate(traced.provider)
+    await running.ask(chat(*lines))
+    attempt, exchange = await traced.ended(2)
+    assert parent_of(exchange) is None
+    assert exchange.context.trace_id != int(TRACE_ID, 16)
+    [call] = upstream.calls
+    [parent] = call.head.all("traceparent")
+    assert parent.startswith(f"00-{exchange.context.trace_id:032x}-{id_of(attempt)}-")
+    assert "tracestate" not in call.head
+
+
+async def test_trace_that_is_not_sampled_stays_so(
+    gate: StartGate, upstream: Upstream, traced: Spans
+) -> None:
+    upstream.reply = answer()
+    running = await gate(traced.provider)
+    await running.ask(chat(PARENT[:-1] + "0"))
+    await running.settled()
+    [call] = upstream.calls
+    assert call.head["traceparent"].startswith(f"00-{TRACE_ID}-")
+    assert call.head["traceparent"].endswith("-00")
+    assert await traced.ended(0) == []
+
+
+async def test_without_tracing_the_client_s_trace_passes_untouched(
+    gate: StartGate, upstream: Upstream
+) -> None:
+    upstream.reply = answer()
+    running = await gate()
+    await running.ask(chat(PARENT, STATE, "tracestate: congo=1"))
+    [call] = upstream.calls
+    assert call.head.all("traceparent") == [PARENT.partition(" ")[2]]
+    assert call.head.all("tracestate") == ["rojo=00f067aa0ba902b7", "congo=1"]
+
+
+# What is counted, and what went wrong.
+
+
+async def test_each_attempt_has_its_own_span(
+    gate: StartGate, upstream: Upstream, traced: Spans
+) -> None:
+    running = await gate(traced.provider)
+    client = await running.send(chat())
+    await (await upstream.call()).answer(BUSY)
+    (await upstream.call()).reset()
+    await (await upstream.call()).answer(answer(USAGE, JSON))
+    await client.answer()
+    *attempts, exchange = await traced.ended(4)
+    told = [attributes(attempt) for attempt in attempts]
+    assert [one.get("http.response.status_code") for one in told] == [429, None, 200]
+    assert [one.get("error.type") for one in told] == ["429", "upstream_disconnected", None]
+    assert [one.get("http.request.resend_count") for one in told] == [None, 1, 2]
+    assert [one.get("gen_ai.usage.output_tokens") for one in told] == [None, None, 4]
+    assert {parent_of(attempt) for attempt in attempts} == {id_of(exchange)}
+    parents = [call.head["traceparent"].split("-")[2] for call in upstream.calls]
+    assert parents == [id_of(attempt) for attempt in attempts]
+    assert attributes(exchange)["rustygate.attempts"] == 3
+
+
+async def test_stream_s_span_lasts_until_its_end(
+    gate: StartGate, upstream: Upstream, traced: Spans
+) -> None:
+    running = await gate(traced.provider)
+    client = await running.send(chat(stream=True))
+    call = await upstream.call()
+    call.send(EVENT_STREAM, chunk(b"data: 1\n\n"))
+    await client.head()
+    await client.exactly(b"data: 1\n\n")
+    assert await traced.ended(0) == []
+    call.send(chunk(b"data: %b\n\n" % USAGE), LAST_CHUNK)
+    await client.rest()
+    attempt, _ = await traced.ended(2)
+    assert attributes(attempt)["gen_ai.usage.input_tokens"] == 9
+
+
+async def refused(running: Gate, upstream: Upstream) -> None:
+    await running.ask(get("/v2/models"))
+
+
+async def unreachable(running: Gate, upstream: Upstream) -> None:
+    await upstream.stop()
+    await running.ask(get())
+
+
+async def failing(running: Gate, upstream: Upstream) -> None:
+    upstream.reply = answer(status="500 Internal Server Error")
+    await running.ask(get())
+
+
+async def not_found(running: Gate, upstream: Upstream) -> None:
+    upstream.reply = answer(status="404 Not Found")
+    await running.ask(get())
+
+
+async def broken(running: Gate, upstream: Upstream) -> None:
+    client = await running.send(get())
+    call = await upstream.call()
+    call.send(EVENT_STREAM, chunk(b"data: 1\n\n"))
+    await client.head()
+    call.reset()
+    await client.ended()
+
+
+async def left(running: Gate, upstream: Upstream) -> None:
+    client = await running.send(get())
+    await upstream.call()
+    client.leave()
+
+
+Story = Callable[[Gate, Upstream], Any]
+
+# Status, error type and whether it is an error: of the attempt, if there is one; of the exchange.
+Told = tuple[int | None, str | None, bool]
+STORIES: dict[str, tuple[Story, Told | None, Told]] = {
+    "refused": (refused, None, (404, "not_found", False)),
+    "unreachable": (
+        unreachable,
+        (None, "upstream_unreachable", True),
+        (502, "upstream_unreachable", True),
+    ),
+    "upstream fails": (failing, (500, "500", True), (500, "500", True)),
+    "upstream refuses": (not_found, (404, "404", True), (404, None, False)),
+    "broken": (
+        broken,
+        (200, "upstream_disconnected", True),
+        (200, "upstream_disconnected", True),
+    ),
+    "client left": (left, (None, "CancelledError", True), (None, None, False)),
+}
+
+
+@pytest.mark.parametrize(("story", "attempt", "exchange"), STORIES.values(), ids=STORIES)
+async def test_spans_tell_what_went_wrong(
+    gate: StartGate,
+    upstream: Upstream,
+    traced: Spans,
+    story: Story,
+    attempt: Told | None,
+    exchange: Told,
+) -> None:
+    running = await gate(traced.provider, UPSTREAM_RETRIES=0)
+    await story(running, upstream)
+    expected = [told for told in (attempt, exchange) if told is not None]
+    ended = await traced.ended(len(expected))
+    for span, (status, error, is_error) in zip(ended, expected, strict=True):
+        told = attributes(span)
+        assert told.get("http.response.status_code") == status
+        assert told.get("error.type") == error
+        assert (span.status.status_code is StatusCode.ERROR) == is_error
+        assert span.status.description is None
+        assert span.events == ()
+
+
+# What a stranger says.
+
+
+async def test_span_holds_no_key_no_query_and_no_body(
+    gate: StartGate, upstream: Upstream, traced: Spans
+) -> None:
+    upstream.reply = answer(b'{"error": "private"}', JSON)
+    running = await gate(traced.provider)
+    body = json.dumps({"model": "m", "user": CLIENT_KEY}).encode()
+    await running.ask(
+        post(body, f"X-Key: {CLIENT_KEY}", target=f"/v1/x?key={CLIENT_KEY}&q=private")
+    )
+    ended = await traced.ended(2)
+    told = "".join(span.to_json() for span in ended)
+    assert not [secret for secret in (CLIENT_KEY, UPSTREAM_KEY, "private") if secret in told]
+
+
+async def test_what_a_stranger_invents_is_bounded(
+    gate: StartGate, upstream: Upstream, traced: Spans
+) -> None:
+    upstream.reply = answer()
+    running = await gate(traced.provider)
+    await running.ask(request("PROPFIND", "/v2/" + "x" * 9000))
+    [odd] = await traced.ended(1)
+    assert odd.name == "HTTP"
+    assert attributes(odd)["http.request.method"] == "_OTHER"
+    assert attributes(odd)["url.path"] == "/v2/" + "x" * 252
+
+
+# Whether it is on.
+
+
+@pytest.mark.parametrize(
+    ("environ", "asked"),
+    [
+        ({}, False),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": ""}, False),
+        ({"OTEL_SERVICE_NAME": "gate"}, False),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318"}, True),
+        ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://c:4318/v1/traces"}, True),
+        ({"OTEL_TRACES_EXPORTER": "otlp"}, True),
+        ({"OTEL_TRACES_EXPORTER": "none", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://c"}, False),
+        ({"OTEL_TRACES_EXPORTER": "otlp", "OTEL_SDK_DISABLED": "TRUE"}, False),
+        ({"OTEL_TRACES_EXPORTER": "otlp", "OTEL_SDK_DISABLED": "false"}, True),
+    ],
+)
+def test_environment_asks_for_traces(environ: dict[str, str], asked: bool) -> None:
+    assert is_asked_for(environ) == asked
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("OTEL_TRACES_EXPORTER", "zipkin", "expected one of otlp, console, none"),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc", "expected http/protobuf"),
+    ],
+)
+def test_what_cannot_be_done_is_a_warning_and_stops_nothing(
+    name: str, value: str, said: str, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
+    monkeypatch.setenv(name, value)
+    assert configured(Settings(openai_api_key="sk-test")) is None
+    assert said in log.text
+
+
+def test_what_opentelemetry_does_not_take_stops_nothing(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise ValueError("sk-canary")
+
+    monkeypatch.setenv("OTEL_TRACES_EXPORTER", "otlp")
+    monkeypatch.setattr(spans, "OTLPSpanExporter", fail)
+    assert configured(Settings(openai_api_key="sk-test")) is None
+    assert "its variables will not do" in log.text
+
+
+def test_missing_extra_is_a_warning(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_TRACES_EXPORTER", "otlp")
+    monkeypatch.setitem(sys.modules, "rustygate.telemetry.tracing.spans", None)
+    assert configured(Settings(openai_api_key="sk-test")) is None
+    assert "the extra otel is not installed" in log.text
+
+
+def test_nothing_of_it_is_imported_unless_it_is_asked_for() -> None:
+    code = (
+        "import sys\n"
+        "from rustygate import cli, config, daemon\nfrom rustygate.telemetry import tracing\n"
+        "assert tracing.configured(config.Settings(openai_api_key='sk-test')) is None\n"
+        "sys.exit([name for name in sys.modules if 'opentelemetry' in name] or None)"
+    )
+    environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", code], env=environ, check=True)
+
+
+# To a collector.
+
+
+class Collector:
+    """Takes traces by OTLP/HTTP; one that is `deaf` never answers."""
+
+    def __init__(self) -> None:
+        self.got: list[ExportTraceServiceRequest] = []
+        self.headers: list[dict[str, str]] = []
+        self.deaf = False
+
+    async def take(self, request: web.Request) -> web.Response:
+        self.headers.append(dict(request.headers))
+        self.got.append(ExportTraceServiceRequest.FromString(await request.read()))
+        if self.deaf:
+            await asyncio.Event().wait()
+        return web.Response(content_type="application/x-protobuf")
+
+
+@pytest.fixture
+async def collector(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A collector that the environment names."""
+    collector = Collector()
+    app = web.Application()
+    app.router.add_post("/v1/traces", collector.take)
+    runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", url)
+    # Only the end sends what there is.
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "1000000")
+    yield collector
+    await runner.cleanup()
+
+
+def daemon(upstream: Upstream) -> Daemon:
+    settings = load({"OPENAI_API_KEY": UPSTREAM_KEY, "OPENAI_BASE_URL": upstream.url, "PORT": "0"})
+    tracing = configured(settings)
+    assert tracing is not None
+    return Daemon(settings, tracing=tracing)
+
+
+async def ask(running: Daemon) -> None:
+    from aiohttp import ClientSession
+
+    async with ClientSession() as session, session.get(f"{running.url}/v1/models") as got:
+        assert got.status == 200
+
+
+async def test_spans_reach_the_collector_before_the_gate_has_stopped(
+    upstream: Upstream, collector: Collector, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment=test")
+    upstream.reply = answer()
+    async with soon(), daemon(upstream) as running:
+        await ask(running)
+        assert collector.got == []
+    [got] = collector.got
+    [of_resource] = got.resource_spans
+    resource = {one.key: one.value.string_value for one in of_resource.resource.attributes}
+    assert resource["service.name"] == "rustygate"
+    assert resource["deployment.environment"] == "test"
+    [of_scope] = of_resource.scope_spans
+    assert of_scope.scope.name == "rustygate"
+    attempt, exchange = of_scope.spans
+    assert attempt.parent_span_id == exchange.span_id
+
+
+async def test_service_may_be_named(
+    upstream: Upstream, collector: Collector, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_SERVICE_NAME", "gate-2")
+    upstream.reply = answer()
+    async with soon(), daemon(upstream) as running:
+        await ask(running)
+    attributes = collector.got[0].resource_spans[0].resource.attributes
+    assert "gate-2" in {one.value.string_value for one in attributes if one.key == "service.name"}
+
+
+async def test_collector_that_never_answers_holds_up_the_end_for_a_moment_only(
+    upstream: Upstream, collector: Collector, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spans, "FLUSH_TIMEOUT_S", 0.1)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
+    collector.deaf = True
+    upstream.reply = answer()
+    async with soon(), daemon(upstream) as running:
+        await ask(running)
+    assert "the last spans could not be sent in 0.1 s" in log.text
+    log.errors.clear()
