@@ -20,11 +20,11 @@ from loguru import logger
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from rustygate.access.admin import Admin
-from rustygate.access.client_auth import Access
+from rustygate.access.client_auth import ClientAuth
 from rustygate.admission.gate import Gate
 from rustygate.config import Settings
 from rustygate.core.paths import PREFIX
-from rustygate.downstream.connections import Door, LimitedConnection, heads_under_way
+from rustygate.downstream.connections import ConnectionLimiter, LimitedConnection, wait_for_heads
 from rustygate.downstream.listener import Listener
 from rustygate.errors import NotHttp, Refusal
 from rustygate.proxy import Proxy
@@ -97,13 +97,13 @@ class Daemon:
         metrics = Metrics(self._gate)
         admin = Admin(settings, metrics.refused)
         self._ledger = Ledger(metrics, self._tracing)
-        self._access = Access(settings.clients_file)
+        self._access = ClientAuth(settings.clients_file)
         self._gate.limit_clients(self._access.limits)
         self._proxy = Proxy(
             settings, self._gate, self._upstream, self._ledger, self._access, self._tracing
         )
         application = _application(self._proxy, self._gate, admin, metrics)
-        self._runner = _runner(application, Door(settings.connection_limit))
+        self._runner = _runner(application, ConnectionLimiter(settings.connection_limit))
         await self._runner.setup()
         assert self._runner.server is not None
         try:
@@ -129,7 +129,7 @@ class Daemon:
         limit_s = self._settings.drain_timeout
         assert self._runner.server is not None
         await asyncio.gather(
-            heads_under_way(self._runner.server, limit_s), self._proxy.finish(limit_s)
+            wait_for_heads(self._runner.server, limit_s), self._proxy.finish(limit_s)
         )
 
     async def stop(self) -> None:
@@ -281,7 +281,7 @@ class _Runner(web.AppRunner):
         )
 
 
-def _runner(application: web.Application, door: Door) -> web.AppRunner:
+def _runner(application: web.Application, door: ConnectionLimiter) -> web.AppRunner:
     # aiohttp would log requests that it cannot parse with their bytes.
     muted = logging.Logger("muted", logging.CRITICAL + 1)
     return _Runner(

@@ -100,7 +100,7 @@ class MalformedBody(BadRequest):
     closes = True
 
 
-class MalformedOpening(BadRequest):
+class MalformedHandshake(BadRequest):
     """A WebSocket's opening is not as RFC 6455, 4.1 asks; the answer tells the version to use."""
 
     def headers(self) -> dict[str, str]:

@@ -15,7 +15,7 @@ from aiohttp import HttpVersion11, hdrs, web
 from loguru import logger
 from multidict import istr
 
-from rustygate.access.client_auth import Access, check_model
+from rustygate.access.client_auth import ClientAuth, check_model
 from rustygate.admission.gate import Admission, Gate
 from rustygate.config import Settings
 from rustygate.core.bucket import SECOND
@@ -24,21 +24,21 @@ from rustygate.core.headers import Credentials, Headers, UnreadableHeader, reque
 from rustygate.core.log_levels import is_debug
 from rustygate.core.output_history import OutputHistory
 from rustygate.core.paths import PREFIX, has_dot_segment, is_unsafe, origin_form, path_of
-from rustygate.core.rate_limits import Action, Verdict, rate_news, verdict
-from rustygate.core.usage import NO_FACTS, Facts, model_in, request_facts
+from rustygate.core.rate_limits import Action, Verdict, read_rate_limits, verdict
+from rustygate.core.usage import NO_FACTS, RequestFacts, model_in, request_facts
 from rustygate.core.websocket_handshake import (
     NONCE_BYTES,
     SWITCHING_PROTOCOLS,
-    Opening,
-    is_opening,
+    WebSocketHandshake,
+    is_websocket_upgrade,
 )
-from rustygate.downstream.cors import Browsers
-from rustygate.downstream.request_body import Body, Holdings
+from rustygate.downstream.cors import Cors
+from rustygate.downstream.request_body import BodyBufferBudget, RequestBody
 from rustygate.errors import (
     BadRequest,
     Draining,
     InternalError,
-    MalformedOpening,
+    MalformedHandshake,
     MethodNotAllowed,
     NotFound,
     QueueTimeout,
@@ -48,10 +48,10 @@ from rustygate.errors import (
 )
 from rustygate.exchange import MS, Exchange
 from rustygate.relay.pipe import abort, cut, read_ahead
-from rustygate.relay.queue_keepalive import Vigil
+from rustygate.relay.queue_keepalive import QueueKeepalive
 from rustygate.telemetry.ledger import Ledger
 from rustygate.upstream.client import Upstream
-from rustygate.upstream.pool import Answer
+from rustygate.upstream.pool import UpstreamResponse
 
 if TYPE_CHECKING:
     from rustygate.telemetry.tracing.spans import Tracing
@@ -76,22 +76,22 @@ SHOWN = 200
 
 
 @dataclass(slots=True)
-class Sending:
+class UpstreamRequest:
     """What is sent upstream for an exchange, once or more; not changed."""
 
     exchange: Exchange
     target: str = field(repr=False)
     headers: Headers = field(repr=False)
-    body: Body
+    body: RequestBody
 
 
 @dataclass(frozen=True, slots=True)
-class Setback:
+class FailedAttempt:
     """What an attempt came to after which there may be another: a failure, or an answer whose
     body was read. The next one asks for admission `pause_s` later."""
 
     failure: UpstreamFailure | None = None
-    answer: Answer | None = None
+    answer: UpstreamResponse | None = None
     read: bytes | None = field(default=None, repr=False)
     pause_s: float = 0.0
 
@@ -112,7 +112,7 @@ class Proxy:
         gate: Gate,
         upstream: Upstream,
         ledger: Ledger,
-        access: Access,
+        access: ClientAuth,
         tracing: "Tracing | None" = None,
     ) -> None:
         self._settings = settings
@@ -124,8 +124,8 @@ class Proxy:
         self._access = access
         self._tracing = tracing
         self._history = OutputHistory()
-        self._holdings = Holdings(settings.queue_bytes)
-        self.browsers = Browsers(settings)
+        self._holdings = BodyBufferBudget(settings.queue_bytes)
+        self.browsers = Cors(settings)
         self._running: set[asyncio.Task[Any]] = set()
         self._credentials = Credentials.of(
             settings.openai_api_key, settings.openai_org_id, settings.openai_project_id
@@ -170,7 +170,7 @@ class Proxy:
     # The steps.
 
     def _identify(self, request: web.Request) -> Exchange:
-        client = _client(request, named=not self._access.wants_keys)
+        client = _client(request, named=not self._access.requires_keys)
         exchange = Exchange(client, request.method, path_of(request.raw_path))
         patience_s = _patience_s(request, self._settings.rate_limit_timeout)
         exchange.deadline = exchange.arrived + int(patience_s * SECOND)
@@ -191,28 +191,30 @@ class Proxy:
         )
         if self._gate.closed:
             raise Draining
-        body = Body(request, self._settings, self._holdings)
+        body = RequestBody(request, self._settings, self._holdings)
         try:
             await body.read()
             facts = request_facts(body.held, exchange.path) if body.held else NO_FACTS
             if opening is not None:
-                facts = Facts(model_in(target))
+                facts = RequestFacts(model_in(target))
             self._reckon(exchange, facts)
             seen = body.held is not None and opening is None
             check_model(client, exchange, facts if seen else None)
             headers = _headers(request, self._credentials, facts.streaming)
             if opening is not None:
                 headers += opening.onward(token_bytes(NONCE_BYTES), self._credentials.key)
-            sending = Sending(exchange, target, headers, body)
+            sending = UpstreamRequest(exchange, target, headers, body)
             # Even a stream has no body if it answers a HEAD.
             streams = facts.streaming and request.method != hdrs.METH_HEAD
             settings = self._settings if streams else self._without_vigil
-            async with Vigil(request, exchange, settings) as vigil:
+            async with QueueKeepalive(request, exchange, settings) as vigil:
                 return await self._deliver(sending, vigil)
         finally:
             body.close()
 
-    async def _deliver(self, sending: Sending, vigil: Vigil) -> web.StreamResponse:
+    async def _deliver(
+        self, sending: UpstreamRequest, vigil: QueueKeepalive
+    ) -> web.StreamResponse:
         try:
             return await self._forward(sending, vigil)
         except Refusal as refusal:
@@ -223,7 +225,7 @@ class Proxy:
             sending.exchange.reason = refusal.reason
             return told
 
-    def _reckon(self, exchange: Exchange, facts: Facts) -> None:
+    def _reckon(self, exchange: Exchange, facts: RequestFacts) -> None:
         """Stamp what the request will cost, as far as that can be told before it is answered."""
         exchange.model = facts.model
         exchange.tokens_least = facts.cost(0)
@@ -235,9 +237,11 @@ class Proxy:
         if self._tells_steps:
             logger.debug(step, id=exchange.id, **fields)
 
-    async def _forward(self, sending: Sending, vigil: Vigil) -> web.StreamResponse:
+    async def _forward(
+        self, sending: UpstreamRequest, vigil: QueueKeepalive
+    ) -> web.StreamResponse:
         """Admit and send, again as long as that may help; then pipe."""
-        setback: Setback | None = None
+        setback: FailedAttempt | None = None
         attempt = self._attempt if self._tracing is None else self._traced_attempt
         while True:
             try:
@@ -260,19 +264,19 @@ class Proxy:
             await asyncio.sleep(setback.pause_s)
 
     async def _traced_attempt(
-        self, sending: Sending, admission: Admission, vigil: Vigil
-    ) -> web.StreamResponse | Setback:
+        self, sending: UpstreamRequest, admission: Admission, vigil: QueueKeepalive
+    ) -> web.StreamResponse | FailedAttempt:
         assert self._tracing is not None
         with self._tracing.attempt(sending.exchange) as span:
             carried = replace(sending, headers=span.carried(sending.headers))
             outcome = await self._attempt(carried, admission, vigil)
-            if isinstance(outcome, Setback) and outcome.failure is not None:
+            if isinstance(outcome, FailedAttempt) and outcome.failure is not None:
                 span.fail(outcome.failure.reason)
         return outcome
 
     async def _attempt(
-        self, sending: Sending, admission: Admission, vigil: Vigil
-    ) -> web.StreamResponse | Setback:
+        self, sending: UpstreamRequest, admission: Admission, vigil: QueueKeepalive
+    ) -> web.StreamResponse | FailedAttempt:
         sending.exchange.reached = False
         try:
             await vigil.admitted()
@@ -285,7 +289,7 @@ class Proxy:
             pause_s = RETRY_PAUSE_S * 2 ** (sending.exchange.attempts - 1)
             if not (failure.retryable and self._may_retry(sending, int(pause_s * SECOND))):
                 raise
-            return Setback(failure=failure, pause_s=pause_s)
+            return FailedAttempt(failure=failure, pause_s=pause_s)
         except asyncio.CancelledError:
             if not sending.exchange.reached:
                 admission.give_back()
@@ -297,19 +301,23 @@ class Proxy:
             answer.close()
 
     async def _heed(
-        self, sending: Sending, admission: Admission, answer: Answer, vigil: Vigil
-    ) -> web.StreamResponse | Setback:
+        self,
+        sending: UpstreamRequest,
+        admission: Admission,
+        answer: UpstreamResponse,
+        vigil: QueueKeepalive,
+    ) -> web.StreamResponse | FailedAttempt:
         """Learn from an answer's head; pass it on, unless another attempt may do better."""
         exchange = sending.exchange
         self._step(exchange, "answered", status=answer.status, attempt=exchange.attempts)
-        admission.answered(answer.ok, rate_news(answer.headers))
+        admission.answered(answer.ok, read_rate_limits(answer.headers))
         read: bytes | None = None
         if answer.status in TELLING_STATUSES:
             read = await read_ahead(answer, self._settings)
             wait = self._pause(admission, verdict(answer.status, answer.headers, read, time_ns()))
             if wait is not None and self._may_retry(sending, wait):
                 admission.settle(0)
-                return Setback(answer=answer, read=read)
+                return FailedAttempt(answer=answer, read=read)
         try:
             return await vigil.deliver(answer, read)
         finally:
@@ -332,7 +340,7 @@ class Proxy:
         elif not ok:
             admission.settle(0)
 
-    def _may_retry(self, sending: Sending, wait: int) -> bool:
+    def _may_retry(self, sending: UpstreamRequest, wait: int) -> bool:
         """Whether the same request may be sent again, and in time."""
         exchange = sending.exchange
         if sending.body.held is None or exchange.attempts > self._settings.upstream_retries:
@@ -340,7 +348,7 @@ class Proxy:
         return self._gate.now() + wait <= exchange.deadline
 
 
-async def _resign(setback: Setback, vigil: Vigil) -> web.StreamResponse:
+async def _resign(setback: FailedAttempt, vigil: QueueKeepalive) -> web.StreamResponse:
     """No further attempt is admitted in time: pass on what the last one came to."""
     if setback.answer is None:
         assert setback.failure is not None
@@ -402,17 +410,21 @@ def _accept(request: web.Request) -> str:
     return target
 
 
-def _opening(request: web.Request) -> Opening | None:
+def _opening(request: web.Request) -> WebSocketHandshake | None:
     """The opening of a WebSocket; other upgrades are forwarded as the requests they are."""
     fields = request.headers.items()
-    if request.method != "GET" or request.version < HttpVersion11 or not is_opening(fields):
+    if (
+        request.method != "GET"
+        or request.version < HttpVersion11
+        or not is_websocket_upgrade(fields)
+    ):
         return None
     if request.body_exists:
-        raise MalformedOpening("A request that opens a WebSocket has no body.")
+        raise MalformedHandshake("A request that opens a WebSocket has no body.")
     try:
-        return Opening.of(fields)
+        return WebSocketHandshake.of(fields)
     except ValueError as error:
-        raise MalformedOpening(str(error)) from error
+        raise MalformedHandshake(str(error)) from error
 
 
 def _headers(request: web.Request, credentials: Credentials, streaming: bool) -> Headers:

@@ -13,7 +13,7 @@ from aiohttp import hdrs, web
 
 from rustygate.config import read_clients_file
 from rustygate.core.clients import Client, Clients, Limits
-from rustygate.core.usage import Facts
+from rustygate.core.usage import RequestFacts
 from rustygate.errors import InvalidApiKey, ModelNotAllowed
 from rustygate.exchange import Exchange
 
@@ -27,7 +27,7 @@ _ELSEWHERE = re.compile(r"/+v1/+(batches/*|(evals|realtime)(/.*)?)", re.DOTALL)
 _SCHEME = "bearer "
 
 
-class Access:
+class ClientAuth:
     """The clients in force; `path` is their file, None lets everybody in.
 
     Raises `core.clients.ClientsError`, also from `reload`, which then changes nothing.
@@ -39,7 +39,7 @@ class Access:
         self.reload()
 
     def __repr__(self) -> str:
-        return f"<Access {self._clients}>"
+        return f"<ClientAuth {self._clients}>"
 
     def reload(self) -> None:
         """Read the file again."""
@@ -47,7 +47,7 @@ class Access:
             self._clients = read_clients_file(self._path)
 
     @property
-    def wants_keys(self) -> bool:
+    def requires_keys(self) -> bool:
         """Whether clients have keys, and no name but their key's."""
         return self._clients is not None
 
@@ -78,7 +78,7 @@ class Access:
         return client
 
 
-def check_model(client: Client | None, exchange: Exchange, facts: Facts | None) -> None:
+def check_model(client: Client | None, exchange: Exchange, facts: RequestFacts | None) -> None:
     """Raise `ModelNotAllowed` if a client may not ask what it asks.
 
     Args:
@@ -100,7 +100,7 @@ def check_model(client: Client | None, exchange: Exchange, facts: Facts | None) 
     raise ModelNotAllowed(message)
 
 
-def _shows_its_model(exchange: Exchange, facts: Facts | None) -> bool:
+def _shows_its_model(exchange: Exchange, facts: RequestFacts | None) -> bool:
     """Whether a request without a model is known to ask none."""
     return exchange.path.startswith(_FILES) if facts is None else facts.readable
 

@@ -34,7 +34,7 @@ from rustygate.core.budgets import Budgets, Level
 from rustygate.core.clients import Limits
 from rustygate.core.fairqueue import CLASSES, Ahead, FairQueue, Flow, Size
 from rustygate.core.lane import Lane, Mark
-from rustygate.core.rate_limits import RateNews
+from rustygate.core.rate_limits import RateLimitUpdate
 from rustygate.errors import Draining, QueueFull, QueueTimeout, Refusal, RequestTooLarge
 from rustygate.exchange import MS, Exchange
 
@@ -94,8 +94,8 @@ class Gate:
         self._settings = settings
         self._loop = asyncio.get_running_loop()
         self.own = _own_budgets(settings)
-        self._lanes: OrderedDict[str, LaneLine] = OrderedDict()
-        self._clients: dict[str, ClientLine] = {}
+        self._lanes: OrderedDict[str, LaneQueue] = OrderedDict()
+        self._clients: dict[str, ClientQueue] = {}
         self._waiting = 0
         self._waiting_in = dict.fromkeys(CLASSES, 0)
         self._queue = WaiterQueue()
@@ -128,7 +128,7 @@ class Gate:
         """The gate's live numbers."""
         return {"waiters": self._waiting, "in_flight": self.own.in_flight}
 
-    def lanes(self) -> "list[LaneLine]":
+    def lanes(self) -> "list[LaneQueue]":
         """The lanes there are, the one used last at the end."""
         return list(self._lanes.values())
 
@@ -140,7 +140,7 @@ class Gate:
         budgets, those that have not changed go on.
         """
         for name in limits.keys() - self._clients.keys():
-            self._clients[name] = ClientLine(name, Budgets(), self._queue, self._loop)
+            self._clients[name] = ClientQueue(name, Budgets(), self._queue, self._loop)
         for name, line in list(self._clients.items()):
             line.limit(limits.get(name, Limits()))
             if name not in limits and not (line.waiting or line.budgets.in_flight):
@@ -172,20 +172,20 @@ class Gate:
 
     # What an admission is made of.
 
-    def lane_line(self, model: str | None) -> "LaneLine":
+    def lane_queue(self, model: str | None) -> "LaneQueue":
         """The line before a model's lane; requests without a model share one."""
         name = model or ""
         line = self._lanes.get(name)
         if line is None:
             probes = self._settings.rate_limit_burst if self._settings.rate_limit is None else None
-            line = self._lanes[name] = LaneLine(name, Lane(slots=probes), self._queue, self._loop)
+            line = self._lanes[name] = LaneQueue(name, Lane(slots=probes), self._queue, self._loop)
             if len(self._lanes) > LANES:
                 self._forget_lanes()
         else:
             self._lanes.move_to_end(name)
         return line
 
-    def client_line(self, client: str) -> "Line | None":
+    def client_queue(self, client: str) -> "WaitQueue | None":
         """The line before a client's own limits, if it has any."""
         return self._clients.get(client)
 
@@ -215,7 +215,7 @@ class Gate:
             self._count(newcomer, -1)
             timer.cancel()
 
-    def leave(self, line: "LaneLine") -> None:
+    def leave(self, line: "LaneQueue") -> None:
         """A user of a line is gone; with the last one goes a lane that knows nothing."""
         line.users -= 1
         if not (line.users or line.lane.known) and line.lane.forgettable(self.now()):
@@ -234,7 +234,7 @@ class Gate:
         for line in waiter.lines:
             line.count(waiter, sign)
 
-    def _lacking(self, waiter: "Admission", now: int) -> "Line | None":
+    def _lacking(self, waiter: "Admission", now: int) -> "WaitQueue | None":
         """The first line that does not let the waiter pass."""
         for line in waiter.lines:
             if not line.has_room(waiter, now):
@@ -369,7 +369,7 @@ class Gate:
         return max(own, *(line.predicted_wait(waiter, now, at_most) for line in waiter.lines))
 
 
-class Line:
+class WaitQueue:
     """The waiters before the budgets of one client or lane, beside the gate's queue, in the same
     fair order.
 
@@ -384,7 +384,7 @@ class Line:
         self.name = name
         self.budgets = budgets
         self.queue: FairQueue[Admission] = FairQueue()
-        self.envoy: Admission | None = None
+        self.candidate: Admission | None = None
         self.users = self.waiting = self.waiting_tokens = 0
         self._gate = gate
         self._loop = loop
@@ -401,7 +401,7 @@ class Line:
     @property
     def idle(self) -> bool:
         """Whether nobody waits here."""
-        return self.envoy is None and not self.queue
+        return self.candidate is None and not self.queue
 
     def has_room(self, waiter: "Admission", now: int) -> bool:
         """Whether the waiter may pass: the budgets have room, and nobody is before it.
@@ -430,8 +430,8 @@ class Line:
     def park(self, waiter: "Admission") -> None:
         """Let a waiter stand in line whose turn came too early."""
         size = self.budgets.size(waiter.tokens)
-        if waiter is self.envoy:
-            self.envoy = None
+        if waiter is self.candidate:
+            self.candidate = None
         rank = waiter.rank
         self._refund(waiter)
         self.queue.push(waiter, waiter.flow, size, rank=rank)
@@ -439,8 +439,8 @@ class Line:
 
     def dismiss(self, waiter: "Admission") -> None:
         """A waiter was admitted, or waits elsewhere; if it was the envoy, the next one follows."""
-        if waiter is self.envoy:
-            self.envoy = None
+        if waiter is self.candidate:
+            self.candidate = None
             self.advance()
 
     def forsake(self, waiter: "Admission") -> None:
@@ -465,16 +465,16 @@ class Line:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self.envoy is not None:
+        if self.candidate is not None:
             return
         if not self.queue:
             self.queue.forget()
             return
         wait = self.budgets.wait(self._now(), self.queue.peek().tokens)
         if wait == 0:
-            self.envoy = self.queue.pop()
-            self.envoy.passed |= {self}
-            self._gate.put_nowait(self.envoy)
+            self.candidate = self.queue.pop()
+            self.candidate.passed |= {self}
+            self._gate.put_nowait(self.candidate)
         elif wait is not None:
             self._timer = self._loop.call_later(wait / SECOND + 1e-6, self._wake)
 
@@ -485,7 +485,11 @@ class Line:
 
     def _ahead(self, waiter: "Admission") -> Ahead:
         ahead = waiter.behind(self.queue)
-        return ahead if self.envoy is None else ahead.after(self.budgets.size(self.envoy.tokens))
+        return (
+            ahead
+            if self.candidate is None
+            else ahead.after(self.budgets.size(self.candidate.tokens))
+        )
 
     def _all(self) -> Ahead:
         return Ahead(0, self.waiting, self.waiting_tokens)
@@ -503,7 +507,7 @@ class Line:
         self.advance()
 
 
-class ClientLine(Line):
+class ClientQueue(WaitQueue):
     """The line before a client's own limits, which its operator may change."""
 
     def __init__(
@@ -556,7 +560,7 @@ class ClientLine(Line):
             self.advance()
 
 
-class LaneLine(Line):
+class LaneQueue(WaitQueue):
     """The line before a lane, whose limits may change with each answer."""
 
     def __init__(
@@ -573,7 +577,7 @@ class LaneLine(Line):
 
     @property
     def is_sure(self) -> bool:
-        return self.lane.heard_lately(self._now())
+        return self.lane.updated_lately(self._now())
 
     def learned(self) -> None:
         """If the limits are others than before, so are the costs. Limits that change with each
@@ -596,7 +600,7 @@ class Admission:
     """
 
     __slots__ = (
-        "_answered", "_exchange", "_gate", "lane_line", "limits", "lines", "mark", "passed",
+        "_answered", "_exchange", "_gate", "lane_queue", "limits", "lines", "mark", "passed",
         "retries", "tokens", "turn",
     )  # fmt: skip
 
@@ -606,24 +610,24 @@ class Admission:
         self._answered = False
         self.tokens = exchange.tokens
         self.retries = exchange.attempts > 0
-        self.passed: frozenset[Line] = frozenset()
-        self.lane_line = gate.lane_line(exchange.model)
-        client_line = gate.client_line(exchange.client)
-        self.lines: tuple[Line, ...] = (
-            (self.lane_line,) if client_line is None else (client_line, self.lane_line)
+        self.passed: frozenset[WaitQueue] = frozenset()
+        self.lane_queue = gate.lane_queue(exchange.model)
+        client_queue = gate.client_queue(exchange.client)
+        self.lines: tuple[WaitQueue, ...] = (
+            (self.lane_queue,) if client_queue is None else (client_queue, self.lane_queue)
         )
         self.turn: asyncio.Future[None] | None = None
         self.limits: Limits
         self.mark: Mark
 
     async def __aenter__(self) -> Self:
-        self.lane_line.users += 1
+        self.lane_queue.users += 1
         try:
             self._refuse_oversized()
             if not self._gate.admit_at_once(self):
                 await self._wait()
         except BaseException:
-            self._gate.leave(self.lane_line)
+            self._gate.leave(self.lane_queue)
             raise
         return self
 
@@ -641,7 +645,7 @@ class Admission:
         traceback: TracebackType | None,
     ) -> None:
         self.release()
-        self._gate.leave(self.lane_line)
+        self._gate.leave(self.lane_queue)
 
     def _refuse_oversized(self) -> None:
         least = self._exchange.tokens_least
@@ -712,22 +716,22 @@ class Admission:
 
     # Once it is admitted.
 
-    def answered(self, ok: bool, news: RateNews | None = None) -> None:
+    def answered(self, ok: bool, news: RateLimitUpdate | None = None) -> None:
         """Upstream's head came, well or not; `news` is what it tells of the quota."""
-        lane = self.lane_line.lane
+        lane = self.lane_queue.lane
         if ok and not (lane.known and lane.slots is None):
             lane.open(self.mark)
         if news is not None and lane.learn(self._gate.now(), self.mark, news):
-            self.lane_line.learned()
+            self.lane_queue.learned()
         self._answer()
 
     def pause(self, wait: int, *, slow: bool = False) -> None:
         """Upstream wants nobody of this model for `wait` nanoseconds, and if `slow`, fewer."""
-        lane, now = self.lane_line.lane, self._gate.now()
+        lane, now = self.lane_queue.lane, self._gate.now()
         lane.pause(now, wait)
         if slow:
             lane.slow(now, self.mark)
-        self.lane_line.advance()
+        self.lane_queue.advance()
 
     def settle(self, tokens: int) -> None:
         """Replace the estimated cost by the actual one; what the lane has, upstream tells."""
@@ -736,7 +740,7 @@ class Admission:
             self._gate.own.settle(now, self.tokens, tokens)
             self._gate.ring()
         for line in self.lines:
-            if line is not self.lane_line and line.charged(self):
+            if line is not self.lane_queue and line.charged(self):
                 line.budgets.settle(now, self.tokens, tokens)
                 line.advance()
         self.tokens = tokens
@@ -755,7 +759,7 @@ class Admission:
         if not self._answered:
             self._answer()
         for line in self.lines:
-            if line is not self.lane_line:
+            if line is not self.lane_queue:
                 line.budgets.release()
                 line.advance()
         self._gate.own.release()
@@ -765,8 +769,8 @@ class Admission:
     def _answer(self) -> None:
         if not self._answered:
             self._answered = True
-            self.lane_line.lane.release()
-        self.lane_line.advance()
+            self.lane_queue.lane.release()
+        self.lane_queue.advance()
 
 
 def _now(loop: asyncio.AbstractEventLoop) -> int:

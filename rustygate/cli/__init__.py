@@ -47,7 +47,7 @@ from rustygate.config import (
 )
 from rustygate.core.clients import ClientsError, hash_of, is_name
 from rustygate.system import tls
-from rustygate.system.systemd import Manager
+from rustygate.system.systemd import ServiceManager
 from rustygate.telemetry import log
 
 if TYPE_CHECKING:
@@ -207,7 +207,7 @@ def _serve(_: argparse.Namespace) -> int:
 
     # Until it serves, there is nothing to reload; by default this would end it.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    manager, sockets = Manager(os.environ), handed_over(os.environ)
+    manager, sockets = ServiceManager(os.environ), handed_over(os.environ)
     settings = stated(load(dotenv=DOTENV), sockets)
     forget_secrets()
     log.configure(settings.rust_log, settings.log_format)
@@ -226,7 +226,7 @@ def _serve(_: argparse.Namespace) -> int:
     return 0
 
 
-def _reload(daemon: "Daemon", manager: Manager) -> None:
+def _reload(daemon: "Daemon", manager: ServiceManager) -> None:
     """What SIGHUP asks for. Whatever becomes of it, the gate goes on."""
     manager.reloading()
     try:

@@ -19,7 +19,7 @@ LINE_EVERY_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Manner:
+class ClientProfile:
     """How a client behaves: so many requests at once, each again after a pause."""
 
     client: str
@@ -29,10 +29,10 @@ class Manner:
     tokens: int
 
 
-MANNERS = (
-    Manner("hog", "default", 60, 0.0, 60),
-    Manner("chat", "interactive", 2, 1.0, 30),
-    Manner("batch", "batch", 20, 0.0, 120),
+PROFILES = (
+    ClientProfile("hog", "default", 60, 0.0, 60),
+    ClientProfile("chat", "interactive", 2, 1.0, 30),
+    ClientProfile("batch", "batch", 20, 0.0, 120),
 )
 
 # How long who was refused, or found nobody, waits before it asks again.
@@ -65,7 +65,7 @@ class _Tally:
         return text + (f", {failed} refused" if failed else "")
 
 
-async def _ask(session: ClientSession, url: str, manner: Manner, tally: _Tally) -> None:
+async def _ask(session: ClientSession, url: str, manner: ClientProfile, tally: _Tally) -> None:
     body = {
         "model": "gpt-4o-mini",
         "messages": [{"role": "user", "content": f"I am the {manner.client}."}],
@@ -92,11 +92,11 @@ async def _tell(tallies: list[_Tally]) -> None:
 @asynccontextmanager
 async def traffic(url: str, connector: BaseConnector) -> AsyncIterator[None]:
     """Drive the clients against the gate at `url` as long as the context lasts."""
-    tallies = [_Tally(manner.client) for manner in MANNERS]
+    tallies = [_Tally(manner.client) for manner in PROFILES]
     async with ClientSession(connector=connector, cookie_jar=DummyCookieJar()) as session:
         tasks = [
             asyncio.create_task(_ask(session, f"{url}/v1/chat/completions", manner, tally))
-            for manner, tally in zip(MANNERS, tallies, strict=True)
+            for manner, tally in zip(PROFILES, tallies, strict=True)
             for _ in range(manner.at_once)
         ]
         tasks.append(asyncio.create_task(_tell(tallies)))

@@ -20,7 +20,7 @@ from typing import NamedTuple
 from rustygate.core.bucket import MINUTE, SECOND, TokenBucket
 from rustygate.core.budgets import Budgets
 from rustygate.core.fairqueue import Ahead
-from rustygate.core.rate_limits import Quota, RateNews
+from rustygate.core.rate_limits import Quota, RateLimitUpdate
 
 # News of an answer that took no longer are set as they are.
 _FRESH = 10 * SECOND
@@ -61,7 +61,7 @@ class Lane(Budgets):
     paused_until: int = 0
     pace: "Pace | None" = None
     mark: Mark = _NOTHING
-    _heard: Mark = _NOTHING
+    _last_update: Mark = _NOTHING
     _rate: "_Observed" = field(default_factory=lambda: _Observed())
 
     def wait(self, now: int, tokens: int = 0) -> int | None:
@@ -92,23 +92,23 @@ class Lane(Budgets):
         if mark.at >= self.paused_until:
             self.slots = None
 
-    def heard_lately(self, now: int) -> bool:
+    def updated_lately(self, now: int) -> bool:
         """Whether upstream told its limits within a minute; older ones may have been raised, and
         only asking tells."""
-        return now - self._heard.at <= MINUTE
+        return now - self._last_update.at <= MINUTE
 
-    def learn(self, now: int, mark: Mark, news: RateNews) -> bool:
+    def learn(self, now: int, mark: Mark, news: RateLimitUpdate) -> bool:
         """Take over what an answer told; `mark` is its exchange's. Whether a limit is another
         than before."""
-        if mark.requests < self._heard.requests:
+        if mark.requests < self._last_update.requests:
             return False
         limits = _limit(self.requests), _limit(self.tokens)
-        self._heard = mark
+        self._last_update = mark
         age = now - mark.at
         since = self.mark.requests - mark.requests
-        self.requests = _taught(self.requests, news.requests, now, age, since)
+        self.requests = _updated(self.requests, news.requests, now, age, since)
         since = self.mark.tokens - mark.tokens
-        self.tokens = _taught(self.tokens, news.tokens, now, age, since)
+        self.tokens = _updated(self.tokens, news.tokens, now, age, since)
         return limits != (_limit(self.requests), _limit(self.tokens))
 
     def pause(self, now: int, wait: int) -> None:
@@ -198,7 +198,7 @@ def _limit(bucket: TokenBucket | None) -> int | None:
     return None if bucket is None else bucket.burst
 
 
-def _taught(
+def _updated(
     bucket: TokenBucket | None, quota: Quota | None, now: int, age: int, since: int
 ) -> TokenBucket | None:
     """A bucket as an answer of that age tells it; `since` were admitted after its exchange."""

@@ -74,7 +74,7 @@ class Quota(msgspec.Struct, frozen=True):
         return None if self.reset is None else go_duration(self.reset)
 
 
-class RateNews(msgspec.Struct, frozen=True):
+class RateLimitUpdate(msgspec.Struct, frozen=True):
     """What an answer's headers tell of the quotas of its model."""
 
     requests: Quota | None = None
@@ -96,11 +96,11 @@ class Verdict(msgspec.Struct, frozen=True):
     wait_ns: int = 0
 
 
-NO_NEWS = RateNews()
+NO_UPDATE = RateLimitUpdate()
 PASS = Verdict(Action.PASS)
 
 
-def rate_news(headers: Mapping[str, str]) -> RateNews:
+def read_rate_limits(headers: Mapping[str, str]) -> RateLimitUpdate:
     """Read the `x-ratelimit-*` headers; a quota whose limit is not told is none.
 
     Args:
@@ -109,8 +109,10 @@ def rate_news(headers: Mapping[str, str]) -> RateNews:
     requests = headers.get("x-ratelimit-limit-requests")
     tokens = headers.get("x-ratelimit-limit-tokens")
     if requests is None and tokens is None:
-        return NO_NEWS
-    return RateNews(_quota("requests", requests, headers), _quota("tokens", tokens, headers))
+        return NO_UPDATE
+    return RateLimitUpdate(
+        _quota("requests", requests, headers), _quota("tokens", tokens, headers)
+    )
 
 
 def _quota(kind: Kind, limit_said: str | None, headers: Mapping[str, str]) -> Quota | None:
@@ -182,7 +184,7 @@ def verdict(status: int, headers: Mapping[str, str], body: bytes, epoch_ns: int)
         return PASS
     wait_ns = _wait_told(headers, epoch_ns)
     if wait_ns is None:
-        wait_ns = _reset(rate_news(headers), error.type)
+        wait_ns = _reset(read_rate_limits(headers), error.type)
     return Verdict(action, min(max(SHORTEST_PAUSE, wait_ns), LONGEST_PAUSE))
 
 
@@ -273,7 +275,7 @@ def _date(text: str, epoch_ns: int) -> int | None:
     return int(date.replace(tzinfo=date.tzinfo or UTC).timestamp()) * SECOND - epoch_ns
 
 
-def _reset(news: RateNews, error_type: object) -> int:
+def _reset(news: RateLimitUpdate, error_type: object) -> int:
     """Nanoseconds until the quota that is exhausted is full again."""
     named = {"requests": news.requests, "tokens": news.tokens}
     exhausted = [

@@ -38,7 +38,7 @@ _WRITERS = ("/completions", "/responses")
 # frozen dataclass's cost.
 
 
-class Facts(msgspec.Struct, frozen=True):
+class RequestFacts(msgspec.Struct, frozen=True):
     """What matters of a request's body; the defaults are what an empty one tells.
 
     Args:
@@ -67,10 +67,10 @@ class Usage(msgspec.Struct, frozen=True):
     tokens_out: int
 
 
-NO_FACTS = Facts()
+NO_FACTS = RequestFacts()
 
 
-def request_facts(body: bytes, path: str | None = None) -> Facts:
+def request_facts(body: bytes, path: str | None = None) -> RequestFacts:
     """Read a held body. One that is not a JSON object tells nothing and costs its length.
 
     Args:
@@ -82,9 +82,9 @@ def request_facts(body: bytes, path: str | None = None) -> Facts:
     not_said = None if path is None or path.endswith(_WRITERS) else 0
     request = read_request(body)
     if request is None:
-        return Facts(input_characters=len(body), output_cap=not_said, readable=False)
+        return RequestFacts(input_characters=len(body), output_cap=not_said, readable=False)
     cap = request.output_cap()
-    return Facts(
+    return RequestFacts(
         _model_name(request.model),
         request.stream is True,
         request.input_characters(),
@@ -110,7 +110,7 @@ def is_encoded(content_encoding: str) -> bool:
     return content_encoding.strip().lower() not in {"", "identity"}
 
 
-def tells_usage(content_type: str) -> bool:
+def may_hold_usage(content_type: str) -> bool:
     """Whether a body of that Content-Type may hold a usage."""
     return "json" in content_type or "event-stream" in content_type
 

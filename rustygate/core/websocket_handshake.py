@@ -35,12 +35,12 @@ _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VISIBLE = re.compile(r"[!-~]+")
 
 
-class Disagreement(Exception):
+class InvalidHandshake(Exception):
     """Upstream's answer to an opening is not one that a client could take."""
 
 
 @dataclass(frozen=True, slots=True)
-class Opening:
+class WebSocketHandshake:
     """What the head of an opening says, the client's own or the one that went upstream.
 
     Args:
@@ -93,17 +93,17 @@ class Opening:
             headers.append(("Sec-WebSocket-Extensions", ", ".join(self.extensions)))
         return headers
 
-    def answer(self, sent: "Opening", answered: Fields) -> Headers:
+    def answer(self, sent: "WebSocketHandshake", answered: Fields) -> Headers:
         """The headers of the client's answer, from upstream's. Raises `Disagreement`.
 
         Args:
             sent: the opening that went upstream.
             answered: the headers that came back with its 101.
         """
-        if not is_opening(answered):
-            raise Disagreement("another protocol")
+        if not is_websocket_upgrade(answered):
+            raise InvalidHandshake("another protocol")
         if _elements(answered, "sec-websocket-accept") != [_proof(sent.key)]:
-            raise Disagreement("no proof of the key")
+            raise InvalidHandshake("no proof of the key")
         headers = [
             ("Connection", "Upgrade"),
             ("Upgrade", "websocket"),
@@ -114,7 +114,7 @@ class Opening:
         extensions = _elements(answered, "sec-websocket-extensions")
         if extensions:
             if len(extensions) > 1 or not (sent.extensions and _is_compression(extensions[0])):
-                raise Disagreement("an extension that was not offered")
+                raise InvalidHandshake("an extension that was not offered")
             headers.append(("Sec-WebSocket-Extensions", extensions[0]))
         return headers
 
@@ -123,7 +123,7 @@ class Opening:
         return next(filter(carries_key, self.protocols)) if carries_key(chosen) else chosen
 
 
-def is_opening(fields: Fields) -> bool:
+def is_websocket_upgrade(fields: Fields) -> bool:
     """Whether a head is about a WebSocket: a request's asks for one, an answer's agrees to it."""
     upgrade = [value.strip().lower() for name, value in fields if name.lower() == "upgrade"]
     options = map(str.lower, _elements(fields, "connection"))
@@ -141,7 +141,7 @@ def _with_key(protocol: str, api_key: str) -> str:
 
 def _one_of(chosen: list[str], offered: tuple[str, ...]) -> list[str]:
     if len(chosen) > 1 or not set(chosen) <= set(offered):
-        raise Disagreement("a subprotocol that was not offered")
+        raise InvalidHandshake("a subprotocol that was not offered")
     return chosen
 
 

@@ -38,7 +38,7 @@ HEADWAY_LOOK_S = 0.02
 TELL_INTERVAL_S = 60.0
 
 
-class Door:
+class ConnectionLimiter:
     """Turns connections away once there are `limit` of them, with an answer."""
 
     def __init__(self, limit: int) -> None:
@@ -48,7 +48,7 @@ class Door:
         self._tell_at = 0.0
 
     def __repr__(self) -> str:
-        return f"<Door for {self.limit}, {len(self._turned_away)} turned away>"
+        return f"<ConnectionLimiter for {self.limit}, {len(self._turned_away)} turned away>"
 
     def turn_away(self, transport: asyncio.Transport) -> None:
         """Answer a new connection at once, and close it."""
@@ -83,7 +83,7 @@ class _TurnedAway(asyncio.Protocol):
 class LimitedConnection(web.RequestHandler):
     """A connection that comes by a door, and whose heads are limited in time and in size."""
 
-    def __init__(self, manager: web.Server, *, door: Door, **options: Any) -> None:
+    def __init__(self, manager: web.Server, *, door: ConnectionLimiter, **options: Any) -> None:
         super().__init__(manager, **options)
         self._door = door
         self._timer: asyncio.TimerHandle | None = None
@@ -178,7 +178,7 @@ class LimitedConnection(web.RequestHandler):
             self._timer = None
 
 
-async def heads_under_way(server: web.Server, limit_s: float) -> None:
+async def wait_for_heads(server: web.Server, limit_s: float) -> None:
     """Wait until no head is under way to a server that accepts no more, but not for long."""
     with suppress(TimeoutError):
         async with asyncio.timeout(min(limit_s, HEADWAY_S)):

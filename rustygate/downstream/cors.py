@@ -21,7 +21,7 @@ from rustygate.errors import OriginNotAllowed
 _ORIGIN = web.RequestKey("origin", str)
 
 
-class Browsers:
+class Cors:
     """What the gate says to browsers. `welcome`: whether there are pages that may use it."""
 
     def __init__(self, settings: Settings) -> None:

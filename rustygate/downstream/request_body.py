@@ -28,7 +28,7 @@ READ_AHEAD_LIMIT = 2 * READ_AHEAD
 SILENCE_LIMIT_S = 60.0
 
 
-class Holdings:
+class BodyBufferBudget:
     """How many bytes of request bodies the gate holds, of how many it may (QUEUE_BYTES)."""
 
     def __init__(self, limit: int) -> None:
@@ -36,10 +36,10 @@ class Holdings:
         self.held = 0
 
     def __repr__(self) -> str:
-        return f"<Holdings {self.held} of {self.limit} bytes>"
+        return f"<BodyBufferBudget {self.held} of {self.limit} bytes>"
 
 
-class Body:
+class RequestBody:
     """One request's body.
 
     `read` holds it if it is to be held; then `held` is the whole of it, else None. It goes
@@ -47,7 +47,9 @@ class Body:
     again, others once. `close` lets go of what is held.
     """
 
-    def __init__(self, request: web.Request, settings: Settings, holdings: Holdings) -> None:
+    def __init__(
+        self, request: web.Request, settings: Settings, holdings: BodyBufferBudget
+    ) -> None:
         self._request = request
         self._settings = settings
         self._holdings = holdings

@@ -13,7 +13,7 @@ from aiohttp.http import SERVER_SOFTWARE, StreamWriter
 from rustygate.core.headers import Headers
 
 
-class Reply(web.StreamResponse):
+class PassthroughResponse(web.StreamResponse):
     """A response with just these headers, `Date`, `Server`, and what frames it (RFC 9112, 6).
 
     With a body it is whole: `send` writes head and body at once. Without, `prepare` begins it,

@@ -21,7 +21,7 @@ from rustygate.core.bucket import MINUTE, SECOND, TokenBucket
 from rustygate.core.budgets import Budgets
 from rustygate.core.clients import LEAST_WEIGHT, MOST_WEIGHT
 from rustygate.core.fairqueue import CLASSES
-from rustygate.core.rate_limits import Quota, RateNews
+from rustygate.core.rate_limits import Quota, RateLimitUpdate
 from rustygate.errors import Refusal
 from rustygate.exchange import Exchange
 from rustygate.plan import virtual_clock
@@ -174,8 +174,10 @@ class _Upstream:
             self.tokens += tokens
         return wait
 
-    def news(self, now: int) -> RateNews:
-        return RateNews(_quota(self._budgets.requests, now), _quota(self._budgets.tokens, now))
+    def news(self, now: int) -> RateLimitUpdate:
+        return RateLimitUpdate(
+            _quota(self._budgets.requests, now), _quota(self._budgets.tokens, now)
+        )
 
 
 def _bucket(per_minute: int | None) -> TokenBucket | None:

@@ -27,12 +27,12 @@ from aiohttp import (
 from rustygate.config import Settings
 from rustygate.core.headers import reason_phrase, response_headers
 from rustygate.core.sse import KEEPALIVE, Boundary, error_event, is_event_stream
-from rustygate.core.usage import Usage, UsageReader, tells_usage
-from rustygate.downstream.response import Reply
+from rustygate.core.usage import Usage, UsageReader, may_hold_usage
+from rustygate.downstream.response import PassthroughResponse
 from rustygate.errors import UpstreamDisconnected, UpstreamFailure, UpstreamTimeout
 from rustygate.exchange import Exchange
 from rustygate.system.tls import below_tls, unsent
-from rustygate.upstream.pool import Answer
+from rustygate.upstream.pool import UpstreamResponse
 
 # How long the head waits for the first byte of the body. A head that nothing follows can still
 # become an error, which a client retries; once it is sent it can only be cut.
@@ -65,10 +65,10 @@ class Downstream:
     request: web.Request
     exchange: Exchange
     settings: Settings
-    early: Reply | None = None
+    early: PassthroughResponse | None = None
 
 
-async def read_ahead(answer: Answer, settings: Settings) -> bytes:
+async def read_ahead(answer: UpstreamResponse, settings: Settings) -> bytes:
     """An answer's body, if it is as short as an error's, else its beginning.
 
     Raises `UpstreamFailure` if it breaks off.
@@ -80,7 +80,7 @@ async def read_ahead(answer: Answer, settings: Settings) -> bytes:
 
 
 async def pipe(
-    downstream: Downstream, answer: Answer, read: bytes | None = None
+    downstream: Downstream, answer: UpstreamResponse, read: bytes | None = None
 ) -> web.StreamResponse:
     """Pass an answer on and stamp the exchange. `read` is what was read of its body before.
 
@@ -98,7 +98,7 @@ async def pipe(
 class _Source:
     """An answer's body, with aiohttp's exceptions told as what they mean."""
 
-    def __init__(self, answer: Answer, settings: Settings) -> None:
+    def __init__(self, answer: UpstreamResponse, settings: Settings) -> None:
         self._answer = answer
         self._content = answer.content
         self._settings = settings
@@ -181,7 +181,9 @@ class _Pump:
     to write it.
     """
 
-    def __init__(self, source: _Source, answer: Answer, sink: Callable[[bytes], bool]) -> None:
+    def __init__(
+        self, source: _Source, answer: UpstreamResponse, sink: Callable[[bytes], bool]
+    ) -> None:
         assert answer.wire is not None
         self._source = source
         self._wire = answer.wire
@@ -220,7 +222,9 @@ class _Pump:
         return (not chunk or self._sink(chunk)) and not self._source.ended
 
 
-async def _send_whole(downstream: Downstream, answer: Answer, body: bytes) -> web.StreamResponse:
+async def _send_whole(
+    downstream: Downstream, answer: UpstreamResponse, body: bytes
+) -> web.StreamResponse:
     """Send an answer whose end has come: head and body in one write."""
     request, exchange = downstream.request, downstream.exchange
     response = _reply(answer, exchange, body)
@@ -238,7 +242,7 @@ class _Stream:
     """An answer whose end has not come yet, passed on as it comes."""
 
     def __init__(
-        self, downstream: Downstream, answer: Answer, source: _Source, began: float
+        self, downstream: Downstream, answer: UpstreamResponse, source: _Source, began: float
     ) -> None:
         self._request = downstream.request
         self._exchange = downstream.exchange
@@ -398,11 +402,13 @@ def _bound_buffer(transport: asyncio.Transport, size: int) -> None:
     transport.set_write_buffer_limits(high=size)
 
 
-def _reply(answer: Answer, exchange: Exchange, body: bytes | None = None) -> Reply:
+def _reply(
+    answer: UpstreamResponse, exchange: Exchange, body: bytes | None = None
+) -> PassthroughResponse:
     """A response with upstream's status and headers, and what the gate tells of itself."""
     headers = response_headers(answer.raw_headers) + exchange.headers()
     exchange.status = answer.status
-    return Reply(answer.status, reason_phrase(answer.reason), headers, body)
+    return PassthroughResponse(answer.status, reason_phrase(answer.reason), headers, body)
 
 
 async def break_off(downstream: Downstream, error: Mapping[str, Any]) -> web.StreamResponse:
@@ -413,14 +419,14 @@ async def break_off(downstream: Downstream, error: Mapping[str, Any]) -> web.Str
     return downstream.early
 
 
-def is_plain_event_stream(answer: Answer) -> bool:
+def is_plain_event_stream(answer: UpstreamResponse) -> bool:
     """Whether it is a good answer that can go on in an event stream that has begun."""
     if not answer.ok or hdrs.CONTENT_ENCODING in answer.headers:
         return False
     return is_event_stream(answer.headers.get(hdrs.CONTENT_TYPE))
 
 
-def _is_commentable(answer: Answer) -> bool:
+def _is_commentable(answer: UpstreamResponse) -> bool:
     """Whether it is an event stream to which something may be added: neither encoded nor of a
     promised length."""
     headers = answer.headers
@@ -429,9 +435,9 @@ def _is_commentable(answer: Answer) -> bool:
     return is_event_stream(headers.get(hdrs.CONTENT_TYPE))
 
 
-def _usage_reader(answer: Answer) -> UsageReader | None:
+def _usage_reader(answer: UpstreamResponse) -> UsageReader | None:
     headers = answer.headers
-    if not tells_usage(headers.get(hdrs.CONTENT_TYPE, "")):
+    if not may_hold_usage(headers.get(hdrs.CONTENT_TYPE, "")):
         return None
     return UsageReader(headers.get(hdrs.CONTENT_ENCODING, ""))
 

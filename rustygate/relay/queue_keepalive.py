@@ -16,15 +16,15 @@ from aiohttp import web
 from rustygate.config import Settings
 from rustygate.core.sse import KEEPALIVE
 from rustygate.core.websocket_handshake import SWITCHING_PROTOCOLS
-from rustygate.downstream.response import Reply
+from rustygate.downstream.response import PassthroughResponse
 from rustygate.errors import Refusal
 from rustygate.exchange import Exchange
 from rustygate.relay.pipe import Downstream, break_off, is_plain_event_stream, pipe, read_ahead
 from rustygate.relay.websocket import bridge
-from rustygate.upstream.pool import Answer
+from rustygate.upstream.pool import UpstreamResponse
 
 
-class Vigil:
+class QueueKeepalive:
     """Keeps one exchange's client company until its answer goes down.
 
     `queues` and `admitted` frame its waiting; a head that has gone down by then is kept company
@@ -36,7 +36,7 @@ class Vigil:
         self._request = request
         self._exchange = exchange
         self._settings = settings
-        self._early: Reply | None = None
+        self._early: PassthroughResponse | None = None
         self._keeping: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -56,7 +56,9 @@ class Vigil:
     async def __aexit__(self, *_: object) -> None:
         await self._stop()
 
-    async def deliver(self, answer: Answer, read: bytes | None = None) -> web.StreamResponse:
+    async def deliver(
+        self, answer: UpstreamResponse, read: bytes | None = None
+    ) -> web.StreamResponse:
         """Pass an answer on, as `pipe` does; an error goes into a stream that has begun. If
         upstream agreed to a WebSocket, `bridge` it."""
         if answer.status == SWITCHING_PROTOCOLS:
@@ -84,7 +86,7 @@ class Vigil:
         await asyncio.sleep(after_s)
         waited = monotonic_ns() - self._exchange.arrived
         headers = [("Content-Type", "text/event-stream"), *self._exchange.headers(waited)]
-        response = Reply(200, None, headers)
+        response = PassthroughResponse(200, None, headers)
         self._exchange.status = response.status
         self._early = response
         with suppress(ConnectionError):

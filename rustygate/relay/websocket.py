@@ -36,11 +36,11 @@ from rustygate.core.websocket_frames import (
     Violation,
     close_frame,
 )
-from rustygate.core.websocket_handshake import Disagreement, Opening
+from rustygate.core.websocket_handshake import InvalidHandshake, WebSocketHandshake
 from rustygate.errors import BadRequest, BodyTooLarge, Draining, UpstreamDisconnected
 from rustygate.exchange import Exchange
 from rustygate.system.tls import unsent
-from rustygate.upstream.pool import Answer
+from rustygate.upstream.pool import UpstreamResponse
 
 # How long one side's Close frame may wait for the other's.
 CLOSE_PATIENCE_S = 10.0
@@ -57,7 +57,9 @@ FLUSH_LOOK_S = 0.02
 _SELF = "rustygate: "
 
 
-async def bridge(request: web.Request, answer: Answer, exchange: Exchange) -> web.StreamResponse:
+async def bridge(
+    request: web.Request, answer: UpstreamResponse, exchange: Exchange
+) -> web.StreamResponse:
     """Tell the client that upstream agreed, pass what comes until the end, stamp the exchange.
 
     Raises `UpstreamDisconnected`, before anything went downstream, if what upstream agreed to is
@@ -77,13 +79,13 @@ async def bridge(request: web.Request, answer: Answer, exchange: Exchange) -> we
     return response
 
 
-def _agreement(request: web.Request, answer: Answer) -> Headers:
+def _agreement(request: web.Request, answer: UpstreamResponse) -> Headers:
     """The headers that tell the client what was agreed upon."""
     try:
-        asked = Opening.of(request.headers.items())
-        sent = Opening.of(answer.asked)
+        asked = WebSocketHandshake.of(request.headers.items())
+        sent = WebSocketHandshake.of(answer.asked)
         return asked.answer(sent, answer.headers.items())
-    except (Disagreement, ValueError) as error:
+    except (InvalidHandshake, ValueError) as error:
         raise _no_agreement() from error
 
 

@@ -118,7 +118,7 @@ class _Conversation:
         self._socket = socket
         self._speaker = speaker
         self._course = course
-        self._heard: asyncio.Queue[str | bytes] = asyncio.Queue(_WAITING)
+        self._last_update: asyncio.Queue[str | bytes] = asyncio.Queue(_WAITING)
 
     async def last(self) -> int | None:
         """Listen and talk to the end; the code to close with, unless a fault was the end."""
@@ -141,14 +141,14 @@ class _Conversation:
             if _size(message.data) > LONGEST_MESSAGE:
                 return WSCloseCode.MESSAGE_TOO_BIG
             if isinstance(message.data, bytes) or not self._speaker.interrupts(message.data):
-                await self._heard.put(message.data)
+                await self._last_update.put(message.data)
         return _echo(self._socket.close_code)
 
     async def _talk(self) -> None:
         """Answer what is heard, and give back bytes as they are, until a fault ends it."""
         more = await self._say(self._speaker.greeting())
         while more:
-            message = await self._heard.get()
+            message = await self._last_update.get()
             if isinstance(message, bytes):
                 await self._socket.send_bytes(message)
             else:

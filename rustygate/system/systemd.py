@@ -19,7 +19,7 @@ PATIENCE_S = 1.0
 MICROSECONDS = 1_000_000
 
 
-class Manager:
+class ServiceManager:
     """The service manager that `environ` names, if it names one."""
 
     def __init__(self, environ: MutableMapping[str, str]) -> None:

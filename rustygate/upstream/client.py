@@ -31,7 +31,7 @@ from yarl import URL
 from rustygate.config import Settings
 from rustygate.core.headers import Headers
 from rustygate.core.websocket_handshake import SWITCHING_PROTOCOLS
-from rustygate.downstream.request_body import Body
+from rustygate.downstream.request_body import RequestBody
 from rustygate.errors import (
     BadRequest,
     UpstreamDisconnected,
@@ -41,7 +41,13 @@ from rustygate.errors import (
 )
 from rustygate.exchange import Exchange
 from rustygate.system.tls import words
-from rustygate.upstream.pool import Answer, ConnectionPool, NoTunnel, Wire, wire_of
+from rustygate.upstream.pool import (
+    ConnectionPool,
+    NoTunnel,
+    UpstreamConnection,
+    UpstreamResponse,
+    connection_of,
+)
 
 
 class Upstream:
@@ -57,7 +63,9 @@ class Upstream:
         """Close all connections."""
         await self._pool.close()
 
-    async def send(self, exchange: Exchange, target: str, headers: Headers, body: Body) -> Answer:
+    async def send(
+        self, exchange: Exchange, target: str, headers: Headers, body: RequestBody
+    ) -> UpstreamResponse:
         """One attempt. Returns upstream's answer once its head is there.
 
         The caller closes the answer. Raises `UpstreamFailure`, or what refused the body while it
@@ -76,13 +84,19 @@ class Upstream:
         return answer
 
     async def _ask(
-        self, exchange: Exchange, target: str, headers: Headers, body: Body, *, fresh: bool = False
-    ) -> Answer:
-        wire: Wire | None = None
+        self,
+        exchange: Exchange,
+        target: str,
+        headers: Headers,
+        body: RequestBody,
+        *,
+        fresh: bool = False,
+    ) -> UpstreamResponse:
+        wire: UpstreamConnection | None = None
         try:
             connection = await self._pool.connect(fresh=fresh)
             exchange.reached = True
-            wire = wire_of(connection)
+            wire = connection_of(connection)
             answer = await self._pool.ask(connection, exchange.method, target, headers, body)
         # First, for a certificate that is not trusted is a ValueError too.
         except ClientError as error:
@@ -97,7 +111,7 @@ class Upstream:
             raise self._turned_away(answer.status)
         return answer
 
-    def _failure(self, error: ClientError, wire: Wire | None) -> UpstreamFailure:
+    def _failure(self, error: ClientError, wire: UpstreamConnection | None) -> UpstreamFailure:
         """What an exception of the pool means; `wire` is the connection, if there was one."""
         match error:
             case ConnectionTimeoutError():
@@ -132,7 +146,7 @@ class Upstream:
         )
 
 
-def _asked_to_switch(answer: Answer) -> bool:
+def _asked_to_switch(answer: UpstreamResponse) -> bool:
     """Whether it answers the opening of a WebSocket; other upgrades do not go upstream."""
     return any(name.lower() == "upgrade" for name, _ in answer.asked)
 

@@ -40,7 +40,7 @@ from rustygate.config import Settings
 from rustygate.core.headers import Headers, RawHeaders
 from rustygate.core.paths import PREFIX
 from rustygate.core.websocket_handshake import SWITCHING_PROTOCOLS
-from rustygate.downstream.request_body import Body
+from rustygate.downstream.request_body import RequestBody
 from rustygate.system.tls import client_context, unsent
 
 # aiohttp takes 8190 bytes of a header and 128 headers; upstreams behind a CDN send more.
@@ -54,7 +54,7 @@ FIRST_FINAL = 200
 FIRST_ERROR = 400
 
 
-class Wire(ResponseHandler):
+class UpstreamConnection(ResponseHandler):
     """A connection that tells the reader of a body when more of it has come, or its framing
     breaks, that keeps nothing once it is closed, and that knows whether an answer has begun.
 
@@ -203,7 +203,9 @@ class _Connector(TCPConnector):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(limit=0, **options)
-        self._factory = cast("partial[ResponseHandler]", partial(Wire, loop=self._loop))
+        self._factory = cast(
+            "partial[ResponseHandler]", partial(UpstreamConnection, loop=self._loop)
+        )
 
     async def _create_connection(self, *args: Any, **kwargs: Any) -> ResponseHandler:
         try:
@@ -223,7 +225,7 @@ class _Route(ClientRequest):
         return super().connection_key
 
 
-class Answer:
+class UpstreamResponse:
     """Upstream's answer: its head, and its body as it comes.
 
     At the body's end it gives its connection back; before, `close` ends the connection.
@@ -256,7 +258,7 @@ class Answer:
         content.on_eof(self._release)
 
     def __repr__(self) -> str:
-        return f"<Answer {self.status}>"
+        return f"<UpstreamResponse {self.status}>"
 
     @property
     def ok(self) -> bool:
@@ -264,9 +266,9 @@ class Answer:
         return self.status < FIRST_ERROR
 
     @property
-    def wire(self) -> Wire | None:
+    def wire(self) -> UpstreamConnection | None:
         """The connection itself, until it is given back."""
-        return None if self._connection is None else wire_of(self._connection)
+        return None if self._connection is None else connection_of(self._connection)
 
     def rest(self) -> bytes:
         """What came of the body before it broke off; aiohttp leaves that unread."""
@@ -286,7 +288,7 @@ class Answer:
 
     def _release(self) -> None:
         connection = self._connection
-        if connection is None or wire_of(connection).upgraded:
+        if connection is None or connection_of(connection).upgraded:
             return
         if self._upload is not None and not self._upload.done():
             # Upstream does not want the rest.
@@ -347,19 +349,19 @@ class ConnectionPool:
             except TimeoutError as error:
                 raise ConnectionTimeoutError from error
             # Upstream may have said something unasked.
-            if wire_of(connection).can_serve():
+            if connection_of(connection).can_serve():
                 return connection
             connection.close()
 
     async def ask(
-        self, connection: Connection, method: str, target: str, headers: Headers, body: Body
-    ) -> Answer:
+        self, connection: Connection, method: str, target: str, headers: Headers, body: RequestBody
+    ) -> UpstreamResponse:
         """Send a request; returns upstream's answer once its head is there.
 
         The connection then belongs to the answer; if it comes to none, it is closed. Raises
         ClientError, or ValueError for what a head cannot hold.
         """
-        wire = wire_of(connection)
+        wire = connection_of(connection)
         upload: asyncio.Task[None] | None = None
         try:
             head = self._head(connection, method, target, headers + body.framing)
@@ -368,7 +370,7 @@ class ConnectionPool:
             while True:
                 message, content = await wire.read()
                 if message.code >= FIRST_FINAL or message.code == SWITCHING_PROTOCOLS:
-                    return Answer(connection, message, content, headers, upload)
+                    return UpstreamResponse(connection, message, content, headers, upload)
         except BaseException as error:
             if upload is not None:
                 upload.cancel()
@@ -394,7 +396,7 @@ class ConnectionPool:
         return f"{text}\r\n\r\n".encode()
 
     def _send(
-        self, connection: Connection, wire: Wire, head: bytes, body: Body
+        self, connection: Connection, wire: UpstreamConnection, head: bytes, body: RequestBody
     ) -> "asyncio.Task[None] | None":
         """Begin to send; the task that goes on with what does not go at once."""
         transport = wire.transport
@@ -410,9 +412,9 @@ class ConnectionPool:
         wire.start_timeout()
         return None
 
-    async def _go_on(self, connection: Connection, body: Body | None = None) -> None:
+    async def _go_on(self, connection: Connection, body: RequestBody | None = None) -> None:
         """Send a body, if it is still to be sent, and what is on the way, as upstream takes it."""
-        wire = wire_of(connection)
+        wire = connection_of(connection)
         writer = StreamWriter(wire, self._loop)
         try:
             if body is not None:
@@ -432,9 +434,9 @@ class ConnectionPool:
             wire.start_timeout()
 
 
-def wire_of(connection: Connection) -> Wire:
+def connection_of(connection: Connection) -> UpstreamConnection:
     """The connection itself, which is there until it is given back."""
-    return cast(Wire, connection.protocol)
+    return cast(UpstreamConnection, connection.protocol)
 
 
 def _session(settings: Settings, connector: TCPConnector) -> ClientSession:

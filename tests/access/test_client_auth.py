@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from rustygate.access.client_auth import Access
+from rustygate.access.client_auth import ClientAuth
 from rustygate.cli import main
 from rustygate.core.clients import ClientsError, Limits, hash_of
 from tests.conftest import StartGate
@@ -245,7 +245,7 @@ async def test_file_that_will_not_do_leaves_the_clients_in_force(
 def test_gate_knows_of_clients_without_limits(clients: Path) -> None:
     """Or limits given to them later would not hold for those of their requests that wait."""
     write(clients, table(search=""))
-    assert Access(str(clients)).limits["search"] == Limits()
+    assert ClientAuth(str(clients)).limits["search"] == Limits()
 
 
 async def test_new_limits_hold_for_those_that_wait(

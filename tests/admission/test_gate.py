@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from rustygate.admission.gate import LANES, Admission
 from rustygate.core.bucket import SECOND
 from rustygate.core.clients import Limits
-from rustygate.core.rate_limits import Quota, RateNews
+from rustygate.core.rate_limits import Quota, RateLimitUpdate
 from rustygate.errors import Draining, QueueFull, QueueTimeout, Refusal, RequestTooLarge
 from rustygate.exchange import Exchange
 from tests.support.harness import Harness, granted, play, settle, teach, told
@@ -732,7 +732,7 @@ def test_limits_that_change_twice_within_a_second_are_reckoned_with_after_it() -
             for admission, limit in zip(asked[1:], (300, 10), strict=True):
                 admission.answered(ok=True, news=told(limit, 0))
         await asyncio.sleep(1.001)
-        line = harness.gate.lane_line("m")
+        line = harness.gate.lane_queue("m")
         assert line.queue.waiting().cost == len(line.queue) * line.budgets.cost()
         await asyncio.gather(*tasks)
 
@@ -955,7 +955,7 @@ def test_no_interleaving_loses_or_makes_a_unit_or_a_slot(
 quotas = st.none() | st.builds(Quota, st.integers(1, 600), st.none() | st.integers(0, 600))
 happenings = st.one_of(
     st.none(),
-    st.tuples(st.just("answer"), st.booleans(), st.builds(RateNews, quotas, quotas)),
+    st.tuples(st.just("answer"), st.booleans(), st.builds(RateLimitUpdate, quotas, quotas)),
     st.tuples(st.just("pause"), st.integers(0, 20 * SECOND), st.booleans()),
     st.tuples(st.just("settle"), st.integers(0, 100)),
     st.tuples(st.just("give back")),
@@ -1029,7 +1029,7 @@ def test_no_interleaving_wedges_a_lane_or_leaves_anything_behind(
                 asyncio.get_running_loop().call_later(coming[-1], task.cancel)
         outcomes = await asyncio.gather(*tasks, return_exceptions=True)
         assert {type(outcome) for outcome in outcomes} <= {type(None), asyncio.CancelledError}
-        lines = [*harness.gate.lanes(), *filter(None, map(harness.gate.client_line, "abc"))]
+        lines = [*harness.gate.lanes(), *filter(None, map(harness.gate.client_queue, "abc"))]
         for line in lines:
             assert line.idle
             assert (line.users, line.budgets.in_flight, len(line.queue)) == (0, 0, 0)

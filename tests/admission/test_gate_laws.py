@@ -24,7 +24,7 @@ from rustygate.core.bucket import SECOND, TokenBucket
 from rustygate.core.budgets import Budgets
 from rustygate.core.clients import Limits
 from rustygate.core.fairqueue import FairQueue, Flow, Size
-from rustygate.core.rate_limits import Quota, RateNews
+from rustygate.core.rate_limits import Quota, RateLimitUpdate
 from rustygate.errors import Draining
 from rustygate.exchange import Exchange
 from rustygate.plan.virtual_clock import VirtualClockLoop
@@ -174,10 +174,10 @@ class GateMachine(RuleBasedStateMachine):
     @rule(
         place=st.integers(0, 9),
         ok=st.booleans(),
-        news=st.builds(RateNews, quotas, quotas),
+        news=st.builds(RateLimitUpdate, quotas, quotas),
         used=st.none() | st.integers(0, 90),
     )
-    def be_answered(self, place: int, ok: bool, news: RateNews, used: int | None) -> None:
+    def be_answered(self, place: int, ok: bool, news: RateLimitUpdate, used: int | None) -> None:
         def outcome(admission: Admission) -> bool:
             admission.answered(ok, news)
             if used is not None:
@@ -305,8 +305,8 @@ class GateMachine(RuleBasedStateMachine):
                 one.exchange.arrived <= other.exchange.arrived for one, other in pairwise(flow)
             )
 
-    def lines(self) -> "list[admission.Line]":
-        clients = filter(None, map(self.gate.client_line, CLIENTS))
+    def lines(self) -> "list[admission.WaitQueue]":
+        clients = filter(None, map(self.gate.client_queue, CLIENTS))
         return [*self.gate.lanes(), *clients]
 
     def teardown(self) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from rustygate.core.bucket import MINUTE, SECOND
 from rustygate.core.clients import Limits
-from rustygate.core.rate_limits import Quota, RateNews
+from rustygate.core.rate_limits import Quota, RateLimitUpdate
 from tests.support.harness import Harness, play, settle, teach
 
 
@@ -46,9 +46,9 @@ class Scene:
     settings: dict[str, Any] = field(default_factory=dict)
     limits: dict[str, Limits] = field(default_factory=dict)
 
-    def news(self) -> RateNews:
+    def news(self) -> RateLimitUpdate:
         requests, tokens = self.learned
-        return RateNews(_drained(requests), _drained(tokens))
+        return RateLimitUpdate(_drained(requests), _drained(tokens))
 
 
 def _drained(limit: int | None) -> Quota | None:

@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 
 from rustygate.core.bucket import MINUTE, SECOND
 from rustygate.core.lane import Lane, Mark
-from rustygate.core.rate_limits import Quota, RateNews
+from rustygate.core.rate_limits import Quota, RateLimitUpdate
 
 
-def news(limit: int, remaining: int | None = None) -> RateNews:
-    return RateNews(Quota(limit, remaining, None), None)
+def news(limit: int, remaining: int | None = None) -> RateLimitUpdate:
+    return RateLimitUpdate(Quota(limit, remaining, None), None)
 
 
 def asked(lane: Lane, now: int, count: int = 1) -> Mark:
@@ -35,7 +35,7 @@ def test_answer_without_news_of_a_kind_leaves_its_bucket() -> None:
     lane = Lane()
     lane.learn(0, asked(lane, 0), news(60, 30))
     before = repr(lane.requests)
-    lane.learn(0, lane.mark, RateNews(None, Quota(1000, 10, None)))
+    lane.learn(0, lane.mark, RateLimitUpdate(None, Quota(1000, 10, None)))
     assert repr(lane.requests) == before
     assert lane.tokens is not None
 
@@ -71,7 +71,7 @@ def test_whatever_is_told_there_is_a_next_attempt(
     lane.take(10 * SECOND, tokens)
     now = 10 * SECOND + elapsed
     told = Quota(limit, None if remaining is None else min(limit, remaining), None)
-    lane.learn(now, lane.mark, RateNews(told, told))
+    lane.learn(now, lane.mark, RateLimitUpdate(told, told))
     lane.pause(now, MINUTE)
     lane.slow(now, lane.mark)
     lane.release()

@@ -18,16 +18,16 @@ from rustygate.core.rate_limits import (
     ERROR_BYTES,
     LONGEST_PAUSE,
     MS,
-    NO_NEWS,
+    NO_UPDATE,
     PASS,
     QUOTA_LIMIT,
     SHORTEST_PAUSE,
     Action,
     Quota,
-    RateNews,
+    RateLimitUpdate,
     Verdict,
     go_duration,
-    rate_news,
+    read_rate_limits,
     verdict,
 )
 
@@ -142,7 +142,7 @@ def test_news_of_both_quotas() -> None:
         **quota_headers("requests", "10000", "9999", "6ms"),
         **quota_headers("tokens", "30000000", "29999000", "2m0s"),
     )
-    assert rate_news(headers) == RateNews(
+    assert read_rate_limits(headers) == RateLimitUpdate(
         Quota(10_000, 9_999, "6ms"), Quota(30_000_000, 29_999_000, "2m0s")
     )
 
@@ -172,18 +172,18 @@ def test_news_of_both_quotas() -> None:
 def test_news_of_one_quota(
     kind: str, limit: str, remaining: str, reset: str, quota: Quota | None
 ) -> None:
-    news = rate_news(headers_of(**quota_headers(kind, limit, remaining, reset)))
-    assert news == RateNews(**{kind: quota})
+    news = read_rate_limits(headers_of(**quota_headers(kind, limit, remaining, reset)))
+    assert news == RateLimitUpdate(**{kind: quota})
 
 
 def test_no_headers_are_no_news() -> None:
-    assert rate_news(headers_of(date="now")) is NO_NEWS
-    assert rate_news(headers_of(x_ratelimit_remaining_tokens="5")) is NO_NEWS
+    assert read_rate_limits(headers_of(date="now")) is NO_UPDATE
+    assert read_rate_limits(headers_of(x_ratelimit_remaining_tokens="5")) is NO_UPDATE
 
 
 @given(st.dictionaries(st.sampled_from(NAMES), st.text() | st.integers().map(str)))
 def test_any_headers_give_news_that_make_sense(headers: dict[str, str]) -> None:
-    news = rate_news(CIMultiDict(headers))
+    news = read_rate_limits(CIMultiDict(headers))
     for quota in (news.requests, news.tokens):
         if quota is not None:
             assert 0 < quota.limit <= QUOTA_LIMIT

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from rustygate.core.usage import (
     NO_FACTS,
     TAIL_BYTES,
-    Facts,
+    RequestFacts,
     RunningUsage,
     Usage,
     UsageReader,
+    may_hold_usage,
     model_in,
     request_facts,
-    tells_usage,
 )
 
 CHAT = b'{"id":"c","usage":{"prompt_tokens":12,"completion_tokens":34,"total_tokens":46}}'
@@ -47,23 +47,23 @@ CHAT_PATH = "/v1/chat/completions"
 @pytest.mark.parametrize(
     ("body", "facts"),
     [
-        (b'{"model":"gpt-4","stream":true}', Facts("gpt-4", True, 0, None)),
-        (b'{"model":"gpt-4","messages":[{"model":"x"}]}', Facts("gpt-4", False, 0, None)),
-        (b'{"model":"m","prompt":"12345","max_tokens":9,"n":2}', Facts("m", False, 5, 18)),
-        (b'{"stream":1}', Facts(output_cap=None)),
-        (b'{"model":["a"]}', Facts(output_cap=None)),
-        (b'{"model":""}', Facts(output_cap=None)),
-        (b'{"model":"' + b"x" * 129 + b'"}', Facts(output_cap=None)),
-        (b'{"model":"\xff"}', Facts(output_cap=None)),
-        (b'{"seed":' + b"9" * 5000 + b"}", Facts(output_cap=None)),
-        (b"[]", Facts(None, False, 2, None, readable=False)),
-        (b"not json", Facts(None, False, 8, None, readable=False)),
-        (b'{"model":"gpt-4"', Facts(None, False, 16, None, readable=False)),
+        (b'{"model":"gpt-4","stream":true}', RequestFacts("gpt-4", True, 0, None)),
+        (b'{"model":"gpt-4","messages":[{"model":"x"}]}', RequestFacts("gpt-4", False, 0, None)),
+        (b'{"model":"m","prompt":"12345","max_tokens":9,"n":2}', RequestFacts("m", False, 5, 18)),
+        (b'{"stream":1}', RequestFacts(output_cap=None)),
+        (b'{"model":["a"]}', RequestFacts(output_cap=None)),
+        (b'{"model":""}', RequestFacts(output_cap=None)),
+        (b'{"model":"' + b"x" * 129 + b'"}', RequestFacts(output_cap=None)),
+        (b'{"model":"\xff"}', RequestFacts(output_cap=None)),
+        (b'{"seed":' + b"9" * 5000 + b"}", RequestFacts(output_cap=None)),
+        (b"[]", RequestFacts(None, False, 2, None, readable=False)),
+        (b"not json", RequestFacts(None, False, 8, None, readable=False)),
+        (b'{"model":"gpt-4"', RequestFacts(None, False, 16, None, readable=False)),
         (b"", NO_FACTS),
     ],
     ids=lambda value: repr(value)[:40],
 )
-def test_facts_of_a_request(body: bytes, facts: Facts) -> None:
+def test_facts_of_a_request(body: bytes, facts: RequestFacts) -> None:
     assert request_facts(body, CHAT_PATH) == facts
     assert request_facts(body) == facts
 
@@ -82,8 +82,8 @@ def test_facts_of_a_request(body: bytes, facts: Facts) -> None:
     ],
 )
 def test_only_a_model_that_writes_has_an_output(path: str | None, output_cap: int | None) -> None:
-    assert request_facts(b'{"input":"four"}', path) == Facts(None, False, 4, output_cap)
-    assert request_facts(b"four", path) == Facts(None, False, 4, output_cap, readable=False)
+    assert request_facts(b'{"input":"four"}', path) == RequestFacts(None, False, 4, output_cap)
+    assert request_facts(b"four", path) == RequestFacts(None, False, 4, output_cap, readable=False)
 
 
 def test_a_cap_counts_wherever_it_is_said() -> None:
@@ -94,13 +94,13 @@ def test_a_cap_counts_wherever_it_is_said() -> None:
     ("facts", "cost"),
     [
         (NO_FACTS, 0),
-        (Facts(input_characters=1), 1),
-        (Facts(input_characters=8), 2),
-        (Facts(input_characters=9, output_cap=100), 103),
-        (Facts(input_characters=9, output_cap=None), 503),
+        (RequestFacts(input_characters=1), 1),
+        (RequestFacts(input_characters=8), 2),
+        (RequestFacts(input_characters=9, output_cap=100), 103),
+        (RequestFacts(input_characters=9, output_cap=None), 503),
     ],
 )
-def test_cost_is_input_by_four_rounded_up_and_the_output(facts: Facts, cost: int) -> None:
+def test_cost_is_input_by_four_rounded_up_and_the_output(facts: RequestFacts, cost: int) -> None:
     assert facts.cost(typical_output=500) == cost
 
 
@@ -176,7 +176,7 @@ def test_any_bytes_are_read_without_harm(chunks: list[bytes], encoding: str) -> 
     ],
 )
 def test_usage_is_looked_for_where_it_may_be(content_type: str, expected: bool) -> None:
-    assert tells_usage(content_type) is expected
+    assert may_hold_usage(content_type) is expected
 
 
 def test_usages_of_a_conversation_add_up() -> None:

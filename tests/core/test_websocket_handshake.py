@@ -5,7 +5,11 @@ from base64 import b64decode
 import pytest
 
 from rustygate.core.headers import Headers
-from rustygate.core.websocket_handshake import Disagreement, Opening, is_opening
+from rustygate.core.websocket_handshake import (
+    InvalidHandshake,
+    WebSocketHandshake,
+    is_websocket_upgrade,
+)
 from tests.support.websocket import CLIENT_NONCE, proof
 
 KEY = "openai-insecure-api-key."
@@ -16,11 +20,11 @@ UPGRADE = [("Upgrade", "websocket"), ("Connection", "Upgrade")]
 FIELDS = [("sec-websocket-version", "13"), ("SEC-WebSocket-Key", CLIENT_NONCE)]
 
 
-def opening(*fields: tuple[str, str]) -> Opening:
-    return Opening.of([*FIELDS, *fields])
+def opening(*fields: tuple[str, str]) -> WebSocketHandshake:
+    return WebSocketHandshake.of([*FIELDS, *fields])
 
 
-def protocols(*values: str) -> Opening:
+def protocols(*values: str) -> WebSocketHandshake:
     return opening(*(("Sec-WebSocket-Protocol", value) for value in values))
 
 
@@ -30,9 +34,11 @@ def value(headers: Headers, name: str) -> str | None:
     return found[0] if found else None
 
 
-def answered(asked: Opening, *fields: tuple[str, str], api_key: str = GATE_KEY) -> Headers:
+def answered(
+    asked: WebSocketHandshake, *fields: tuple[str, str], api_key: str = GATE_KEY
+) -> Headers:
     """The client's answer to an opening that upstream agreed to with `fields`."""
-    sent = Opening.of(asked.onward(NONCE, api_key))
+    sent = WebSocketHandshake.of(asked.onward(NONCE, api_key))
     return asked.answer(sent, [*UPGRADE, ("Sec-WebSocket-Accept", proof(sent.key)), *fields])
 
 
@@ -51,7 +57,7 @@ def answered(asked: Opening, *fields: tuple[str, str], api_key: str = GATE_KEY) 
     ],
 )
 def test_opening_is_known_by_its_upgrade(fields: Headers, expected: bool) -> None:
-    assert is_opening(fields) is expected
+    assert is_websocket_upgrade(fields) is expected
 
 
 @pytest.mark.parametrize(
@@ -73,7 +79,7 @@ def test_opening_is_known_by_its_upgrade(fields: Headers, expected: bool) -> Non
 )
 def test_opening_that_is_not_as_it_must_be_is_refused(fields: Headers, told: str) -> None:
     with pytest.raises(ValueError, match=told):
-        Opening.of(fields)
+        WebSocketHandshake.of(fields)
 
 
 def test_each_hop_has_its_own_key() -> None:
@@ -176,8 +182,8 @@ def test_compression_is_agreed_upon_as_upstream_says() -> None:
 )
 def test_upstream_must_prove_that_it_read_the_key(fields: Headers) -> None:
     asked = opening()
-    with pytest.raises(Disagreement):
-        asked.answer(Opening.of(asked.onward(NONCE, GATE_KEY)), [*UPGRADE, *fields])
+    with pytest.raises(InvalidHandshake):
+        asked.answer(WebSocketHandshake.of(asked.onward(NONCE, GATE_KEY)), [*UPGRADE, *fields])
 
 
 @pytest.mark.parametrize(
@@ -185,8 +191,8 @@ def test_upstream_must_prove_that_it_read_the_key(fields: Headers) -> None:
 )
 def test_upstream_must_switch_to_the_websocket(fields: Headers) -> None:
     asked = opening()
-    sent = Opening.of(asked.onward(NONCE, GATE_KEY))
-    with pytest.raises(Disagreement):
+    sent = WebSocketHandshake.of(asked.onward(NONCE, GATE_KEY))
+    with pytest.raises(InvalidHandshake):
         asked.answer(sent, [*fields, ("Sec-WebSocket-Accept", proof(sent.key))])
 
 
@@ -201,11 +207,11 @@ def test_upstream_must_switch_to_the_websocket(fields: Headers) -> None:
     ],
 )
 def test_upstream_may_not_choose_what_was_not_offered(field: tuple[str, str]) -> None:
-    with pytest.raises(Disagreement):
+    with pytest.raises(InvalidHandshake):
         answered(protocols("realtime, x"), field)
 
 
 def test_upstream_may_not_add_an_extension_to_compression() -> None:
     asked = opening(("Sec-WebSocket-Extensions", "permessage-deflate"))
-    with pytest.raises(Disagreement):
+    with pytest.raises(InvalidHandshake):
         answered(asked, ("Sec-WebSocket-Extensions", "permessage-deflate, permessage-deflate"))

@@ -10,7 +10,7 @@ import pytest
 
 from rustygate.downstream import connections
 from rustygate.downstream import request_body as body
-from rustygate.downstream.connections import Door
+from rustygate.downstream.connections import ConnectionLimiter
 from tests.conftest import StartGate
 from tests.support.certificates import Authority
 from tests.support.client import Client
@@ -316,7 +316,7 @@ async def test_a_crowd_is_turned_away_and_leaves_nothing(gate: StartGate) -> Non
 
 
 async def test_door_shows_its_state() -> None:
-    assert repr(Door(7)) == "<Door for 7, 0 turned away>"
+    assert repr(ConnectionLimiter(7)) == "<ConnectionLimiter for 7, 0 turned away>"
 
 
 # The end.

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import rustygate
-from rustygate.upstream.pool import Wire
+from rustygate.upstream.pool import UpstreamConnection
 from tests.conftest import StartGate
 from tests.support.client import Client
 from tests.support.gate import Gate
@@ -87,7 +87,9 @@ async def test_answer_that_nobody_reads_any_more_waits_for_no_collection(
     call.send(EVENT_STREAM, chunk(b"data: x\n\n"))
     await client.head()
     gc.collect()
-    [wire] = [weakref.ref(each) for each in gc.get_objects() if isinstance(each, Wire)]
+    [wire] = [
+        weakref.ref(each) for each in gc.get_objects() if isinstance(each, UpstreamConnection)
+    ]
     gc.disable()
     try:
         client.leave()

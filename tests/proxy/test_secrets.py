@@ -21,10 +21,10 @@ import pytest
 
 from rustygate.config import Settings
 from rustygate.core.headers import Credentials, request_headers
-from rustygate.core.websocket_handshake import Opening
-from rustygate.downstream.request_body import Body
+from rustygate.core.websocket_handshake import WebSocketHandshake
+from rustygate.downstream.request_body import RequestBody
 from rustygate.exchange import Exchange
-from rustygate.proxy import Sending, Setback
+from rustygate.proxy import FailedAttempt, UpstreamRequest
 from tests.support.http import EVENT_STREAM, answer, chunk
 from tests.support.upstream import Call, Upstream, loopback_socket, url_of
 from tests.support.waiting import meanwhile, until
@@ -511,10 +511,10 @@ def test_no_repr_shows_a_secret() -> None:
     credentials = Credentials.of(KEY, None, None)
     headers = request_headers([(b"X-Key", BODY.encode())], credentials, streaming=False)
     exchange = Exchange("search", "GET", "/v1/x")
-    body = Body.__new__(Body)
-    sending = Sending(exchange, f"/v1/x?key={QUERY}", headers, body)
-    asks = Opening(CLIENT_NONCE, (f"openai-insecure-api-key.{PROTOCOL}",), ())
-    setback = Setback(read=BODY.encode())
+    body = RequestBody.__new__(RequestBody)
+    sending = UpstreamRequest(exchange, f"/v1/x?key={QUERY}", headers, body)
+    asks = WebSocketHandshake(CLIENT_NONCE, (f"openai-insecure-api-key.{PROTOCOL}",), ())
+    setback = FailedAttempt(read=BODY.encode())
     shown = f"{settings!r} {credentials!r} {exchange!r} {sending!r} {asks!r} {setback!r}"
     assert found_in(shown.encode()) == []
 

@@ -8,7 +8,7 @@ from typing import Any
 from rustygate.admission.gate import Admission, Gate
 from rustygate.config import Settings
 from rustygate.core.bucket import SECOND
-from rustygate.core.rate_limits import Quota, RateNews
+from rustygate.core.rate_limits import Quota, RateLimitUpdate
 from rustygate.exchange import Exchange
 from rustygate.plan import virtual_clock
 
@@ -81,12 +81,12 @@ async def granted(harness: Harness) -> None:
         await asyncio.sleep(0)
 
 
-def told(limit: int, remaining: int | None = None, *, tokens: bool = False) -> RateNews:
+def told(limit: int, remaining: int | None = None, *, tokens: bool = False) -> RateLimitUpdate:
     quota = Quota(limit, remaining, None)
-    return RateNews(None, quota) if tokens else RateNews(quota, None)
+    return RateLimitUpdate(None, quota) if tokens else RateLimitUpdate(quota, None)
 
 
-def teach(harness: Harness, news: RateNews, model: str = "m") -> None:
+def teach(harness: Harness, news: RateLimitUpdate, model: str = "m") -> None:
     """Upstream tells a lane its limits."""
 
     async def one() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from rustygate.system.systemd import Manager
+from rustygate.system.systemd import ServiceManager
 from tests.support.gate import logged
 from tests.support.waiting import SOON_S
 
@@ -31,7 +31,7 @@ def environ(told: socket.socket, **variables: object) -> dict[str, str]:
 
 
 def test_manager_is_told_each_state(told: socket.socket) -> None:
-    manager = Manager(environ(told))
+    manager = ServiceManager(environ(told))
     manager.ready()
     before = time.monotonic_ns() // 1000
     manager.reloading()
@@ -45,7 +45,7 @@ def test_manager_is_told_each_state(told: socket.socket) -> None:
 
 def test_variables_are_for_this_process_alone(told: socket.socket) -> None:
     given = environ(told, WATCHDOG_USEC=1000, WATCHDOG_PID=os.getpid(), OTHER=1)
-    Manager(given)
+    ServiceManager(given)
     assert given == {"OTHER": "1"}
 
 
@@ -54,7 +54,7 @@ async def test_signs_of_life_come_twice_an_interval(
     told: socket.socket, pid: dict[str, int]
 ) -> None:
     began = time.monotonic()
-    Manager(environ(told, WATCHDOG_USEC=200_000, **pid)).ready()
+    ServiceManager(environ(told, WATCHDOG_USEC=200_000, **pid)).ready()
     assert told.recv(100) == b"READY=1"
     for _ in range(3):
         assert await asyncio.to_thread(told.recv, 100) == b"WATCHDOG=1"
@@ -62,7 +62,7 @@ async def test_signs_of_life_come_twice_an_interval(
 
 
 async def test_loop_that_is_stuck_gives_no_sign_of_life(told: socket.socket) -> None:
-    Manager(environ(told, WATCHDOG_USEC=20_000)).ready()
+    ServiceManager(environ(told, WATCHDOG_USEC=20_000)).ready()
     assert [told.recv(100) for _ in range(2)] == [b"READY=1", b"WATCHDOG=1"]
     told.settimeout(0.1)
     # It blocks the loop.
@@ -81,14 +81,14 @@ async def test_loop_that_is_stuck_gives_no_sign_of_life(told: socket.socket) -> 
     ids=["unasked", "of no time", "of no number", "of another process"],
 )
 async def test_no_sign_of_life_is_given(told: socket.socket, asked: dict[str, str]) -> None:
-    manager = Manager(environ(told, **asked))
+    manager = ServiceManager(environ(told, **asked))
     manager.ready()
     assert manager._pulse is None
 
 
 def test_nobody_need_be_told() -> None:
     with logged() as log:
-        manager = Manager({})
+        manager = ServiceManager({})
         manager.ready()
         manager.reloading()
         manager.stopping()
@@ -98,5 +98,5 @@ def test_nobody_need_be_told() -> None:
 @pytest.mark.parametrize("name", ["/nowhere/notify", "@nobody", "x" * 200, "vsock:1:2"])
 def test_manager_that_cannot_be_told_does_no_harm(name: str) -> None:
     with logged() as log:
-        Manager({"NOTIFY_SOCKET": name}).ready()
+        ServiceManager({"NOTIFY_SOCKET": name}).ready()
     assert log.text.startswith("the service manager cannot be told READY=1: ")

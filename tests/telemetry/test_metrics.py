@@ -55,7 +55,7 @@ async def counting(*known: str) -> AsyncIterator[Metrics]:
     """Metrics of a gate that knows these models."""
     gate = Gate(Settings(openai_api_key="sk-test"))
     for model in known:
-        gate.lane_line(model).lane.known = True
+        gate.lane_queue(model).lane.known = True
     yield Metrics(gate)
 
 
@@ -225,7 +225,7 @@ def flood(gate: Gate, counts: Metrics) -> None:
     """All the series that clients can bring about: each asks each model, with any outcome."""
     models = [f"model-number-{number}" for number in range(metrics.MODELS)]
     for model in models:
-        lane = gate.lane_line(model).lane
+        lane = gate.lane_queue(model).lane
         lane.known, lane.requests, lane.tokens = True, TokenBucket(1, 5), TokenBucket(1, 5)
     for client in range(metrics.CLIENTS):
         for model in models:
