@@ -16,29 +16,33 @@ from aiohttp import web
 from msgspec import UNSET, Meta, UnsetType
 
 from rustygate.simulator import models
-from rustygate.simulator.audio import AudioFile, TranscriptionAsked, TranslationAsked
-from rustygate.simulator.batches import Batches
-from rustygate.simulator.chat import ChatAsked
-from rustygate.simulator.completions import CompletionAsked
-from rustygate.simulator.containers import Containers
-from rustygate.simulator.embeddings import EmbeddingsAsked
+from rustygate.simulator.endpoints.batches import Batches
+from rustygate.simulator.endpoints.chat import ChatAsked
+from rustygate.simulator.endpoints.completions import CompletionAsked
+from rustygate.simulator.endpoints.containers import Containers
+from rustygate.simulator.endpoints.embeddings import EmbeddingsAsked
+from rustygate.simulator.endpoints.files import Files
+from rustygate.simulator.endpoints.generation import Generation, Handler, body
+from rustygate.simulator.endpoints.images import EditAsked, GenerationAsked, VariationAsked, png
+from rustygate.simulator.endpoints.moderations import ModerationAsked
+from rustygate.simulator.endpoints.responses import ResponseAsked
+from rustygate.simulator.endpoints.speech import SpeechAsked
+from rustygate.simulator.endpoints.transcription import (
+    AudioFile,
+    TranscriptionAsked,
+    TranslationAsked,
+)
+from rustygate.simulator.endpoints.uploads import Uploads
 from rustygate.simulator.errors import ApiError, Failure, Severed
 from rustygate.simulator.faults import FaultError, parse
-from rustygate.simulator.file_store import Shelf
-from rustygate.simulator.files import Files
-from rustygate.simulator.generation import Generation, Handler, body
-from rustygate.simulator.images import EditAsked, GenerationAsked, VariationAsked, png
 from rustygate.simulator.limits import Limits, Quotas, milliseconds
-from rustygate.simulator.moderations import ModerationAsked
 from rustygate.simulator.options import Options
 from rustygate.simulator.request_context import PASSAGE, Passage
-from rustygate.simulator.responses import ResponseAsked
 from rustygate.simulator.schemas import Name, read
-from rustygate.simulator.sockets import offered_key
-from rustygate.simulator.speech import SpeechAsked
 from rustygate.simulator.stats import Stats
-from rustygate.simulator.uploads import Uploads
-from rustygate.simulator.wire import put
+from rustygate.simulator.storage.file_store import Shelf
+from rustygate.simulator.transport.delivery import put
+from rustygate.simulator.transport.websocket import offered_key
 
 # JSON bodies are held whole. OpenAI takes as much in one request for its largest inputs.
 MAX_BODY = 64 * 1024 * 1024

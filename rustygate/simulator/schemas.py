@@ -13,8 +13,8 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from msgspec import Meta
 
-from rustygate.simulator.answers import Answer, Event, Events, json_answer
 from rustygate.simulator.errors import ApiError, Failure
+from rustygate.simulator.response_bodies import Answer, Event, Events, json_answer
 from rustygate.simulator.text import LONGEST, input_tokens, length
 
 Name = Annotated[str, Meta(min_length=1, max_length=512)]

@@ -11,8 +11,8 @@ import openai
 import pytest
 
 from rustygate.simulator import Options
-from rustygate.simulator.file_store import ROOM
-from rustygate.simulator.object_store import Stored, Table
+from rustygate.simulator.storage.file_store import ROOM
+from rustygate.simulator.storage.object_store import Stored, Table
 from tests.support.simulator import SOON_S, Site, form, request, running
 
 # Every byte that there is, more than one piece of it, and no whole number of pieces.

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from msgspec import Struct
 
 from rustygate.simulator import Options
-from rustygate.simulator.file_store import KeptFile, Shelf, Zeros
-from rustygate.simulator.forms import MOST_PARTS, MOST_TEXT, read_form
+from rustygate.simulator.storage.file_store import KeptFile, Shelf, Zeros
+from rustygate.simulator.transport.multipart import MOST_PARTS, MOST_TEXT, read_form
 from tests.support.simulator import SOON_S, Site, form, part, request, running
 
 SPEECH = "/v1/audio/transcriptions"

@@ -13,8 +13,8 @@ import pytest
 from openai.types import ModerationMultiModalInputParam
 
 from rustygate.simulator import Options
-from rustygate.simulator.audio import MOST_BYTES
-from rustygate.simulator.images import png
+from rustygate.simulator.endpoints.images import png
+from rustygate.simulator.endpoints.transcription import MOST_BYTES
 from tests.support.simulator import KEY, SOON_S, Site, form, post, request, running
 
 SOUND = ("speech.mp3", bytes(48_000), "audio/mpeg")

@@ -13,9 +13,9 @@ from aiohttp import ClientWebSocketResponse, WSMsgType
 from openai.types.realtime import RealtimeServerEvent
 
 from rustygate.simulator import Options
-from rustygate.simulator.conversation import ITEMS, Conversation
+from rustygate.simulator.endpoints.conversation import ITEMS, Conversation
 from rustygate.simulator.limits import Limits
-from rustygate.simulator.sockets import LONGEST_MESSAGE
+from rustygate.simulator.transport.websocket import LONGEST_MESSAGE
 from tests.support.simulator import KEY, SOON_S, Site, request, running
 
 REALTIME = "/realtime?model=gpt-realtime"

@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 import msgspec
 
-from rustygate.simulator.answers import Answer, Event, Whole, json_answer, json_text
 from rustygate.simulator.errors import ApiError, Failure
-from rustygate.simulator.file_store import UploadedFile
+from rustygate.simulator.response_bodies import Answer, Event, Whole, json_answer, json_text
 from rustygate.simulator.schemas import Generating
+from rustygate.simulator.storage.file_store import UploadedFile
 from rustygate.simulator.text import SENTENCE, Text, input_tokens, seed_of, write
 
 # OpenAI takes no longer files.

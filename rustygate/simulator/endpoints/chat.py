@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from rustygate.simulator.answers import Event, json_text, new_id
+from rustygate.simulator.response_bodies import Event, json_text, new_id
 from rustygate.simulator.schemas import Cap, Content, Format, Generating, Name, Usage, text_of
 from rustygate.simulator.text import Text, input_tokens, seed_of, write
 

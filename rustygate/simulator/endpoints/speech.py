@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
-from rustygate.simulator.answers import Answer, Event, Events, Pieces, json_text
+from rustygate.simulator.response_bodies import Answer, Event, Events, Pieces, json_text
 from rustygate.simulator.schemas import Asked, Name, Usage
 from rustygate.simulator.text import input_tokens
 

@@ -4,8 +4,8 @@ from typing import Any
 
 import msgspec
 
-from rustygate.simulator.answers import new_id
 from rustygate.simulator.errors import ApiError, Failure
+from rustygate.simulator.response_bodies import new_id
 from rustygate.simulator.schemas import Name, convert
 
 # Items of a conversation; of more, the oldest go.

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
-from rustygate.simulator.answers import Answer, json_answer, new_id
+from rustygate.simulator.response_bodies import Answer, json_answer, new_id
 from rustygate.simulator.schemas import Asked, Name, Part, Usage, text_of
 from rustygate.simulator.text import input_tokens
 

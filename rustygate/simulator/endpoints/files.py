@@ -13,12 +13,12 @@ import msgspec
 from aiohttp import web
 from msgspec import Meta
 
-from rustygate.simulator.answers import Pieces, json_answer
 from rustygate.simulator.errors import ApiError, Failure
-from rustygate.simulator.file_store import Content, KeptFile, Shelf, Zeros
-from rustygate.simulator.forms import read_form
-from rustygate.simulator.object_store import Stored, Table, new_object
-from rustygate.simulator.wire import before_head, put, reply, section
+from rustygate.simulator.response_bodies import Pieces, json_answer
+from rustygate.simulator.storage.file_store import Content, KeptFile, Shelf, Zeros
+from rustygate.simulator.storage.object_store import Stored, Table, new_object
+from rustygate.simulator.transport.delivery import before_head, put, reply, section
+from rustygate.simulator.transport.multipart import read_form
 
 Purpose = Literal["assistants", "batch", "fine-tune", "vision", "user_data", "evals"]
 

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from rustygate.simulator.answers import Answer, json_answer
+from rustygate.simulator.response_bodies import Answer, json_answer
 from rustygate.simulator.schemas import Asked, Input, Usage, inputs_of, tokens_of
 
 # OpenAI's own bounds: inputs in one request, and a vector's usual and greatest length.

@@ -8,19 +8,19 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from rustygate.simulator.answers import Events
 from rustygate.simulator.charges import Account
+from rustygate.simulator.endpoints.realtime import RealtimeAsked, Session
+from rustygate.simulator.endpoints.responses import ResponseSpeaker
 from rustygate.simulator.errors import ApiError, Failure
-from rustygate.simulator.file_store import UploadedFile
-from rustygate.simulator.forms import MakeFile, read_form
 from rustygate.simulator.limits import Quotas
-from rustygate.simulator.realtime import RealtimeAsked, Session
 from rustygate.simulator.request_context import PASSAGE
-from rustygate.simulator.responses import ResponseSpeaker
+from rustygate.simulator.response_bodies import Events
 from rustygate.simulator.schemas import Asked, convert, read
-from rustygate.simulator.sockets import Speaker, converse
 from rustygate.simulator.stats import Stats
-from rustygate.simulator.wire import before_head, reply, stream
+from rustygate.simulator.storage.file_store import UploadedFile
+from rustygate.simulator.transport.delivery import before_head, reply, stream
+from rustygate.simulator.transport.multipart import MakeFile, read_form
+from rustygate.simulator.transport.websocket import Speaker, converse
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 

@@ -13,11 +13,11 @@ from typing import Any, Protocol
 from aiohttp import WSCloseCode, WSMsgType, web
 from multidict import CIMultiDict
 
-from rustygate.simulator.answers import Event
 from rustygate.simulator.errors import ApiError, Failure
 from rustygate.simulator.faults import Faults
 from rustygate.simulator.request_context import PASSAGE
-from rustygate.simulator.wire import Course, before_head, close
+from rustygate.simulator.response_bodies import Event
+from rustygate.simulator.transport.delivery import Course, before_head, close
 
 # The subprotocols that are chosen, if offered. Browsers, which cannot set headers, offer their
 # key as one too; that is never chosen.

@@ -17,10 +17,10 @@ from typing import Any, Literal, NoReturn
 from aiohttp import web
 from aiohttp_sse import EventSourceResponse
 
-from rustygate.simulator.answers import Event, Events, Pieces, Whole, json_answer
 from rustygate.simulator.errors import ApiError, Severed
 from rustygate.simulator.faults import BEFORE_HEAD, Faults
 from rustygate.simulator.request_context import PASSAGE
+from rustygate.simulator.response_bodies import Event, Events, Pieces, Whole, json_answer
 
 # aiohttp-sse cannot be told not to ping, only to ping late; no stream lasts a day.
 _NEVER_S = 86_400.0

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 import msgspec
 from msgspec import Meta
 
-from rustygate.simulator.answers import new_id
 from rustygate.simulator.errors import ApiError, Failure
+from rustygate.simulator.response_bodies import new_id
 from rustygate.simulator.schemas import convert
 
 # Objects of a kind; of more, the oldest go.

@@ -13,15 +13,15 @@ import msgspec
 from aiohttp import web
 from msgspec import Meta
 
-from rustygate.simulator.answers import json_answer
+from rustygate.simulator.endpoints.files import ExpiresAfter, File, Files, Purpose, file_object
+from rustygate.simulator.endpoints.generation import body
 from rustygate.simulator.errors import ApiError, Failure
-from rustygate.simulator.file_store import Content, KeptFile, Shelf
-from rustygate.simulator.files import ExpiresAfter, File, Files, Purpose, file_object
-from rustygate.simulator.forms import read_form
-from rustygate.simulator.generation import body
-from rustygate.simulator.object_store import Stored, Table, new_object
+from rustygate.simulator.response_bodies import json_answer
 from rustygate.simulator.schemas import Name, read
-from rustygate.simulator.wire import before_head, reply
+from rustygate.simulator.storage.file_store import Content, KeptFile, Shelf
+from rustygate.simulator.storage.object_store import Stored, Table, new_object
+from rustygate.simulator.transport.delivery import before_head, reply
+from rustygate.simulator.transport.multipart import read_form
 
 # OpenAI's own bounds.
 MOST_BYTES = 8 * 1024**3

@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
-from rustygate.simulator.answers import Event, json_text, new_id
-from rustygate.simulator.chat import StreamOptions, finish_reason, usage_of
+from rustygate.simulator.endpoints.chat import StreamOptions, finish_reason, usage_of
+from rustygate.simulator.response_bodies import Event, json_text, new_id
 from rustygate.simulator.schemas import Cap, Generating, Input, inputs_of, tokens_of
 from rustygate.simulator.text import Text, seed_of, write
 

@@ -14,9 +14,9 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta
 
-from rustygate.simulator.answers import Answer, Event, json_answer, named
-from rustygate.simulator.file_store import UploadedFile
+from rustygate.simulator.response_bodies import Answer, Event, json_answer, named
 from rustygate.simulator.schemas import Name, Streamable, Usage
+from rustygate.simulator.storage.file_store import UploadedFile
 from rustygate.simulator.text import input_tokens, length, seed_of
 
 _SIDE = 8

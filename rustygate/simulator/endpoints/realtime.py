@@ -14,10 +14,10 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from rustygate.simulator.answers import Event, json_text, new_id
 from rustygate.simulator.charges import Account
-from rustygate.simulator.conversation import Conversation, text_of, whole
+from rustygate.simulator.endpoints.conversation import Conversation, text_of, whole
 from rustygate.simulator.errors import ApiError, Failure
+from rustygate.simulator.response_bodies import Event, json_text, new_id
 from rustygate.simulator.schemas import Name, Usage, convert, read
 from rustygate.simulator.text import Text, input_tokens, length, seed_of, write
 

@@ -5,13 +5,13 @@ from typing import Literal
 import msgspec
 from aiohttp import web
 
-from rustygate.simulator.answers import json_answer
+from rustygate.simulator.endpoints.files import Files
+from rustygate.simulator.endpoints.generation import body
 from rustygate.simulator.errors import ApiError, Failure
-from rustygate.simulator.files import Files
-from rustygate.simulator.generation import body
-from rustygate.simulator.object_store import Stored, Table, new_object
+from rustygate.simulator.response_bodies import json_answer
 from rustygate.simulator.schemas import read
-from rustygate.simulator.wire import before_head, put, reply
+from rustygate.simulator.storage.object_store import Stored, Table, new_object
+from rustygate.simulator.transport.delivery import before_head, put, reply
 
 # What a batch is, and what it is when it is looked at the next time.
 _NEXT = {"validating": "in_progress", "in_progress": "completed"}

@@ -1,0 +1,1 @@
+"""One module per family of endpoints; `generation` charges and answers requests to a model."""

@@ -1,0 +1,1 @@
+"""How bodies are read and responses are sent, with pace and faults; HTTP and WebSocket."""
