@@ -19,13 +19,14 @@ from rustygate.access.client_auth import ClientAuth, check_model
 from rustygate.admission.gate import Admission, Gate
 from rustygate.config import Settings
 from rustygate.core.bucket import SECOND
-from rustygate.core.fairqueue import CLASSES
 from rustygate.core.headers import Credentials, Headers, UnreadableHeader, request_headers
 from rustygate.core.log_levels import is_debug
 from rustygate.core.output_history import OutputHistory
 from rustygate.core.paths import PREFIX, has_dot_segment, is_unsafe, origin_form, path_of
-from rustygate.core.rate_limits import Action, Verdict, read_rate_limits, verdict
-from rustygate.core.usage import NO_FACTS, RequestFacts, model_in, request_facts
+from rustygate.core.priority_class import CLASSES
+from rustygate.core.rate_limit_headers import read_rate_limits
+from rustygate.core.request_facts import NO_FACTS, RequestFacts, model_in, request_facts
+from rustygate.core.verdict import Action, Verdict, verdict
 from rustygate.core.websocket_handshake import (
     NONCE_BYTES,
     SWITCHING_PROTOCOLS,

@@ -13,7 +13,7 @@ from aiohttp import hdrs, web
 
 from rustygate.config import read_clients_file
 from rustygate.core.clients import Client, Clients, Limits
-from rustygate.core.usage import RequestFacts
+from rustygate.core.request_facts import RequestFacts
 from rustygate.errors import InvalidApiKey, ModelNotAllowed
 from rustygate.exchange import Exchange
 

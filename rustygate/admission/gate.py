@@ -29,12 +29,15 @@ from types import TracebackType
 from typing import Self
 
 from rustygate.config import Settings
+from rustygate.core.backlog import Ahead, Size
 from rustygate.core.bucket import SECOND, TokenBucket
 from rustygate.core.budgets import Budgets, Level
 from rustygate.core.clients import Limits
-from rustygate.core.fairqueue import CLASSES, Ahead, FairQueue, Flow, Size
+from rustygate.core.fairqueue import FairQueue
+from rustygate.core.flow import Flow
 from rustygate.core.lane import Lane, Mark
-from rustygate.core.rate_limits import RateLimitUpdate
+from rustygate.core.priority_class import CLASSES
+from rustygate.core.rate_limit_headers import RateLimitUpdate
 from rustygate.errors import Draining, QueueFull, QueueTimeout, Refusal, RequestTooLarge
 from rustygate.exchange import MS, Exchange
 

@@ -7,9 +7,9 @@ and slots in flight. The gate has such a set of its own, and each lane has one.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from rustygate.core.backlog import Ahead, Size
 from rustygate.core.bucket import TokenBucket
-from rustygate.core.fairqueue import Ahead, Size
-from rustygate.core.rate_limits import Kind
+from rustygate.core.rate_limit_headers import Kind
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,10 +17,10 @@ from dataclasses import dataclass, field
 from math import ceil
 from typing import NamedTuple
 
+from rustygate.core.backlog import Ahead
 from rustygate.core.bucket import MINUTE, SECOND, TokenBucket
 from rustygate.core.budgets import Budgets
-from rustygate.core.fairqueue import Ahead
-from rustygate.core.rate_limits import Quota, RateLimitUpdate
+from rustygate.core.rate_limit_headers import Quota, RateLimitUpdate
 
 # News of an answer that took no longer are set as they are.
 _FRESH = 10 * SECOND

@@ -20,8 +20,8 @@ from rustygate.config import ConfigError, Settings
 from rustygate.core.bucket import MINUTE, SECOND, TokenBucket
 from rustygate.core.budgets import Budgets
 from rustygate.core.clients import LEAST_WEIGHT, MOST_WEIGHT
-from rustygate.core.fairqueue import CLASSES
-from rustygate.core.rate_limits import Quota, RateLimitUpdate
+from rustygate.core.priority_class import CLASSES
+from rustygate.core.rate_limit_headers import Quota, RateLimitUpdate
 from rustygate.errors import Refusal
 from rustygate.exchange import Exchange
 from rustygate.plan import virtual_clock

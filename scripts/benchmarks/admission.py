@@ -15,7 +15,8 @@ from time import process_time
 
 from rustygate.admission.gate import Gate
 from rustygate.config import Settings
-from rustygate.core.fairqueue import FairQueue, Flow
+from rustygate.core.fairqueue import FairQueue
+from rustygate.core.flow import Flow
 from rustygate.exchange import Exchange
 
 RATE = 2000

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from rustygate.admission.gate import LANES, Admission
 from rustygate.core.bucket import SECOND
 from rustygate.core.clients import Limits
-from rustygate.core.rate_limits import Quota, RateLimitUpdate
+from rustygate.core.rate_limit_headers import Quota, RateLimitUpdate
 from rustygate.errors import Draining, QueueFull, QueueTimeout, Refusal, RequestTooLarge
 from rustygate.exchange import Exchange
 from tests.support.harness import Harness, granted, play, settle, teach, told

@@ -20,11 +20,13 @@ from hypothesis.stateful import (
 from rustygate.admission import gate as admission
 from rustygate.admission.gate import TIMER_SLACK, Admission, Gate
 from rustygate.config import Settings
+from rustygate.core.backlog import Size
 from rustygate.core.bucket import SECOND, TokenBucket
 from rustygate.core.budgets import Budgets
 from rustygate.core.clients import Limits
-from rustygate.core.fairqueue import FairQueue, Flow, Size
-from rustygate.core.rate_limits import Quota, RateLimitUpdate
+from rustygate.core.fairqueue import FairQueue
+from rustygate.core.flow import Flow
+from rustygate.core.rate_limit_headers import Quota, RateLimitUpdate
 from rustygate.errors import Draining
 from rustygate.exchange import Exchange
 from rustygate.plan.virtual_clock import VirtualClockLoop

@@ -9,7 +9,7 @@ import pytest
 
 from rustygate.core.bucket import MINUTE, SECOND
 from rustygate.core.clients import Limits
-from rustygate.core.rate_limits import Quota, RateLimitUpdate
+from rustygate.core.rate_limit_headers import Quota, RateLimitUpdate
 from tests.support.harness import Harness, play, settle, teach
 
 

@@ -9,7 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from rustygate.core.fairqueue import CLASSES, FairQueue, Flow, Size
+from rustygate.core.backlog import Size
+from rustygate.core.fairqueue import FairQueue
+from rustygate.core.flow import Flow
+from rustygate.core.priority_class import CLASSES
 
 Item = tuple[str, int]
 costs = st.integers(1, 20)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from rustygate.core.bucket import MINUTE, SECOND
 from rustygate.core.lane import Lane, Mark
-from rustygate.core.rate_limits import Quota, RateLimitUpdate
+from rustygate.core.rate_limit_headers import Quota, RateLimitUpdate
 
 
 def news(limit: int, remaining: int | None = None) -> RateLimitUpdate:

@@ -8,7 +8,7 @@ from typing import Any
 from rustygate.admission.gate import Admission, Gate
 from rustygate.config import Settings
 from rustygate.core.bucket import SECOND
-from rustygate.core.rate_limits import Quota, RateLimitUpdate
+from rustygate.core.rate_limit_headers import Quota, RateLimitUpdate
 from rustygate.exchange import Exchange
 from rustygate.plan import virtual_clock
 

@@ -1,4 +1,4 @@
-"""What upstream says of its quotas, and what a refusal of it means."""
+"""What a refusal of upstream means."""
 
 import gzip
 import json
@@ -9,32 +9,23 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from multidict import CIMultiDict, CIMultiDictProxy
+from multidict import CIMultiDict
 
-from rustygate.core.bucket import MINUTE, SECOND
-from rustygate.core.rate_limits import (
+from rustygate.core.bucket import SECOND
+from rustygate.core.durations import MS
+from rustygate.core.verdict import (
     DEFAULT_PAUSE,
-    DURATION_LIMIT,
     ERROR_BYTES,
     LONGEST_PAUSE,
-    MS,
-    NO_UPDATE,
     PASS,
-    QUOTA_LIMIT,
     SHORTEST_PAUSE,
     Action,
-    Quota,
-    RateLimitUpdate,
     Verdict,
-    go_duration,
-    read_rate_limits,
     verdict,
 )
+from tests.support.rate_limit_headers import NAMES, headers_of, quota_headers
 
-HOUR = 60 * MINUTE
 NOW_S = 1_760_000_000
-NAMES = [f"X-RateLimit-{what}-{kind}" for what in ("Limit", "Remaining", "Reset")
-         for kind in ("Requests", "Tokens")]  # fmt: skip
 PAUSE = Verdict(Action.PAUSE, DEFAULT_PAUSE)
 SLOW = Verdict(Action.SLOW, DEFAULT_PAUSE)
 
@@ -46,20 +37,6 @@ TOO_LARGE = (
     "Request too large for gpt-4o in organization org-x on tokens per min (TPM): Limit 30000, "
     "Requested 40000. The input or output tokens must be reduced in order to run successfully."
 )
-
-
-def headers_of(**headers: str) -> CIMultiDictProxy[str]:
-    """Headers as aiohttp gives them; `retry_after` is `Retry-After`."""
-    named = {name.replace("_", "-").title(): value for name, value in headers.items()}
-    return CIMultiDictProxy(CIMultiDict(named))
-
-
-def quota_headers(kind: str, limit: str, remaining: str, reset: str) -> dict[str, str]:
-    return {
-        f"x_ratelimit_limit_{kind}": limit,
-        f"x_ratelimit_remaining_{kind}": remaining,
-        f"x_ratelimit_reset_{kind}": reset,
-    }
 
 
 def error(**fields: Any) -> bytes:
@@ -75,120 +52,6 @@ def pause_of(body: bytes = b"", **headers: str) -> int:
     judged = judge(429, body, **headers)
     assert judged.action is Action.PAUSE
     return judged.wait_ns
-
-
-@pytest.mark.parametrize(
-    ("text", "ns"),
-    [
-        ("6ms", 6 * MS),
-        ("1s", SECOND),
-        ("6m0s", 6 * MINUTE),
-        ("1h2m3.5s", HOUR + 2 * MINUTE + 3 * SECOND + 500 * MS),
-        ("1h0m0s", HOUR),
-        ("1.5s", 1500 * MS),
-        ("500us", 500_000),
-        ("1.5\u00b5s", 1500),
-        ("1.5\u03bcs", 1500),
-        ("7ns", 7),
-        ("0s", 0),
-        ("2m59.56s", 2 * MINUTE + 59_560 * MS),
-        ("6m", 6 * MINUTE),
-        ("2h", 2 * HOUR),
-        ("20", 20 * SECOND),
-        ("1.25", 1250 * MS),
-        ("1.s", SECOND),
-        ("0.123456789012s", 123_456_789),
-        ("24h0m0s", 24 * HOUR),
-        ("768h", DURATION_LIMIT),
-        ("768h0m0.001s", None),
-        ("999999999999s", None),
-        ("9" * 5000, None),
-        ("1m30", None),
-        ("-1s", None),
-        ("+1s", None),
-        ("-1", None),
-        ("1e3", None),
-        ("nan", None),
-        ("s", None),
-        (".5s", None),
-        ("1s1m", None),
-        ("1 s", None),
-        ("1d", None),
-        ("\u0661s", None),
-        ("", None),
-    ],
-    ids=lambda value: str(value)[:20],
-)
-def test_durations(text: str, ns: int | None) -> None:
-    assert go_duration(text) == ns
-
-
-@given(st.integers(0, DURATION_LIMIT // SECOND), st.integers(0, 999_999_999))
-def test_what_go_writes_is_read_exactly(seconds: int, ns: int) -> None:
-    hours, minutes = seconds // 3600, seconds // 60 % 60
-    written = f"{hours}h{minutes}m{seconds % 60}.{ns:09}s"
-    expected = seconds * SECOND + ns
-    assert go_duration(written) == (expected if expected <= DURATION_LIMIT else None)
-
-
-@given(st.text(alphabet="0123456789.hmsunµ-", max_size=30) | st.text())
-def test_any_text_is_a_duration_or_none(text: str) -> None:
-    ns = go_duration(text)
-    assert ns is None or 0 <= ns <= DURATION_LIMIT
-
-
-def test_news_of_both_quotas() -> None:
-    headers = headers_of(
-        **quota_headers("requests", "10000", "9999", "6ms"),
-        **quota_headers("tokens", "30000000", "29999000", "2m0s"),
-    )
-    assert read_rate_limits(headers) == RateLimitUpdate(
-        Quota(10_000, 9_999, "6ms"), Quota(30_000_000, 29_999_000, "2m0s")
-    )
-
-
-@pytest.mark.parametrize("kind", ["requests", "tokens"])
-@pytest.mark.parametrize(
-    ("limit", "remaining", "reset", "quota"),
-    [
-        ("10", "0", "1s", Quota(10, 0, "1s")),
-        ("10", "11", "1s", Quota(10, 10, "1s")),
-        ("10", "-1", "1s", Quota(10, None, "1s")),
-        ("10", "many", "soon", Quota(10, None, "soon")),
-        ("10", "", "", Quota(10, None, "")),
-        (str(QUOTA_LIMIT), "1", "1s", Quota(QUOTA_LIMIT, 1, "1s")),
-        (str(QUOTA_LIMIT + 1), "1", "1s", None),
-        ("9" * 5000, "1", "1s", None),
-        ("0", "0", "1s", None),
-        ("-5", "0", "1s", None),
-        ("1e3", "0", "1s", None),
-        ("1_0", "0", "1s", None),
-        ("\u0661", "0", "1s", None),
-        ("\u00b2", "0", "1s", None),
-        ("", "0", "1s", None),
-    ],
-    ids=lambda value: str(value)[:20],
-)
-def test_news_of_one_quota(
-    kind: str, limit: str, remaining: str, reset: str, quota: Quota | None
-) -> None:
-    news = read_rate_limits(headers_of(**quota_headers(kind, limit, remaining, reset)))
-    assert news == RateLimitUpdate(**{kind: quota})
-
-
-def test_no_headers_are_no_news() -> None:
-    assert read_rate_limits(headers_of(date="now")) is NO_UPDATE
-    assert read_rate_limits(headers_of(x_ratelimit_remaining_tokens="5")) is NO_UPDATE
-
-
-@given(st.dictionaries(st.sampled_from(NAMES), st.text() | st.integers().map(str)))
-def test_any_headers_give_news_that_make_sense(headers: dict[str, str]) -> None:
-    news = read_rate_limits(CIMultiDict(headers))
-    for quota in (news.requests, news.tokens):
-        if quota is not None:
-            assert 0 < quota.limit <= QUOTA_LIMIT
-            assert quota.remaining is None or 0 <= quota.remaining <= quota.limit
-            assert quota.reset_ns is None or quota.reset_ns >= 0
 
 
 @pytest.mark.parametrize(
