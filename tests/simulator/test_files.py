@@ -1,28 +1,16 @@
-"""Files, uploads in parts, containers and batches: with the SDK, and what it hides with bytes."""
+"""Files: with the SDK, and what it hides with bytes."""
 
 import asyncio
 import json
 import tracemalloc
-from collections.abc import AsyncIterator
-from hashlib import md5, sha256
+from hashlib import sha256
 from typing import Any
 
 import openai
 import pytest
 
-from rustygate.simulator import Options
 from rustygate.simulator.storage.file_store import ROOM
-from rustygate.simulator.storage.object_store import Stored, Table
-from tests.support.simulator import SOON_S, Site, form, request, running
-
-# Every byte that there is, more than one piece of it, and no whole number of pieces.
-BYTES = bytes(range(256)) * 700 + b"end"
-
-
-@pytest.fixture
-async def site() -> AsyncIterator[Site]:
-    async with running(Options()) as site:
-        yield site
+from tests.support.simulator import BYTES, SOON_S, Site, form, request
 
 
 async def created(site: Site, content: bytes = BYTES, name: str = "a.bin") -> str:
@@ -30,9 +18,6 @@ async def created(site: Site, content: bytes = BYTES, name: str = "a.bin") -> st
     raw = form("/v1/files", purpose="user_data", file=(name, content, "x/y"))
     identifier: str = json.loads((await site.ask(raw)).body)["id"]
     return identifier
-
-
-# Files
 
 
 async def test_sdk_gets_back_the_bytes_it_uploaded(site: Site) -> None:
@@ -197,157 +182,3 @@ async def test_sdk_knows_zeros_as_a_file(site: Site) -> None:
             await sdk.files.retrieve("file-zeros-x")
     assert (file.bytes, file.id) == (70_000, "file-zeros-70000")
     assert content.content == bytes(70_000)
-
-
-# Uploads
-
-
-async def test_sdk_uploads_a_file_in_parts(site: Site) -> None:
-    async with site.sdk() as sdk:
-        upload = await sdk.uploads.upload_file_chunked(
-            file=BYTES,
-            filename="big.bin",
-            bytes=len(BYTES),
-            mime_type="application/octet-stream",
-            purpose="user_data",
-            part_size=50_000,
-            md5=md5(BYTES).hexdigest(),
-        )
-        assert upload.file is not None
-        content = await sdk.files.content(upload.file.id)
-    assert upload.status == "completed"
-    assert (upload.file.filename, upload.file.bytes) == ("big.bin", len(BYTES))
-    assert content.content == BYTES
-
-
-async def test_upload_of_which_a_part_was_not_kept_is_a_file_without_a_content(
-    site: Site,
-) -> None:
-    async with site.sdk() as sdk:
-        upload = await sdk.uploads.create(
-            bytes=ROOM + 3, filename="x", mime_type="x/y", purpose="batch"
-        )
-        small = await sdk.uploads.parts.create(upload.id, data=b"end")
-        large = await sdk.uploads.parts.create(upload.id, data=bytes(ROOM))
-        done = await sdk.uploads.complete(upload.id, part_ids=[large.id, small.id])
-        assert done.file is not None
-        with pytest.raises(openai.NotFoundError) as error:
-            await sdk.files.content(done.file.id)
-    assert done.file.bytes == ROOM + 3
-    assert error.value.code == "content_not_kept"
-
-
-async def test_parts_must_be_what_was_announced(site: Site) -> None:
-    async with site.sdk() as sdk:
-        upload = await sdk.uploads.create(bytes=4, filename="x", mime_type="x/y", purpose="batch")
-        part = await sdk.uploads.parts.create(upload.id, data=b"abc")
-        with pytest.raises(openai.BadRequestError, match="3 bytes, 4 were announced"):
-            await sdk.uploads.complete(upload.id, part_ids=[part.id])
-        last = await sdk.uploads.parts.create(upload.id, data=b"d")
-        with pytest.raises(openai.BadRequestError, match="MD5"):
-            await sdk.uploads.complete(upload.id, part_ids=[part.id, last.id], md5="0" * 32)
-        with pytest.raises(openai.NotFoundError):
-            await sdk.uploads.complete(upload.id, part_ids=["part_none"])
-        done = await sdk.uploads.complete(upload.id, part_ids=[part.id, last.id])
-        assert done.file is not None
-        assert (await sdk.files.content(done.file.id)).content == b"abcd"
-
-
-async def test_cancelled_upload_takes_nothing_more(site: Site) -> None:
-    async with site.sdk() as sdk:
-        upload = await sdk.uploads.create(bytes=1, filename="x", mime_type="x/y", purpose="batch")
-        assert (await sdk.uploads.cancel(upload.id)).status == "cancelled"
-        with pytest.raises(openai.BadRequestError, match="cancelled already"):
-            await sdk.uploads.parts.create(upload.id, data=b"x")
-        with pytest.raises(openai.BadRequestError, match="cancelled already"):
-            await sdk.uploads.cancel(upload.id)
-
-
-# Containers
-
-
-async def test_sdk_keeps_files_in_a_container(site: Site) -> None:
-    async with site.sdk() as sdk:
-        file = await sdk.files.create(file=("shared", b"shared"), purpose="user_data")
-        container = await sdk.containers.create(name="box", file_ids=[file.id])
-        own = await sdk.containers.files.create(container.id, file=("own", BYTES))
-        referred = await sdk.containers.files.create(container.id, file_id=file.id)
-        names = [one.path async for one in sdk.containers.files.list(container.id, order="asc")]
-        contents = [
-            (await sdk.containers.files.content.retrieve(one, container_id=container.id)).content
-            for one in (own.id, referred.id)
-        ]
-        assert (await sdk.containers.files.retrieve(own.id, container_id=container.id)) is not None
-        await sdk.containers.files.delete(own.id, container_id=container.id)
-        with pytest.raises(openai.NotFoundError):
-            await sdk.containers.files.retrieve(own.id, container_id=container.id)
-    assert names == ["/mnt/data/shared", "/mnt/data/own", "/mnt/data/shared"]
-    assert contents == [BYTES, b"shared"]
-
-
-async def test_sdk_lists_and_deletes_containers(site: Site) -> None:
-    async with site.sdk() as sdk:
-        one, two = [await sdk.containers.create(name=name) for name in ("one", "two")]
-        assert [box.id async for box in sdk.containers.list(limit=1)] == [two.id, one.id]
-        assert [box.id async for box in sdk.containers.list(name="one")] == [one.id]
-        assert (await sdk.containers.retrieve(one.id)).name == "one"
-        await sdk.containers.delete(one.id)
-        with pytest.raises(openai.NotFoundError):
-            await sdk.containers.retrieve(one.id)
-
-
-# Batches
-
-
-async def test_sdk_sees_a_batch_to_its_end(site: Site) -> None:
-    async with site.sdk() as sdk:
-        file = await sdk.files.create(file=("x.jsonl", b"{}\n"), purpose="batch")
-        batch = await sdk.batches.create(
-            input_file_id=file.id,
-            endpoint="/v1/chat/completions",
-            completion_window="24h",
-            metadata={"a": "b"},
-        )
-        seen = [(await sdk.batches.retrieve(batch.id)).status for _ in range(3)]
-        assert [one.id async for one in sdk.batches.list()] == [batch.id]
-        with pytest.raises(openai.BadRequestError, match="completed already"):
-            await sdk.batches.cancel(batch.id)
-    assert (batch.status, batch.metadata) == ("validating", {"a": "b"})
-    assert seen == ["in_progress", "completed", "completed"]
-
-
-async def test_batch_needs_its_file(site: Site) -> None:
-    async with site.sdk() as sdk:
-        with pytest.raises(openai.NotFoundError):
-            await sdk.batches.create(
-                input_file_id="file-none", endpoint="/v1/responses", completion_window="24h"
-            )
-
-
-# Tables
-
-
-def stored(name: str) -> Stored:
-    return Stored({"id": name})
-
-
-def test_oldest_object_goes_when_there_are_too_many() -> None:
-    table = Table[Stored]("Thing", most=2)
-    for name in "abc":
-        table.add(stored(name))
-    assert [one["id"] for one in table.page({})["data"]] == ["c", "b"]
-
-
-def test_page_tells_its_ends_and_whether_there_is_more() -> None:
-    table = Table[Stored]("Thing")
-    for name in "abcde":
-        table.add(stored(name))
-    page = table.page({"limit": "2", "after": "d"})
-    assert (page["first_id"], page["last_id"], page["has_more"]) == ("c", "b", True)
-    assert table.page({"after": "a"}) == {
-        "object": "list",
-        "data": [],
-        "first_id": None,
-        "last_id": None,
-        "has_more": False,
-    }

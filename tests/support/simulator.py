@@ -8,14 +8,30 @@ from dataclasses import dataclass
 from typing import Any
 
 import openai
+import pytest
 from aiohttp import web
+from hypothesis import settings
+from openai.types.chat import ChatCompletionMessageParam
 
 from rustygate.simulator import Options, make_app
+from rustygate.simulator.endpoints.images import png
 
 KEY = "sk-simulated-key-1234"
 
 # Whatever a test waits for comes at once; this only turns a hang into a failure.
 SOON_S = 5.0
+
+
+HELLO: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Hello, who is there?"}]
+CHAT = {"model": "gpt-4o", "messages": HELLO, "max_tokens": 4}
+# A law that takes its time on a busy machine is no less true.
+unhurried = settings(deadline=None)
+# Every byte that there is, more than one piece of it, and no whole number of pieces.
+BYTES = bytes(range(256)) * 700 + b"end"
+SOUND = ("speech.mp3", bytes(48_000), "audio/mpeg")
+# The SDK says so of some of its functions; they are there for apps that are not new.
+deprecated = pytest.mark.filterwarnings("ignore:deprecated:DeprecationWarning")
+PICTURE = ("picture.png", png("ff0000"), "image/png")
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,3 +165,8 @@ async def running(options: Options) -> AsyncIterator[Site]:
         yield Site(runner.addresses[0][1])
     finally:
         await runner.cleanup()
+
+
+def plain_text(body: bytes) -> str:
+    text: str = json.loads(body)["choices"][0]["message"]["content"]
+    return text

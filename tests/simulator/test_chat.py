@@ -1,0 +1,95 @@
+"""Chat completions: with the official SDK and as bytes."""
+
+import asyncio
+import json
+
+import openai
+import pytest
+
+from tests.support.simulator import CHAT, HELLO, KEY, Site, plain_text
+
+
+async def test_sdk_chat_is_deterministic_and_counts_its_tokens(site: Site) -> None:
+    async with site.sdk() as sdk:
+        one, two = [
+            await sdk.chat.completions.create(model="gpt-4o", messages=HELLO, max_tokens=9, n=2)
+            for _ in range(2)
+        ]
+    texts = [choice.message.content or "" for choice in one.choices]
+    assert texts == [choice.message.content for choice in two.choices]
+    assert texts[0] != texts[1]
+    assert [len(text.split()) for text in texts] == [9, 9]
+    assert one.usage is not None
+    assert (one.usage.prompt_tokens, one.usage.completion_tokens) == (5, 18)
+
+
+async def test_sdk_streams_the_same_text_that_a_plain_answer_has(site: Site) -> None:
+    async with site.sdk() as sdk:
+        plain = await sdk.chat.completions.create(model="gpt-4o", messages=HELLO)
+        chunks = [
+            chunk
+            async for chunk in await sdk.chat.completions.create(
+                model="gpt-4o", messages=HELLO, stream=True, stream_options={"include_usage": True}
+            )
+        ]
+    deltas = [choice.delta for chunk in chunks for choice in chunk.choices]
+    assert deltas[0].role == "assistant"
+    assert "".join(delta.content or "" for delta in deltas) == plain.choices[0].message.content
+    assert chunks[-2].choices[0].finish_reason == "stop"
+    assert chunks[-1].choices == []
+    assert chunks[-1].usage == plain.usage
+    assert all(chunk.usage is None for chunk in chunks[:-1])
+
+
+async def test_text_parts_count_and_other_parts_do_not(site: Site) -> None:
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    parts = [{"type": "text", "text": "twelve chars"}, image]
+    answer = await site.post(
+        "/chat/completions", CHAT | {"messages": [{"role": "user", "content": parts}]}
+    )
+    assert json.loads(answer.body)["usage"]["prompt_tokens"] == 3
+
+
+async def test_sync_sdk_streams(site: Site) -> None:
+    def chat() -> int:
+        with (
+            openai.OpenAI(api_key=KEY, base_url=site.url, max_retries=0) as sdk,
+            sdk.chat.completions.create(
+                model="gpt-4o", messages=HELLO, max_tokens=3, stream=True
+            ) as stream,
+        ):
+            return sum(1 for _ in stream)
+
+    assert await asyncio.to_thread(chat) == 5
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 3, 40])
+@pytest.mark.parametrize("stream", [False, True], ids=["plain", "streamed"])
+async def test_json_mode_answers_an_object_at_any_length(
+    site: Site, tokens: int, stream: bool
+) -> None:
+    body = CHAT | {
+        "max_tokens": tokens,
+        "stream": stream,
+        "response_format": {"type": "json_object"},
+    }
+    answer = await site.post("/chat/completions", body)
+    text = streamed_text(answer.body) if stream else plain_text(answer.body)
+    assert isinstance(json.loads(text), dict)
+
+
+def streamed_text(body: bytes) -> str:
+    lines = [line for line in body.decode().split("\n\n") if line not in ("", "data: [DONE]")]
+    chunks = [json.loads(line.removeprefix("data: ")) for line in lines]
+    return "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks)
+
+
+async def test_chat_stream_looks_like_openais_on_the_wire(site: Site) -> None:
+    answer = await site.post("/chat/completions", CHAT | {"stream": True})
+    events = answer.body.split(b"\n\n")
+    assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
+    assert answer.whole
+    assert all(event.startswith(b"data: {") for event in events[:-2])
+    assert events[-2:] == [b"data: [DONE]", b""]
+    assert b"\r" not in answer.body
+    assert len(events) == 1 + 4 + 1 + 1 + 1

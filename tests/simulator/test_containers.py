@@ -1,0 +1,36 @@
+"""Containers and their files."""
+
+import openai
+import pytest
+
+from tests.support.simulator import BYTES, Site
+
+
+async def test_sdk_keeps_files_in_a_container(site: Site) -> None:
+    async with site.sdk() as sdk:
+        file = await sdk.files.create(file=("shared", b"shared"), purpose="user_data")
+        container = await sdk.containers.create(name="box", file_ids=[file.id])
+        own = await sdk.containers.files.create(container.id, file=("own", BYTES))
+        referred = await sdk.containers.files.create(container.id, file_id=file.id)
+        names = [one.path async for one in sdk.containers.files.list(container.id, order="asc")]
+        contents = [
+            (await sdk.containers.files.content.retrieve(one, container_id=container.id)).content
+            for one in (own.id, referred.id)
+        ]
+        assert (await sdk.containers.files.retrieve(own.id, container_id=container.id)) is not None
+        await sdk.containers.files.delete(own.id, container_id=container.id)
+        with pytest.raises(openai.NotFoundError):
+            await sdk.containers.files.retrieve(own.id, container_id=container.id)
+    assert names == ["/mnt/data/shared", "/mnt/data/own", "/mnt/data/shared"]
+    assert contents == [BYTES, b"shared"]
+
+
+async def test_sdk_lists_and_deletes_containers(site: Site) -> None:
+    async with site.sdk() as sdk:
+        one, two = [await sdk.containers.create(name=name) for name in ("one", "two")]
+        assert [box.id async for box in sdk.containers.list(limit=1)] == [two.id, one.id]
+        assert [box.id async for box in sdk.containers.list(name="one")] == [one.id]
+        assert (await sdk.containers.retrieve(one.id)).name == "one"
+        await sdk.containers.delete(one.id)
+        with pytest.raises(openai.NotFoundError):
+            await sdk.containers.retrieve(one.id)

@@ -1,0 +1,25 @@
+"""Embeddings."""
+
+import pytest
+
+from tests.support.simulator import Site
+
+
+async def test_sdk_embeddings_are_the_same_in_both_encodings(site: Site) -> None:
+    async with site.sdk() as sdk:
+        packed = await sdk.embeddings.create(model="e", input=["a", "b"], dimensions=16)
+        floats = await sdk.embeddings.create(
+            model="e", input=["a", "b"], dimensions=16, encoding_format="float"
+        )
+        tokens = await sdk.embeddings.create(model="e", input=[1, 2, 3])
+    assert [one.embedding for one in packed.data] == [one.embedding for one in floats.data]
+    assert packed.data[0].embedding != packed.data[1].embedding
+    assert sum(x * x for x in packed.data[0].embedding) == pytest.approx(1)
+    assert (len(tokens.data), len(tokens.data[0].embedding)) == (1, 1536)
+    assert tokens.usage.prompt_tokens == 3
+
+
+@pytest.mark.parametrize("given_input", [[], [""], "", ["a", 1], [[]], [[1], "a"], ["a"] * 2049])
+async def test_bad_embedding_input_is_a_400(site: Site, given_input: object) -> None:
+    answer = await site.post("/embeddings", {"model": "m", "input": given_input})
+    assert (answer.status, answer.error["param"]) == (400, "input")
