@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from rustygate.simulator import models
-from rustygate.simulator.errors import ApiError
+from rustygate.simulator.errors import ApiError, beyond_quota
 from rustygate.simulator.limits import Quota, Quotas
-from rustygate.simulator.refusals import beyond_quota
 from rustygate.simulator.request_context import Passage
 from rustygate.simulator.schemas import Usage
 from rustygate.simulator.stats import Stats

@@ -10,8 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
-from rustygate.simulator.errors import Failure
-from rustygate.simulator.refusals import NoRoom, bare, overloaded, slow_down, spent
+from rustygate.simulator.errors import Failure, NoRoom, bare, overloaded, slow_down, spent
 from rustygate.simulator.text import LONGEST
 
 # Nobody waits longer for a simulated answer; an hour keeps every timer in range.

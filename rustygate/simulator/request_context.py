@@ -4,10 +4,9 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
-from rustygate.simulator.errors import Failure
+from rustygate.simulator.errors import Failure, NoRoom
 from rustygate.simulator.faults import NO_FAULTS, Faults
 from rustygate.simulator.limits import Quota
-from rustygate.simulator.refusals import NoRoom
 from rustygate.simulator.stats import Visit
 
 

@@ -4,16 +4,14 @@ Bodies come from strangers. Their shapes are declared as msgspec structs, which 
 not fit; fields that are not declared are passed over.
 """
 
-import re
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
-from rustygate.simulator.errors import ApiError, Failure
 from rustygate.simulator.response_bodies import Answer, Event, Events, json_answer
 from rustygate.simulator.text import LONGEST, input_tokens, length
 
@@ -153,40 +151,3 @@ def text_of(content: Content) -> str:
     if isinstance(content, str):
         return content
     return "".join(part.text for part in content or ())
-
-
-Shape = TypeVar("Shape", bound=msgspec.Struct)
-_PARAM = re.compile(r"(?:required field `|at `\$\.?)([^`]+)`")
-
-
-def read(body: bytes | str, shape: type[Shape]) -> Shape:
-    """Read a body.
-
-    Raises:
-        ApiError: it is not JSON, or not of the shape; status 400.
-    """
-    try:
-        return msgspec.json.decode(body, type=shape)
-    except msgspec.ValidationError as error:
-        raise _misfit(error) from error
-    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-        message = f"The body of your request could not be read as JSON: {error}."
-        raise ApiError(Failure(400, message)) from error
-
-
-def convert(fields: Mapping[str, Any], shape: type[Shape], strict: bool = False) -> Shape:
-    """Read fields that came as text, in a form or a query; or, if `strict`, in JSON.
-
-    Raises:
-        ApiError: they are not of the shape; status 400.
-    """
-    try:
-        return msgspec.convert(fields, shape, strict=strict)
-    except msgspec.ValidationError as error:
-        raise _misfit(error) from error
-
-
-def _misfit(error: msgspec.ValidationError) -> ApiError:
-    """What the client is told of input that is not of its shape."""
-    param = _PARAM.search(str(error))
-    return ApiError(Failure(400, f"{error}.", param=param and param[1]))

@@ -6,12 +6,11 @@ import msgspec
 from aiohttp import web
 
 from rustygate.simulator.endpoints.files import Files
-from rustygate.simulator.endpoints.generation import body
 from rustygate.simulator.errors import ApiError, Failure
 from rustygate.simulator.response_bodies import json_answer
-from rustygate.simulator.schemas import read
 from rustygate.simulator.storage.object_store import Stored, Table, new_object
 from rustygate.simulator.transport.delivery import before_head, put, reply
+from rustygate.simulator.transport.parsing import body, read
 
 # What a batch is, and what it is when it is looked at the next time.
 _NEXT = {"validating": "in_progress", "in_progress": "completed"}

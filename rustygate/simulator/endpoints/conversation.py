@@ -6,7 +6,8 @@ import msgspec
 
 from rustygate.simulator.errors import ApiError, Failure
 from rustygate.simulator.response_bodies import new_id
-from rustygate.simulator.schemas import Name, convert
+from rustygate.simulator.schemas import Name
+from rustygate.simulator.transport.parsing import convert
 
 # Items of a conversation; of more, the oldest go.
 ITEMS = 1000

@@ -6,20 +6,19 @@ The seam between those who make answers, which know no connection, and `wire`.
 from collections.abc import Awaitable, Callable
 
 from aiohttp import web
-from aiohttp.http_exceptions import HttpProcessingError
 
 from rustygate.simulator.charges import Account
 from rustygate.simulator.endpoints.realtime import RealtimeAsked, Session
 from rustygate.simulator.endpoints.responses import ResponseSpeaker
-from rustygate.simulator.errors import ApiError, Failure
 from rustygate.simulator.limits import Quotas
 from rustygate.simulator.request_context import PASSAGE
 from rustygate.simulator.response_bodies import Events
-from rustygate.simulator.schemas import Asked, convert, read
+from rustygate.simulator.schemas import Asked
 from rustygate.simulator.stats import Stats
 from rustygate.simulator.storage.file_store import UploadedFile
 from rustygate.simulator.transport.delivery import before_head, reply, stream
 from rustygate.simulator.transport.multipart import MakeFile, read_form
+from rustygate.simulator.transport.parsing import body, convert, read
 from rustygate.simulator.transport.websocket import Speaker, converse
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -76,12 +75,3 @@ class Generation:
 
     def _account(self, request: web.Request) -> Account:
         return Account(self._quotas, self._stats, request[PASSAGE])
-
-
-async def body(request: web.Request) -> bytes:
-    """A request's whole body."""
-    try:
-        return await request.read()
-    except (HttpProcessingError, web.RequestPayloadError) as error:
-        # Bad chunks, or bytes that are not of the encoding they claim.
-        raise ApiError(Failure(400, "The body of your request is malformed.")) from error

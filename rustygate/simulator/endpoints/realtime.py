@@ -18,8 +18,9 @@ from rustygate.simulator.charges import Account
 from rustygate.simulator.endpoints.conversation import Conversation, text_of, whole
 from rustygate.simulator.errors import ApiError, Failure
 from rustygate.simulator.response_bodies import Event, json_text, new_id
-from rustygate.simulator.schemas import Name, Usage, convert, read
+from rustygate.simulator.schemas import Name, Usage
 from rustygate.simulator.text import Text, input_tokens, length, seed_of, write
+from rustygate.simulator.transport.parsing import convert, read
 
 # OpenAI's own bound on an answer.
 LONGEST_ANSWER = 4096

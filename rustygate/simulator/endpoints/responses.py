@@ -12,8 +12,9 @@ from msgspec import Meta
 from rustygate.simulator.charges import Account
 from rustygate.simulator.errors import ApiError, Failure
 from rustygate.simulator.response_bodies import Event, named, new_id
-from rustygate.simulator.schemas import Cap, Content, Format, Generating, Usage, read, text_of
+from rustygate.simulator.schemas import Cap, Content, Format, Generating, Usage, text_of
 from rustygate.simulator.text import Text, input_tokens, seed_of, write
+from rustygate.simulator.transport.parsing import read
 
 
 class Item(msgspec.Struct):

@@ -14,14 +14,14 @@ from aiohttp import web
 from msgspec import Meta
 
 from rustygate.simulator.endpoints.files import ExpiresAfter, File, Files, Purpose, file_object
-from rustygate.simulator.endpoints.generation import body
 from rustygate.simulator.errors import ApiError, Failure
 from rustygate.simulator.response_bodies import json_answer
-from rustygate.simulator.schemas import Name, read
+from rustygate.simulator.schemas import Name
 from rustygate.simulator.storage.file_store import Content, KeptFile, Shelf
 from rustygate.simulator.storage.object_store import Stored, Table, new_object
 from rustygate.simulator.transport.delivery import before_head, reply
 from rustygate.simulator.transport.multipart import read_form
+from rustygate.simulator.transport.parsing import body, read
 
 # OpenAI's own bounds.
 MOST_BYTES = 8 * 1024**3

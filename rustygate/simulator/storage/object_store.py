@@ -10,7 +10,7 @@ from msgspec import Meta
 
 from rustygate.simulator.errors import ApiError, Failure
 from rustygate.simulator.response_bodies import new_id
-from rustygate.simulator.schemas import convert
+from rustygate.simulator.transport.parsing import convert
 
 # Objects of a kind; of more, the oldest go.
 MOST = 10_000

@@ -13,8 +13,8 @@ from aiohttp import BodyPartReader, MultipartReader, StreamReader, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from rustygate.simulator.errors import ApiError, Failure
-from rustygate.simulator.schemas import Shape, convert
 from rustygate.simulator.storage.file_store import UploadedFile
+from rustygate.simulator.transport.parsing import Shape, convert
 
 # Bytes of a form's text fields together; OpenAI's longest field is a prompt of 32,000 characters.
 MOST_TEXT = 1024 * 1024
