@@ -18,7 +18,8 @@ import pytest
 from loguru import logger
 
 from rustygate import __version__
-from rustygate.cli import _announce, main
+from rustygate.cli import main
+from rustygate.cli.gate import _announce
 from rustygate.config import load
 from tests.conftest import Start
 from tests.support.certificates import Authority
@@ -193,14 +194,14 @@ def test_key_is_forgotten_by_the_environment_once_it_is_read(tmp_path: Path) -> 
     code = (
         "import os, subprocess, sys\n"
         "from contextlib import asynccontextmanager\n"
-        "from rustygate import cli\n"
+        "from rustygate.cli import gate, main\n"
         "@asynccontextmanager\n"
-        "async def gate(settings, signals, *sockets):\n"
+        "async def running_gate(settings, signals, *sockets):\n"
         "    assert settings.openai_api_key\n"
         "    signals.put_nowait(15)\n"
         "    yield subprocess.run(['env'])\n"
-        "cli._gate = gate\n"
-        "sys.exit(cli.main(['serve']) or 'OPENAI_API_KEY' in os.environ)"
+        "gate.running_gate = running_gate\n"
+        "sys.exit(main(['serve']) or 'OPENAI_API_KEY' in os.environ)"
     )
     environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "OPENAI_API_KEY": SECRET}
     ended = subprocess.run(

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from rustygate.cli import _open_many_files
+from rustygate.cli.serve import raise_open_files_limit
 from tests.conftest import Start
 from tests.support.client import Client
 from tests.support.gate import logged
@@ -331,7 +331,7 @@ def test_limit_of_open_files_is_raised_as_far_as_it_goes(systemd: Systemd) -> No
 
 def test_too_few_files_are_told() -> None:
     with logged() as log:
-        _open_many_files(1)
-        _open_many_files(10**9)
+        raise_open_files_limit(1)
+        raise_open_files_limit(10**9)
     assert log.text.count("\n") == 1
     assert "files may be open; CONNECTION_LIMIT=1000000000 may need twice that many" in log.text
