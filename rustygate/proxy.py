@@ -16,17 +16,18 @@ from loguru import logger
 from multidict import istr
 
 from rustygate.access.client_auth import ClientAuth, check_model
-from rustygate.admission.gate import Admission, Gate
+from rustygate.admission.admission import Admission
+from rustygate.admission.gate import Gate
 from rustygate.config import Settings
 from rustygate.core.bucket import SECOND
 from rustygate.core.headers import Credentials, Headers, UnreadableHeader, request_headers
 from rustygate.core.log_levels import is_debug
 from rustygate.core.output_history import OutputHistory
 from rustygate.core.paths import PREFIX, has_dot_segment, is_unsafe, origin_form, path_of
-from rustygate.core.priority_class import CLASSES
+from rustygate.core.priority_class import CLASS_WEIGHTS
 from rustygate.core.rate_limit_headers import read_rate_limits
-from rustygate.core.request_facts import NO_FACTS, RequestFacts, model_in, request_facts
-from rustygate.core.verdict import Action, Verdict, verdict
+from rustygate.core.request_facts import NO_FACTS, RequestFacts, model_in_query, read_request_facts
+from rustygate.core.verdict import Action, Verdict, judge
 from rustygate.core.websocket_handshake import (
     NONCE_BYTES,
     SWITCHING_PROTOCOLS,
@@ -69,7 +70,7 @@ TIMEOUT_HEADERS = (istr("x-stainless-read-timeout"), istr("x-stainless-timeout")
 # A client's name is a label in logs; a longer one is cut.
 CLIENT_NAME_LIMIT = 64
 
-# Answers whose body says what they mean (core.quota.verdict).
+# Answers whose body says what they mean (core.verdict).
 TELLING_STATUSES = frozenset({429, 503})
 
 # How much of a path or a value an error repeats.
@@ -128,7 +129,7 @@ class Proxy:
         self._holdings = BodyBufferBudget(settings.queue_bytes)
         self.browsers = Cors(settings)
         self._running: set[asyncio.Task[Any]] = set()
-        self._credentials = Credentials.of(
+        self._credentials = Credentials.for_account(
             settings.openai_api_key, settings.openai_org_id, settings.openai_project_id
         )
 
@@ -195,15 +196,17 @@ class Proxy:
         body = RequestBody(request, self._settings, self._holdings)
         try:
             await body.read()
-            facts = request_facts(body.held, exchange.path) if body.held else NO_FACTS
+            facts = read_request_facts(body.held, exchange.path) if body.held else NO_FACTS
             if opening is not None:
-                facts = RequestFacts(model_in(target))
+                facts = RequestFacts(model_in_query(target))
             self._reckon(exchange, facts)
             seen = body.held is not None and opening is None
             check_model(client, exchange, facts if seen else None)
             headers = _headers(request, self._credentials, facts.streaming)
             if opening is not None:
-                headers += opening.onward(token_bytes(NONCE_BYTES), self._credentials.key)
+                headers += opening.upstream_headers(
+                    token_bytes(NONCE_BYTES), self._credentials.key
+                )
             sending = UpstreamRequest(exchange, target, headers, body)
             # Even a stream has no body if it answers a HEAD.
             streams = facts.streaming and request.method != hdrs.METH_HEAD
@@ -229,8 +232,8 @@ class Proxy:
     def _reckon(self, exchange: Exchange, facts: RequestFacts) -> None:
         """Stamp what the request will cost, as far as that can be told before it is answered."""
         exchange.model = facts.model
-        exchange.tokens_least = facts.cost(0)
-        exchange.tokens = facts.cost(self._history.typical(exchange.client, facts.model))
+        exchange.min_tokens = facts.cost(0)
+        exchange.tokens = facts.cost(self._history.estimate(exchange.client, facts.model))
         self._step(exchange, "asks", model=exchange.model, tokens=exchange.tokens)
 
     def _step(self, exchange: Exchange, step: str, **fields: object) -> None:
@@ -278,7 +281,7 @@ class Proxy:
     async def _attempt(
         self, sending: UpstreamRequest, admission: Admission, vigil: QueueKeepalive
     ) -> web.StreamResponse | FailedAttempt:
-        sending.exchange.reached = False
+        sending.exchange.connected = False
         try:
             await vigil.admitted()
             answer = await self._upstream.send(
@@ -292,7 +295,7 @@ class Proxy:
                 raise
             return FailedAttempt(failure=failure, pause_s=pause_s)
         except asyncio.CancelledError:
-            if not sending.exchange.reached:
+            if not sending.exchange.connected:
                 admission.give_back()
             raise
         sending.body.stop()
@@ -311,11 +314,11 @@ class Proxy:
         """Learn from an answer's head; pass it on, unless another attempt may do better."""
         exchange = sending.exchange
         self._step(exchange, "answered", status=answer.status, attempt=exchange.attempts)
-        admission.answered(answer.ok, read_rate_limits(answer.headers))
+        admission.record_response(answer.ok, read_rate_limits(answer.headers))
         read: bytes | None = None
         if answer.status in TELLING_STATUSES:
             read = await read_ahead(answer, self._settings)
-            wait = self._pause(admission, verdict(answer.status, answer.headers, read, time_ns()))
+            wait = self._pause(admission, judge(answer.status, answer.headers, read, time_ns()))
             if wait is not None and self._may_retry(sending, wait):
                 admission.settle(0)
                 return FailedAttempt(answer=answer, read=read)
@@ -337,7 +340,7 @@ class Proxy:
             admission.settle((exchange.tokens_in or 0) + exchange.tokens_out)
             # What a WebSocket took, many answers took.
             if exchange.status != SWITCHING_PROTOCOLS:
-                self._history.note(exchange.client, exchange.model, exchange.tokens_out)
+                self._history.record(exchange.client, exchange.model, exchange.tokens_out)
         elif not ok:
             admission.settle(0)
 
@@ -390,8 +393,8 @@ def _priority(request: web.Request) -> str:
     priority = request.headers.get(PRIORITY_HEADER)
     if priority is None:
         return "default"
-    if priority not in CLASSES:
-        known = ", ".join(CLASSES)
+    if priority not in CLASS_WEIGHTS:
+        known = ", ".join(CLASS_WEIGHTS)
         raise BadRequest(f"{PRIORITY_HEADER} is none of {known}: {priority[:SHOWN]!a}.")
     return priority
 
@@ -423,7 +426,7 @@ def _opening(request: web.Request) -> WebSocketHandshake | None:
     if request.body_exists:
         raise MalformedHandshake("A request that opens a WebSocket has no body.")
     try:
-        return WebSocketHandshake.of(fields)
+        return WebSocketHandshake.from_headers(fields)
     except ValueError as error:
         raise MalformedHandshake(str(error)) from error
 

@@ -70,11 +70,11 @@ class ClientAuth:
         if self._clients is None:
             return None
         key = _key(request) or offered
-        client = None if key is None else self._clients.of_key(key)
+        client = None if key is None else self._clients.find_by_key(key)
         if client is None:
             raise InvalidApiKey(sent=key is not None)
         exchange.client, exchange.weight = client.name, client.weight
-        exchange.priority = client.rank(exchange.priority)
+        exchange.priority = client.cap_priority(exchange.priority)
         return client
 
 
@@ -91,7 +91,7 @@ def check_model(client: Client | None, exchange: Exchange, facts: RequestFacts |
     if _names_models_elsewhere(exchange):
         # One that is named here too may be for show.
         model = None
-    elif _shows_its_model(exchange, facts) if model is None else client.may_ask(model):
+    elif _shows_its_model(exchange, facts) if model is None else client.may_use(model):
         return
     allowed = ", ".join(client.models)
     if model is not None:

@@ -1,4 +1,4 @@
-"""The kinds of values that settings take, and how they are checked."""
+"""The kinds of values that settings take, and the checks that they must pass."""
 
 import os
 import re
@@ -11,37 +11,34 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from environs import ValidationError, validate
 
-from rustygate.config.masking import without_password
-from rustygate.core import log_levels
+from rustygate.config import names
+from rustygate.config.masking import mask_credentials
 from rustygate.core.cors import parse_origins
+from rustygate.core.log_levels import parse_rust_log
 
-KEY = "OPENAI_API_KEY"
-KEY_FILE = "OPENAI_API_KEY_FILE"
-ADMIN_KEY, ADMIN_KEY_FILE = "ADMIN_KEY", "ADMIN_KEY_FILE"
-
-# Keys and ids go into the head of each request; a longer file was named by mistake.
+# Keys and ids are sent in the head of each request; a longer file is not a key.
 KEY_LIMIT = 4096
 
-UNIX = "unix:"
+UNIX_PREFIX = "unix:"
 
-# What the system has room for in a unix socket's address (unix(7)), less the byte after its end.
+# The kernel's limit on the path of a unix socket (unix(7)), without the terminating null byte.
 _SOCKET_PATH_LIMIT = 107 if sys.platform == "linux" else 103
 
-# Thirty years. Far beyond, sums of nanoseconds no longer fit the loop's timers.
+# Thirty years. Much longer, and sums of nanoseconds overflow the event loop's timers.
 _LONGEST_S = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What values a setting takes.
+    """The values that a setting takes.
 
     Args:
-        expected: the same in words, to follow "expected".
-        parser: the method of `_Env` that reads it.
-        check: raises `ValidationError` for a value that could be read but will not do.
+        expected: a description of the values, which follows "expected" in an error.
+        parser: the name of the `EnvReader` method that reads a value.
+        check: raises `ValidationError` for a value that can be read but is not allowed.
         unset: the word for None.
         secret: whether values are masked wherever they are shown.
-        hide: what may be shown of one that is not.
+        redact: removes secret parts from a value that is shown.
     """
 
     expected: str
@@ -49,12 +46,12 @@ class Kind:
     check: Callable[[Any], Any] | None = None
     unset: str = "none"
     secret: bool = False
-    hide: Callable[[str], str] = str
+    redact: Callable[[str], str] = str
 
 
-def whole(least: int, most: int | None = None) -> Kind:
-    limits = f"of {least} or more" if most is None else f"from {least} to {most}"
-    return Kind(f"a whole number {limits}", "int", validate.Range(least, most))
+def whole_number(minimum: int, maximum: int | None = None) -> Kind:
+    limits = f"of {minimum} or more" if maximum is None else f"from {minimum} to {maximum}"
+    return Kind(f"a whole number {limits}", "int", validate.Range(minimum, maximum))
 
 
 def seconds(*, zero: bool) -> Kind:
@@ -64,46 +61,45 @@ def seconds(*, zero: bool) -> Kind:
 
 
 def seconds_or_off() -> Kind:
+    expected = f"a number of seconds above 0, up to {_LONGEST_S}, or off"
     check = validate.Range(0, _LONGEST_S, min_inclusive=False)
-    return Kind(
-        f"a number of seconds above 0, up to {_LONGEST_S}, or off", "seconds_or_off", check, "off"
-    )
+    return Kind(expected, "seconds_or_off", check, unset="off")
 
 
-def id_of(what: str) -> Kind:
-    return Kind(f"{what}'s id: visible ASCII characters, no blanks", "str", check_header_value)
+def id_of(owner: str) -> Kind:
+    return Kind(f"{owner}'s id: visible ASCII characters, no spaces", "str", check_header_value)
 
 
-# `\Z`, for `$` would let a newline pass.
+# `\Z`, because `$` also matches before a newline at the end.
 check_header_value = validate.Regexp(rf"[!-~]{{1,{KEY_LIMIT}}}\Z")
 
 
 def _check_base_url(value: str) -> None:
-    _url_parts(value)
+    _split_url(value)
     if re.search(r"[@?#]", value):
-        raise ValidationError("no base URL")
+        raise ValidationError("not a base URL")
 
 
 def _check_proxy(value: str) -> None:
-    parts = _url_parts(with_scheme(value))
+    parts = _split_url(with_scheme(value))
     user, password = unquote(parts.username or ""), unquote(parts.password or "")
     if parts.path not in ("", "/") or re.search(r"[?#]", value) or ":" in user:
-        raise ValidationError("no proxy")
-    # What HTTP's basic authentication can carry without further words (RFC 7617, 2.1).
+        raise ValidationError("not a proxy URL")
+    # Basic authentication has no default encoding beyond ASCII (RFC 7617, section 2.1).
     if not (user + password).isascii():
-        raise ValidationError("no credentials")
+        raise ValidationError("credentials are not ASCII")
 
 
-def _url_parts(value: str) -> SplitResult:
-    """An http or https URL with a host, taken apart."""
+def _split_url(value: str) -> SplitResult:
+    """The parts of an http or https URL with a host."""
     try:
         parts = urlsplit(value)
         port = parts.port
     except ValueError as error:
-        raise ValidationError("no URL") from error
+        raise ValidationError("not a URL") from error
     if not re.fullmatch(r"https?://[!-~]+", value, re.I) or port == 0:
-        raise ValidationError("no URL")
-    _check_address(parts.hostname or "")
+        raise ValidationError("not a URL")
+    _check_host(parts.hostname or "")
     return parts
 
 
@@ -112,23 +108,23 @@ def with_scheme(proxy: str) -> str:
 
 
 def _check_bind_address(value: str) -> None:
-    if not value.startswith(UNIX):
-        _check_address(value)
+    if not value.startswith(UNIX_PREFIX):
+        _check_host(value)
         return
-    path = value.removeprefix(UNIX)
-    sayable = path.startswith("/") and path.isprintable()
-    if not sayable or len(os.fsencode(path)) > _SOCKET_PATH_LIMIT:
-        raise ValidationError("no path for a socket")
+    path = value.removeprefix(UNIX_PREFIX)
+    printable = path.startswith("/") and path.isprintable()
+    if not printable or len(os.fsencode(path)) > _SOCKET_PATH_LIMIT:
+        raise ValidationError("not a socket path")
 
 
-def _check_address(value: str) -> None:
-    """An IP address or a host name; a name that ends in a number is a broken address."""
+def _check_host(value: str) -> None:
+    """An IP address or a host name. A name whose last label is a number is a broken address."""
     try:
         ip_address(value)
     except ValueError:
         label = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
         if not re.fullmatch(rf"({label}\.)*(?![0-9]+\Z){label}", value):
-            raise ValidationError("no address") from None
+            raise ValidationError("not a host") from None
 
 
 def _check_origins(value: str) -> None:
@@ -140,21 +136,21 @@ def _check_origins(value: str) -> None:
 
 def _check_rust_log(value: str) -> None:
     try:
-        log_levels.parse_rust_log(value)
+        parse_rust_log(value)
     except ValueError as error:
         raise ValidationError(str(error)) from error
 
 
-UPSTREAM_KEY = Kind(
-    f"OpenAI's key (visible ASCII characters, no blanks), or {KEY_FILE} with the path of a file "
-    "that holds it; `rustygate demo` needs none",
+API_KEY = Kind(
+    f"an OpenAI API key (visible ASCII characters, no spaces), or {names.API_KEY_FILE} with the "
+    "path of a file that contains it; `rustygate demo` needs no key",
     "str",
     check_header_value,
     secret=True,
 )
-ADMIN = Kind(
-    f"a key of visible ASCII characters, no blanks, or {ADMIN_KEY_FILE} with the path of a file "
-    "that holds it",
+ADMIN_KEY = Kind(
+    f"a key of visible ASCII characters, no spaces, or {names.ADMIN_KEY_FILE} with the path of a "
+    "file that contains it",
     "str",
     check_header_value,
     secret=True,
@@ -164,21 +160,21 @@ BASE_URL = Kind(
     "base_url",
     _check_base_url,
 )
-ADDRESS = Kind(
-    f"an IP address, a host name, or {UNIX} and an absolute path of at most "
+BIND_ADDRESS = Kind(
+    f"an IP address, a host name, or {UNIX_PREFIX} and an absolute path of at most "
     f"{_SOCKET_PATH_LIMIT} bytes",
     "str",
     _check_bind_address,
 )
 FILE = Kind("the path of a file", "str")
+DIRECTORY = Kind("the path of a directory", "str")
 PROXY = Kind(
     "an http or https URL of a proxy, such as http://user:password@proxy.example.org:3128",
     "proxy",
     _check_proxy,
-    hide=lambda url: without_password(url),
+    redact=mask_credentials,
 )
 HOSTS = Kind("host names", "str")
-DIRECTORY = Kind("the path of a directory", "str")
 ORIGINS = Kind(
     "origins such as https://app.example.org or http://localhost:3000, comma-separated, or *",
     "origins",

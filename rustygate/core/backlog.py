@@ -14,25 +14,25 @@ class Size(NamedTuple):
 ONE = Size()
 
 
-class Ahead(NamedTuple):
+class Work(NamedTuple):
     """About how much is served before an item: in cost, in items, and in the model's tokens."""
 
     cost: float = 0
     items: float = 0
     tokens: float = 0
 
-    def after(self, size: Size) -> "Ahead":
+    def after(self, size: Size) -> "Work":
         """The same behind one item more."""
-        return Ahead(self.cost + size.cost, self.items + 1, self.tokens + size.tokens)
+        return Work(self.cost + size.cost, self.items + 1, self.tokens + size.tokens)
 
 
-NOTHING = Ahead()
+NOTHING = Work()
 
 
-def total(parts: Iterable[Ahead], times: float = 1) -> Ahead:
+def total(parts: Iterable[Work], times: float = 1) -> Work:
     cost = items = tokens = 0.0
     for part in parts:
         cost += part.cost
         items += part.items
         tokens += part.tokens
-    return Ahead(cost * times, items * times, tokens * times)
+    return Work(cost * times, items * times, tokens * times)

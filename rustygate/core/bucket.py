@@ -37,7 +37,7 @@ class TokenBucket:
     full_at: int = 0
 
     @classmethod
-    def of_rate(cls, units_per_second: float, burst: int) -> Self:
+    def from_rate(cls, units_per_second: float, burst: int) -> Self:
         """A full bucket. Rates above one unit per nanosecond count as that, and those below one
         per `LONGEST_PERIOD` as that."""
         return cls(min(ceil(SECOND / Fraction(units_per_second)), LONGEST_PERIOD), burst)

@@ -7,9 +7,9 @@ and slots in flight. The gate has such a set of its own, and each lane has one.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from rustygate.core.backlog import Ahead, Size
+from rustygate.core.backlog import Size, Work
 from rustygate.core.bucket import TokenBucket
-from rustygate.core.rate_limit_headers import Kind
+from rustygate.core.rate_limit_headers import QuotaKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,19 +43,21 @@ class Budgets:
         wait = 0 if self.requests is None else self.requests.wait(now)
         if self.tokens is None:
             return wait
-        return max(wait, self.tokens.wait(now, self.taken(tokens)))
+        return max(wait, self.tokens.wait(now, self.token_charge(tokens)))
 
-    def wait_behind(self, now: int, tokens: int, ahead: Ahead) -> int:
+    def wait_behind(self, now: int, tokens: int, ahead: Work) -> int:
         """Nanoseconds until there would be room for an exchange if others went first, as far as
         that is a matter of time. The buckets refill side by side."""
         wait = 0
         if self.requests is not None:
             wait = self.requests.wait(now, 1 + round(ahead.items))
         if self.tokens is not None:
-            wait = max(wait, self.tokens.wait(now, self.taken(tokens) + round(ahead.tokens)))
+            wait = max(
+                wait, self.tokens.wait(now, self.token_charge(tokens) + round(ahead.tokens))
+            )
         return wait
 
-    def scarcest(self, now: int, tokens: int = 0) -> Kind:
+    def scarcest(self, now: int, tokens: int = 0) -> QuotaKind:
         """Which of the two buckets is waited for longest."""
         if self.tokens is None:
             return "requests"
@@ -68,9 +70,9 @@ class Budgets:
         if self.requests is not None:
             self.requests.take(now)
         if self.tokens is not None:
-            self.tokens.take(now, self.taken(tokens))
+            self.tokens.take(now, self.token_charge(tokens))
 
-    def replace(self, other: "Budgets") -> None:
+    def replace_limits(self, other: "Budgets") -> None:
         """Take over another set's limits and what is left of them; what is in flight stays."""
         self.requests, self.tokens, self.slots = other.requests, other.tokens, other.slots
 
@@ -83,12 +85,12 @@ class Budgets:
         if self.requests is not None:
             self.requests.give_back()
         if self.tokens is not None:
-            self.tokens.give_back(self.taken(tokens))
+            self.tokens.give_back(self.token_charge(tokens))
 
     def settle(self, now: int, estimated: int, actual: int) -> None:
         """Replace an estimated cost in tokens by the actual one."""
         if self.tokens is not None:
-            self.tokens.give_back(self.taken(estimated) - actual)
+            self.tokens.give_back(self.token_charge(estimated) - actual)
             self.tokens.limit_debt(now)
 
     def levels(self, now: int) -> Iterator[Level]:
@@ -100,12 +102,12 @@ class Budgets:
             yield Level("slots", self.slots - self.in_flight, self.slots)
 
     @property
-    def unit(self) -> tuple[int, int]:
+    def refill_periods(self) -> tuple[int, int]:
         """What `cost` counts in: nanoseconds that a request and a token take to refill."""
         requests = 0 if self.requests is None else self.requests.period
         return requests, 0 if self.tokens is None else self.tokens.period
 
-    def taken(self, tokens: int) -> int:
+    def token_charge(self, tokens: int) -> int:
         """What an exchange takes of the bucket of tokens; 0 where there is none."""
         return 0 if self.tokens is None else min(tokens, self.tokens.burst)
 
@@ -115,8 +117,8 @@ class Budgets:
         requests = 1 if self.requests is None else self.requests.period
         if self.tokens is None:
             return requests
-        return max(requests, self.tokens.period * self.taken(tokens))
+        return max(requests, self.tokens.period * self.token_charge(tokens))
 
     def size(self, tokens: int = 0) -> Size:
         """What an exchange counts for among those that wait for these budgets."""
-        return Size(self.cost(tokens), self.taken(tokens))
+        return Size(self.cost(tokens), self.token_charge(tokens))

@@ -21,17 +21,17 @@ from typing import Any
 
 from rustygate.core.bucket import TokenBucket
 from rustygate.core.budgets import Budgets
-from rustygate.core.priority_class import CLASSES
+from rustygate.core.priority_class import CLASS_WEIGHTS
 
 # A client's name is a label in logs and metrics.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 # Best first; a client may ask for its own and those behind it.
-_RANKED = tuple(CLASSES)
+_RANKED = tuple(CLASS_WEIGHTS)
 
 # No weight makes another's share vanish in rounding, nor its own turn come at infinity.
-LEAST_WEIGHT, MOST_WEIGHT = 0.001, 1000
+MIN_WEIGHT, MAX_WEIGHT = 0.001, 1000
 _MOST = 10**12
 
 
@@ -58,7 +58,7 @@ class Limits:
         requests = tokens = None
         if self.requests_per_second is not None:
             burst = self.burst or max(1, ceil(self.requests_per_second))
-            requests = TokenBucket.of_rate(self.requests_per_second, burst)
+            requests = TokenBucket.from_rate(self.requests_per_second, burst)
         if self.tokens_per_minute is not None:
             tokens = TokenBucket.per_minute(self.tokens_per_minute)
         return Budgets(requests, tokens, self.concurrency)
@@ -80,11 +80,11 @@ class Client:
     models: tuple[str, ...] = ()
     limits: Limits = Limits()
 
-    def rank(self, asked: str) -> str:
+    def cap_priority(self, asked: str) -> str:
         """The class it gets: the one it asks for, or the best it may have."""
         return max(asked, self.priority, key=_RANKED.index)
 
-    def may_ask(self, model: str) -> bool:
+    def may_use(self, model: str) -> bool:
         """Whether one of its patterns matches."""
         return not self.models or any(fnmatchcase(model, each) for each in self.models)
 
@@ -99,22 +99,22 @@ class Clients:
     def __repr__(self) -> str:
         return f"<Clients {', '.join(self.by_name)}>"
 
-    def of_key(self, key: str) -> Client | None:
+    def find_by_key(self, key: str) -> Client | None:
         """Whose key it is. Looked up by its hash, so that time tells nothing of the key."""
-        return self._by_hash.get(hash_of(key))
+        return self._by_hash.get(hash_key(key))
 
 
-def hash_of(key: str) -> str:
+def hash_key(key: str) -> str:
     """A key as the table has it."""
     return sha256(key.encode(errors="surrogateescape")).hexdigest()
 
 
-def is_name(text: str) -> bool:
+def is_valid_name(text: str) -> bool:
     """Whether a client may be called that."""
     return _NAME.fullmatch(text) is not None
 
 
-def read_clients(text: str) -> Clients:
+def parse_clients(text: str) -> Clients:
     """Read a table. Raises ClientsError."""
     try:
         table = tomllib.loads(text)
@@ -164,7 +164,7 @@ class _Reading:
         self._name = name
         self._label = _label(name)
         self._values: dict[str, Any] = {}
-        if not is_name(name):
+        if not is_valid_name(name):
             self._wrong("", "expected a name of letters, digits, `_`, `.` and `-`, at most 64")
         if not isinstance(entry, dict):
             self._wrong("", "expected a table")
@@ -197,7 +197,7 @@ class _Reading:
 
 
 def _label(name: str) -> str:
-    return name if is_name(name) else _shown(name)
+    return name if is_valid_name(name) else _shown(name)
 
 
 def _shown(value: object) -> str:
@@ -217,7 +217,7 @@ def _hash(value: object) -> str | None:
 
 def _weight(value: object) -> float | None:
     weight = _rate(value)
-    return weight if weight is not None and LEAST_WEIGHT <= weight <= MOST_WEIGHT else None
+    return weight if weight is not None and MIN_WEIGHT <= weight <= MAX_WEIGHT else None
 
 
 def _rate(value: object) -> float | None:
@@ -234,7 +234,7 @@ def _count(value: object) -> int | None:
 
 
 def _priority(value: object) -> str | None:
-    return value if isinstance(value, str) and value in CLASSES else None
+    return value if isinstance(value, str) and value in CLASS_WEIGHTS else None
 
 
 def _patterns(value: object) -> tuple[str, ...] | None:
@@ -255,8 +255,8 @@ _READERS: dict[str, Any] = {
 }
 _EXPECTED = {
     "key_sha256": "expected 64 hex digits; `rustygate key NAME` makes a key and its hash",
-    "weight": f"expected a number from {LEAST_WEIGHT:g} to {MOST_WEIGHT}",
-    "priority": f"expected one of {', '.join(CLASSES)}",
+    "weight": f"expected a number from {MIN_WEIGHT:g} to {MAX_WEIGHT}",
+    "priority": f"expected one of {', '.join(CLASS_WEIGHTS)}",
     "requests_per_second": "expected a number above 0",
     "burst": "expected a whole number of 1 or more",
     "tokens_per_minute": "expected a whole number of 1 or more",

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 from rustygate.core.headers import Headers
 
-ANY = "*"
+ANY_ORIGIN = "*"
 
 # Two hours: the longest that Chromium remembers a preflight.
 PREFLIGHT_MAX_AGE_S = 7200
@@ -26,19 +26,19 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 _TOKENS = re.compile(r"[\w!#$%&'*+.^`|~, -]+", re.ASCII)
 
 
-def read_origins(text: str) -> tuple[str, ...]:
+def parse_origins(text: str) -> tuple[str, ...]:
     """The origins in a comma-separated list, as browsers write them; or `*` alone, for any.
 
     Raises ValueError for what is neither.
     """
-    if text == ANY:
-        return (ANY,)
+    if text == ANY_ORIGIN:
+        return (ANY_ORIGIN,)
     return tuple(_as_browsers_write(origin.strip()) for origin in text.split(","))
 
 
-def is_allowed(sent: Sequence[str], listed: Sequence[str]) -> bool:
+def is_origin_allowed(sent: Sequence[str], listed: Sequence[str]) -> bool:
     """Whether a request with these `Origin` headers may pass. Browsers send one."""
-    return ANY in listed or (len(sent) == 1 and sent[0] in listed)
+    return ANY_ORIGIN in listed or (len(sent) == 1 and sent[0] in listed)
 
 
 def preflight_headers(method: str, names: str) -> Headers:
@@ -51,7 +51,7 @@ def preflight_headers(method: str, names: str) -> Headers:
     return headers + [(name, value) for name, value in asked if _TOKENS.fullmatch(value)]
 
 
-def sharing_headers(origin: str, vary: Iterable[str]) -> Headers:
+def cors_headers(origin: str, vary: Iterable[str]) -> Headers:
     """What lets a page at `origin`, or at `*`, read an answer and all of its headers.
 
     Args:
@@ -64,7 +64,7 @@ def sharing_headers(origin: str, vary: Iterable[str]) -> Headers:
     return headers
 
 
-def says_who_may_read(name: str) -> bool:
+def is_cors_header(name: str) -> bool:
     """Whether a header is one of those by which an answer says which pages may read it."""
     return name.lower().startswith("access-control-")
 

@@ -11,13 +11,13 @@ from rustygate.core.bucket import MINUTE, SECOND
 MS = 1_000_000
 
 # Longer than any quota's period; what claims to take longer is a mistake.
-DURATION_LIMIT = 32 * 86_400 * SECOND
+MAX_DURATION = 32 * 86_400 * SECOND
 
 # Most answers say `6ms` or `0s`; the others come once.
-DURATIONS_REMEMBERED = 512
+DURATION_CACHE_SIZE = 512
 
 # An HTTP-date has 29 characters, in its older forms up to 33.
-DATE_READ = 40
+DATE_PREFIX = 40
 
 _DURATION = re.compile(
     r"(?:(\d{1,6})h)?(?:(\d{1,9})m)?(?:(\d{1,12})(?:\.(\d{0,12}))?(s|ms|us|\u00b5s|\u03bcs|ns)?)?",
@@ -34,8 +34,8 @@ _UNITS = {
 }
 
 
-@lru_cache(maxsize=DURATIONS_REMEMBERED)
-def go_duration(text: str) -> int | None:
+@lru_cache(maxsize=DURATION_CACHE_SIZE)
+def parse_go_duration(text: str) -> int | None:
     """Nanoseconds of a duration as Go writes it, or of plain seconds; None if it is neither,
     or longer than any quota's period."""
     found = _DURATION.fullmatch(text)
@@ -51,7 +51,7 @@ def go_duration(text: str) -> int | None:
         total += int(whole + fraction) * _UNITS[unit] // 10 ** len(fraction)
     elif whole:
         total += int(whole) * _UNITS[unit]
-    return total if total <= DURATION_LIMIT else None
+    return total if total <= MAX_DURATION else None
 
 
 def retry_after(headers: Mapping[str, str], epoch_ns: int) -> int | None:
@@ -74,7 +74,7 @@ def _decimal(text: str) -> float | None:
 def _date(text: str, epoch_ns: int) -> int | None:
     """Nanoseconds until an HTTP-date (RFC 9110, 5.6.7), which is in the past if negative."""
     try:
-        date = parsedate_to_datetime(text[:DATE_READ])
+        date = parsedate_to_datetime(text[:DATE_PREFIX])
     except (ValueError, OverflowError, IndexError, TypeError):
         return None
     return int(date.replace(tzinfo=date.tzinfo or UTC).timestamp()) * SECOND - epoch_ns

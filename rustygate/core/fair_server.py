@@ -18,7 +18,7 @@ from itertools import count
 from math import inf
 from typing import Any, Generic, TypeVar
 
-from rustygate.core.backlog import Ahead
+from rustygate.core.backlog import Work
 
 M = TypeVar("M", bound="Member")
 
@@ -53,14 +53,14 @@ class Member:
         return round(cost * SCALE / self.weight)
 
     @property
-    def whole(self) -> Ahead:
+    def whole(self) -> Work:
         """All of its backlog."""
-        return Ahead(self.backlog, self.count, self.tokens)
+        return Work(self.backlog, self.count, self.tokens)
 
-    def part(self, cost: float) -> Ahead:
+    def part(self, cost: float) -> Work:
         """So much of its backlog, taken to be mixed evenly."""
         share = min(1, cost / self.backlog) if self.backlog else 0
-        return Ahead(share * self.backlog, share * self.count, share * self.tokens)
+        return Work(share * self.backlog, share * self.count, share * self.tokens)
 
 
 class FairServer(Generic[M]):

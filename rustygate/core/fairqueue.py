@@ -1,7 +1,7 @@
 """The order of waiters: two levels of start-time fair queueing.
 
 The paper's section 3 nests such servers, and so does this queue: the first serves priority
-classes (`CLASSES`), each class serves its flows, and within a flow items are first in, first out.
+classes (`CLASS_WEIGHTS`), each class serves its flows, and within a flow items are first in, first out.
 With equal costs and weights it is round robin.
 
 Departures from the paper: virtual times are integers (`SCALE` of them a unit of cost at weight
@@ -24,7 +24,7 @@ weight, as far as they have that much. Flows of about the same depth are summed 
 from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
-from rustygate.core.backlog import ONE, Ahead, Size, total
+from rustygate.core.backlog import ONE, Size, Work, total
 from rustygate.core.fair_server import FairServer
 from rustygate.core.flow import Flow, FlowQueue
 from rustygate.core.priority_class import PriorityClass
@@ -48,7 +48,7 @@ class FairQueue(Generic[T]):
     def __repr__(self) -> str:
         return f"<FairQueue {self._size} items {self.depths()}>"
 
-    def forget(self) -> None:
+    def end_busy_period(self) -> None:
         """The busy period is over: nothing waits, and what was popped last is done with."""
         assert not self._size
         if self._classes or self._server.virtual:
@@ -70,7 +70,7 @@ class FairQueue(Generic[T]):
         line.push(item, size, rank)
         self._count(its_class, line, size, 1)
 
-    def reckon(self, size_of: Callable[[T], Size]) -> None:
+    def resize_items(self, size_of: Callable[[T], Size]) -> None:
         """Give all items new sizes, because what costs are counted in has changed.
 
         O(n). All flows and classes stand equal again, since their starts were in the old unit.
@@ -81,7 +81,7 @@ class FairQueue(Generic[T]):
             for line in each.flows.values()
         ]
         self._size = 0
-        self.forget()
+        self.end_busy_period()
         for flow, first, items in waiting:
             for rank, item, _ in first:
                 self.push(item, flow, size_of(item), rank=rank)
@@ -120,23 +120,23 @@ class FairQueue(Generic[T]):
         self._left(its_class, line, size)
         return True
 
-    def waiting(self) -> Ahead:
+    def total_work(self) -> Work:
         """All there is: more cannot be ahead of anybody."""
         return total(each.whole for each in self._classes.values())
 
-    def ahead(self, flow: Flow) -> Ahead:
+    def work_ahead(self, flow: Flow) -> Work:
         """About how much would be served before an item that `flow` pushed now."""
         if not self._size:
-            return Ahead()
+            return Work()
         its_class = self._class(flow.priority)
-        mine = its_class.ahead(flow)
+        mine = its_class.work_ahead(flow)
         depth = mine.cost / its_class.weight
         parts = [mine]
         for other in self._classes.values():
             if other is not its_class and other.backlog:
                 lead = self._server.lead(other, its_class)
                 parts.append(other.first((lead + depth) * other.weight))
-        return Ahead(*map(min, total(parts), self.waiting()))
+        return Work(*map(min, total(parts), self.total_work()))
 
     def depths(self) -> dict[str, dict[Hashable, int]]:
         """How many items wait, by class and client."""

@@ -8,7 +8,7 @@ from itertools import chain
 from operator import itemgetter
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from rustygate.core.backlog import NOTHING, Ahead, Size
+from rustygate.core.backlog import NOTHING, Size, Work
 from rustygate.core.fair_server import SCALE, Member
 
 T = TypeVar("T", bound=Hashable)
@@ -35,7 +35,7 @@ class FlowQueue(Member, Generic[T]):
         return chain((item for _, item, _ in self.first), self.items)
 
     @property
-    def head(self) -> Ahead:
+    def head(self) -> Work:
         """Its first item."""
         return NOTHING.after(self.first[0][2] if self.first else next(iter(self.items.values())))
 
@@ -51,7 +51,7 @@ class FlowQueue(Member, Generic[T]):
             return item, size
         return self.items.popitem(last=False)
 
-    def until(self, end: int, place: tuple[int, float]) -> Ahead:
+    def until(self, end: int, place: tuple[int, float]) -> Work:
         """What it serves by its server's time `end`, and then too if it comes before `place`:
         its first item, and then as many as there are of an average cost."""
         passed = (end - self.start) * self.weight * self.count / SCALE
@@ -91,15 +91,15 @@ class FlowPool:
         self.count += sign * line.count
         self.tokens += sign * line.tokens
 
-    def until(self, depth: float, due: Ahead = NOTHING, begun: Ahead = NOTHING) -> Ahead:
+    def until(self, depth: float, due: Work = NOTHING, begun: Work = NOTHING) -> Work:
         """What its flows have served until one of such a depth has: the first items of those
         whose turn comes before its first one, and at least those before its last."""
         passed = depth * self.weight
         if begun.cost > due.cost + passed:
             due, passed = begun, 0
         if due.cost + passed >= self.backlog:
-            return Ahead(self.backlog, self.count, self.tokens)
+            return Work(self.backlog, self.count, self.tokens)
         rest = passed / self.backlog
-        return Ahead(
+        return Work(
             due.cost + passed, due.items + rest * self.count, due.tokens + rest * self.tokens
         )

@@ -62,8 +62,8 @@ READABLE_CODINGS = frozenset({"gzip", "deflate", "identity"})
 
 # How many heads are remembered, and how large: what an SDK sends has some five hundred bytes of
 # names. A client may invent others, of a hundred kilobytes each.
-NAMES_REMEMBERED = 512
-REMEMBERED_SIZE = 2048
+CACHE_ENTRIES = 512
+CACHE_KEY_SIZE = 2048
 
 _CONTROLS = re.compile("[\x00-\x08\x0a-\x1f\x7f]")
 
@@ -88,7 +88,7 @@ class Credentials:
     account: Headers
 
     @classmethod
-    def of(cls, key: str, organization: str | None, project: str | None) -> Self:
+    def for_account(cls, key: str, organization: str | None, project: str | None) -> Self:
         named = (("OpenAI-Organization", organization), ("OpenAI-Project", project))
         return cls(key, [(name, value) for name, value in named if value is not None])
 
@@ -112,7 +112,7 @@ def request_headers(raw: RawHeaders, credentials: Credentials, streaming: bool) 
         headers.append((name, value))
     for place in plan.codings:
         name, value = headers[place]
-        headers[place] = (name, narrowed_codings(value, streaming))
+        headers[place] = (name, narrow_accept_encoding(value, streaming))
     if plan.connection:
         headers = _without_named(headers, [raw[place][1] for place in plan.connection])
     headers.append(("Authorization", f"Bearer {credentials.key}"))
@@ -149,14 +149,14 @@ class _Remembered(dict[K, V]):
     def __missing__(self, key: K) -> V:
         value = self._function(key)
         size = sum(map(len, key)) if isinstance(key, tuple) else len(key)
-        if size <= REMEMBERED_SIZE:
-            if len(self) >= NAMES_REMEMBERED:
+        if size <= CACHE_KEY_SIZE:
+            if len(self) >= CACHE_ENTRIES:
                 self.clear()
             self[key] = value
         return value
 
 
-def narrowed_codings(accept_encoding: str, streaming: bool) -> str:
+def narrow_accept_encoding(accept_encoding: str, streaming: bool) -> str:
     """An Accept-Encoding reduced to the codings that the gate can read (RFC 9110, 12.5.3)."""
     return "identity" if streaming else _READABLE[accept_encoding]
 

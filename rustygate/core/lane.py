@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from math import ceil
 from typing import NamedTuple
 
-from rustygate.core.backlog import Ahead
+from rustygate.core.backlog import Work
 from rustygate.core.bucket import MINUTE, SECOND, TokenBucket
 from rustygate.core.budgets import Budgets
 from rustygate.core.rate_limit_headers import Quota, RateLimitUpdate
@@ -36,7 +36,7 @@ _LEAST_RATE_PERIOD = SECOND // 2
 _LEAST_SHARE = 1 / 64
 
 
-class Mark(NamedTuple):
+class AdmissionTotals(NamedTuple):
     """A lane's instant: what had been admitted by then, in all."""
 
     at: int
@@ -44,7 +44,7 @@ class Mark(NamedTuple):
     tokens: int
 
 
-_NOTHING = Mark(0, 0, 0)
+_NOTHING = AdmissionTotals(0, 0, 0)
 
 
 @dataclass(slots=True)
@@ -59,45 +59,45 @@ class Lane(Budgets):
 
     known: bool = False
     paused_until: int = 0
-    pace: "Pace | None" = None
-    mark: Mark = _NOTHING
-    _last_update: Mark = _NOTHING
+    throttle: "Throttle | None" = None
+    totals: AdmissionTotals = _NOTHING
+    _last_update: AdmissionTotals = _NOTHING
     _rate: "_Observed" = field(default_factory=lambda: _Observed())
 
     def wait(self, now: int, tokens: int = 0) -> int | None:
         wait = Budgets.wait(self, now, tokens)
-        if wait is None or (self.pace is None and self.paused_until <= now):
+        if wait is None or (self.throttle is None and self.paused_until <= now):
             return wait
-        pace = 0 if self.pace is None else self.pace.wait(now)
+        pace = 0 if self.throttle is None else self.throttle.wait(now)
         return max(wait, pace, self.paused_until - now)
 
-    def wait_behind(self, now: int, tokens: int, ahead: Ahead) -> int:
+    def wait_behind(self, now: int, tokens: int, ahead: Work) -> int:
         wait = max(Budgets.wait_behind(self, now, tokens, ahead), self.paused_until - now)
-        if self.pace is None:
+        if self.throttle is None:
             return wait
-        return max(wait, self.pace.wait(now) + self.pace.period(now) * round(ahead.items))
+        return max(wait, self.throttle.wait(now) + self.throttle.period(now) * round(ahead.items))
 
     def take(self, now: int, tokens: int = 0) -> None:
         """As of all budgets; `mark` is then what the exchange is to keep for `learn`."""
         Budgets.take(self, now, tokens)
-        self.mark = Mark(now, self.mark.requests + 1, self.mark.tokens + tokens)
+        self.totals = AdmissionTotals(now, self.totals.requests + 1, self.totals.tokens + tokens)
         self._rate.count(now)
-        if self.pace is not None:
-            self.pace.take(now)
+        if self.throttle is not None:
+            self.throttle.take(now)
 
-    def open(self, mark: Mark) -> None:
+    def confirm_model(self, mark: AdmissionTotals) -> None:
         """A good answer came: the model exists, and nothing bounds what is unanswered, unless
         its exchange was admitted before the lane was paused."""
         self.known = True
         if mark.at >= self.paused_until:
             self.slots = None
 
-    def updated_lately(self, now: int) -> bool:
+    def recently_updated(self, now: int) -> bool:
         """Whether upstream told its limits within a minute; older ones may have been raised, and
         only asking tells."""
         return now - self._last_update.at <= MINUTE
 
-    def learn(self, now: int, mark: Mark, news: RateLimitUpdate) -> bool:
+    def learn(self, now: int, mark: AdmissionTotals, news: RateLimitUpdate) -> bool:
         """Take over what an answer told; `mark` is its exchange's. Whether a limit is another
         than before."""
         if mark.requests < self._last_update.requests:
@@ -105,9 +105,9 @@ class Lane(Budgets):
         limits = _limit(self.requests), _limit(self.tokens)
         self._last_update = mark
         age = now - mark.at
-        since = self.mark.requests - mark.requests
+        since = self.totals.requests - mark.requests
         self.requests = _updated(self.requests, news.requests, now, age, since)
-        since = self.mark.tokens - mark.tokens
+        since = self.totals.tokens - mark.tokens
         self.tokens = _updated(self.tokens, news.tokens, now, age, since)
         return limits != (_limit(self.requests), _limit(self.tokens))
 
@@ -117,22 +117,22 @@ class Lane(Budgets):
         if self.requests is None and self.tokens is None:
             self.slots = 1
 
-    def slow(self, now: int, mark: Mark) -> None:
+    def slow_down(self, now: int, mark: AdmissionTotals) -> None:
         """Halve the rate, which recovers linearly over five minutes.
 
         What was admitted before the last halving, by its mark, is no reason for another.
         """
-        if self.pace is None or self.pace.recovered(now):
-            self.pace = Pace(min(self._rate.period(now), _LEAST_RATE_PERIOD), now)
-        elif mark.at > self.pace.slowed_at:
-            self.pace.halve(now)
+        if self.throttle is None or self.throttle.recovered(now):
+            self.throttle = Throttle(min(self._rate.period(now), _LEAST_RATE_PERIOD), now)
+        elif mark.at > self.throttle.slowed_at:
+            self.throttle.halve(now)
 
-    def forgettable(self, now: int) -> bool:
+    def is_evictable(self, now: int) -> bool:
         """Whether nothing is lost if it is forgotten."""
         return not (self.known or self.in_flight or self.paused_until > now)
 
 
-class Pace:
+class Throttle:
     """A bucket without burst, at half the rate that was too much, and recovering."""
 
     def __init__(self, period: int, now: int) -> None:

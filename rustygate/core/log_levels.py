@@ -19,7 +19,7 @@ LEVELS: dict[str, str | bool] = {
 _TARGET = re.compile(r"[A-Za-z_][\w-]*((::|\.)[A-Za-z_][\w-]*)*", re.ASCII)
 
 
-def levels(rust_log: str) -> Levels:
+def parse_rust_log(rust_log: str) -> Levels:
     """What RUST_LOG asks for, as loguru's filter: target to level, False for off.
 
     The target "" stands for all that is not named; without a bare level it gets errors only.
@@ -35,7 +35,7 @@ def levels(rust_log: str) -> Levels:
 
 def is_debug(rust_log: str) -> bool:
     """Whether anything of the gate is asked for that is finer than `info`."""
-    return any(level in ("DEBUG", "TRACE") for level in levels(rust_log).values())
+    return any(level in ("DEBUG", "TRACE") for level in parse_rust_log(rust_log).values())
 
 
 def _directive(text: str) -> tuple[str, str | bool]:

@@ -15,16 +15,16 @@ from collections.abc import Collection
 WINDOW = 39
 
 # The fewest of which one can be reckoned that the next exceeds only once in ten: the greatest.
-ENOUGH = 9
+MIN_SAMPLES = 9
 
 # Reckoned where too little is known: a long answer of a chat.
-TYPICAL_OUTPUT = 1000
+DEFAULT_ESTIMATE = 1000
 
 # More than any model writes; a usage that claims more lies, and would be reckoned for long.
-MOST_OUTPUT = 1_000_000
+MAX_OUTPUT = 1_000_000
 
 # Pairs of client and model that are remembered, some two kilobytes each.
-PAIRS = 1000
+MAX_PAIRS = 1000
 
 _ALL_CLIENTS = None
 _NONE: Collection[int] = ()
@@ -43,27 +43,27 @@ class OutputHistory:
         self._answers: OrderedDict[tuple[str | None, str | None], deque[int]] = OrderedDict()
 
     def __repr__(self) -> str:
-        return f"<OutputHistory {len(self._answers)} of {PAIRS} pairs>"
+        return f"<OutputHistory {len(self._answers)} of {MAX_PAIRS} pairs>"
 
-    def note(self, client: str, model: str | None, tokens_out: int) -> None:
+    def record(self, client: str, model: str | None, tokens_out: int) -> None:
         """Remember what an answer took."""
         for key in ((client, model), (_ALL_CLIENTS, model)):
             answers = self._answers.get(key)
             if answers is None:
                 answers = self._answers[key] = deque(maxlen=WINDOW)
-            answers.append(min(tokens_out, MOST_OUTPUT))
+            answers.append(min(tokens_out, MAX_OUTPUT))
             self._answers.move_to_end(key)
-        while len(self._answers) > PAIRS:
+        while len(self._answers) > MAX_PAIRS:
             self._answers.popitem(last=False)
 
-    def typical(self, client: str, model: str | None) -> int:
+    def estimate(self, client: str, model: str | None) -> int:
         """What this client's next answer from this model will seldom exceed."""
         own = self._answers.get((client, model), _NONE)
-        if len(own) >= ENOUGH:
+        if len(own) >= MIN_SAMPLES:
             return _seldom_exceeded(own)
         everybodys = self._answers.get((_ALL_CLIENTS, model), _NONE)
-        enough = len(everybodys) >= ENOUGH
-        usual = _seldom_exceeded(everybodys) if enough else TYPICAL_OUTPUT
+        enough = len(everybodys) >= MIN_SAMPLES
+        usual = _seldom_exceeded(everybodys) if enough else DEFAULT_ESTIMATE
         return max(usual, *own) if own else usual
 
 

@@ -3,14 +3,14 @@
 from collections.abc import Hashable
 from typing import Generic, TypeVar
 
-from rustygate.core.backlog import NOTHING, Ahead, Size, total
+from rustygate.core.backlog import NOTHING, Size, Work, total
 from rustygate.core.fair_server import SAMPLE_SIZE, FairServer, Member
 from rustygate.core.flow import Flow, FlowPool, FlowQueue
 
 T = TypeVar("T", bound=Hashable)
 
 # What the classes get of a contended budget while they all wait.
-CLASSES = {"interactive": 16, "default": 4, "batch": 1}
+CLASS_WEIGHTS = {"interactive": 16, "default": 4, "batch": 1}
 
 
 class PriorityClass(Member, Generic[T]):
@@ -19,7 +19,7 @@ class PriorityClass(Member, Generic[T]):
     __slots__ = ("flows", "pools", "server")
 
     def __init__(self, name: str) -> None:
-        super().__init__(name, CLASSES[name])
+        super().__init__(name, CLASS_WEIGHTS[name])
         self.flows: dict[Hashable, FlowQueue[T]] = {}
         self.server: FairServer[FlowQueue[T]] = FairServer(self.flows)
         self.pools: dict[int, FlowPool] = {}
@@ -43,7 +43,7 @@ class PriorityClass(Member, Generic[T]):
             member.tokens += sign * size.tokens
         self._join_pool(line)
 
-    def ahead(self, flow: Flow) -> Ahead:
+    def work_ahead(self, flow: Flow) -> Work:
         """About how much of this class goes before an item that `flow` pushed now."""
         line = self.flows.get(flow.client)
         if line is None:
@@ -67,7 +67,7 @@ class PriorityClass(Member, Generic[T]):
         others = total(parts, begun / (len(some) or 1))
         return total([others, line.whole])
 
-    def first(self, cost: float) -> Ahead:
+    def first(self, cost: float) -> Work:
         """So much of what it has waiting, as its flows share it."""
         pools = [pool for _, pool in sorted(self.pools.items())]
         weight, depth = sum(pool.weight for pool in pools), 0.0
@@ -79,11 +79,11 @@ class PriorityClass(Member, Generic[T]):
             weight -= pool.weight
         return total(pool.until(depth) for pool in pools)
 
-    def _heads(self, begun: int, place: tuple[int, float]) -> dict[int, tuple[Ahead, Ahead]]:
+    def _heads(self, begun: int, place: tuple[int, float]) -> dict[int, tuple[Work, Work]]:
         """The first items of those of so many flows whose turn comes before a place, and of all
         of them, by pool, as a sample tells."""
-        due: dict[int, list[Ahead]] = {}
-        all_of: dict[int, list[Ahead]] = {}
+        due: dict[int, list[Work]] = {}
+        all_of: dict[int, list[Work]] = {}
         some = self.server.sample(begun)
         for other in some:
             if other.backlog:

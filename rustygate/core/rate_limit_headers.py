@@ -13,12 +13,12 @@ from typing import Literal
 
 import msgspec
 
-from rustygate.core.durations import go_duration
+from rustygate.core.durations import parse_go_duration
 
 # More than upstream lets anybody have in a minute; what claims more is a mistake.
-QUOTA_LIMIT = 10**12
+MAX_QUOTA = 10**12
 
-Kind = Literal["requests", "tokens"]
+QuotaKind = Literal["requests", "tokens"]
 
 # The values below are made for each answer: a Struct is a tenth of a frozen dataclass's cost.
 
@@ -39,7 +39,7 @@ class Quota(msgspec.Struct, frozen=True):
     @property
     def reset_ns(self) -> int | None:
         """Nanoseconds until it is full."""
-        return None if self.reset is None else go_duration(self.reset)
+        return None if self.reset is None else parse_go_duration(self.reset)
 
 
 class RateLimitUpdate(msgspec.Struct, frozen=True):
@@ -67,7 +67,7 @@ def read_rate_limits(headers: Mapping[str, str]) -> RateLimitUpdate:
     )
 
 
-def _quota(kind: Kind, limit_said: str | None, headers: Mapping[str, str]) -> Quota | None:
+def _quota(kind: QuotaKind, limit_said: str | None, headers: Mapping[str, str]) -> Quota | None:
     limit = _count(limit_said)
     if not limit:
         return None
@@ -82,4 +82,4 @@ def _count(text: str | None) -> int | None:
     if text is None or len(text) > 13 or not text.isascii() or not text.isdecimal():
         return None
     number = int(text)
-    return number if number <= QUOTA_LIMIT else None
+    return number if number <= MAX_QUOTA else None

@@ -38,7 +38,7 @@ class RequestFacts(msgspec.Struct, frozen=True):
 NO_FACTS = RequestFacts()
 
 
-def request_facts(body: bytes, path: str | None = None) -> RequestFacts:
+def read_request_facts(body: bytes, path: str | None = None) -> RequestFacts:
     """Read a held body. One that is not a JSON object tells nothing and costs its length.
 
     Args:
@@ -60,7 +60,7 @@ def request_facts(body: bytes, path: str | None = None) -> RequestFacts:
     )
 
 
-def model_in(target: str) -> str | None:
+def model_in_query(target: str) -> str | None:
     """The model that a target's query names, as a WebSocket's does.
 
     None if there are several: which of them upstream takes nobody knows.

@@ -24,7 +24,7 @@ MEDIA_CHARACTERS = 765 * CHARACTERS_PER_TOKEN
 NUMBER_LIMIT = 10_000_000
 
 # What a decoder raises for bytes that it cannot read.
-UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+DECODE_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 _MEDIA = frozenset(
     {
@@ -133,14 +133,14 @@ def read_request(body: bytes) -> Request | None:
     """Read a body, whatever is in it; None if it is not a JSON object."""
     try:
         return _decode(body)
-    except UNREADABLE:
+    except DECODE_ERRORS:
         return _read_one_by_one(body)
 
 
 def _read_one_by_one(body: bytes) -> Request | None:
     try:
         fields = _decode_fields(body)
-    except UNREADABLE:
+    except DECODE_ERRORS:
         return None
     request = Request()
     for name in _field_decoders.keys() & fields.keys():
@@ -152,7 +152,7 @@ def _field(name: str, raw: msgspec.Raw) -> object:
     """A field's value; input of no known shape is the text of its JSON."""
     try:
         return _field_decoders[name](raw)
-    except UNREADABLE:
+    except DECODE_ERRORS:
         return _as_text(_without_data(bytes(raw))) if name in _INPUTS else None
 
 

@@ -15,7 +15,7 @@ _BOUNDARIES = (b"\n\n", b"\r\n\r\n", b"\r\r")
 _LONGEST = max(map(len, _BOUNDARIES))
 
 
-class Boundary:
+class EventBoundary:
     """Follows a stream's bytes; tells whether they end at an event boundary.
 
     Nothing passed yet counts as one. The answer does not depend on how the bytes were cut.

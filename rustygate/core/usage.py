@@ -30,7 +30,7 @@ class Usage(msgspec.Struct, frozen=True):
     tokens_out: int
 
 
-def may_hold_usage(content_type: str) -> bool:
+def may_contain_usage(content_type: str) -> bool:
     """Whether a body of that Content-Type may hold a usage."""
     return "json" in content_type or "event-stream" in content_type
 
@@ -54,10 +54,10 @@ class UsageReader:
 
     def usage(self) -> Usage | None:
         """The last usage that the body told so far."""
-        return usage_in(self._tail)
+        return find_usage(self._tail)
 
 
-class RunningUsage:
+class UsageTotal:
     """Adds up what a WebSocket's events tell, since each answer in it takes its own."""
 
     __slots__ = ("_event", "total")
@@ -82,7 +82,7 @@ class RunningUsage:
         )
 
 
-def usage_in(body: bytes | bytearray) -> Usage | None:
+def find_usage(body: bytes | bytearray) -> Usage | None:
     """The last usage that stands in the end of a plain body."""
     start = body.rfind(_KEY, -TAIL_BYTES)
     while start >= 0:

@@ -11,21 +11,21 @@ from rustygate.core.bucket import MINUTE, SECOND
 from rustygate.core.content_coding import Inflater, is_encoded
 from rustygate.core.durations import MS, retry_after
 from rustygate.core.rate_limit_headers import RateLimitUpdate, read_rate_limits
-from rustygate.core.request_schema import UNREADABLE
+from rustygate.core.request_schema import DECODE_ERRORS
 
 # Every pause ends, so that a lane always has a next attempt: a day's quota is asked for again
 # each minute, for it may have been raised. And none is zero: the next attempt is a later one.
-LONGEST_PAUSE = MINUTE
-SHORTEST_PAUSE = MS
+MAX_PAUSE = MINUTE
+MIN_PAUSE = MS
 
 # How long a lane pauses when upstream does not say.
 DEFAULT_PAUSE = SECOND
 
 # An error is short; what is longer, once inflated, is none that can be read.
-ERROR_BYTES = 64 * 1024
+MAX_ERROR_SIZE = 64 * 1024
 
 # The numbers stand at the head of an error's message.
-MESSAGE_READ = 1000
+MESSAGE_PREFIX = 1000
 
 
 class Action(Enum):
@@ -46,7 +46,7 @@ class Verdict(msgspec.Struct, frozen=True):
 PASS = Verdict(Action.PASS)
 
 
-def verdict(status: int, headers: Mapping[str, str], body: bytes, epoch_ns: int) -> Verdict:
+def judge(status: int, headers: Mapping[str, str], body: bytes, epoch_ns: int) -> Verdict:
     """What an answer means for its request and its lane.
 
     Args:
@@ -63,7 +63,7 @@ def verdict(status: int, headers: Mapping[str, str], body: bytes, epoch_ns: int)
     wait_ns = retry_after(headers, epoch_ns)
     if wait_ns is None:
         wait_ns = _reset(read_rate_limits(headers), error.type)
-    return Verdict(action, min(max(SHORTEST_PAUSE, wait_ns), LONGEST_PAUSE))
+    return Verdict(action, min(max(MIN_PAUSE, wait_ns), MAX_PAUSE))
 
 
 class _Error(msgspec.Struct):
@@ -82,10 +82,10 @@ _decode = msgspec.json.Decoder(_Answer).decode
 def _error(body: bytes, content_encoding: str) -> _Error:
     """OpenAI's error object; an empty one if there is none to read."""
     if is_encoded(content_encoding):
-        body = Inflater(ERROR_BYTES).inflate(body)
+        body = Inflater(MAX_ERROR_SIZE).inflate(body)
     try:
-        return _decode(body[:ERROR_BYTES]).error
-    except UNREADABLE:
+        return _decode(body[:MAX_ERROR_SIZE]).error
+    except DECODE_ERRORS:
         return _Error()
 
 
@@ -118,7 +118,7 @@ def _is_too_large(message: object) -> bool:
         return False
     if message.startswith("Request too large"):
         return True
-    found = _NUMBERS.search(message, 0, MESSAGE_READ)
+    found = _NUMBERS.search(message, 0, MESSAGE_PREFIX)
     limit, requested = (_grouped(number) for number in found.groups()) if found else (0, 0)
     return requested > limit
 

@@ -3,7 +3,7 @@
 Frames are never rebuilt: a bridge passes the bytes it reads, masks and compression included, and
 asks here how much of them may pass. What is followed is where frames and messages begin and end,
 which also tells where a Close frame of the gate's own may stand between them. What no endpoint
-would have to accept is a `Violation`, and does not pass.
+would have to accept is a `ProtocolViolation`, and does not pass.
 
 A frame's head, and a control frame whole, is held until all of it is there; of other payloads
 nothing is kept. What a compressed message inflates to is for the endpoints to judge.
@@ -25,8 +25,8 @@ FRAGMENTS_LIMIT = 65_536
 # Close codes (RFC 6455, 7.4.1).
 GOING_AWAY = 1001
 PROTOCOL_ERROR = 1002
-INVALID_TEXT = 1007
-TOO_BIG = 1009
+INVALID_PAYLOAD = 1007
+MESSAGE_TOO_BIG = 1009
 INTERNAL_ERROR = 1011
 
 CONTINUATION, TEXT, CLOSE, PONG = 0x0, 0x1, 0x8, 0xA
@@ -42,7 +42,7 @@ _LENGTH_SIZE = {126: 2, 127: 8}
 _utf8 = getincrementaldecoder("utf-8")
 
 
-class Violation(Exception):
+class ProtocolViolation(Exception):
     """What no endpoint would have to accept. `code` is what its sender is to be told."""
 
     def __init__(self, code: int, message: str) -> None:
@@ -51,16 +51,16 @@ class Violation(Exception):
         self.message = message
 
 
-class Frames:
+class FrameTracker:
     """Follows what comes from one side, however the bytes were cut.
 
     `closed`: a Close frame has passed, and nothing after it does. `violation`: what was met, and
-    nothing from there on passes. `between`: what has passed ends where a frame does.
+    nothing from there on passes. `at_boundary`: what has passed ends where a frame does.
 
     Args:
         masked: frames must be masked, as a client's must; a server's must not.
         compressed: permessage-deflate was agreed upon.
-        listener: is given the pieces of each text that is not compressed, and whether one ends it.
+        on_text: is given the pieces of each text that is not compressed, and whether one ends it.
     """
 
     __slots__ = (
@@ -70,12 +70,12 @@ class Frames:
         "_fragments",
         "_held",
         "_left",
-        "_listener",
         "_mask",
         "_masked",
+        "_on_text",
         "_open",
         "_size",
-        "between",
+        "at_boundary",
         "closed",
         "violation",
     )
@@ -85,14 +85,14 @@ class Frames:
         *,
         masked: bool,
         compressed: bool,
-        listener: Callable[[bytes, bool], None] | None = None,
+        on_text: Callable[[bytes, bool], None] | None = None,
     ) -> None:
         self.closed = False
-        self.violation: Violation | None = None
-        self.between = True
+        self.violation: ProtocolViolation | None = None
+        self.at_boundary = True
         self._masked = masked
         self._compressed = compressed
-        self._listener = listener
+        self._on_text = on_text
         self._held = b""
         # The frame whose payload comes: what is left of it, its mask, and whether it ends its
         # message.
@@ -107,16 +107,16 @@ class Frames:
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else self.violation or f"{self._left} bytes left"
-        return f"<Frames {state}, {len(self._held)} held, message of {self._size} bytes>"
+        return f"<FrameTracker {state}, {len(self._held)} held, message of {self._size} bytes>"
 
     @property
-    def over(self) -> bool:
+    def finished(self) -> bool:
         """Whether nothing more will pass."""
         return self.closed or self.violation is not None
 
     def feed(self, data: bytes) -> bytes:
         """Follow bytes as they came; returns what may pass now."""
-        if self.over:
+        if self.finished:
             return b""
         if self._held:
             data, self._held = self._held + data, b""
@@ -124,15 +124,15 @@ class Frames:
         try:
             if self._left:
                 sound = self._payload(data, 0)
-            while sound < len(data) and not self.over:
-                self.between = True
+            while sound < len(data) and not self.finished:
+                self.at_boundary = True
                 end = self._frame(data, sound)
                 if end == sound:
                     self._held = data[sound:]
                     return data[:sound]
                 sound = end
-            self.between = not self._left
-        except Violation as violation:
+            self.at_boundary = not self._left
+        except ProtocolViolation as violation:
             self.violation = violation
         return data if sound == len(data) else data[:sound]
 
@@ -156,7 +156,7 @@ class Frames:
             return start
         if opcode >= CLOSE:
             if opcode == CLOSE:
-                _check_close(unmasked(data[at : at + length], mask))
+                _check_close(apply_mask(data[at : at + length], mask))
                 self.closed = True
             return at + length
         self._begin(first, opcode, length)
@@ -167,20 +167,22 @@ class Frames:
         """Raise for what the first two bytes may not say."""
         reserved = first & _RESERVED
         if reserved and not (self._compressed and reserved == _COMPRESSED and 0 < opcode < CLOSE):
-            raise Violation(PROTOCOL_ERROR, "reserved bits are set")
+            raise ProtocolViolation(PROTOCOL_ERROR, "reserved bits are set")
         if bool(second & _MASKED) != self._masked:
             wrong = "not masked" if self._masked else "masked"
-            raise Violation(PROTOCOL_ERROR, f"the frame is {wrong}")
+            raise ProtocolViolation(PROTOCOL_ERROR, f"the frame is {wrong}")
         if opcode >= CLOSE:
             if opcode > PONG:
-                raise Violation(PROTOCOL_ERROR, f"opcode {opcode} is unknown")
+                raise ProtocolViolation(PROTOCOL_ERROR, f"opcode {opcode} is unknown")
             if not first & _FIN or length >= _SHORT:
-                raise Violation(PROTOCOL_ERROR, "a control frame is fragmented or too long")
+                raise ProtocolViolation(
+                    PROTOCOL_ERROR, "a control frame is fragmented or too long"
+                )
         elif opcode > TEXT + 1:
-            raise Violation(PROTOCOL_ERROR, f"opcode {opcode} is unknown")
+            raise ProtocolViolation(PROTOCOL_ERROR, f"opcode {opcode} is unknown")
         elif (opcode == CONTINUATION) != self._open:
             wrong = "inside another" if self._open else "without its beginning"
-            raise Violation(PROTOCOL_ERROR, f"a message came {wrong}")
+            raise ProtocolViolation(PROTOCOL_ERROR, f"a message came {wrong}")
 
     def _begin(self, first: int, opcode: int, length: int) -> None:
         """Note the head of a data frame. Raises for a message that grows too large."""
@@ -191,11 +193,13 @@ class Frames:
             self._size, self._fragments = length, 1
             self._decoder = _utf8() if opcode == TEXT and not first & _COMPRESSED else None
         if self._size > MESSAGE_LIMIT:
-            raise Violation(
-                TOO_BIG, f"a message has {self._size} bytes of {MESSAGE_LIMIT} at most"
+            raise ProtocolViolation(
+                MESSAGE_TOO_BIG, f"a message has {self._size} bytes of {MESSAGE_LIMIT} at most"
             )
         if self._fragments > FRAGMENTS_LIMIT:
-            raise Violation(TOO_BIG, f"a message has more than {FRAGMENTS_LIMIT} fragments")
+            raise ProtocolViolation(
+                MESSAGE_TOO_BIG, f"a message has more than {FRAGMENTS_LIMIT} fragments"
+            )
         self._final = bool(first & _FIN)
         self._open = not self._final
 
@@ -204,7 +208,9 @@ class Frames:
         end = min(at + self._left, len(data))
         left = self._left - (end - at)
         if self._decoder is not None:
-            self._read(self._decoder, unmasked(data[at:end], self._mask), self._final and not left)
+            self._read(
+                self._decoder, apply_mask(data[at:end], self._mask), self._final and not left
+            )
         turn = (end - at) % MASK_BYTES
         self._mask = self._mask[turn:] + self._mask[:turn]
         self._left = left
@@ -215,19 +221,19 @@ class Frames:
         try:
             decoder.decode(piece, last)
         except UnicodeDecodeError:
-            raise Violation(INVALID_TEXT, "a text message is not UTF-8") from None
-        if self._listener is not None:
-            self._listener(piece, last)
+            raise ProtocolViolation(INVALID_PAYLOAD, "a text message is not UTF-8") from None
+        if self._on_text is not None:
+            self._on_text(piece, last)
 
 
 def close_frame(code: int, reason: str, mask: bytes = b"") -> bytes:
     """A Close frame; with a mask, as clients must send it. `reason` may have 123 bytes."""
     payload = code.to_bytes(2) + reason.encode()
     head = bytes([_FIN | CLOSE, (_MASKED if mask else 0) | len(payload)])
-    return head + mask + unmasked(payload, mask)
+    return head + mask + apply_mask(payload, mask)
 
 
-def unmasked(payload: bytes, mask: bytes) -> bytes:
+def apply_mask(payload: bytes, mask: bytes) -> bytes:
     """A payload without its mask, or with it: masking is its own inverse (RFC 6455, 5.3)."""
     if not mask:
         return payload
@@ -245,11 +251,11 @@ def _check_close(payload: bytes) -> None:
         return
     code = int.from_bytes(payload[:2])
     if len(payload) < 2 or not _is_sendable(code):
-        raise Violation(PROTOCOL_ERROR, f"close code {code} is none to be sent")
+        raise ProtocolViolation(PROTOCOL_ERROR, f"close code {code} is none to be sent")
     try:
         payload[2:].decode()
     except UnicodeDecodeError:
-        raise Violation(INVALID_TEXT, "a close reason is not UTF-8") from None
+        raise ProtocolViolation(INVALID_PAYLOAD, "a close reason is not UTF-8") from None
 
 
 def _is_sendable(code: int) -> bool:

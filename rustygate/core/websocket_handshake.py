@@ -52,7 +52,7 @@ class WebSocketHandshake:
     extensions: tuple[str, ...]
 
     @classmethod
-    def of(cls, fields: Fields) -> Self:
+    def from_headers(cls, fields: Fields) -> Self:
         """Read a request's head. Raises ValueError, with a reason to tell, for one that is not
         as it must be."""
         keys = _elements(fields, "sec-websocket-key")
@@ -71,7 +71,7 @@ class WebSocketHandshake:
         keys = (name[len(KEY_PROTOCOL) :] for name in self.protocols if carries_key(name))
         return next(keys, None)
 
-    def onward(self, nonce: bytes, api_key: str) -> Headers:
+    def upstream_headers(self, nonce: bytes, api_key: str) -> Headers:
         """The headers of the opening that goes upstream.
 
         Args:
@@ -93,7 +93,7 @@ class WebSocketHandshake:
             headers.append(("Sec-WebSocket-Extensions", ", ".join(self.extensions)))
         return headers
 
-    def answer(self, sent: "WebSocketHandshake", answered: Fields) -> Headers:
+    def response_headers(self, sent: "WebSocketHandshake", answered: Fields) -> Headers:
         """The headers of the client's answer, from upstream's. Raises `Disagreement`.
 
         Args:

@@ -9,11 +9,11 @@ from aiohttp import hdrs, web
 
 from rustygate.config import Settings
 from rustygate.core.cors import (
-    ANY,
-    is_allowed,
+    ANY_ORIGIN,
+    cors_headers,
+    is_cors_header,
+    is_origin_allowed,
     preflight_headers,
-    says_who_may_read,
-    sharing_headers,
 )
 from rustygate.errors import OriginNotAllowed
 
@@ -36,13 +36,13 @@ class Cors:
         if hdrs.ORIGIN not in request.headers:
             return None
         sent = request.headers.getall(hdrs.ORIGIN)
-        if not is_allowed(sent, self._listed):
+        if not is_origin_allowed(sent, self._listed):
             raise OriginNotAllowed(sent)
-        origin = ANY if ANY in self._listed else sent[0]
+        origin = ANY_ORIGIN if ANY_ORIGIN in self._listed else sent[0]
         method = request.headers.get(hdrs.ACCESS_CONTROL_REQUEST_METHOD)
         if request.method == hdrs.METH_OPTIONS and method is not None:
             names = request.headers.get(hdrs.ACCESS_CONTROL_REQUEST_HEADERS, "")
-            headers = preflight_headers(method, names) + sharing_headers(origin, [])
+            headers = preflight_headers(method, names) + cors_headers(origin, [])
             return web.Response(status=204, headers=headers)
         request[_ORIGIN] = origin
         return None
@@ -53,6 +53,6 @@ class Cors:
         if origin is None:
             return
         headers = response.headers
-        for name in [name for name in headers if says_who_may_read(name)]:
+        for name in [name for name in headers if is_cors_header(name)]:
             headers.popall(name, None)
-        headers.extend(sharing_headers(origin, headers.getall(hdrs.VARY, [])))
+        headers.extend(cors_headers(origin, headers.getall(hdrs.VARY, [])))

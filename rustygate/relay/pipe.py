@@ -26,8 +26,8 @@ from aiohttp import (
 
 from rustygate.config import Settings
 from rustygate.core.headers import reason_phrase, response_headers
-from rustygate.core.sse import KEEPALIVE, Boundary, error_event, is_event_stream
-from rustygate.core.usage import Usage, UsageReader, may_hold_usage
+from rustygate.core.sse import KEEPALIVE, EventBoundary, error_event, is_event_stream
+from rustygate.core.usage import Usage, UsageReader, may_contain_usage
 from rustygate.downstream.response import PassthroughResponse
 from rustygate.errors import UpstreamDisconnected, UpstreamFailure, UpstreamTimeout
 from rustygate.exchange import Exchange
@@ -249,7 +249,7 @@ class _Stream:
         self._settings = downstream.settings
         self._source = source
         self._loop = asyncio.get_running_loop()
-        self._boundary = Boundary()
+        self._boundary = EventBoundary()
         self._usage = _usage_reader(answer)
         self._commentable = downstream.early is not None or _is_commentable(answer)
         self._capacity = self._settings.stream_capacity // 2
@@ -437,7 +437,7 @@ def _is_commentable(answer: UpstreamResponse) -> bool:
 
 def _usage_reader(answer: UpstreamResponse) -> UsageReader | None:
     headers = answer.headers
-    if not may_hold_usage(headers.get(hdrs.CONTENT_TYPE, "")):
+    if not may_contain_usage(headers.get(hdrs.CONTENT_TYPE, "")):
         return None
     return UsageReader(headers.get(hdrs.CONTENT_ENCODING, ""))
 

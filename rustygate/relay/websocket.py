@@ -26,14 +26,14 @@ from aiohttp.base_protocol import BaseProtocol
 from aiohttp.client_proto import ResponseHandler
 
 from rustygate.core.headers import Headers, response_headers
-from rustygate.core.usage import RunningUsage
+from rustygate.core.usage import UsageTotal
 from rustygate.core.websocket_frames import (
     GOING_AWAY,
     INTERNAL_ERROR,
     MASK_BYTES,
-    TOO_BIG,
-    Frames,
-    Violation,
+    MESSAGE_TOO_BIG,
+    FrameTracker,
+    ProtocolViolation,
     close_frame,
 )
 from rustygate.core.websocket_handshake import InvalidHandshake, WebSocketHandshake
@@ -82,9 +82,9 @@ async def bridge(
 def _agreement(request: web.Request, answer: UpstreamResponse) -> Headers:
     """The headers that tell the client what was agreed upon."""
     try:
-        asked = WebSocketHandshake.of(request.headers.items())
-        sent = WebSocketHandshake.of(answer.asked)
-        return asked.answer(sent, answer.headers.items())
+        asked = WebSocketHandshake.from_headers(request.headers.items())
+        sent = WebSocketHandshake.from_headers(answer.asked)
+        return asked.response_headers(sent, answer.headers.items())
     except (InvalidHandshake, ValueError) as error:
         raise _no_agreement() from error
 
@@ -105,9 +105,9 @@ class _Bridge:
     ) -> None:
         self._exchange = exchange
         self._changed = asyncio.Event()
-        self._usage = RunningUsage()
-        asked = Frames(masked=True, compressed=compressed)
-        told = Frames(masked=False, compressed=compressed, listener=self._usage.feed)
+        self._usage = UsageTotal()
+        asked = FrameTracker(masked=True, compressed=compressed)
+        told = FrameTracker(masked=False, compressed=compressed, on_text=self._usage.feed)
         self._client = _Downstream(request.protocol, asked, self._changed.set)
         self._upstream = _Upstream(connection, told, self._changed.set)
         self._client.peer, self._upstream.peer = self._upstream, self._client
@@ -199,7 +199,7 @@ class _Side(asyncio.Protocol):
     peer: "_Side"
 
     def __init__(
-        self, connection: BaseProtocol, frames: Frames, changed: Callable[[], None]
+        self, connection: BaseProtocol, frames: FrameTracker, changed: Callable[[], None]
     ) -> None:
         self._connection = connection
         self._transport = connection.transport
@@ -213,7 +213,7 @@ class _Side(asyncio.Protocol):
     @property
     def over(self) -> bool:
         """Whether nothing more of what it sends will pass."""
-        return self.lost or self.frames.over
+        return self.lost or self.frames.finished
 
     @property
     def gone(self) -> bool:
@@ -247,7 +247,7 @@ class _Side(asyncio.Protocol):
         if transport is None:
             return
         self._dismissed = True
-        if self.peer.frames.between and not self.peer.frames.closed:
+        if self.peer.frames.at_boundary and not self.peer.frames.closed:
             transport.write(close_frame(code, _SELF + reason, self._mask()))
         # It may have been reset already.
         with suppress(OSError):
@@ -300,7 +300,7 @@ class _Side(asyncio.Protocol):
         passed = self.frames.feed(data)
         if passed:
             self.peer.write(passed)
-        if self.frames.over:
+        if self.frames.finished:
             self._changed()
 
     def eof_received(self) -> None:
@@ -355,6 +355,6 @@ class _Upstream(_Side):
         return token_bytes(MASK_BYTES)
 
 
-def _blame(violation: Violation) -> type[BadRequest] | type[BodyTooLarge]:
+def _blame(violation: ProtocolViolation) -> type[BadRequest] | type[BodyTooLarge]:
     """What a client's violation is called among the gate's refusals."""
-    return BodyTooLarge if violation.code == TOO_BIG else BadRequest
+    return BodyTooLarge if violation.code == MESSAGE_TOO_BIG else BadRequest

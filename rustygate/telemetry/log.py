@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from loguru import logger
 
-from rustygate.core.log_levels import LEVELS, levels
+from rustygate.core.log_levels import LEVELS, parse_rust_log
 
 if TYPE_CHECKING:
     from loguru import Message, Record
@@ -51,7 +51,7 @@ def configure(rust_log: str, log_format: str) -> None:
 
     `rust_log` as `levels` takes it; `log_format` is `text` or `json`.
     """
-    asked = levels(rust_log)
+    asked = parse_rust_log(rust_log)
     logger.remove()
     wanted = [logger.level(name).no for name in asked.values() if isinstance(name, str)]
     # With stderr closed, descriptor 2 may come to be somebody's socket.

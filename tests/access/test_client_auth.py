@@ -7,7 +7,7 @@ import pytest
 
 from rustygate.access.client_auth import ClientAuth
 from rustygate.cli import main
-from rustygate.core.clients import ClientsError, Limits, hash_of
+from rustygate.core.clients import ClientsError, Limits, hash_key
 from tests.conftest import StartGate
 from tests.support.http import UPSTREAM_KEY, answer, chat, post, request
 from tests.support.upstream import Upstream
@@ -18,7 +18,7 @@ KEYS = {name: f"rg-{name}-canary-key" for name in ("search", "batch", "other")}
 def table(**lines: str) -> str:
     """A clients file: for each client its other lines."""
     return "\n".join(
-        f'[client.{name}]\nkey_sha256 = "{hash_of(KEYS[name])}"\n{more}\n'
+        f'[client.{name}]\nkey_sha256 = "{hash_key(KEYS[name])}"\n{more}\n'
         for name, more in lines.items()
     )
 
@@ -67,7 +67,7 @@ async def test_client_goes_by_the_name_of_its_key(
         "Authorization: Bearer ",
         "Authorization: Basic cmctc2VhcmNo",
         f"Authorization: {KEYS['search']}",
-        f"Authorization: Bearer {hash_of(KEYS['search'])}",
+        f"Authorization: Bearer {hash_key(KEYS['search'])}",
         f"X-API-Key: {KEYS['search']}",
     ],
 )
@@ -298,7 +298,7 @@ def test_key_is_made_with_its_table(capsys: pytest.CaptureFixture[str], clients:
     out = capsys.readouterr().out
     [key] = [line for line in out.splitlines() if line.startswith("rg-")]
     assert len(key) == 3 + 43
-    assert f'[client."new.one"]\nkey_sha256 = "{hash_of(key)}"\n' in out
+    assert f'[client."new.one"]\nkey_sha256 = "{hash_key(key)}"\n' in out
     main(["key", "new.one"])
     assert key not in capsys.readouterr().out
 

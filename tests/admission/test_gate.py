@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from rustygate.admission.gate import LANES, Admission
+from rustygate.admission.admission import Admission
+from rustygate.admission.lanes import MAX_LANES
 from rustygate.core.bucket import SECOND
 from rustygate.core.clients import Limits
 from rustygate.core.rate_limit_headers import Quota, RateLimitUpdate
@@ -305,7 +306,7 @@ def test_settlement_takes_what_was_used_beyond_the_estimate() -> None:
 def test_cost_above_the_capacity_is_refused_at_once() -> None:
     async def scene(harness: Harness) -> None:
         with pytest.raises(RequestTooLarge, match=r"61 tokens.*60"):
-            await harness.admit(tokens=61, tokens_least=61)
+            await harness.admit(tokens=61, min_tokens=61)
 
     play(scene, rate_limit=None, tokens_per_minute=60)
 
@@ -315,7 +316,7 @@ def test_guess_above_the_capacity_waits_for_a_full_bucket() -> None:
 
     async def scene(harness: Harness) -> None:
         harness.answers = lambda admission: admission.settle(30)
-        await asyncio.gather(*(harness.admit(tokens=500, tokens_least=5) for _ in range(2)))
+        await asyncio.gather(*(harness.admit(tokens=500, min_tokens=5) for _ in range(2)))
 
     harness = play(scene, rate_limit=None, tokens_per_minute=60, rate_limit_timeout=90)
     assert harness.times == pytest.approx([0, 30], abs=0.01)
@@ -444,7 +445,7 @@ def test_what_was_taken_of_old_limits_is_not_returned_to_new_ones(done: str) -> 
 
 def test_unknown_model_has_a_burst_in_flight_until_the_first_answer() -> None:
     async def scene(harness: Harness) -> None:
-        harness.answers = lambda admission: admission.answered(ok=True)
+        harness.answers = lambda admission: admission.record_response(ok=True)
         await asyncio.gather(*(harness.admit(holds_s=5, model="m") for _ in range(10)))
 
     harness = play(scene, rate_limit=None, rate_limit_burst=3)
@@ -453,7 +454,7 @@ def test_unknown_model_has_a_burst_in_flight_until_the_first_answer() -> None:
 
 def test_failed_answer_does_not_open_a_lane() -> None:
     async def scene(harness: Harness) -> None:
-        harness.answers = lambda admission: admission.answered(ok=False)
+        harness.answers = lambda admission: admission.record_response(ok=False)
         await asyncio.gather(*(harness.admit(holds_s=5, model="m") for _ in range(6)))
 
     harness = play(scene, rate_limit=None, rate_limit_burst=3)
@@ -484,7 +485,7 @@ def test_class_keeps_its_share_when_limits_are_learned_while_others_wait() -> No
     """What was queued before anything was known must not count for less than what comes after."""
 
     async def scene(harness: Harness) -> None:
-        harness.answers = lambda admission: admission.answered(ok=True, news=told(60, 0))
+        harness.answers = lambda admission: admission.record_response(ok=True, update=told(60, 0))
         batch = [harness.spawn("b", model="m", priority="batch") for _ in range(20)]
         await settle()
         await asyncio.sleep(2.5)
@@ -508,7 +509,9 @@ def test_operators_limit_is_only_tightened() -> None:
 def test_limits_that_change_are_followed_both_ways_within_one_answer() -> None:
     async def scene(harness: Harness) -> None:
         for limit in (60, 600, 6, 600):
-            harness.answers = lambda admission, now=limit: admission.answered(True, told(now, 0))
+            harness.answers = lambda admission, now=limit: admission.record_response(
+                True, told(now, 0)
+            )
             await harness.admit(model="m")
 
     harness = play(scene, rate_limit=None)
@@ -520,9 +523,9 @@ def test_what_was_admitted_since_is_taken_off_what_remained() -> None:
 
     async def scene(harness: Harness) -> None:
         async with harness.gate.admission(harness.exchange("a", model="m")) as first:
-            first.answered(ok=True, news=told(60, 59))
+            first.record_response(ok=True, update=told(60, 59))
             await asyncio.gather(*(harness.admit(model="m") for _ in range(10)))
-            first.answered(ok=True, news=told(60, 11))
+            first.record_response(ok=True, update=told(60, 11))
         await asyncio.gather(*(harness.admit(model="m") for _ in range(3)))
 
     harness = play(scene, rate_limit=None)
@@ -531,7 +534,7 @@ def test_what_was_admitted_since_is_taken_off_what_remained() -> None:
 
 def test_other_consumer_of_the_quota_is_made_room_for() -> None:
     async def scene(harness: Harness) -> None:
-        harness.answers = lambda admission: admission.answered(ok=True, news=told(60, 0))
+        harness.answers = lambda admission: admission.record_response(ok=True, update=told(60, 0))
         for _ in range(5):
             await harness.admit(model="m")
 
@@ -542,8 +545,8 @@ def test_answer_to_an_older_exchange_does_not_overrule_a_newer_one() -> None:
     async def scene(harness: Harness) -> None:
         old, new = (harness.gate.admission(harness.exchange("a", model="m")) for _ in range(2))
         async with old, new:
-            new.answered(ok=True, news=told(60, 0))
-            old.answered(ok=True, news=told(60, 60))
+            new.record_response(ok=True, update=told(60, 0))
+            old.record_response(ok=True, update=told(60, 60))
             await harness.admit(model="m")
 
     assert play(scene, rate_limit=None).times == pytest.approx([1], abs=0.01)
@@ -568,10 +571,10 @@ def test_lane_that_was_paused_goes_on_as_before_once_it_is_answered() -> None:
     """Known or not: the one that is tried opens it again."""
 
     async def scene(harness: Harness) -> None:
-        harness.answers = lambda admission: admission.answered(ok=True)
+        harness.answers = lambda admission: admission.record_response(ok=True)
         await harness.admit(model="m")
         async with harness.gate.admission(harness.exchange("a", model="m")) as admission:
-            admission.answered(ok=False)
+            admission.record_response(ok=False)
             admission.pause(5 * SECOND)
         harness.admitted.clear()
         await asyncio.gather(*(harness.admit(holds_s=1, model="m") for _ in range(4)))
@@ -584,10 +587,10 @@ def test_answer_from_before_a_pause_does_not_end_its_care() -> None:
         old = harness.gate.admission(harness.exchange("a", model="m"))
         async with old:
             async with harness.gate.admission(harness.exchange("a", model="m")) as refused:
-                refused.answered(ok=False)
+                refused.record_response(ok=False)
                 refused.pause(5 * SECOND)
-            old.answered(ok=True)
-        harness.answers = lambda admission: admission.answered(ok=True)
+            old.record_response(ok=True)
+        harness.answers = lambda admission: admission.record_response(ok=True)
         await asyncio.gather(*(harness.admit(holds_s=1, model="m") for _ in range(3)))
 
     assert play(scene, rate_limit=None).times == pytest.approx([5, 6, 6], abs=0.01)
@@ -596,9 +599,9 @@ def test_answer_from_before_a_pause_does_not_end_its_care() -> None:
 def test_after_a_pause_a_lane_without_limits_tries_with_one() -> None:
     async def scene(harness: Harness) -> None:
         async with harness.gate.admission(harness.exchange("a", model="m")) as admission:
-            admission.answered(ok=False)
+            admission.record_response(ok=False)
             admission.pause(5 * SECOND)
-        harness.answers = lambda admission: admission.answered(ok=True)
+        harness.answers = lambda admission: admission.record_response(ok=True)
         await asyncio.gather(*(harness.admit(holds_s=1, model="m") for _ in range(4)))
 
     assert play(scene, rate_limit=None).times == pytest.approx([5, 6, 6, 6], abs=0.01)
@@ -606,14 +609,14 @@ def test_after_a_pause_a_lane_without_limits_tries_with_one() -> None:
 
 def test_slowed_lane_halves_its_rate_and_recovers() -> None:
     async def scene(harness: Harness) -> None:
-        harness.answers = lambda admission: admission.answered(ok=True)
+        harness.answers = lambda admission: admission.record_response(ok=True)
         for _ in range(20):
             await harness.admit(model="m")
             await asyncio.sleep(0.5)
         async with harness.gate.admission(harness.exchange("a", model="m")) as admission:
-            admission.answered(ok=False)
+            admission.record_response(ok=False)
             admission.pause(1, slow=True)
-            admission.answered(ok=True)
+            admission.record_response(ok=True)
         harness.admitted.clear()
         harness.began = harness.gate.now()
         for _ in range(100):
@@ -632,7 +635,7 @@ def test_one_burst_of_slow_downs_halves_once() -> None:
             await admission.__aenter__()
         for admission in admissions:
             admission.pause(1, slow=True)
-            admission.answered(ok=True)
+            admission.record_response(ok=True)
             await admission.__aexit__(None, None, None)
         await asyncio.sleep(1)
         await harness.admit(model="m")
@@ -726,14 +729,14 @@ def test_limits_that_change_twice_within_a_second_are_reckoned_with_after_it() -
     async def scene(harness: Harness) -> None:
         asked = [harness.gate.admission(harness.exchange("a", model="m")) for _ in range(3)]
         async with asked[0], asked[1], asked[2]:
-            asked[0].answered(ok=True, news=told(60, 0))
+            asked[0].record_response(ok=True, update=told(60, 0))
             tasks = [harness.spawn("a", model="m") for _ in range(30)]
             await settle()
             for admission, limit in zip(asked[1:], (300, 10), strict=True):
-                admission.answered(ok=True, news=told(limit, 0))
+                admission.record_response(ok=True, update=told(limit, 0))
         await asyncio.sleep(1.001)
-        line = harness.gate.lane_queue("m")
-        assert line.queue.waiting().cost == len(line.queue) * line.budgets.cost()
+        line = harness.gate.lanes.queue("m")
+        assert line.queue.total_work().cost == len(line.queue) * line.budgets.cost()
         await asyncio.gather(*tasks)
 
     play(scene, rate_limit=None, rate_limit_timeout=600)
@@ -741,36 +744,38 @@ def test_limits_that_change_twice_within_a_second_are_reckoned_with_after_it() -
 
 def test_names_that_clients_invent_leave_no_lane() -> None:
     async def scene(harness: Harness) -> None:
-        harness.answers = lambda admission: admission.answered(ok=False)
+        harness.answers = lambda admission: admission.record_response(ok=False)
         for number in range(100):
             await harness.admit(model=f"invented-{number}")
-        assert len(harness.gate.lanes()) == 0
+        assert len(harness.gate.lanes) == 0
 
     play(scene, rate_limit=None)
 
 
 def test_lanes_are_bounded() -> None:
     async def scene(harness: Harness) -> None:
-        harness.answers = lambda admission: admission.answered(ok=True, news=told(60, 59))
-        for number in range(LANES + 100):
+        harness.answers = lambda admission: admission.record_response(ok=True, update=told(60, 59))
+        for number in range(MAX_LANES + 100):
             await harness.admit(model=f"m-{number}")
-        assert len(harness.gate.lanes()) == LANES
-        assert harness.gate.lanes()[-1].name == f"m-{LANES + 99}"
+        assert len(harness.gate.lanes) == MAX_LANES
+        assert list(harness.gate.lanes)[-1].name == f"m-{MAX_LANES + 99}"
 
     play(scene, rate_limit=None)
 
 
 def test_lanes_in_use_are_kept_and_not_in_the_way() -> None:
     async def scene(harness: Harness) -> None:
-        harness.answers = lambda admission: admission.answered(ok=True, news=told(60, 59))
-        users = [harness.spawn(model=f"used-{number}", holds_s=1) for number in range(LANES + 50)]
+        harness.answers = lambda admission: admission.record_response(ok=True, update=told(60, 59))
+        users = [
+            harness.spawn(model=f"used-{number}", holds_s=1) for number in range(MAX_LANES + 50)
+        ]
         await settle()
-        assert len(harness.gate.lanes()) == LANES + 50
-        first = harness.gate.lanes()[0]
+        assert len(harness.gate.lanes) == MAX_LANES + 50
+        first = next(iter(harness.gate.lanes))
         await harness.admit(model="new")
-        assert harness.gate.lanes()[0] is not first
+        assert next(iter(harness.gate.lanes)) is not first
         await asyncio.gather(*users)
-        assert len(harness.gate.lanes()) == LANES
+        assert len(harness.gate.lanes) == MAX_LANES
 
     play(scene, rate_limit=None)
 
@@ -798,7 +803,7 @@ def test_learned_limit_refuses_what_never_fits_as_long_as_it_is_fresh(elapsed_s:
         teach(harness, told(100, 100, tokens=True))
         await settle()
         await asyncio.sleep(elapsed_s)
-        asking = harness.admit(model="m", tokens=500, tokens_least=500)
+        asking = harness.admit(model="m", tokens=500, min_tokens=500)
         if elapsed_s:
             assert (await asking).queued == 0
         else:
@@ -815,7 +820,7 @@ def test_what_left_cannot_hold_a_lane_up_for_long() -> None:
         async with harness.gate.admission(harness.exchange("a", model="m", tokens=10)) as small:
             async with harness.gate.admission(harness.exchange("b", model="m", tokens=10**7)):
                 pass
-            small.answered(True, told(200_000, 199_990, tokens=True))
+            small.record_response(True, told(200_000, 199_990, tokens=True))
         assert (await harness.admit(model="m", tokens=10)).queued <= 61 * SECOND
 
     play(scene, rate_limit=None, rate_limit_timeout=100)
@@ -867,12 +872,12 @@ def test_client_taken_out_and_put_back_keeps_its_slots() -> None:
 def test_predicted_wait_knows_of_a_slowed_lane() -> None:
     async def scene(harness: Harness) -> None:
         async with harness.gate.admission(harness.exchange("a", model="m")) as admission:
-            admission.answered(ok=True)
+            admission.record_response(ok=True)
             admission.pause(1, slow=True)
         tasks = [harness.spawn(model="m") for _ in range(10)]
         await settle()
         newcomer = harness.gate.admission(harness.exchange("a", model="m"))
-        predicted = harness.gate.predicted_wait(newcomer)
+        predicted = harness.gate.dispatcher.predict(newcomer).wait
         assert (await harness.admit(model="m")).queued == pytest.approx(predicted, rel=0.3)
         await asyncio.gather(*tasks)
 
@@ -882,10 +887,10 @@ def test_predicted_wait_knows_of_a_slowed_lane() -> None:
 def test_predicted_wait_knows_of_a_paused_lane() -> None:
     async def scene(harness: Harness) -> None:
         async with harness.gate.admission(harness.exchange("a", model="m")) as admission:
-            admission.answered(ok=True)
+            admission.record_response(ok=True)
             admission.pause(5 * SECOND)
         newcomer = harness.gate.admission(harness.exchange("a", model="m"))
-        assert harness.gate.predicted_wait(newcomer) == 5 * SECOND
+        assert harness.gate.dispatcher.predict(newcomer).wait == 5 * SECOND
 
     play(scene, rate_limit=1, rate_limit_burst=10)
 
@@ -900,7 +905,7 @@ def test_predicted_wait_is_near_the_wait_had(limit: str, waiters: int) -> None:
         tasks = [harness.spawn(f"c{n % 7}", model="m", tokens=10) for n in range(waiters)]
         await settle()
         newcomer = harness.gate.admission(harness.exchange("c3", model="m", tokens=10))
-        predicted = harness.gate.predicted_wait(newcomer)
+        predicted = harness.gate.dispatcher.predict(newcomer).wait
         had = (await harness.admit("c3", model="m", tokens=10)).queued
         assert predicted == pytest.approx(had, rel=0.3)
         await asyncio.gather(*tasks)
@@ -966,7 +971,7 @@ def befall(admission: Admission, what: tuple[Any, ...] | None) -> None:
     """Let something become known of an admitted attempt."""
     match what:
         case ("answer", ok, news):
-            admission.answered(ok, news)
+            admission.record_response(ok, news)
         case ("pause", wait, slow):
             admission.pause(wait, slow=slow)
         case ("settle", tokens):
@@ -1029,9 +1034,9 @@ def test_no_interleaving_wedges_a_lane_or_leaves_anything_behind(
                 asyncio.get_running_loop().call_later(coming[-1], task.cancel)
         outcomes = await asyncio.gather(*tasks, return_exceptions=True)
         assert {type(outcome) for outcome in outcomes} <= {type(None), asyncio.CancelledError}
-        lines = [*harness.gate.lanes(), *filter(None, map(harness.gate.client_queue, "abc"))]
+        lines = [*harness.gate.lanes, *filter(None, map(harness.gate.client_queue, "abc"))]
         for line in lines:
-            assert line.idle
+            assert line.is_empty
             assert (line.users, line.budgets.in_flight, len(line.queue)) == (0, 0, 0)
 
     play(

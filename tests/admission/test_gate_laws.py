@@ -17,8 +17,10 @@ from hypothesis.stateful import (
     rule,
 )
 
-from rustygate.admission import gate as admission
-from rustygate.admission.gate import TIMER_SLACK, Admission, Gate
+from rustygate.admission import wait_queues
+from rustygate.admission.admission import Admission
+from rustygate.admission.dispatcher import TIMER_SLACK
+from rustygate.admission.gate import Gate
 from rustygate.config import Settings
 from rustygate.core.backlog import Size
 from rustygate.core.bucket import SECOND, TokenBucket
@@ -65,7 +67,7 @@ class Ledger:
 def own_budgets(given: Settings) -> Budgets:
     requests = tokens = None
     if given.rate_limit is not None:
-        requests = TokenBucket.of_rate(given.rate_limit, given.rate_limit_burst)
+        requests = TokenBucket.from_rate(given.rate_limit, given.rate_limit_burst)
     if given.tokens_per_minute is not None:
         tokens = TokenBucket.per_minute(given.tokens_per_minute)
     return Budgets(requests, tokens)
@@ -181,7 +183,7 @@ class GateMachine(RuleBasedStateMachine):
     )
     def be_answered(self, place: int, ok: bool, news: RateLimitUpdate, used: int | None) -> None:
         def outcome(admission: Admission) -> bool:
-            admission.answered(ok, news)
+            admission.record_response(ok, news)
             if used is not None:
                 self.ledger.budgets.settle(self.gate.now(), admission.tokens, used)
                 admission.settle(used)
@@ -193,7 +195,7 @@ class GateMachine(RuleBasedStateMachine):
     @rule(place=st.integers(0, 9), wait_s=st.integers(0, 20), slow=st.booleans())
     def be_refused_and_try_again(self, place: int, wait_s: int, slow: bool) -> None:
         def outcome(admission: Admission) -> bool:
-            admission.answered(False)
+            admission.record_response(False)
             admission.pause(wait_s * SECOND, slow=slow)
             return True
 
@@ -244,19 +246,19 @@ class GateMachine(RuleBasedStateMachine):
         flying = [request for request in self.requests if request.in_flight]
         assert self.gate.snapshot() == {"waiters": len(waiting), "in_flight": len(flying)}
         for line in self.lines():
-            held = [each for each in flying if line in each.admission.lines]
-            queued = [each for each in waiting if line in each.admission.lines]
+            held = [each for each in flying if line in each.admission.wait_queues]
+            queued = [each for each in waiting if line in each.admission.wait_queues]
             assert (line.waiting, line.waiting_tokens) == (
                 len(queued),
                 sum(each.exchange.tokens for each in queued),
             )
-            if line in self.gate.lanes():
+            if line in list(self.gate.lanes):
                 assert line.users == len(held) + len(queued)
             assert line.budgets.in_flight == len(held)
 
     @invariant()
     def own_buckets_hold_what_was_not_taken(self) -> None:
-        now, own, ledger = self.gate.now(), self.gate.own, self.ledger.budgets
+        now, own, ledger = self.gate.now(), self.gate.dispatcher.budgets, self.ledger.budgets
         for bucket, kept in ((own.requests, ledger.requests), (own.tokens, ledger.tokens)):
             if bucket is not None and kept is not None:
                 off = max(now, bucket.full_at) - max(now, kept.full_at)
@@ -270,11 +272,11 @@ class GateMachine(RuleBasedStateMachine):
         if any(self.lacks_own(request) for request in held_up):
             return
         while True:
-            lines = {line for request in held_up for line in request.admission.lines}
+            lines = {line for request in held_up for line in request.admission.wait_queues}
             more = {
                 request
                 for request in waiting - held_up
-                if lines.intersection(request.admission.lines)
+                if lines.intersection(request.admission.wait_queues)
             }
             if not more:
                 break
@@ -282,11 +284,14 @@ class GateMachine(RuleBasedStateMachine):
         assert waiting == held_up
 
     def lacks_own(self, request: Request) -> bool:
-        return self.gate.own.wait(self.gate.now() - LATE_NS, request.exchange.tokens) != 0
+        return (
+            self.gate.dispatcher.budgets.wait(self.gate.now() - LATE_NS, request.exchange.tokens)
+            != 0
+        )
 
     def lacks_room(self, request: Request) -> bool:
         now, tokens = self.gate.now() - LATE_NS, request.exchange.tokens
-        lines = request.admission.lines
+        lines = request.admission.wait_queues
         return self.lacks_own(request) or any(
             line.budgets.wait(now, tokens) != 0 for line in lines
         )
@@ -300,16 +305,16 @@ class GateMachine(RuleBasedStateMachine):
             if id(request) not in seen:
                 seen.add(id(request))
                 each = request.exchange
-                key = (each.client, each.priority, request.admission.lines)
+                key = (each.client, each.priority, request.admission.wait_queues)
                 firsts.setdefault(key, []).append(request)
         for flow in firsts.values():
             assert all(
                 one.exchange.arrived <= other.exchange.arrived for one, other in pairwise(flow)
             )
 
-    def lines(self) -> "list[admission.WaitQueue]":
+    def lines(self) -> "list[wait_queues.WaitQueue]":
         clients = filter(None, map(self.gate.client_queue, CLIENTS))
-        return [*self.gate.lanes(), *clients]
+        return [*self.gate.lanes, *clients]
 
     def teardown(self) -> None:
         """At the end the gate is closed: who waits is refused, who is in flight may finish."""
@@ -356,7 +361,7 @@ class Fifo(FairQueue[Any]):
 def test_flood_leaves_an_equal_flow_its_half_unless_the_queue_is_first_in_first_out(
     monkeypatch: pytest.MonkeyPatch, queue: type[FairQueue[Any]], late: int, limit: str
 ) -> None:
-    monkeypatch.setattr(admission, "FairQueue", queue)
+    monkeypatch.setattr(wait_queues, "FairQueue", queue)
 
     async def scene(harness: Harness) -> None:
         if limit == "lane":

@@ -29,12 +29,12 @@ def test_repr_shows_the_live_state() -> None:
     [(1, SECOND), (3, 333_333_334), (0.5, 2 * SECOND), (1e12, 1), (0.1, 10 * SECOND)],
 )
 def test_period_is_rounded_up_so_that_the_rate_is_never_exceeded(rate: float, period: int) -> None:
-    assert TokenBucket.of_rate(rate, 1).period == period
+    assert TokenBucket.from_rate(rate, 1).period == period
 
 
 @pytest.mark.parametrize("rate", [1e-20, 1e-320])
 def test_wait_for_the_slowest_rate_is_a_number(rate: float) -> None:
-    bucket = TokenBucket.of_rate(rate, 10**12)
+    bucket = TokenBucket.from_rate(rate, 10**12)
     bucket.take(0, 10**12)
     assert bucket.wait(0, 10**12) / SECOND > 10**24
 

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rustygate.core.clients import Client, ClientsError, Limits, hash_of, read_clients
+from rustygate.core.clients import Client, ClientsError, Limits, hash_key, parse_clients
 
-HASH = hash_of("rg-one")
-OTHER = hash_of("rg-other")
+HASH = hash_key("rg-one")
+OTHER = hash_key("rg-other")
 WHOLE = f"""
 [client.search]
 key_sha256 = "{HASH}"
@@ -32,12 +32,12 @@ def entry(*lines: str, name: str = "a", key: str = HASH) -> str:
 
 def problems(text: str) -> list[str]:
     with pytest.raises(ClientsError) as caught:
-        read_clients(text)
+        parse_clients(text)
     return caught.value.problems
 
 
 def test_table_is_read() -> None:
-    clients = read_clients(WHOLE)
+    clients = parse_clients(WHOLE)
     assert clients.by_name == {
         "search": Client(
             "search",
@@ -52,15 +52,15 @@ def test_table_is_read() -> None:
 
 
 def test_client_is_found_by_its_key_alone() -> None:
-    clients = read_clients(WHOLE)
-    assert clients.of_key("rg-one") is clients.by_name["search"]
-    assert clients.of_key("rg-other") is clients.by_name["nightly.job"]
+    clients = parse_clients(WHOLE)
+    assert clients.find_by_key("rg-one") is clients.by_name["search"]
+    assert clients.find_by_key("rg-other") is clients.by_name["nightly.job"]
     for wrong in ("rg-One", "rg-one ", "", HASH, "\udcff"):
-        assert clients.of_key(wrong) is None
+        assert clients.find_by_key(wrong) is None
 
 
 def test_no_key_shows() -> None:
-    clients = read_clients(WHOLE)
+    clients = parse_clients(WHOLE)
     assert HASH not in repr(clients) + repr(clients.by_name)
 
 
@@ -130,13 +130,13 @@ def test_what_is_no_table_is_refused(text: str) -> None:
 
 
 def test_empty_table_lets_nobody_in() -> None:
-    assert read_clients("").of_key("rg-one") is None
+    assert parse_clients("").find_by_key("rg-one") is None
 
 
 @given(st.text(max_size=200))
 def test_no_text_breaks_the_reader(text: str) -> None:
     with suppress(ClientsError):
-        read_clients(text)
+        parse_clients(text)
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_no_text_breaks_the_reader(text: str) -> None:
     ],
 )
 def test_class_is_at_best_what_a_client_may_have(best: str, asked: str, gets: str) -> None:
-    assert Client("a", HASH, priority=best).rank(asked) == gets
+    assert Client("a", HASH, priority=best).cap_priority(asked) == gets
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_class_is_at_best_what_a_client_may_have(best: str, asked: str, gets: st
     ],
 )
 def test_models_are_shell_patterns(patterns: tuple[str, ...], model: str, may: bool) -> None:
-    assert Client("a", HASH, models=patterns).may_ask(model) is may
+    assert Client("a", HASH, models=patterns).may_use(model) is may
 
 
 def test_burst_is_a_second_s_worth_if_not_said() -> None:

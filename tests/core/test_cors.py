@@ -3,11 +3,11 @@
 import pytest
 
 from rustygate.core.cors import (
-    is_allowed,
+    cors_headers,
+    is_cors_header,
+    is_origin_allowed,
+    parse_origins,
     preflight_headers,
-    read_origins,
-    says_who_may_read,
-    sharing_headers,
 )
 
 APP = "https://app.example.org"
@@ -31,7 +31,7 @@ APP = "https://app.example.org"
     ],
 )
 def test_origins_are_kept_as_browsers_write_them(text: str, origins: tuple[str, ...]) -> None:
-    assert read_origins(text) == origins
+    assert parse_origins(text) == origins
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_origins_are_kept_as_browsers_write_them(text: str, origins: tuple[str, 
 )
 def test_what_is_no_origin_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="not an origin"):
-        read_origins(text)
+        parse_origins(text)
 
 
 @pytest.mark.parametrize(
@@ -78,9 +78,9 @@ def test_what_is_no_origin_is_refused(text: str) -> None:
     ],
 )
 def test_only_what_is_listed_is_allowed(sent: list[str], allowed: bool) -> None:
-    assert is_allowed(sent, [APP, "http://localhost:3000"]) is allowed
-    assert is_allowed(sent, ["*"])
-    assert not is_allowed(sent, [])
+    assert is_origin_allowed(sent, [APP, "http://localhost:3000"]) is allowed
+    assert is_origin_allowed(sent, ["*"])
+    assert not is_origin_allowed(sent, [])
 
 
 def test_preflight_allows_what_it_was_asked_for() -> None:
@@ -108,7 +108,7 @@ def test_preflight_repeats_nothing_odd(odd: str) -> None:
     ],
 )
 def test_shared_answer_varies_by_origin(vary: list[str], added: bool) -> None:
-    headers = sharing_headers(APP, vary)
+    headers = cors_headers(APP, vary)
     assert headers[0] == ("Access-Control-Allow-Origin", APP)
     assert (("Vary", "Origin") in headers) is added
 
@@ -123,4 +123,4 @@ def test_shared_answer_varies_by_origin(vary: list[str], added: bool) -> None:
     ],
 )
 def test_headers_that_say_who_may_read(name: str, verdict: bool) -> None:
-    assert says_who_may_read(name) is verdict
+    assert is_cors_header(name) is verdict

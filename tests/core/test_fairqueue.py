@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from rustygate.core.backlog import Size
 from rustygate.core.fairqueue import FairQueue
 from rustygate.core.flow import Flow
-from rustygate.core.priority_class import CLASSES
+from rustygate.core.priority_class import CLASS_WEIGHTS
 
 Item = tuple[str, int]
 costs = st.integers(1, 20)
@@ -76,9 +76,9 @@ def test_shares_follow_the_weights(weights: tuple[float, float]) -> None:
 
 
 def test_classes_share_as_they_are_weighted_while_all_wait() -> None:
-    queue = filled((Flow(name, name), 2000) for name in CLASSES)
+    queue = filled((Flow(name, name), 2000) for name in CLASS_WEIGHTS)
     got = Counter(served(queue, 2100))
-    for name, weight in CLASSES.items():
+    for name, weight in CLASS_WEIGHTS.items():
         assert got[name] == pytest.approx(2100 * weight / 21, rel=0.05)
 
 
@@ -105,11 +105,11 @@ def test_light_flow_behind_a_flood_waits_one_turn() -> None:
     queue = filled([(Flow("flood"), 1000)])
     served(queue, 10)
     queue.push(("light", 0), Flow("light"))
-    assert queue.ahead(Flow("other")).items <= 2
+    assert queue.work_ahead(Flow("other")).items <= 2
     assert "light" in served(queue, 2)
 
 
-@pytest.mark.parametrize("priority", CLASSES)
+@pytest.mark.parametrize("priority", CLASS_WEIGHTS)
 def test_idle_flow_and_class_earn_no_credit(priority: str) -> None:
     idle, busy = Flow("idle", priority), Flow("busy")
     queue = filled([(idle, 1), (busy, 1000)])
@@ -117,7 +117,7 @@ def test_idle_flow_and_class_earn_no_credit(priority: str) -> None:
     for number in range(200):
         queue.push(("idle", number + 1), idle)
     got = Counter(served(queue, 100))
-    share = CLASSES[priority] / (CLASSES[priority] + CLASSES["default"])
+    share = CLASS_WEIGHTS[priority] / (CLASS_WEIGHTS[priority] + CLASS_WEIGHTS["default"])
     expected = 50 if priority == "default" else 100 * share
     assert got["idle"] == pytest.approx(expected, abs=2)
 
@@ -228,8 +228,8 @@ def test_waiter_leaves_without_a_look_at_those_in_front() -> None:
 def test_new_costs_keep_the_order_in_each_flow_and_make_all_equal() -> None:
     queue = filled([(A, 30), (B, 30), (Flow("i", "interactive"), 20)], cost=1)
     served(queue, 20)
-    queue.reckon(lambda item: Size(1_000_000))
-    assert queue.ahead(Flow("a")).cost >= 1_000_000
+    queue.resize_items(lambda item: Size(1_000_000))
+    assert queue.work_ahead(Flow("a")).cost >= 1_000_000
     later: list[Item] = [queue.pop() for _ in range(len(queue))]
     assert sorted(later) == [(flow, n) for flow in "abi" for n in range(30) if (flow, n) in later]
     for flow in "abi":
@@ -240,16 +240,16 @@ def test_new_costs_keep_the_order_in_each_flow_and_make_all_equal() -> None:
 def test_prediction_counts_only_what_goes_first() -> None:
     queue = filled([(Flow("flood"), 1000), (Flow("i", "interactive"), 10)])
     served(queue, 1)
-    assert queue.ahead(Flow("flood")).items >= 1000
-    assert queue.ahead(Flow("light")).items <= 12
-    assert queue.ahead(Flow("light", "interactive")).items <= 2
+    assert queue.work_ahead(Flow("flood")).items >= 1000
+    assert queue.work_ahead(Flow("light")).items <= 12
+    assert queue.work_ahead(Flow("light", "interactive")).items <= 2
 
 
 @pytest.mark.parametrize("flows", [1, 10, 1000])
 def test_prediction_is_near_the_truth(flows: int) -> None:
     queue = filled((Flow(number), 7) for number in range(flows))
     served(queue, flows // 2)
-    predicted = queue.ahead(Flow("newcomer")).items
+    predicted = queue.work_ahead(Flow("newcomer")).items
     queue.push(("newcomer", 0), Flow("newcomer"))
     actual = next(turn for turn in range(8 * flows) if queue.pop()[0] == "newcomer")
     assert predicted == pytest.approx(actual, rel=0.3, abs=2)
@@ -262,7 +262,7 @@ def test_prediction_tells_items_and_tokens_of_those_that_go_first() -> None:
         queue.push(("small", number), Flow("small"), Size(10, 1))
         queue.push(("large", number), Flow("large"), Size(50, 50))
         queue.push(("mine", number), Flow("mine"), Size(10, 1))
-    ahead = queue.ahead(Flow("mine"))
+    ahead = queue.work_ahead(Flow("mine"))
     assert ahead.items == pytest.approx(100 + 100 + 20, rel=0.05)
     assert ahead.tokens == pytest.approx(100 + 100 + 1000, rel=0.1)
 
@@ -270,7 +270,7 @@ def test_prediction_tells_items_and_tokens_of_those_that_go_first() -> None:
 def test_a_hog_among_many_flows_is_predicted_for() -> None:
     """However few they are among the flows that a prediction may look at."""
     queue = filled([*((Flow(number), 1) for number in range(1000)), (A, 500), (B, 1000)])
-    assert queue.ahead(A).items == pytest.approx(1000 + 500 + 500, rel=0.05)
+    assert queue.work_ahead(A).items == pytest.approx(1000 + 500 + 500, rel=0.05)
 
 
 def test_prediction_knows_that_those_next_in_turn_are_not_the_average() -> None:
@@ -281,7 +281,7 @@ def test_prediction_knows_that_those_next_in_turn_are_not_the_average() -> None:
         for item in range(3):
             queue.push(("large" if number < 100 else "small", item), Flow(number), size)
     served(queue, 200)
-    predicted, actual = queue.ahead(Flow(150)).cost, 0
+    predicted, actual = queue.work_ahead(Flow(150)).cost, 0
     queue.push(("mine", 0), Flow(150))
     while (whose := queue.pop()[0]) != "mine":
         actual += 100 if whose == "large" else 1
@@ -381,7 +381,7 @@ class Machine(RuleBasedStateMachine):
         total = sum(self.known[item][1] for items in self.model.values() for item in items)
         for flow, items in self.model.items():
             own = sum(self.known[item][1] for item in items)
-            assert own <= self.queue.ahead(flow).cost <= total + 1e-6
+            assert own <= self.queue.work_ahead(flow).cost <= total + 1e-6
 
 
 TestMachine = Machine.TestCase

@@ -8,17 +8,17 @@ from hypothesis import strategies as st
 
 from rustygate.core.headers import (
     _REQUEST_PLANS,
-    NAMES_REMEMBERED,
+    CACHE_ENTRIES,
     Credentials,
     UnreadableHeader,
-    narrowed_codings,
+    narrow_accept_encoding,
     reason_phrase,
     request_headers,
     response_headers,
 )
 
-NOBODY = Credentials.of("sk-gate", None, None)
-ACCOUNT = Credentials.of("sk-gate", "org-1", "proj-1")
+NOBODY = Credentials.for_account("sk-gate", None, None)
+ACCOUNT = Credentials.for_account("sk-gate", "org-1", "proj-1")
 
 
 def up(*raw: tuple[bytes, bytes], credentials: Credentials = NOBODY) -> list[tuple[str, str]]:
@@ -100,8 +100,8 @@ def test_utf8_values_are_carried() -> None:
     ],
 )
 def test_codings_are_narrowed_to_what_the_gate_can_read(sent: str, narrowed: str) -> None:
-    assert narrowed_codings(sent, streaming=False) == narrowed
-    assert narrowed_codings(sent, streaming=True) == "identity"
+    assert narrow_accept_encoding(sent, streaming=False) == narrowed
+    assert narrow_accept_encoding(sent, streaming=True) == "identity"
 
 
 def test_no_coding_is_named_where_the_client_named_none() -> None:
@@ -150,9 +150,9 @@ def test_what_clients_invent_fills_no_memory() -> None:
 
 
 def test_many_heads_are_remembered_but_not_all() -> None:
-    for number in range(3 * NAMES_REMEMBERED):
+    for number in range(3 * CACHE_ENTRIES):
         assert up((b"X-%d" % number, b"")) == [(f"X-{number}", "")]
-    assert 0 < len(_REQUEST_PLANS) <= NAMES_REMEMBERED
+    assert 0 < len(_REQUEST_PLANS) <= CACHE_ENTRIES
 
 
 @given(st.lists(st.tuples(st.binary(min_size=1), st.binary())))

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rustygate.core.bucket import MINUTE, SECOND
-from rustygate.core.lane import Lane, Mark
+from rustygate.core.lane import AdmissionTotals, Lane
 from rustygate.core.rate_limit_headers import Quota, RateLimitUpdate
 
 
@@ -15,11 +15,11 @@ def news(limit: int, remaining: int | None = None) -> RateLimitUpdate:
     return RateLimitUpdate(Quota(limit, remaining, None), None)
 
 
-def asked(lane: Lane, now: int, count: int = 1) -> Mark:
+def asked(lane: Lane, now: int, count: int = 1) -> AdmissionTotals:
     """Admit some at an instant; the last one's mark."""
     for _ in range(count):
         lane.take(now)
-    return lane.mark
+    return lane.totals
 
 
 def test_limit_without_a_remainder_is_a_full_bucket_less_what_was_admitted_since() -> None:
@@ -35,7 +35,7 @@ def test_answer_without_news_of_a_kind_leaves_its_bucket() -> None:
     lane = Lane()
     lane.learn(0, asked(lane, 0), news(60, 30))
     before = repr(lane.requests)
-    lane.learn(0, lane.mark, RateLimitUpdate(None, Quota(1000, 10, None)))
+    lane.learn(0, lane.totals, RateLimitUpdate(None, Quota(1000, 10, None)))
     assert repr(lane.requests) == before
     assert lane.tokens is not None
 
@@ -71,9 +71,9 @@ def test_whatever_is_told_there_is_a_next_attempt(
     lane.take(10 * SECOND, tokens)
     now = 10 * SECOND + elapsed
     told = Quota(limit, None if remaining is None else min(limit, remaining), None)
-    lane.learn(now, lane.mark, RateLimitUpdate(told, told))
+    lane.learn(now, lane.totals, RateLimitUpdate(told, told))
     lane.pause(now, MINUTE)
-    lane.slow(now, lane.mark)
+    lane.slow_down(now, lane.totals)
     lane.release()
     wait = lane.wait(now, tokens)
     assert wait is not None
@@ -85,7 +85,7 @@ def test_slowing_follows_the_rate_there_was_and_ends() -> None:
     for tenth in range(200):
         asked(lane, tenth * SECOND // 10)
     now = 20 * SECOND
-    lane.slow(now, lane.mark)
+    lane.slow_down(now, lane.totals)
     assert lane.wait(now) == pytest.approx(SECOND / 5, rel=0.1)
     for _ in range(2):
         asked(lane, now)
@@ -96,7 +96,7 @@ def test_slowing_follows_the_rate_there_was_and_ends() -> None:
 def test_slowing_a_quiet_lane_holds_nobody_up_for_long() -> None:
     lane = Lane(known=True)
     asked(lane, 0)
-    lane.slow(30 * SECOND, lane.mark)
+    lane.slow_down(30 * SECOND, lane.totals)
     assert lane.wait(30 * SECOND) == SECOND
     asked(lane, 31 * SECOND)
     assert lane.wait(31 * SECOND) == pytest.approx(SECOND, rel=0.01)
@@ -106,10 +106,10 @@ def test_second_slowing_halves_what_was_recovered() -> None:
     lane = Lane(known=True)
     for tenth in range(200):
         asked(lane, tenth * SECOND // 10)
-    lane.slow(20 * SECOND, lane.mark)
+    lane.slow_down(20 * SECOND, lane.totals)
     now = 20 * SECOND + MINUTE
     asked(lane, now)
-    lane.slow(now + 1, lane.mark)
+    lane.slow_down(now + 1, lane.totals)
     share = (0.5 + 0.5 / 5) / 2
     asked(lane, now + SECOND)
     assert lane.wait(now + SECOND) == pytest.approx(SECOND / 10 / share, rel=0.1)
@@ -129,4 +129,4 @@ def test_second_slowing_halves_what_was_recovered() -> None:
 def test_lane_that_says_something_is_not_forgotten(
     state: dict[str, Any], forgettable: bool
 ) -> None:
-    assert Lane(**state).forgettable(1) is forgettable
+    assert Lane(**state).is_evictable(1) is forgettable

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from multidict import CIMultiDict
 
 from rustygate.core.rate_limit_headers import (
+    MAX_QUOTA,
     NO_UPDATE,
-    QUOTA_LIMIT,
     Quota,
     RateLimitUpdate,
     read_rate_limits,
@@ -34,8 +34,8 @@ def test_news_of_both_quotas() -> None:
         ("10", "-1", "1s", Quota(10, None, "1s")),
         ("10", "many", "soon", Quota(10, None, "soon")),
         ("10", "", "", Quota(10, None, "")),
-        (str(QUOTA_LIMIT), "1", "1s", Quota(QUOTA_LIMIT, 1, "1s")),
-        (str(QUOTA_LIMIT + 1), "1", "1s", None),
+        (str(MAX_QUOTA), "1", "1s", Quota(MAX_QUOTA, 1, "1s")),
+        (str(MAX_QUOTA + 1), "1", "1s", None),
         ("9" * 5000, "1", "1s", None),
         ("0", "0", "1s", None),
         ("-5", "0", "1s", None),
@@ -64,6 +64,6 @@ def test_any_headers_give_news_that_make_sense(headers: dict[str, str]) -> None:
     news = read_rate_limits(CIMultiDict(headers))
     for quota in (news.requests, news.tokens):
         if quota is not None:
-            assert 0 < quota.limit <= QUOTA_LIMIT
+            assert 0 < quota.limit <= MAX_QUOTA
             assert quota.remaining is None or 0 <= quota.remaining <= quota.limit
             assert quota.reset_ns is None or quota.reset_ns >= 0

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rustygate.core.request_facts import NO_FACTS, RequestFacts, model_in, request_facts
+from rustygate.core.request_facts import NO_FACTS, RequestFacts, model_in_query, read_request_facts
 
 CHAT_PATH = "/v1/chat/completions"
 
@@ -29,8 +29,8 @@ CHAT_PATH = "/v1/chat/completions"
     ids=lambda value: repr(value)[:40],
 )
 def test_facts_of_a_request(body: bytes, facts: RequestFacts) -> None:
-    assert request_facts(body, CHAT_PATH) == facts
-    assert request_facts(body) == facts
+    assert read_request_facts(body, CHAT_PATH) == facts
+    assert read_request_facts(body) == facts
 
 
 @pytest.mark.parametrize(
@@ -47,12 +47,16 @@ def test_facts_of_a_request(body: bytes, facts: RequestFacts) -> None:
     ],
 )
 def test_only_a_model_that_writes_has_an_output(path: str | None, output_cap: int | None) -> None:
-    assert request_facts(b'{"input":"four"}', path) == RequestFacts(None, False, 4, output_cap)
-    assert request_facts(b"four", path) == RequestFacts(None, False, 4, output_cap, readable=False)
+    assert read_request_facts(b'{"input":"four"}', path) == RequestFacts(
+        None, False, 4, output_cap
+    )
+    assert read_request_facts(b"four", path) == RequestFacts(
+        None, False, 4, output_cap, readable=False
+    )
 
 
 def test_a_cap_counts_wherever_it_is_said() -> None:
-    assert request_facts(b'{"max_tokens":5}', "/v1/odd").output_cap == 5
+    assert read_request_facts(b'{"max_tokens":5}', "/v1/odd").output_cap == 5
 
 
 @pytest.mark.parametrize(
@@ -71,7 +75,7 @@ def test_cost_is_input_by_four_rounded_up_and_the_output(facts: RequestFacts, co
 
 @given(st.binary(max_size=300))
 def test_any_body_has_facts(body: bytes) -> None:
-    assert request_facts(body).cost(0) >= 0
+    assert read_request_facts(body).cost(0) >= 0
 
 
 @pytest.mark.parametrize(
@@ -89,4 +93,4 @@ def test_any_body_has_facts(body: bytes) -> None:
     ],
 )
 def test_model_may_stand_in_the_query(target: str, expected: str | None) -> None:
-    assert model_in(target) == expected
+    assert model_in_query(target) == expected

@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rustygate.core.sse import KEEPALIVE, Boundary, error_event, is_event_stream
+from rustygate.core.sse import KEEPALIVE, EventBoundary, error_event, is_event_stream
 
 ERROR = {"message": "broke", "type": "upstream_error", "param": None, "code": "upstream_timeout"}
 
 
 def at_boundary(*chunks: bytes) -> bool:
-    boundary = Boundary()
+    boundary = EventBoundary()
     for chunk in chunks:
         boundary.feed(chunk)
     return bool(boundary)

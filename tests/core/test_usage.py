@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rustygate.core.usage import TAIL_BYTES, RunningUsage, Usage, UsageReader, may_hold_usage
+from rustygate.core.usage import TAIL_BYTES, Usage, UsageReader, UsageTotal, may_contain_usage
 
 CHAT = b'{"id":"c","usage":{"prompt_tokens":12,"completion_tokens":34,"total_tokens":46}}'
 RESPONSE = (
@@ -98,11 +98,11 @@ def test_any_bytes_are_read_without_harm(chunks: list[bytes], encoding: str) -> 
     ],
 )
 def test_usage_is_looked_for_where_it_may_be(content_type: str, expected: bool) -> None:
-    assert may_hold_usage(content_type) is expected
+    assert may_contain_usage(content_type) is expected
 
 
 def test_usages_of_a_conversation_add_up() -> None:
-    running = RunningUsage()
+    running = UsageTotal()
     assert running.total is None
     for piece, last in (
         (b'{"usage": null}', True),

@@ -15,13 +15,13 @@ from rustygate.core.bucket import SECOND
 from rustygate.core.durations import MS
 from rustygate.core.verdict import (
     DEFAULT_PAUSE,
-    ERROR_BYTES,
-    LONGEST_PAUSE,
+    MAX_ERROR_SIZE,
+    MAX_PAUSE,
+    MIN_PAUSE,
     PASS,
-    SHORTEST_PAUSE,
     Action,
     Verdict,
-    verdict,
+    judge,
 )
 from tests.support.rate_limit_headers import NAMES, headers_of, quota_headers
 
@@ -43,13 +43,13 @@ def error(**fields: Any) -> bytes:
     return json.dumps({"error": {"message": "", "param": None} | fields}).encode()
 
 
-def judge(status: int, body: bytes = b"", **headers: str) -> Verdict:
-    return verdict(status, headers_of(**headers), body, NOW_S * SECOND)
+def judged_as(status: int, body: bytes = b"", **headers: str) -> Verdict:
+    return judge(status, headers_of(**headers), body, NOW_S * SECOND)
 
 
 def pause_of(body: bytes = b"", **headers: str) -> int:
     """How long the lane pauses after a 429."""
-    judged = judge(429, body, **headers)
+    judged = judged_as(429, body, **headers)
     assert judged.action is Action.PAUSE
     return judged.wait_ns
 
@@ -99,7 +99,7 @@ def pause_of(body: bytes = b"", **headers: str) -> int:
     ],
 )
 def test_verdicts(status: int, fields: dict[str, Any], expected: Verdict) -> None:
-    assert judge(status, error(**fields)) == expected
+    assert judged_as(status, error(**fields)) == expected
 
 
 @pytest.mark.parametrize(
@@ -115,13 +115,13 @@ def test_verdicts(status: int, fields: dict[str, Any], expected: Verdict) -> Non
         b'{"error":{"code":' + b"9" * 5000 + b"}}",
         b'{"error":{"code":' + b"[" * 50_000,
         b'[{"error":{"code":429,"status":"RESOURCE_EXHAUSTED"}}]',
-        error(code="insufficient_quota", message="x" * ERROR_BYTES),
+        error(code="insufficient_quota", message="x" * MAX_ERROR_SIZE),
     ],
     ids=lambda body: repr(body)[:30],
 )
 def test_429_that_cannot_be_read_is_a_rate_limit_and_503_is_plain(body: bytes) -> None:
-    assert judge(429, body) == PAUSE
-    assert judge(503, body) == PASS
+    assert judged_as(429, body) == PAUSE
+    assert judged_as(503, body) == PASS
 
 
 LIMITED = error(code="rate_limit_exceeded", type="tokens")
@@ -134,17 +134,15 @@ TOKENS_LEFT = quota_headers("tokens", "1000", "7", "9s")
     ("headers", "wait_ns"),
     [
         pytest.param({"retry_after_ms": "1500", "retry_after": "9"}, 1500 * MS, id="ms-first"),
-        pytest.param({"retry_after_ms": "0.5"}, SHORTEST_PAUSE, id="not-less-than-the-least"),
+        pytest.param({"retry_after_ms": "0.5"}, MIN_PAUSE, id="not-less-than-the-least"),
         pytest.param({"retry_after_ms": "soon", "retry_after": "9"}, 9 * SECOND, id="unreadable"),
         pytest.param({"retry_after": "2.5"}, 2500 * MS, id="fraction"),
-        pytest.param({"retry_after": "0"}, SHORTEST_PAUSE, id="at-once"),
-        pytest.param({"retry_after": "86400"}, LONGEST_PAUSE, id="tomorrow"),
+        pytest.param({"retry_after": "0"}, MIN_PAUSE, id="at-once"),
+        pytest.param({"retry_after": "86400"}, MAX_PAUSE, id="tomorrow"),
         pytest.param({"retry_after": formatdate(NOW_S + 7, usegmt=True)}, 7 * SECOND, id="date"),
-        pytest.param(
-            {"retry_after": formatdate(NOW_S - 7, usegmt=True)}, SHORTEST_PAUSE, id="past"
-        ),
+        pytest.param({"retry_after": formatdate(NOW_S - 7, usegmt=True)}, MIN_PAUSE, id="past"),
         pytest.param({"retry_after": "Thu, 09 Oct 2025 08:53:25 -0000"}, 5 * SECOND, id="no-zone"),
-        pytest.param({"retry_after": "Thu, 09 Oct 9999 08:53:25 GMT"}, LONGEST_PAUSE, id="y9999"),
+        pytest.param({"retry_after": "Thu, 09 Oct 9999 08:53:25 GMT"}, MAX_PAUSE, id="y9999"),
         pytest.param({"retry_after": "-5"}, DEFAULT_PAUSE, id="negative"),
         pytest.param({"retry_after": "inf"}, DEFAULT_PAUSE, id="inf"),
         pytest.param({"retry_after": "Thu, 99 Foo 2025"}, DEFAULT_PAUSE, id="no-date"),
@@ -153,7 +151,7 @@ TOKENS_LEFT = quota_headers("tokens", "1000", "7", "9s")
         pytest.param(REQUESTS_SPENT, 6 * SECOND, id="reset-of-requests"),
         pytest.param(REQUESTS_SPENT | TOKENS_SPENT, 9 * SECOND, id="both-must-be-there"),
         pytest.param(TOKENS_LEFT, DEFAULT_PAUSE, id="none-exhausted"),
-        pytest.param(quota_headers("tokens", "9", "0", "1h0m0s"), LONGEST_PAUSE, id="long-reset"),
+        pytest.param(quota_headers("tokens", "9", "0", "1h0m0s"), MAX_PAUSE, id="long-reset"),
         pytest.param(quota_headers("tokens", "9", "0", "soon"), DEFAULT_PAUSE, id="odd-reset"),
         pytest.param({}, DEFAULT_PAUSE, id="nothing-said"),
     ],
@@ -167,7 +165,7 @@ def test_error_names_the_quota_that_is_exhausted() -> None:
 
 
 def test_slow_down_waits_as_long_as_it_is_told() -> None:
-    judged = judge(503, error(code="slow_down"), retry_after="3")
+    judged = judged_as(503, error(code="slow_down"), retry_after="3")
     assert judged == Verdict(Action.SLOW, 3 * SECOND)
 
 
@@ -176,11 +174,11 @@ def test_slow_down_waits_as_long_as_it_is_told() -> None:
 )
 def test_encoded_errors_are_read(encoding: str, encode: Any) -> None:
     body = encode(error(code="insufficient_quota"))
-    assert judge(429, body, content_encoding=encoding) == PASS
-    assert judge(429, body[:-20], content_encoding=encoding) == PAUSE
-    assert judge(429, error(code="insufficient_quota"), content_encoding=encoding) == PAUSE
+    assert judged_as(429, body, content_encoding=encoding) == PASS
+    assert judged_as(429, body[:-20], content_encoding=encoding) == PAUSE
+    assert judged_as(429, error(code="insufficient_quota"), content_encoding=encoding) == PAUSE
     bomb = encode(error(code="insufficient_quota", message="x" * 10_000_000))
-    assert judge(429, bomb, content_encoding=encoding) == PAUSE
+    assert judged_as(429, bomb, content_encoding=encoding) == PAUSE
 
 
 words = st.none() | st.text() | st.sampled_from(["slow_down", "requests", "insufficient_quota"])
@@ -196,8 +194,8 @@ words = st.none() | st.text() | st.sampled_from(["slow_down", "requests", "insuf
 def test_any_answer_has_a_verdict_whose_pause_ends(
     status: int, body: bytes, headers: dict[str, str]
 ) -> None:
-    judged = verdict(status, CIMultiDict(headers), body, NOW_S * SECOND)
+    judged = judge(status, CIMultiDict(headers), body, NOW_S * SECOND)
     if judged.action is Action.PASS:
         assert judged.wait_ns == 0
     else:
-        assert SHORTEST_PAUSE <= judged.wait_ns <= LONGEST_PAUSE
+        assert MIN_PAUSE <= judged.wait_ns <= MAX_PAUSE

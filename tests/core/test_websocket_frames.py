@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from rustygate.core.websocket_frames import (
     FRAGMENTS_LIMIT,
     MESSAGE_LIMIT,
-    Frames,
+    FrameTracker,
+    apply_mask,
     close_frame,
-    unmasked,
 )
 from tests.support.websocket import (
     BINARY,
@@ -29,9 +29,11 @@ from tests.support.websocket import (
 UMLAUT = "\N{LATIN SMALL LETTER A WITH DIAERESIS}".encode()
 
 
-def follow(*chunks: bytes, masked: bool = False, compressed: bool = False) -> tuple[bytes, Frames]:
+def follow(
+    *chunks: bytes, masked: bool = False, compressed: bool = False
+) -> tuple[bytes, FrameTracker]:
     """What has passed, and what followed it."""
-    frames = Frames(masked=masked, compressed=compressed)
+    frames = FrameTracker(masked=masked, compressed=compressed)
     return b"".join(map(frames.feed, chunks)), frames
 
 
@@ -61,7 +63,7 @@ SOUND = {
 def test_sound_frames_pass_as_they_are(data: bytes) -> None:
     for chunks in ([data], byte_by_byte(data)):
         passed, frames = follow(*chunks)
-        assert (passed, frames.violation, frames.between) == (data, None, True)
+        assert (passed, frames.violation, frames.at_boundary) == (data, None, True)
 
 
 UNSOUND = {
@@ -94,8 +96,8 @@ def test_what_is_not_sound_stops_before_its_frame(data: bytes, code: int) -> Non
     before = frame(b"before") + frame(b"", PONG)
     passed, frames = follow(before + data + frame(b"after"), frame(b"later"))
     assert frames.violation is not None
-    assert (passed, frames.violation.code, frames.between) == (before, code, True)
-    assert frames.over
+    assert (passed, frames.violation.code, frames.at_boundary) == (before, code, True)
+    assert frames.finished
 
 
 @pytest.mark.parametrize(("data", "code"), UNSOUND.values(), ids=UNSOUND)
@@ -106,7 +108,7 @@ def test_what_is_not_sound_is_found_byte_by_byte_too(data: bytes, code: int) -> 
     assert data.startswith(passed)
     assert len(passed) < len(data)
     # A Close frame may follow only what ends where a frame does.
-    assert frames.between is (passed == b"")
+    assert frames.at_boundary is (passed == b"")
 
 
 INTERRUPTED = [frame(b"new"), frame(b"new", BINARY), frame(b"x", CONTINUATION, reserved=4)]
@@ -127,13 +129,13 @@ def test_text_that_breaks_in_a_later_piece_stops_there() -> None:
     passed, frames = follow(begun, frame(b"b", CONTINUATION))
     assert passed == begun
     assert frames.violation is not None
-    assert (frames.violation.code, frames.between) == (1007, True)
+    assert (frames.violation.code, frames.at_boundary) == (1007, True)
 
 
 def test_text_that_breaks_inside_a_frame_leaves_no_place_for_another() -> None:
     data = frame(b"good" + b"\xff" + b"more")
     passed, frames = follow(data[:6], data[6:])
-    assert (passed, frames.between) == (data[:6], False)
+    assert (passed, frames.at_boundary) == (data[:6], False)
 
 
 def test_frame_must_be_masked_where_a_client_sends() -> None:
@@ -157,18 +159,18 @@ def test_control_frame_is_never_compressed() -> None:
 def test_nothing_passes_after_a_close_frame() -> None:
     close = frame(close_payload(1000), CLOSE)
     passed, frames = follow(close + frame(b"x"), frame(b"y"))
-    assert (passed, frames.closed, frames.over) == (close, True, True)
+    assert (passed, frames.closed, frames.finished) == (close, True, True)
 
 
 def test_large_payload_passes_as_it_comes() -> None:
     data = frame(b"x" * 1000, BINARY)
-    frames = Frames(masked=False, compressed=False)
+    frames = FrameTracker(masked=False, compressed=False)
     assert frames.feed(data[:3]) == b""
     assert frames.feed(data[3:10]) == data[:10]
     assert frames.feed(data[10:500]) == data[10:500]
-    assert not frames.between
+    assert not frames.at_boundary
     assert frames.feed(data[500:]) == data[500:]
-    assert frames.between
+    assert frames.at_boundary
 
 
 def test_largest_message_passes() -> None:
@@ -186,30 +188,30 @@ def test_message_may_not_grow_too_large_in_fragments() -> None:
 
 
 def test_message_may_not_have_endless_fragments() -> None:
-    frames = Frames(masked=False, compressed=False)
+    frames = FrameTracker(masked=False, compressed=False)
     frames.feed(frame(b"", final=False))
     frames.feed(frame(b"", CONTINUATION, final=False) * (FRAGMENTS_LIMIT - 1))
-    assert not frames.over
+    assert not frames.finished
     frames.feed(frame(b"", CONTINUATION, final=False))
     assert frames.violation is not None
     assert frames.violation.code == 1009
 
 
 def test_next_message_counts_anew() -> None:
-    frames = Frames(masked=False, compressed=False)
+    frames = FrameTracker(masked=False, compressed=False)
     for _ in range(3):
         frames.feed(frame(b"x" * (MESSAGE_LIMIT - 1), BINARY))
     assert frames.violation is None
 
 
 def test_repr_shows_the_live_state() -> None:
-    frames = Frames(masked=False, compressed=False)
+    frames = FrameTracker(masked=False, compressed=False)
     frames.feed(frame(b"hello") + b"\x81\x05he")
-    assert repr(frames) == "<Frames 3 bytes left, 0 held, message of 5 bytes>"
+    assert repr(frames) == "<FrameTracker 3 bytes left, 0 held, message of 5 bytes>"
     frames.feed(b"llo\x81")
-    assert repr(frames) == "<Frames 0 bytes left, 1 held, message of 5 bytes>"
+    assert repr(frames) == "<FrameTracker 0 bytes left, 1 held, message of 5 bytes>"
     frames.feed(b"\x85")
-    assert repr(frames) == "<Frames the frame is masked, 0 held, message of 5 bytes>"
+    assert repr(frames) == "<FrameTracker the frame is masked, 0 held, message of 5 bytes>"
 
 
 messages = st.lists(
@@ -239,7 +241,7 @@ def test_what_passes_does_not_depend_on_how_bytes_are_cut(
     edges = [0, *cuts, len(stream)]
     chunks = [stream[a:b] for a, b in pairwise(edges)]
     passed, frames = follow(*chunks, masked=bool(mask))
-    assert (passed, frames.violation, frames.between) == (stream, None, True)
+    assert (passed, frames.violation, frames.at_boundary) == (stream, None, True)
 
 
 @given(st.lists(st.binary(max_size=300), max_size=5), st.booleans())
@@ -251,8 +253,8 @@ def test_noise_never_raises_and_passes_nothing_twice(chunks: list[bytes], masked
 
 @given(st.binary(max_size=300), st.binary(min_size=4, max_size=4))
 def test_masking_is_its_own_inverse(payload: bytes, mask: bytes) -> None:
-    assert unmasked(payload, mask) == masked_with(payload, mask)
-    assert unmasked(unmasked(payload, mask), mask) == payload
+    assert apply_mask(payload, mask) == masked_with(payload, mask)
+    assert apply_mask(apply_mask(payload, mask), mask) == payload
 
 
 @pytest.mark.parametrize("mask", [b"", MASK], ids=["server", "client"])

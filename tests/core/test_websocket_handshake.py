@@ -21,7 +21,7 @@ FIELDS = [("sec-websocket-version", "13"), ("SEC-WebSocket-Key", CLIENT_NONCE)]
 
 
 def opening(*fields: tuple[str, str]) -> WebSocketHandshake:
-    return WebSocketHandshake.of([*FIELDS, *fields])
+    return WebSocketHandshake.from_headers([*FIELDS, *fields])
 
 
 def protocols(*values: str) -> WebSocketHandshake:
@@ -38,8 +38,10 @@ def answered(
     asked: WebSocketHandshake, *fields: tuple[str, str], api_key: str = GATE_KEY
 ) -> Headers:
     """The client's answer to an opening that upstream agreed to with `fields`."""
-    sent = WebSocketHandshake.of(asked.onward(NONCE, api_key))
-    return asked.answer(sent, [*UPGRADE, ("Sec-WebSocket-Accept", proof(sent.key)), *fields])
+    sent = WebSocketHandshake.from_headers(asked.upstream_headers(NONCE, api_key))
+    return asked.response_headers(
+        sent, [*UPGRADE, ("Sec-WebSocket-Accept", proof(sent.key)), *fields]
+    )
 
 
 @pytest.mark.parametrize(
@@ -79,11 +81,11 @@ def test_opening_is_known_by_its_upgrade(fields: Headers, expected: bool) -> Non
 )
 def test_opening_that_is_not_as_it_must_be_is_refused(fields: Headers, told: str) -> None:
     with pytest.raises(ValueError, match=told):
-        WebSocketHandshake.of(fields)
+        WebSocketHandshake.from_headers(fields)
 
 
 def test_each_hop_has_its_own_key() -> None:
-    onward = opening().onward(NONCE, GATE_KEY)
+    onward = opening().upstream_headers(NONCE, GATE_KEY)
     assert b64decode(value(onward, "Sec-WebSocket-Key") or "") == NONCE
     assert value(onward, "Sec-WebSocket-Version") == "13"
     assert value(answered(opening()), "Sec-WebSocket-Accept") == proof(CLIENT_NONCE)
@@ -106,7 +108,7 @@ def test_each_hop_has_its_own_key() -> None:
 def test_subprotocols_are_offered_as_the_client_offers_them(
     asked: list[str], onward: str | None
 ) -> None:
-    headers = protocols(*asked).onward(NONCE, GATE_KEY)
+    headers = protocols(*asked).upstream_headers(NONCE, GATE_KEY)
     assert value(headers, "Sec-WebSocket-Protocol") == onward
 
 
@@ -123,7 +125,7 @@ def test_client_s_key_is_read_however_its_name_is_spelt(offered: str, key: str |
 
 
 def test_key_that_is_no_token_is_not_offered() -> None:
-    headers = protocols(f"realtime, {KEY}sk-client").onward(NONCE, "a,b=")
+    headers = protocols(f"realtime, {KEY}sk-client").upstream_headers(NONCE, "a,b=")
     assert value(headers, "Sec-WebSocket-Protocol") == "realtime"
 
 
@@ -158,7 +160,7 @@ def test_chosen_subprotocol_is_told_in_the_client_s_words(
     ],
 )
 def test_only_compression_is_offered(asked: str, onward: str | None) -> None:
-    headers = opening(("Sec-WebSocket-Extensions", asked)).onward(NONCE, GATE_KEY)
+    headers = opening(("Sec-WebSocket-Extensions", asked)).upstream_headers(NONCE, GATE_KEY)
     expected = "Permessage-Deflate;server_no_context_takeover" if onward is None else onward
     assert (value(headers, "Sec-WebSocket-Extensions") or "") == expected
 
@@ -183,7 +185,10 @@ def test_compression_is_agreed_upon_as_upstream_says() -> None:
 def test_upstream_must_prove_that_it_read_the_key(fields: Headers) -> None:
     asked = opening()
     with pytest.raises(InvalidHandshake):
-        asked.answer(WebSocketHandshake.of(asked.onward(NONCE, GATE_KEY)), [*UPGRADE, *fields])
+        asked.response_headers(
+            WebSocketHandshake.from_headers(asked.upstream_headers(NONCE, GATE_KEY)),
+            [*UPGRADE, *fields],
+        )
 
 
 @pytest.mark.parametrize(
@@ -191,9 +196,9 @@ def test_upstream_must_prove_that_it_read_the_key(fields: Headers) -> None:
 )
 def test_upstream_must_switch_to_the_websocket(fields: Headers) -> None:
     asked = opening()
-    sent = WebSocketHandshake.of(asked.onward(NONCE, GATE_KEY))
+    sent = WebSocketHandshake.from_headers(asked.upstream_headers(NONCE, GATE_KEY))
     with pytest.raises(InvalidHandshake):
-        asked.answer(sent, [*fields, ("Sec-WebSocket-Accept", proof(sent.key))])
+        asked.response_headers(sent, [*fields, ("Sec-WebSocket-Accept", proof(sent.key))])
 
 
 @pytest.mark.parametrize(

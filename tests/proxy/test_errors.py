@@ -462,7 +462,7 @@ async def test_defect_is_told_by_its_exchange_s_id_alone(
     running = await gate()
     client = await running.connect()
     with monkeypatch.context() as patch:
-        patch.setattr("rustygate.proxy.request_facts", fail)
+        patch.setattr("rustygate.proxy.read_request_facts", fail)
         got = await client.ask(chat())
     check_refusal(got, "internal_error", 500, "server_error", "internal_error")
     assert "defect" not in got.error["message"]
@@ -483,7 +483,7 @@ async def test_defect_in_the_middle_of_an_answer_cuts_it(
         if b"2" in passed:
             fail()
 
-    monkeypatch.setattr("rustygate.relay.pipe.Boundary.feed", fail_at_the_second)
+    monkeypatch.setattr("rustygate.relay.pipe.EventBoundary.feed", fail_at_the_second)
     running = await gate()
     client = await running.send(f"GET /v1/x HTTP/{version}\r\nHost: gate\r\n\r\n".encode())
     call = await upstream.call()
@@ -581,7 +581,7 @@ async def test_large_upload_is_refused_rather_than_reset(
 async def test_defect_is_raised(
     gate: StartGate, sdk: Sdk, log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rustygate.proxy.request_facts", fail)
+    monkeypatch.setattr("rustygate.proxy.read_request_facts", fail)
     with pytest.raises(openai.InternalServerError) as caught:
         await sdk(await gate())
     assert (caught.value.status_code, caught.value.code) == (500, "internal_error")

@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from rustygate.core.clients import hash_of
+from rustygate.core.clients import hash_key
 from tests.conftest import Start
 from tests.support.client import Client
 from tests.support.http import (
@@ -62,9 +62,9 @@ BURST = 1_000_000
 NARROW_KEY = "rg-narrow"
 CLIENTS = f"""
 [client.healthy]
-key_sha256 = "{hash_of(CLIENT_KEY)}"
+key_sha256 = "{hash_key(CLIENT_KEY)}"
 [client.narrow]
-key_sha256 = "{hash_of(NARROW_KEY)}"
+key_sha256 = "{hash_key(NARROW_KEY)}"
 priority = "batch"
 concurrency = 1
 """

@@ -79,7 +79,7 @@ def defective(body, path=None):
     time.sleep(0.2)
     raise RuntimeError(secret)
 
-real, proxy.request_facts = proxy.request_facts, defective
+real, proxy.read_request_facts = proxy.read_request_facts, defective
 # And little patience.
 body.SILENCE_LIMIT_S = 0.5
 sys.exit(cli.main())
@@ -508,7 +508,7 @@ async def test_no_secret_shows_in_anything_the_gate_writes(
 
 def test_no_repr_shows_a_secret() -> None:
     settings = Settings(openai_api_key=KEY)
-    credentials = Credentials.of(KEY, None, None)
+    credentials = Credentials.for_account(KEY, None, None)
     headers = request_headers([(b"X-Key", BODY.encode())], credentials, streaming=False)
     exchange = Exchange("search", "GET", "/v1/x")
     body = RequestBody.__new__(RequestBody)

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from loguru import logger
 
-from rustygate.core.log_levels import levels
+from rustygate.core.log_levels import parse_rust_log
 from rustygate.telemetry.log import configure
 
 INSTANT = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
@@ -58,7 +58,7 @@ def written(capfd: pytest.CaptureFixture[str]) -> list[str]:
     ],
 )
 def test_directives_are_read(rust_log: str, asked: dict[str, str | bool]) -> None:
-    assert levels(rust_log) == asked
+    assert parse_rust_log(rust_log) == asked
 
 
 @pytest.mark.parametrize(
@@ -76,13 +76,13 @@ def test_directives_are_read(rust_log: str, asked: dict[str, str | bool]) -> Non
 )
 def test_what_is_no_directive_is_refused(rust_log: str) -> None:
     with pytest.raises(ValueError, match=r"^no(t a)? directive$"):
-        levels(rust_log)
+        parse_rust_log(rust_log)
 
 
 @given(st.text())
 def test_directives_are_read_or_refused(rust_log: str) -> None:
     try:
-        assert "" in levels(rust_log)
+        assert "" in parse_rust_log(rust_log)
     except ValueError:
         return
 
