@@ -29,7 +29,8 @@ from urllib.request import urlopen
 
 import openai
 
-from rustygate.admission.gate import Admission, Gate
+from rustygate.admission.dispatcher import Dispatcher
+from rustygate.admission.wait_queues import Waiter
 from rustygate.cli import main as rustygate
 
 CLIENTS = 40
@@ -83,14 +84,14 @@ def running(*command: str, **environ: str) -> Iterator[str]:
 def serve(noted: Path) -> int:
     """Serve, and note when each waiter came, what it could expect then and what it had, in ns."""
     waits: list[tuple[int, int, int]] = []
-    wait_for_turn = Gate.wait_for_turn
+    wait_for_turn = Dispatcher.wait_for_turn
 
-    async def note(gate: Gate, newcomer: Admission, deadline: int) -> None:
-        predicted, began = gate.predicted_wait(newcomer), gate.now()
-        await wait_for_turn(gate, newcomer, deadline)
-        waits.append((began, predicted, gate.now() - began))
+    async def note(dispatcher: Dispatcher, newcomer: Waiter, deadline: int) -> None:
+        predicted, began = dispatcher.predict(newcomer).wait, dispatcher.now()
+        await wait_for_turn(dispatcher, newcomer, deadline)
+        waits.append((began, predicted, dispatcher.now() - began))
 
-    setattr(Gate, "wait_for_turn", note)  # noqa: B010 - a method may not be assigned
+    setattr(Dispatcher, "wait_for_turn", note)  # noqa: B010 - a method may not be assigned
     code = rustygate(["serve"])
     noted.write_text(json.dumps(waits))
     return code

@@ -1,1 +1,1 @@
-"""The gate: budgets, and the queue in front of them."""
+"""The gate: budgets, the queues in front of them, and the way through."""

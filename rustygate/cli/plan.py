@@ -2,14 +2,14 @@
 
 import argparse
 
-from rustygate.plan import forecast as plan
+from rustygate.plan.arguments import add_arguments, from_arguments
+from rustygate.plan.forecast import forecast
+from rustygate.plan.table import rows
+
+__all__ = ["add_arguments", "run"]
 
 
 def run(arguments: argparse.Namespace) -> int:
-    asked = plan.from_arguments(arguments)
-    print(*plan.lines(asked, plan.forecast(asked)), sep="\n", flush=True)
+    plan = from_arguments(arguments)
+    print(*rows(plan, forecast(plan)), sep="\n", flush=True)
     return 0
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    plan.add_arguments(parser)

@@ -1,7 +1,8 @@
-"""An event loop whose clock jumps to the next timer instead of waiting for it.
+"""An event loop with a virtual clock, which jumps to the next timer instead of waiting for it.
 
-On it the gate's own code runs a day in seconds, for `plan`, and exactly, for the tests. It sees no
-I/O: it is only for coroutines that wait for timers and for each other.
+On this loop the gate's own code runs through a day in seconds, for `rustygate plan`, and with
+exact times, for the tests. It does no I/O: it is only for coroutines that wait for timers and for
+each other.
 """
 
 import asyncio
@@ -14,9 +15,9 @@ T = TypeVar("T")
 
 
 class VirtualClockLoop(asyncio.SelectorEventLoop):
-    """The loop; `time` is in seconds as ever."""
+    """The event loop; `time` is in seconds, as always."""
 
-    # asyncio's own, of which its type says nothing.
+    # Private attributes of asyncio's loop, which typeshed does not declare.
     _ready: "deque[asyncio.Handle]"
     _scheduled: list[asyncio.TimerHandle]
     _timer_cancelled_count: int
@@ -27,13 +28,13 @@ class VirtualClockLoop(asyncio.SelectorEventLoop):
         return self._now
 
     def _run_once(self) -> None:
-        # A turn as asyncio's, but for the question to the system.
+        # Like `BaseEventLoop._run_once`, without polling the selector.
         timers, ready = self._scheduled, self._ready
         while timers and timers[0].cancelled():
             self._take_timer()
         if not ready:
             if not timers:
-                raise RuntimeError("everybody waits, and no timer is set")
+                raise RuntimeError("deadlock: all tasks are waiting, and no timer is set")
             self._now = max(self._now, timers[0].when())
         while timers and timers[0].when() <= self._now:
             self._take_timer()
@@ -52,6 +53,6 @@ class VirtualClockLoop(asyncio.SelectorEventLoop):
 
 
 def run(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """Run a coroutine function to its end on a jumping clock."""
+    """Run a coroutine function to completion on a virtual clock."""
     with asyncio.Runner(loop_factory=VirtualClockLoop) as runner:
         return runner.run(main())

@@ -146,7 +146,7 @@ class Metrics(Collector):
     def _model(self, model: str | None) -> str:
         if model is None:
             return NONE
-        if model in self._models or self._gate.knows(model):
+        if model in self._models or self._gate.lanes.is_known(model):
             return self._models[model]
         return UNKNOWN
 
@@ -202,8 +202,8 @@ class Metrics(Collector):
         )
 
     def _state(self) -> Iterator[Metric]:
-        state = self._gate.describe()
-        levels = [((OWN, level.budget), level) for level in state.own]
+        state = self._gate.state()
+        levels = [((OWN, level.budget), level) for level in state.budgets]
         for model, lane in state.lanes.items():
             label = self._model(model or None)
             # Many lanes have no level in common: those without a name of their own are left out.

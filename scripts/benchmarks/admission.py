@@ -47,7 +47,7 @@ def of_gate(rate: int) -> Passage:
         client = f"client-{next(numbers) % FLOWS}"
         exchange = Exchange(client, "POST", "/v1/x", gate.now() + FAR_NS)
         async with gate.admission(exchange) as admission:
-            admission.answered(ok=True)
+            admission.record_response(ok=True)
 
     return passage
 

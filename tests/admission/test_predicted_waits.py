@@ -126,8 +126,8 @@ def foretold(scene: Scene, crowd: Crowd, random: Random) -> tuple[int, ...]:
         await settle()
         newcomer = next(crowd.requests(random)) | {"model": "m"}
         asking = harness.gate.admission(harness.exchange(**newcomer))
-        found.append(harness.gate.predicted_wait(asking))
-        found.append(harness.gate.predicted_wait(asking, at_most=True))
+        found.append(harness.gate.dispatcher.predict(asking).wait)
+        found.append(harness.gate.dispatcher.predict(asking, at_most=True).wait)
         found.append((await harness.admit(**newcomer)).queued)
         for task in tasks:
             await task

@@ -7,7 +7,8 @@ import tracemalloc
 import pytest
 
 from rustygate.cli import main
-from rustygate.plan.forecast import Demand, Forecast, Plan, forecast
+from rustygate.plan.demand import Demand
+from rustygate.plan.forecast import Forecast, Plan, forecast
 
 
 def planned(*clients: str, **options: object) -> Forecast:
@@ -64,7 +65,7 @@ def test_demand_above_the_quota_uses_all_of_it(
 
 def test_batch_at_once_takes_as_long_as_its_quota_says() -> None:
     seen = planned("batch:180@once:10", rpm=60, tpm=None, timeout_s=1000)
-    assert seen.took_s == pytest.approx(120, rel=0.02)
+    assert seen.duration_s == pytest.approx(120, rel=0.02)
     assert seen.outcomes["batch"].quantile(0.5) == pytest.approx(30, rel=0.1)
 
 

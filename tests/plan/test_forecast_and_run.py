@@ -7,7 +7,8 @@ from time import monotonic
 import pytest
 from aiohttp import web
 
-from rustygate.plan.forecast import Demand, Forecast, Outcome, Plan, forecast
+from rustygate.plan.demand import Demand
+from rustygate.plan.forecast import Forecast, Outcome, Plan, forecast
 from rustygate.simulator import Options, make_app
 from tests.conftest import StartGate
 from tests.support.gate import Gate
@@ -81,7 +82,7 @@ async def test_plan_agrees_with_a_run_against_the_simulator(gate: StartGate) -> 
     finally:
         await runner.cleanup()
     planned = await asyncio.to_thread(forecast, PLAN)
-    assert seen.took_s == pytest.approx(planned.took_s, rel=0.1)
+    assert seen.duration_s == pytest.approx(planned.duration_s, rel=0.1)
     for client in ("big", "web", "mid"):
         for share in (0.5, 0.95, 1.0):
             had = seen.outcomes[client].quantile(share)

@@ -125,7 +125,8 @@ CASES = {
         429,
         "requests",
         "rate_limit_exceeded",
-        r"would wait about (9\d\d\.\d|1000\.0) s behind 0 others, and may wait [13]0\.0 s",
+        r"^Limit 0\.06 requests/min reached; 0 requests are ahead, and this request may wait only "
+        r"[13]0\.0 s; try again in (9\d\d|1000) s\.$",
         openai.RateLimitError,
         "true",
     ),
@@ -135,7 +136,8 @@ CASES = {
         429,
         "requests",
         "rate_limit_exceeded",
-        r"by its deadline, behind 0 other",
+        r"^Not admitted before its deadline\. Limit 1 request in flight reached; "
+        r"0 other requests are waiting; try again in 1 s\.$",
         openai.RateLimitError,
         "true",
     ),
@@ -145,7 +147,7 @@ CASES = {
         429,
         "requests",
         "rate_limit_exceeded",
-        r"full: 1 requests wait",
+        r"^The queue is full \(1 request is waiting\); try again in 1 s\.$",
         openai.RateLimitError,
         "true",
     ),

@@ -58,7 +58,7 @@ def names_in(text: str) -> set[str]:
 
 async def scraped() -> Shown:
     gate = Gate(Settings(openai_api_key="sk-test", concurrency_limit=9))
-    lane = gate.lane_queue("m").lane
+    lane = gate.lanes.queue("m").lane
     lane.known, lane.requests = True, TokenBucket(1, 5)
     counts = Metrics(gate)
     counts.retried("upstream_429")

@@ -5,7 +5,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
-from rustygate.admission.gate import Admission, Gate
+from rustygate.admission.admission import Admission
+from rustygate.admission.gate import Gate
 from rustygate.config import Settings
 from rustygate.core.bucket import SECOND
 from rustygate.core.rate_limit_headers import Quota, RateLimitUpdate
@@ -86,11 +87,11 @@ def told(limit: int, remaining: int | None = None, *, tokens: bool = False) -> R
     return RateLimitUpdate(None, quota) if tokens else RateLimitUpdate(quota, None)
 
 
-def teach(harness: Harness, news: RateLimitUpdate, model: str = "m") -> None:
+def teach(harness: Harness, update: RateLimitUpdate, model: str = "m") -> None:
     """Upstream tells a lane its limits."""
 
     async def one() -> None:
         async with harness.gate.admission(harness.exchange("teacher", model=model)) as admission:
-            admission.answered(ok=True, news=news)
+            admission.record_response(ok=True, update=update)
 
     asyncio.get_running_loop().create_task(one()).add_done_callback(lambda task: task.result())

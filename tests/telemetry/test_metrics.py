@@ -55,7 +55,7 @@ async def counting(*known: str) -> AsyncIterator[Metrics]:
     """Metrics of a gate that knows these models."""
     gate = Gate(Settings(openai_api_key="sk-test"))
     for model in known:
-        gate.lane_queue(model).lane.known = True
+        gate.lanes.queue(model).lane.known = True
     yield Metrics(gate)
 
 
@@ -225,7 +225,7 @@ def flood(gate: Gate, counts: Metrics) -> None:
     """All the series that clients can bring about: each asks each model, with any outcome."""
     models = [f"model-number-{number}" for number in range(metrics.MODELS)]
     for model in models:
-        lane = gate.lane_queue(model).lane
+        lane = gate.lanes.queue(model).lane
         lane.known, lane.requests, lane.tokens = True, TokenBucket(1, 5), TokenBucket(1, 5)
     for client in range(metrics.CLIENTS):
         for model in models:
@@ -291,7 +291,7 @@ async def test_names_of_who_is_turned_away_are_nobodys(gate: StartGate, tmp_path
 async def test_models_are_bounded() -> None:
     models = [f"m{number}" for number in range(metrics.MODELS + 20)]
     async with counting(*models) as counts:
-        for line in counts._gate.lanes():
+        for line in counts._gate.lanes:
             line.lane.requests = TokenBucket(1, 5)
         for model in models:
             counts.settle(exchange(model=model))
@@ -319,7 +319,7 @@ def test_any_name_can_be_shown_and_each_series_once(names: list[str]) -> None:
         async with counting(*names) as counts:
             for name in names:
                 counts.settle(exchange(name, model=name or None))
-            for line in counts._gate.lanes():
+            for line in counts._gate.lanes:
                 line.lane.requests = TokenBucket(1, 5)
         shown = Shown(counts.text())
         assert shown.families == Shown(written_by_the_library(counts)).families

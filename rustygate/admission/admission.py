@@ -1,0 +1,142 @@
+"""One attempt's way through the gate: it waits, is admitted, and returns what it did not use."""
+
+import asyncio
+from types import TracebackType
+from typing import Self
+
+from rustygate.admission.dispatcher import Dispatcher
+from rustygate.admission.lanes import Lanes
+from rustygate.admission.wait_queues import ClientQueue, Waiter
+from rustygate.core.rate_limit_headers import RateLimitUpdate
+from rustygate.errors import RequestTooLarge
+from rustygate.exchange import Exchange
+
+
+class Admission(Waiter):
+    """One attempt at the gate: entering the context waits for admission, leaving frees its slots.
+
+    After admission it takes what becomes known of the attempt: `record_response`, `pause`,
+    `settle`, `give_back`.
+    """
+
+    __slots__ = ("_dispatcher", "_lane_slot_freed", "_lanes", "lane_queue")
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        dispatcher: Dispatcher,
+        lanes: Lanes,
+        client_queue: ClientQueue | None,
+    ) -> None:
+        self.lane_queue = lanes.queue(exchange.model)
+        lane_queue = self.lane_queue
+        super().__init__(
+            exchange, (lane_queue,) if client_queue is None else (client_queue, lane_queue)
+        )
+        self._dispatcher = dispatcher
+        self._lanes = lanes
+        self._lane_slot_freed = False
+
+    async def __aenter__(self) -> Self:
+        self.lane_queue.users += 1
+        try:
+            self._refuse_oversized()
+            if not self._dispatcher.admit_at_once(self):
+                await self._wait()
+        except BaseException:
+            self._lanes.release(self.lane_queue)
+            raise
+        return self
+
+    async def _wait(self) -> None:
+        began = self._dispatcher.now()
+        try:
+            await self._dispatcher.wait_for_turn(self, self.exchange.deadline)
+        except asyncio.CancelledError:
+            if self.granted:
+                self.give_back()
+                self.release()
+            self._dispatcher.cancel(self)
+            raise
+        finally:
+            self.exchange.queued += self._dispatcher.now() - began
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.release()
+        self._lanes.release(self.lane_queue)
+
+    def _refuse_oversized(self) -> None:
+        least = self.exchange.min_tokens
+        own = self._dispatcher.budgets.tokens
+        if own is not None and least > own.burst:
+            raise RequestTooLarge(least, own.burst)
+        for wait_queue in self.wait_queues:
+            bucket = wait_queue.budgets.tokens
+            if bucket is not None and least > bucket.burst and wait_queue.limits_are_current:
+                raise RequestTooLarge(least, bucket.burst)
+
+    # After admission.
+
+    def record_response(self, ok: bool, update: RateLimitUpdate | None = None) -> None:
+        """Note that upstream has responded, successfully or not, and what its headers say about
+        the rate limits."""
+        lane = self.lane_queue.lane
+        if ok and not (lane.known and lane.slots is None):
+            lane.confirm_model(self.lane_totals)
+        if update is not None and lane.learn(self._dispatcher.now(), self.lane_totals, update):
+            self.lane_queue.on_limits_changed()
+        self._release_lane_slot()
+
+    def pause(self, wait: int, *, slow: bool = False) -> None:
+        """Admit no request for this model for `wait` ns; if `slow`, fewer of them after that."""
+        lane, now = self.lane_queue.lane, self._dispatcher.now()
+        lane.pause(now, wait)
+        if slow:
+            lane.slow_down(now, self.lane_totals)
+        self.lane_queue.advance()
+
+    def settle(self, tokens: int) -> None:
+        """Replace the estimated cost by the actual one. The lane's level comes from upstream."""
+        now, own = self._dispatcher.now(), self._dispatcher.budgets
+        if own.tokens is not None:
+            own.settle(now, self.tokens, tokens)
+            self._dispatcher.wake()
+        for wait_queue in self.wait_queues:
+            if wait_queue is not self.lane_queue and wait_queue.charged(self):
+                wait_queue.budgets.settle(now, self.tokens, tokens)
+                wait_queue.advance()
+        self.tokens = tokens
+
+    def give_back(self) -> None:
+        """Return what was taken, because nothing was sent upstream."""
+        self._dispatcher.budgets.give_back(self.tokens)
+        for wait_queue in self.wait_queues:
+            if wait_queue.charged(self):
+                wait_queue.budgets.give_back(self.tokens)
+                wait_queue.advance()
+        self._dispatcher.wake()
+
+    def release(self) -> None:
+        """Free the slots."""
+        if not self._lane_slot_freed:
+            self._release_lane_slot()
+        for wait_queue in self.wait_queues:
+            if wait_queue is not self.lane_queue:
+                wait_queue.budgets.release()
+                wait_queue.advance()
+        own = self._dispatcher.budgets
+        own.release()
+        if own.slots is not None:
+            self._dispatcher.wake()
+
+    def _release_lane_slot(self) -> None:
+        """Free the lane's slot, which counts a request until upstream responds."""
+        if not self._lane_slot_freed:
+            self._lane_slot_freed = True
+            self.lane_queue.lane.release()
+        self.lane_queue.advance()

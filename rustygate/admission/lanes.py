@@ -1,0 +1,83 @@
+"""The lanes by model: a bounded set, because clients choose the names.
+
+A lane whose model upstream has not confirmed is deleted when its last request leaves. Of the
+others, the least recently used go first when there are too many.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Iterator
+from itertools import islice
+
+from rustygate.admission.wait_queues import GateQueue, LaneQueue, clock_ns
+from rustygate.core.lane import Lane
+
+# Unused lanes are deleted above this number.
+MAX_LANES = 1000
+
+# So many lanes are examined each time there are too many.
+_EXAMINED = 8
+
+
+class Lanes:
+    """The wait queue of each lane, the least recently used first.
+
+    Args:
+        probes: how many requests for a model may be in flight before its first response; None:
+            any number.
+    """
+
+    def __init__(
+        self, probes: int | None, gate_queue: GateQueue, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self._queues: OrderedDict[str, LaneQueue] = OrderedDict()
+        self._probes = probes
+        self._gate_queue = gate_queue
+        self._loop = loop
+
+    def __iter__(self) -> Iterator[LaneQueue]:
+        return iter(self._queues.values())
+
+    def __len__(self) -> int:
+        return len(self._queues)
+
+    def queue(self, model: str | None) -> LaneQueue:
+        """The wait queue of a model's lane; requests without a model share one."""
+        name = model or ""
+        queue = self._queues.get(name)
+        if queue is None:
+            lane = Lane(slots=self._probes)
+            queue = self._queues[name] = LaneQueue(name, lane, self._gate_queue, self._loop)
+            if len(self._queues) > MAX_LANES:
+                self._evict()
+        else:
+            self._queues.move_to_end(name)
+        return queue
+
+    def is_known(self, model: str) -> bool:
+        """Whether upstream has confirmed that a model exists, as far as is remembered."""
+        queue = self._queues.get(model)
+        return queue is not None and queue.lane.known
+
+    def release(self, queue: LaneQueue) -> None:
+        """Count out a user of a lane; a lane that holds no knowledge goes with its last user."""
+        queue.users -= 1
+        lane = queue.lane
+        if not (queue.users or lane.known) and lane.is_evictable(clock_ns(self._loop)):
+            self._queues.pop(queue.name, None)
+        elif len(self._queues) > MAX_LANES:
+            self._evict()
+
+    def _evict(self) -> None:
+        """Delete the least recently used lanes while there are too many.
+
+        Only a few are examined. Those in use count as used just now, so that they are not
+        examined again next time.
+        """
+        for model, queue in list(islice(self._queues.items(), _EXAMINED)):
+            if len(self._queues) <= MAX_LANES:
+                return
+            if queue.users:
+                self._queues.move_to_end(model)
+            else:
+                del self._queues[model]

@@ -1,0 +1,24 @@
+"""A forecast as a table: a row per client, and how much of the quota was used."""
+
+from collections.abc import Iterator
+
+from rustygate.plan.forecast import Forecast, Plan
+
+
+def rows(plan: Plan, forecast: Forecast) -> Iterator[str]:
+    """The lines of the table."""
+    width = max(6, *(len(demand.client) for demand in plan.demands))
+    yield f"{'client':<{width}}  requests  admitted  refused   p50 s   p95 s   max s"
+    for name, outcome in forecast.outcomes.items():
+        admitted = len(outcome.waits_s)
+        refused = outcome.refused + outcome.failed
+        waits = "".join(f"{outcome.quantile(share):8.2f}" for share in (0.5, 0.95, 1.0))
+        yield f"{name:<{width}}  {admitted + refused:8d}  {admitted:8d}  {refused:7d}{waits}"
+    yield ""
+    requests = _used("requests", plan.rpm, forecast.used_requests)
+    tokens = _used("tokens", plan.tpm, forecast.used_tokens)
+    yield f"over {forecast.duration_s:.0f} s: {requests}, {tokens}"
+
+
+def _used(kind: str, limit: int | None, share: float | None) -> str:
+    return f"{kind} unlimited" if share is None else f"{share:.0%} of {limit} {kind} a minute used"
