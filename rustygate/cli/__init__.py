@@ -1,13 +1,12 @@
-"""The command line: one module per command, and the table of commands.
+"""The command line: the table of commands, and what is common to all of them.
 
-To add a command, write a module `rustygate/cli/NAME.py` with `add_arguments(parser)` and
-`run(arguments)`, which returns the exit code, and add its name and help text to `COMMANDS`.
+To add a command, add its name and help text to `COMMANDS`, and write a module
+`rustygate/cli/NAME.py` with `add_arguments(parser)` and `run(arguments)`, which returns the exit
+code. A command's module is imported only when that command runs: `health` runs every few seconds
+in a container, and importing the server takes longer than the health check.
 
-A command's module is imported only when that command runs: `health` runs every few seconds in a
-container, and importing the server takes longer than checking its health.
-
-Exit codes: 0 a clean stop, 1 a failure at run time, 2 bad configuration or usage. Each error is
-one line on stderr, never a traceback that shows values.
+Exit codes: 0 clean stop, 1 failure at run time, 2 bad configuration or usage. An error is one line
+on stderr, never a traceback with values in it.
 """
 
 import argparse
@@ -22,13 +21,13 @@ from rustygate.config import ConfigError
 from rustygate.telemetry import log
 
 COMMANDS = {
-    "serve": "run the gate (the default)",
-    "demo": "run the gate before a simulator; needs no key",
-    "simulate": "run the simulator of OpenAI's API alone",
-    "plan": "predict who would wait how long under which quota",
-    "check": "validate the configuration and print it, secrets masked",
-    "key": "make a key for a client, and show the table for CLIENTS_FILE",
-    "health": "succeed if the running gate answers",
+    "serve": "run the gate (default)",
+    "demo": "run the gate in front of a simulator; needs no key",
+    "simulate": "run the simulator of the OpenAI API on its own",
+    "plan": "predict which client would wait how long under a quota",
+    "check": "validate the configuration and print it, with secrets masked",
+    "key": "make a key for a client and print its table for CLIENTS_FILE",
+    "health": "succeed if the running gate responds",
 }
 DEFAULT_COMMAND = "serve"
 
@@ -48,19 +47,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 0
     except BrokenPipeError:
-        # What is left in the buffer would raise again at exit.
+        # Flushing the rest of the buffer at exit would raise again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
-        print_errors(f"failed\n{log.places(error)}")
+        print_errors(f"internal error\n{log.places(error)}")
         return 1
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="rustygate",
-        description="A small daemon between apps and the OpenAI API: it holds the key, keeps the "
-        "rate, and streams the answers unchanged.",
+        description="A small daemon between apps and the OpenAI API. It holds the API key, "
+        "enforces the rate limit, and streams responses unchanged.",
         epilog="Settings come from the environment and from .env in the working directory; "
         "`rustygate check` lists them.",
     )

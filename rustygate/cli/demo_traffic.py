@@ -1,8 +1,8 @@
-"""`rustygate demo --traffic`: clients of different manners share the gate, for all to see.
+"""The clients of `rustygate demo --traffic`: three kinds share the gate.
 
-A hog asks for all it can get, a chat asks now and then and first in line, a batch job has much to
-do and time. Each second a line tells how many of each were answered, and how long they waited, as
-the gate's own headers tell.
+A hog sends all it can, a chat sends few requests at high priority, and a batch job sends many at
+low priority. Each second a line shows how many requests of each were served and how long they
+waited, as the gate reports in its response headers.
 """
 
 import asyncio
@@ -14,19 +14,21 @@ from aiohttp import BaseConnector, ClientError, ClientSession, DummyCookieJar
 
 MS = 1000
 
-# A demonstration shows what waits; beyond this a line is no news.
-LINE_EVERY_S = 1.0
+REPORT_INTERVAL_S = 1.0
+
+# How long a client waits after an error response or a failed connection.
+ERROR_PAUSE_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class ClientProfile:
-    """How a client behaves: so many requests at once, each again after a pause."""
+    """How a client behaves: how many requests it has open, and the pause after each of them."""
 
     client: str
     priority: str
-    at_once: int
+    concurrency: int
     pause_s: float
-    tokens: int
+    max_tokens: int
 
 
 PROFILES = (
@@ -35,71 +37,74 @@ PROFILES = (
     ClientProfile("batch", "batch", 20, 0.0, 120),
 )
 
-# How long who was refused, or found nobody, waits before it asks again.
-REFUSED_PAUSE_S = 1.0
 
-
-class _Tally:
-    """One client's answers since the last line."""
+class _Statistics:
+    """The responses to one client since the last report."""
 
     def __init__(self, client: str) -> None:
         self.client = client
         self._waits_ms: list[int] = []
         self._failed = 0
 
-    def note(self, status: int, waited_ms: int) -> None:
+    def record(self, status: int, queued_ms: int) -> None:
         if status < 400:
-            self._waits_ms.append(waited_ms)
+            self._waits_ms.append(queued_ms)
         else:
             self._failed += 1
 
-    def take(self) -> str:
-        """What there is to say, which is then forgotten."""
+    def report(self) -> str:
+        """The client's part of a line; the counts start again at zero."""
         waits, failed = sorted(self._waits_ms), self._failed
         self._waits_ms, self._failed = [], 0
-        text = f"{self.client} {len(waits):3d} answered"
+        text = f"{self.client} {len(waits):3d} served"
         if waits:
-            text += f", waited {waits[len(waits) // 2] / MS:5.1f} s, at most {waits[-1] / MS:5.1f}"
+            median, longest = waits[len(waits) // 2] / MS, waits[-1] / MS
+            text += f", waited {median:5.1f} s, at most {longest:5.1f} s"
         else:
-            text += " " * 30
-        return text + (f", {failed} refused" if failed else "")
+            text += " " * 32
+        return text + (f", {failed} failed" if failed else "")
 
 
-async def _ask(session: ClientSession, url: str, manner: ClientProfile, tally: _Tally) -> None:
+async def _send_requests(
+    session: ClientSession, url: str, profile: ClientProfile, statistics: _Statistics
+) -> None:
     body = {
         "model": "gpt-4o-mini",
-        "messages": [{"role": "user", "content": f"I am the {manner.client}."}],
-        "max_completion_tokens": manner.tokens,
+        "messages": [{"role": "user", "content": f"I am the {profile.client}."}],
+        "max_completion_tokens": profile.max_tokens,
     }
-    headers = {"X-RustyGate-Client": manner.client, "X-RustyGate-Priority": manner.priority}
+    headers = {"X-RustyGate-Client": profile.client, "X-RustyGate-Priority": profile.priority}
     while True:
-        pause_s = REFUSED_PAUSE_S
+        pause_s = ERROR_PAUSE_S
         with suppress(ClientError):
-            async with session.post(url, json=body, headers=headers) as answer:
-                await answer.read()
-                tally.note(answer.status, int(answer.headers.get("X-RustyGate-Queued-Ms", 0)))
-                if answer.ok:
-                    pause_s = manner.pause_s
+            async with session.post(url, json=body, headers=headers) as response:
+                await response.read()
+                queued_ms = int(response.headers.get("X-RustyGate-Queued-Ms", 0))
+                statistics.record(response.status, queued_ms)
+                if response.ok:
+                    pause_s = profile.pause_s
         await asyncio.sleep(pause_s)
 
 
-async def _tell(tallies: list[_Tally]) -> None:
+async def _print_reports(statistics: list[_Statistics]) -> None:
     while True:
-        await asyncio.sleep(LINE_EVERY_S)
-        print(" | ".join(tally.take() for tally in tallies), flush=True)
+        await asyncio.sleep(REPORT_INTERVAL_S)
+        print(" | ".join(each.report() for each in statistics), flush=True)
 
 
 @asynccontextmanager
-async def traffic(url: str, connector: BaseConnector) -> AsyncIterator[None]:
-    """Drive the clients against the gate at `url` as long as the context lasts."""
-    tallies = [_Tally(manner.client) for manner in PROFILES]
+async def run_clients(url: str, connector: BaseConnector) -> AsyncIterator[None]:
+    """Run the clients against the gate at `url` for as long as the context lasts."""
+    statistics = [_Statistics(profile.client) for profile in PROFILES]
     async with ClientSession(connector=connector, cookie_jar=DummyCookieJar()) as session:
         tasks = [
-            asyncio.create_task(_ask(session, f"{url}/v1/chat/completions", manner, tally))
-            for manner, tally in zip(PROFILES, tallies, strict=True)
-            for _ in range(manner.at_once)
+            asyncio.create_task(
+                _send_requests(session, f"{url}/v1/chat/completions", profile, each)
+            )
+            for profile, each in zip(PROFILES, statistics, strict=True)
+            for _ in range(profile.concurrency)
         ]
-        tasks.append(asyncio.create_task(_tell(tallies)))
+        tasks.append(asyncio.create_task(_print_reports(statistics)))
         try:
             yield
         finally:

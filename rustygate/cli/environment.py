@@ -1,16 +1,20 @@
-"""What commands read settings from, and what stands in for them where none are needed."""
+"""Where commands read settings from, and overrides for commands that do not need all of them."""
 
 from pathlib import Path
 
-from rustygate.config import ADMIN_KEY_FILE, KEY, KEY_FILE, PROXIES, TRUST
+from rustygate.config import names
 
 DOTENV = Path(".env")
 
-# For commands that need no key, in place of one, whatever the environment or `.env` holds.
-WITHOUT_KEY = {KEY: "sk-made-up-no-key-is-needed", KEY_FILE: "", ADMIN_KEY_FILE: ""}
+# Replaces the keys for commands that need none, whatever the environment or `.env` contains.
+WITHOUT_KEYS = {
+    names.API_KEY: "sk-placeholder-no-key-is-needed",
+    names.API_KEY_FILE: "",
+    names.ADMIN_KEY_FILE: "",
+}
 
-# The demonstration's upstream is on loopback: no proxy is on the way, and nobody to be trusted.
-DIRECT = {
-    **{spelt: "" for name in PROXIES for spelt in (name, name.lower())},
-    **dict.fromkeys(TRUST, ""),
+# The demo's upstream is on loopback: it is reached without a proxy and without TLS.
+WITHOUT_PROXY_OR_CA = {
+    **{spelling: "" for name in names.PROXY_VARIABLES for spelling in (name, name.lower())},
+    **dict.fromkeys(names.CA_VARIABLES, ""),
 }

@@ -1,4 +1,4 @@
-"""What goes wrong with a command, and how it is printed."""
+"""Errors of a command, and how they are printed."""
 
 import os
 import ssl
@@ -9,7 +9,7 @@ from rustygate.system import tls
 
 
 class CommandError(Exception):
-    """A failure that has been understood; its text is for the person at the terminal."""
+    """An expected failure. Its text is printed for the user, without a traceback."""
 
     def __init__(self, message: str, exit_code: int = 1) -> None:
         super().__init__(message)
@@ -21,17 +21,17 @@ def print_errors(*lines: str) -> None:
         print(f"rustygate: {line}", file=sys.stderr)
 
 
-def reason_of(error: Exception) -> str:
-    """What an error means, in words that hold no value of anybody's."""
+def describe_error(error: Exception) -> str:
+    """The reason for an error, in words that contain none of the values involved."""
     if isinstance(error, ssl.SSLError):
-        return tls.words(error)
+        return tls.describe_ssl_error(error)
     if isinstance(error, OSError) and error.errno:
         return os.strerror(error.errno) if error.errno > 0 else str(error.strerror)
     return type(error).__name__
 
 
 def cannot_listen(host: str, port: int | None, error: OSError) -> CommandError:
-    where = host if port is None else f"{host}, port {port}"
-    # Python 3.13 passes over addresses that are another machine's, and then has no number for it.
-    reason = os.strerror(EADDRNOTAVAIL) if error.errno is None else reason_of(error)
-    return CommandError(f"cannot listen on {where}: {reason}")
+    address = host if port is None else f"{host}, port {port}"
+    # Python 3.13 skips addresses of other machines, and then raises an error without a number.
+    reason = os.strerror(EADDRNOTAVAIL) if error.errno is None else describe_error(error)
+    return CommandError(f"cannot listen on {address}: {reason}")

@@ -1,4 +1,8 @@
-"""`rustygate health`: ask the running gate."""
+"""`rustygate health`: check that the running gate responds.
+
+A container runs it every few seconds, so it uses the standard library's HTTP client, which is
+quick to import.
+"""
 
 import argparse
 import os
@@ -6,26 +10,29 @@ import socket
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from urllib.parse import urlsplit
 
-from rustygate.cli.environment import DOTENV, WITHOUT_KEY
-from rustygate.cli.errors import CommandError, reason_of
-from rustygate.cli.urls import reachable
-from rustygate.config import UNIX, load
+from rustygate.cli.environment import DOTENV, WITHOUT_KEYS
+from rustygate.cli.errors import CommandError, describe_error
+from rustygate.cli.urls import local_url
+from rustygate.config import UNIX_PREFIX, load
 from rustygate.system import tls
 
-# The gate answers /health at once or not at all.
-HEALTH_TIMEOUT_S = 3.0
+# A gate that works responds to /health at once.
+TIMEOUT_S = 3.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "base_url", nargs="?", metavar="BASE-URL", help="default: as BIND_ADDRESS and PORT say"
+        "base_url",
+        nargs="?",
+        metavar="BASE-URL",
+        help="the gate's URL (default: from BIND_ADDRESS and PORT)",
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    base_url = arguments.base_url or _own_url()
+    base_url = arguments.base_url or _configured_url()
     try:
-        connection, path = _connection_to(base_url, own=arguments.base_url is None)
+        connection, path = _connection_to(base_url, verify=arguments.base_url is not None)
     except ValueError as error:
         expected = "expected a base URL such as http://localhost:8080, or unix:/path"
         raise CommandError(f"{base_url!r}: {expected}", exit_code=2) from error
@@ -33,11 +40,11 @@ def run(arguments: argparse.Namespace) -> int:
         connection.request("GET", f"{path.rstrip('/').removesuffix('/v1')}/health")
         status = connection.getresponse().status
     except (OSError, HTTPException, ValueError) as error:
-        raise CommandError(f"{base_url} does not answer: {reason_of(error)}") from error
+        raise CommandError(f"{base_url} does not respond: {describe_error(error)}") from error
     finally:
         connection.close()
     if status != 200:
-        raise CommandError(f"{base_url} answers /health with {status}")
+        raise CommandError(f"{base_url} responds to /health with status {status}")
     print("OK", flush=True)
     return 0
 
@@ -46,36 +53,35 @@ class _UnixConnection(HTTPConnection):
     """HTTP over a unix socket."""
 
     def __init__(self, path: str) -> None:
-        super().__init__("localhost", timeout=HEALTH_TIMEOUT_S)
+        super().__init__("localhost", timeout=TIMEOUT_S)
         self._path = path
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(HEALTH_TIMEOUT_S)
+        self.sock.settimeout(TIMEOUT_S)
         self.sock.connect(self._path)
 
 
-def _connection_to(base_url: str, *, own: bool) -> tuple[HTTPConnection, str]:
-    """A connection, not made yet, and the path below it. Raises ValueError if it is no URL.
+def _connection_to(base_url: str, *, verify: bool) -> tuple[HTTPConnection, str]:
+    """A connection that is not open yet, and the URL's path. Raises ValueError for a bad URL.
 
     Args:
-        own: it is this machine, whose certificate has other names than it is asked by here.
+        verify: whether to verify the certificate. That of the gate on this machine names another
+            host than the address used to reach it here.
     """
-    if base_url.startswith(UNIX):
-        return _UnixConnection(base_url.removeprefix(UNIX)), ""
+    if base_url.startswith(UNIX_PREFIX):
+        return _UnixConnection(base_url.removeprefix(UNIX_PREFIX)), ""
     parts = urlsplit(base_url)
     if parts.hostname is None or parts.scheme not in ("http", "https"):
-        raise ValueError("no base URL")
+        raise ValueError("not a base URL")
     if parts.scheme == "http":
-        return HTTPConnection(parts.hostname, parts.port, timeout=HEALTH_TIMEOUT_S), parts.path
-    context = tls.unverified_context() if own else None
-    connection = HTTPSConnection(
-        parts.hostname, parts.port, timeout=HEALTH_TIMEOUT_S, context=context
-    )
+        return HTTPConnection(parts.hostname, parts.port, timeout=TIMEOUT_S), parts.path
+    context = None if verify else tls.unverified_context()
+    connection = HTTPSConnection(parts.hostname, parts.port, timeout=TIMEOUT_S, context=context)
     return connection, parts.path
 
 
-def _own_url() -> str:
-    """Where a gate with these settings is reached from this machine."""
-    settings = load({**os.environ, **WITHOUT_KEY, "CLIENTS_FILE": ""}, dotenv=DOTENV)
-    return reachable(settings, settings.port)
+def _configured_url() -> str:
+    """The URL at which this machine reaches a gate with the current settings."""
+    settings = load({**os.environ, **WITHOUT_KEYS, "CLIENTS_FILE": ""}, dotenv=DOTENV)
+    return local_url(settings, settings.port)

@@ -1,4 +1,4 @@
-"""`rustygate key`: make a client's key."""
+"""`rustygate key`: make a client's key, and its table for CLIENTS_FILE."""
 
 import argparse
 import secrets
@@ -12,21 +12,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", type=_client_name, metavar="NAME", help="the client's name")
 
 
-def _client_name(text: str) -> str:
-    if not is_valid_name(text):
-        raise argparse.ArgumentTypeError(
-            f"expected a name of letters, digits, `_`, `.` and `-`, at most 64, got {text!a}"
-        )
-    return text
-
-
 def run(arguments: argparse.Namespace) -> int:
     key = f"rg-{secrets.token_urlsafe(KEY_BITS // 8)}"
     table = f'[client.{_toml_key(arguments.name)}]\nkey_sha256 = "{hash_key(key)}"'
     print(
-        f"The key of {arguments.name}, shown this once; its app sends it as its OpenAI key:",
+        f"Key of {arguments.name}, shown only once; its app sends it as its OpenAI API key:",
         f"\n{key}\n",
-        "For CLIENTS_FILE; then send the gate SIGHUP:",
+        "Add to CLIENTS_FILE, then send the gate SIGHUP:",
         f"\n{table}",
         sep="\n",
         flush=True,
@@ -34,6 +26,14 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _client_name(text: str) -> str:
+    if not is_valid_name(text):
+        raise argparse.ArgumentTypeError(
+            f"expected at most 64 letters, digits, `_`, `.` and `-`, got {text!a}"
+        )
+    return text
+
+
 def _toml_key(name: str) -> str:
-    """A name as a TOML key: a dot would part it."""
+    """A name as a TOML key, quoted if a dot would split it."""
     return f'"{name}"' if "." in name else name

@@ -1,4 +1,4 @@
-"""`rustygate plan`: predict waits."""
+"""`rustygate plan`: predict which client would wait how long under a quota."""
 
 import argparse
 

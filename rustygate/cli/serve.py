@@ -1,4 +1,4 @@
-"""`rustygate serve`: run the gate."""
+"""`rustygate serve`: run the gate, and reload the clients file on SIGHUP."""
 
 import argparse
 import asyncio
@@ -22,14 +22,13 @@ if TYPE_CHECKING:
 
 
 def add_arguments(_: argparse.ArgumentParser) -> None:
-    pass
+    """All of its configuration comes from the settings."""
 
 
 def run(_: argparse.Namespace) -> int:
-    # Until it serves, there is nothing to reload; by default this would end it.
+    # SIGHUP would end the process while the server is imported and started.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    # Loading the server takes half a second, in which SIGHUP must not end the process.
-    from rustygate.cli.gate import running_gate
+    from rustygate.cli.gate_server import running_gate
     from rustygate.downstream.listener import handed_over, stated
 
     manager, sockets = ServiceManager(os.environ), handed_over(os.environ)
@@ -52,30 +51,37 @@ def run(_: argparse.Namespace) -> int:
 
 
 def _reload(daemon: "Daemon", manager: ServiceManager) -> None:
-    """What SIGHUP asks for. Whatever becomes of it, the gate goes on."""
+    """Reload on SIGHUP. If that fails, the gate goes on with what it has."""
     manager.reloading()
     try:
         if daemon.reload():
-            logger.info("the clients' file was read again")
+            logger.info("clients file reloaded")
         else:
-            logger.info("asked to reload, but nothing is there to be: settings take a restart")
+            logger.info("reload ignored: nothing to reload; changed settings need a restart")
     except ClientsError as error:
         for problem in error.problems:
-            logger.error("the clients in force stay: CLIENTS_FILE: {}", problem)
+            logger.error(
+                "reload failed, previous clients stay in force: CLIENTS_FILE: {}", problem
+            )
     finally:
         manager.ready()
 
 
 def raise_open_files_limit(connection_limit: int) -> None:
-    """Let the gate open as many files as the system allows, and tell if these are too few: each
-    connection may need another one, upstream."""
+    """Raise the limit of open files as far as the system allows, and warn if it is too low.
+
+    Each connection may need a second one, to upstream.
+    """
     with suppress(OSError, ValueError):
-        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if resource.RLIM_INFINITY != files < 2 * connection_limit:
+        _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = 2 * connection_limit
+    if resource.RLIM_INFINITY != limit < needed:
         logger.warning(
-            "at most {} files may be open; CONNECTION_LIMIT={} may need twice that many",
-            files,
+            "the limit of open files is {}, but CONNECTION_LIMIT={} may need {}; raise it with "
+            "`ulimit -n` or LimitNOFILE=",
+            limit,
             connection_limit,
+            needed,
         )

@@ -1,31 +1,27 @@
-"""`rustygate simulate`: run the simulator alone."""
+"""`rustygate simulate`: run the simulator of the OpenAI API on its own."""
 
 import argparse
 import asyncio
 
 from rustygate.cli.signals import stop_signals
-from rustygate.cli.simulator import running_simulator
+from rustygate.cli.simulator_server import running_simulator
 from rustygate.simulator import Options
 from rustygate.telemetry import log
 
-SIMULATOR_PORT = 9010
+DEFAULT_PORT = 9010
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--host", default="127.0.0.1", help="default: %(default)s")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on (default: %(default)s)"
+    )
     parser.add_argument(
         "--port",
         type=_port,
-        default=SIMULATOR_PORT,
-        help="0: the system chooses one (default: %(default)s)",
+        default=DEFAULT_PORT,
+        help="port to listen on; 0: the system chooses a free one (default: %(default)s)",
     )
     Options.add_arguments(parser)
-
-
-def _port(text: str) -> int:
-    if not text.isdecimal() or not 0 <= int(text) <= 65535:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 0 to 65535, got {text!r}")
-    return int(text)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -35,8 +31,16 @@ def run(arguments: argparse.Namespace) -> int:
         signals = stop_signals()
         options = Options.from_arguments(arguments)
         async with running_simulator(options, arguments.host, arguments.port) as url:
-            print(f"The simulator is at {url}/v1, its counts at {url}/simulator/stats", flush=True)
+            print(
+                f"Simulator listening on {url}/v1, statistics at {url}/simulator/stats", flush=True
+            )
             await signals.get()
 
     asyncio.run(simulate())
     return 0
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or not 0 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 0 to 65535, got {text!r}")
+    return int(text)

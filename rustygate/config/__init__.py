@@ -1,29 +1,33 @@
-"""The settings: every variable, every default, and how they are loaded."""
+"""The configuration: every setting with its default, how it is loaded, and how it is described.
+
+How the settings are used is not known here.
+"""
 
 from rustygate.config.clients_file import read_clients_file
-from rustygate.config.description import EXPOSED, Variable, describe, limits, variables
-from rustygate.config.kinds import ADMIN_KEY_FILE, KEY, KEY_FILE, UNIX
-from rustygate.config.loading import PROXIES, TRUST, ConfigError, forget_secrets, load
-from rustygate.config.masking import mask, without_password
+from rustygate.config.description import (
+    Variable,
+    describe,
+    describe_limits,
+    exposure_warning,
+    variables,
+)
+from rustygate.config.kinds import UNIX_PREFIX
+from rustygate.config.loading import ConfigError, forget_secrets, load
+from rustygate.config.masking import mask, mask_credentials
 from rustygate.config.settings import Settings
 
 __all__ = [
-    "ADMIN_KEY_FILE",
-    "EXPOSED",
-    "KEY",
-    "KEY_FILE",
-    "PROXIES",
-    "TRUST",
-    "UNIX",
+    "UNIX_PREFIX",
     "ConfigError",
     "Settings",
     "Variable",
     "describe",
+    "describe_limits",
+    "exposure_warning",
     "forget_secrets",
-    "limits",
     "load",
     "mask",
+    "mask_credentials",
     "read_clients_file",
     "variables",
-    "without_password",
 ]

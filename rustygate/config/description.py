@@ -1,4 +1,4 @@
-"""The settings as documentation and `rustygate check` show them."""
+"""The configuration in words: for the documentation, for `rustygate check`, and for warnings."""
 
 from collections.abc import Iterator
 from dataclasses import MISSING, dataclass, fields
@@ -6,17 +6,12 @@ from typing import Any
 
 from rustygate.config.kinds import Kind
 from rustygate.config.masking import mask
-from rustygate.config.settings import Settings, about
-
-EXPOSED = (
-    "BIND_ADDRESS={} lets other machines connect: whoever can is served, without a key of their "
-    "own, and spends the upstream key; CLIENTS_FILE lets only those in who have one"
-)
+from rustygate.config.settings import Settings, kind_of, meaning_of, variable_of
 
 
 @dataclass(frozen=True, slots=True)
 class Variable:
-    """A setting as documentation shows it; `default` is in the variable's own words."""
+    """A setting as documented; `default` is written as the variable's value would be."""
 
     name: str
     default: str
@@ -24,50 +19,64 @@ class Variable:
 
 
 def variables() -> Iterator[Variable]:
-    """All settings, in the order of the README's table."""
+    """All settings, in the order of the table in docs/settings.md."""
     for setting in fields(Settings):
-        kind, meaning = about(setting)
         required = setting.default is MISSING
-        default = "required" if required else _written(kind, setting.default)
-        yield Variable(setting.name.upper(), default, meaning)
+        default = "required" if required else _written(kind_of(setting), setting.default)
+        yield Variable(variable_of(setting), default, meaning_of(setting))
 
 
 def describe(settings: Settings) -> Iterator[tuple[str, str]]:
     """Each variable with its value in force; secrets are masked."""
     for setting in fields(Settings):
-        kind, _ = about(setting)
-        yield setting.name.upper(), _written(kind, getattr(settings, setting.name))
+        value = getattr(settings, setting.name)
+        yield variable_of(setting), _written(kind_of(setting), value)
 
 
-def limits(settings: Settings) -> Iterator[str]:
-    """Which limits are in force, in a sentence each."""
+def describe_limits(settings: Settings) -> Iterator[str]:
+    """The limits in force, one sentence each."""
     if settings.rate_limit is None:
         yield (
-            "requests: none of the gate's own; before a model's first answer, "
+            "requests: only the limits that upstream reports; until a model's first response, "
             f"{settings.rate_limit_burst} of its requests in flight"
         )
     else:
         yield (
-            f"requests: {settings.rate_limit:g} a second over all models, after a quiet time "
-            f"{settings.rate_limit_burst} at once"
+            f"requests: {settings.rate_limit:g} per second over all models, "
+            f"{settings.rate_limit_burst} at once after an idle period"
         )
     if settings.tokens_per_minute is not None:
-        yield f"tokens: {settings.tokens_per_minute} a minute over all models"
+        yield f"tokens: {settings.tokens_per_minute} per minute over all models"
     if settings.concurrency_limit is not None:
-        yield f"in flight: {settings.concurrency_limit} exchanges"
-    yield "each model's requests and tokens a minute: what upstream's answers tell"
+        yield f"in flight: {_count(settings.concurrency_limit, 'exchange')}"
+    yield "each model's requests and tokens per minute: as upstream's responses report them"
     yield (
-        f"waiting: {settings.queue_limit} requests, each for {settings.rate_limit_timeout:g} s or "
-        "as long as its client waits, whichever is less"
+        f"waiting: {_count(settings.queue_limit, 'request')}, each for "
+        f"{settings.rate_limit_timeout:g} s or its client's own timeout, whichever is shorter"
     )
 
 
+def exposure_warning(settings: Settings) -> str | None:
+    """A warning if clients on other machines may spend the upstream key without one of theirs."""
+    if settings.clients_file is not None or not settings.exposed:
+        return None
+    return (
+        f"BIND_ADDRESS={settings.bind_address} lets other machines connect: any client that can "
+        "connect is served without a key of its own and spends the upstream key; set "
+        "CLIENTS_FILE to require client keys"
+    )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def _written(kind: Kind, value: Any) -> str:
-    """A value as its variable would say it."""
+    """A value as it would be written in its variable."""
     if value is None:
         return kind.unset
     if kind.secret:
         return mask(value)
     if isinstance(value, tuple):
         return ",".join(value)
-    return str(value).removesuffix(".0") if isinstance(value, float) else kind.hide(str(value))
+    return str(value).removesuffix(".0") if isinstance(value, float) else kind.redact(str(value))

@@ -1,48 +1,30 @@
-"""How settings are loaded: the environment, `.env`, files of keys."""
+"""Loading: the environment over `.env`, secrets from files, and all problems at once.
+
+An empty variable counts as unset; surrounding whitespace is removed. Nothing is written to
+`os.environ`, and no secret appears in a problem.
+"""
 
 import os
 from collections.abc import Iterator, Mapping, MutableMapping
-from dataclasses import MISSING, Field, fields
+from dataclasses import fields
 from io import StringIO
 from pathlib import Path
-from typing import Any
 
 from dotenv.parser import Binding, parse_stream
-from environs import Env, EnvValidationError, ValidationError
+from environs import ValidationError
 
-from rustygate.config.clients_file import CLIENTS, clients_problems
-from rustygate.config.kinds import (
-    ADMIN_KEY,
-    ADMIN_KEY_FILE,
-    KEY,
-    KEY_FILE,
-    KEY_LIMIT,
-    UNIX,
-    check_header_value,
-    with_scheme,
-)
-from rustygate.config.masking import MASKED, shown
-from rustygate.config.settings import Settings, about
-from rustygate.core.cors import parse_origins
+from rustygate.config import names
+from rustygate.config.clients_file import read_clients_file
+from rustygate.config.env_reader import EnvReader
+from rustygate.config.kinds import KEY_LIMIT, UNIX_PREFIX, check_header_value
+from rustygate.config.masking import show_rejected
+from rustygate.config.settings import Settings, kind_of, variable_of
+from rustygate.core.clients import ClientsError
 from rustygate.system import tls
-
-# Where systemd puts what LoadCredential names, and under which name the key is looked for there.
-CREDENTIALS = "CREDENTIALS_DIRECTORY"
-CREDENTIAL = "openai_api_key"
-
-TLS_CERT, TLS_KEY = "TLS_CERT_FILE", "TLS_KEY_FILE"
-TRUST_FILE = "SSL_CERT_FILE"
-TRUST = (TRUST_FILE, "SSL_CERT_DIR")
-
-# Secrets, and the variables that name a file which holds one instead.
-FILES = {KEY: KEY_FILE, ADMIN_KEY: ADMIN_KEY_FILE}
-
-# Known by both spellings, of which the lower one counts first (as urllib and curl have it).
-PROXIES = ("HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY")
 
 
 class ConfigError(Exception):
-    """The configuration will not do; `problems` has a line for each reason."""
+    """The configuration is invalid; `problems` has one line for each reason."""
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))
@@ -50,164 +32,134 @@ class ConfigError(Exception):
 
 
 def load(environ: Mapping[str, str] | None = None, *, dotenv: Path | None = None) -> Settings:
-    """The settings in `environ`, by default the process's, over those in the file `dotenv`.
+    """The settings from `environ`, by default the process's, over those in the file `dotenv`.
 
-    Values in the file are taken as written; nothing in them is expanded. A file that is not there
-    is no problem. Raises ConfigError.
+    Values in the file are used as written; variables in them are not expanded. The file may be
+    missing. Raises ConfigError.
     """
     problems: list[str] = []
-    given = _with_proxies(_read_dotenv(dotenv, problems) if dotenv else {})
-    given |= _with_proxies(os.environ if environ is None else environ)
-    given = {name: value.strip() for name, value in given.items() if value.strip()}
-    _find_credential(given)
-    for name in FILES:
-        if FILES[name] in given:
-            _take_key_from_file(given, name, problems)
-    env = _Env(given)
-    values = {setting.name: env.read(setting) for setting in fields(Settings)}
-    problems += env.problems()
-    problems += _tls_problems(given)
-    if TRUST_FILE in given and (fault := tls.bundle_fault(given[TRUST_FILE])):
-        problems.append(_wrong(given, TRUST_FILE, f"a PEM file of certificates ({fault})"))
-    if CLIENTS in given:
-        problems += clients_problems(given)
+    variables = _with_upper_case_proxies(_read_dotenv(dotenv, problems) if dotenv else {})
+    variables |= _with_upper_case_proxies(os.environ if environ is None else environ)
+    variables = {name: value.strip() for name, value in variables.items() if value.strip()}
+    _add_systemd_credential(variables)
+    for secret, file in names.SECRET_FILES.items():
+        if file in variables:
+            _read_secret_file(variables, secret, problems)
+    reader = EnvReader(variables)
+    values = {setting.name: reader.read(setting) for setting in fields(Settings)}
+    problems += reader.problems()
+    problems += _server_tls_problems(variables)
+    problems += _ca_file_problems(variables)
+    problems += _clients_problems(variables)
     if problems:
         raise ConfigError(problems)
     return Settings(**values)
 
 
-class _Env(Env):
-    """environs over a mapping of ours instead of `os.environ`, collecting what is wrong."""
-
-    def __init__(self, given: Mapping[str, str]) -> None:
-        super().__init__(eager=False)
-        self._given = given
-
-    def _get_value(self, env_key: str, default: Any) -> Any:
-        return self._given.get(env_key, default)
-
-    def read(self, setting: Field[Any]) -> Any:
-        kind, _ = about(setting)
-        default = ... if setting.default is MISSING else setting.default
-        return getattr(self, kind.parser)(setting.name.upper(), default, validate=kind.check)
-
-    def base_url(self, name: str, default: str, **options: Any) -> str | None:
-        url = self.str(name, default, **options)
-        return url.rstrip("/") if url else None
-
-    def proxy(self, name: str, default: str, **options: Any) -> str | None:
-        url = self.str(name, default, **options)
-        return with_scheme(url) if url else None
-
-    def origins(self, name: str, default: str, **options: Any) -> tuple[str, ...] | None:
-        listed = self.str(name, default, **options)
-        return parse_origins(listed) if listed else None
-
-    def rate(self, name: str, default: float, **options: Any) -> float | None:
-        return self._float_or("auto", name, default, **options)
-
-    def seconds_or_off(self, name: str, default: float | None, **options: Any) -> float | None:
-        return self._float_or("off", name, default, **options)
-
-    def _float_or(
-        self, word: str, name: str, default: float | None, **options: Any
-    ) -> float | None:
-        if self._given.get(name, "").lower() == word:
-            return None
-        return self.float(name, default, **options)
-
-    def problems(self) -> list[str]:
-        """A line for each variable that was read in vain."""
-        try:
-            self.seal()
-        except EnvValidationError as error:
-            wrong = set(error.error_messages)
-            # What is wrong with a key's file was said when it was read.
-            wrong -= {name for name, file in FILES.items() if file in self._given}
-            return [self._problem(each) for each in fields(Settings) if each.name.upper() in wrong]
-        return []
-
-    def _problem(self, setting: Field[Any]) -> str:
-        name = setting.name.upper()
-        kind, _ = about(setting)
-        if name not in self._given:
-            return f"{name}: not set; expected {kind.expected}"
-        value = MASKED if kind.secret else shown(kind.hide(self._given[name]))
-        return f"{name}={value}: expected {kind.expected}"
-
-
 def forget_secrets(environ: MutableMapping[str, str] = os.environ) -> None:
-    """Take the secrets out of the environment once they are read: of what is printed, dumped or
-    handed to another process, none holds them. What the kernel shows of a process's start (Linux:
-    /proc/PID/environ) stays as it was."""
+    """Remove the secrets from the environment once they are loaded.
+
+    A dump of the environment or a child process then contains none. The kernel's copy of the
+    environment at process start (Linux: /proc/PID/environ) cannot be changed.
+    """
     for setting in fields(Settings):
-        kind, _ = about(setting)
-        if kind.secret:
-            environ.pop(setting.name.upper(), None)
+        if kind_of(setting).secret:
+            environ.pop(variable_of(setting), None)
 
 
-def _find_credential(given: dict[str, str]) -> None:
-    """Where no variable tells of the key, systemd's credential does, if there is one."""
-    if CREDENTIALS not in given or given.keys() & {KEY, KEY_FILE}:
+def _add_systemd_credential(variables: dict[str, str]) -> None:
+    """Without a variable for the upstream key, read it from systemd's credential, if present."""
+    directory = variables.get(names.CREDENTIALS_DIRECTORY)
+    if directory is None or variables.keys() & {names.API_KEY, names.API_KEY_FILE}:
         return
-    path = os.path.join(given[CREDENTIALS], CREDENTIAL)
+    path = os.path.join(directory, names.CREDENTIAL)
     if os.path.exists(path):
-        given[KEY_FILE] = path
+        variables[names.API_KEY_FILE] = path
 
 
-def _take_key_from_file(given: dict[str, str], name: str, problems: list[str]) -> None:
-    path = given[FILES[name]]
-    given_as = f"{FILES[name]}={shown(path)}"
-    if name in given:
-        problems.append(f"{given_as}: expected only one of {name} and {FILES[name]} to be set")
+def _read_secret_file(variables: dict[str, str], secret: str, problems: list[str]) -> None:
+    """Set the variable `secret` to the content of its file."""
+    file = names.SECRET_FILES[secret]
+    if secret in variables:
+        expected = f"only one of {secret} and {file} to be set"
+        problems.append(_problem(variables, file, expected))
         return
     try:
-        with open(path, "rb") as file:
-            key = file.read(KEY_LIMIT + 5).decode("utf-8-sig").strip()
-        check_header_value(key)
+        variables[secret] = _read_key(variables[file])
     except (OSError, ValueError, ValidationError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it holds something else"
-        problems.append(f"{given_as}: expected the path of a file that holds one key ({reason})")
-    else:
-        given[name] = key
+        reason = error.strerror if isinstance(error, OSError) else "its content is not a key"
+        expected = f"the path of a file that contains one key ({reason})"
+        problems.append(_problem(variables, file, expected))
 
 
-def _tls_problems(given: Mapping[str, str]) -> Iterator[str]:
-    """What is wrong with what HTTPS is to be served with."""
-    cert, key = given.get(TLS_CERT), given.get(TLS_KEY)
+def _read_key(path: str) -> str:
+    """The key in a file. Raises OSError, or ValueError or ValidationError for other content."""
+    with open(path, "rb") as file:
+        # Room for a byte order mark and for the line's end.
+        key = file.read(KEY_LIMIT + 5).decode("utf-8-sig").strip()
+    check_header_value(key)
+    return key
+
+
+def _server_tls_problems(variables: Mapping[str, str]) -> Iterator[str]:
+    """What prevents the gate from serving HTTPS with the certificate and key it is given."""
+    cert, key = variables.get(names.TLS_CERT_FILE), variables.get(names.TLS_KEY_FILE)
     if cert is None or key is None:
-        for name in given.keys() & {TLS_CERT, TLS_KEY}:
-            yield _wrong(given, name, f"{TLS_CERT} and {TLS_KEY} to be set together")
+        expected = f"{names.TLS_CERT_FILE} and {names.TLS_KEY_FILE} to be set together"
+        for name in variables.keys() & {names.TLS_CERT_FILE, names.TLS_KEY_FILE}:
+            yield _problem(variables, name, expected)
         return
-    if given.get("BIND_ADDRESS", "").startswith(UNIX):
-        yield _wrong(given, TLS_CERT, "a BIND_ADDRESS that is no unix socket")
-    cert_fault = tls.pem_fault(cert, tls.CERTIFICATE)
-    key_fault = tls.pem_fault(key, tls.PRIVATE_KEY)
-    if cert_fault:
-        yield _wrong(given, TLS_CERT, f"the path of a PEM file with a certificate ({cert_fault})")
-    if key_fault:
-        yield _wrong(given, TLS_KEY, f"the path of a PEM file with a key ({key_fault})")
-    if not cert_fault and not key_fault and (fault := tls.pair_fault(cert, key)):
-        yield _wrong(
-            given, TLS_KEY, f"the key of {TLS_CERT}'s certificate, not encrypted ({fault})"
-        )
+    if variables.get(names.BIND_ADDRESS, "").startswith(UNIX_PREFIX):
+        expected = f"a {names.BIND_ADDRESS} other than a unix socket"
+        yield _problem(variables, names.TLS_CERT_FILE, expected)
+    cert_problem = tls.pem_problem(cert, tls.CERTIFICATE)
+    key_problem = tls.pem_problem(key, tls.PRIVATE_KEY)
+    if cert_problem:
+        expected = f"the path of a PEM file with a certificate ({cert_problem})"
+        yield _problem(variables, names.TLS_CERT_FILE, expected)
+    if key_problem:
+        expected = f"the path of a PEM file with a key ({key_problem})"
+        yield _problem(variables, names.TLS_KEY_FILE, expected)
+    if not cert_problem and not key_problem and (problem := tls.key_pair_problem(cert, key)):
+        expected = f"the key of {names.TLS_CERT_FILE}'s certificate, not encrypted ({problem})"
+        yield _problem(variables, names.TLS_KEY_FILE, expected)
 
 
-def _wrong(given: Mapping[str, str], name: str, expected: str) -> str:
-    return f"{name}={shown(given[name])}: expected {expected}"
+def _ca_file_problems(variables: Mapping[str, str]) -> Iterator[str]:
+    path = variables.get(names.SSL_CERT_FILE)
+    if path is not None and (problem := tls.ca_file_problem(path)):
+        yield _problem(variables, names.SSL_CERT_FILE, f"a PEM file of certificates ({problem})")
 
 
-def _with_proxies(given: Mapping[str, str]) -> dict[str, str]:
-    """With the proxies' variables under one spelling."""
-    lower = {name: given[name.lower()] for name in PROXIES if name.lower() in given}
-    return {**given, **lower}
+def _clients_problems(variables: Mapping[str, str]) -> Iterator[str]:
+    path = variables.get(names.CLIENTS_FILE)
+    try:
+        if path is not None:
+            read_clients_file(path)
+    except ClientsError as error:
+        for problem in error.problems:
+            yield f"{names.CLIENTS_FILE}={show_rejected(path or '')}: {problem}"
+
+
+def _problem(variables: Mapping[str, str], name: str, expected: str) -> str:
+    return f"{name}={show_rejected(variables[name])}: expected {expected}"
+
+
+def _with_upper_case_proxies(variables: Mapping[str, str]) -> dict[str, str]:
+    """The variables with those of proxies in upper case; lower case takes precedence."""
+    lower = {
+        name: variables[name.lower()]
+        for name in names.PROXY_VARIABLES
+        if name.lower() in variables
+    }
+    return {**variables, **lower}
 
 
 def _read_dotenv(path: Path, problems: list[str]) -> dict[str, str]:
     try:
         text = path.read_text("utf-8-sig")
     except (FileNotFoundError, IsADirectoryError):
-        # Some keep a virtual environment there.
+        # A directory of this name may be a virtual environment.
         return {}
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
@@ -218,11 +170,11 @@ def _read_dotenv(path: Path, problems: list[str]) -> dict[str, str]:
         if binding.key is not None and binding.value is not None:
             values[binding.key] = binding.value
         elif binding.error or binding.key is not None:
-            problems.append(f"{path} line {_line(binding)}: expected NAME=value")
+            problems.append(f"{path} line {_line_number(binding)}: expected NAME=value")
     return values
 
 
-def _line(binding: Binding) -> int:
-    """A binding's line; what the parser tells is where the blank lines before it begin."""
+def _line_number(binding: Binding) -> int:
+    """The line of a binding; the parser's own number is that of the blank lines before it."""
     text = binding.original.string
     return binding.original.line + text[: len(text) - len(text.lstrip())].count("\n")

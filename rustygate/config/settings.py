@@ -1,4 +1,8 @@
-"""The settings: names, kinds, meanings, and every default, once, with its reason."""
+"""Every setting: its kind, its meaning, and its default, once, with the reason for it.
+
+To add a setting, add a field to `Settings`, and its row to docs/settings.md. Its variable is the
+field's name in upper case.
+"""
 
 from dataclasses import Field, dataclass, field
 from ipaddress import ip_address
@@ -6,18 +10,21 @@ from typing import Annotated, Any, get_args
 from urllib.parse import urlsplit
 
 from rustygate.config import kinds
-from rustygate.config.kinds import ADMIN_KEY_FILE, KEY_FILE, UNIX, Kind
+from rustygate.config.kinds import UNIX_PREFIX, Kind
+from rustygate.config.names import ADMIN_KEY_FILE, API_KEY_FILE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What the gate is told. Each field is its variable's name in lower case, and comes with
-    its kind and its meaning; seconds are float, sizes are bytes."""
+    """The configuration. Each field is annotated with its type, its kind and its meaning.
+
+    Durations are float seconds, sizes are bytes.
+    """
 
     openai_api_key: Annotated[
-        str, kinds.UPSTREAM_KEY, f"the upstream key; `{KEY_FILE}` reads it from a file instead"
+        str, kinds.API_KEY, f"the upstream key; `{API_KEY_FILE}` reads it from a file instead"
     ] = field(repr=False)
-    # The official SDKs' own default.
+    # The default of the official SDKs.
     openai_base_url: Annotated[
         str, kinds.BASE_URL, "any OpenAI-compatible upstream; `/v1/X` here goes to `BASE/X`"
     ] = "https://api.openai.com/v1"
@@ -31,160 +38,178 @@ class Settings:
         kinds.id_of("a project"),
         "sent as `OpenAI-Project` when the client sent none",
     ] = None
-    # As the Rust one's: apps that point at it need no change.
-    port: Annotated[int, kinds.whole(0, 65535), "listening port; 0: the system chooses one"] = 8080
-    # Whoever can connect spends the key, so nobody but this machine unless it is asked for.
+    # The Rust program's default: apps that point at it need no change.
+    port: Annotated[
+        int, kinds.whole_number(0, 65535), "listening port; 0: the system chooses a free one"
+    ] = 8080
+    # Any client that can connect spends the key, so other machines must be let in explicitly.
     bind_address: Annotated[
-        str, kinds.ADDRESS, "address or host name to listen on, or `unix:/path` of a socket"
+        str, kinds.BIND_ADDRESS, "IP address or host name to listen on, or `unix:/path`"
     ] = "127.0.0.1"
-    # Behind loopback, a unix socket or a proxy nobody listens in.
+    # Loopback, unix sockets and connections from a reverse proxy need no encryption.
     tls_cert_file: Annotated[
         str | None,
         kinds.FILE,
-        "a PEM file with the certificate, and those between it and its root, to serve HTTPS with",
+        "PEM file with the certificate and its intermediates; with `TLS_KEY_FILE`, the gate "
+        "serves HTTPS",
     ] = None
-    tls_key_file: Annotated[str | None, kinds.FILE, "a PEM file with the certificate's key"] = None
-    # A page in somebody's browser must not spend the key.
+    tls_key_file: Annotated[
+        str | None, kinds.FILE, "PEM file with the certificate's private key, not encrypted"
+    ] = None
+    # A web page in a user's browser must not spend the key.
     cors_allow_origins: Annotated[
         tuple[str, ...] | None,
         kinds.ORIGINS,
-        "origins whose web pages may use the gate, comma-separated; `*`: any",
+        "comma-separated origins whose web pages may use the gate; `*`: any",
     ] = None
-    # From the gate's own machine none is needed; from elsewhere nothing is shown without.
+    # Without a key, the admin pages are served to the gate's own machine only.
     admin_key: Annotated[
         str | None,
-        kinds.ADMIN,
-        f"key that `/metrics` wants; `{ADMIN_KEY_FILE}` reads it from a file instead",
+        kinds.ADMIN_KEY,
+        f"key required for `/metrics`; `{ADMIN_KEY_FILE}` reads it from a file instead",
     ] = field(default=None, repr=False)
-    # As the Rust one's.
+    # The Rust program's default.
     rust_log: Annotated[
         str,
         kinds.RUST_LOG,
-        "`trace`, `debug`, `info`, `warn`, `error`, `off`, or directives as "
-        "`rustygate=info,other=debug` (ours counts)",
+        "`trace`, `debug`, `info`, `warn`, `error`, `off`, or directives such as "
+        "`rustygate=info,other=debug`, of which `rustygate` counts",
     ] = "debug"
-    # Read by people first; collectors ask for JSON.
-    log_format: Annotated[str, kinds.LOG_FORMAT, "`text` or `json` (one object a line)"] = "text"
-    # Whoever can connect is served, as the Rust one did.
+    # People read logs first; collectors can be given JSON.
+    log_format: Annotated[str, kinds.LOG_FORMAT, "`text` or `json` (one object per line)"] = "text"
+    # As in the Rust program, any client that can connect is served.
     clients_file: Annotated[
         str | None,
         kinds.FILE,
-        "TOML file of the clients that may use the gate, with the hashes of their keys; read "
-        "again on SIGHUP",
+        "TOML file with the clients that may use the gate and the hashes of their keys; SIGHUP "
+        "reloads it",
     ] = None
-    # Both as the Rust one promised.
+    # Both as documented for the Rust program.
     rate_limit: Annotated[
         float | None,
         kinds.RATE,
-        "requests per second, any positive number; `auto`: no limit of the gate's own",
+        "requests per second, any positive number; `auto`: only the limits that upstream reports",
     ] = 10.0
     rate_limit_burst: Annotated[
-        int, kinds.whole(1), "requests that may go at once after a quiet time"
+        int, kinds.whole_number(1), "requests that may be sent at once after an idle period"
     ] = 20
-    # Longer than a burst takes to pass, shorter than people and load balancers wait.
+    # Longer than a burst takes to clear, shorter than people and load balancers wait.
     rate_limit_timeout: Annotated[
         float, kinds.seconds(zero=True), "seconds a request may wait for admission"
     ] = 30.0
-    # Upstream's own limits are not known beforehand.
-    tokens_per_minute: Annotated[int | None, kinds.whole(1), "token budget over all models"] = None
-    concurrency_limit: Annotated[int | None, kinds.whole(1), "exchanges in flight upstream"] = None
-    # A waiter costs a few kilobytes and a socket: this many are no trouble.
-    queue_limit: Annotated[int, kinds.whole(0), "requests that may wait for admission"] = 10_000
+    # Upstream's limits are not known in advance.
+    tokens_per_minute: Annotated[
+        int | None, kinds.whole_number(1), "token budget over all models"
+    ] = None
+    concurrency_limit: Annotated[
+        int | None, kinds.whole_number(1), "maximum number of exchanges in flight upstream"
+    ] = None
+    # A waiter costs a few kilobytes and a socket, so this many are affordable.
+    queue_limit: Annotated[
+        int, kinds.whole_number(0), "maximum number of requests waiting for admission"
+    ] = 10_000
     # 256 MiB: what a small machine can spare.
     queue_bytes: Annotated[
         int,
-        kinds.whole(0),
-        "bytes of request bodies held or read ahead; beyond, they wait in their sockets",
+        kinds.whole_number(0),
+        "maximum bytes of buffered request bodies; further bodies stay in their sockets",
     ] = 256 << 20
-    # A head sent early can only be 200; who needs that must say so.
+    # The head of an early response can only be a 200, so clients must opt in.
     queue_keepalive_after: Annotated[
         float | None,
         kinds.seconds_or_off(),
-        "seconds of waiting after which a streaming request gets its 200 and keepalives while it "
-        "queues",
+        "seconds in the queue after which a streaming request gets its 200 and keepalives",
     ] = None
-    # Proxies and load balancers cut idle connections after 30 to 60 seconds.
+    # Proxies and load balancers close idle connections after 30 to 60 seconds.
     sse_keepalive_interval: Annotated[
         float,
         kinds.seconds(zero=True),
-        "idle seconds before a keepalive in a stream; 0 turns it off",
+        "idle seconds before a keepalive in a stream; 0 turns keepalives off",
     ] = 15.0
-    # Together 100 KiB a stream: some seconds of text, and a thousand streams in 100 MiB.
+    # Together 100 KiB per stream: some seconds of text, and a thousand streams in 100 MiB.
     sse_channel_capacity: Annotated[
-        int, kinds.whole(1), "messages that may wait for a slow client before upstream is paused"
+        int,
+        kinds.whole_number(1),
+        "messages that may wait for a slow client before upstream is paused",
     ] = 100
     sse_buffer_capacity: Annotated[
         int,
-        kinds.whole(1),
-        "bytes reckoned per such message: a stream holds at most about CHANNEL x BUFFER bytes",
+        kinds.whole_number(1),
+        "bytes counted per such message: a stream buffers at most about CHANNEL x BUFFER bytes",
     ] = 1024
-    # As QUEUE_LIMIT: who waits has a connection. One that idles costs some kilobytes.
+    # As many as QUEUE_LIMIT: each waiter has a connection. An idle one costs a few kilobytes.
     connection_limit: Annotated[
-        int, kinds.whole(1), "connections at a time, over all listeners; more get 503"
+        int,
+        kinds.whole_number(1),
+        "maximum number of open connections, over all listeners; further ones get 503",
     ] = 10_000
-    # 8 MiB: long conversations and a few images inline.
+    # 8 MiB: long conversations and a few inline images.
     max_buffered_body: Annotated[
         int,
-        kinds.whole(0),
-        "request bodies up to this many bytes are held, so that they can be sent again; larger "
-        "or multipart ones are streamed through",
+        kinds.whole_number(0),
+        "request bodies up to this many bytes are buffered, so that they can be sent again; "
+        "larger and multipart bodies are streamed",
     ] = 8 << 20
-    # 512 MiB: OpenAI takes files of that size.
-    max_body_size: Annotated[int, kinds.whole(1), "larger request bodies get 413"] = 512 << 20
+    # 512 MiB: the largest file that OpenAI accepts.
+    max_body_size: Annotated[
+        int, kinds.whole_number(1), "request bodies above this many bytes get 413"
+    ] = 512 << 20
     # As many as the official SDKs make.
     upstream_retries: Annotated[
         int,
-        kinds.whole(0),
-        "times a request is sent again: after no connection, a reset, or a 429 or overload that "
-        "has room later",
+        kinds.whole_number(0),
+        "retries per request: after a failed connection, a reset, or a 429 or overload that "
+        "passes in time",
     ] = 2
-    # A healthy handshake takes well under a second; one lost packet is repeated within three.
+    # A healthy handshake takes well under a second; a lost packet is resent within three.
     upstream_connect_timeout: Annotated[
         float, kinds.seconds(zero=False), "seconds to connect to upstream"
     ] = 5.0
-    # The official SDKs' own: reasoning models are silent for minutes.
+    # The official SDKs' default: reasoning models are silent for minutes.
     upstream_read_timeout: Annotated[
-        float, kinds.seconds(zero=False), "seconds of silence from upstream"
+        float, kinds.seconds(zero=False), "seconds that upstream may be silent"
     ] = 600.0
-    # As usual in the environment; without, upstream is asked directly.
+    # The usual variables; without them the gate connects to upstream directly.
     https_proxy: Annotated[
-        str | None, kinds.PROXY, "proxy for an upstream with `https`, by CONNECT"
+        str | None, kinds.PROXY, "proxy for an `https` upstream, reached through CONNECT"
     ] = field(default=None, repr=False)
-    http_proxy: Annotated[str | None, kinds.PROXY, "proxy for an upstream with `http`"] = field(
+    http_proxy: Annotated[str | None, kinds.PROXY, "proxy for an `http` upstream"] = field(
         default=None, repr=False
     )
     no_proxy: Annotated[
         str | None,
         kinds.HOSTS,
-        "hosts and domains to be asked directly, comma-separated; `*`: all",
+        "comma-separated hosts and domains to reach without a proxy; `*`: all",
     ] = None
-    # The system's authorities suffice for public upstreams and need no list of ours.
+    # The system's certificate authorities are enough for public upstreams.
     ssl_cert_file: Annotated[
         str | None,
         kinds.FILE,
-        "a PEM file of authorities to trust upstream by, beside the system's",
+        "PEM file of certificate authorities to trust for upstream, besides the system's",
     ] = None
     ssl_cert_dir: Annotated[
-        str | None, kinds.DIRECTORY, "the same as a directory that `openssl rehash` has prepared"
+        str | None, kinds.DIRECTORY, "the same as a directory prepared with `openssl rehash`"
     ] = None
-    # Most answers end within it; what supervises the gate must wait longer than this.
+    # Most responses end within it. A service manager must wait longer than this.
     drain_timeout: Annotated[
-        float, kinds.seconds(zero=True), "seconds that SIGTERM gives exchanges in flight"
+        float,
+        kinds.seconds(zero=True),
+        "seconds that exchanges in flight get to finish after SIGTERM",
     ] = 30.0
 
     @property
     def stream_capacity(self) -> int:
-        """Bytes that one stream may hold for a slow client."""
+        """The bytes that one stream may buffer for a slow client."""
         return self.sse_channel_capacity * self.sse_buffer_capacity
 
     @property
     def proxy(self) -> str | None:
-        """The proxy on the way to upstream, if there is one."""
+        """The proxy between the gate and upstream, if any."""
         parts = urlsplit(self.openai_base_url)
         proxy = self.https_proxy if parts.scheme == "https" else self.http_proxy
         if proxy is None or self.no_proxy is None:
             return proxy
-        # It takes long to import, and few need it. Requests relies on it too.
+        # Imported here because it is slow and rarely needed. Requests relies on this function too.
         from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]
 
         port = parts.port or (443 if parts.scheme == "https" else 80)
@@ -193,18 +218,13 @@ class Settings:
 
     @property
     def socket_path(self) -> str | None:
-        """The path of the unix socket to listen on, if it is one."""
+        """The path of the unix socket to listen on, or None for a TCP port."""
         address = self.bind_address
-        return address.removeprefix(UNIX) if address.startswith(UNIX) else None
-
-    @property
-    def open_to_others(self) -> bool:
-        """Whether others than this machine may spend the key without one of their own."""
-        return self.exposed and self.clients_file is None
+        return address.removeprefix(UNIX_PREFIX) if address.startswith(UNIX_PREFIX) else None
 
     @property
     def exposed(self) -> bool:
-        """Whether others than this machine may be able to connect."""
+        """Whether other machines may be able to connect."""
         if self.socket_path is not None:
             return False
         try:
@@ -213,6 +233,15 @@ class Settings:
             return self.bind_address.lower() != "localhost"
 
 
-def about(setting: Field[Any]) -> tuple[Kind, str]:
-    kind, meaning = get_args(setting.type)[1:]
-    return kind, meaning
+def kind_of(setting: Field[Any]) -> Kind:
+    kind: Kind = get_args(setting.type)[1]
+    return kind
+
+
+def meaning_of(setting: Field[Any]) -> str:
+    meaning: str = get_args(setting.type)[2]
+    return meaning
+
+
+def variable_of(setting: Field[Any]) -> str:
+    return setting.name.upper()

@@ -19,7 +19,7 @@ from typing import Any
 
 from yarl import URL
 
-from rustygate.config import UNIX, ConfigError, Settings
+from rustygate.config import UNIX_PREFIX, ConfigError, Settings
 from rustygate.system.tls import server_context
 
 # Connections that may wait to be accepted: a thousand clients may start at once.
@@ -157,7 +157,7 @@ def _stated(settings: Settings, sock: socket.socket) -> Settings:
     name = sock.getsockname()
     if sock.family == socket.AF_UNIX:
         path = os.fsdecode(name).replace("\0", "@", 1)
-        return replace(settings, bind_address=UNIX + path)
+        return replace(settings, bind_address=UNIX_PREFIX + path)
     return replace(settings, bind_address=name[0], port=name[1])
 
 

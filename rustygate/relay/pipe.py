@@ -31,7 +31,7 @@ from rustygate.core.usage import Usage, UsageReader, may_contain_usage
 from rustygate.downstream.response import PassthroughResponse
 from rustygate.errors import UpstreamDisconnected, UpstreamFailure, UpstreamTimeout
 from rustygate.exchange import Exchange
-from rustygate.system.tls import below_tls, unsent
+from rustygate.system.tls import socket_transport, unsent_bytes
 from rustygate.upstream.pool import UpstreamResponse
 
 # How long the head waits for the first byte of the body. A head that nothing follows can still
@@ -383,18 +383,18 @@ def abort(request: web.Request, transport: asyncio.Transport) -> None:
 
 async def _gone_out(request: web.Request, transport: asyncio.Transport) -> None:
     """Wait until what was written has left for the kernel."""
-    if below_tls(transport) is transport:
+    if socket_transport(transport) is transport:
         transport.set_write_buffer_limits(high=0)
         await request.writer.drain()
         return
     # TLS tells when it has handed its bytes down; of these nobody tells when they have gone.
-    while unsent(transport):  # noqa: ASYNC110
+    while unsent_bytes(transport):  # noqa: ASYNC110
         await asyncio.sleep(TLS_LOOK_S)
 
 
 def _bound_buffer(transport: asyncio.Transport, size: int) -> None:
     """Have writing pause beyond so many bytes. With TLS two transports hold some of them."""
-    below = below_tls(transport)
+    below = socket_transport(transport)
     if below is not transport:
         # TLS would take no bytes for too many.
         size = max(1, size // 2)

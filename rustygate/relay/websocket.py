@@ -39,7 +39,7 @@ from rustygate.core.websocket_frames import (
 from rustygate.core.websocket_handshake import InvalidHandshake, WebSocketHandshake
 from rustygate.errors import BadRequest, BodyTooLarge, Draining, UpstreamDisconnected
 from rustygate.exchange import Exchange
-from rustygate.system.tls import unsent
+from rustygate.system.tls import unsent_bytes
 from rustygate.upstream.pool import UpstreamResponse
 
 # How long one side's Close frame may wait for the other's.
@@ -274,7 +274,7 @@ class _Side(asyncio.Protocol):
                     await asyncio.sleep(FLUSH_LOOK_S)
 
     def _owed(self) -> int:
-        return 0 if self.lost or self._transport is None else unsent(self._transport)
+        return 0 if self.lost or self._transport is None else unsent_bytes(self._transport)
 
     def stop_reading(self) -> None:
         """Its peer does not take more."""

@@ -1,1 +1,1 @@
-"""The operating system's side: the service manager, TLS."""
+"""Interfaces to the operating system: the service manager, and TLS."""

@@ -1,8 +1,8 @@
-"""What the gate tells the service manager that started it: sd_notify(3), without its library.
+"""Notifications to the service manager that started the gate: sd_notify(3), without its library.
 
-It is told when the gate is ready, reads something anew, stops, and, if it asks for that, at
-intervals that the event loop turns. Where no manager wants to be told, nothing happens. Its
-variables are for this process alone, so they are taken out of the environment.
+The gate reports that it is ready, reloads or stops, and, if the watchdog is on, that its event
+loop runs. Without a service manager nothing is sent. The manager's variables are meant for this
+process only, so they are removed from the environment.
 """
 
 import asyncio
@@ -13,56 +13,57 @@ from time import monotonic_ns
 
 from loguru import logger
 
-# A manager that has no room for a message is in trouble of its own; the gate goes on.
-PATIENCE_S = 1.0
+# A manager whose socket is full for that long has problems of its own; the gate goes on.
+SEND_TIMEOUT_S = 1.0
 
 MICROSECONDS = 1_000_000
 
 
 class ServiceManager:
-    """The service manager that `environ` names, if it names one."""
+    """The service manager that `environ` names, if any."""
 
     def __init__(self, environ: MutableMapping[str, str]) -> None:
         address = environ.pop("NOTIFY_SOCKET", "")
-        # An address of Linux's abstract namespace is written with an @ in place of its zero byte.
+        # A Linux abstract socket address is written with @ in place of its leading null byte.
         self._address = "\0" + address[1:] if address.startswith("@") else address
-        self._pulse_s = _patience_s(environ) / 2
-        self._pulse: asyncio.TimerHandle | None = None
+        self._watchdog_interval_s = _watchdog_timeout_s(environ) / 2
+        self._watchdog_timer: asyncio.TimerHandle | None = None
 
     def ready(self) -> None:
-        """The gate serves, or has read anew what it was to."""
-        self._tell("READY=1")
-        if self._pulse is None and self._pulse_s:
-            self._beat()
+        """The gate is serving, or has finished reloading."""
+        self._notify("READY=1")
+        if self._watchdog_timer is None and self._watchdog_interval_s:
+            self._feed_watchdog()
 
     def reloading(self) -> None:
-        """The gate begins to read something anew; `ready` ends it."""
-        self._tell(f"RELOADING=1\nMONOTONIC_USEC={monotonic_ns() // 1000}")
+        """The gate begins to reload; `ready` ends it."""
+        self._notify(f"RELOADING=1\nMONOTONIC_USEC={monotonic_ns() // 1000}")
 
     def stopping(self) -> None:
         """The gate drains."""
-        self._tell("STOPPING=1")
+        self._notify("STOPPING=1")
 
-    def _beat(self) -> None:
-        """Tell that the event loop turns, from now on as long as it does."""
-        self._tell("WATCHDOG=1")
-        self._pulse = asyncio.get_running_loop().call_later(self._pulse_s, self._beat)
+    def _feed_watchdog(self) -> None:
+        """Report that the event loop runs, from now on for as long as it does."""
+        self._notify("WATCHDOG=1")
+        loop = asyncio.get_running_loop()
+        self._watchdog_timer = loop.call_later(self._watchdog_interval_s, self._feed_watchdog)
 
-    def _tell(self, state: str) -> None:
+    def _notify(self, state: str) -> None:
         if not self._address:
             return
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-                sock.settimeout(PATIENCE_S)
+                sock.settimeout(SEND_TIMEOUT_S)
                 sock.sendto(state.encode(), self._address)
         except OSError as error:
             reason = error.strerror or type(error).__name__
-            logger.warning("the service manager cannot be told {}: {}", state[:9], reason)
+            logger.warning("cannot notify the service manager of {}: {}", state[:9], reason)
 
 
-def _patience_s(environ: MutableMapping[str, str]) -> float:
-    """How long the manager waits for a sign of life; 0 if it does not ask for one."""
-    interval, pid = environ.pop("WATCHDOG_USEC", ""), environ.pop("WATCHDOG_PID", "")
-    if not interval.isdecimal() or pid not in ("", str(os.getpid())):
+def _watchdog_timeout_s(environ: MutableMapping[str, str]) -> float:
+    """How long the manager waits for a sign of life; 0 if the watchdog is off."""
+    timeout, pid = environ.pop("WATCHDOG_USEC", ""), environ.pop("WATCHDOG_PID", "")
+    if not timeout.isdecimal() or pid not in ("", str(os.getpid())):
         return 0.0
-    return int(interval) / MICROSECONDS
+    return int(timeout) / MICROSECONDS

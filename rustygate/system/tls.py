@@ -1,6 +1,6 @@
-"""TLS: what the gate shows to its clients, whom it trusts upstream, and what it holds.
+"""TLS: the contexts for clients and for upstream, and the bytes that TLS buffers.
 
-What is wrong with a file is said in words that hold nothing of it.
+A problem with a file is described in words that reveal nothing of its content.
 """
 
 import asyncio
@@ -8,97 +8,97 @@ import os
 import ssl
 import stat
 
-# Bundles of authorities have a few hundred kilobytes.
-PEM_LIMIT = 16 << 20
+# Bundles of certificate authorities take a few hundred kilobytes.
+PEM_SIZE_LIMIT = 16 << 20
 
 CERTIFICATE = "CERTIFICATE"
 PRIVATE_KEY = "PRIVATE KEY"
 
 
-def pem_fault(path: str, label: str) -> str | None:
-    """Why a file holds nothing of that kind (RFC 7468), or None if it does."""
+def pem_problem(path: str, label: str) -> str | None:
+    """Why a file has no PEM block with that label (RFC 7468), or None if it has one."""
     try:
-        # Opening a pipe would wait for who writes to it.
+        # Opening a pipe would block until it has a writer.
         if not stat.S_ISREG(os.stat(path).st_mode):
-            return "it is no file"
+            return "not a regular file"
         with open(path, "rb") as file:
-            text = file.read(PEM_LIMIT)
+            content = file.read(PEM_SIZE_LIMIT)
     except OSError as error:
         return error.strerror
-    return None if f"{label}-----".encode() in text else f"it holds no {label.lower()}"
+    return None if f"{label}-----".encode() in content else f"no {label.lower()} in it"
 
 
-def pair_fault(cert_file: str, key_file: str) -> str | None:
-    """Why HTTPS cannot be served with these, or None if it can."""
+def key_pair_problem(cert_file: str, key_file: str) -> str | None:
+    """Why a certificate and a key cannot serve HTTPS, or None if they can."""
     try:
         server_context(cert_file, key_file)
     except ssl.SSLError as error:
-        return words(error)
+        return describe_ssl_error(error)
     except OSError as error:
         return error.strerror
     return None
 
 
 def server_context(cert_file: str, key_file: str) -> ssl.SSLContext:
-    """What to serve HTTPS with. Raises OSError, which `ssl.SSLError` is one of."""
+    """The context that serves HTTPS. Raises OSError, of which `ssl.SSLError` is a subclass."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
-    # OpenSSL would ask the terminal for the password of a key that has one.
+    # Without a password, OpenSSL would prompt for that of an encrypted key on the terminal.
     context.load_cert_chain(cert_file, key_file, password=lambda: "")
     return context
 
 
-def bundle_fault(cert_file: str) -> str | None:
-    """Why a file names no authorities to trust, or None if it does."""
-    fault = pem_fault(cert_file, CERTIFICATE)
-    if fault is None:
+def ca_file_problem(ca_file: str) -> str | None:
+    """Why a file is not a bundle of certificate authorities, or None if it is one."""
+    problem = pem_problem(ca_file, CERTIFICATE)
+    if problem is None:
         try:
-            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cert_file)
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(ca_file)
         except ssl.SSLError as error:
-            return words(error)
-    return fault
+            return describe_ssl_error(error)
+    return problem
 
 
-def client_context(cert_file: str | None, cert_dir: str | None) -> ssl.SSLContext:
-    """What to connect with in order to trust these authorities too, at least one of both.
+def client_context(ca_file: str | None, ca_directory: str | None) -> ssl.SSLContext:
+    """The context that connects to upstream and trusts these authorities besides the system's.
 
-    OpenSSL knows both variables, but only from the environment, not from `.env`, and it says
-    nothing of a file that it cannot read.
+    At least one of both is given. OpenSSL reads the two variables itself, but only from the
+    environment, not from `.env`, and it ignores a file that it cannot read.
     """
     context = ssl.create_default_context()
     context.set_alpn_protocols(["http/1.1"])
-    context.load_verify_locations(cert_file, cert_dir)
+    context.load_verify_locations(ca_file, ca_directory)
     return context
 
 
 def unverified_context() -> ssl.SSLContext:
-    """For asking whoever answers."""
+    """A client context that accepts any certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     return context
 
 
-def below_tls(transport: asyncio.Transport) -> asyncio.Transport:
-    """The transport that writes to the socket; asyncio has no public way to the one below."""
+def socket_transport(transport: asyncio.Transport) -> asyncio.Transport:
+    """The transport that writes to the socket; asyncio has no public way to the one below TLS."""
     protocol = getattr(transport, "_ssl_protocol", None)
     below: asyncio.Transport | None = getattr(protocol, "_transport", None)
     return transport if below is None else below
 
 
-def unsent(transport: asyncio.Transport) -> int:
-    """How many bytes have not left for the kernel. With TLS two transports hold some of them."""
+def unsent_bytes(transport: asyncio.Transport) -> int:
+    """The number of bytes not yet handed to the kernel. With TLS, two transports buffer some."""
     if getattr(transport, "_ssl_protocol", transport) is None:
-        # Closed twice, it knows nothing any more.
+        # After a second close, the transport has no buffers to ask for.
         return 0
-    below = below_tls(transport)
-    held = transport.get_write_buffer_size()
-    return held if below is transport else held + below.get_write_buffer_size()
+    below = socket_transport(transport)
+    buffered = transport.get_write_buffer_size()
+    return buffered if below is transport else buffered + below.get_write_buffer_size()
 
 
-def words(error: ssl.SSLError) -> str:
-    """What a failure of TLS means."""
+def describe_ssl_error(error: ssl.SSLError) -> str:
+    """The reason for a TLS failure in plain words."""
     reason = (error.reason or "bad format").replace("_", " ").lower()
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"{reason}: {error.verify_message.rstrip('.')}"

@@ -40,7 +40,7 @@ from rustygate.errors import (
     UpstreamUnreachable,
 )
 from rustygate.exchange import Exchange
-from rustygate.system.tls import words
+from rustygate.system.tls import describe_ssl_error
 from rustygate.upstream.pool import (
     ConnectionPool,
     NoTunnel,
@@ -79,7 +79,7 @@ class Upstream:
             if not failure.stale or body.held is None:
                 raise
             answer = await self._ask(exchange, target, headers, body, fresh=True)
-        exchange.answered = monotonic_ns()
+        exchange.responded = monotonic_ns()
         exchange.upstream_status = answer.status
         return answer
 
@@ -95,7 +95,7 @@ class Upstream:
         wire: UpstreamConnection | None = None
         try:
             connection = await self._pool.connect(fresh=fresh)
-            exchange.reached = True
+            exchange.connected = True
             wire = connection_of(connection)
             answer = await self._pool.ask(connection, exchange.method, target, headers, body)
         # First, for a certificate that is not trusted is a ValueError too.
@@ -156,7 +156,7 @@ def _cause(error: ClientConnectorError) -> str:
     cause = error.os_error
     match cause:
         case ssl.SSLError(reason=str()):
-            return f"TLS failed: {words(cause)}"
+            return f"TLS failed: {describe_ssl_error(cause)}"
         case gaierror():
             return "its host name does not resolve"
         case OSError(errno=int(number)) if number in errorcode:

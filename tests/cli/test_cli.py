@@ -19,7 +19,7 @@ from loguru import logger
 
 from rustygate import __version__
 from rustygate.cli import main
-from rustygate.cli.gate import _announce
+from rustygate.cli.gate_server import log_listening
 from rustygate.config import load
 from tests.conftest import Start
 from tests.support.certificates import Authority
@@ -136,11 +136,11 @@ def test_check_explains_which_limits_are_in_force(start: Start) -> None:
         "- requests",
         "- tokens",
         "- in flight",
-        "- each model's requests and tokens a minute",
+        "- each model's requests and tokens per minute",
         "- waiting",
     ]
     assert "20 of its requests in flight" in explained[0]
-    assert "5000 a minute" in explained[1]
+    assert "5000 per minute" in explained[1]
 
 
 def test_check_masks_the_password_of_a_proxy(start: Start) -> None:
@@ -179,7 +179,7 @@ def test_serve_says_where_it_listens_and_ends_cleanly(start: Start) -> None:
 def test_signal_ends_it_cleanly(start: Start, command: str, number: signal.Signals) -> None:
     if command == "simulate":
         process = start("simulate", "--port", "0")
-        process.until(process.stdout, "The simulator is at ")
+        process.until(process.stdout, "Simulator listening on ")
     else:
         process = start(command, OPENAI_API_KEY=SECRET, PORT="0", RUST_LOG="info")
         process.listening()
@@ -194,13 +194,13 @@ def test_key_is_forgotten_by_the_environment_once_it_is_read(tmp_path: Path) -> 
     code = (
         "import os, subprocess, sys\n"
         "from contextlib import asynccontextmanager\n"
-        "from rustygate.cli import gate, main\n"
+        "from rustygate.cli import gate_server, main\n"
         "@asynccontextmanager\n"
         "async def running_gate(settings, signals, *sockets):\n"
         "    assert settings.openai_api_key\n"
         "    signals.put_nowait(15)\n"
         "    yield subprocess.run(['env'])\n"
-        "gate.running_gate = running_gate\n"
+        "gate_server.running_gate = running_gate\n"
         "sys.exit(main(['serve']) or 'OPENAI_API_KEY' in os.environ)"
     )
     environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "OPENAI_API_KEY": SECRET}
@@ -213,7 +213,9 @@ def test_key_is_forgotten_by_the_environment_once_it_is_read(tmp_path: Path) -> 
 def test_serve_warns_when_others_can_connect() -> None:
     lines: list[str] = []
     sink = logger.add(lines.append, format="{level} {message}")
-    _announce(load({"OPENAI_API_KEY": SECRET, "BIND_ADDRESS": "0.0.0.0"}), "http://0.0.0.0:8080")
+    log_listening(
+        load({"OPENAI_API_KEY": SECRET, "BIND_ADDRESS": "0.0.0.0"}), "http://0.0.0.0:8080"
+    )
     logger.remove(sink)
     assert [line.split()[:2] for line in lines] == [
         ["INFO", "listening"],
@@ -246,7 +248,7 @@ def test_https_is_served_and_asked_by_health_whatever_its_name(
     assert start("health", PORT=port, **files).ended() == (0, "OK\n", "")
     code, _, stderr = start("health", url).ended()
     assert code == 1
-    assert stderr.startswith(f"rustygate: {url} does not answer: ")
+    assert stderr.startswith(f"rustygate: {url} does not respond: ")
     assert "certificate" in stderr
     assert start("health", f"http://127.0.0.1:{port}").code() == 1
 
@@ -419,23 +421,23 @@ def test_health_asks_over_the_unix_socket(start: Start, tmp_path: Path) -> None:
 
 def test_health_fails_when_nobody_answers_on_the_unix_socket(start: Start, tmp_path: Path) -> None:
     address = f"unix:{tmp_path}/gate.sock"
-    expected = f"rustygate: {address} does not answer: No such file or directory\n"
+    expected = f"rustygate: {address} does not respond: No such file or directory\n"
     assert start("health", BIND_ADDRESS=address).ended() == (1, "", expected)
 
 
 def test_health_fails_when_nobody_answers(start: Start) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = str(listener.getsockname()[1])
-    expected = f"rustygate: http://127.0.0.1:{port} does not answer: Connection refused\n"
+    expected = f"rustygate: http://127.0.0.1:{port} does not respond: Connection refused\n"
     assert start("health", PORT=port).ended() == (1, "", expected)
 
 
 @pytest.mark.parametrize(
     ("answer", "complaint"),
     [
-        (b"HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n", "answers /health with 503"),
-        (b"SSH-2.0\r\n", "does not answer: BadStatusLine"),
-        (b"", "does not answer: RemoteDisconnected"),
+        (b"HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n", "responds to /health with status 503"),
+        (b"SSH-2.0\r\n", "does not respond: BadStatusLine"),
+        (b"", "does not respond: RemoteDisconnected"),
     ],
     ids=["refusal", "another protocol", "nothing"],
 )
@@ -508,10 +510,8 @@ def test_demo_is_configured_like_the_gate(start: Start) -> None:
 
 def test_demo_lets_clients_share_it_and_tells_who_waits(start: Start) -> None:
     demo = start("demo", "--traffic", PORT="0", RATE_LIMIT="20", RATE_LIMIT_BURST="1")
-    demo.until(demo.stdout, r"^hog +\d+ answered.*\| chat +\d+ answered.*\| batch +\d+ answered")
-    shares = demo.until(
-        demo.stdout, r"^hog +(\d+) answered, waited .* chat .*batch +(\d+) answered"
-    )
+    demo.until(demo.stdout, r"^hog +\d+ served.*\| chat +\d+ served.*\| batch +\d+ served")
+    shares = demo.until(demo.stdout, r"^hog +(\d+) served, waited .* chat .*batch +(\d+) served")
     assert int(shares[1]) >= int(shares[2])
     demo.signal()
     code, _, stderr = demo.ended()
@@ -528,7 +528,9 @@ def test_demo_tells_of_a_port_in_use(start: Start) -> None:
 
 def test_simulate_serves_and_takes_the_simulators_flags(start: Start) -> None:
     simulator = start("simulate", "--port", "0", "--fault", "status=503")
-    url = simulator.until(simulator.stdout, r"is at (\S+)/v1, its counts at \1/simulator/stats")[1]
+    url = simulator.until(
+        simulator.stdout, r"listening on (\S+)/v1, statistics at \1/simulator/stats"
+    )[1]
     assert url.startswith("http://127.0.0.1:")
     assert get(url, "/v1/models")[0] == 503
     assert get(url, "/simulator/stats")[0] == 200

@@ -252,7 +252,7 @@ def test_secret_in_a_base_url_is_not_shown(url: str) -> None:
 def test_what_cannot_be_a_header_value_is_refused(variable: str, bad: str) -> None:
     [problem] = problems(KEY | {variable: bad})
     assert problem.startswith(f"{variable}=")
-    assert "visible ASCII characters, no blanks" in problem
+    assert "visible ASCII characters, no spaces" in problem
     assert problem.isascii()
     assert problem.isprintable()
 
@@ -325,11 +325,11 @@ def test_key_and_its_file_exclude_each_other(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"", "it holds something else"),
-        (b" \n", "it holds something else"),
-        (b"one\ntwo", "it holds something else"),
-        (b"\xff\xfe", "it holds something else"),
-        (b"x" * 5000, "it holds something else"),
+        (b"", "its content is not a key"),
+        (b" \n", "its content is not a key"),
+        (b"one\ntwo", "its content is not a key"),
+        (b"\xff\xfe", "its content is not a key"),
+        (b"x" * 5000, "its content is not a key"),
         (None, "No such file or directory"),
     ],
     ids=["empty", "blank", "two lines", "not UTF-8", "too long", "missing"],
@@ -342,12 +342,12 @@ def test_keys_file_without_a_key_is_refused(
         file.write_bytes(content)
     [problem] = problems({"OPENAI_API_KEY_FILE": str(file)})
     assert problem.startswith("OPENAI_API_KEY_FILE=")
-    assert problem.endswith(f": expected the path of a file that holds one key ({reason})")
+    assert problem.endswith(f": expected the path of a file that contains one key ({reason})")
 
 
 def test_endless_file_is_no_key() -> None:
     [problem] = problems({"OPENAI_API_KEY_FILE": "/dev/zero"})
-    assert "it holds something else" in problem
+    assert "its content is not a key" in problem
 
 
 def test_directory_is_no_keys_file(tmp_path: Path) -> None:
@@ -437,7 +437,7 @@ def test_clients_are_read_from_their_file(tmp_path: Path, encoding: str) -> None
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        pytest.param(os.mkfifo, "no pipe", id="pipe"),
+        pytest.param(os.mkfifo, "not a pipe", id="pipe"),
         pytest.param(
             lambda path: path.write_text(CLIENTS + "#" * (16 << 20)),
             "at most 16777216",
@@ -619,7 +619,7 @@ def test_proxy_on_the_way(base_url: str, no_proxy: str, proxy: str | None) -> No
     ("content", "reason"),
     [
         (None, "No such file or directory"),
-        ("", "it holds no certificate"),
+        ("", "no certificate in it"),
         ("-----BEGIN CERTIFICATE-----\nx\n-----END CERTIFICATE-----\n", "bad format"),
     ],
     ids=["missing", "empty", "broken"],

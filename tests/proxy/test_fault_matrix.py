@@ -814,7 +814,7 @@ async def test_each_fault_ends_in_its_outcome_and_leaves_nothing(stage: Stage, r
                 expected[act.target] = endings
                 stage.hang_up(streams.wires)
                 await fault(act)
-        await running.says("the clients' file was read again")
+        await running.says("clients file reloaded")
         await stage.shows("rustygate_in_flight", STREAMS)
         await streams.end()
     await has_accounted_for(running, expected)

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rustygate.relay import websocket as bridge
-from rustygate.system.tls import unsent
+from rustygate.system.tls import unsent_bytes
 from tests.conftest import StartGate
 from tests.support.certificates import Authority
 from tests.support.gate import Gate, Log
@@ -1048,7 +1048,7 @@ async def test_tls_that_was_closed_twice_holds_nothing(secure: OpenSecure) -> No
     _, client, _ = await secure()
     client.wire.transport.close()
     client.wire.transport.close()
-    assert unsent(client.wire.transport) == 0
+    assert unsent_bytes(client.wire.transport) == 0
 
 
 async def test_what_was_sent_before_a_break_arrives_by_tls(secure: OpenSecure) -> None:

@@ -106,7 +106,7 @@ def test_hangup_reloads_and_ends_nothing(systemd: Systemd, start: Start) -> None
     for _ in range(2):
         service.process.signal(signal.SIGHUP)
         service.tells("RELOADING=1", "READY=1")
-        service.process.until(service.process.stderr, "asked to reload, but nothing is there")
+        service.process.until(service.process.stderr, "reload ignored: nothing to reload")
     assert start("health", url).code() == 0
     service.process.signal()
     service.tells("STOPPING=1")
@@ -122,11 +122,13 @@ def test_hangup_reads_the_clients_again_and_reports_what_will_not_do(
     service.tells("READY=1")
     service.process.signal(signal.SIGHUP)
     service.tells("RELOADING=1", "READY=1")
-    service.process.until(service.process.stderr, "the clients' file was read again")
+    service.process.until(service.process.stderr, "clients file reloaded")
     clients.write_text("[client.a]\nweight = -1\n")
     service.process.signal(signal.SIGHUP)
     service.tells("RELOADING=1", "READY=1")
-    service.process.until(service.process.stderr, r"clients in force stay.*client\.a\.weight=-1")
+    service.process.until(
+        service.process.stderr, r"previous clients stay in force.*client\.a\.weight=-1"
+    )
     service.process.until(service.process.stderr, r"client\.a\.key_sha256: not set")
     service.process.signal()
     assert service.process.code() == 0
@@ -334,4 +336,4 @@ def test_too_few_files_are_told() -> None:
         raise_open_files_limit(1)
         raise_open_files_limit(10**9)
     assert log.text.count("\n") == 1
-    assert "files may be open; CONNECTION_LIMIT=1000000000 may need twice that many" in log.text
+    assert "but CONNECTION_LIMIT=1000000000 may need 2000000000; raise it" in log.text

@@ -83,7 +83,7 @@ async def test_loop_that_is_stuck_gives_no_sign_of_life(told: socket.socket) -> 
 async def test_no_sign_of_life_is_given(told: socket.socket, asked: dict[str, str]) -> None:
     manager = ServiceManager(environ(told, **asked))
     manager.ready()
-    assert manager._pulse is None
+    assert manager._watchdog_timer is None
 
 
 def test_nobody_need_be_told() -> None:
@@ -99,4 +99,4 @@ def test_nobody_need_be_told() -> None:
 def test_manager_that_cannot_be_told_does_no_harm(name: str) -> None:
     with logged() as log:
         ServiceManager({"NOTIFY_SOCKET": name}).ready()
-    assert log.text.startswith("the service manager cannot be told READY=1: ")
+    assert log.text.startswith("cannot notify the service manager of READY=1: ")

@@ -370,15 +370,15 @@ def test_encrypted_key_is_refused_and_its_password_not_asked_for(
 @pytest.mark.parametrize(
     ("name", "missing", "what"),
     [
-        ("TLS_CERT_FILE", "it holds no certificate", "a certificate"),
-        ("TLS_KEY_FILE", "it holds no private key", "a key"),
+        ("TLS_CERT_FILE", "no certificate in it", "a certificate"),
+        ("TLS_KEY_FILE", "no private key in it", "a key"),
     ],
 )
 @pytest.mark.parametrize("kind", ["empty", "missing", "directory", "endless"])
 def test_file_that_will_not_do_is_refused(
     files: dict[str, str], tmp_path: Path, name: str, missing: str, what: str, kind: str
 ) -> None:
-    file, reason = tmp_path / "file", "it is no file"
+    file, reason = tmp_path / "file", "not a regular file"
     match kind:
         case "empty":
             file.touch()
@@ -404,4 +404,4 @@ def test_file_that_only_looks_like_one_is_refused(files: dict[str, str], tmp_pat
 def test_unix_socket_is_served_in_the_clear(files: dict[str, str]) -> None:
     [problem] = problems(BIND_ADDRESS="unix:/run/gate.sock", **files)
     assert problem.startswith("TLS_CERT_FILE=")
-    assert problem.endswith(": expected a BIND_ADDRESS that is no unix socket")
+    assert problem.endswith(": expected a BIND_ADDRESS other than a unix socket")

@@ -1,4 +1,4 @@
-"""A serving simulator, for `simulate` and `demo`."""
+"""Runs a simulator until a command ends it; for `simulate` and `demo`."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -6,13 +6,13 @@ from contextlib import asynccontextmanager
 from aiohttp import web
 
 from rustygate.cli.errors import cannot_listen
-from rustygate.cli.urls import url_of
+from rustygate.cli.urls import build_url
 from rustygate.simulator import Options, make_app
 
 
 @asynccontextmanager
 async def running_simulator(options: Options, host: str, port: int) -> AsyncIterator[str]:
-    """A serving simulator's URL, without a path."""
+    """The URL of a serving simulator, without a path."""
     runner = web.AppRunner(make_app(options), access_log=None, shutdown_timeout=0)
     await runner.setup()
     try:
@@ -21,6 +21,6 @@ async def running_simulator(options: Options, host: str, port: int) -> AsyncIter
             await site.start()
         except OSError as error:
             raise cannot_listen(host, port, error) from error
-        yield url_of(host, site.port)
+        yield build_url(host, site.port)
     finally:
         await runner.cleanup()

@@ -1,0 +1,77 @@
+"""Reads each setting's value by its kind, with environs, and collects what is wrong."""
+
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, fields
+from typing import Any
+
+from environs import Env, EnvValidationError
+
+from rustygate.config.kinds import with_scheme
+from rustygate.config.masking import MASKED, show_rejected
+from rustygate.config.names import SECRET_FILES
+from rustygate.config.settings import Settings, kind_of, variable_of
+from rustygate.core.cors import parse_origins
+
+
+class EnvReader(Env):
+    """environs over the mapping `variables` instead of `os.environ`.
+
+    Methods without an underscore are the parsers that a `Kind` names.
+    """
+
+    def __init__(self, variables: Mapping[str, str]) -> None:
+        super().__init__(eager=False)
+        self._variables = variables
+
+    def _get_value(self, env_key: str, default: Any) -> Any:
+        return self._variables.get(env_key, default)
+
+    def read(self, setting: Field[Any]) -> Any:
+        kind = kind_of(setting)
+        default = ... if setting.default is MISSING else setting.default
+        return getattr(self, kind.parser)(variable_of(setting), default, validate=kind.check)
+
+    def base_url(self, name: str, default: str, **options: Any) -> str | None:
+        url = self.str(name, default, **options)
+        return url.rstrip("/") if url else None
+
+    def proxy(self, name: str, default: str, **options: Any) -> str | None:
+        url = self.str(name, default, **options)
+        return with_scheme(url) if url else None
+
+    def origins(self, name: str, default: str, **options: Any) -> tuple[str, ...] | None:
+        origins = self.str(name, default, **options)
+        return parse_origins(origins) if origins else None
+
+    def rate(self, name: str, default: float, **options: Any) -> float | None:
+        return self._float_or("auto", name, default, **options)
+
+    def seconds_or_off(self, name: str, default: float | None, **options: Any) -> float | None:
+        return self._float_or("off", name, default, **options)
+
+    def _float_or(
+        self, word: str, name: str, default: float | None, **options: Any
+    ) -> float | None:
+        if self._variables.get(name, "").lower() == word:
+            return None
+        return self.float(name, default, **options)
+
+    def problems(self) -> list[str]:
+        """One line for each variable that is missing or has a bad value."""
+        try:
+            self.seal()
+        except EnvValidationError as error:
+            rejected = set(error.error_messages)
+            # A missing secret with a file was already reported when the file was read.
+            rejected -= {name for name, file in SECRET_FILES.items() if file in self._variables}
+            return [
+                self._problem(each) for each in fields(Settings) if variable_of(each) in rejected
+            ]
+        return []
+
+    def _problem(self, setting: Field[Any]) -> str:
+        name, kind = variable_of(setting), kind_of(setting)
+        if name not in self._variables:
+            return f"{name}: not set; expected {kind.expected}"
+        value = MASKED if kind.secret else show_rejected(kind.redact(self._variables[name]))
+        return f"{name}={value}: expected {kind.expected}"
