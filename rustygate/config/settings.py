@@ -73,7 +73,7 @@ class Settings:
         str,
         kinds.RUST_LOG,
         "`trace`, `debug`, `info`, `warn`, `error`, `off`, or directives such as "
-        "`rustygate=info,other=debug`, of which `rustygate` counts",
+        "`rustygate=info,other=debug`; those for other programs are ignored",
     ] = "debug"
     # People read logs first; collectors can be given JSON.
     log_format: Annotated[str, kinds.LOG_FORMAT, "`text` or `json` (one object per line)"] = "text"
@@ -188,7 +188,7 @@ class Settings:
         "PEM file of certificate authorities to trust for upstream, besides the system's",
     ] = None
     ssl_cert_dir: Annotated[
-        str | None, kinds.DIRECTORY, "the same as a directory prepared with `openssl rehash`"
+        str | None, kinds.DIRECTORY, "directory of such files, prepared with `openssl rehash`"
     ] = None
     # Most responses end within it. A service manager must wait longer than this.
     drain_timeout: Annotated[
