@@ -12,8 +12,8 @@ from tests.support.gate import Gate
 from tests.support.http import (
     EVENT_STREAM,
     LAST_CHUNK,
-    answer,
-    answer_head,
+    response,
+    response_head,
     chat,
     chunk,
     get,
@@ -36,7 +36,7 @@ def error(code: str | None = None, message: str = "x", kind: str = "requests") -
 def refused(
     body: bytes, *lines: str, status: str = "429 Too Many Requests", wait: str = SOON
 ) -> bytes:
-    return answer(body, "Content-Type: application/json", wait, *lines, status=status)
+    return response(body, "Content-Type: application/json", wait, *lines, status=status)
 
 
 def told(limit: int, remaining: int, *, kind: str = "requests") -> list[str]:
@@ -50,7 +50,7 @@ def told(limit: int, remaining: int, *, kind: str = "requests") -> list[str]:
 def answered_once(reply: bytes, then: bytes | None = None) -> Any:
     """A reply to the first request, and another to all that follow."""
     replies = [reply]
-    return lambda call: replies.pop() if replies else then or answer(b'{"ok": 1}')
+    return lambda call: replies.pop() if replies else then or response(b'{"ok": 1}')
 
 
 # The verdicts, row by row.
@@ -72,7 +72,7 @@ async def test_answer_that_has_room_later_is_tried_again_in_place(
 ) -> None:
     upstream.reply = answered_once(reply)
     running = await gate()
-    got = await running.ask(chat())
+    got = await running.request(chat())
     assert (got.status, got.json) == (200, {"ok": 1})
     assert got.head["x-rustygate-attempts"] == "2"
     assert int(got.head["x-rustygate-queued-ms"]) >= (1 if b"Retry-After" in reply else 25)
@@ -102,7 +102,7 @@ async def test_final_answer_passes_byte_for_byte_at_the_first_attempt(
     gate: StartGate, upstream: Upstream, status: str, body: bytes
 ) -> None:
     upstream.reply = refused(body, "x-own: 1", status=status)
-    got = await (await gate()).ask(chat())
+    got = await (await gate()).request(chat())
     assert (got.head.start, got.body, got.reason) == (f"HTTP/1.1 {status}", body, None)
     assert (got.head["x-own"], got.head["retry-after-ms"]) == ("1", "30")
     assert len(upstream.calls) == 1
@@ -113,7 +113,7 @@ async def test_after_the_last_try_upstream_s_own_answer_passes(
 ) -> None:
     body = error("rate_limit_exceeded", "Rate limit reached")
     upstream.reply = refused(body, "x-own: 1")
-    got = await (await gate(UPSTREAM_RETRIES=2)).ask(chat())
+    got = await (await gate(UPSTREAM_RETRIES=2)).request(chat())
     assert (got.status, got.body, got.head["x-own"], got.reason) == (429, body, "1", None)
     assert (got.head["x-rustygate-attempts"], len(upstream.calls)) == ("3", 3)
 
@@ -123,7 +123,7 @@ async def test_retry_that_would_come_too_late_is_not_waited_for(
     gate: StartGate, upstream: Upstream, limit: dict[str, int]
 ) -> None:
     upstream.reply = refused(error("rate_limit_exceeded"), wait="Retry-After: 20")
-    got = await (await gate(**limit)).ask(chat())
+    got = await (await gate(**limit)).request(chat())
     assert (got.status, got.head["retry-after"], len(upstream.calls)) == (429, "20", 1)
 
 
@@ -131,7 +131,7 @@ async def test_body_that_is_not_held_is_not_sent_again(
     gate: StartGate, upstream: Upstream
 ) -> None:
     upstream.reply = refused(error("rate_limit_exceeded"))
-    got = await (await gate()).ask(
+    got = await (await gate()).request(
         request("POST", "/v1/files", "Content-Type: multipart/form-data; boundary=x", body=b"--x")
     )
     assert (got.status, len(upstream.calls)) == (429, 1)
@@ -140,16 +140,16 @@ async def test_body_that_is_not_held_is_not_sent_again(
 async def test_long_error_passes_whole(gate: StartGate, upstream: Upstream) -> None:
     body = error("insufficient_quota", "x" * 500_000)
     upstream.reply = refused(body)
-    assert (await (await gate()).ask(chat())).body == body
+    assert (await (await gate()).request(chat())).body == body
 
 
 async def test_error_that_breaks_off_is_a_502(gate: StartGate, upstream: Upstream) -> None:
     client = await (await gate()).send(chat())
     call = await upstream.call()
-    await call.rest()
+    await call.read_rest()
     call.send(refused(error("rate_limit_exceeded"))[:-5])
     call.close()
-    got = await client.answer()
+    got = await client.response()
     assert (got.status, got.reason) == (502, "upstream_disconnected")
 
 
@@ -157,26 +157,26 @@ async def test_pause_holds_up_its_own_lane_alone(gate: StartGate, upstream: Upst
     running = await gate()
     client = await running.send(chat())
     first = await upstream.call()
-    await first.answer(refused(error("rate_limit_exceeded"), wait="retry-after-ms: 400"))
-    await running.shows(waiters=1)
+    await first.respond(refused(error("rate_limit_exceeded"), wait="retry-after-ms: 400"))
+    await running.wait_until(waiters=1)
     behind = await running.send(chat())
-    await running.shows(waiters=2)
+    await running.wait_until(waiters=2)
     other = await running.send(post(b'{"model": "gpt-5"}'))
-    await (await upstream.call()).answer(answer(b"other"))
-    assert (await other.answer()).body == b"other"
+    await (await upstream.call()).respond(response(b"other"))
+    assert (await other.response()).body == b"other"
     assert running.snapshot()["waiters"] == 2
     for waiting, body in ((client, b"retried"), (behind, b"behind")):
-        await (await upstream.call()).answer(answer(body))
-        assert (await waiting.answer()).body == body
+        await (await upstream.call()).respond(response(body))
+        assert (await waiting.response()).body == body
 
 
 # Learned limits.
 
 
 async def test_learned_limit_is_waited_for(gate: StartGate, upstream: Upstream) -> None:
-    upstream.reply = lambda call: answer(b"{}", *told(600, 1 if len(upstream.calls) == 1 else 0))
+    upstream.reply = lambda call: response(b"{}", *told(600, 1 if len(upstream.calls) == 1 else 0))
     running = await gate(**AUTO)
-    waits = [int((await running.ask(chat())).head["x-rustygate-queued-ms"]) for _ in range(4)]
+    waits = [int((await running.request(chat())).head["x-rustygate-queued-ms"]) for _ in range(4)]
     assert waits[:2] == [0, 0]
     assert all(60 <= wait <= 400 for wait in waits[2:])
 
@@ -184,10 +184,10 @@ async def test_learned_limit_is_waited_for(gate: StartGate, upstream: Upstream) 
 async def test_limits_of_one_model_do_not_bind_another(
     gate: StartGate, upstream: Upstream
 ) -> None:
-    upstream.reply = answer(b"{}", *told(1, 0))
+    upstream.reply = response(b"{}", *told(1, 0))
     running = await gate(**AUTO)
     for model in "abcd":
-        got = await running.ask(post(b'{"model": "%s"}' % model.encode()))
+        got = await running.request(post(b'{"model": "%s"}' % model.encode()))
         assert got.head["x-rustygate-queued-ms"] == "0"
 
 
@@ -197,12 +197,12 @@ async def test_model_is_tried_with_a_burst_until_it_has_answered(
     running = await gate(**AUTO, RATE_LIMIT_BURST=2)
     clients = [await running.send(chat()) for _ in range(4)]
     calls = [await upstream.call() for _ in range(2)]
-    await running.shows(waiters=2, in_flight=2)
-    await calls[0].answer(answer())
+    await running.wait_until(waiters=2, in_flight=2)
+    await calls[0].respond(response())
     calls += [await upstream.call() for _ in range(2)]
     for call in calls[1:]:
-        await call.answer(answer())
-    assert [(await client.answer()).status for client in clients] == [200] * 4
+        await call.respond(response())
+    assert [(await client.response()).status for client in clients] == [200] * 4
 
 
 # Tokens.
@@ -216,14 +216,14 @@ def asking(tokens: int, *lines: str) -> bytes:
 
 def used(tokens: int) -> bytes:
     usage = {"prompt_tokens": 0, "completion_tokens": tokens, "total_tokens": tokens}
-    return answer(json.dumps({"usage": usage}).encode(), "Content-Type: application/json")
+    return response(json.dumps({"usage": usage}).encode(), "Content-Type: application/json")
 
 
 async def test_tokens_are_settled_to_the_usage(gate: StartGate, upstream: Upstream) -> None:
     upstream.reply = used(100)
     running = await gate(TOKENS_PER_MINUTE=6000)
     for _ in range(6):
-        got = await running.ask(asking(5000))
+        got = await running.request(asking(5000))
         assert got.head["x-rustygate-queued-ms"] == "0" or len(upstream.calls) > 5
     line = (await running.settled(6))[0]
     assert (line["tokens_in"], line["tokens_out"]) == (0, 100)
@@ -232,26 +232,26 @@ async def test_tokens_are_settled_to_the_usage(gate: StartGate, upstream: Upstre
 async def test_tokens_that_were_used_are_waited_for(gate: StartGate, upstream: Upstream) -> None:
     upstream.reply = used(5950)
     running = await gate(TOKENS_PER_MINUTE=6000)
-    await running.ask(asking(1))
-    assert int((await running.ask(asking(70))).head["x-rustygate-queued-ms"]) >= 100
+    await running.request(asking(1))
+    assert int((await running.request(asking(70))).head["x-rustygate-queued-ms"]) >= 100
 
 
 async def test_refused_attempt_gives_its_tokens_back(gate: StartGate, upstream: Upstream) -> None:
     upstream.reply = answered_once(refused(error("rate_limit_exceeded")), used(100))
-    got = await (await gate(TOKENS_PER_MINUTE=6000)).ask(asking(5000))
+    got = await (await gate(TOKENS_PER_MINUTE=6000)).request(asking(5000))
     assert (got.status, got.head["x-rustygate-attempts"]) == (200, "2")
     assert int(got.head["x-rustygate-queued-ms"]) < 1000
 
 
 async def test_failed_answer_gives_its_tokens_back(gate: StartGate, upstream: Upstream) -> None:
-    upstream.reply = answered_once(answer(error(), status="400 Bad Request"))
+    upstream.reply = answered_once(response(error(), status="400 Bad Request"))
     running = await gate(TOKENS_PER_MINUTE=6000)
-    assert (await running.ask(asking(6000))).status == 400
-    assert (await running.ask(asking(6000))).head["x-rustygate-queued-ms"] == "0"
+    assert (await running.request(asking(6000))).status == 400
+    assert (await running.request(asking(6000))).head["x-rustygate-queued-ms"] == "0"
 
 
 async def test_request_that_never_fits_is_refused(gate: StartGate, upstream: Upstream) -> None:
-    got = await (await gate(TOKENS_PER_MINUTE=6000)).ask(asking(6001))
+    got = await (await gate(TOKENS_PER_MINUTE=6000)).request(asking(6001))
     assert (got.status, got.reason) == (429, "request_too_large")
     assert (got.error["type"], got.error["code"]) == ("tokens", "rate_limit_exceeded")
     assert got.head["x-should-retry"] == "false"
@@ -261,8 +261,8 @@ async def test_request_that_never_fits_is_refused(gate: StartGate, upstream: Ups
 async def test_want_of_tokens_is_told_as_such(gate: StartGate, upstream: Upstream) -> None:
     upstream.reply = used(6000)
     running = await gate(TOKENS_PER_MINUTE=6000, RATE_LIMIT_TIMEOUT=1)
-    await running.ask(asking(6000))
-    got = await running.ask(asking(6000))
+    await running.request(asking(6000))
+    got = await running.request(asking(6000))
     assert (got.reason, got.error["type"]) == ("queue_timeout", "tokens")
     assert 50 <= int(got.head["retry-after"]) <= 61
 
@@ -274,10 +274,10 @@ async def test_want_of_tokens_is_told_as_such(gate: StartGate, upstream: Upstrea
 async def test_client_s_own_time_limit_is_its_deadline(
     gate: StartGate, upstream: Upstream, header: str
 ) -> None:
-    upstream.reply = answer()
+    upstream.reply = response()
     running = await gate(RATE_LIMIT="0.2", RATE_LIMIT_BURST=1)
-    await running.ask(chat())
-    got = await running.ask(chat(f"{header}: 2.5"))
+    await running.request(chat())
+    got = await running.request(chat(f"{header}: 2.5"))
     assert (got.status, got.reason) == (429, "queue_timeout")
     assert 4000 <= int(got.head["retry-after-ms"]) <= 5000
 
@@ -286,11 +286,11 @@ async def test_client_s_own_time_limit_is_its_deadline(
 async def test_time_limit_that_is_none_is_ignored(
     gate: StartGate, upstream: Upstream, value: str
 ) -> None:
-    upstream.reply = answer()
+    upstream.reply = response()
     running = await gate(RATE_LIMIT="20", RATE_LIMIT_BURST=1)
-    await running.ask(chat())
+    await running.request(chat())
     line = f"x-stainless-timeout: {value}".encode().decode("latin-1")
-    assert (await running.ask(chat(line))).status == 200
+    assert (await running.request(chat(line))).status == 200
 
 
 async def test_interactive_goes_before_batch(gate: StartGate, upstream: Upstream) -> None:
@@ -301,14 +301,14 @@ async def test_interactive_goes_before_batch(gate: StartGate, upstream: Upstream
     for number, priority in enumerate(["default", "batch", "batch", "batch", "interactive"]):
         name = f"{priority}-{number}"
         clients[name] = await running.send(get(f"/v1/{name}", head.format(priority)))
-        await running.shows(waiters=number + 1)
+        await running.wait_until(waiters=number + 1)
     order: list[str] = []
     while len(order) < 5:
-        await call.answer(answer())
+        await call.respond(response())
         call = await upstream.call()
         assert "x-rustygate-priority" not in call.head
         order.append(call.target.removeprefix("/v1/").partition("-")[0])
-    await call.answer(answer())
+    await call.respond(response())
     # The first was at the head before the others came; then batch, an idle class as the others,
     # has its first turn early, and no other before the interactive one.
     assert order[0] == "default"
@@ -316,7 +316,7 @@ async def test_interactive_goes_before_batch(gate: StartGate, upstream: Upstream
 
 
 async def test_class_that_does_not_exist_is_refused(gate: StartGate, upstream: Upstream) -> None:
-    got = await (await gate()).ask(get("/v1/models", "X-RustyGate-Priority: urgent"))
+    got = await (await gate()).request(get("/v1/models", "X-RustyGate-Priority: urgent"))
     assert (got.status, got.reason) == (400, "bad_request")
     assert "interactive, default, batch" in got.error["message"]
 
@@ -340,12 +340,12 @@ async def test_waiting_stream_gets_its_head_and_keepalives(
     client = await running.send(chat(stream=True))
     head = await client.head()
     assert (head.status, head["content-type"]) == (200, "text/event-stream")
-    await client.exactly(KEEPALIVE)
-    await client.exactly(KEEPALIVE)
-    await holder.answer(answer())
+    await client.expect_body(KEEPALIVE)
+    await client.expect_body(KEEPALIVE)
+    await holder.respond(response())
     call = await upstream.call()
     call.send(EVENT_STREAM, chunk(b"data: 1\n\n"), chunk(b"data: [DONE]\n\n"), LAST_CHUNK)
-    body = (await client.rest()).replace(KEEPALIVE, b"")
+    body = (await client.read_rest()).replace(KEEPALIVE, b"")
     assert body == b"data: 1\n\ndata: [DONE]\n\n"
     assert (await running.settled(2))[1]["outcome"] == "ok"
 
@@ -357,10 +357,10 @@ async def test_stream_that_did_not_queue_keeps_its_own_head(
     running = await gate(**EARLY)
     client = await running.send(chat(stream=True))
     call = await upstream.call()
-    await call.rest()
+    await call.read_rest()
     await asyncio.sleep(3 * EARLY["QUEUE_KEEPALIVE_AFTER"])
-    call.send(answer(b"{}", status="404 Not Found"))
-    assert (await client.answer()).status == 404
+    call.send(response(b"{}", status="404 Not Found"))
+    assert (await client.response()).status == 404
 
 
 async def test_other_requests_wait_in_silence(gate: StartGate, upstream: Upstream) -> None:
@@ -369,11 +369,11 @@ async def test_other_requests_wait_in_silence(gate: StartGate, upstream: Upstrea
     plain = await running.send(chat())
     stream = await running.send(chat(stream=True))
     await stream.head()
-    await stream.exactly(KEEPALIVE)
+    await stream.expect_body(KEEPALIVE)
     assert plain.wire.received == b""
-    await holder.answer(answer())
-    await (await upstream.call()).answer(answer(b"plain"))
-    assert (await plain.answer()).body == b"plain"
+    await holder.respond(response())
+    await (await upstream.call()).respond(response(b"plain"))
+    assert (await plain.response()).body == b"plain"
 
 
 async def test_head_of_a_stream_waits_in_silence(gate: StartGate, upstream: Upstream) -> None:
@@ -383,11 +383,11 @@ async def test_head_of_a_stream_waits_in_silence(gate: StartGate, upstream: Upst
     client = await running.send(chat(stream=True).replace(b"POST", b"HEAD", 1))
     stream = await running.send(chat(stream=True))
     await stream.head()
-    await stream.exactly(KEEPALIVE)
+    await stream.expect_body(KEEPALIVE)
     assert client.wire.received == b""
-    await holder.answer(answer())
-    await (await upstream.call()).answer(answer_head("X-Own: 1"))
-    assert (await client.answer(bodiless=True)).head["x-own"] == "1"
+    await holder.respond(response())
+    await (await upstream.call()).respond(response_head("X-Own: 1"))
+    assert (await client.response(bodiless=True)).head["x-own"] == "1"
 
 
 @pytest.mark.parametrize("target", ["/v1/chat/completions", "/v1/responses"])
@@ -399,27 +399,27 @@ async def test_what_goes_wrong_after_an_early_head_is_told_in_the_stream(
     holder = await holding(running, upstream)
     client = await running.send(post(b'{"stream": true}', target=target))
     await client.head()
-    await client.exactly(KEEPALIVE)
+    await client.expect_body(KEEPALIVE)
     code = "queue_timeout"
     if what != "refusal":
-        await holder.answer(answer())
+        await holder.respond(response())
         call = await upstream.call()
-        await call.rest()
+        await call.read_rest()
         match what:
             case "upstream's error":
                 code = "model_not_found"
-                call.send(answer(error(code), status="404 Not Found"))
+                call.send(response(error(code), status="404 Not Found"))
             case "no stream":
                 code = "null"
-                call.send(answer(b"{}", "Content-Type: application/json"))
+                call.send(response(b"{}", "Content-Type: application/json"))
             case _:
                 code = "upstream_disconnected"
                 call.reset()
                 # The connection had carried the holder's request, so it is tried on a fresh one.
                 again = await upstream.call()
-                await again.rest()
+                await again.read_rest()
                 again.reset()
-    told = (await client.until_cut()).replace(KEEPALIVE, b"").decode()
+    told = (await client.read_until_cut()).replace(KEEPALIVE, b"").decode()
     expected = {"queue_timeout": "rate_limit_exceeded"}.get(code, code)
     said = json.loads(told.partition("data: ")[2])
     assert json.dumps(said["error"]["code"]).strip('"') == expected
@@ -446,7 +446,7 @@ async def test_client_that_leaves_after_an_early_head_leaves_nothing(
     await holding(running, upstream)
     client = await running.send(chat(stream=True))
     await client.head()
-    client.leave()
-    await running.shows(waiters=0)
+    client.disconnect()
+    await running.wait_until(waiters=0)
     assert (await running.settled())[0]["outcome"] == "client_left"
     assert len(asyncio.all_tasks()) < 20

@@ -1,5 +1,6 @@
 """Waits predicted on arrival and waits had, on a clock that jumps."""
 
+import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from random import Random
@@ -10,7 +11,7 @@ import pytest
 from rustygate.core.bucket import MINUTE, SECOND
 from rustygate.core.clients import Limits
 from rustygate.core.rate_limit_headers import Quota, RateLimitUpdate
-from tests.support.harness import Harness, play, settle, teach
+from tests.support.harness import Harness, play, settle, teach, told
 
 
 @dataclass(frozen=True)
@@ -134,3 +135,52 @@ def foretold(scene: Scene, crowd: Crowd, random: Random) -> tuple[int, ...]:
 
     play(run, rate_limit_timeout=100 * MINUTE, queue_limit=10_000, **scene.settings)
     return tuple(found)
+
+
+def test_predicted_wait_includes_a_slowed_lane() -> None:
+    async def scene(harness: Harness) -> None:
+        async with harness.gate.admission(harness.exchange("a", model="m")) as admission:
+            admission.record_response(ok=True)
+            admission.pause(1, slow=True)
+        tasks = [harness.spawn(model="m") for _ in range(10)]
+        await settle()
+        newcomer = harness.gate.admission(harness.exchange("a", model="m"))
+        predicted = harness.gate.dispatcher.predict(newcomer).wait
+        assert (await harness.admit(model="m")).queued == pytest.approx(predicted, rel=0.3)
+        await asyncio.gather(*tasks)
+
+    play(scene, rate_limit=None)
+
+
+def test_predicted_wait_includes_a_paused_lane() -> None:
+    async def scene(harness: Harness) -> None:
+        async with harness.gate.admission(harness.exchange("a", model="m")) as admission:
+            admission.record_response(ok=True)
+            admission.pause(5 * SECOND)
+        newcomer = harness.gate.admission(harness.exchange("a", model="m"))
+        assert harness.gate.dispatcher.predict(newcomer).wait == 5 * SECOND
+
+    play(scene, rate_limit=1, rate_limit_burst=10)
+
+
+@pytest.mark.parametrize("waiters", [5, 100])
+@pytest.mark.parametrize("limit", ["own", "lane", "tokens"])
+def test_predicted_wait_is_near_the_actual_wait(limit: str, waiters: int) -> None:
+    async def scene(harness: Harness) -> None:
+        if limit == "lane":
+            teach(harness, told(60, 0))
+            await settle()
+        tasks = [harness.spawn(f"c{n % 7}", model="m", tokens=10) for n in range(waiters)]
+        await settle()
+        newcomer = harness.gate.admission(harness.exchange("c3", model="m", tokens=10))
+        predicted = harness.gate.dispatcher.predict(newcomer).wait
+        had = (await harness.admit("c3", model="m", tokens=10)).queued
+        assert predicted == pytest.approx(had, rel=0.3)
+        await asyncio.gather(*tasks)
+
+    budgets: dict[str, dict[str, Any]] = {
+        "own": {"rate_limit": 1, "rate_limit_burst": 1},
+        "lane": {"rate_limit": None},
+        "tokens": {"rate_limit": None, "tokens_per_minute": 20},
+    }
+    play(scene, rate_limit_timeout=10_000, **budgets[limit])

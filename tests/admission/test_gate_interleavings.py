@@ -1,0 +1,173 @@
+"""Random interleavings of arrivals, responses and cancellations, on a virtual clock."""
+
+import asyncio
+import tracemalloc
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from rustygate.admission.admission import Admission
+from rustygate.core.bucket import SECOND
+from rustygate.core.clients import Limits
+from rustygate.core.rate_limit_headers import Quota, RateLimitUpdate
+from rustygate.errors import Refusal
+from rustygate.exchange import Exchange
+from tests.support.harness import Harness, play, settle
+
+Arrival = tuple[float, str, float, float | None]
+
+
+arrivals = st.lists(
+    st.tuples(
+        st.floats(0, 2),
+        st.sampled_from("abc"),
+        st.floats(0, 3),
+        st.none() | st.floats(0, 4),
+    ),
+    max_size=30,
+)
+
+
+@hypothesis_settings(deadline=None)
+@given(arrivals, st.sampled_from([0.5, 3, 50]), st.integers(1, 5), st.none() | st.integers(1, 3))
+def test_no_interleaving_loses_or_creates_units_or_slots(
+    plan: Sequence[Arrival], rate: float, burst: int, slots: int | None
+) -> None:
+    """Arrivals that hold for a while, some leaving; at the end all is as at the start."""
+
+    async def scene(harness: Harness) -> None:
+        tasks = []
+        for pause, client, hold, leaves_after in plan:
+            await asyncio.sleep(pause)
+            task = harness.spawn(client, hold)
+            tasks.append(task)
+            if leaves_after is not None:
+                asyncio.get_running_loop().call_later(leaves_after, task.cancel)
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        expected = Exchange | Refusal | asyncio.CancelledError
+        assert all(isinstance(outcome, expected) for outcome in outcomes)
+
+    harness = play(scene, rate_limit=rate, rate_limit_burst=burst, concurrency_limit=slots)
+    times = harness.times
+    for first, begin in enumerate(times):
+        for last, end in enumerate(times[first:], first):
+            assert last - first + 1 <= burst + rate * (end - begin + 0.002) + 1e-6
+    assert all(one <= other for one, other in pairwise(times))
+
+
+quotas = st.none() | st.builds(Quota, st.integers(1, 600), st.none() | st.integers(0, 600))
+
+
+happenings = st.one_of(
+    st.none(),
+    st.tuples(st.just("answer"), st.booleans(), st.builds(RateLimitUpdate, quotas, quotas)),
+    st.tuples(st.just("pause"), st.integers(0, 20 * SECOND), st.booleans()),
+    st.tuples(st.just("settle"), st.integers(0, 100)),
+    st.tuples(st.just("give back")),
+)
+
+
+def befall(admission: Admission, what: tuple[Any, ...] | None) -> None:
+    """Let something become known of an admitted attempt."""
+    match what:
+        case ("answer", ok, news):
+            admission.record_response(ok, news)
+        case ("pause", wait, slow):
+            admission.pause(wait, slow=slow)
+        case ("settle", tokens):
+            admission.settle(tokens)
+        case ("give back",):
+            admission.give_back()
+
+
+comings = st.tuples(
+    st.floats(0, 2),
+    st.sampled_from("abc"),
+    st.sampled_from(["interactive", "default", "batch"]),
+    st.sampled_from([None, "m", "n"]),
+    st.integers(0, 60),
+    st.floats(0, 3),
+    happenings,
+    st.none() | st.floats(0, 4),
+)
+
+
+@hypothesis_settings(deadline=None)
+@given(
+    st.lists(comings, max_size=25),
+    st.sampled_from([None, 0.5, 50]),
+    st.sampled_from([None, 60, 600]),
+    st.none() | st.integers(1, 3),
+    st.integers(1, 3),
+    st.booleans(),
+)
+def test_no_interleaving_blocks_a_lane_or_leaves_state_behind(
+    plan: Sequence[tuple[Any, ...]],
+    rate: float | None,
+    tokens_per_minute: int | None,
+    slots: int | None,
+    burst: int,
+    limited: bool,
+) -> None:
+    """Two attempts each, some leaving, whatever upstream says; the deadline is far away, so that
+    whoever is refused was forgotten."""
+
+    async def one(harness: Harness, coming: tuple[Any, ...]) -> None:
+        _, client, priority, model, tokens, hold, what, _ = coming
+        exchange = harness.exchange(client, priority=priority, model=model, tokens=tokens)
+        for attempt in range(2):
+            async with harness.gate.admission(exchange) as admission:
+                exchange.attempts = attempt + 1
+                await asyncio.sleep(hold)
+                befall(admission, what)
+
+    async def scene(harness: Harness) -> None:
+        if limited:
+            own = {"a": Limits(2.0, 1, 300, 2), "b": Limits(concurrency=1), "x": Limits()}
+            harness.gate.limit_clients(own)
+        tasks = []
+        for coming in plan:
+            await asyncio.sleep(coming[0])
+            task = asyncio.create_task(one(harness, coming))
+            tasks.append(task)
+            if coming[-1] is not None:
+                asyncio.get_running_loop().call_later(coming[-1], task.cancel)
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        assert {type(outcome) for outcome in outcomes} <= {type(None), asyncio.CancelledError}
+        lines = [*harness.gate.lanes, *filter(None, map(harness.gate.client_queue, "abc"))]
+        for line in lines:
+            assert line.is_empty
+            assert (line.users, line.budgets.in_flight, len(line.queue)) == (0, 0, 0)
+
+    play(
+        scene,
+        rate_limit=rate,
+        rate_limit_burst=burst,
+        rate_limit_timeout=1_000_000,
+        tokens_per_minute=tokens_per_minute,
+        concurrency_limit=slots,
+    )
+
+
+def test_waiter_takes_at_most_four_kilobytes() -> None:
+    """With its exchange, its task and a flow of its own; that is beside connection and body."""
+    waiters = 2000
+
+    async def scene(harness: Harness) -> None:
+        await harness.admit()
+        tracemalloc.start()
+        tasks = [harness.spawn(f"client-{n}", model="m", tokens=1000 + n) for n in range(waiters)]
+        await settle()
+        held, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert harness.gate.snapshot()["waiters"] == waiters
+        assert held / waiters <= 4096
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    play(scene, rate_limit=0.001, rate_limit_burst=1, rate_limit_timeout=10**9)
