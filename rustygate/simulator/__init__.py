@@ -1,16 +1,15 @@
-"""OpenAI's look-alike: its answers, its quotas and its failures, without spending anything.
+"""An OpenAI look-alike with true quotas, responses and errors, which costs nothing to call.
 
-It stands in for the API in demos, tests and benches, and in users' own tests of how their apps
-stream and how they bear a 429. It knows nothing of the gate and imports nothing of it.
+It stands in for the API in demos, tests and benchmarks, and in users' own tests of how their
+apps handle streams and 429s. It knows nothing of the gate and imports nothing from it.
 
-How a request goes: `app` has the routes, counts (`stats`) and answers for what goes wrong;
-`faults` says what was asked to go wrong, `refusals` what a failure looks like. Bodies are read by
-`asked` (JSON) and `forms` (multipart). Where a model answers, `generation` charges its quota
-(`limits`, `account`) and one module for each kind of endpoint makes the answer (`chat`,
-`completions`, `responses`, `embeddings`, `moderations`, `audio`, `speech`, `images`); what is
-created and listed is kept in `tables`, its bytes on a `shelf` (`files`, `uploads`, `containers`,
-`batches`). `wire` puts answers on the connection, `sockets` holds conversations (`realtime`,
-`responses`).
+Life of a request: `app` has the routes. `middleware` checks the API key, reads the requested
+faults, counts the request (`stats`), adds OpenAI's headers and turns exceptions into error
+responses (`errors`). `transport` reads bodies (`parsing`, `multipart`) and sends responses
+(`delivery`, `websocket`) at their pace and with their faults. `endpoints` has one module per kind
+of endpoint; `endpoints.generation` charges each request to a model to that model's quota
+(`charges`, `limits`). `storage` keeps uploaded files and created objects in memory. `control` has
+the simulator's own endpoints, `/simulator/...`.
 """
 
 from rustygate.simulator.app import make_app

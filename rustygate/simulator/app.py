@@ -1,88 +1,94 @@
-"""The routes."""
+"""The simulator's application: its routes, and the state that they share."""
 
 from aiohttp import web
 
 from rustygate.simulator import models
-from rustygate.simulator.control import Pages
+from rustygate.simulator.control import ControlEndpoints
 from rustygate.simulator.endpoints.batches import Batches
-from rustygate.simulator.endpoints.chat import ChatAsked
-from rustygate.simulator.endpoints.completions import CompletionAsked
+from rustygate.simulator.endpoints.chat import ChatRequest
+from rustygate.simulator.endpoints.completions import CompletionRequest
 from rustygate.simulator.endpoints.containers import Containers
-from rustygate.simulator.endpoints.embeddings import EmbeddingsAsked
+from rustygate.simulator.endpoints.embeddings import EmbeddingsRequest
 from rustygate.simulator.endpoints.files import Files
-from rustygate.simulator.endpoints.generation import Generation
-from rustygate.simulator.endpoints.images import EditAsked, GenerationAsked, VariationAsked
-from rustygate.simulator.endpoints.moderations import ModerationAsked
-from rustygate.simulator.endpoints.responses import ResponseAsked
-from rustygate.simulator.endpoints.speech import SpeechAsked
+from rustygate.simulator.endpoints.generation import GenerationHandlers
+from rustygate.simulator.endpoints.images import (
+    ImageEditRequest,
+    ImageGenerationRequest,
+    ImageVariationRequest,
+)
+from rustygate.simulator.endpoints.moderations import ModerationRequest
+from rustygate.simulator.endpoints.responses import ResponseRequest
+from rustygate.simulator.endpoints.speech import SpeechRequest
 from rustygate.simulator.endpoints.transcription import (
     AudioFile,
-    TranscriptionAsked,
-    TranslationAsked,
+    TranscriptionRequest,
+    TranslationRequest,
 )
 from rustygate.simulator.endpoints.uploads import Uploads
 from rustygate.simulator.limits import Limits, Quotas
-from rustygate.simulator.middleware import Front
+from rustygate.simulator.middleware import Middleware
 from rustygate.simulator.options import Options
 from rustygate.simulator.stats import Stats
-from rustygate.simulator.storage.file_store import Shelf
-from rustygate.simulator.transport.delivery import put
+from rustygate.simulator.storage.file_store import FileStore
+from rustygate.simulator.transport.delivery import send_json
 
-# JSON bodies are held whole. OpenAI takes as much in one request for its largest inputs.
-MAX_BODY = 64 * 1024 * 1024
+# JSON bodies are held in memory. OpenAI accepts this much for its largest inputs.
+MAX_BODY_BYTES = 64 * 1024 * 1024
 
 
 def make_app(options: Options) -> web.Application:
-    """The simulator as an application; it keeps its quotas, counts and files for itself."""
+    """The simulator as an application, with quotas, counts and files of its own."""
     stats = Stats()
     quotas = Quotas(Limits(options.rpm, options.tpm), dict(options.model_limits))
-    front = Front(options, stats)
+    middleware = Middleware(options, stats)
     app = web.Application(
-        middlewares=[front.attend],
-        client_max_size=MAX_BODY,
-        # A client that leaves must end its handler, which may be stalled for ever.
+        middlewares=[middleware.handle],
+        client_max_size=MAX_BODY_BYTES,
+        # The handler must end when its client disconnects: it may be stalled forever.
         handler_args={"handler_cancellation": True},
     )
-    app.on_response_prepare.append(front.stamp)
-    app.on_shutdown.append(front.end)
-    app.add_routes(_generation_routes(Generation(quotas, stats)))
+    app.on_response_prepare.append(middleware.add_headers)
+    app.on_shutdown.append(middleware.cancel_open_requests)
+    app.add_routes(_generation_routes(GenerationHandlers(quotas, stats)))
     app.add_routes(
         [
             web.get("/v1/models", _list_models),
             web.get("/v1/models/{model:.+}", _show_model),
         ]
     )
-    shelf = Shelf()
-    files = Files(shelf)
+    file_store = FileStore()
+    files = Files(file_store)
     app.add_routes(files.routes())
-    app.add_routes(Uploads(shelf, files).routes())
-    app.add_routes(Containers(shelf, files).routes())
+    app.add_routes(Uploads(file_store, files).routes())
+    app.add_routes(Containers(file_store, files).routes())
     app.add_routes(Batches(files).routes())
-    app.add_routes(Pages(quotas, stats).routes())
+    app.add_routes(ControlEndpoints(quotas, stats).routes())
     return app
 
 
-def _generation_routes(generation: Generation) -> list[web.RouteDef]:
+def _generation_routes(generation: GenerationHandlers) -> list[web.RouteDef]:
     return [
-        web.post("/v1/chat/completions", generation.json(ChatAsked)),
-        web.post("/v1/responses", generation.json(ResponseAsked)),
+        web.post("/v1/chat/completions", generation.json_handler(ChatRequest)),
+        web.post("/v1/responses", generation.json_handler(ResponseRequest)),
         web.get("/v1/responses", generation.responses),
         web.get("/v1/realtime", generation.realtime),
-        web.post("/v1/completions", generation.json(CompletionAsked)),
-        web.post("/v1/embeddings", generation.json(EmbeddingsAsked)),
-        web.post("/v1/moderations", generation.json(ModerationAsked)),
-        web.post("/v1/audio/transcriptions", generation.form(TranscriptionAsked, AudioFile)),
-        web.post("/v1/audio/translations", generation.form(TranslationAsked, AudioFile)),
-        web.post("/v1/audio/speech", generation.json(SpeechAsked)),
-        web.post("/v1/images/generations", generation.json(GenerationAsked)),
-        web.post("/v1/images/edits", generation.form(EditAsked)),
-        web.post("/v1/images/variations", generation.form(VariationAsked)),
+        web.post("/v1/completions", generation.json_handler(CompletionRequest)),
+        web.post("/v1/embeddings", generation.json_handler(EmbeddingsRequest)),
+        web.post("/v1/moderations", generation.json_handler(ModerationRequest)),
+        web.post(
+            "/v1/audio/transcriptions", generation.form_handler(TranscriptionRequest, AudioFile)
+        ),
+        web.post("/v1/audio/translations", generation.form_handler(TranslationRequest, AudioFile)),
+        web.post("/v1/audio/speech", generation.json_handler(SpeechRequest)),
+        web.post("/v1/images/generations", generation.json_handler(ImageGenerationRequest)),
+        web.post("/v1/images/edits", generation.form_handler(ImageEditRequest)),
+        web.post("/v1/images/variations", generation.form_handler(ImageVariationRequest)),
     ]
 
 
 async def _list_models(request: web.Request) -> web.StreamResponse:
-    return await put(request, models.listing())
+    return await send_json(request, models.list_models())
 
 
 async def _show_model(request: web.Request) -> web.StreamResponse:
-    return await put(request, models.model(request.match_info["model"]))
+    return await send_json(request, models.model_object(request.match_info["model"]))

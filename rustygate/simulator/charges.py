@@ -1,54 +1,58 @@
-"""What a request's model, and its client, are charged."""
+"""Charging a request to its model's quota, and counting its tokens for its client."""
 
 import time
 from dataclasses import dataclass
 from typing import Any
 
 from rustygate.simulator import models
-from rustygate.simulator.errors import ApiError, beyond_quota
+from rustygate.simulator.errors import ApiError, rate_limit_exceeded
 from rustygate.simulator.limits import Quota, Quotas
-from rustygate.simulator.request_context import Passage
+from rustygate.simulator.request_context import RequestContext
 from rustygate.simulator.schemas import Usage
 from rustygate.simulator.stats import Stats
 
 
 @dataclass(frozen=True, slots=True)
-class Account:
-    """What one request is charged to; on a WebSocket, all that is asked for over it."""
+class Charges:
+    """Charges one HTTP request, or all responses created on one WebSocket."""
 
     quotas: Quotas
     stats: Stats
-    passage: Passage
+    context: RequestContext
 
     @property
-    def wanted(self) -> int | None:
-        """How many tokens answers shall have, where a fault says so."""
-        return self.passage.faults.tokens
+    def forced_tokens(self) -> int | None:
+        """The output length in tokens, if a fault sets it."""
+        return self.context.faults.tokens
 
     def charge(self, model: str, cost: int, user: str | None = None) -> None:
-        """Take what an answer may cost from its model's quota.
+        """Take the cost of a response, in tokens, from its model's quota.
 
         Raises:
-            ApiError: there is no such model, or it has no room.
+            ApiError: the model does not exist, or its quota is exceeded.
         """
         if user is not None:
-            self.passage.visit.count_for(self.stats.client(user))
-        shortage = self.choose(model).charge(time.monotonic_ns(), cost)
-        if shortage is not None:
-            raise ApiError(beyond_quota(model, shortage))
+            self.context.recorder.count_for(self.stats.client(user))
+        exceeded = self.select_model(model).charge(time.monotonic_ns(), cost)
+        if exceeded is not None:
+            raise ApiError(rate_limit_exceeded(model, exceeded))
 
-    def choose(self, model: str) -> Quota:
-        """Name the model, from whose quota it is. Raises `ApiError` if there is none such."""
-        models.model(model)
-        self.passage.place = model
-        self.passage.quota = self.quotas.of(model)
-        return self.passage.quota
+    def select_model(self, model: str) -> Quota:
+        """Set the request's model and return its quota.
 
-    def settle(self, usage: Usage) -> None:
-        """Count the tokens that an answer takes."""
-        self.passage.visit.took(usage.tokens_in, usage.tokens_out)
+        Raises:
+            ApiError: the model does not exist; status 404.
+        """
+        models.model_object(model)
+        self.context.subject = model
+        self.context.quota = self.quotas.get(model)
+        return self.context.quota
 
-    def levels(self) -> list[dict[str, Any]]:
-        """Where the model's limits stand."""
-        quota = self.passage.quota
-        return [] if quota is None else quota.levels(time.monotonic_ns())
+    def record_usage(self, usage: Usage) -> None:
+        """Count the tokens of a response in the stats."""
+        self.context.recorder.add_tokens(usage.tokens_in, usage.tokens_out)
+
+    def rate_limits(self) -> list[dict[str, Any]]:
+        """The model's rate limits as the Realtime API reports them."""
+        quota = self.context.quota
+        return [] if quota is None else quota.rate_limits(time.monotonic_ns())

@@ -1,4 +1,7 @@
-"""The simulator's own pages, `/simulator/...`; they want no key and are counted nowhere."""
+"""The simulator's own endpoints, `/simulator/...`: stats, limits, reset and generated images.
+
+They need no API key and are not counted in the stats.
+"""
 
 import time
 from typing import Annotated
@@ -8,17 +11,20 @@ from aiohttp import web
 from msgspec import UNSET, Meta, UnsetType
 
 from rustygate.simulator.endpoints.images import png
-from rustygate.simulator.errors import ApiError, Failure
+from rustygate.simulator.errors import ApiError, ErrorResponse
 from rustygate.simulator.limits import Quotas
 from rustygate.simulator.schemas import Name
 from rustygate.simulator.stats import Stats
-from rustygate.simulator.transport.parsing import body, read
+from rustygate.simulator.transport.parsing import parse_json, read_body
 
 Limit = Annotated[int, Meta(ge=0, le=10**15)] | None | UnsetType
 
 
-class _LimitsAsked(msgspec.Struct):
-    """New limits, of a model or of all; what is left out stays, null and 0 are no limit."""
+class ChangeLimitsRequest(msgspec.Struct):
+    """New limits of one model or of all.
+
+    A limit that is left out stays as it is; null and 0 mean no limit.
+    """
 
     model: Name | None = None
     rpm: Limit = UNSET
@@ -26,12 +32,12 @@ class _LimitsAsked(msgspec.Struct):
 
     @property
     def limits(self) -> dict[str, int]:
-        said = {"rpm": self.rpm, "tpm": self.tpm}
-        return {name: limit or 0 for name, limit in said.items() if limit is not UNSET}
+        given = {"rpm": self.rpm, "tpm": self.tpm}
+        return {name: limit or 0 for name, limit in given.items() if limit is not UNSET}
 
 
-class Pages:
-    """The simulator's own pages; they want no key and are counted nowhere."""
+class ControlEndpoints:
+    """The handlers of the simulator's own endpoints."""
 
     def __init__(self, quotas: Quotas, stats: Stats) -> None:
         self._quotas = quotas
@@ -52,12 +58,12 @@ class Pages:
         return web.Response(body=png(request.match_info["colour"]), content_type="image/png")
 
     async def change_limits(self, request: web.Request) -> web.Response:
-        """Change limits at once; the answer is all that are in force then."""
-        asked = read(await body(request), _LimitsAsked)
+        """Change limits at once, and respond with all limits now in force."""
+        change = parse_json(await read_body(request), ChangeLimitsRequest)
         try:
-            self._quotas.change(time.monotonic_ns(), asked.model, **asked.limits)
+            self._quotas.change(time.monotonic_ns(), change.model, **change.limits)
         except OverflowError as error:
-            raise ApiError(Failure(400, f"{error}.", param="model")) from error
+            raise ApiError(ErrorResponse(400, f"{error}.", param="model")) from error
         return web.json_response(self._quotas.snapshot())
 
     async def reset(self, request: web.Request) -> web.Response:

@@ -1,7 +1,7 @@
-"""Errors in OpenAI's shape, `{"error": {"message", "type", "param", "code"}}`.
+"""Error responses in OpenAI's shape, `{"error": {"message", "type", "param", "code"}}`.
 
-A `Failure` says what the answer is, an `ApiError` ends a request with it; the exception becomes
-a response in one place, `app`.
+An `ErrorResponse` is a value; raising an `ApiError` ends a request with it. Exceptions become
+responses in one place, `middleware`.
 """
 
 import json
@@ -11,12 +11,12 @@ from typing import Any
 
 from aiohttp import web
 
-from rustygate.simulator.limits import Kind, Quota, Shortage, go_duration, milliseconds
+from rustygate.simulator.limits import Kind, LimitExceeded, Quota, go_duration, milliseconds
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
-    """An answer that is an error."""
+class ErrorResponse:
+    """The status, headers and error object of a response that is an error."""
 
     status: int
     message: str
@@ -34,8 +34,8 @@ class Failure:
             "code": self.code,
         }
 
-    def response(self) -> web.Response:
-        """The error as it goes out; in ASCII, since a message may quote anything."""
+    def to_response(self) -> web.Response:
+        """The HTTP response; its JSON is ASCII, since a message may quote any input."""
         return web.Response(
             status=self.status,
             text=json.dumps({"error": self.error}, indent=2),
@@ -45,86 +45,87 @@ class Failure:
 
 
 class ApiError(Exception):
-    """A request ends with that failure."""
+    """Ends a request with an error response."""
 
-    def __init__(self, failure: Failure) -> None:
-        super().__init__(failure.message)
-        self.failure = failure
+    def __init__(self, response: ErrorResponse) -> None:
+        super().__init__(response.message)
+        self.response = response
 
 
-class Severed(Exception):
-    """The connection was broken on purpose; there is nobody left to answer."""
+class ConnectionCut(Exception):
+    """A fault closed the connection; no response can be sent."""
 
 
 def retry_headers(wait_ms: int) -> dict[str, str]:
-    """When to come back: OpenAI's own header in milliseconds, and RFC 9110's in whole seconds."""
+    """When to retry: RFC 9110's header in whole seconds, and OpenAI's own in milliseconds."""
     return {"Retry-After": str(-(-wait_ms // 1000)), "retry-after-ms": str(wait_ms)}
 
 
 ORGANIZATION = "org-simulator"
 
-_UNITS = {"requests": "requests per min (RPM)", "tokens": "tokens per min (TPM)"}
+_LIMIT_NAMES = {"requests": "requests per min (RPM)", "tokens": "tokens per min (TPM)"}
 
-# For endpoints without a model, and models without a limit: those of a small account.
-_USUAL: dict[Kind, int] = {"requests": 500, "tokens": 30_000}
+# The limits of a small account, for endpoints without a model and models without a limit.
+_DEFAULT_LIMITS: dict[Kind, int] = {"requests": 500, "tokens": 30_000}
 
 
-def beyond_quota(model: str, shortage: Shortage) -> Failure:
-    """A request has no room, now or, without a wait, ever."""
-    kind, code = shortage.kind, "rate_limit_exceeded"
-    where = f"for {model} in organization {ORGANIZATION} on {_UNITS[kind]}"
-    if shortage.wait is None:
+def rate_limit_exceeded(model: str, exceeded: LimitExceeded) -> ErrorResponse:
+    """The response to a request that exceeds a limit, for now or, without a wait, for good."""
+    kind, code = exceeded.kind, "rate_limit_exceeded"
+    scope = f"for {model} in organization {ORGANIZATION} on {_LIMIT_NAMES[kind]}"
+    if exceeded.wait is None:
         message = (
-            f"Request too large {where}: Limit {shortage.limit}, Requested {shortage.requested}. "
+            f"Request too large {scope}: Limit {exceeded.limit}, Requested {exceeded.requested}. "
             "The input or output tokens must be reduced in order to run successfully."
         )
-        return Failure(429, message, kind, code)
-    wait_ms = milliseconds(shortage.wait)
+        return ErrorResponse(429, message, kind, code)
+    wait_ms = milliseconds(exceeded.wait)
     message = (
-        f"Rate limit reached {where}: Limit {shortage.limit}, Used {shortage.used}, "
-        f"Requested {shortage.requested}. Please try again in {go_duration(wait_ms)}."
+        f"Rate limit reached {scope}: Limit {exceeded.limit}, Used {exceeded.used}, "
+        f"Requested {exceeded.requested}. Please try again in {go_duration(wait_ms)}."
     )
-    return Failure(429, message, kind, code, headers=retry_headers(wait_ms))
+    return ErrorResponse(429, message, kind, code, headers=retry_headers(wait_ms))
 
 
 @dataclass(frozen=True, slots=True)
-class NoRoom:
-    """Refused as if beyond the quota, for so many milliseconds or, with none, for ever."""
+class SimulatedLimitExceeded:
+    """Simulates an exceeded limit, for `wait_ms` milliseconds or, with None, for good."""
 
     kind: Kind
     wait_ms: int | None = None
 
-    def failure(self, model: str, quota: Quota | None) -> Failure:
-        """The refusal, with the numbers of the quota it claims to come from."""
-        limit = (quota and quota.limit(self.kind)) or _USUAL[self.kind]
+    def response(self, model: str, quota: Quota | None) -> ErrorResponse:
+        """The error response, with the numbers of the quota that is said to be exceeded."""
+        limit = (quota and quota.limit(self.kind)) or _DEFAULT_LIMITS[self.kind]
         if self.wait_ms is None:
-            shortage = Shortage(self.kind, limit, 0, limit + max(1, limit // 3), None)
+            exceeded = LimitExceeded(self.kind, limit, 0, limit + max(1, limit // 3), None)
         else:
-            shortage = Shortage(self.kind, limit, limit, 1, self.wait_ms * 1_000_000)
-        return beyond_quota(model, shortage)
+            exceeded = LimitExceeded(self.kind, limit, limit, 1, self.wait_ms * 1_000_000)
+        return rate_limit_exceeded(model, exceeded)
 
 
-def slow_down(wait_ms: int | None) -> Failure:
-    message = "Your requests rise too fast. Slow down, and speed up again gradually."
-    return Failure(429, message, "requests", "slow_down", headers=_retry(wait_ms))
+def slow_down(wait_ms: int | None) -> ErrorResponse:
+    message = "Your request rate is rising too fast. Slow down, then speed up gradually."
+    headers = _optional_retry_headers(wait_ms)
+    return ErrorResponse(429, message, "requests", "slow_down", headers=headers)
 
 
-def overloaded(wait_ms: int | None) -> Failure:
-    message = "The servers have more to do than they can. Please come back in a while."
-    kind = "service_unavailable_error"
-    return Failure(503, message, kind, "server_is_overloaded", headers=_retry(wait_ms))
+def overloaded(wait_ms: int | None) -> ErrorResponse:
+    message = "The servers are overloaded. Please try again later."
+    kind, headers = "service_unavailable_error", _optional_retry_headers(wait_ms)
+    return ErrorResponse(503, message, kind, "server_is_overloaded", headers=headers)
 
 
-def spent(code: str) -> Failure:
-    """One of the refusals that waiting does not end; all are of one type, told by their code."""
-    message = f"You have used up what you paid for or may spend ({code}); see plan and billing."
-    return Failure(429, message, "insufficient_quota", code)
+def quota_exhausted(code: str) -> ErrorResponse:
+    """An error that waiting does not end; these errors share a type and differ in their code."""
+    message = f"You exceeded your quota or spend limit ({code}). Check your plan and billing."
+    return ErrorResponse(429, message, "insufficient_quota", code)
 
 
-def bare(status: int) -> Failure:
+def error_with_status(status: int) -> ErrorResponse:
     kind = "server_error" if status >= 500 else "invalid_request_error"
-    return Failure(status, f"A failure with status {status}, as was asked for.", kind)
+    return ErrorResponse(status, f"Simulated error with status {status}.", kind)
 
 
-def _retry(wait_ms: int | None) -> dict[str, str]:
+def _optional_retry_headers(wait_ms: int | None) -> dict[str, str]:
     return {} if wait_ms is None else retry_headers(wait_ms)

@@ -1,13 +1,13 @@
 """The models: `GET /v1/models` and `GET /v1/models/{model}`.
 
-Any name is a model, but those that begin with `no-such`.
+Any name is a model, except names that begin with `no-such`.
 """
 
 from typing import Any
 
-from rustygate.simulator.errors import ApiError, Failure
+from rustygate.simulator.errors import ApiError, ErrorResponse
 
-LISTED = (
+MODEL_NAMES = (
     "gpt-4o",
     "gpt-4o-mini",
     "gpt-4.1",
@@ -25,21 +25,21 @@ LISTED = (
     "whisper-1",
 )
 _CREATED = 1_700_000_000
-_MISSING = "no-such"
+_UNKNOWN_PREFIX = "no-such"
 
 
-def listing() -> dict[str, Any]:
-    """The list of models."""
-    return {"object": "list", "data": [model(name) for name in LISTED]}
+def list_models() -> dict[str, Any]:
+    """The response of `GET /v1/models`."""
+    return {"object": "list", "data": [model_object(name) for name in MODEL_NAMES]}
 
 
-def model(name: str) -> dict[str, Any]:
-    """One model.
+def model_object(name: str) -> dict[str, Any]:
+    """One model as the API shows it.
 
     Raises:
-        ApiError: there is none of that name; status 404.
+        ApiError: the model does not exist; status 404.
     """
-    if name.startswith(_MISSING):
+    if name.startswith(_UNKNOWN_PREFIX):
         message = f"The model {name!r} does not exist or you do not have access to it."
-        raise ApiError(Failure(404, message, code="model_not_found", param="model"))
+        raise ApiError(ErrorResponse(404, message, code="model_not_found", param="model"))
     return {"id": name, "object": "model", "created": _CREATED, "owned_by": "simulator"}

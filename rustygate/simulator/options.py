@@ -1,4 +1,4 @@
-"""What the simulator is told when it starts, and the command-line flags that say it."""
+"""The simulator's options, and the command-line flags that set them."""
 
 import math
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
@@ -6,23 +6,22 @@ from dataclasses import dataclass
 from functools import reduce
 from typing import Self
 
-from rustygate.simulator.faults import GRAMMAR, LONGEST_WAIT, NO_FAULTS, FaultError, Faults, parse
+from rustygate.simulator.faults import GRAMMAR, MAX_WAIT_S, NO_FAULTS, FaultError, Faults, parse
 from rustygate.simulator.limits import Limits
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How the simulator behaves; the defaults stand only here.
+    """How the simulator behaves. The defaults are those of a small paying account.
 
     Args:
-        rpm: requests per minute of each model; 0 is no limit. The default is what a small paying
-            account has.
-        tpm: the model's tokens per minute of each model; likewise.
-        model_limits: models by name, with limits of their own in place of these.
-        tokens_per_second: pace of streamed tokens; 0 is as fast as they can be sent.
-        latency: seconds between a request and the head of its answer.
-        faults: what goes wrong with requests that do not say it themselves (`X-Simulate`).
-        fault_every: `faults` strike each n-th request; 1 is all of them.
+        rpm: requests per minute of each model; 0 means no limit.
+        tpm: tokens per minute of each model; 0 means no limit.
+        model_limits: models by name, with limits that replace `rpm` and `tpm`.
+        tokens_per_second: pace of streamed tokens; 0 is as fast as possible.
+        latency: seconds between a request and the head of its response.
+        faults: faults to apply; those in a request's `X-Simulate` header take precedence.
+        fault_every: apply `faults` to every n-th request; 1 means to all.
     """
 
     rpm: int = 500
@@ -37,11 +36,11 @@ class Options:
     def add_arguments(cls, parser: ArgumentParser) -> None:
         """Declare a flag for each option."""
         group = parser.add_argument_group("simulator")
-        for name, read, value, text in _FLAGS:
+        for name, parse_value, value, text in _FLAGS:
             flag = "--" + name.replace("_", "-")
             help_text = f"{text} (default: %(default)s)"
             group.add_argument(
-                flag, type=read, default=getattr(cls(), name), metavar=value, help=help_text
+                flag, type=parse_value, default=getattr(cls(), name), metavar=value, help=help_text
             )
         group.add_argument(
             "--model-limit",
@@ -49,7 +48,7 @@ class Options:
             action="append",
             default=[],
             metavar="MODEL=RPM/TPM",
-            help="limits of one model alone; may be repeated",
+            help="limits of one model; may be repeated",
         )
         group.add_argument(
             "--fault",
@@ -57,71 +56,67 @@ class Options:
             action="append",
             default=[],
             metavar="FAULT[=VALUE],...",
-            help=f"what goes wrong, as in the header X-Simulate; may be repeated: {GRAMMAR}",
+            help=f"faults to simulate, as in the header X-Simulate; may be repeated: {GRAMMAR}",
         )
 
     @classmethod
     def from_arguments(cls, arguments: Namespace) -> Self:
-        """The options that a parser with `add_arguments` read."""
+        """The options in the arguments of a parser set up by `add_arguments`."""
         return cls(
             rpm=arguments.rpm,
             tpm=arguments.tpm,
             model_limits=tuple(arguments.model_limit),
             tokens_per_second=arguments.tokens_per_second,
             latency=arguments.latency,
-            faults=reduce(Faults.under, arguments.fault, NO_FAULTS),
+            faults=reduce(Faults.overridden_by, arguments.fault, NO_FAULTS),
             fault_every=arguments.fault_every,
         )
 
-    def faults_of(self, n: int, own: Faults) -> Faults:
-        """What befalls the n-th request (from 1); `own` is what it asks for itself."""
-        flagged = NO_FAULTS if n % self.fault_every else self.faults
-        always = Faults(latency=self.latency, tokens_per_second=self.tokens_per_second)
-        return always.under(flagged).under(own)
+    def faults_for(self, n: int, requested: Faults) -> Faults:
+        """The faults of the n-th request, counted from 1; `requested` take precedence."""
+        configured = NO_FAULTS if n % self.fault_every else self.faults
+        pace = Faults(latency=self.latency, tokens_per_second=self.tokens_per_second)
+        return pace.overridden_by(configured).overridden_by(requested)
 
 
-def _count(text: str) -> int:
-    """A whole number from 1 on, as a flag says it."""
-    count = _limit(text)
-    if not count:
-        raise ArgumentTypeError(f"expected a whole number from 1 on, got {text!r}")
-    return count
+def _positive_integer(text: str) -> int:
+    number = _integer(text)
+    if not number:
+        raise ArgumentTypeError(f"expected a whole number, 1 or more, got {text!r}")
+    return number
 
 
-def _limit(text: str) -> int:
-    """A limit, as a flag says it: a whole number."""
+def _integer(text: str) -> int:
     if not text.isascii() or not text.isdecimal() or len(text) > 15:
         raise ArgumentTypeError(f"expected a whole number, got {text!r}")
     return int(text)
 
 
 def _model_limit(text: str) -> tuple[str, Limits]:
-    """A model and its limits, as a flag says it; the model's name may hold a `=` itself."""
+    """A model and its limits; the model's name may contain `=`."""
     model, _, limits = text.rpartition("=")
     rpm, slash, tpm = limits.partition("/")
     if not model or not slash:
         raise ArgumentTypeError(f"expected MODEL=RPM/TPM, got {text!r}")
-    return model, Limits(_limit(rpm), _limit(tpm))
+    return model, Limits(_integer(rpm), _integer(tpm))
 
 
-def _pace(text: str) -> float:
-    """Tokens per second, as a flag says it."""
-    return _amount(text, math.inf)
+def _rate(text: str) -> float:
+    return _number(text, math.inf)
 
 
 def _seconds(text: str) -> float:
-    """A wait, as a flag says it."""
-    return _amount(text, LONGEST_WAIT)
+    return _number(text, MAX_WAIT_S)
 
 
-def _amount(text: str, most: float) -> float:
+def _number(text: str, maximum: float) -> float:
     try:
-        amount = float(text)
+        number = float(text)
     except ValueError:
-        amount = math.nan
-    if not 0 <= amount <= most or math.isinf(amount):
-        raise ArgumentTypeError(f"expected a number from 0 to {most:g}, got {text!r}")
-    return amount
+        number = math.nan
+    if not 0 <= number <= maximum or math.isinf(number):
+        raise ArgumentTypeError(f"expected a number from 0 to {maximum:g}, got {text!r}")
+    return number
 
 
 def _faults(text: str) -> Faults:
@@ -131,11 +126,11 @@ def _faults(text: str) -> Faults:
         raise ArgumentTypeError(str(error)) from error
 
 
-# What a flag is called, what reads its value, how the help calls that and what it says.
+# Name, parser, placeholder and help text of each flag.
 _FLAGS = (
-    ("rpm", _limit, "N", "requests per minute of each model; 0: no limit"),
-    ("tpm", _limit, "N", "tokens per minute of each model; 0: no limit"),
-    ("tokens_per_second", _pace, "N", "pace of streamed tokens; 0: as fast as possible"),
-    ("latency", _seconds, "SECONDS", "wait before the head of each answer"),
-    ("fault_every", _count, "N", "--fault strikes each N-th request"),
+    ("rpm", _integer, "N", "requests per minute of each model; 0: no limit"),
+    ("tpm", _integer, "N", "tokens per minute of each model; 0: no limit"),
+    ("tokens_per_second", _rate, "N", "pace of streamed tokens; 0: as fast as possible"),
+    ("latency", _seconds, "SECONDS", "delay before the head of each response"),
+    ("fault_every", _positive_integer, "N", "apply --fault to every N-th request"),
 )

@@ -1,37 +1,38 @@
-"""What one request has with it on its way to its answer."""
+"""The state of one request, kept from its arrival to its response."""
 
 from dataclasses import dataclass
 
 from aiohttp import web
 
-from rustygate.simulator.errors import Failure, NoRoom
+from rustygate.simulator.errors import ErrorResponse, SimulatedLimitExceeded
 from rustygate.simulator.faults import NO_FAULTS, Faults
 from rustygate.simulator.limits import Quota
-from rustygate.simulator.stats import Visit
+from rustygate.simulator.stats import RequestRecorder
 
 
 @dataclass(slots=True)
-class Passage:
-    """A request's passage.
+class RequestContext:
+    """The state of one request.
 
     Args:
-        started: when its head was there, in nanoseconds of the monotonic clock.
-        place: who refuses, if that was asked for: the model once it is known, before that the
-            path.
-        quota: the model's, once it is known.
+        started_ns: when the request head arrived, on the monotonic clock.
+        subject: what a simulated rate limit applies to: the path, or the model once it is known.
+        quota: the quota of the model, once it is known.
     """
 
-    visit: Visit
-    started: int
-    place: str
+    recorder: RequestRecorder
+    started_ns: int
+    subject: str
     faults: Faults = NO_FAULTS
     quota: Quota | None = None
 
     @property
-    def failure(self) -> Failure | None:
-        """The failure that was asked for."""
-        failure = self.faults.failure
-        return failure.failure(self.place, self.quota) if isinstance(failure, NoRoom) else failure
+    def simulated_error(self) -> ErrorResponse | None:
+        """The error response that the request's faults ask for."""
+        error = self.faults.error
+        if isinstance(error, SimulatedLimitExceeded):
+            return error.response(self.subject, self.quota)
+        return error
 
 
-PASSAGE = web.RequestKey("passage", Passage)
+CONTEXT = web.RequestKey("context", RequestContext)

@@ -1,6 +1,6 @@
-"""What an endpoint answers with: something whole, pieces of something large, or events.
+"""Response bodies that endpoints return: sent in one piece, streamed as bytes, or as events.
 
-`wire` puts them on the connection.
+`transport.delivery` and `transport.websocket` send them.
 """
 
 from collections.abc import Iterable, Mapping
@@ -14,20 +14,20 @@ JSON = "application/json"
 
 
 @dataclass(frozen=True, slots=True)
-class Whole:
-    """A text or a small thing, sent in one go."""
+class CompleteBody:
+    """A small body, sent in one piece."""
 
     data: bytes
     type: str = JSON
 
 
 @dataclass(frozen=True, slots=True)
-class Pieces:
-    """Bytes that are made while they are sent.
+class StreamedBody:
+    """A body that is generated while it is sent.
 
     Args:
-        length: how many they are. None: nobody knows, so they go out chunked, and each piece is
-            a token's, at a token's pace.
+        length: its length in bytes. None if unknown: the body is sent with chunked encoding, and
+            each chunk is one token, sent at the pace of tokens.
     """
 
     data: Iterable[bytes]
@@ -39,7 +39,7 @@ class Pieces:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One event of a stream; `paced` if it carries a token, which takes its time."""
+    """One event of a stream; `paced` if it carries a token and is sent at the pace of tokens."""
 
     data: str
     name: str | None = None
@@ -47,29 +47,29 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
-class Events:
+class EventStream:
     """A stream of events."""
 
     events: Iterable[Event]
 
 
-Answer = Whole | Pieces | Events
+ResponseBody = CompleteBody | StreamedBody | EventStream
 
 
 def json_text(value: Any) -> str:
-    """JSON as OpenAI writes it: compact, characters as they are."""
+    """JSON as OpenAI writes it: compact, with characters not escaped."""
     return msgspec.json.encode(value).decode()
 
 
-def json_answer(value: Any) -> Whole:
-    return Whole(msgspec.json.encode(value))
+def json_body(value: Any) -> CompleteBody:
+    return CompleteBody(msgspec.json.encode(value))
 
 
-def named(value: dict[str, Any], paced: bool = False) -> Event:
-    """An event whose name is its data's type."""
+def named_event(value: dict[str, Any], paced: bool = False) -> Event:
+    """An event named after the `type` of its data."""
     return Event(json_text(value), value["type"], paced)
 
 
 def new_id(prefix: str) -> str:
-    """An identifier like OpenAI's."""
+    """A random identifier like OpenAI's."""
     return f"{prefix}{token_hex(16)}"

@@ -1,7 +1,7 @@
-"""What all requests to a model have in common, and how bodies are read.
+"""Base classes and shared types of the requests to a model.
 
-Bodies come from strangers. Their shapes are declared as msgspec structs, which refuse what does
-not fit; fields that are not declared are passed over.
+Request bodies are untrusted. They are declared as msgspec structs, which reject values of the
+wrong type and ignore unknown fields.
 """
 
 from abc import abstractmethod
@@ -12,16 +12,16 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from rustygate.simulator.response_bodies import Answer, Event, Events, json_answer
-from rustygate.simulator.text import LONGEST, input_tokens, length
+from rustygate.simulator.response_bodies import Event, EventStream, ResponseBody, json_body
+from rustygate.simulator.text import MAX_OUTPUT_TOKENS, estimate_tokens, output_tokens
 
 Name = Annotated[str, Meta(min_length=1, max_length=512)]
-Cap = Annotated[int, Meta(ge=1, le=LONGEST)] | None
+TokenLimit = Annotated[int, Meta(ge=1, le=MAX_OUTPUT_TOKENS)] | None
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """The tokens an answer took."""
+    """The tokens that a response used."""
 
     tokens_in: int
     tokens_out: int
@@ -31,49 +31,49 @@ class Usage:
         return self.tokens_in + self.tokens_out
 
 
-class Asked(msgspec.Struct, kw_only=True):
+class ModelRequest(msgspec.Struct, kw_only=True):
     """A request to a model.
 
-    `wanted` is how many tokens the answer shall have, where a fault says so.
+    `forced_tokens` is the output length in tokens if a fault sets it, else None.
     """
 
     model: Name
     user: Name | None = None
 
     @abstractmethod
-    def cost(self, wanted: int | None) -> int:
-        """The tokens it counts for, before it is answered."""
+    def cost(self, forced_tokens: int | None) -> int:
+        """The tokens to charge before the response."""
 
     @abstractmethod
-    def usage(self, wanted: int | None) -> Usage:
-        """The tokens its answer takes."""
+    def usage(self, forced_tokens: int | None) -> Usage:
+        """The tokens that the response uses."""
 
     @abstractmethod
-    def answer(self, wanted: int | None, origin: str) -> Answer:
-        """The answer; `origin` is the simulator's URL, for answers that refer to it."""
+    def response_body(self, forced_tokens: int | None, base_url: str) -> ResponseBody:
+        """The response body; `base_url` is the simulator's, for links to it."""
 
 
-class Streamable(Asked, kw_only=True):
-    """A request whose answer is one JSON object, or that as a stream."""
+class StreamableRequest(ModelRequest, kw_only=True):
+    """A request answered with one JSON object or, if `stream` is set, with events."""
 
     stream: bool | None = None
 
-    def answer(self, wanted: int | None, origin: str) -> Answer:
+    def response_body(self, forced_tokens: int | None, base_url: str) -> ResponseBody:
         if self.stream:
-            return Events(self.events(wanted))
-        return json_answer(self.plain(wanted))
+            return EventStream(self.events(forced_tokens))
+        return json_body(self.json_object(forced_tokens))
 
     @abstractmethod
-    def plain(self, wanted: int | None) -> dict[str, Any]:
-        """The whole answer as one object."""
+    def json_object(self, forced_tokens: int | None) -> dict[str, Any]:
+        """The complete response as one object."""
 
     @abstractmethod
-    def events(self, wanted: int | None) -> Iterator[Event]:
-        """The answer as a stream."""
+    def events(self, forced_tokens: int | None) -> Iterator[Event]:
+        """The response as a stream of events."""
 
 
-class Generating(Streamable, kw_only=True):
-    """A request for text."""
+class TextRequest(StreamableRequest, kw_only=True):
+    """A request for generated text."""
 
     @property
     @abstractmethod
@@ -81,63 +81,63 @@ class Generating(Streamable, kw_only=True):
 
     @property
     @abstractmethod
-    def cap(self) -> int | None:
-        """The most tokens that one text may have."""
+    def token_limit(self) -> int | None:
+        """The most tokens that each text may have."""
 
     @property
     def choices(self) -> int:
-        """How many texts."""
+        """The number of texts."""
         return 1
 
-    def usage(self, wanted: int | None) -> Usage:
-        return Usage(self.tokens_in, self.choices * length(self.cap, wanted))
+    def usage(self, forced_tokens: int | None) -> Usage:
+        return Usage(self.tokens_in, self.choices * output_tokens(self.token_limit, forced_tokens))
 
-    def cost(self, wanted: int | None) -> int:
-        usage = self.usage(wanted)
-        return usage.tokens_in + max(usage.tokens_out, self.choices * (self.cap or 0))
+    def cost(self, forced_tokens: int | None) -> int:
+        usage = self.usage(forced_tokens)
+        return usage.tokens_in + max(usage.tokens_out, self.choices * (self.token_limit or 0))
 
 
-class Part(msgspec.Struct):
-    """A part of a message's content; only text has characters to count."""
+class ContentPart(msgspec.Struct):
+    """A part of a message's content; only its text counts as tokens."""
 
     type: str
     text: str = ""
 
 
-Content = str | list[Part] | None
-
+MessageContent = str | list[ContentPart] | None
 
 Token = Annotated[int, Meta(ge=0, le=10**6)]
-Input = str | Annotated[list[str | Token | list[Token]], Meta(min_length=1, max_length=300_000)]
+TextInput = (
+    str | Annotated[list[str | Token | list[Token]], Meta(min_length=1, max_length=300_000)]
+)
 
 
-def inputs_of(given: Input, field: str, most: int) -> list[str | list[int]]:
-    """The inputs one by one: a text or a list of tokens alone is one.
+def split_inputs(value: TextInput, field: str, max_inputs: int) -> list[str | list[int]]:
+    """The list of inputs; a single text or a single list of tokens is one input.
 
     Raises:
-        ValueError: they are of two kinds, or one is empty, or they are more than `most`.
+        ValueError: the inputs are of mixed types, one is empty, or there are too many.
     """
-    if isinstance(given, str):
-        inputs: list[str | list[int]] = [given]
-    elif len({type(one) for one in given}) != 1:
+    if isinstance(value, str):
+        inputs: list[str | list[int]] = [value]
+    elif len({type(item) for item in value}) != 1:
         inputs = []
     else:
-        tokens = [one for one in given if isinstance(one, int)]
-        inputs = [tokens] if tokens else [one for one in given if not isinstance(one, int)]
+        tokens = [item for item in value if isinstance(item, int)]
+        inputs = [tokens] if tokens else [item for item in value if not isinstance(item, int)]
     if not inputs or not all(inputs):
-        raise ValueError(f"Expected texts or lists of tokens, none empty - at `$.{field}`")
-    if len(inputs) > most:
-        raise ValueError(f"Expected at most {most} inputs - at `$.{field}`")
+        raise ValueError(f"Expected non-empty texts or lists of tokens - at `$.{field}`")
+    if len(inputs) > max_inputs:
+        raise ValueError(f"Expected at most {max_inputs} inputs - at `$.{field}`")
     return inputs
 
 
-def tokens_of(one: str | list[int]) -> int:
-    """How many tokens an input has."""
-    return input_tokens(one) if isinstance(one, str) else len(one)
+def count_input_tokens(item: str | list[int]) -> int:
+    return estimate_tokens(item) if isinstance(item, str) else len(item)
 
 
-class Format(msgspec.Struct):
-    """How the answer shall be written."""
+class OutputFormat(msgspec.Struct):
+    """The requested format of the output."""
 
     type: Literal["text", "json_object", "json_schema"] = "text"
 
@@ -146,8 +146,8 @@ class Format(msgspec.Struct):
         return self.type != "text"
 
 
-def text_of(content: Content) -> str:
-    """A content's text."""
+def content_text(content: MessageContent) -> str:
+    """The text of a message's content."""
     if isinstance(content, str):
         return content
     return "".join(part.text for part in content or ())

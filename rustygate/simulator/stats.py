@@ -1,8 +1,8 @@
-"""What the simulator saw, as counts: in all, per key and per client.
+"""Counts of requests, responses and tokens: in total, per API key and per client.
 
-A key is known by its last characters only. A client is who the body's `user` names; requests
-without one count for their key alone. Names are bounded: what comes after the first thousand is
-counted together, under `(others)`.
+A key is shown by its last characters only. A client is named by the field `user` of the request
+body; a request without it counts for its key only. The number of names is bounded: keys and
+clients after the first thousand are counted together, under `(others)`.
 """
 
 from collections.abc import Iterator
@@ -10,19 +10,19 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-NAMES = 1000
+MAX_NAMES = 1000
 OTHERS = "(others)"
 
 
 @dataclass(slots=True)
-class Tally:
-    """Counts of one key, of one client, or of all.
+class Counts:
+    """Counts of one key, of one client, or in total; the names are those of `/simulator/stats`.
 
     Args:
-        by_status: answers whose head went out, by status.
+        by_status: responses whose head was sent, by status.
         by_path: requests by route.
-        left: requests whose client was gone before the answer was whole.
-        severed: requests whose connection was broken on purpose.
+        left: requests whose client disconnected before the end of the response.
+        severed: requests whose connection was cut by a fault.
     """
 
     requests: int = 0
@@ -34,46 +34,45 @@ class Tally:
     by_path: dict[str, int] = field(default_factory=dict)
 
 
-class Visit:
-    """One request, and the tallies it counts for; what is noted before a client is known counts
-    for the client too."""
+class RequestRecorder:
+    """Records one request in the counts that it belongs to."""
 
-    __slots__ = ("_path", "_tallies")
+    __slots__ = ("_counts", "_path")
 
-    def __init__(self, path: str, *tallies: Tally) -> None:
+    def __init__(self, path: str, *all_counts: Counts) -> None:
         self._path = path
-        self._tallies: list[Tally] = []
-        for tally in tallies:
-            self.count_for(tally)
+        self._counts: list[Counts] = []
+        for counts in all_counts:
+            self.count_for(counts)
 
-    def count_for(self, tally: Tally) -> None:
-        """Count for that tally too, from now on; a WebSocket may name its client again."""
-        if any(tally is known for known in self._tallies):
+    def count_for(self, counts: Counts) -> None:
+        """Add counts to record to; a WebSocket may name the same client more than once."""
+        if any(counts is counted for counted in self._counts):
             return
-        tally.requests += 1
-        _count(tally.by_path, self._path)
-        self._tallies.append(tally)
+        counts.requests += 1
+        _increment(counts.by_path, self._path)
+        self._counts.append(counts)
 
-    def answered(self, status: int) -> None:
-        for tally in self._tallies:
-            _count(tally.by_status, str(status))
+    def response_started(self, status: int) -> None:
+        for counts in self._counts:
+            _increment(counts.by_status, str(status))
 
-    def took(self, tokens_in: int, tokens_out: int) -> None:
-        for tally in self._tallies:
-            tally.tokens_in += tokens_in
-            tally.tokens_out += tokens_out
+    def add_tokens(self, tokens_in: int, tokens_out: int) -> None:
+        for counts in self._counts:
+            counts.tokens_in += tokens_in
+            counts.tokens_out += tokens_out
 
-    def left(self) -> None:
-        for tally in self._tallies:
-            tally.left += 1
+    def client_disconnected(self) -> None:
+        for counts in self._counts:
+            counts.left += 1
 
-    def severed(self) -> None:
-        for tally in self._tallies:
-            tally.severed += 1
+    def connection_cut(self) -> None:
+        for counts in self._counts:
+            counts.severed += 1
 
 
 class Stats:
-    """All counts; what is open now survives a reset, since it is still open."""
+    """All counts. A reset keeps the numbers of what is open now."""
 
     __slots__ = ("_clients", "_keys", "_total", "requests_open", "sockets_open", "streams_open")
 
@@ -84,23 +83,23 @@ class Stats:
         self.reset()
 
     def reset(self) -> None:
-        """Forget what was counted."""
-        self._total = Tally()
-        self._keys: dict[str, Tally] = {}
-        self._clients: dict[str, Tally] = {}
+        """Set all counts to zero."""
+        self._total = Counts()
+        self._keys: dict[str, Counts] = {}
+        self._clients: dict[str, Counts] = {}
 
     @contextmanager
-    def visit(self, path: str, key: str) -> Iterator[Visit]:
-        """Count a request, which is open for the time of the context."""
+    def request(self, path: str, key: str) -> Iterator[RequestRecorder]:
+        """Count a request, and count it as open while the context lasts."""
         self.requests_open += 1
         try:
-            yield Visit(path, self._total, _named(self._keys, masked(key)))
+            yield RequestRecorder(path, self._total, _get_counts(self._keys, mask_key(key)))
         finally:
             self.requests_open -= 1
 
     @contextmanager
     def stream(self) -> Iterator[None]:
-        """Count an event stream as open for the time of the context."""
+        """Count an event stream as open while the context lasts."""
         self.streams_open += 1
         try:
             yield
@@ -108,40 +107,40 @@ class Stats:
             self.streams_open -= 1
 
     @contextmanager
-    def socket(self) -> Iterator[None]:
-        """Count a WebSocket as open for the time of the context."""
+    def websocket(self) -> Iterator[None]:
+        """Count a WebSocket as open while the context lasts."""
         self.sockets_open += 1
         try:
             yield
         finally:
             self.sockets_open -= 1
 
-    def client(self, name: str) -> Tally:
-        """That client's tally."""
-        return _named(self._clients, name)
+    def client(self, name: str) -> Counts:
+        """The counts of one client."""
+        return _get_counts(self._clients, name)
 
     def snapshot(self) -> dict[str, Any]:
-        """The counts as plain objects."""
+        """The counts as JSON-serializable objects."""
         return {
             "requests_open": self.requests_open,
             "streams_open": self.streams_open,
             "sockets_open": self.sockets_open,
             **asdict(self._total),
-            "keys": {name: asdict(tally) for name, tally in self._keys.items()},
-            "clients": {name: asdict(tally) for name, tally in self._clients.items()},
+            "keys": {name: asdict(counts) for name, counts in self._keys.items()},
+            "clients": {name: asdict(counts) for name, counts in self._clients.items()},
         }
 
 
-def _count(counts: dict[str, int], name: str) -> None:
+def _increment(counts: dict[str, int], name: str) -> None:
     counts[name] = counts.get(name, 0) + 1
 
 
-def _named(tallies: dict[str, Tally], name: str) -> Tally:
-    if name not in tallies and len(tallies) >= NAMES:
+def _get_counts(counts_by_name: dict[str, Counts], name: str) -> Counts:
+    if name not in counts_by_name and len(counts_by_name) >= MAX_NAMES:
         name = OTHERS
-    return tallies.setdefault(name, Tally())
+    return counts_by_name.setdefault(name, Counts())
 
 
-def masked(key: str) -> str:
-    """A key by its last four characters, or half of it if it is shorter than eight."""
+def mask_key(key: str) -> str:
+    """The last four characters of a key, or the last half of one shorter than eight."""
     return "..." + key[len(key) - min(4, len(key) // 2) :]

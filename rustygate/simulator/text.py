@@ -1,7 +1,7 @@
-"""Text that a request always gets again: words drawn from a list by a seed made of the prompt.
+"""Deterministic text: words chosen from a list by a seed that is made from the prompt.
 
-A token is a piece of text, a word with the space before it. Some words are not ASCII, and one is
-outside the Basic Multilingual Plane, so that whoever cuts streams inside a character shows it.
+A token is a word with the space before it. Some words are not ASCII, and one is outside the Basic
+Multilingual Plane, so that a client that splits streams inside a character is found out.
 """
 
 import zlib
@@ -9,14 +9,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 
-# No model writes more at once.
-LONGEST = 128_000
+# More than any model generates in one response.
+MAX_OUTPUT_TOKENS = 128_000
 
-# An answer's tokens when nothing says how many.
-USUAL = 48
+# Used if neither the request nor a fault sets a length.
+DEFAULT_OUTPUT_TOKENS = 48
 
-# Words of a sentence.
-SENTENCE = 11
+SENTENCE_WORDS = 11
 
 _VOCABULARY = """
 the gate opens when a quiet river carries small boats past old walls and every lamp along
@@ -28,36 +27,38 @@ _WORDS = tuple(_VOCABULARY.split())
 
 
 @dataclass(frozen=True, slots=True)
-class Text:
-    """An answer's text in its tokens; `whole` is false if the cap on its length ended it."""
+class GeneratedText:
+    """A text as tokens; `complete` is false if the token limit cut it short."""
 
     tokens: tuple[str, ...]
-    whole: bool
+    complete: bool
 
     def __str__(self) -> str:
         return "".join(self.tokens)
 
 
-def length(cap: int | None, wanted: int | None) -> int:
-    """How many tokens an answer has: what is wanted, else as many as the cap allows."""
-    natural = wanted or cap or USUAL
-    return min(natural, cap or natural)
+def output_tokens(token_limit: int | None, forced_tokens: int | None) -> int:
+    """The output length: `forced_tokens` if set, else the limit; never above the limit."""
+    length = forced_tokens or token_limit or DEFAULT_OUTPUT_TOKENS
+    return min(length, token_limit or length)
 
 
-def write(seed: int, cap: int | None, wanted: int | None, as_json: bool) -> Text:
-    """An answer's text; `as_json` makes it a JSON object, valid at any length."""
-    count = length(cap, wanted)
+def generate_text(
+    seed: int, token_limit: int | None, forced_tokens: int | None, as_json: bool
+) -> GeneratedText:
+    """The text of a response; with `as_json` a JSON object, valid at any length."""
+    count = output_tokens(token_limit, forced_tokens)
     tokens = _as_json(seed, count) if as_json else tuple(islice(_words(seed), count))
-    return Text(tokens, whole=count >= (wanted or 0))
+    return GeneratedText(tokens, complete=count >= (forced_tokens or 0))
 
 
-def seed_of(*parts: str) -> int:
+def seed_from(*parts: str) -> int:
     """A seed that depends on each part."""
     return zlib.crc32("\0".join(parts).encode())
 
 
-def input_tokens(text: str) -> int:
-    """How many tokens a text is reckoned at: a quarter of its characters."""
+def estimate_tokens(text: str) -> int:
+    """The estimated tokens of a text: a quarter of its characters."""
     return -(-len(text) // 4)
 
 
@@ -70,15 +71,15 @@ def _as_json(seed: int, count: int) -> tuple[str, ...]:
 def _words(seed: int) -> Iterator[str]:
     state, position = seed, 0
     while True:
-        # Knuth's MMIX generator: its high bits are random enough, and the same everywhere.
+        # Knuth's MMIX generator: its high bits are random enough and the same on any platform.
         state = (state * 6364136223846793005 + 1442695040888963407) % 2**64
-        yield _set(_WORDS[(state >> 33) % len(_WORDS)], position)
+        yield _in_sentence(_WORDS[(state >> 33) % len(_WORDS)], position)
         position += 1
 
 
-def _set(word: str, position: int) -> str:
-    """A word as it stands in its sentence."""
-    place = position % SENTENCE
-    word = word.capitalize() if place == 0 else word
-    word += "." if place == SENTENCE - 1 else ""
+def _in_sentence(word: str, position: int) -> str:
+    """A word with the space, capital letter or full stop of its place in the sentence."""
+    word_index = position % SENTENCE_WORDS
+    word = word.capitalize() if word_index == 0 else word
+    word += "." if word_index == SENTENCE_WORDS - 1 else ""
     return f" {word}" if position else word

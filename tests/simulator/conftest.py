@@ -5,10 +5,10 @@ from collections.abc import AsyncIterator
 import pytest
 
 from rustygate.simulator import Options
-from tests.support.simulator import Site, running
+from tests.support.simulator import Simulator, running_simulator
 
 
 @pytest.fixture
-async def site() -> AsyncIterator[Site]:
-    async with running(Options()) as site:
-        yield site
+async def simulator() -> AsyncIterator[Simulator]:
+    async with running_simulator(Options()) as simulator:
+        yield simulator

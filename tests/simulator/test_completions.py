@@ -5,22 +5,24 @@ from typing import Any
 
 import pytest
 
-from tests.support.simulator import Site
+from tests.support.simulator import Simulator
 
 
-async def test_sdk_completes_each_prompt_n_times(site: Site) -> None:
-    async with site.sdk() as sdk:
-        answer = await sdk.completions.create(
+async def test_sdk_completes_each_prompt_n_times(simulator: Simulator) -> None:
+    async with simulator.sdk() as sdk:
+        response = await sdk.completions.create(
             model="gpt-3.5-turbo-instruct", prompt=["one", "two"], n=2, max_tokens=3
         )
-    assert [choice.index for choice in answer.choices] == [0, 1, 2, 3]
-    assert len({choice.text for choice in answer.choices}) == 4
-    assert answer.usage is not None
-    assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (2, 12)
+    assert [choice.index for choice in response.choices] == [0, 1, 2, 3]
+    assert len({choice.text for choice in response.choices}) == 4
+    assert response.usage is not None
+    assert (response.usage.prompt_tokens, response.usage.completion_tokens) == (2, 12)
 
 
-async def test_sdk_completion_streams_the_same_text_that_a_plain_one_has(site: Site) -> None:
-    async with site.sdk() as sdk:
+async def test_sdk_completion_stream_has_the_same_text_as_the_plain_response(
+    simulator: Simulator,
+) -> None:
+    async with simulator.sdk() as sdk:
         plain = await sdk.completions.create(model="m", prompt="Once upon", echo=True)
         chunks = [
             chunk
@@ -41,12 +43,12 @@ async def test_sdk_completion_streams_the_same_text_that_a_plain_one_has(site: S
 
 
 @pytest.mark.parametrize("prompt", [[1, 2, 3], [[1, 2], [3]]], ids=["tokens", "lists"])
-async def test_tokens_are_a_prompt_too(site: Site, prompt: list[Any]) -> None:
-    answer = await site.post("/completions", {"model": "m", "prompt": prompt})
-    assert json.loads(answer.body)["usage"]["prompt_tokens"] == 3
+async def test_prompt_may_be_tokens(simulator: Simulator, prompt: list[Any]) -> None:
+    response = await simulator.post("/completions", {"model": "m", "prompt": prompt})
+    assert json.loads(response.body)["usage"]["prompt_tokens"] == 3
 
 
 @pytest.mark.parametrize("prompt", [["a", 1], [], ["a"] * 129, None, [[]]])
-async def test_bad_prompt_is_a_400(site: Site, prompt: object) -> None:
-    answer = await site.post("/completions", {"model": "m", "prompt": prompt})
-    assert (answer.status, answer.error["param"]) == (400, "prompt")
+async def test_bad_prompt_returns_400(simulator: Simulator, prompt: object) -> None:
+    response = await simulator.post("/completions", {"model": "m", "prompt": prompt})
+    assert (response.status, response.error["param"]) == (400, "prompt")

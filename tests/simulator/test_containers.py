@@ -3,14 +3,14 @@
 import openai
 import pytest
 
-from tests.support.simulator import BYTES, Site
+from tests.support.simulator import FILE_BYTES, Simulator
 
 
-async def test_sdk_keeps_files_in_a_container(site: Site) -> None:
-    async with site.sdk() as sdk:
+async def test_sdk_adds_lists_and_deletes_container_files(simulator: Simulator) -> None:
+    async with simulator.sdk() as sdk:
         file = await sdk.files.create(file=("shared", b"shared"), purpose="user_data")
         container = await sdk.containers.create(name="box", file_ids=[file.id])
-        own = await sdk.containers.files.create(container.id, file=("own", BYTES))
+        own = await sdk.containers.files.create(container.id, file=("own", FILE_BYTES))
         referred = await sdk.containers.files.create(container.id, file_id=file.id)
         names = [one.path async for one in sdk.containers.files.list(container.id, order="asc")]
         contents = [
@@ -22,11 +22,11 @@ async def test_sdk_keeps_files_in_a_container(site: Site) -> None:
         with pytest.raises(openai.NotFoundError):
             await sdk.containers.files.retrieve(own.id, container_id=container.id)
     assert names == ["/mnt/data/shared", "/mnt/data/own", "/mnt/data/shared"]
-    assert contents == [BYTES, b"shared"]
+    assert contents == [FILE_BYTES, b"shared"]
 
 
-async def test_sdk_lists_and_deletes_containers(site: Site) -> None:
-    async with site.sdk() as sdk:
+async def test_sdk_lists_and_deletes_containers(simulator: Simulator) -> None:
+    async with simulator.sdk() as sdk:
         one, two = [await sdk.containers.create(name=name) for name in ("one", "two")]
         assert [box.id async for box in sdk.containers.list(limit=1)] == [two.id, one.id]
         assert [box.id async for box in sdk.containers.list(name="one")] == [one.id]

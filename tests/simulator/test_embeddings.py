@@ -2,11 +2,11 @@
 
 import pytest
 
-from tests.support.simulator import Site
+from tests.support.simulator import Simulator
 
 
-async def test_sdk_embeddings_are_the_same_in_both_encodings(site: Site) -> None:
-    async with site.sdk() as sdk:
+async def test_sdk_embeddings_are_equal_in_both_encodings(simulator: Simulator) -> None:
+    async with simulator.sdk() as sdk:
         packed = await sdk.embeddings.create(model="e", input=["a", "b"], dimensions=16)
         floats = await sdk.embeddings.create(
             model="e", input=["a", "b"], dimensions=16, encoding_format="float"
@@ -20,6 +20,6 @@ async def test_sdk_embeddings_are_the_same_in_both_encodings(site: Site) -> None
 
 
 @pytest.mark.parametrize("given_input", [[], [""], "", ["a", 1], [[]], [[1], "a"], ["a"] * 2049])
-async def test_bad_embedding_input_is_a_400(site: Site, given_input: object) -> None:
-    answer = await site.post("/embeddings", {"model": "m", "input": given_input})
-    assert (answer.status, answer.error["param"]) == (400, "input")
+async def test_bad_embedding_input_returns_400(simulator: Simulator, given_input: object) -> None:
+    response = await simulator.post("/embeddings", {"model": "m", "input": given_input})
+    assert (response.status, response.error["param"]) == (400, "input")

@@ -2,12 +2,12 @@
 
 import pytest
 
-from tests.support.simulator import CHAT, Site, request
+from tests.support.simulator import CHAT_BODY, Simulator, build_request
 
 
 @pytest.mark.parametrize("target", ["/v1/models", "/v1/models/m", "/v1/files", "/simulator/stats"])
-async def test_head_is_answered_wherever_get_is(site: Site, target: str) -> None:
-    get, head = [await site.ask(request(method, target)) for method in ("GET", "HEAD")]
+async def test_head_works_wherever_get_does(simulator: Simulator, target: str) -> None:
+    get, head = [await simulator.send(build_request(method, target)) for method in ("GET", "HEAD")]
     assert (get.status, head.status, head.body) == (200, 200, b"")
     assert head.headers["content-type"] == get.headers["content-type"]
 
@@ -24,11 +24,13 @@ async def test_head_is_answered_wherever_get_is(site: Site, target: str) -> None
     ],
     ids=["path", "root", "no-key", "basic", "empty-key", "method"],
 )
-async def test_refused_by_its_head(site: Site, raw: bytes, status: int, code: str | None) -> None:
-    answer = await site.ask(raw + b"Host: simulator\r\nConnection: close\r\n\r\n")
-    assert (answer.status, answer.error["code"]) == (status, code)
-    assert answer.error["type"] == "invalid_request_error"
-    assert "x-request-id" in answer.headers
+async def test_invalid_request_heads_are_rejected(
+    simulator: Simulator, raw: bytes, status: int, code: str | None
+) -> None:
+    response = await simulator.send(raw + b"Host: simulator\r\nConnection: close\r\n\r\n")
+    assert (response.status, response.error["code"]) == (status, code)
+    assert response.error["type"] == "invalid_request_error"
+    assert "x-request-id" in response.headers
 
 
 BAD_BODIES = {
@@ -50,21 +52,34 @@ BAD_BODIES = {
 
 @pytest.mark.parametrize("path", ["/chat/completions", "/responses", "/embeddings"])
 @pytest.mark.parametrize("body", BAD_BODIES.values(), ids=BAD_BODIES)
-async def test_bad_body_is_a_400_that_says_so(site: Site, path: str, body: bytes) -> None:
-    answer = await site.post(path, body)
-    assert (answer.status, answer.error["type"]) == (400, "invalid_request_error")
+async def test_bad_body_returns_400(simulator: Simulator, path: str, body: bytes) -> None:
+    response = await simulator.post(path, body)
+    assert (response.status, response.error["type"]) == (400, "invalid_request_error")
 
 
 CHAT_FIELDS = ("model", "messages", "max_tokens", "max_completion_tokens", "n", "stream", "user")
 
 
-STRANGE: list[object] = [True, -1, 0, 10**30, 1.5, [], [1], {}, {"type": 1}, "", "\x00", [[[]]]]
+UNEXPECTED_VALUES: list[object] = [
+    True,
+    -1,
+    0,
+    10**30,
+    1.5,
+    [],
+    [1],
+    {},
+    {"type": 1},
+    "",
+    "\x00",
+    [[[]]],
+]
 
 
 @pytest.mark.parametrize(
     ("path", "good", "fields"),
     [
-        ("/chat/completions", CHAT, (*CHAT_FIELDS, "response_format", "stream_options")),
+        ("/chat/completions", CHAT_BODY, (*CHAT_FIELDS, "response_format", "stream_options")),
         (
             "/responses",
             {"model": "m", "input": "x"},
@@ -78,14 +93,14 @@ STRANGE: list[object] = [True, -1, 0, 10**30, 1.5, [], [1], {}, {"type": 1}, "",
     ],
     ids=["chat", "responses", "embeddings"],
 )
-async def test_no_value_in_any_field_breaks_it(
-    site: Site, path: str, good: dict[str, object], fields: tuple[str, ...]
+async def test_unexpected_field_values_never_cause_a_500(
+    simulator: Simulator, path: str, good: dict[str, object], fields: tuple[str, ...]
 ) -> None:
     for field in fields:
-        for value in STRANGE:
-            answer = await site.post(path, good | {field: value})
-            assert answer.status in (200, 400, 429), (field, value)
-            assert answer.whole
+        for value in UNEXPECTED_VALUES:
+            response = await simulator.post(path, good | {field: value})
+            assert response.status in (200, 400, 429), (field, value)
+            assert response.complete
 
 
 @pytest.mark.parametrize(
@@ -99,11 +114,13 @@ async def test_no_value_in_any_field_breaks_it(
     ],
     ids=["empty", "no-role", "zero", "type", "enum"],
 )
-async def test_bad_parameter_is_named(site: Site, change: dict[str, object], param: str) -> None:
-    answer = await site.post("/chat/completions", CHAT | change)
-    assert (answer.status, answer.error["param"]) == (400, param)
+async def test_error_names_the_bad_parameter(
+    simulator: Simulator, change: dict[str, object], param: str
+) -> None:
+    response = await simulator.post("/chat/completions", CHAT_BODY | change)
+    assert (response.status, response.error["param"]) == (400, param)
 
 
-async def test_body_that_is_not_of_its_encoding_is_a_400(site: Site) -> None:
-    answer = await site.post("/chat/completions", b"plain", **{"Content-Encoding": "gzip"})
-    assert answer.status == 400
+async def test_wrong_content_encoding_returns_400(simulator: Simulator) -> None:
+    response = await simulator.post("/chat/completions", b"plain", **{"Content-Encoding": "gzip"})
+    assert response.status == 400

@@ -12,11 +12,20 @@ from hypothesis import strategies as st
 
 from rustygate.simulator import Options
 from rustygate.simulator.faults import GRAMMAR, FaultError, Faults, parse
-from tests.support.simulator import CHAT, HELLO, SOON_S, Site, plain_text, post, running, unhurried
+from tests.support.simulator import (
+    CHAT_BODY,
+    MESSAGES,
+    TIMEOUT_S,
+    Simulator,
+    chat_text,
+    no_deadline,
+    post,
+    running_simulator,
+)
 
 
 @pytest.mark.parametrize(
-    ("simulate", "status", "type_", "code", "retry_after_ms"),
+    ("simulate", "status", "error_type", "code", "retry_after_ms"),
     [
         ("500", 500, "server_error", None, None),
         ("status=418", 418, "invalid_request_error", None, None),
@@ -38,17 +47,21 @@ from tests.support.simulator import CHAT, HELLO, SOON_S, Site, plain_text, post,
         ("rate_limited=0.25", 429, "requests", "rate_limit_exceeded", "250"),
     ],
 )
-async def test_failure_on_demand(
-    site: Site,
+async def test_error_faults_return_openais_errors(
+    simulator: Simulator,
     simulate: str,
     status: int,
-    type_: str,
+    error_type: str,
     code: str | None,
     retry_after_ms: str | None,
 ) -> None:
-    answer = await site.post("/chat/completions", CHAT, simulate=simulate)
-    assert (answer.status, answer.error["type"], answer.error["code"]) == (status, type_, code)
-    assert answer.headers.get("retry-after-ms") == retry_after_ms
+    response = await simulator.post("/chat/completions", CHAT_BODY, simulate=simulate)
+    assert (response.status, response.error["type"], response.error["code"]) == (
+        status,
+        error_type,
+        code,
+    )
+    assert response.headers.get("retry-after-ms") == retry_after_ms
 
 
 @pytest.mark.parametrize(
@@ -67,60 +80,64 @@ async def test_failure_on_demand(
         ),
     ],
 )
-async def test_refusal_on_demand_tells_the_models_own_limits(simulate: str, message: str) -> None:
-    async with running(Options(tpm=30_000)) as site:
-        answer = await site.post("/chat/completions", CHAT, simulate=simulate)
-    assert answer.error["message"] == message
+async def test_simulated_limit_error_quotes_the_models_limits(simulate: str, message: str) -> None:
+    async with running_simulator(Options(tpm=30_000)) as simulator:
+        response = await simulator.post("/chat/completions", CHAT_BODY, simulate=simulate)
+    assert response.error["message"] == message
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["plain", "streamed"])
-async def test_reset_comes_before_any_byte(site: Site, stream: bool) -> None:
-    reader, writer = await site.send(
-        post("/chat/completions", CHAT | {"stream": stream}, simulate="reset")
+async def test_reset_fault_resets_before_any_byte(simulator: Simulator, stream: bool) -> None:
+    reader, writer = await simulator.open(
+        post("/chat/completions", CHAT_BODY | {"stream": stream}, simulate="reset")
     )
     with pytest.raises(ConnectionResetError):
         await reader.read()
     writer.close()
-    assert (await site.stats())["severed"] == 1
+    assert (await simulator.stats())["severed"] == 1
 
 
 @pytest.mark.parametrize("events", [0, 1, 3])
-async def test_cut_comes_at_a_boundary(site: Site, events: int) -> None:
-    answer = await site.post(
-        "/chat/completions", CHAT | {"stream": True}, simulate=f"cut={events}"
+async def test_cut_comes_at_an_event_boundary(simulator: Simulator, events: int) -> None:
+    response = await simulator.post(
+        "/chat/completions", CHAT_BODY | {"stream": True}, simulate=f"cut={events}"
     )
-    assert not answer.whole
-    assert answer.body.count(b"\n\n") == events
-    assert answer.body.endswith(b"\n\n") or not events
+    assert not response.complete
+    assert response.body.count(b"\n\n") == events
+    assert response.body.endswith(b"\n\n") or not events
 
 
-async def test_cut_inside_comes_in_the_middle_of_an_event(site: Site) -> None:
-    answer = await site.post("/chat/completions", CHAT | {"stream": True}, simulate="cut_inside=2")
-    *whole, rest = answer.body.split(b"\n\n")
-    assert not answer.whole
-    assert len(whole) == 2
+async def test_cut_inside_comes_in_the_middle_of_an_event(simulator: Simulator) -> None:
+    response = await simulator.post(
+        "/chat/completions", CHAT_BODY | {"stream": True}, simulate="cut_inside=2"
+    )
+    *complete, rest = response.body.split(b"\n\n")
+    assert not response.complete
+    assert len(complete) == 2
     assert rest.startswith(b"data: {")
 
 
-async def test_stream_shorter_than_its_cut_comes_whole(site: Site) -> None:
-    answer = await site.post("/chat/completions", CHAT | {"stream": True}, simulate="cut=100")
-    assert answer.whole
+async def test_stream_shorter_than_its_cut_is_complete(simulator: Simulator) -> None:
+    response = await simulator.post(
+        "/chat/completions", CHAT_BODY | {"stream": True}, simulate="cut=100"
+    )
+    assert response.complete
 
 
 @pytest.mark.parametrize("simulate", ["cut", "cut_inside"])
-async def test_plain_answer_is_cut_in_its_middle(site: Site, simulate: str) -> None:
-    answer = await site.post("/chat/completions", CHAT, simulate=simulate)
-    assert answer.status == 200
-    assert not answer.whole
-    assert len(answer.body) == int(answer.headers["content-length"]) // 2
+async def test_plain_response_is_cut_in_its_middle(simulator: Simulator, simulate: str) -> None:
+    response = await simulator.post("/chat/completions", CHAT_BODY, simulate=simulate)
+    assert response.status == 200
+    assert not response.complete
+    assert len(response.body) == int(response.headers["content-length"]) // 2
 
 
 @pytest.mark.parametrize("simulate", ["cut=2", "cut_inside=2", "reset"])
-async def test_sdk_raises_on_a_broken_stream(site: Site, simulate: str) -> None:
-    async with site.sdk() as sdk:
+async def test_sdk_raises_on_a_broken_stream(simulator: Simulator, simulate: str) -> None:
+    async with simulator.sdk() as sdk:
         with pytest.raises(openai.APIConnectionError):
             async for _ in await sdk.chat.completions.create(
-                model="m", messages=HELLO, stream=True, extra_headers={"X-Simulate": simulate}
+                model="m", messages=MESSAGES, stream=True, extra_headers={"X-Simulate": simulate}
             ):
                 pass
 
@@ -137,68 +154,70 @@ async def test_sdk_raises_on_a_broken_stream(site: Site, simulate: str) -> None:
     ],
     ids=["head", "stream-head", "body", "stream", "latency", "pace"],
 )
-async def test_client_that_leaves_ends_its_request(
-    site: Site, simulate: str, stream: bool, before: bytes
+async def test_client_disconnect_ends_the_request(
+    simulator: Simulator, simulate: str, stream: bool, before: bytes
 ) -> None:
     """Whatever the handler waits for, it is gone when the client is."""
-    raw = post("/chat/completions", CHAT | {"stream": stream}, simulate=simulate)
-    reader, writer = await site.send(raw)
+    raw = post("/chat/completions", CHAT_BODY | {"stream": stream}, simulate=simulate)
+    reader, writer = await simulator.open(raw)
     if before:
-        await asyncio.wait_for(reader.readuntil(before), SOON_S)
-    waiting = await site.stats_until(lambda stats: stats["requests_open"] == 1)
+        await asyncio.wait_for(reader.readuntil(before), TIMEOUT_S)
+    waiting = await simulator.wait_for_stats(lambda stats: stats["requests_open"] == 1)
     assert waiting["streams_open"] == int(stream and bool(before))
     writer.close()
-    stats = await site.stats_until(lambda stats: stats["requests_open"] == 0)
+    stats = await simulator.wait_for_stats(lambda stats: stats["requests_open"] == 0)
     assert (stats["left"], stats["streams_open"]) == (1, 0)
 
 
-async def test_simulator_that_ends_waits_for_no_stalled_request() -> None:
-    async with asyncio.timeout(SOON_S):
-        async with running(Options()) as site:
-            _, writer = await site.send(post("/chat/completions", CHAT, simulate="stall"))
-            await site.stats_until(lambda stats: stats["requests_open"] == 1)
+async def test_shutdown_does_not_wait_for_stalled_requests() -> None:
+    async with asyncio.timeout(TIMEOUT_S):
+        async with running_simulator(Options()) as simulator:
+            _, writer = await simulator.open(
+                post("/chat/completions", CHAT_BODY, simulate="stall")
+            )
+            await simulator.wait_for_stats(lambda stats: stats["requests_open"] == 1)
         writer.close()
 
 
-async def test_stalled_stream_sends_its_events_first(site: Site) -> None:
-    reader, writer = await site.send(
-        post("/chat/completions", CHAT | {"stream": True}, simulate="stall=2")
+async def test_stall_comes_after_the_requested_events(simulator: Simulator) -> None:
+    reader, writer = await simulator.open(
+        post("/chat/completions", CHAT_BODY | {"stream": True}, simulate="stall=2")
     )
     for _ in range(3):  # The head, which ends in an empty line too, and two events.
-        await asyncio.wait_for(reader.readuntil(b"\n\r\n"), SOON_S)
+        await asyncio.wait_for(reader.readuntil(b"\n\r\n"), TIMEOUT_S)
     writer.close()
 
 
-async def test_gzip_compresses_a_plain_answer(site: Site) -> None:
-    answer = await site.post("/chat/completions", CHAT, simulate="gzip")
-    assert answer.headers["content-encoding"] == "gzip"
-    assert plain_text(gzip.decompress(answer.body))
+async def test_gzip_fault_compresses_a_plain_response(simulator: Simulator) -> None:
+    response = await simulator.post("/chat/completions", CHAT_BODY, simulate="gzip")
+    assert response.headers["content-encoding"] == "gzip"
+    assert chat_text(gzip.decompress(response.body))
 
 
-async def test_answer_longer_than_its_cap_is_cut_short_by_it(site: Site) -> None:
-    answer = await site.post("/chat/completions", CHAT, simulate="tokens=9")
-    body = json.loads(answer.body)
+async def test_forced_length_is_capped_by_the_token_limit(simulator: Simulator) -> None:
+    response = await simulator.post("/chat/completions", CHAT_BODY, simulate="tokens=9")
+    body = json.loads(response.body)
     assert body["choices"][0]["finish_reason"] == "length"
     assert body["usage"]["completion_tokens"] == 4
-    response = await site.post(
+    response = await simulator.post(
         "/responses", {"model": "m", "input": "x", "max_output_tokens": 2}, simulate="tokens=9"
     )
     assert json.loads(response.body)["incomplete_details"] == {"reason": "max_output_tokens"}
 
 
-async def test_unknown_fault_is_a_400_that_lists_the_known(site: Site) -> None:
-    answer = await site.post("/chat/completions", CHAT, simulate="explode")
-    assert (answer.status, answer.error["code"]) == (400, "unknown_fault")
-    assert GRAMMAR in answer.error["message"]
+async def test_unknown_fault_returns_400_with_the_known_faults(simulator: Simulator) -> None:
+    response = await simulator.post("/chat/completions", CHAT_BODY, simulate="explode")
+    assert (response.status, response.error["code"]) == (400, "unknown_fault")
+    assert GRAMMAR in response.error["message"]
 
 
-async def test_flagged_faults_strike_each_nth_request_and_yield_to_the_header() -> None:
+async def test_configured_faults_apply_to_every_nth_request_unless_overridden() -> None:
     options = Options(faults=parse("500"), fault_every=2)
-    async with running(options) as site:
+    async with running_simulator(options) as simulator:
         statuses = []
         for simulate in ("", "", "", "status=502"):
-            answer = await site.post("/chat/completions", CHAT, simulate=simulate)
-            statuses.append(answer.status)
+            response = await simulator.post("/chat/completions", CHAT_BODY, simulate=simulate)
+            statuses.append(response.status)
     assert statuses == [200, 500, 200, 502]
 
 
@@ -213,7 +232,7 @@ async def test_flagged_faults_strike_each_nth_request_and_yield_to_the_header() 
         ("close=4001", Faults(close=4001)),
     ],
 )
-def test_faults_are_read(text: str, faults: Faults) -> None:
+def test_faults_are_parsed(text: str, faults: Faults) -> None:
     assert parse(text) == faults
 
 
@@ -224,13 +243,13 @@ BAD_FAULTS = (
 
 
 @pytest.mark.parametrize("text", BAD_FAULTS.split(), ids=lambda text: text[:20])
-def test_bad_faults_are_refused(text: str) -> None:
+def test_bad_faults_are_rejected(text: str) -> None:
     with pytest.raises(FaultError):
         parse(text)
 
 
-@unhurried
+@no_deadline
 @given(st.text())
-def test_no_fault_text_breaks_the_reader(text: str) -> None:
+def test_parsing_any_text_raises_only_fault_errors(text: str) -> None:
     with suppress(FaultError):
         parse(text)

@@ -9,37 +9,39 @@ from typing import Any
 import openai
 import pytest
 
-from rustygate.simulator.storage.file_store import ROOM
-from tests.support.simulator import BYTES, SOON_S, Site, form, request
+from rustygate.simulator.storage.file_store import CAPACITY_BYTES
+from tests.support.simulator import FILE_BYTES, TIMEOUT_S, Simulator, build_form, build_request
 
 
-async def created(site: Site, content: bytes = BYTES, name: str = "a.bin") -> str:
+async def upload_file(
+    simulator: Simulator, content: bytes = FILE_BYTES, name: str = "a.bin"
+) -> str:
     """A new file's identifier."""
-    raw = form("/v1/files", purpose="user_data", file=(name, content, "x/y"))
-    identifier: str = json.loads((await site.ask(raw)).body)["id"]
-    return identifier
+    raw = build_form("/v1/files", purpose="user_data", file=(name, content, "x/y"))
+    file_id: str = json.loads((await simulator.send(raw)).body)["id"]
+    return file_id
 
 
-async def test_sdk_gets_back_the_bytes_it_uploaded(site: Site) -> None:
-    async with site.sdk() as sdk:
+async def test_sdk_downloads_the_bytes_it_uploaded(simulator: Simulator) -> None:
+    async with simulator.sdk() as sdk:
         file = await sdk.files.create(
-            file=("näme.bin", BYTES),
+            file=("näme.bin", FILE_BYTES),
             purpose="user_data",
             expires_after={"anchor": "created_at", "seconds": 3600},
         )
         again = await sdk.files.retrieve(file.id)
         content = await sdk.files.content(file.id)
-    assert (file.filename, file.bytes, file.purpose) == ("näme.bin", len(BYTES), "user_data")
+    assert (file.filename, file.bytes, file.purpose) == ("näme.bin", len(FILE_BYTES), "user_data")
     assert file.expires_at == file.created_at + 3600
     assert again == file
-    assert content.content == BYTES
-    assert content.response.headers["content-length"] == str(len(BYTES))
-    assert file.model_extra == {"sha256": sha256(BYTES).hexdigest()}
+    assert content.content == FILE_BYTES
+    assert content.response.headers["content-length"] == str(len(FILE_BYTES))
+    assert file.model_extra == {"sha256": sha256(FILE_BYTES).hexdigest()}
 
 
-async def test_sdk_pages_through_files(site: Site) -> None:
-    async with site.sdk() as sdk:
-        created = [
+async def test_sdk_pages_through_files(simulator: Simulator) -> None:
+    async with simulator.sdk() as sdk:
+        upload_file = [
             (await sdk.files.create(file=(f"{number}", b"x"), purpose=purpose)).id
             for number in range(5)
             for purpose in ("batch", "vision")
@@ -47,13 +49,13 @@ async def test_sdk_pages_through_files(site: Site) -> None:
         all_of_them = [file.id async for file in sdk.files.list(limit=3)]
         batch = [file.id async for file in sdk.files.list(purpose="batch", limit=2, order="asc")]
         page = await sdk.files.list(limit=10)
-    assert all_of_them == created[::-1]
-    assert batch == created[::2]
+    assert all_of_them == upload_file[::-1]
+    assert batch == upload_file[::2]
     assert page.has_more is False
 
 
-async def test_sdk_deletes_a_file(site: Site) -> None:
-    async with site.sdk() as sdk:
+async def test_sdk_deletes_a_file(simulator: Simulator) -> None:
+    async with simulator.sdk() as sdk:
         file = await sdk.files.create(file=("x", b"x"), purpose="batch")
         assert (await sdk.files.delete(file.id)).deleted
         with pytest.raises(openai.NotFoundError, match="No such File object"):
@@ -63,10 +65,10 @@ async def test_sdk_deletes_a_file(site: Site) -> None:
 @pytest.mark.parametrize(
     "query", ["limit=0", "limit=x", "order=up", "limit=10001", "after=", "after=%FF"]
 )
-async def test_bad_page_is_a_refusal(site: Site, query: str) -> None:
-    answer = await site.ask(request("GET", f"/v1/files?{query}"))
-    assert answer.status == (404 if "after" in query else 400)
-    assert answer.error["type"] == "invalid_request_error"
+async def test_bad_page_query_is_rejected(simulator: Simulator, query: str) -> None:
+    response = await simulator.send(build_request("GET", f"/v1/files?{query}"))
+    assert response.status == (404 if "after" in query else 400)
+    assert response.error["type"] == "invalid_request_error"
 
 
 @pytest.mark.parametrize(
@@ -79,89 +81,93 @@ async def test_bad_page_is_a_refusal(site: Site, query: str) -> None:
         {"purpose": "batch", "file": ("x", b"x", "x/y"), "expires_after[seconds]": "1"},
     ],
 )
-async def test_bad_file_is_a_400(site: Site, fields: dict[str, Any]) -> None:
-    assert (await site.ask(form("/v1/files", **fields))).status == 400
+async def test_bad_file_returns_400(simulator: Simulator, fields: dict[str, Any]) -> None:
+    assert (await simulator.send(build_form("/v1/files", **fields))).status == 400
 
 
 @pytest.mark.parametrize(
-    ("asked", "start", "stop"),
+    ("range_header", "start", "stop"),
     [
         ("bytes=0-0", 0, 1),
         ("bytes=0-65535", 0, 65_536),
         ("bytes=65530-65545", 65_530, 65_546),
-        ("bytes=100000-", 100_000, len(BYTES)),
-        ("bytes=-3", len(BYTES) - 3, len(BYTES)),
-        ("bytes=5-999999999", 5, len(BYTES)),
-        ("bytes=-999999999", 0, len(BYTES)),
+        ("bytes=100000-", 100_000, len(FILE_BYTES)),
+        ("bytes=-3", len(FILE_BYTES) - 3, len(FILE_BYTES)),
+        ("bytes=5-999999999", 5, len(FILE_BYTES)),
+        ("bytes=-999999999", 0, len(FILE_BYTES)),
     ],
 )
-async def test_range_is_answered_with_those_bytes(
-    site: Site, asked: str, start: int, stop: int
+async def test_range_request_returns_those_bytes(
+    simulator: Simulator, range_header: str, start: int, stop: int
 ) -> None:
-    target = f"/v1/files/{await created(site)}/content"
-    answer = await site.ask(request("GET", target, Range=asked))
-    assert answer.status == 206
-    assert answer.headers["content-range"] == f"bytes {start}-{stop - 1}/{len(BYTES)}"
-    assert answer.body == BYTES[start:stop]
-    assert answer.whole
+    target = f"/v1/files/{await upload_file(simulator)}/content"
+    response = await simulator.send(build_request("GET", target, Range=range_header))
+    assert response.status == 206
+    assert response.headers["content-range"] == f"bytes {start}-{stop - 1}/{len(FILE_BYTES)}"
+    assert response.body == FILE_BYTES[start:stop]
+    assert response.complete
 
 
 @pytest.mark.parametrize(
-    "asked", ["bytes=5-4", "bytes=a-b", "lines=1-2", "bytes=0-1,3-4", "bytes=-", "bytes=1"]
+    "range_header", ["bytes=5-4", "bytes=a-b", "lines=1-2", "bytes=0-1,3-4", "bytes=-", "bytes=1"]
 )
-async def test_range_that_is_none_is_passed_over(site: Site, asked: str) -> None:
-    answer = await site.ask(
-        request("GET", f"/v1/files/{await created(site)}/content", Range=asked)
+async def test_invalid_range_is_ignored(simulator: Simulator, range_header: str) -> None:
+    response = await simulator.send(
+        build_request(
+            "GET", f"/v1/files/{await upload_file(simulator)}/content", Range=range_header
+        )
     )
-    assert (answer.status, answer.body) == (200, BYTES)
+    assert (response.status, response.body) == (200, FILE_BYTES)
 
 
-async def test_range_beyond_the_end_is_a_416(site: Site) -> None:
-    target = f"/v1/files/{await created(site)}/content"
-    answer = await site.ask(request("GET", target, Range=f"bytes={len(BYTES)}-"))
-    assert answer.status == 416
-    assert answer.headers["content-range"] == f"bytes */{len(BYTES)}"
+async def test_range_beyond_the_end_returns_416(simulator: Simulator) -> None:
+    target = f"/v1/files/{await upload_file(simulator)}/content"
+    response = await simulator.send(
+        build_request("GET", target, Range=f"bytes={len(FILE_BYTES)}-")
+    )
+    assert response.status == 416
+    assert response.headers["content-range"] == f"bytes */{len(FILE_BYTES)}"
 
 
 @pytest.mark.parametrize("tail", ["", "/content"])
-async def test_head_is_a_get_without_its_body(site: Site, tail: str) -> None:
-    target = f"/v1/files/{await created(site)}{tail}"
-    get = await site.ask(request("GET", target))
-    head = await site.ask(request("HEAD", target, Range="bytes=0-1"))
+async def test_head_returns_the_headers_of_get(simulator: Simulator, tail: str) -> None:
+    target = f"/v1/files/{await upload_file(simulator)}{tail}"
+    get = await simulator.send(build_request("GET", target))
+    head = await simulator.send(build_request("HEAD", target, Range="bytes=0-1"))
     assert (head.status, head.body) == (200, b"")
     assert head.headers["content-length"] == str(len(get.body))
 
 
 @pytest.mark.parametrize("simulate", ["cut", "cut_inside=3"])
-async def test_content_is_cut_in_its_middle(site: Site, simulate: str) -> None:
-    target = f"/v1/files/{await created(site)}/content"
-    answer = await site.ask(request("GET", target, simulate=simulate))
-    assert not answer.whole
-    assert answer.body == BYTES[: len(BYTES) // 2]
+async def test_content_is_cut_in_its_middle(simulator: Simulator, simulate: str) -> None:
+    target = f"/v1/files/{await upload_file(simulator)}/content"
+    response = await simulator.send(build_request("GET", target, simulate=simulate))
+    assert not response.complete
+    assert response.body == FILE_BYTES[: len(FILE_BYTES) // 2]
 
 
-async def test_upload_can_be_refused_before_it_is_read(site: Site) -> None:
-    raw = form("/v1/files", purpose="batch", file=("x", bytes(1_000_000), "x/y"))
+async def test_file_can_be_rejected_before_it_is_read(simulator: Simulator) -> None:
+    raw = build_form("/v1/files", purpose="batch", file=("x", bytes(1_000_000), "x/y"))
     raw = raw.replace(b"\r\n\r\n", b"\r\nX-Simulate: 503\r\n\r\n", 1)
-    reader, writer = await site.send(raw[:1000])
-    line = await asyncio.wait_for(reader.readline(), SOON_S)
+    reader, writer = await simulator.open(raw[:1000])
+    line = await asyncio.wait_for(reader.readline(), TIMEOUT_S)
     writer.close()
     assert line.startswith(b"HTTP/1.1 503 ")
 
 
-async def test_file_beyond_the_room_is_known_but_not_kept(site: Site) -> None:
-    content = BYTES * (ROOM // len(BYTES) + 1)
-    identifier = await created(site, content)
-    file = json.loads((await site.ask(request("GET", f"/v1/files/{identifier}"))).body)
+async def test_file_above_the_capacity_is_listed_but_not_kept(simulator: Simulator) -> None:
+    content = FILE_BYTES * (CAPACITY_BYTES // len(FILE_BYTES) + 1)
+    file_id = await upload_file(simulator, content)
+    file = json.loads((await simulator.send(build_request("GET", f"/v1/files/{file_id}"))).body)
     assert (file["bytes"], file["sha256"]) == (len(content), sha256(content).hexdigest())
-    answer = await site.ask(request("GET", f"/v1/files/{identifier}/content"))
-    assert (answer.status, answer.error["code"]) == (404, "content_not_kept")
+    response = await simulator.send(build_request("GET", f"/v1/files/{file_id}/content"))
+    assert (response.status, response.error["code"]) == (404, "content_not_kept")
 
 
-async def test_zeros_are_made_while_they_are_sent(site: Site) -> None:
+async def test_zero_file_is_generated_while_it_is_sent(simulator: Simulator) -> None:
     size = 100_000_000
-    raw = request("GET", f"/v1/files/file-zeros-{size}/content")
-    reader, writer = await site.send(raw)
+    raw = build_request("GET", f"/v1/files/file-zeros-{size}/content")
+    reader, writer = await simulator.open(raw)
     tracemalloc.start()
     try:
         received = 0
@@ -174,8 +180,8 @@ async def test_zeros_are_made_while_they_are_sent(site: Site) -> None:
     assert size < received < size + 1000
 
 
-async def test_sdk_knows_zeros_as_a_file(site: Site) -> None:
-    async with site.sdk() as sdk:
+async def test_sdk_retrieves_a_zero_file(simulator: Simulator) -> None:
+    async with simulator.sdk() as sdk:
         file = await sdk.files.retrieve("file-zeros-70000")
         content = await sdk.files.content(file.id)
         with pytest.raises(openai.NotFoundError):

@@ -5,11 +5,11 @@ from typing import Literal
 import pytest
 
 from rustygate.simulator.endpoints.images import png
-from tests.support.simulator import PICTURE, Site, deprecated, request
+from tests.support.simulator import IMAGE, Simulator, build_request, ignore_deprecation
 
 
 @pytest.mark.parametrize(
-    ("model", "told", "as_url"),
+    ("model", "response_format", "as_url"),
     [
         ("gpt-image-1", None, False),
         ("dall-e-3", None, True),
@@ -18,33 +18,38 @@ from tests.support.simulator import PICTURE, Site, deprecated, request
     ],
 )
 async def test_sdk_generates_images(
-    site: Site, model: str, told: Literal["url", "b64_json"] | None, as_url: bool
+    simulator: Simulator,
+    model: str,
+    response_format: Literal["url", "b64_json"] | None,
+    as_url: bool,
 ) -> None:
-    async with site.sdk() as sdk:
-        answer = await sdk.images.generate(model=model, prompt="A", n=2, response_format=told)
-    assert answer.data is not None
-    assert [image.b64_json is None for image in answer.data] == [as_url, as_url]
-    assert len({image.b64_json or image.url for image in answer.data}) == 2
+    async with simulator.sdk() as sdk:
+        response = await sdk.images.generate(
+            model=model, prompt="A", n=2, response_format=response_format
+        )
+    assert response.data is not None
+    assert [image.b64_json is None for image in response.data] == [as_url, as_url]
+    assert len({image.b64_json or image.url for image in response.data}) == 2
 
 
-async def test_url_of_an_image_is_the_simulators_own(site: Site) -> None:
-    async with site.sdk() as sdk:
-        answer = await sdk.images.generate(model="dall-e-2", prompt="A")
-    assert answer.data is not None
-    url = answer.data[0].url
+async def test_image_url_is_served_by_the_simulator(simulator: Simulator) -> None:
+    async with simulator.sdk() as sdk:
+        response = await sdk.images.generate(model="dall-e-2", prompt="A")
+    assert response.data is not None
+    url = response.data[0].url
     assert url is not None
-    path = url.removeprefix(f"http://127.0.0.1:{site.port}")
-    image = await site.ask(request("GET", path))
+    path = url.removeprefix(f"http://127.0.0.1:{simulator.port}")
+    image = await simulator.send(build_request("GET", path))
     assert image.headers["content-type"] == "image/png"
     assert image.body == png(path[-10:-4])
-    head = await site.ask(request("HEAD", path))
+    head = await simulator.send(build_request("HEAD", path))
     assert (head.headers["content-length"], head.body) == (str(len(image.body)), b"")
 
 
-async def test_sdk_edits_images(site: Site) -> None:
-    async with site.sdk() as sdk:
-        one = await sdk.images.edit(image=PICTURE, prompt="Bluer", model="gpt-image-1")
-        two = await sdk.images.edit(image=[PICTURE, PICTURE], prompt="Bluer", mask=PICTURE)
+async def test_sdk_edits_images(simulator: Simulator) -> None:
+    async with simulator.sdk() as sdk:
+        one = await sdk.images.edit(image=IMAGE, prompt="Bluer", model="gpt-image-1")
+        two = await sdk.images.edit(image=[IMAGE, IMAGE], prompt="Bluer", mask=IMAGE)
     assert one.data is not None
     assert two.data is not None
     assert one.data[0].b64_json != two.data[0].b64_json
@@ -52,16 +57,16 @@ async def test_sdk_edits_images(site: Site) -> None:
     assert one.usage.input_tokens == 2
 
 
-@deprecated
-async def test_sdk_varies_an_image(site: Site) -> None:
-    async with site.sdk() as sdk:
-        answer = await sdk.images.create_variation(image=PICTURE, n=2)
-    assert answer.data is not None
-    assert all(image.url for image in answer.data)
+@ignore_deprecation
+async def test_sdk_varies_an_image(simulator: Simulator) -> None:
+    async with simulator.sdk() as sdk:
+        response = await sdk.images.create_variation(image=IMAGE, n=2)
+    assert response.data is not None
+    assert all(image.url for image in response.data)
 
 
-async def test_sdk_streams_images(site: Site) -> None:
-    async with site.sdk() as sdk:
+async def test_sdk_streams_images(simulator: Simulator) -> None:
+    async with simulator.sdk() as sdk:
         generated = [
             event.type
             async for event in await sdk.images.generate(
@@ -71,7 +76,7 @@ async def test_sdk_streams_images(site: Site) -> None:
         edited = [
             event.type
             async for event in await sdk.images.edit(
-                model="gpt-image-1", image=PICTURE, prompt="A", stream=True
+                model="gpt-image-1", image=IMAGE, prompt="A", stream=True
             )
         ]
     assert generated == [

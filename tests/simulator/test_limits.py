@@ -6,8 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rustygate.simulator.limits import MINUTE, MODELS, Bucket, Limits, Quota, Quotas, go_duration
-from tests.support.simulator import unhurried
+from rustygate.simulator.limits import (
+    MAX_MODELS,
+    MINUTE,
+    Bucket,
+    Limits,
+    Quota,
+    Quotas,
+    go_duration,
+)
+from tests.support.simulator import no_deadline
 
 SECOND = 1_000_000_000
 
@@ -33,7 +41,7 @@ def test_go_duration(ms: int, text: str) -> None:
     assert go_duration(ms) == text
 
 
-def test_reset_is_the_time_until_full() -> None:
+def test_reset_headers_are_the_time_until_full() -> None:
     quota = Quota(Limits(rpm=60, tpm=600))
     quota.charge(0, 100)
     assert quota.headers(SECOND // 2) == {
@@ -46,40 +54,40 @@ def test_reset_is_the_time_until_full() -> None:
     }
 
 
-def test_want_of_tokens_costs_a_request_and_no_tokens() -> None:
+def test_exceeded_token_limit_costs_one_request_and_no_tokens() -> None:
     quota = Quota(Limits(rpm=10, tpm=100))
     assert quota.charge(0, 80) is None
-    shortage = quota.charge(0, 40)
-    assert shortage is not None
-    assert (shortage.kind, shortage.used, shortage.wait) == ("tokens", 80, 12 * SECOND)
+    exceeded = quota.charge(0, 40)
+    assert exceeded is not None
+    assert (exceeded.kind, exceeded.used, exceeded.wait) == ("tokens", 80, 12 * SECOND)
     headers = quota.headers(0)
     assert headers["x-ratelimit-remaining-requests"] == "8"
     assert headers["x-ratelimit-remaining-tokens"] == "20"
 
 
-def test_want_of_requests_costs_nothing() -> None:
+def test_exceeded_request_limit_costs_nothing() -> None:
     quota = Quota(Limits(rpm=1, tpm=100))
     quota.charge(0, 1)
-    waits = [shortage.wait for now in range(3) if (shortage := quota.charge(now, 1))]
+    waits = [exceeded.wait for now in range(3) if (exceeded := quota.charge(now, 1))]
     assert waits == [MINUTE, MINUTE - 1, MINUTE - 2]
 
 
-def test_too_large_never_fits() -> None:
-    shortage = Quota(Limits(rpm=1, tpm=100)).charge(0, 101)
-    assert shortage is not None
-    assert shortage.wait is None
+def test_request_above_the_limit_never_fits() -> None:
+    exceeded = Quota(Limits(rpm=1, tpm=100)).charge(0, 101)
+    assert exceeded is not None
+    assert exceeded.wait is None
 
 
-def test_limit_that_changes_keeps_what_was_taken_as_far_as_it_goes() -> None:
+def test_resize_keeps_units_taken_up_to_the_new_limit() -> None:
     bucket = Bucket(100)
     bucket.take(0, 40)
     bucket.resize(0, 200)
-    assert (bucket.remaining(0), bucket.reset(0)) == (160, 12 * SECOND)
+    assert (bucket.remaining(0), bucket.time_until_full(0)) == (160, 12 * SECOND)
     bucket.resize(0, 10)
-    assert (bucket.remaining(0), bucket.reset(0)) == (0, MINUTE)
+    assert (bucket.remaining(0), bucket.time_until_full(0)) == (0, MINUTE)
 
 
-def test_changed_limit_refills_at_its_own_rate_from_then_on() -> None:
+def test_resized_bucket_refills_at_its_new_rate() -> None:
     bucket = Bucket(60)
     bucket.take(0, 60)
     bucket.resize(10 * SECOND, 600)
@@ -87,30 +95,30 @@ def test_changed_limit_refills_at_its_own_rate_from_then_on() -> None:
     assert bucket.remaining(11 * SECOND) == 560
 
 
-def test_limit_that_is_new_begins_with_a_full_bucket() -> None:
+def test_new_limit_starts_with_a_full_bucket() -> None:
     quota = Quota(Limits(rpm=0, tpm=0))
     assert quota.charge(0, 10**9) is None
     assert quota.headers(0) == {}
-    quota.apply(0, Limits(rpm=5, tpm=0))
+    quota.change_limits(0, Limits(rpm=5, tpm=0))
     assert quota.headers(0)["x-ratelimit-remaining-requests"] == "5"
 
 
-def test_models_with_limits_of_their_own_are_bounded() -> None:
-    quotas = Quotas(Limits(1, 1), {str(number): Limits(2, 2) for number in range(MODELS)})
+def test_number_of_models_with_own_limits_is_bounded() -> None:
+    quotas = Quotas(Limits(1, 1), {str(number): Limits(2, 2) for number in range(MAX_MODELS)})
     quotas.change(0, "0", rpm=3)
     with pytest.raises(OverflowError):
         quotas.change(0, "one more", rpm=3)
 
 
-def test_models_are_bounded_and_the_least_recently_used_goes() -> None:
+def test_least_recently_used_model_is_dropped() -> None:
     quotas = Quotas(Limits(1, 1), {})
-    first = quotas.of("first")
-    for number in range(MODELS - 1):
-        quotas.of(str(number))
-    assert quotas.of("first") is first
-    quotas.of("one more")
-    assert len(quotas) == MODELS
-    assert quotas.of("first") is first
+    first = quotas.get("first")
+    for number in range(MAX_MODELS - 1):
+        quotas.get(str(number))
+    assert quotas.get("first") is first
+    quotas.get("one more")
+    assert len(quotas) == MAX_MODELS
+    assert quotas.get("first") is first
 
 
 LIMITS = st.integers(1, 10**7)
@@ -119,9 +127,9 @@ LIMITS = st.integers(1, 10**7)
 TIMES = st.integers(0, 10**12)
 
 
-@unhurried
+@no_deadline
 @given(LIMITS, st.lists(st.tuples(st.integers(0, 10**10), st.integers(1, 10**6))))
-def test_any_window_holds_at_most_a_minutes_limit_and_the_refill(
+def test_any_window_holds_at_most_the_limit_plus_the_refill(
     limit: int, tries: list[tuple[int, int]]
 ) -> None:
     bucket, now, taken = Bucket(limit), 0, 0
@@ -134,9 +142,11 @@ def test_any_window_holds_at_most_a_minutes_limit_and_the_refill(
         assert 0 <= bucket.remaining(now) <= limit
 
 
-@unhurried
+@no_deadline
 @given(LIMITS, TIMES, st.data())
-def test_denied_before_the_promise_and_allowed_at_it(limit: int, now: int, data: Any) -> None:
+def test_request_is_denied_before_its_wait_and_allowed_after_it(
+    limit: int, now: int, data: Any
+) -> None:
     units = st.integers(1, limit)
     bucket = Bucket(limit)
     bucket.take(now, data.draw(units))
@@ -144,6 +154,6 @@ def test_denied_before_the_promise_and_allowed_at_it(limit: int, now: int, data:
     wait = bucket.wait(now, wanted)
     assert bucket.wait(now + wait, wanted) == 0
     assert not wait or bucket.wait(now + wait - 1, wanted) > 0
-    full = now + bucket.reset(now)
+    full = now + bucket.time_until_full(now)
     assert bucket.remaining(full) == limit
-    assert full == now or bucket.reset(full - 1) > 0
+    assert full == now or bucket.time_until_full(full - 1) > 0

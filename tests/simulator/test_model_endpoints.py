@@ -8,30 +8,30 @@ import pytest
 
 from rustygate.simulator import Options
 from tests.support.simulator import (
-    CHAT,
+    AUDIO,
+    CHAT_BODY,
+    IMAGE,
     KEY,
-    PICTURE,
-    SOON_S,
-    SOUND,
-    Site,
-    deprecated,
-    form,
+    TIMEOUT_S,
+    Simulator,
+    build_form,
+    ignore_deprecation,
     post,
-    running,
+    running_simulator,
 )
 
 
-async def test_every_answer_of_a_model_carries_the_headers(site: Site) -> None:
+async def test_model_responses_have_openais_headers(simulator: Simulator) -> None:
     for simulate in ("gzip", "500", "slow_down"):
-        answer = await site.post("/chat/completions", CHAT, simulate=simulate)
+        response = await simulator.post("/chat/completions", CHAT_BODY, simulate=simulate)
         names = {"x-request-id", "openai-processing-ms", "openai-version"} | {
             f"x-ratelimit-{what}-{kind}"
             for what in ("limit", "remaining", "reset")
             for kind in ("requests", "tokens")
         }
-        assert names <= set(answer.headers)
-    assert answer.headers["x-ratelimit-limit-requests"] == "500"
-    assert answer.headers["x-ratelimit-remaining-requests"] == "497"
+        assert names <= set(response.headers)
+    assert response.headers["x-ratelimit-limit-requests"] == "500"
+    assert response.headers["x-ratelimit-remaining-requests"] == "497"
 
 
 JSON_ENDPOINTS = {
@@ -43,15 +43,15 @@ JSON_ENDPOINTS = {
 
 
 FORMS: dict[str, dict[str, Any]] = {
-    "/audio/transcriptions": {"model": "m", "file": SOUND},
-    "/audio/translations": {"model": "m", "file": SOUND},
-    "/images/edits": {"model": "m", "prompt": "x", "image": PICTURE},
-    "/images/variations": {"model": "m", "image": PICTURE},
+    "/audio/transcriptions": {"model": "m", "file": AUDIO},
+    "/audio/translations": {"model": "m", "file": AUDIO},
+    "/images/edits": {"model": "m", "prompt": "x", "image": IMAGE},
+    "/images/variations": {"model": "m", "image": IMAGE},
 }
 
 
 ENDPOINTS = [post(path, body) for path, body in JSON_ENDPOINTS.items()] + [
-    form(f"/v1{path}", **fields) for path, fields in FORMS.items()
+    build_form(f"/v1{path}", **fields) for path, fields in FORMS.items()
 ]
 
 
@@ -59,52 +59,54 @@ PATHS = [*JSON_ENDPOINTS, *FORMS]
 
 
 @pytest.mark.parametrize("raw", ENDPOINTS, ids=PATHS)
-async def test_model_answers_with_its_six_headers_and_beyond_its_limit_does_not(
+async def test_model_endpoints_enforce_limits_and_send_rate_limit_headers(
     raw: bytes,
 ) -> None:
-    async with running(Options(rpm=1)) as site:
-        answers = [await site.ask(raw) for _ in range(2)]
-    assert [answer.status for answer in answers] == [200, 429]
-    for answer in answers:
-        assert answer.headers["x-ratelimit-limit-requests"] == "1"
-        assert answer.headers["x-ratelimit-remaining-requests"] == "0"
-        assert answer.headers["x-ratelimit-limit-tokens"] == "200000"
-        assert "x-ratelimit-reset-tokens" in answer.headers
+    async with running_simulator(Options(rpm=1)) as simulator:
+        responses = [await simulator.send(raw) for _ in range(2)]
+    assert [response.status for response in responses] == [200, 429]
+    for response in responses:
+        assert response.headers["x-ratelimit-limit-requests"] == "1"
+        assert response.headers["x-ratelimit-remaining-requests"] == "0"
+        assert response.headers["x-ratelimit-limit-tokens"] == "200000"
+        assert "x-ratelimit-reset-tokens" in response.headers
 
 
 @pytest.mark.parametrize("simulate", ["503", "cut", "stall=0"])
 @pytest.mark.parametrize("raw", ENDPOINTS, ids=PATHS)
-async def test_faults_strike_everywhere(site: Site, raw: bytes, simulate: str) -> None:
+async def test_faults_apply_to_every_endpoint(
+    simulator: Simulator, raw: bytes, simulate: str
+) -> None:
     raw = raw.replace(b"\r\n\r\n", f"\r\nX-Simulate: {simulate}\r\n\r\n".encode(), 1)
-    reader, writer = await site.send(raw)
-    line = await asyncio.wait_for(reader.readline(), SOON_S)
+    reader, writer = await simulator.open(raw)
+    line = await asyncio.wait_for(reader.readline(), TIMEOUT_S)
     assert line.startswith(b"HTTP/1.1 503 " if simulate == "503" else b"HTTP/1.1 200 ")
     writer.close()
-    await site.stats_until(lambda stats: stats["requests_open"] == 0)
+    await simulator.wait_for_stats(lambda stats: stats["requests_open"] == 0)
 
 
 @pytest.mark.parametrize(("path", "body"), JSON_ENDPOINTS.items(), ids=JSON_ENDPOINTS)
-async def test_no_value_in_any_field_breaks_it(
-    site: Site, path: str, body: dict[str, object]
+async def test_unexpected_field_values_never_cause_a_500(
+    simulator: Simulator, path: str, body: dict[str, object]
 ) -> None:
     fields = {*body, "n", "stream", "response_format", "size", "echo", "stream_format", "user"}
     strange: list[object] = [True, -1, 10**30, 1.5, [], [1], {}, "", "\x00", [[[]]], None]
     for field in fields:
         for value in strange:
-            answer = await site.post(path, body | {field: value})
-            assert answer.status in (200, 400, 429), (field, value)
-            assert answer.whole
+            response = await simulator.post(path, body | {field: value})
+            assert response.status in (200, 400, 429), (field, value)
+            assert response.complete
 
 
-@deprecated
-async def test_sdk_raises_what_a_form_lacks(site: Site) -> None:
-    async with site.sdk() as sdk:
+@ignore_deprecation
+async def test_sdk_raises_bad_request_for_a_bad_form(simulator: Simulator) -> None:
+    async with simulator.sdk() as sdk:
         with pytest.raises(openai.BadRequestError) as error:
-            await sdk.images.create_variation(image=PICTURE, n=11)
+            await sdk.images.create_variation(image=IMAGE, n=11)
     assert (error.value.param, error.value.type) == ("n", "invalid_request_error")
 
 
-async def test_key_is_wanted_before_a_form_is_read(site: Site) -> None:
-    raw = form("/v1/audio/transcriptions", model="m", file=SOUND)
-    answer = await site.ask(raw.replace(KEY.encode(), b""))
-    assert answer.status == 401
+async def test_api_key_is_checked_before_a_form_is_read(simulator: Simulator) -> None:
+    raw = build_form("/v1/audio/transcriptions", model="m", file=AUDIO)
+    response = await simulator.send(raw.replace(KEY.encode(), b""))
+    assert response.status == 401

@@ -3,11 +3,11 @@
 import openai
 import pytest
 
-from tests.support.simulator import CHAT, Site
+from tests.support.simulator import CHAT_BODY, Simulator
 
 
-async def test_sdk_lists_and_retrieves_models(site: Site) -> None:
-    async with site.sdk() as sdk:
+async def test_sdk_lists_and_retrieves_models(simulator: Simulator) -> None:
+    async with simulator.sdk() as sdk:
         models = [model.id async for model in sdk.models.list()]
         assert "gpt-4o" in models
         assert (await sdk.models.retrieve("ft:any/thing")).id == "ft:any/thing"
@@ -16,7 +16,7 @@ async def test_sdk_lists_and_retrieves_models(site: Site) -> None:
         assert error.value.code == "model_not_found"
 
 
-async def test_unknown_model_is_a_404_only_by_its_prefix(site: Site) -> None:
-    answer = await site.post("/chat/completions", CHAT | {"model": "no-such-thing"})
-    assert (answer.status, answer.error["code"]) == (404, "model_not_found")
-    assert (await site.post("/chat/completions", CHAT | {"model": "mine"})).status == 200
+async def test_only_models_with_the_unknown_prefix_return_404(simulator: Simulator) -> None:
+    response = await simulator.post("/chat/completions", CHAT_BODY | {"model": "no-such-thing"})
+    assert (response.status, response.error["code"]) == (404, "model_not_found")
+    assert (await simulator.post("/chat/completions", CHAT_BODY | {"model": "mine"})).status == 200

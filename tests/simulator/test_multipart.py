@@ -10,117 +10,132 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import Struct
 
-from rustygate.simulator.storage.file_store import KeptFile, Shelf
-from rustygate.simulator.transport.multipart import MOST_PARTS, MOST_TEXT, read_form
-from tests.support.simulator import SOON_S, Site, form, part, request
+from rustygate.simulator.storage.file_store import FileStore, StoredFile
+from rustygate.simulator.transport.multipart import MAX_PARTS, MAX_TEXT_BYTES, read_form
+from tests.support.simulator import TIMEOUT_S, Simulator, build_form, build_part, build_request
 
 SPEECH = "/v1/audio/transcriptions"
 
 
-SOUND = ("a.mp3", b"sound", "audio/mpeg")
+AUDIO = ("a.mp3", b"sound", "audio/mpeg")
 
 
-def posted(body: bytes, kind: str = "multipart/form-data; boundary=limit") -> bytes:
-    return request("POST", SPEECH, body, **{"Content-Type": kind})
+def post_form(body: bytes, kind: str = "multipart/form-data; boundary=limit") -> bytes:
+    return build_request("POST", SPEECH, body, **{"Content-Type": kind})
 
 
 END = b"--limit--\r\n"
 
 
-MODEL, FILE = part("model", "m"), part("file", SOUND)
+MODEL, FILE = build_part("model", "m"), build_part("file", AUDIO)
 
 
 BAD_FORMS = {
-    "empty": posted(b""),
-    "no-form": posted(b"{}", "application/json"),
-    "no-boundary": posted(MODEL + FILE + END, "multipart/form-data"),
-    "other-boundary": posted(MODEL + FILE + END, "multipart/form-data; boundary=other"),
-    "long-boundary": posted(MODEL, f"multipart/form-data; boundary={'x' * 71}"),
-    "no-type": request("POST", SPEECH, MODEL + FILE + END),
-    "only-preamble": posted(b"once upon a time"),
-    "cut-in-head": posted(MODEL + FILE[:30]),
-    "cut-in-file": posted(MODEL + FILE[:-4]),
-    "cut-before-end": posted(MODEL + FILE),
-    "no-parts": posted(END),
-    "no-name": posted(part("", "m") + FILE + END),
-    "odd-name": posted(part("model]", "m") + FILE + END),
-    "not-utf8": posted(part("model", "m").replace(b"\r\nm\r\n", b"\r\n\xff\r\n") + FILE + END),
-    "file-as-text": posted(MODEL + part("file", "sound") + END),
-    "text-as-file": posted(part("model", SOUND) + FILE + END),
-    "text-and-field": posted(MODEL + part("model[x]", "m") + FILE + END),
-    "text-twice": posted(MODEL + MODEL + FILE + END),
-    "no-model": posted(FILE + END),
-    "no-file": posted(MODEL + END),
-    "nested": posted(
+    "empty": post_form(b""),
+    "no-form": post_form(b"{}", "application/json"),
+    "no-boundary": post_form(MODEL + FILE + END, "multipart/form-data"),
+    "other-boundary": post_form(MODEL + FILE + END, "multipart/form-data; boundary=other"),
+    "long-boundary": post_form(MODEL, f"multipart/form-data; boundary={'x' * 71}"),
+    "no-type": build_request("POST", SPEECH, MODEL + FILE + END),
+    "only-preamble": post_form(b"once upon a time"),
+    "cut-in-head": post_form(MODEL + FILE[:30]),
+    "cut-in-file": post_form(MODEL + FILE[:-4]),
+    "cut-before-end": post_form(MODEL + FILE),
+    "no-parts": post_form(END),
+    "no-name": post_form(build_part("", "m") + FILE + END),
+    "odd-name": post_form(build_part("model]", "m") + FILE + END),
+    "not-utf8": post_form(
+        build_part("model", "m").replace(b"\r\nm\r\n", b"\r\n\xff\r\n") + FILE + END
+    ),
+    "file-as-text": post_form(MODEL + build_part("file", "sound") + END),
+    "text-as-file": post_form(build_part("model", AUDIO) + FILE + END),
+    "text-and-field": post_form(MODEL + build_part("model[x]", "m") + FILE + END),
+    "text-twice": post_form(MODEL + MODEL + FILE + END),
+    "no-model": post_form(FILE + END),
+    "no-file": post_form(MODEL + END),
+    "nested": post_form(
         MODEL.replace(b"\r\n\r\n", b"\r\nContent-Type: multipart/mixed; boundary=x\r\n\r\n") + END
     ),
-    "many-parts": posted(part("x", "") * (MOST_PARTS + 1) + END),
-    "long-text": posted(part("prompt", "x" * (MOST_TEXT + 1)) + END),
-    "long-charset": posted(part("_charset_", "x" * 40) + MODEL + FILE + END),
-    "long-header": posted(part("x" * 10_000, "") + END),
-    "bad-header": posted(b"--limit\r\n\x00\r\n\r\n\r\n" + END),
+    "many-parts": post_form(build_part("x", "") * (MAX_PARTS + 1) + END),
+    "long-text": post_form(build_part("prompt", "x" * (MAX_TEXT_BYTES + 1)) + END),
+    "long-charset": post_form(build_part("_charset_", "x" * 40) + MODEL + FILE + END),
+    "long-header": post_form(build_part("x" * 10_000, "") + END),
+    "bad-header": post_form(b"--limit\r\n\x00\r\n\r\n\r\n" + END),
 }
 
 
 @pytest.mark.parametrize("raw", BAD_FORMS.values(), ids=BAD_FORMS)
-async def test_bad_form_is_a_400_that_says_so(
-    site: Site, raw: bytes, caplog: pytest.LogCaptureFixture
+async def test_bad_form_returns_400(
+    simulator: Simulator, raw: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    answer = await site.ask(raw)
-    assert (answer.status, answer.error["type"]) == (400, "invalid_request_error")
+    response = await simulator.send(raw)
+    assert (response.status, response.error["type"]) == (400, "invalid_request_error")
     assert caplog.text == ""
 
 
 @pytest.mark.filterwarnings("ignore::aiohttp.multipart.BadContentDispositionHeader")
 @pytest.mark.parametrize("disposition", [b"form-data; name", b"\xff", b"a b"])
-async def test_bad_disposition_is_a_400(site: Site, disposition: bytes) -> None:
-    head = b'form-data; name="model"'
-    answer = await site.ask(posted(MODEL.replace(head, disposition) + FILE + END))
-    assert answer.status == 400
-
-
-async def test_bad_chunks_are_a_400(site: Site) -> None:
-    raw = posted(b"").replace(b"Content-Length: 0", b"Transfer-Encoding: chunked") + b"xyz\r\n"
-    assert (await site.ask(raw)).status == 400
-
-
-async def test_fields_come_in_any_order_and_unknown_ones_are_passed_over(
-    site: Site, caplog: pytest.LogCaptureFixture
+async def test_bad_content_disposition_returns_400(
+    simulator: Simulator, disposition: bytes
 ) -> None:
-    body = b"preamble\r\n" + FILE + part("other", SOUND) + part("x[y]", "1") + MODEL + END + b"end"
-    one, two = await site.ask(posted(body)), await site.ask(posted(MODEL + FILE + END))
+    head = b'form-data; name="model"'
+    response = await simulator.send(post_form(MODEL.replace(head, disposition) + FILE + END))
+    assert response.status == 400
+
+
+async def test_bad_chunked_encoding_returns_400(simulator: Simulator) -> None:
+    raw = post_form(b"").replace(b"Content-Length: 0", b"Transfer-Encoding: chunked") + b"xyz\r\n"
+    assert (await simulator.send(raw)).status == 400
+
+
+async def test_fields_may_come_in_any_order_and_unknown_ones_are_ignored(
+    simulator: Simulator, caplog: pytest.LogCaptureFixture
+) -> None:
+    body = (
+        b"preamble\r\n"
+        + FILE
+        + build_part("other", AUDIO)
+        + build_part("x[y]", "1")
+        + MODEL
+        + END
+        + b"end"
+    )
+    one, two = (
+        await simulator.send(post_form(body)),
+        await simulator.send(post_form(MODEL + FILE + END)),
+    )
     assert one.status == two.status == 200
     assert json.loads(one.body)["text"] == json.loads(two.body)["text"]
     assert caplog.text == ""
 
 
-async def test_filename_that_is_not_utf8_is_no_hindrance(site: Site) -> None:
-    answer = await site.ask(posted(MODEL + FILE.replace(b"a.mp3", b"\xff.mp3") + END))
-    assert answer.status == 200
+async def test_filename_may_be_invalid_utf8(simulator: Simulator) -> None:
+    response = await simulator.send(post_form(MODEL + FILE.replace(b"a.mp3", b"\xff.mp3") + END))
+    assert response.status == 200
 
 
-async def test_client_that_leaves_in_its_form_ends_its_request(site: Site) -> None:
-    raw = form(SPEECH, model="m", file=("a", bytes(100_000), "audio/mpeg"))
-    _, writer = await site.send(raw[:-50_000])
-    await site.stats_until(lambda stats: stats["requests_open"] == 1)
+async def test_client_disconnect_during_a_form_ends_the_request(simulator: Simulator) -> None:
+    raw = build_form(SPEECH, model="m", file=("a", bytes(100_000), "audio/mpeg"))
+    _, writer = await simulator.open(raw[:-50_000])
+    await simulator.wait_for_stats(lambda stats: stats["requests_open"] == 1)
     writer.close()
-    stats = await site.stats_until(lambda stats: stats["requests_open"] == 0)
+    stats = await simulator.wait_for_stats(lambda stats: stats["requests_open"] == 0)
     assert stats["left"] == 1
 
 
 class Fields(Struct):
-    one: KeptFile
+    one: StoredFile
     list: list[str]
     nested: dict[str, int]
 
 
-async def read_in_cuts(raw: bytes, cuts: list[int], shelf: Shelf) -> Fields | None:
+async def read_in_pieces(raw: bytes, cuts: list[int], file_store: FileStore) -> Fields | None:
     """What is read of a form that arrives in pieces."""
     found: list[Fields] = []
 
-    async def handle(asked: web.BaseRequest) -> web.Response:
-        assert isinstance(asked, web.BaseRequest)
-        found.append(await read_form(asked, Fields, shelf.file))  # type: ignore[arg-type]
+    async def handle(request: web.BaseRequest) -> web.Response:
+        assert isinstance(request, web.BaseRequest)
+        found.append(await read_form(request, Fields, file_store.create))  # type: ignore[arg-type]
         return web.Response()
 
     server = await asyncio.get_running_loop().create_server(web.Server(handle), "127.0.0.1", 0)
@@ -130,19 +145,19 @@ async def read_in_cuts(raw: bytes, cuts: list[int], shelf: Shelf) -> Fields | No
             writer.write(raw[start:stop])
             await writer.drain()
             await asyncio.sleep(0)
-        await asyncio.wait_for(reader.read(), SOON_S)
+        await asyncio.wait_for(reader.read(), TIMEOUT_S)
         writer.close()
     return found[0] if found else None
 
 
 @settings(deadline=None, max_examples=60)
 @given(data=st.data(), content=st.binary(max_size=300), rest=st.integers(0, 200_000))
-def test_form_does_not_depend_on_how_it_is_cut(
+def test_form_does_not_depend_on_how_its_bytes_are_split(
     data: st.DataObject, content: bytes, rest: int
 ) -> None:
     """Contents are full of what looks like a boundary, but is none."""
     content = content.replace(b"--limit", b"") + b"\r\n--limi\r\n--lim" * 3 + bytes(rest)
-    raw = form(
+    raw = build_form(
         "/",
         **{
             "one": ("näme", content, "x/y"),
@@ -152,11 +167,11 @@ def test_form_does_not_depend_on_how_it_is_cut(
         },
     )
     cuts = sorted(data.draw(st.lists(st.integers(0, len(raw)), max_size=12)))
-    shelf = Shelf()
-    fields = asyncio.run(read_in_cuts(raw, cuts, shelf))
+    file_store = FileStore()
+    fields = asyncio.run(read_in_pieces(raw, cuts, file_store))
     assert fields is not None
     assert (fields.list, fields.nested) == (["a"], {"x": 1, "y": 2})
     assert (fields.one.name, fields.one.size) == ("näme", len(content))
-    assert b"".join(fields.one.pieces or ()) == content
+    assert b"".join(fields.one.chunks or ()) == content
     assert fields.one.sha256 == sha256(content).hexdigest()
-    assert shelf.used == len(content)
+    assert file_store.used_bytes == len(content)

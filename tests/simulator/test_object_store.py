@@ -1,26 +1,26 @@
 """Listing and eviction of stored objects."""
 
-from rustygate.simulator.storage.object_store import Stored, Table
+from rustygate.simulator.storage.object_store import ObjectStore, StoredObject
 
 
-def stored(name: str) -> Stored:
-    return Stored({"id": name})
+def new_stored_object(name: str) -> StoredObject:
+    return StoredObject({"id": name})
 
 
-def test_oldest_object_goes_when_there_are_too_many() -> None:
-    table = Table[Stored]("Thing", most=2)
+def test_oldest_object_is_dropped_at_the_limit() -> None:
+    store = ObjectStore[StoredObject]("Thing", max_objects=2)
     for name in "abc":
-        table.add(stored(name))
-    assert [one["id"] for one in table.page({})["data"]] == ["c", "b"]
+        store.add(new_stored_object(name))
+    assert [one["id"] for one in store.page({})["data"]] == ["c", "b"]
 
 
-def test_page_tells_its_ends_and_whether_there_is_more() -> None:
-    table = Table[Stored]("Thing")
+def test_page_has_first_id_last_id_and_has_more() -> None:
+    store = ObjectStore[StoredObject]("Thing")
     for name in "abcde":
-        table.add(stored(name))
-    page = table.page({"limit": "2", "after": "d"})
+        store.add(new_stored_object(name))
+    page = store.page({"limit": "2", "after": "d"})
     assert (page["first_id"], page["last_id"], page["has_more"]) == ("c", "b", True)
-    assert table.page({"after": "a"}) == {
+    assert store.page({"after": "a"}) == {
         "object": "list",
         "data": [],
         "first_id": None,

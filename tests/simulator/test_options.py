@@ -9,22 +9,22 @@ from rustygate.simulator.faults import Faults
 from rustygate.simulator.limits import Limits
 
 
-def arguments(*flags: str) -> Options:
+def parse_flags(*flags: str) -> Options:
     parser = argparse.ArgumentParser(exit_on_error=False)
     Options.add_arguments(parser)
     return Options.from_arguments(parser.parse_args(flags))
 
 
-def test_no_flags_are_the_defaults() -> None:
-    assert arguments() == Options()
+def test_no_flags_give_the_defaults() -> None:
+    assert parse_flags() == Options()
 
 
-def test_flags_are_read() -> None:
+def test_flags_are_parsed() -> None:
     flags = (
         "--rpm 3 --tpm 0 --tokens-per-second 5 --latency 0.5 --fault cut=2 --fault gzip,cut=3 "
         "--model-limit gpt-4o=500/30000 --model-limit a=b=0/1 --fault-every 7"
     )
-    assert arguments(*flags.split()) == Options(
+    assert parse_flags(*flags.split()) == Options(
         rpm=3,
         tpm=0,
         model_limits=(("gpt-4o", Limits(500, 30_000)), ("a=b", Limits(0, 1))),
@@ -51,6 +51,6 @@ def test_flags_are_read() -> None:
         ("--rpm", "9" * 99),
     ],
 )
-def test_bad_flags_are_refused(flags: tuple[str, str]) -> None:
+def test_bad_flags_are_rejected(flags: tuple[str, str]) -> None:
     with pytest.raises(argparse.ArgumentError):
-        arguments(*flags)
+        parse_flags(*flags)

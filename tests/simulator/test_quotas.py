@@ -6,35 +6,38 @@ import openai
 import pytest
 
 from rustygate.simulator import Options
-from tests.support.simulator import CHAT, HELLO, running
+from tests.support.simulator import CHAT_BODY, MESSAGES, running_simulator
 
 
-async def test_beyond_the_requests_a_429_tells_when_to_come_back() -> None:
-    async with running(Options(rpm=2)) as site:
-        answers = [await site.post("/chat/completions", CHAT) for _ in range(3)]
-        other = await site.post("/chat/completions", CHAT | {"model": "other"})
-    assert [answer.status for answer in answers] == [200, 200, 429]
-    refusal = answers[2]
-    assert (refusal.error["type"], refusal.error["code"]) == ("requests", "rate_limit_exceeded")
+async def test_exceeded_request_limit_returns_429_with_retry_headers() -> None:
+    async with running_simulator(Options(rpm=2)) as simulator:
+        responses = [await simulator.post("/chat/completions", CHAT_BODY) for _ in range(3)]
+        other = await simulator.post("/chat/completions", CHAT_BODY | {"model": "other"})
+    assert [response.status for response in responses] == [200, 200, 429]
+    rejection = responses[2]
+    assert (rejection.error["type"], rejection.error["code"]) == (
+        "requests",
+        "rate_limit_exceeded",
+    )
     assert re.fullmatch(
         r"Rate limit reached for gpt-4o in organization org-simulator on requests per min "
         r"\(RPM\): Limit 2, Used 2, Requested 1\. Please try again in (30|29\.\d+)s\.",
-        refusal.error["message"],
+        rejection.error["message"],
     )
-    assert 29_000 < int(refusal.headers["retry-after-ms"]) <= 30_000
-    assert refusal.headers["retry-after"] == "30"
-    assert refusal.headers["x-ratelimit-remaining-requests"] == "0"
+    assert 29_000 < int(rejection.headers["retry-after-ms"]) <= 30_000
+    assert rejection.headers["retry-after"] == "30"
+    assert rejection.headers["x-ratelimit-remaining-requests"] == "0"
     assert other.status == 200
 
 
 async def test_sdk_raises_rate_limit_error_for_tokens() -> None:
-    async with running(Options(tpm=100)) as site, site.sdk() as sdk:
-        await sdk.chat.completions.create(model="m", messages=HELLO, max_tokens=90)
+    async with running_simulator(Options(tpm=100)) as simulator, simulator.sdk() as sdk:
+        await sdk.chat.completions.create(model="m", messages=MESSAGES, max_tokens=90)
         with pytest.raises(openai.RateLimitError) as error:
-            await sdk.chat.completions.create(model="m", messages=HELLO, max_tokens=90)
+            await sdk.chat.completions.create(model="m", messages=MESSAGES, max_tokens=90)
         assert error.value.type == "tokens"
         with pytest.raises(openai.RateLimitError) as error:
-            await sdk.chat.completions.create(model="m", messages=HELLO, max_tokens=100)
+            await sdk.chat.completions.create(model="m", messages=MESSAGES, max_tokens=100)
     assert "retry-after" not in error.value.response.headers
     assert isinstance(error.value.body, dict)
     assert error.value.body["message"] == (
@@ -44,8 +47,8 @@ async def test_sdk_raises_rate_limit_error_for_tokens() -> None:
     )
 
 
-async def test_failed_requests_count_too() -> None:
-    async with running(Options(rpm=2)) as site:
+async def test_failed_requests_are_charged() -> None:
+    async with running_simulator(Options(rpm=2)) as simulator:
         for _ in range(2):
-            await site.post("/chat/completions", CHAT, simulate="500")
-        assert (await site.post("/chat/completions", CHAT)).status == 429
+            await simulator.post("/chat/completions", CHAT_BODY, simulate="500")
+        assert (await simulator.post("/chat/completions", CHAT_BODY)).status == 429

@@ -7,15 +7,15 @@ import pytest
 from openai.types.realtime import RealtimeServerEvent
 
 from rustygate.simulator import Options
-from rustygate.simulator.endpoints.conversation import ITEMS, Conversation
+from rustygate.simulator.endpoints.conversation import MAX_ITEMS, Conversation
 from rustygate.simulator.limits import Limits
-from tests.support.simulator import KEY, Site, running
-from tests.support.simulator_websocket import answer, connected, through
+from tests.support.simulator import KEY, Simulator, running_simulator
+from tests.support.simulator_websocket import connect, receive_until, send_and_receive
 
 
-async def test_sdk_has_a_conversation(site: Site) -> None:
+async def test_sdk_has_a_conversation(simulator: Simulator) -> None:
     events: list[RealtimeServerEvent] = []
-    async with site.sdk() as sdk, sdk.realtime.connect(model="gpt-realtime") as connection:
+    async with simulator.sdk() as sdk, sdk.realtime.connect(model="gpt-realtime") as connection:
         await connection.session.update(
             session={"type": "realtime", "instructions": "Be kind.", "output_modalities": ["text"]}
         )
@@ -62,61 +62,61 @@ async def test_sdk_has_a_conversation(site: Site) -> None:
     assert item.content[0].text == "".join(deltas)
 
 
-async def test_conversation_is_what_an_answer_depends_on(site: Site) -> None:
-    async def said(*texts: str) -> str:
-        async with connected(site) as socket:
-            await through(socket, "session.created")
+async def test_response_depends_on_the_conversation(simulator: Simulator) -> None:
+    async def response_text(*texts: str) -> str:
+        async with connect(simulator) as websocket:
+            await receive_until(websocket, "session.created")
             for text in texts:
                 content = [{"type": "input_text", "text": text}]
                 item = {"type": "message", "role": "user", "content": content}
-                await socket.send_json({"type": "conversation.item.create", "item": item})
-            await socket.send_json({"type": "response.create"})
-            done = (await through(socket, "response.output_text.done"))[-1]
+                await websocket.send_json({"type": "conversation.item.create", "item": item})
+            await websocket.send_json({"type": "response.create"})
+            done = (await receive_until(websocket, "response.output_text.done"))[-1]
             return str(done["text"])
 
-    assert await said("a") == await said("a") != await said("a", "b")
+    assert await response_text("a") == await response_text("a") != await response_text("a", "b")
 
 
-async def test_item_is_placed_retrieved_and_deleted(site: Site) -> None:
-    async with connected(site) as socket:
-        await through(socket, "session.created")
+async def test_items_are_inserted_retrieved_and_deleted(simulator: Simulator) -> None:
+    async with connect(simulator) as websocket:
+        await receive_until(websocket, "session.created")
         for identifier, after in (("one", None), ("three", "one"), ("two", "one"), ("0", "root")):
             item = {"id": identifier, "type": "message", "role": "user", "content": []}
-            await socket.send_json(
+            await websocket.send_json(
                 {"type": "conversation.item.create", "item": item, "previous_item_id": after}
             )
-            done = (await through(socket, "conversation.item.done"))[-1]
+            done = (await receive_until(websocket, "conversation.item.done"))[-1]
             assert done["previous_item_id"] == (None if after == "root" else after)
         retrieve = {"type": "conversation.item.retrieve", "item_id": "two"}
-        assert (await answer(socket, retrieve))["item"]["id"] == "two"
+        assert (await send_and_receive(websocket, retrieve))["item"]["id"] == "two"
         delete = {"type": "conversation.item.delete", "item_id": "two"}
-        assert (await answer(socket, delete))["type"] == "conversation.item.deleted"
-        assert (await answer(socket, retrieve))["error"]["param"] == "item_id"
+        assert (await send_and_receive(websocket, delete))["type"] == "conversation.item.deleted"
+        assert (await send_and_receive(websocket, retrieve))["error"]["param"] == "item_id"
 
 
-async def test_audio_that_is_put_in_counts_by_its_length(site: Site) -> None:
-    async with connected(site) as socket:
-        await through(socket, "session.created")
-        await socket.send_json({"type": "input_audio_buffer.append", "audio": "A" * 64_000})
-        committed = await answer(socket, {"type": "input_audio_buffer.commit"})
+async def test_input_audio_counts_by_its_length(simulator: Simulator) -> None:
+    async with connect(simulator) as websocket:
+        await receive_until(websocket, "session.created")
+        await websocket.send_json({"type": "input_audio_buffer.append", "audio": "A" * 64_000})
+        committed = await send_and_receive(websocket, {"type": "input_audio_buffer.commit"})
         assert committed["type"] == "input_audio_buffer.committed"
-        await through(socket, "conversation.item.done")
-        await socket.send_json({"type": "response.create"})
-        done = (await through(socket, "response.done"))[-1]
+        await receive_until(websocket, "conversation.item.done")
+        await websocket.send_json({"type": "response.create"})
+        done = (await receive_until(websocket, "response.done"))[-1]
         assert done["response"]["usage"]["input_tokens"] == 10
-        cleared = await answer(socket, {"type": "input_audio_buffer.clear"})
+        cleared = await send_and_receive(websocket, {"type": "input_audio_buffer.clear"})
         assert cleared["type"] == "input_audio_buffer.cleared"
-        empty = await answer(socket, {"type": "input_audio_buffer.commit"})
+        empty = await send_and_receive(websocket, {"type": "input_audio_buffer.commit"})
         assert "empty" in empty["error"]["message"]
 
 
-async def test_response_beyond_the_quota_is_one_that_failed() -> None:
+async def test_response_beyond_the_quota_fails() -> None:
     options = Options(model_limits=(("gpt-realtime", Limits(1, 0)),))
-    async with running(options) as site, connected(site) as socket:
+    async with running_simulator(options) as simulator, connect(simulator) as websocket:
         for _ in range(2):
-            await socket.send_json({"type": "response.create"})
-        first = await through(socket, "response.done")
-        second = await through(socket, "response.done")
+            await websocket.send_json({"type": "response.create"})
+        first = await receive_until(websocket, "response.done")
+        second = await receive_until(websocket, "response.done")
     [levels] = [event for event in first if event["type"] == "rate_limits.updated"]
     assert [(level["name"], level["remaining"]) for level in levels["rate_limits"]] == [
         ("requests", 0)
@@ -128,13 +128,13 @@ async def test_response_beyond_the_quota_is_one_that_failed() -> None:
     assert error["message"].startswith("Rate limit reached for gpt-realtime in organization")
 
 
-async def test_response_is_cancelled_where_it_stands(site: Site) -> None:
-    async with connected(site, simulate="tokens_per_second=200,tokens=100000") as socket:
-        await socket.send_json({"type": "response.create"})
-        await through(socket, "response.output_text.delta")
-        await socket.send_json({"type": "response.cancel"})
-        done = (await through(socket, "response.done"))[-1]["response"]
-        late = await answer(socket, {"type": "response.cancel", "event_id": "mine"})
+async def test_response_cancel_stops_the_response(simulator: Simulator) -> None:
+    async with connect(simulator, simulate="tokens_per_second=200,tokens=100000") as websocket:
+        await websocket.send_json({"type": "response.create"})
+        await receive_until(websocket, "response.output_text.delta")
+        await websocket.send_json({"type": "response.cancel"})
+        done = (await receive_until(websocket, "response.done"))[-1]["response"]
+        late = await send_and_receive(websocket, {"type": "response.cancel", "event_id": "mine"})
     assert done["status"] == "cancelled"
     assert 0 < done["usage"]["output_tokens"] < 100_000
     assert done["output"][0]["status"] == "incomplete"
@@ -144,12 +144,12 @@ async def test_response_is_cancelled_where_it_stands(site: Site) -> None:
     )
 
 
-async def test_response_outside_the_conversation_leaves_it_alone(site: Site) -> None:
-    async with connected(site) as socket:
-        await socket.send_json(
+async def test_response_outside_the_conversation_adds_no_item(simulator: Simulator) -> None:
+    async with connect(simulator) as websocket:
+        await websocket.send_json(
             {"type": "response.create", "response": {"conversation": "none", "input": []}}
         )
-        names = {event["type"] for event in await through(socket, "response.done")}
+        names = {event["type"] for event in await receive_until(websocket, "response.done")}
     assert not any(name.startswith("conversation.") for name in names)
 
 
@@ -171,28 +171,32 @@ BAD_MESSAGES = {
 
 
 @pytest.mark.parametrize("message", BAD_MESSAGES.values(), ids=BAD_MESSAGES)
-async def test_bad_message_is_an_error_and_not_the_end(site: Site, message: str) -> None:
-    async with connected(site) as socket:
-        await through(socket, "session.created")
-        error = await answer(socket, message)
+async def test_bad_message_returns_an_error_and_keeps_the_session(
+    simulator: Simulator, message: str
+) -> None:
+    async with connect(simulator) as websocket:
+        await receive_until(websocket, "session.created")
+        error = await send_and_receive(websocket, message)
         if error["type"] != "error":
             pytest.fail(f"got {error}")
         assert error["error"]["type"] == "invalid_request_error"
-        assert (await answer(socket, {"type": "input_audio_buffer.clear"}))["type"] != "error"
+        assert (await send_and_receive(websocket, {"type": "input_audio_buffer.clear"}))[
+            "type"
+        ] != "error"
 
 
-def test_conversation_forgets_its_oldest_items() -> None:
+def test_conversation_drops_its_oldest_items() -> None:
     conversation = Conversation()
-    for number in range(ITEMS + 1):
+    for number in range(MAX_ITEMS + 1):
         conversation.add({"id": str(number), "type": "message"})
     with pytest.raises(Exception, match="no item '0'"):
         conversation.find("0")
-    assert len(conversation.texts) == ITEMS
+    assert len(conversation.texts) == MAX_ITEMS
 
 
-async def test_sync_sdk_converses_too(site: Site) -> None:
+async def test_sync_sdk_uses_the_realtime_api(simulator: Simulator) -> None:
     def converse() -> str:
-        sdk = openai.OpenAI(api_key=KEY, base_url=site.url, max_retries=0)
+        sdk = openai.OpenAI(api_key=KEY, base_url=simulator.url, max_retries=0)
         with sdk, sdk.realtime.connect(model="gpt-realtime") as connection:
             connection.response.create()
             for event in connection:

@@ -2,11 +2,11 @@
 
 import json
 
-from tests.support.simulator import Site
+from tests.support.simulator import Simulator
 
 
-async def test_sdk_response_plain(site: Site) -> None:
-    async with site.sdk() as sdk:
+async def test_sdk_creates_a_response(simulator: Simulator) -> None:
+    async with simulator.sdk() as sdk:
         response = await sdk.responses.create(
             model="gpt-5", instructions="Be kind.", input=[{"role": "user", "content": "Hi"}]
         )
@@ -15,9 +15,9 @@ async def test_sdk_response_plain(site: Site) -> None:
     assert response.usage.output_tokens == len(response.output_text.split())
 
 
-async def test_sdk_response_stream_has_the_true_events_in_order(site: Site) -> None:
+async def test_sdk_response_stream_has_openais_events_in_order(simulator: Simulator) -> None:
     async with (
-        site.sdk() as sdk,
+        simulator.sdk() as sdk,
         sdk.responses.stream(model="gpt-5", input="Hi", max_output_tokens=2) as stream,
     ):
         events = [event async for event in stream]
@@ -40,17 +40,17 @@ async def test_sdk_response_stream_has_the_true_events_in_order(site: Site) -> N
     assert final.usage.total_tokens == 3
 
 
-async def test_json_schema_is_json_in_responses_too(site: Site) -> None:
+async def test_json_schema_format_returns_a_json_object(simulator: Simulator) -> None:
     schema = {"type": "json_schema", "name": "a", "schema": {"type": "object"}}
-    answer = await site.post(
+    response = await simulator.post(
         "/responses", {"model": "m", "input": "x", "text": {"format": schema}}
     )
-    text = json.loads(answer.body)["output"][0]["content"][0]["text"]
+    text = json.loads(response.body)["output"][0]["content"][0]["text"]
     assert isinstance(json.loads(text), dict)
 
 
-async def test_response_stream_names_its_events(site: Site) -> None:
-    answer = await site.post("/responses", {"model": "m", "input": "x", "stream": True})
-    for event in answer.body.removesuffix(b"\n\n").split(b"\n\n"):
+async def test_response_stream_names_its_events(simulator: Simulator) -> None:
+    response = await simulator.post("/responses", {"model": "m", "input": "x", "stream": True})
+    for event in response.body.removesuffix(b"\n\n").split(b"\n\n"):
         name, data = event.split(b"\n")
         assert name == b"event: " + json.loads(data.removeprefix(b"data: "))["type"].encode()

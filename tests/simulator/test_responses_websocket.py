@@ -3,12 +3,12 @@
 import pytest
 
 from rustygate.simulator import Options
-from tests.support.simulator import Site, running
-from tests.support.simulator_websocket import CREATE, answer, connected, through
+from tests.support.simulator import Simulator, running_simulator
+from tests.support.simulator_websocket import CREATE, connect, receive_until, send_and_receive
 
 
-async def test_sdk_gets_the_events_of_the_stream(site: Site) -> None:
-    async with site.sdk() as sdk:
+async def test_sdk_gets_the_same_events_as_over_http(simulator: Simulator) -> None:
+    async with simulator.sdk() as sdk:
         streamed = [
             event.type
             async for event in await sdk.responses.create(
@@ -26,19 +26,22 @@ async def test_sdk_gets_the_events_of_the_stream(site: Site) -> None:
                 assert received == streamed
 
 
-async def test_response_beyond_the_quota_is_an_error_with_its_headers() -> None:
-    async with running(Options(rpm=1)) as site, connected(site, "/responses") as socket:
-        await socket.send_json(CREATE)
-        await through(socket, "response.completed")
-        error = await answer(socket, CREATE)
+async def test_response_beyond_the_quota_returns_an_error_with_headers() -> None:
+    async with (
+        running_simulator(Options(rpm=1)) as simulator,
+        connect(simulator, "/responses") as websocket,
+    ):
+        await websocket.send_json(CREATE)
+        await receive_until(websocket, "response.completed")
+        error = await send_and_receive(websocket, CREATE)
     assert (error["type"], error["status"]) == ("error", 429)
     assert error["error"]["code"] == "rate_limit_exceeded"
     assert int(error["error"]["headers"]["retry-after-ms"]) > 0
 
 
 @pytest.mark.parametrize("message", ["{", "{}", '{"type": "x"}', '{"type": "response.create"}'])
-async def test_bad_request_for_a_response_is_an_error(site: Site, message: str) -> None:
-    async with connected(site, "/responses") as socket:
-        error = await answer(socket, message)
+async def test_bad_response_create_returns_an_error(simulator: Simulator, message: str) -> None:
+    async with connect(simulator, "/responses") as websocket:
+        error = await send_and_receive(websocket, message)
         assert (error["type"], error["status"]) == ("error", 400)
-        assert (await answer(socket, CREATE))["type"] == "response.created"
+        assert (await send_and_receive(websocket, CREATE))["type"] == "response.created"

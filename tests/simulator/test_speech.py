@@ -7,11 +7,11 @@ from io import BytesIO
 
 import pytest
 
-from tests.support.simulator import Site
+from tests.support.simulator import Simulator
 
 
-async def test_sdk_speech_is_a_wave_that_can_be_read(site: Site) -> None:
-    async with site.sdk() as sdk:
+async def test_sdk_speech_is_a_readable_wav(simulator: Simulator) -> None:
+    async with simulator.sdk() as sdk:
         sound = await sdk.audio.speech.create(
             model="tts-1", voice="alloy", input="sixteen letters.", response_format="wav"
         )
@@ -23,7 +23,7 @@ async def test_sdk_speech_is_a_wave_that_can_be_read(site: Site) -> None:
 
 
 @pytest.mark.parametrize(
-    ("format_", "type_", "begins"),
+    ("response_format", "content_type", "prefix"),
     [
         ("mp3", "audio/mpeg", b"\xff\xfb"),
         ("opus", "audio/ogg", b"OggS"),
@@ -32,21 +32,26 @@ async def test_sdk_speech_is_a_wave_that_can_be_read(site: Site) -> None:
         ("pcm", "audio/pcm", b"\x00\x00\x01\x00"),
     ],
 )
-async def test_speech_is_chunked_and_of_its_format(
-    site: Site, format_: str, type_: str, begins: bytes
+async def test_speech_is_chunked_and_has_its_format(
+    simulator: Simulator, response_format: str, content_type: str, prefix: bytes
 ) -> None:
-    body = {"model": "tts-1", "voice": {"id": "v"}, "input": "hello", "response_format": format_}
-    answer = await site.post("/audio/speech", body)
-    assert answer.headers["content-type"] == type_
-    assert answer.headers["transfer-encoding"] == "chunked"
-    assert answer.whole
-    assert answer.body.startswith(begins)
+    body = {
+        "model": "tts-1",
+        "voice": {"id": "v"},
+        "input": "hello",
+        "response_format": response_format,
+    }
+    response = await simulator.post("/audio/speech", body)
+    assert response.headers["content-type"] == content_type
+    assert response.headers["transfer-encoding"] == "chunked"
+    assert response.complete
+    assert response.body.startswith(prefix)
 
 
-async def test_speech_streams_as_events_too(site: Site) -> None:
+async def test_speech_streams_as_events(simulator: Simulator) -> None:
     body = {"model": "m", "voice": "a", "input": "12345678", "stream_format": "sse"}
-    answer = await site.post("/audio/speech", body)
-    events = [json.loads(event[6:]) for event in answer.body.split(b"\n\n") if event]
+    response = await simulator.post("/audio/speech", body)
+    events = [json.loads(event[6:]) for event in response.body.split(b"\n\n") if event]
     assert [event["type"] for event in events] == [
         "speech.audio.delta",
         "speech.audio.delta",
@@ -58,8 +63,10 @@ async def test_speech_streams_as_events_too(site: Site) -> None:
 @pytest.mark.parametrize(
     ("simulate", "size"), [("cut=0", 0), ("cut=2", 8340), ("cut_inside=1", 4170 + 2085)]
 )
-async def test_speech_is_cut_after_so_many_pieces(site: Site, simulate: str, size: int) -> None:
+async def test_speech_is_cut_after_the_requested_chunks(
+    simulator: Simulator, simulate: str, size: int
+) -> None:
     body = {"model": "m", "voice": "a", "input": "a" * 40}
-    answer = await site.post("/audio/speech", body, simulate=simulate)
-    assert not answer.whole
-    assert len(answer.body) == size
+    response = await simulator.post("/audio/speech", body, simulate=simulate)
+    assert not response.complete
+    assert len(response.body) == size

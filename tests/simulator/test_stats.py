@@ -5,15 +5,15 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rustygate.simulator.stats import NAMES, OTHERS, Stats, masked
-from tests.support.simulator import CHAT, KEY, Site, unhurried
+from rustygate.simulator.stats import MAX_NAMES, OTHERS, Stats, mask_key
+from tests.support.simulator import CHAT_BODY, KEY, Simulator, no_deadline
 
 
-async def test_stats_count_by_key_and_by_client(site: Site) -> None:
-    await site.post("/chat/completions", CHAT | {"user": "ann"})
-    await site.post("/chat/completions", CHAT | {"user": "bob"}, simulate="500")
-    await site.post("/embeddings", b"{")
-    stats = await site.stats()
+async def test_stats_count_by_key_and_client(simulator: Simulator) -> None:
+    await simulator.post("/chat/completions", CHAT_BODY | {"user": "ann"})
+    await simulator.post("/chat/completions", CHAT_BODY | {"user": "bob"}, simulate="500")
+    await simulator.post("/embeddings", b"{")
+    stats = await simulator.stats()
     assert stats["requests"] == 3
     assert stats["by_status"] == {"200": 1, "500": 1, "400": 1}
     assert stats["by_path"] == {"/v1/chat/completions": 2, "/v1/embeddings": 1}
@@ -24,16 +24,16 @@ async def test_stats_count_by_key_and_by_client(site: Site) -> None:
     assert stats["clients"]["bob"]["by_status"] == {"500": 1}
 
 
-@unhurried
+@no_deadline
 @given(st.text(min_size=1))
-def test_no_key_is_shown_whole(key: str) -> None:
-    assert len(masked(key)) - len("...") <= min(4, len(key) // 2)
+def test_masked_key_shows_at_most_half_the_key(key: str) -> None:
+    assert len(mask_key(key)) - len("...") <= min(4, len(key) // 2)
 
 
-def test_names_in_the_stats_are_bounded() -> None:
+def test_number_of_names_in_stats_is_bounded() -> None:
     stats = Stats()
-    for number in range(NAMES + 5):
+    for number in range(MAX_NAMES + 5):
         stats.client(str(number)).requests += 1
     clients = stats.snapshot()["clients"]
-    assert len(clients) == NAMES + 1
+    assert len(clients) == MAX_NAMES + 1
     assert clients[OTHERS]["requests"] == 5

@@ -1,4 +1,4 @@
-"""A running simulator, and a raw client of it that takes each answer apart."""
+"""A running simulator, a raw HTTP client for it, and test data for its endpoints."""
 
 import asyncio
 import json
@@ -18,30 +18,32 @@ from rustygate.simulator.endpoints.images import png
 
 KEY = "sk-simulated-key-1234"
 
-# Whatever a test waits for comes at once; this only turns a hang into a failure.
-SOON_S = 5.0
+# Everything that a test waits for happens at once; this only turns a hang into a failure.
+TIMEOUT_S = 5.0
 
+MESSAGES: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Hello, who is there?"}]
+CHAT_BODY = {"model": "gpt-4o", "messages": MESSAGES, "max_tokens": 4}
 
-HELLO: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Hello, who is there?"}]
-CHAT = {"model": "gpt-4o", "messages": HELLO, "max_tokens": 4}
-# A law that takes its time on a busy machine is no less true.
-unhurried = settings(deadline=None)
-# Every byte that there is, more than one piece of it, and no whole number of pieces.
-BYTES = bytes(range(256)) * 700 + b"end"
-SOUND = ("speech.mp3", bytes(48_000), "audio/mpeg")
-# The SDK says so of some of its functions; they are there for apps that are not new.
-deprecated = pytest.mark.filterwarnings("ignore:deprecated:DeprecationWarning")
-PICTURE = ("picture.png", png("ff0000"), "image/png")
+# All byte values, and a size that is not a multiple of the chunk size.
+FILE_BYTES = bytes(range(256)) * 700 + b"end"
+AUDIO = ("speech.mp3", bytes(48_000), "audio/mpeg")
+IMAGE = ("picture.png", png("ff0000"), "image/png")
+
+# A busy machine may exceed Hypothesis's deadline, which says nothing about the property.
+no_deadline = settings(deadline=None)
+
+# The SDK deprecates functions that existing apps still use.
+ignore_deprecation = pytest.mark.filterwarnings("ignore:deprecated:DeprecationWarning")
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What came back on a raw connection; `whole` says whether the body ended as promised."""
+class RawResponse:
+    """A response read from a raw connection; `complete` if its body was not truncated."""
 
     status: int
     headers: dict[str, str]
     body: bytes
-    whole: bool
+    complete: bool
 
     @property
     def error(self) -> dict[str, Any]:
@@ -50,8 +52,8 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Site:
-    """A running simulator."""
+class Simulator:
+    """A running simulator on 127.0.0.1."""
 
     port: int
 
@@ -60,50 +62,52 @@ class Site:
         return f"http://127.0.0.1:{self.port}/v1"
 
     def sdk(self, key: str = KEY) -> openai.AsyncOpenAI:
-        return openai.AsyncOpenAI(api_key=key, base_url=self.url, max_retries=0, timeout=SOON_S)
+        return openai.AsyncOpenAI(api_key=key, base_url=self.url, max_retries=0, timeout=TIMEOUT_S)
 
-    async def send(self, raw: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async def open(self, raw: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Open a connection, and send bytes on it."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         writer.write(raw)
         return reader, writer
 
-    async def ask(self, raw: bytes) -> Answer:
-        async with asyncio.timeout(SOON_S):
-            reader, writer = await self.send(raw)
+    async def send(self, raw: bytes) -> RawResponse:
+        """Send a request on a connection of its own, and read the response to its end."""
+        async with asyncio.timeout(TIMEOUT_S):
+            reader, writer = await self.open(raw)
             try:
-                return parsed(await reader.read())
+                return parse_response(await reader.read())
             finally:
                 writer.close()
 
-    async def post(self, path: str, body: object, **headers: str) -> Answer:
-        return await self.ask(post(path, body, **headers))
+    async def post(self, path: str, body: object, **headers: str) -> RawResponse:
+        return await self.send(post(path, body, **headers))
 
-    async def limits(self, **change: object) -> dict[str, Any]:
-        """Change limits; what is in force then."""
-        answer = await self.ask(request("POST", "/simulator/limits", change))
-        limits: dict[str, Any] = json.loads(answer.body)
+    async def change_limits(self, **change: object) -> dict[str, Any]:
+        """Change limits; return all limits then in force."""
+        response = await self.send(build_request("POST", "/simulator/limits", change))
+        limits: dict[str, Any] = json.loads(response.body)
         return limits
 
     async def stats(self) -> dict[str, Any]:
-        answer = await self.ask(request("GET", "/simulator/stats"))
-        stats: dict[str, Any] = json.loads(answer.body)
+        response = await self.send(build_request("GET", "/simulator/stats"))
+        stats: dict[str, Any] = json.loads(response.body)
         return stats
 
-    async def stats_until(self, holds: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-        """The stats once they are as they will be."""
-        async with asyncio.timeout(SOON_S):
-            while not holds(stats := await self.stats()):
+    async def wait_for_stats(self, condition: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        """Wait until the stats meet a condition, and return them."""
+        async with asyncio.timeout(TIMEOUT_S):
+            while not condition(stats := await self.stats()):
                 pass
             return stats
 
 
 def post(path: str, body: object, **headers: str) -> bytes:
-    """A POST below /v1."""
-    return request("POST", f"/v1{path}", body, **headers)
+    """The bytes of a POST request below /v1."""
+    return build_request("POST", f"/v1{path}", body, **headers)
 
 
-def request(method: str, target: str, body: object = b"", **headers: str) -> bytes:
-    """A request's bytes; `simulate` is the header X-Simulate, bytes are sent as they are."""
+def build_request(method: str, target: str, body: object = b"", **headers: str) -> bytes:
+    """The bytes of a request; `simulate` sets X-Simulate, and a body that is bytes is not JSON."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     fields = {
         "Host": "simulator",
@@ -116,15 +120,17 @@ def request(method: str, target: str, body: object = b"", **headers: str) -> byt
     return f"{method} {target} HTTP/1.1\r\n{head}\r\n".encode() + content
 
 
-def form(target: str, **fields: object) -> bytes:
-    """A POST of a form; a field that is a tuple is a file: its name, its bytes, its type."""
-    parts = b"".join(part(name, value) for name, value in fields.items())
+def build_form(target: str, **fields: object) -> bytes:
+    """The bytes of a form request; a tuple is a file: its name, content and media type."""
+    parts = b"".join(build_part(name, value) for name, value in fields.items())
     body = parts + b"--limit--\r\n"
-    return request("POST", target, body, **{"Content-Type": "multipart/form-data; boundary=limit"})
+    return build_request(
+        "POST", target, body, **{"Content-Type": "multipart/form-data; boundary=limit"}
+    )
 
 
-def part(name: str, value: Any) -> bytes:
-    """A part of a form whose boundary is `limit`."""
+def build_part(name: str, value: Any) -> bytes:
+    """The bytes of a form's part; the boundary is `limit`."""
     if isinstance(value, tuple):
         filename, content, kind = value
         head = f'name="{name}"; filename="{filename}"\r\nContent-Type: {kind}'
@@ -134,18 +140,18 @@ def part(name: str, value: Any) -> bytes:
     return b"".join((before.encode(), content, b"\r\n"))
 
 
-def parsed(raw: bytes) -> Answer:
+def parse_response(raw: bytes) -> RawResponse:
     head, _, body = raw.partition(b"\r\n\r\n")
     status, *lines = head.decode().split("\r\n")
     headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
     if headers.get("transfer-encoding") == "chunked":
-        body, whole = dechunked(body)
+        body, complete = decode_chunks(body)
     else:
-        whole = len(body) == int(headers.get("content-length", 0))
-    return Answer(int(status.split()[1]), headers, body, whole)
+        complete = len(body) == int(headers.get("content-length", 0))
+    return RawResponse(int(status.split()[1]), headers, body, complete)
 
 
-def dechunked(raw: bytes) -> tuple[bytes, bool]:
+def decode_chunks(raw: bytes) -> tuple[bytes, bool]:
     body = b""
     while raw:
         size, _, raw = raw.partition(b"\r\n")
@@ -157,16 +163,16 @@ def dechunked(raw: bytes) -> tuple[bytes, bool]:
 
 
 @asynccontextmanager
-async def running(options: Options) -> AsyncIterator[Site]:
+async def running_simulator(options: Options) -> AsyncIterator[Simulator]:
     runner = web.AppRunner(make_app(options), access_log=None, shutdown_timeout=0)
     await runner.setup()
     try:
         await web.TCPSite(runner, "127.0.0.1", 0).start()
-        yield Site(runner.addresses[0][1])
+        yield Simulator(runner.addresses[0][1])
     finally:
         await runner.cleanup()
 
 
-def plain_text(body: bytes) -> str:
+def chat_text(body: bytes) -> str:
     text: str = json.loads(body)["choices"][0]["message"]["content"]
     return text

@@ -1,4 +1,4 @@
-"""A WebSocket client of the simulator."""
+"""A WebSocket client for the simulator."""
 
 import asyncio
 import json
@@ -9,46 +9,40 @@ from typing import Any
 import aiohttp
 from aiohttp import ClientWebSocketResponse
 
-from tests.support.simulator import KEY, SOON_S, Site
+from tests.support.simulator import KEY, TIMEOUT_S, Simulator
 
 REALTIME = "/realtime?model=gpt-realtime"
-
-
 CREATE = {"type": "response.create", "model": "gpt-5", "input": "Hi", "max_output_tokens": 2}
-
-
 BEARER = {"Authorization": f"Bearer {KEY}"}
+_CLOSE_TIMEOUT = aiohttp.ClientWSTimeout(ws_close=TIMEOUT_S)
 
 
 @asynccontextmanager
-async def connected(
-    site: Site, path: str = REALTIME, simulate: str = "", **options: Any
+async def connect(
+    simulator: Simulator, path: str = REALTIME, simulate: str = "", **options: Any
 ) -> AsyncIterator[ClientWebSocketResponse]:
-    """A connection whose messages are seen as they come."""
+    """Connect to the simulator, with control frames visible to the test."""
     headers = options.pop("headers", BEARER) | ({"X-Simulate": simulate} if simulate else {})
-    defaults: dict[str, Any] = {"autoping": False, "max_msg_size": 0, "timeout": _CLOSE}
+    defaults: dict[str, Any] = {"autoping": False, "max_msg_size": 0, "timeout": _CLOSE_TIMEOUT}
     options = defaults | options
     async with (
-        asyncio.timeout(SOON_S),
+        asyncio.timeout(TIMEOUT_S),
         aiohttp.ClientSession(headers=headers) as session,
-        session.ws_connect(f"{site.url}{path}", **options) as socket,
+        session.ws_connect(f"{simulator.url}{path}", **options) as websocket,
     ):
-        yield socket
+        yield websocket
 
 
-_CLOSE = aiohttp.ClientWSTimeout(ws_close=SOON_S)
-
-
-async def through(socket: ClientWebSocketResponse, last: str) -> list[dict[str, Any]]:
-    """The events up to and with one of that type."""
-    events: list[dict[str, Any]] = [json.loads(await socket.receive_str())]
+async def receive_until(websocket: ClientWebSocketResponse, last: str) -> list[dict[str, Any]]:
+    """Receive events up to and including one of type `last`."""
+    events: list[dict[str, Any]] = [json.loads(await websocket.receive_str())]
     while events[-1]["type"] != last:
-        events.append(json.loads(await socket.receive_str()))
+        events.append(json.loads(await websocket.receive_str()))
     return events
 
 
-async def answer(socket: ClientWebSocketResponse, message: object) -> dict[str, Any]:
-    """The next event after a message."""
-    await socket.send_str(message if isinstance(message, str) else json.dumps(message))
-    event: dict[str, Any] = json.loads(await socket.receive_str())
+async def send_and_receive(websocket: ClientWebSocketResponse, message: object) -> dict[str, Any]:
+    """Send a message, and return the next event."""
+    await websocket.send_str(message if isinstance(message, str) else json.dumps(message))
+    event: dict[str, Any] = json.loads(await websocket.receive_str())
     return event

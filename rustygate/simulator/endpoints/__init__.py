@@ -1,1 +1,1 @@
-"""One module per family of endpoints; `generation` charges and answers requests to a model."""
+"""The endpoints, one module per kind; `generation` handles every request to a model."""

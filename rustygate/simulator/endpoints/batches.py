@@ -1,4 +1,4 @@
-"""Batches: `/v1/batches`, which come to an end by being looked at, and never have an output."""
+"""Batches: `/v1/batches`. Each retrieval advances a batch to its next status; none has output."""
 
 from typing import Literal
 
@@ -6,14 +6,14 @@ import msgspec
 from aiohttp import web
 
 from rustygate.simulator.endpoints.files import Files
-from rustygate.simulator.errors import ApiError, Failure
-from rustygate.simulator.response_bodies import json_answer
-from rustygate.simulator.storage.object_store import Stored, Table, new_object
-from rustygate.simulator.transport.delivery import before_head, put, reply
-from rustygate.simulator.transport.parsing import body, read
+from rustygate.simulator.errors import ApiError, ErrorResponse
+from rustygate.simulator.response_bodies import json_body
+from rustygate.simulator.storage.object_store import ObjectStore, StoredObject, new_object
+from rustygate.simulator.transport.delivery import apply_early_faults, send_body, send_json
+from rustygate.simulator.transport.parsing import parse_json, read_body
 
-# What a batch is, and what it is when it is looked at the next time.
-_NEXT = {"validating": "in_progress", "in_progress": "completed"}
+# The status that a batch has at its next retrieval.
+_NEXT_STATUS = {"validating": "in_progress", "in_progress": "completed"}
 
 Endpoint = Literal[
     "/v1/responses",
@@ -27,7 +27,7 @@ Endpoint = Literal[
 ]
 
 
-class BatchAsked(msgspec.Struct):
+class CreateBatchRequest(msgspec.Struct):
     input_file_id: str
     endpoint: Endpoint
     completion_window: Literal["24h"]
@@ -35,11 +35,11 @@ class BatchAsked(msgspec.Struct):
 
 
 class Batches:
-    """The batches, and the handlers that deal with them."""
+    """The batches and their handlers."""
 
     def __init__(self, files: Files) -> None:
         self._files = files
-        self._batches: Table[Stored] = Table("Batch")
+        self._batches: ObjectStore[StoredObject] = ObjectStore("Batch")
 
     def routes(self) -> list[web.RouteDef]:
         return [
@@ -50,34 +50,35 @@ class Batches:
         ]
 
     async def create(self, request: web.Request) -> web.StreamResponse:
-        asked = read(await body(request), BatchAsked)
-        self._files.find(asked.input_file_id)
-        await before_head(request)
-        shown = new_object(
+        fields = parse_json(await read_body(request), CreateBatchRequest)
+        self._files.find(fields.input_file_id)
+        await apply_early_faults(request)
+        api_object = new_object(
             "batch",
             "batch_",
-            **msgspec.structs.asdict(asked),
+            **msgspec.structs.asdict(fields),
             status="validating",
             errors=None,
             output_file_id=None,
             error_file_id=None,
             request_counts={"total": 0, "completed": 0, "failed": 0},
         )
-        self._batches.add(Stored(shown))
-        return await reply(request, json_answer(shown))
+        self._batches.add(StoredObject(api_object))
+        return await send_body(request, json_body(api_object))
 
     async def list(self, request: web.Request) -> web.StreamResponse:
-        return await put(request, self._batches.page(request.query))
+        return await send_json(request, self._batches.page(request.query))
 
     async def show(self, request: web.Request) -> web.StreamResponse:
-        shown = self._batches.get(request.match_info["id"]).object
-        shown["status"] = _NEXT.get(shown["status"], shown["status"])
-        return await put(request, shown)
+        api_object = self._batches.get(request.match_info["id"]).object
+        api_object["status"] = _NEXT_STATUS.get(api_object["status"], api_object["status"])
+        return await send_json(request, api_object)
 
     async def cancel(self, request: web.Request) -> web.StreamResponse:
-        shown = self._batches.get(request.match_info["id"]).object
-        if shown["status"] not in _NEXT:
-            raise ApiError(Failure(400, f"Batch {shown['id']} is {shown['status']} already."))
-        await before_head(request)
-        shown["status"] = "cancelled"
-        return await reply(request, json_answer(shown))
+        api_object = self._batches.get(request.match_info["id"]).object
+        if api_object["status"] not in _NEXT_STATUS:
+            message = f"Batch {api_object['id']} is already {api_object['status']}."
+            raise ApiError(ErrorResponse(400, message))
+        await apply_early_faults(request)
+        api_object["status"] = "cancelled"
+        return await send_body(request, json_body(api_object))

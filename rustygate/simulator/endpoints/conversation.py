@@ -1,20 +1,20 @@
-"""The items of a conversation over the Realtime API."""
+"""The items of a Realtime API conversation."""
 
 from typing import Any
 
 import msgspec
 
-from rustygate.simulator.errors import ApiError, Failure
+from rustygate.simulator.errors import ApiError, ErrorResponse
 from rustygate.simulator.response_bodies import new_id
 from rustygate.simulator.schemas import Name
 from rustygate.simulator.transport.parsing import convert
 
-# Items of a conversation; of more, the oldest go.
-ITEMS = 1000
+# Per conversation; beyond it the oldest items are dropped.
+MAX_ITEMS = 1000
 
 
-class Part(msgspec.Struct):
-    """A part of an item's content; what has no text has no characters to count."""
+class ContentPart(msgspec.Struct):
+    """A part of an item's content; only its text or transcript counts as tokens."""
 
     type: Name
     text: str | None = None
@@ -22,11 +22,11 @@ class Part(msgspec.Struct):
 
 
 class Item(msgspec.Struct):
-    """What of an item matters here; it is kept and shown with all its fields."""
+    """The fields of an item that the simulator reads; items are stored with all their fields."""
 
     type: Name
     id: Name | None = None
-    content: tuple[Part, ...] = ()
+    content: tuple[ContentPart, ...] = ()
     output: str = ""
 
     @property
@@ -37,51 +37,53 @@ class Item(msgspec.Struct):
 
 
 class Conversation:
-    """The items that were said, in their order."""
+    """The items of a conversation, in order."""
 
     def __init__(self) -> None:
         self._items: list[dict[str, Any]] = []
 
     def add(self, item: dict[str, Any], after: str | None = None) -> str | None:
-        """Add an item at the end, or after another, or after `root`; what it comes after.
+        """Add an item at the end, after another item, or after `root` (at the start).
+
+        Returns the identifier of the item before it, or None if it is the first.
 
         Raises:
-            ApiError: there is no such other.
+            ApiError: the item `after` does not exist.
         """
-        place = len(self._items) if after is None else self._place(after)
-        before = self._items[place - 1]["id"] if place else None
-        self._items.insert(place, item)
-        del self._items[:-ITEMS]
-        return before
+        index = len(self._items) if after is None else self._index_after(after)
+        previous = self._items[index - 1]["id"] if index else None
+        self._items.insert(index, item)
+        del self._items[:-MAX_ITEMS]
+        return previous
 
     def find(self, identifier: str) -> dict[str, Any]:
-        """Raises `ApiError` if there is none."""
-        return self._items[self._index(identifier)]
+        """Raises `ApiError` if there is no such item."""
+        return self._items[self._index_of(identifier)]
 
     def remove(self, identifier: str) -> None:
-        """Raises `ApiError` if there is none."""
-        del self._items[self._index(identifier)]
+        """Raises `ApiError` if there is no such item."""
+        del self._items[self._index_of(identifier)]
 
     @property
     def texts(self) -> list[str]:
-        return [text_of(item) for item in self._items]
+        return [item_text(item) for item in self._items]
 
-    def _place(self, after: str) -> int:
-        return 0 if after == "root" else self._index(after) + 1
+    def _index_after(self, after: str) -> int:
+        return 0 if after == "root" else self._index_of(after) + 1
 
-    def _index(self, identifier: str) -> int:
+    def _index_of(self, identifier: str) -> int:
         for index, item in enumerate(self._items):
             if item["id"] == identifier:
                 return index
-        raise ApiError(Failure(400, f"There is no item {identifier!r}.", param="item_id"))
+        raise ApiError(ErrorResponse(400, f"There is no item {identifier!r}.", param="item_id"))
 
 
-def whole(item: dict[str, Any]) -> dict[str, Any]:
-    """An item that a client made, as it is shown. Raises `ApiError` if it is none."""
+def complete_item(item: dict[str, Any]) -> dict[str, Any]:
+    """A client's item as the API shows it. Raises `ApiError` if it is invalid."""
     convert(item, Item, strict=True)
     return {"id": new_id("item_"), **item, "object": "realtime.item", "status": "completed"}
 
 
-def text_of(item: dict[str, Any]) -> str:
-    """An item's text. Raises `ApiError` if it is none."""
+def item_text(item: dict[str, Any]) -> str:
+    """The text of an item. Raises `ApiError` if the item is invalid."""
     return convert(item, Item, strict=True).text

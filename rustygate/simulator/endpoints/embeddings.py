@@ -9,54 +9,59 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from rustygate.simulator.response_bodies import Answer, json_answer
-from rustygate.simulator.schemas import Asked, Input, Usage, inputs_of, tokens_of
+from rustygate.simulator.response_bodies import ResponseBody, json_body
+from rustygate.simulator.schemas import (
+    ModelRequest,
+    TextInput,
+    Usage,
+    count_input_tokens,
+    split_inputs,
+)
 
-# OpenAI's own bounds: inputs in one request, and a vector's usual and greatest length.
-INPUTS = 2048
-DIMENSIONS = 1536
-MOST_DIMENSIONS = 3072
+# OpenAI's limits: inputs per request, and the default and greatest length of a vector.
+MAX_INPUTS = 2048
+DEFAULT_DIMENSIONS = 1536
+MAX_DIMENSIONS = 3072
 
 
-class EmbeddingsAsked(Asked, kw_only=True):
-    input: Input
-    dimensions: Annotated[int, Meta(ge=1, le=MOST_DIMENSIONS)] | None = None
+class EmbeddingsRequest(ModelRequest, kw_only=True):
+    input: TextInput
+    dimensions: Annotated[int, Meta(ge=1, le=MAX_DIMENSIONS)] | None = None
     encoding_format: Literal["float", "base64"] | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what the types let pass."""
+        """Reject invalid input that the types allow."""
         self._inputs()
 
     def _inputs(self) -> list[str | list[int]]:
-        return inputs_of(self.input, "input", INPUTS)
+        return split_inputs(self.input, "input", MAX_INPUTS)
 
-    def usage(self, wanted: int | None) -> Usage:
-        return Usage(sum(map(tokens_of, self._inputs())), 0)
+    def usage(self, forced_tokens: int | None) -> Usage:
+        return Usage(sum(map(count_input_tokens, self._inputs())), 0)
 
-    def cost(self, wanted: int | None) -> int:
-        return self.usage(wanted).tokens_in
+    def cost(self, forced_tokens: int | None) -> int:
+        return self.usage(forced_tokens).tokens_in
 
-    def answer(self, wanted: int | None, origin: str) -> Answer:
+    def response_body(self, forced_tokens: int | None, base_url: str) -> ResponseBody:
         data = [
-            {"object": "embedding", "index": index, "embedding": self._embedding(one)}
-            for index, one in enumerate(self._inputs())
+            {"object": "embedding", "index": index, "embedding": self._embedding(value)}
+            for index, value in enumerate(self._inputs())
         ]
-        tokens = self.usage(wanted).tokens_in
+        tokens = self.usage(forced_tokens).tokens_in
         usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-        answer = {"object": "list", "data": data, "model": self.model, "usage": usage}
-        return json_answer(answer)
+        return json_body({"object": "list", "data": data, "model": self.model, "usage": usage})
 
-    def _embedding(self, one: str | list[int]) -> list[float] | str:
-        vector = _vector(repr(one), self.dimensions or DIMENSIONS)
+    def _embedding(self, value: str | list[int]) -> list[float] | str:
+        vector = _vector(repr(value), self.dimensions or DEFAULT_DIMENSIONS)
         if self.encoding_format == "base64":
             return b64encode(vector).decode()
         return vector.tolist()
 
 
 def _vector(text: str, dimensions: int) -> "array[float]":
-    """A vector of length 1 that depends on the text alone; its floats are single, as sent.
+    """A vector of length 1, made from the text only, in single precision as it is sent.
 
-    The bytes are little-endian, which is what clients expect in base64.
+    Its bytes are little-endian, as clients expect them in base64.
     """
     numbers = array("i", shake_128(text.encode()).digest(4 * dimensions))
     norm = math.sqrt(sum(number * number for number in numbers)) or 1.0

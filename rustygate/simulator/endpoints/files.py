@@ -1,8 +1,8 @@
-"""Files: `/v1/files`, kept in memory while there is room.
+"""Files: `/v1/files`, kept in memory while there is space.
 
-A file whose content was not kept still has its length and, in the field `sha256`, its hash; its
-content is a 404 with the code `content_not_kept`. Files called `file-zeros-LENGTH` are always
-there: so many zero bytes, made while they are sent, for downloads of any length.
+A file whose content was not kept still has its size and, in the field `sha256`, its hash; a
+request for its content returns 404 with the code `content_not_kept`. The files `file-zeros-SIZE`
+always exist: they consist of SIZE zero bytes, generated on download.
 """
 
 import re
@@ -13,21 +13,25 @@ import msgspec
 from aiohttp import web
 from msgspec import Meta
 
-from rustygate.simulator.errors import ApiError, Failure
-from rustygate.simulator.response_bodies import Pieces, json_answer
-from rustygate.simulator.storage.file_store import Content, KeptFile, Shelf, Zeros
-from rustygate.simulator.storage.object_store import Stored, Table, new_object
-from rustygate.simulator.transport.delivery import before_head, put, reply, section
+from rustygate.simulator.errors import ApiError, ErrorResponse
+from rustygate.simulator.response_bodies import StreamedBody, json_body
+from rustygate.simulator.storage.file_store import FileContent, FileStore, StoredFile, ZeroFile
+from rustygate.simulator.storage.object_store import ObjectStore, StoredObject, new_object
+from rustygate.simulator.transport.delivery import (
+    apply_early_faults,
+    byte_range,
+    send_body,
+    send_json,
+)
 from rustygate.simulator.transport.multipart import read_form
 
 Purpose = Literal["assistants", "batch", "fine-tune", "vision", "user_data", "evals"]
 
-_ZEROS = re.compile(r"file-zeros-([0-9]{1,12})", re.ASCII)
+_ZERO_FILE_ID = re.compile(r"file-zeros-([0-9]{1,12})", re.ASCII)
 
-OCTETS = "application/octet-stream"
+OCTET_STREAM = "application/octet-stream"
 
-# A page of files, where the query does not say how many.
-_PAGE = 10_000
+_DEFAULT_PAGE_SIZE = 10_000
 
 
 class ExpiresAfter(msgspec.Struct):
@@ -35,23 +39,23 @@ class ExpiresAfter(msgspec.Struct):
     seconds: Annotated[int, Meta(ge=3600, le=2_592_000)]
 
 
-class FileAsked(msgspec.Struct):
-    file: KeptFile
+class CreateFileRequest(msgspec.Struct):
+    file: StoredFile
     purpose: Purpose
     expires_after: ExpiresAfter | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class File(Stored):
-    content: Content
+class File(StoredObject):
+    content: FileContent
 
 
 class Files:
-    """The files, and the handlers that deal with them."""
+    """The files and their handlers."""
 
-    def __init__(self, shelf: Shelf) -> None:
-        self._shelf = shelf
-        self._files: Table[File] = Table("File")
+    def __init__(self, file_store: FileStore) -> None:
+        self._file_store = file_store
+        self._files: ObjectStore[File] = ObjectStore("File")
 
     def routes(self) -> list[web.RouteDef]:
         return [
@@ -63,24 +67,26 @@ class Files:
         ]
 
     async def create(self, request: web.Request) -> web.StreamResponse:
-        """Take a file. What was asked to go wrong goes wrong before it is read."""
-        await before_head(request)
-        make_file = self._shelf.maker(request.content_length)
-        asked = await read_form(request, FileAsked, make_file)
-        content = asked.file
-        shown = file_object(content.name, asked.purpose, content, asked.expires_after)
-        file = self.add(File(shown | {"sha256": content.sha256}, content))
-        return await reply(request, json_answer(file.object))
+        """Create a file. Faults are applied before the body is read."""
+        await apply_early_faults(request)
+        file_factory = self._file_store.factory_for(request.content_length)
+        fields = await read_form(request, CreateFileRequest, file_factory)
+        content = fields.file
+        api_object = file_object(content.name, fields.purpose, content, fields.expires_after)
+        file = self.add(File(api_object | {"sha256": content.sha256}, content))
+        return await send_body(request, json_body(file.object))
 
     async def list(self, request: web.Request) -> web.StreamResponse:
-        return await put(request, self._files.page(request.query, "purpose", limit=_PAGE))
+        return await send_json(
+            request, self._files.page(request.query, "purpose", limit=_DEFAULT_PAGE_SIZE)
+        )
 
     async def show(self, request: web.Request) -> web.StreamResponse:
-        return await put(request, self.find(request.match_info["id"]).object)
+        return await send_json(request, self.find(request.match_info["id"]).object)
 
     async def delete(self, request: web.Request) -> web.StreamResponse:
         identifier = self._files.pop(request.match_info["id"]).object["id"]
-        return await put(request, {"id": identifier, "object": "file", "deleted": True})
+        return await send_json(request, {"id": identifier, "object": "file", "deleted": True})
 
     async def content(self, request: web.Request) -> web.StreamResponse:
         return await send_content(request, self.find(request.match_info["id"]))
@@ -89,61 +95,60 @@ class Files:
         return self._files.add(file)
 
     def find(self, identifier: str) -> File:
-        """Raises `ApiError` with status 404 if there is none."""
-        zeros = _ZEROS.fullmatch(identifier)
-        if zeros is None:
+        """Raises `ApiError` with status 404 if there is no such file."""
+        zero_file = _ZERO_FILE_ID.fullmatch(identifier)
+        if zero_file is None:
             return self._files.get(identifier)
-        content = Zeros(int(zeros[1]))
+        content = ZeroFile(int(zero_file[1]))
         return File(file_object("zeros", "user_data", content) | {"id": identifier}, content)
 
 
 def file_object(
-    name: str, purpose: Purpose, content: Content, expires_after: ExpiresAfter | None = None
+    name: str, purpose: Purpose, content: FileContent, expires_after: ExpiresAfter | None = None
 ) -> dict[str, Any]:
-    """A file as the API shows it, under a new identifier."""
-    shown = new_object("file", "file-", bytes=content.size, filename=name, purpose=purpose)
-    return shown | {
+    """A file as the API shows it, with a new identifier."""
+    api_object = new_object("file", "file-", bytes=content.size, filename=name, purpose=purpose)
+    return api_object | {
         "status": "processed",
         "status_details": None,
-        "expires_at": expires_after and shown["created_at"] + expires_after.seconds,
+        "expires_at": expires_after and api_object["created_at"] + expires_after.seconds,
     }
 
 
 async def send_content(request: web.Request, file: File) -> web.StreamResponse:
-    """Answer with a file's bytes, or those of them that `Range` asks for."""
-    await before_head(request)
-    return await reply(request, _content(request, file))
+    """Respond with the content of a file, or with the part that `Range` requests."""
+    await apply_early_faults(request)
+    return await send_body(request, _content_body(request, file))
 
 
-def _content(request: web.Request, file: File) -> Pieces:
-    size, pieces = file.content.size, file.content.pieces
-    if pieces is None:
-        message = f"The content of {file.object['id']}, {size} bytes, was not kept."
-        raise ApiError(Failure(404, message, code="content_not_kept"))
+def _content_body(request: web.Request, file: File) -> StreamedBody:
+    size, chunks = file.content.size, file.content.chunks
+    if chunks is None:
+        message = f"The content of {file.object['id']} ({size} bytes) was not kept."
+        raise ApiError(ErrorResponse(404, message, code="content_not_kept"))
     headers = {"Accept-Ranges": "bytes"}
-    span = _span(request, size)
-    if span is None:
-        return Pieces(pieces, OCTETS, size, headers=headers)
-    headers["Content-Range"] = f"bytes {span.start}-{span.stop - 1}/{size}"
-    part = section(pieces, span.start, span.stop)
-    return Pieces(part, OCTETS, len(span), status=206, headers=headers)
+    requested = _requested_range(request, size)
+    if requested is None:
+        return StreamedBody(chunks, OCTET_STREAM, size, headers=headers)
+    headers["Content-Range"] = f"bytes {requested.start}-{requested.stop - 1}/{size}"
+    part = byte_range(chunks, requested.start, requested.stop)
+    return StreamedBody(part, OCTET_STREAM, len(requested), status=206, headers=headers)
 
 
-def _span(request: web.Request, size: int) -> range | None:
-    """The bytes that `Range` asks for, if it does; one nobody understands does not (RFC 9110,
-    14.2).
+def _requested_range(request: web.Request, size: int) -> range | None:
+    """The bytes that `Range` requests; None without it, or if it is invalid (RFC 9110, 14.2).
 
     Raises:
-        ApiError: there are no such bytes; status 416.
+        ApiError: the range is not satisfiable; status 416.
     """
     if request.method != "GET" or "Range" not in request.headers:
         return None
     try:
-        asked = request.http_range
+        byte_slice = request.http_range
     except ValueError:
         return None
-    span = range(*asked.indices(size))
-    if not span:
+    requested = range(*byte_slice.indices(size))
+    if not requested:
         headers = {"Content-Range": f"bytes */{size}"}
-        raise ApiError(Failure(416, f"It has only {size} bytes.", headers=headers))
-    return span
+        raise ApiError(ErrorResponse(416, f"The file has only {size} bytes.", headers=headers))
+    return requested

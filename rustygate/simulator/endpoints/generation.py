@@ -1,77 +1,85 @@
-"""The endpoints at which a model answers: charged to its quota, then answered.
+"""Handlers for requests to a model: charge the model's quota, then respond.
 
-The seam between those who make answers, which know no connection, and `wire`.
+They connect the request classes, which know nothing of the connection, with `transport`.
 """
 
 from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
-from rustygate.simulator.charges import Account
-from rustygate.simulator.endpoints.realtime import RealtimeAsked, Session
-from rustygate.simulator.endpoints.responses import ResponseSpeaker
+from rustygate.simulator.charges import Charges
+from rustygate.simulator.endpoints.realtime import RealtimeQuery, RealtimeSession
+from rustygate.simulator.endpoints.responses import ResponsesSession
 from rustygate.simulator.limits import Quotas
-from rustygate.simulator.request_context import PASSAGE
-from rustygate.simulator.response_bodies import Events
-from rustygate.simulator.schemas import Asked
+from rustygate.simulator.request_context import CONTEXT
+from rustygate.simulator.response_bodies import EventStream
+from rustygate.simulator.schemas import ModelRequest
 from rustygate.simulator.stats import Stats
 from rustygate.simulator.storage.file_store import UploadedFile
-from rustygate.simulator.transport.delivery import before_head, reply, stream
-from rustygate.simulator.transport.multipart import MakeFile, read_form
-from rustygate.simulator.transport.parsing import body, convert, read
-from rustygate.simulator.transport.websocket import Speaker, converse
+from rustygate.simulator.transport.delivery import apply_early_faults, send_body, send_event_stream
+from rustygate.simulator.transport.multipart import FileFactory, read_form
+from rustygate.simulator.transport.parsing import convert, parse_json, read_body
+from rustygate.simulator.transport.websocket import WebSocketSession, serve_websocket
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-class Generation:
-    """The handlers of these endpoints, and what they share."""
+class GenerationHandlers:
+    """Makes the handlers of these endpoints."""
 
     def __init__(self, quotas: Quotas, stats: Stats) -> None:
         self._quotas = quotas
         self._stats = stats
 
-    def json(self, kind: type[Asked]) -> Handler:
-        """The handler of an endpoint that is asked in JSON."""
+    def json_handler(self, schema: type[ModelRequest]) -> Handler:
+        """The handler of an endpoint whose requests are JSON."""
 
         async def handle(request: web.Request) -> web.StreamResponse:
-            return await self._generate(request, read(await body(request), kind))
+            return await self._generate(request, parse_json(await read_body(request), schema))
 
         return handle
 
-    def form(self, kind: type[Asked], make_file: MakeFile = UploadedFile) -> Handler:
-        """The handler of an endpoint that is asked with a form; `make_file` as for `read_form`."""
+    def form_handler(
+        self, schema: type[ModelRequest], file_factory: FileFactory = UploadedFile
+    ) -> Handler:
+        """The handler of an endpoint whose requests are forms, read as by `read_form`."""
 
         async def handle(request: web.Request) -> web.StreamResponse:
-            return await self._generate(request, await read_form(request, kind, make_file))
+            return await self._generate(request, await read_form(request, schema, file_factory))
 
         return handle
 
-    async def _generate(self, request: web.Request, asked: Asked) -> web.StreamResponse:
-        account = self._account(request)
-        account.charge(asked.model, asked.cost(account.wanted), asked.user)
-        await before_head(request)
-        account.settle(asked.usage(account.wanted))
-        answer = asked.answer(account.wanted, f"{request.scheme}://{request.host}")
-        if isinstance(answer, Events):
+    async def _generate(
+        self, request: web.Request, model_request: ModelRequest
+    ) -> web.StreamResponse:
+        charges = self._charges(request)
+        forced_tokens = charges.forced_tokens
+        charges.charge(model_request.model, model_request.cost(forced_tokens), model_request.user)
+        await apply_early_faults(request)
+        charges.record_usage(model_request.usage(forced_tokens))
+        base_url = f"{request.scheme}://{request.host}"
+        body = model_request.response_body(forced_tokens, base_url)
+        if isinstance(body, EventStream):
             with self._stats.stream():
-                return await stream(request, answer)
-        return await reply(request, answer)
+                return await send_event_stream(request, body)
+        return await send_body(request, body)
 
     async def realtime(self, request: web.Request) -> web.StreamResponse:
-        """The Realtime API; a response is charged when it is asked for."""
-        account = self._account(request)
-        model = convert(request.query, RealtimeAsked).model
-        account.choose(model)
-        return await self._converse(request, Session(model, account))
+        """The Realtime API; each response is charged when it is created."""
+        charges = self._charges(request)
+        model = convert(request.query, RealtimeQuery).model
+        charges.select_model(model)
+        return await self._serve_websocket(request, RealtimeSession(model, charges))
 
     async def responses(self, request: web.Request) -> web.StreamResponse:
         """The Responses API over a WebSocket."""
-        return await self._converse(request, ResponseSpeaker(self._account(request)))
+        return await self._serve_websocket(request, ResponsesSession(self._charges(request)))
 
-    async def _converse(self, request: web.Request, speaker: Speaker) -> web.StreamResponse:
-        with self._stats.socket():
-            return await converse(request, speaker)
+    async def _serve_websocket(
+        self, request: web.Request, session: WebSocketSession
+    ) -> web.StreamResponse:
+        with self._stats.websocket():
+            return await serve_websocket(request, session)
 
-    def _account(self, request: web.Request) -> Account:
-        return Account(self._quotas, self._stats, request[PASSAGE])
+    def _charges(self, request: web.Request) -> Charges:
+        return Charges(self._quotas, self._stats, request[CONTEXT])

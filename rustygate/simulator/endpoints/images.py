@@ -1,7 +1,7 @@
 """Images: `POST /v1/images/generations`, `/edits` and `/variations`.
 
-Each is a PNG of 8 by 8 pixels in one colour, which depends on the request. An image that is
-answered as a URL is served by the simulator itself, at `/simulator/images/COLOUR.png`.
+Each image is a PNG of 8 by 8 pixels in one colour, which depends on the request. The URL of an
+image leads to the simulator itself: `/simulator/images/COLOUR.png`.
 """
 
 import struct
@@ -14,18 +14,18 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta
 
-from rustygate.simulator.response_bodies import Answer, Event, json_answer, named
-from rustygate.simulator.schemas import Name, Streamable, Usage
+from rustygate.simulator.response_bodies import Event, ResponseBody, json_body, named_event
+from rustygate.simulator.schemas import Name, StreamableRequest, Usage
 from rustygate.simulator.storage.file_store import UploadedFile
-from rustygate.simulator.text import input_tokens, length, seed_of
+from rustygate.simulator.text import estimate_tokens, output_tokens, seed_from
 
-_SIDE = 8
+_SIDE_PIXELS = 8
 
 
 def png(colour: str) -> bytes:
-    """An image in a colour of six hexadecimal digits."""
-    header = struct.pack(">IIBBBBB", _SIDE, _SIDE, 8, 2, 0, 0, 0)
-    rows = (b"\0" + bytes.fromhex(colour) * _SIDE) * _SIDE
+    """An image in one colour, given as six hexadecimal digits."""
+    header = struct.pack(">IIBBBBB", _SIDE_PIXELS, _SIDE_PIXELS, 8, 2, 0, 0, 0)
+    rows = (b"\0" + bytes.fromhex(colour) * _SIDE_PIXELS) * _SIDE_PIXELS
     chunks = _chunk(b"IHDR", header) + _chunk(b"IDAT", zlib.compress(rows)) + _chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + chunks
 
@@ -34,8 +34,8 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
-class ImagesAsked(Streamable, kw_only=True):
-    """A request for images; what they are made from is the subclasses' to say."""
+class ImagesRequest(StreamableRequest, kw_only=True):
+    """A request for images; subclasses define what they are made from."""
 
     KIND: ClassVar[str]
 
@@ -48,32 +48,33 @@ class ImagesAsked(Streamable, kw_only=True):
     @property
     @abstractmethod
     def source(self) -> str:
-        """What the images are made from."""
+        """The input that the colours are made from."""
 
     @property
     def tokens_in(self) -> int:
-        return input_tokens(self.source)
+        return estimate_tokens(self.source)
 
     @property
     def _as_url(self) -> bool:
-        """Whether images are answered as URLs: the older models' way, unless told otherwise."""
+        """Whether the response has URLs; by default, only that of older models does."""
         if self.response_format is None:
             return self.model.startswith("dall-e")
         return self.response_format == "url"
 
-    def usage(self, wanted: int | None) -> Usage:
-        return Usage(self.tokens_in, (self.n or 1) * length(None, wanted))
+    def usage(self, forced_tokens: int | None) -> Usage:
+        return Usage(self.tokens_in, (self.n or 1) * output_tokens(None, forced_tokens))
 
-    def cost(self, wanted: int | None) -> int:
-        return self.usage(wanted).total
+    def cost(self, forced_tokens: int | None) -> int:
+        return self.usage(forced_tokens).total
 
-    def answer(self, wanted: int | None, origin: str) -> Answer:
+    def response_body(self, forced_tokens: int | None, base_url: str) -> ResponseBody:
         if self._as_url and not self.stream:
-            data = [{"url": f"{origin}/simulator/images/{one}.png"} for one in self._colours()]
-            return json_answer({"created": int(time.time()), "data": data})
-        return super().answer(wanted, origin)
+            images = f"{base_url}/simulator/images"
+            data = [{"url": f"{images}/{colour}.png"} for colour in self._colours()]
+            return json_body({"created": int(time.time()), "data": data})
+        return super().response_body(forced_tokens, base_url)
 
-    def plain(self, wanted: int | None) -> dict[str, Any]:
+    def json_object(self, forced_tokens: int | None) -> dict[str, Any]:
         return {
             "created": int(time.time()),
             "data": [{"b64_json": _b64(colour)} for colour in self._colours()],
@@ -81,10 +82,10 @@ class ImagesAsked(Streamable, kw_only=True):
             "output_format": "png",
             "quality": "low",
             "size": self._size,
-            "usage": _usage(self.usage(wanted)),
+            "usage": _usage(self.usage(forced_tokens)),
         }
 
-    def events(self, wanted: int | None) -> Iterator[Event]:
+    def events(self, forced_tokens: int | None) -> Iterator[Event]:
         image = {
             "b64_json": _b64(next(self._colours())),
             "created_at": int(time.time()),
@@ -95,9 +96,9 @@ class ImagesAsked(Streamable, kw_only=True):
         }
         for index in range(self.partial_images or 0):
             kind = {"type": f"{self.KIND}.partial_image", "partial_image_index": index}
-            yield named(kind | image, paced=True)
-        done = {"type": f"{self.KIND}.completed", "usage": _usage(self.usage(wanted))}
-        yield named(done | image, paced=True)
+            yield named_event(kind | image, paced=True)
+        done = {"type": f"{self.KIND}.completed", "usage": _usage(self.usage(forced_tokens))}
+        yield named_event(done | image, paced=True)
 
     @property
     def _size(self) -> str:
@@ -105,12 +106,12 @@ class ImagesAsked(Streamable, kw_only=True):
 
     def _colours(self) -> Iterator[str]:
         for index in range(self.n or 1):
-            seed = seed_of(self.model, self.source, str(index))
+            seed = seed_from(self.model, self.source, str(index))
             yield f"{seed % 0x1000000:06x}"
 
 
-class GenerationAsked(ImagesAsked, kw_only=True):
-    """A request for images of what is described."""
+class ImageGenerationRequest(ImagesRequest, kw_only=True):
+    """A request for images that match a prompt."""
 
     KIND: ClassVar[str] = "image_generation"
 
@@ -121,19 +122,19 @@ class GenerationAsked(ImagesAsked, kw_only=True):
         return self.prompt
 
 
-class EditAsked(GenerationAsked, kw_only=True):
-    """A request for images made from others."""
+class ImageEditRequest(ImageGenerationRequest, kw_only=True):
+    """A request for edited versions of images."""
 
     KIND: ClassVar[str] = "image_edit"
 
-    # A file or a list of them, which msgspec cannot say of a type that is not its own.
+    # One file or a list of files; msgspec does not support such a union of custom types.
     image: Any
     mask: UploadedFile | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what the types let pass."""
-        if not self._files or not all(isinstance(one, UploadedFile) for one in self._files):
-            raise ValueError("Expected a file, or files - at `$.image`")
+        """Reject invalid input that the types allow."""
+        if not self._files or not all(isinstance(file, UploadedFile) for file in self._files):
+            raise ValueError("Expected a file or a list of files - at `$.image`")
 
     @property
     def _files(self) -> list[UploadedFile]:
@@ -145,11 +146,11 @@ class EditAsked(GenerationAsked, kw_only=True):
 
     @property
     def tokens_in(self) -> int:
-        return input_tokens(self.prompt)
+        return estimate_tokens(self.prompt)
 
 
-class VariationAsked(ImagesAsked, kw_only=True):
-    """A request for images like another."""
+class ImageVariationRequest(ImagesRequest, kw_only=True):
+    """A request for variations of an image."""
 
     model: Name = "dall-e-2"
     image: UploadedFile

@@ -1,20 +1,20 @@
 """Moderations: `POST /v1/moderations`.
 
-A text is flagged for a category if it names it, in full: "violence", "sexual/minors". Images
-never are.
+A text is flagged for a category if it contains the full name of the category, such as "violence"
+or "sexual/minors". Images are never flagged.
 """
 
 from typing import Annotated, Any
 
 from msgspec import Meta
 
-from rustygate.simulator.response_bodies import Answer, json_answer, new_id
-from rustygate.simulator.schemas import Asked, Name, Part, Usage, text_of
-from rustygate.simulator.text import input_tokens
+from rustygate.simulator.response_bodies import ResponseBody, json_body, new_id
+from rustygate.simulator.schemas import ContentPart, ModelRequest, Name, Usage, content_text
+from rustygate.simulator.text import estimate_tokens
 
-USUAL_MODEL = "omni-moderation-latest"
+DEFAULT_MODEL = "omni-moderation-latest"
 
-# The categories, and whether images are looked at for them.
+# The categories, and whether they apply to images.
 _CATEGORIES = {
     "harassment": False,
     "harassment/threatening": False,
@@ -30,42 +30,42 @@ _CATEGORIES = {
     "violence": True,
     "violence/graphic": True,
 }
-_SURE, _UNLIKELY = 0.97, 0.0001
+_FLAGGED_SCORE, _UNFLAGGED_SCORE = 0.97, 0.0001
 
 
-class ModerationAsked(Asked, kw_only=True):
-    """A request to judge a text, texts one by one, or the parts of one thing together."""
+class ModerationRequest(ModelRequest, kw_only=True):
+    """A request to moderate one text, several texts, or the parts of one input together."""
 
-    input: str | Annotated[list[str | Part], Meta(min_length=1, max_length=2048)]
-    model: Name = USUAL_MODEL
+    input: str | Annotated[list[str | ContentPart], Meta(min_length=1, max_length=2048)]
+    model: Name = DEFAULT_MODEL
 
     @property
     def _texts(self) -> list[str]:
-        """What is judged, one by one; with a part among it, it is all one thing."""
+        """The texts to moderate; a list that contains parts is one text."""
         if isinstance(self.input, str):
             return [self.input]
-        texts = [one if isinstance(one, str) else text_of([one]) for one in self.input]
-        return texts if all(isinstance(one, str) for one in self.input) else ["\n".join(texts)]
+        texts = [item if isinstance(item, str) else content_text([item]) for item in self.input]
+        return texts if all(isinstance(item, str) for item in self.input) else ["\n".join(texts)]
 
     @property
     def _kinds(self) -> set[str]:
         if isinstance(self.input, str):
             return {"text"}
-        return {"image" if _is_image(one) else "text" for one in self.input}
+        return {"image" if _is_image(item) else "text" for item in self.input}
 
-    def usage(self, wanted: int | None) -> Usage:
-        return Usage(sum(map(input_tokens, self._texts)), 0)
+    def usage(self, forced_tokens: int | None) -> Usage:
+        return Usage(sum(map(estimate_tokens, self._texts)), 0)
 
-    def cost(self, wanted: int | None) -> int:
-        return self.usage(wanted).tokens_in
+    def cost(self, forced_tokens: int | None) -> int:
+        return self.usage(forced_tokens).tokens_in
 
-    def answer(self, wanted: int | None, origin: str) -> Answer:
+    def response_body(self, forced_tokens: int | None, base_url: str) -> ResponseBody:
         results = [_result(text, self._kinds) for text in self._texts]
-        return json_answer({"id": new_id("modr-"), "model": self.model, "results": results})
+        return json_body({"id": new_id("modr-"), "model": self.model, "results": results})
 
 
-def _is_image(one: str | Part) -> bool:
-    return isinstance(one, Part) and one.type == "image_url"
+def _is_image(item: str | ContentPart) -> bool:
+    return isinstance(item, ContentPart) and item.type == "image_url"
 
 
 def _result(text: str, kinds: set[str]) -> dict[str, Any]:
@@ -73,7 +73,9 @@ def _result(text: str, kinds: set[str]) -> dict[str, Any]:
     return {
         "flagged": any(flags.values()),
         "categories": flags,
-        "category_scores": {name: _SURE if flag else _UNLIKELY for name, flag in flags.items()},
+        "category_scores": {
+            name: _FLAGGED_SCORE if flag else _UNFLAGGED_SCORE for name, flag in flags.items()
+        },
         "category_applied_input_types": {
             name: sorted(kinds if images else kinds & {"text"})
             for name, images in _CATEGORIES.items()

@@ -1,8 +1,7 @@
-"""The Realtime API: a conversation in text over a WebSocket, `GET /v1/realtime?model=...`.
+"""The Realtime API: a text conversation over a WebSocket, `GET /v1/realtime?model=...`.
 
-Audio can be put in, and is counted by its length, but nobody listens to it; nothing is spoken,
-and no turn is detected. The events are those of the API as it is now, and the beta's
-`conversation.item.created` besides.
+Input audio is counted by its length but not interpreted. There is no output audio and no turn
+detection. The events are those of the current API, plus the beta's `conversation.item.created`.
 """
 
 from collections.abc import Callable, Generator, Iterator
@@ -14,99 +13,107 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from rustygate.simulator.charges import Account
-from rustygate.simulator.endpoints.conversation import Conversation, text_of, whole
-from rustygate.simulator.errors import ApiError, Failure
+from rustygate.simulator.charges import Charges
+from rustygate.simulator.endpoints.conversation import Conversation, complete_item, item_text
+from rustygate.simulator.errors import ApiError, ErrorResponse
 from rustygate.simulator.response_bodies import Event, json_text, new_id
 from rustygate.simulator.schemas import Name, Usage
-from rustygate.simulator.text import Text, input_tokens, length, seed_of, write
-from rustygate.simulator.transport.parsing import convert, read
+from rustygate.simulator.text import (
+    GeneratedText,
+    estimate_tokens,
+    generate_text,
+    output_tokens,
+    seed_from,
+)
+from rustygate.simulator.transport.parsing import convert, parse_json
 
-# OpenAI's own bound on an answer.
-LONGEST_ANSWER = 4096
+# OpenAI's limit on the output of a response.
+MAX_RESPONSE_TOKENS = 4096
 
-# Base64 characters of PCM, 16 bits at 24 kHz, that make a token: there are ten to the second.
-_AUDIO_PER_TOKEN = 6400
+# One token of audio, a tenth of a second of 16-bit PCM at 24 kHz, in base64.
+_BASE64_CHARS_PER_TOKEN = 6400
 
 
-class RealtimeAsked(msgspec.Struct):
-    """What the URL says."""
+class RealtimeQuery(msgspec.Struct):
+    """The query string of the URL."""
 
     model: Name
 
 
-class Settings(msgspec.Struct):
-    """What of a session's settings, or of a response's, matters here."""
+class SessionSettings(msgspec.Struct):
+    """The settings of a session or of one response that the simulator reads."""
 
     instructions: str | None = None
-    max_output_tokens: Annotated[int, Meta(ge=1, le=LONGEST_ANSWER)] | Literal["inf"] | None = None
+    max_output_tokens: (
+        Annotated[int, Meta(ge=1, le=MAX_RESPONSE_TOKENS)] | Literal["inf"] | None
+    ) = None
     output_modalities: tuple[Literal["text"], ...] = ("text",)
     conversation: Literal["auto", "none"] = "auto"
     input: list[dict[str, Any]] | None = None
     metadata: dict[str, str] | None = None
 
     @property
-    def cap(self) -> int | None:
+    def token_limit(self) -> int | None:
         return self.max_output_tokens if isinstance(self.max_output_tokens, int) else None
 
 
-class Heard(msgspec.Struct, tag_field="type", kw_only=True):
+class ClientEvent(msgspec.Struct, tag_field="type", kw_only=True):
     """An event from the client."""
 
     event_id: str | None = None
 
 
-class SessionUpdate(Heard, tag="session.update"):
+class SessionUpdate(ClientEvent, tag="session.update"):
     session: dict[str, Any]
 
 
-class ItemCreate(Heard, tag="conversation.item.create"):
+class ItemCreate(ClientEvent, tag="conversation.item.create"):
     item: dict[str, Any]
     previous_item_id: str | None = None
 
 
-class ItemRetrieve(Heard, tag="conversation.item.retrieve"):
+class ItemRetrieve(ClientEvent, tag="conversation.item.retrieve"):
     item_id: str
 
 
-class ItemDelete(Heard, tag="conversation.item.delete"):
+class ItemDelete(ClientEvent, tag="conversation.item.delete"):
     item_id: str
 
 
-class AudioAppend(Heard, tag="input_audio_buffer.append"):
+class AudioAppend(ClientEvent, tag="input_audio_buffer.append"):
     audio: str
 
 
-class AudioCommit(Heard, tag="input_audio_buffer.commit"):
+class AudioCommit(ClientEvent, tag="input_audio_buffer.commit"):
     pass
 
 
-class AudioClear(Heard, tag="input_audio_buffer.clear"):
+class AudioClear(ClientEvent, tag="input_audio_buffer.clear"):
     pass
 
 
-class ResponseCreate(Heard, tag="response.create"):
+class ResponseCreate(ClientEvent, tag="response.create"):
     response: dict[str, Any] | None = None
 
 
-class ResponseCancel(Heard, tag="response.cancel"):
+class ResponseCancel(ClientEvent, tag="response.cancel"):
     pass
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
-    """A response that is to be given: its text, what it takes and may take."""
+class PlannedResponse:
+    """A response before it is sent: its text, its usage, and its cost in tokens."""
 
-    text: Text
+    text: GeneratedText
     usage: Usage
     cost: int
 
 
-class Session:
-    """A session: what is said in it, and what is said to that."""
+class RealtimeSession:
+    """One session: its settings, its conversation, and its responses."""
 
-    def __init__(self, model: str, account: Account) -> None:
-        self._account = account
+    def __init__(self, model: str, charges: Charges) -> None:
+        self._charges = charges
         self._model = model
         self._settings: dict[str, Any] = {
             "type": "realtime",
@@ -120,161 +127,174 @@ class Session:
             "max_output_tokens": "inf",
         }
         self._conversation = Conversation()
-        self._audio = 0
+        self._audio_chars = 0
         self._audio_tokens = 0
         self._responding = False
         self._cancelled = False
 
-    def greeting(self) -> Iterator[Event]:
-        yield _said("session.created", session=self._settings)
+    def initial_events(self) -> Iterator[Event]:
+        yield _server_event("session.created", session=self._settings)
 
-    def interrupts(self, message: str) -> bool:
-        """Heed a `response.cancel` while there is a response to be cancelled."""
+    def handle_immediately(self, message: str) -> bool:
+        """Handle a `response.cancel` during a response."""
         if not self._responding or not _is_cancel(message):
             return False
         self._cancelled = True
         return True
 
-    def answers(self, message: str) -> Iterator[Event]:
-        heard: Heard | None = None
+    def handle_message(self, message: str) -> Iterator[Event]:
+        event: ClientEvent | None = None
         try:
-            heard = _read(message)
-            yield from _ANSWERS[type(heard)](self, heard)
+            event = _parse_event(message)
+            yield from _HANDLERS[type(event)](self, event)
         except ApiError as error:
-            told = error.failure.error | {"event_id": heard and heard.event_id}
-            yield _said("error", error=told)
+            error_fields = error.response.error | {"event_id": event and event.event_id}
+            yield _server_event("error", error=error_fields)
 
-    def _update(self, heard: SessionUpdate) -> Iterator[Event]:
-        settings = self._settings | heard.session
-        convert(settings, Settings, strict=True)
+    def _update_session(self, event: SessionUpdate) -> Iterator[Event]:
+        settings = self._settings | event.session
+        convert(settings, SessionSettings, strict=True)
         self._settings = settings | {"id": self._settings["id"], "model": self._model}
-        yield _said("session.updated", session=self._settings)
+        yield _server_event("session.updated", session=self._settings)
 
-    def _create_item(self, heard: ItemCreate) -> Iterator[Event]:
-        yield from self._add(whole(heard.item), heard.previous_item_id)
+    def _create_item(self, event: ItemCreate) -> Iterator[Event]:
+        yield from self._add_item(complete_item(event.item), event.previous_item_id)
 
-    def _retrieve_item(self, heard: ItemRetrieve) -> Iterator[Event]:
-        item = self._conversation.find(heard.item_id)
-        yield _said("conversation.item.retrieved", item=item)
+    def _retrieve_item(self, event: ItemRetrieve) -> Iterator[Event]:
+        item = self._conversation.find(event.item_id)
+        yield _server_event("conversation.item.retrieved", item=item)
 
-    def _delete_item(self, heard: ItemDelete) -> Iterator[Event]:
-        self._conversation.remove(heard.item_id)
-        yield _said("conversation.item.deleted", item_id=heard.item_id)
+    def _delete_item(self, event: ItemDelete) -> Iterator[Event]:
+        self._conversation.remove(event.item_id)
+        yield _server_event("conversation.item.deleted", item_id=event.item_id)
 
-    def _append_audio(self, heard: AudioAppend) -> Iterator[Event]:
-        self._audio += len(heard.audio)
+    def _append_audio(self, event: AudioAppend) -> Iterator[Event]:
+        self._audio_chars += len(event.audio)
         return iter(())
 
-    def _commit_audio(self, heard: AudioCommit) -> Iterator[Event]:
-        if not self._audio:
-            raise ApiError(Failure(400, "The audio buffer is empty; there is nothing to commit."))
-        self._audio_tokens += -(-self._audio // _AUDIO_PER_TOKEN)
-        self._audio = 0
+    def _commit_audio(self, event: AudioCommit) -> Iterator[Event]:
+        if not self._audio_chars:
+            message = "The audio buffer is empty. Append audio before you commit it."
+            raise ApiError(ErrorResponse(400, message))
+        self._audio_tokens += -(-self._audio_chars // _BASE64_CHARS_PER_TOKEN)
+        self._audio_chars = 0
         content = [{"type": "input_audio", "transcript": None}]
-        item = whole({"type": "message", "role": "user", "content": content})
-        yield _said("input_audio_buffer.committed", item_id=item["id"], previous_item_id=None)
-        yield from self._add(item)
-
-    def _clear_audio(self, heard: AudioClear) -> Iterator[Event]:
-        self._audio = 0
-        yield _said("input_audio_buffer.cleared")
-
-    def _refuse_cancel(self, heard: ResponseCancel) -> Iterator[Event]:
-        """One that comes in time interrupts, and does not get here."""
-        message = "There is no response that could be cancelled."
-        raise ApiError(Failure(400, message, code="response_cancel_not_active"))
-
-    def _add(self, item: dict[str, Any], after: str | None = None) -> Iterator[Event]:
-        """Add an item that is whole, and say so."""
-        before = self._conversation.add(item, after)
-        for name in ("created", "added", "done"):
-            yield _said(f"conversation.item.{name}", previous_item_id=before, item=item)
-
-    def _respond(self, heard: ResponseCreate) -> Iterator[Event]:
-        settings = convert(self._settings | (heard.response or {}), Settings, strict=True)
-        turn, response = self._turn(settings), _response(settings)
-        yield _said("response.created", response=response)
-        try:
-            self._account.charge(self._model, turn.cost)
-        except ApiError as error:
-            details = {"type": "failed", "error": error.failure.error}
-            failed = {"status": "failed", "status_details": details}
-            yield _said("response.done", response=response | failed)
-            return
-        self._account.settle(turn.usage)
-        yield _said("rate_limits.updated", rate_limits=self._account.levels())
-        yield from self._speak(turn, response, settings.conversation == "auto")
-
-    def _turn(self, settings: Settings) -> Turn:
-        texts = (
-            self._conversation.texts if settings.input is None else map(text_of, settings.input)
+        item = complete_item({"type": "message", "role": "user", "content": content})
+        yield _server_event(
+            "input_audio_buffer.committed", item_id=item["id"], previous_item_id=None
         )
-        prompt = "\n".join(filter(None, [settings.instructions, *texts]))
-        cap, wanted = settings.cap, self._account.wanted
-        text = write(seed_of(self._model, prompt), cap, wanted, as_json=False)
-        usage = Usage(input_tokens(prompt) + self._audio_tokens, length(cap, wanted))
-        return Turn(text, usage, usage.tokens_in + max(usage.tokens_out, cap or 0))
+        yield from self._add_item(item)
 
-    def _speak(self, turn: Turn, response: dict[str, Any], joins: bool) -> Iterator[Event]:
-        """Say a response, which is part of the conversation if it `joins` it."""
-        item = whole({"type": "message", "role": "assistant", "content": []})
+    def _clear_audio(self, event: AudioClear) -> Iterator[Event]:
+        self._audio_chars = 0
+        yield _server_event("input_audio_buffer.cleared")
+
+    def _reject_cancel(self, event: ResponseCancel) -> Iterator[Event]:
+        """Reject a late cancel; `handle_immediately` handles those during a response."""
+        message = "There is no response in progress to cancel."
+        raise ApiError(ErrorResponse(400, message, code="response_cancel_not_active"))
+
+    def _add_item(self, item: dict[str, Any], after: str | None = None) -> Iterator[Event]:
+        """Add a complete item, and announce it."""
+        previous = self._conversation.add(item, after)
+        for name in ("created", "added", "done"):
+            yield _server_event(f"conversation.item.{name}", previous_item_id=previous, item=item)
+
+    def _create_response(self, event: ResponseCreate) -> Iterator[Event]:
+        settings = convert(self._settings | (event.response or {}), SessionSettings, strict=True)
+        plan, response = self._plan(settings), _response(settings)
+        yield _server_event("response.created", response=response)
+        try:
+            self._charges.charge(self._model, plan.cost)
+        except ApiError as error:
+            details = {"type": "failed", "error": error.response.error}
+            failed = {"status": "failed", "status_details": details}
+            yield _server_event("response.done", response=response | failed)
+            return
+        self._charges.record_usage(plan.usage)
+        yield _server_event("rate_limits.updated", rate_limits=self._charges.rate_limits())
+        yield from self._stream_response(plan, response, settings.conversation == "auto")
+
+    def _plan(self, settings: SessionSettings) -> PlannedResponse:
+        prompt = self._prompt(settings)
+        token_limit, forced_tokens = settings.token_limit, self._charges.forced_tokens
+        seed = seed_from(self._model, prompt)
+        text = generate_text(seed, token_limit, forced_tokens, as_json=False)
+        tokens_in = estimate_tokens(prompt) + self._audio_tokens
+        usage = Usage(tokens_in, output_tokens(token_limit, forced_tokens))
+        return PlannedResponse(text, usage, tokens_in + max(usage.tokens_out, token_limit or 0))
+
+    def _prompt(self, settings: SessionSettings) -> str:
+        """The instructions and the texts of the response's own input or the conversation."""
+        custom_input = settings.input
+        texts = self._conversation.texts if custom_input is None else map(item_text, custom_input)
+        return "\n".join(filter(None, [settings.instructions, *texts]))
+
+    def _stream_response(
+        self, plan: PlannedResponse, response: dict[str, Any], in_conversation: bool
+    ) -> Iterator[Event]:
+        """Stream a response, and add it to the conversation if it is `in_conversation`."""
+        item = complete_item({"type": "message", "role": "assistant", "content": []})
         item["status"] = "in_progress"
-        here = {"response_id": response["id"], "output_index": 0}
-        yield _said("response.output_item.added", **here, item=item)
-        before = self._conversation.add(item) if joins else None
-        for name in ("created", "added") if joins else ():
-            yield _said(f"conversation.item.{name}", previous_item_id=before, item=item)
-        said = yield from self._say_text(turn.text, here | {"item_id": item["id"]})
-        ended = _ended(turn, said, self._cancelled)
-        item["content"] = [{"type": "output_text", "text": "".join(said)}]
-        item["status"] = "completed" if ended["status"] == "completed" else "incomplete"
-        if joins:
-            yield _said("conversation.item.done", previous_item_id=before, item=item)
-        yield _said("response.output_item.done", **here, item=item)
-        yield _said("response.done", response=response | ended | {"output": [item]})
+        location = {"response_id": response["id"], "output_index": 0}
+        yield _server_event("response.output_item.added", **location, item=item)
+        previous = self._conversation.add(item) if in_conversation else None
+        for name in ("created", "added") if in_conversation else ():
+            yield _server_event(f"conversation.item.{name}", previous_item_id=previous, item=item)
+        sent_tokens = yield from self._stream_text(plan.text, location | {"item_id": item["id"]})
+        final_fields = _final_fields(plan, sent_tokens, self._cancelled)
+        item["content"] = [{"type": "output_text", "text": "".join(sent_tokens)}]
+        item["status"] = "completed" if final_fields["status"] == "completed" else "incomplete"
+        if in_conversation:
+            yield _server_event("conversation.item.done", previous_item_id=previous, item=item)
+        yield _server_event("response.output_item.done", **location, item=item)
+        yield _server_event("response.done", response=response | final_fields | {"output": [item]})
 
-    def _say_text(self, text: Text, at_item: dict[str, Any]) -> Generator[Event, None, list[str]]:
-        """Say a text until it ends or is cancelled; the tokens that were said."""
-        at_part, said = at_item | {"content_index": 0}, list[str]()
-        yield _said("response.content_part.added", **at_part, part=_part(""))
+    def _stream_text(
+        self, text: GeneratedText, item_location: dict[str, Any]
+    ) -> Generator[Event, None, list[str]]:
+        """Stream a text until it ends or is cancelled; return the tokens sent."""
+        location, sent = item_location | {"content_index": 0}, list[str]()
+        yield _server_event("response.content_part.added", **location, part=_part(""))
         self._responding, self._cancelled = True, False
         for token in text.tokens:
             if self._cancelled:
                 break
-            said.append(token)
-            yield _said("response.output_text.delta", paced=True, **at_part, delta=token)
+            sent.append(token)
+            yield _server_event("response.output_text.delta", paced=True, **location, delta=token)
         self._responding = False
-        yield _said("response.output_text.done", **at_part, text="".join(said))
-        yield _said("response.content_part.done", **at_part, part=_part("".join(said)))
-        return said
+        sent_text = "".join(sent)
+        yield _server_event("response.output_text.done", **location, text=sent_text)
+        yield _server_event("response.content_part.done", **location, part=_part(sent_text))
+        return sent
 
 
-_ANSWERS: dict[type[Heard], Callable[[Session, Any], Iterator[Event]]] = {
-    SessionUpdate: Session._update,
-    ItemCreate: Session._create_item,
-    ItemRetrieve: Session._retrieve_item,
-    ItemDelete: Session._delete_item,
-    AudioAppend: Session._append_audio,
-    AudioCommit: Session._commit_audio,
-    AudioClear: Session._clear_audio,
-    ResponseCreate: Session._respond,
-    ResponseCancel: Session._refuse_cancel,
+_HANDLERS: dict[type[ClientEvent], Callable[[RealtimeSession, Any], Iterator[Event]]] = {
+    SessionUpdate: RealtimeSession._update_session,
+    ItemCreate: RealtimeSession._create_item,
+    ItemRetrieve: RealtimeSession._retrieve_item,
+    ItemDelete: RealtimeSession._delete_item,
+    AudioAppend: RealtimeSession._append_audio,
+    AudioCommit: RealtimeSession._commit_audio,
+    AudioClear: RealtimeSession._clear_audio,
+    ResponseCreate: RealtimeSession._create_response,
+    ResponseCancel: RealtimeSession._reject_cancel,
 }
-_HEARD = reduce(or_, _ANSWERS)
+_CLIENT_EVENTS = reduce(or_, _HANDLERS)
 
 
-def _read(message: str) -> Heard:
-    return read(message, _HEARD)
+def _parse_event(message: str) -> ClientEvent:
+    return parse_json(message, _CLIENT_EVENTS)
 
 
 def _is_cancel(message: str) -> bool:
     try:
-        return isinstance(_read(message), ResponseCancel)
+        return isinstance(_parse_event(message), ResponseCancel)
     except ApiError:
         return False
 
 
-def _said(name: str, paced: bool = False, **fields: Any) -> Event:
+def _server_event(name: str, paced: bool = False, **fields: Any) -> Event:
     data = {"type": name, "event_id": new_id("event_"), **fields}
     return Event(json_text(data), name, paced)
 
@@ -283,8 +303,8 @@ def _part(text: str) -> dict[str, Any]:
     return {"type": "text", "text": text}
 
 
-def _response(settings: Settings) -> dict[str, Any]:
-    """The response when it has begun."""
+def _response(settings: SessionSettings) -> dict[str, Any]:
+    """A response that has just started."""
     return {
         "id": new_id("resp_"),
         "object": "realtime.response",
@@ -292,21 +312,23 @@ def _response(settings: Settings) -> dict[str, Any]:
         "status_details": None,
         "output": [],
         "output_modalities": ["text"],
-        "max_output_tokens": settings.cap or "inf",
+        "max_output_tokens": settings.token_limit or "inf",
         "usage": None,
         "metadata": settings.metadata,
     }
 
 
-def _ended(turn: Turn, said: list[str], cancelled: bool) -> dict[str, Any]:
-    """What of the response is different when it has ended."""
+def _final_fields(
+    plan: PlannedResponse, sent_tokens: list[str], cancelled: bool
+) -> dict[str, Any]:
+    """The fields of a response that change when it ends."""
     status, reason = "completed", None
     if cancelled:
         status, reason = "cancelled", "client_cancelled"
-    elif not turn.text.whole:
+    elif not plan.text.complete:
         status, reason = "incomplete", "max_output_tokens"
     details = reason and {"type": status, "reason": reason}
-    usage = _usage(Usage(turn.usage.tokens_in, len(said)))
+    usage = _usage(Usage(plan.usage.tokens_in, len(sent_tokens)))
     return {"status": status, "status_details": details, "usage": usage}
 
 

@@ -1,5 +1,7 @@
-"""The Responses API: `POST /v1/responses`, and the same over a WebSocket; every response is one
-message of text."""
+"""The Responses API: `POST /v1/responses`, and the same over a WebSocket.
+
+Every response is a single text message.
+"""
 
 import time
 from collections.abc import Iterator
@@ -9,84 +11,93 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from rustygate.simulator.charges import Account
-from rustygate.simulator.errors import ApiError, Failure
-from rustygate.simulator.response_bodies import Event, named, new_id
-from rustygate.simulator.schemas import Cap, Content, Format, Generating, Usage, text_of
-from rustygate.simulator.text import Text, input_tokens, seed_of, write
-from rustygate.simulator.transport.parsing import read
+from rustygate.simulator.charges import Charges
+from rustygate.simulator.errors import ApiError, ErrorResponse
+from rustygate.simulator.response_bodies import Event, named_event, new_id
+from rustygate.simulator.schemas import (
+    MessageContent,
+    OutputFormat,
+    TextRequest,
+    TokenLimit,
+    Usage,
+    content_text,
+)
+from rustygate.simulator.text import GeneratedText, estimate_tokens, generate_text, seed_from
+from rustygate.simulator.transport.parsing import parse_json
 
 
 class Item(msgspec.Struct):
-    """An item of the input; those that are no messages have no content to count."""
+    """An item of the input; items without content do not count as tokens."""
 
-    content: Content = None
+    content: MessageContent = None
 
 
 class TextOptions(msgspec.Struct):
-    format: Format | None = None
+    format: OutputFormat | None = None
 
 
-class ResponseAsked(Generating, kw_only=True):
+class ResponseRequest(TextRequest, kw_only=True):
     input: str | Annotated[list[Item], Meta(min_length=1)]
     instructions: str | None = None
-    max_output_tokens: Cap = None
+    max_output_tokens: TokenLimit = None
     text: TextOptions | None = None
 
     @property
     def prompt(self) -> str:
         items = [Item(self.input)] if isinstance(self.input, str) else self.input
-        return "\n".join([self.instructions or "", *(text_of(item.content) for item in items)])
+        return "\n".join(
+            [self.instructions or "", *(content_text(item.content) for item in items)]
+        )
 
     @property
-    def format(self) -> Format:
-        return (self.text and self.text.format) or Format()
+    def format(self) -> OutputFormat:
+        return (self.text and self.text.format) or OutputFormat()
 
     @property
     def tokens_in(self) -> int:
-        return input_tokens(self.prompt)
+        return estimate_tokens(self.prompt)
 
     @property
-    def cap(self) -> int | None:
+    def token_limit(self) -> int | None:
         return self.max_output_tokens
 
-    def plain(self, wanted: int | None) -> dict[str, Any]:
-        text = self._text(wanted)
+    def json_object(self, forced_tokens: int | None) -> dict[str, Any]:
+        text = self._text(forced_tokens)
         message = _message(new_id("msg_"), _status(text), [_part(str(text))])
-        return self._ended(self._object(), text, message, self.usage(wanted))
+        return self._final_object(self._object(), text, message, self.usage(forced_tokens))
 
-    def events(self, wanted: int | None) -> Iterator[Event]:
+    def events(self, forced_tokens: int | None) -> Iterator[Event]:
         numbers = count()
-        for name, fields in self._steps(wanted):
+        for name, fields in self._named_events(forced_tokens):
             data = {"type": name, "sequence_number": next(numbers), **fields}
-            yield named(data, paced=name == "response.output_text.delta")
+            yield named_event(data, paced=name == "response.output_text.delta")
 
-    def _steps(self, wanted: int | None) -> Iterator[tuple[str, dict[str, Any]]]:
-        """The stream's events by name, without what they all have."""
-        text, response, item = self._text(wanted), self._object(), new_id("msg_")
-        at_item = {"output_index": 0}
-        at_part = {"item_id": item, "output_index": 0, "content_index": 0}
-        whole, part = str(text), _part(str(text))
+    def _named_events(self, forced_tokens: int | None) -> Iterator[tuple[str, dict[str, Any]]]:
+        """The events of the stream: their names and fields, without the common fields."""
+        text, response, item = self._text(forced_tokens), self._object(), new_id("msg_")
+        item_location = {"output_index": 0}
+        part_location = {"item_id": item, "output_index": 0, "content_index": 0}
+        part = _part(str(text))
         message = _message(item, _status(text), [part])
         yield "response.created", {"response": response}
         yield "response.in_progress", {"response": response}
-        begun = _message(item, "in_progress", [])
-        yield "response.output_item.added", {**at_item, "item": begun}
-        yield "response.content_part.added", {**at_part, "part": _part("")}
+        started_message = _message(item, "in_progress", [])
+        yield "response.output_item.added", {**item_location, "item": started_message}
+        yield "response.content_part.added", {**part_location, "part": _part("")}
         for token in text.tokens:
-            yield "response.output_text.delta", {**at_part, "delta": token, "logprobs": []}
-        yield "response.output_text.done", {**at_part, "text": whole, "logprobs": []}
-        yield "response.content_part.done", {**at_part, "part": part}
-        yield "response.output_item.done", {**at_item, "item": message}
-        ended = self._ended(response, text, message, self.usage(wanted))
-        yield f"response.{ended['status']}", {"response": ended}
+            yield "response.output_text.delta", {**part_location, "delta": token, "logprobs": []}
+        yield "response.output_text.done", {**part_location, "text": str(text), "logprobs": []}
+        yield "response.content_part.done", {**part_location, "part": part}
+        yield "response.output_item.done", {**item_location, "item": message}
+        final_object = self._final_object(response, text, message, self.usage(forced_tokens))
+        yield f"response.{final_object['status']}", {"response": final_object}
 
-    def _text(self, wanted: int | None) -> Text:
-        seed = seed_of(self.model, self.prompt)
-        return write(seed, self.max_output_tokens, wanted, self.format.is_json)
+    def _text(self, forced_tokens: int | None) -> GeneratedText:
+        seed = seed_from(self.model, self.prompt)
+        return generate_text(seed, self.max_output_tokens, forced_tokens, self.format.is_json)
 
     def _object(self) -> dict[str, Any]:
-        """The response when it has begun. Its usage stands near its end, as OpenAI's does."""
+        """A response that has just started. `usage` is near the end, as in OpenAI's."""
         return {
             "id": new_id("resp_"),
             "object": "response",
@@ -115,55 +126,55 @@ class ResponseAsked(Generating, kw_only=True):
             "metadata": {},
         }
 
-    def _ended(
-        self, response: dict[str, Any], text: Text, message: dict[str, Any], usage: Usage
+    def _final_object(
+        self, response: dict[str, Any], text: GeneratedText, message: dict[str, Any], usage: Usage
     ) -> dict[str, Any]:
-        why = None if text.whole else {"reason": "max_output_tokens"}
+        incomplete_details = None if text.complete else {"reason": "max_output_tokens"}
         return response | {
             "status": _status(text),
-            "incomplete_details": why,
+            "incomplete_details": incomplete_details,
             "output": [message],
             "usage": _usage(usage),
         }
 
 
-class CreateAsked(ResponseAsked, kw_only=True):
-    """A message that asks for a response, of which the events are always streamed."""
+class CreateResponseMessage(ResponseRequest, kw_only=True):
+    """A WebSocket message that creates a response; the response is always streamed."""
 
     type: Literal["response.create"]
 
 
-class ResponseSpeaker:
-    """The Responses API over a WebSocket: one response after the other."""
+class ResponsesSession:
+    """The Responses API over a WebSocket: one response at a time."""
 
-    def __init__(self, account: Account) -> None:
-        self._account = account
+    def __init__(self, charges: Charges) -> None:
+        self._charges = charges
 
-    def greeting(self) -> Iterator[Event]:
+    def initial_events(self) -> Iterator[Event]:
         return iter(())
 
-    def interrupts(self, message: str) -> bool:
+    def handle_immediately(self, message: str) -> bool:
         return False
 
-    def answers(self, message: str) -> Iterator[Event]:
-        account = self._account
+    def handle_message(self, message: str) -> Iterator[Event]:
+        charges = self._charges
         try:
-            asked = read(message, CreateAsked)
-            account.charge(asked.model, asked.cost(account.wanted), asked.user)
+            request = parse_json(message, CreateResponseMessage)
+            charges.charge(request.model, request.cost(charges.forced_tokens), request.user)
         except ApiError as error:
-            yield _refusal(error.failure)
+            yield _error_event(error.response)
             return
-        account.settle(asked.usage(account.wanted))
-        yield from asked.events(account.wanted)
+        charges.record_usage(request.usage(charges.forced_tokens))
+        yield from request.events(charges.forced_tokens)
 
 
-def _refusal(failure: Failure) -> Event:
-    error = failure.error | {"headers": dict(failure.headers)}
-    return named({"type": "error", "status": failure.status, "error": error})
+def _error_event(response: ErrorResponse) -> Event:
+    error = response.error | {"headers": dict(response.headers)}
+    return named_event({"type": "error", "status": response.status, "error": error})
 
 
-def _status(text: Text) -> str:
-    return "completed" if text.whole else "incomplete"
+def _status(text: GeneratedText) -> str:
+    return "completed" if text.complete else "incomplete"
 
 
 def _message(identifier: str, status: str, content: list[dict[str, Any]]) -> dict[str, Any]:

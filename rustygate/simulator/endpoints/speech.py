@@ -1,7 +1,7 @@
 """Text to speech: `POST /v1/audio/speech`.
 
-The sound is a quiet buzz or silence. MP3, WAV and PCM can be played; the other formats have
-their first bytes right, and no more.
+The audio is a quiet buzz or silence. MP3, WAV and PCM can be played; in other formats only the
+first bytes are valid.
 """
 
 import struct
@@ -11,22 +11,28 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
-from rustygate.simulator.response_bodies import Answer, Event, Events, Pieces, json_text
-from rustygate.simulator.schemas import Asked, Name, Usage
-from rustygate.simulator.text import input_tokens
+from rustygate.simulator.response_bodies import (
+    Event,
+    EventStream,
+    ResponseBody,
+    StreamedBody,
+    json_text,
+)
+from rustygate.simulator.schemas import ModelRequest, Name, Usage
+from rustygate.simulator.text import estimate_tokens
 
-# A quarter of a second of 16 bits at 24 kHz, as OpenAI's PCM is.
+# A quarter of a second of 16-bit audio at 24 kHz, the format of OpenAI's PCM.
 _PCM = struct.pack("<6000h", *(number % 64 for number in range(6000)))
 
-# A WAV head whose lengths are unknown, as of all that is streamed.
+# A WAV header whose lengths are unknown, as usual when streaming.
 _WAV = b"RIFF\xff\xff\xff\xffWAVEfmt " + struct.pack(
     "<IHHIIHH4sI", 16, 1, 1, 24_000, 48_000, 2, 16, b"data", 0xFFFFFFFF
 )
 
-# Frames of 26 ms: MPEG-1 layer III, 128 kbit/s, 44.1 kHz, and nothing in it.
+# Silent frames of 26 ms: MPEG-1 layer III, 128 kbit/s, 44.1 kHz.
 _MP3 = (b"\xff\xfb\x90\x64" + bytes(413)) * 10
 
-# Format to media type, what stands at the beginning, and a token's sound.
+# Media type, header, and the audio of one token, by format.
 _FORMATS = {
     "mp3": ("audio/mpeg", b"", _MP3),
     "opus": ("audio/ogg", b"OggS\x00\x02", bytes(1200)),
@@ -37,36 +43,36 @@ _FORMATS = {
 }
 
 
-class SpeechAsked(Asked, kw_only=True):
-    """A request to read a text aloud; each of its tokens takes a quarter of a second."""
+class SpeechRequest(ModelRequest, kw_only=True):
+    """A request to read a text aloud; each token is a quarter of a second of audio."""
 
     input: Annotated[str, Meta(min_length=1, max_length=4096)]
     voice: Name | dict[str, Any]
     response_format: Literal["mp3", "opus", "aac", "flac", "wav", "pcm"] = "mp3"
     stream_format: Literal["audio", "sse"] = "audio"
 
-    def usage(self, wanted: int | None) -> Usage:
-        tokens = input_tokens(self.input)
-        return Usage(tokens, wanted or tokens)
+    def usage(self, forced_tokens: int | None) -> Usage:
+        tokens = estimate_tokens(self.input)
+        return Usage(tokens, forced_tokens or tokens)
 
-    def cost(self, wanted: int | None) -> int:
-        return self.usage(wanted).total
+    def cost(self, forced_tokens: int | None) -> int:
+        return self.usage(forced_tokens).total
 
-    def answer(self, wanted: int | None, origin: str) -> Answer:
+    def response_body(self, forced_tokens: int | None, base_url: str) -> ResponseBody:
         if self.stream_format == "sse":
-            return Events(self._events(wanted))
-        return Pieces(self._sound(wanted), _FORMATS[self.response_format][0])
+            return EventStream(self._events(forced_tokens))
+        return StreamedBody(self._audio_chunks(forced_tokens), _FORMATS[self.response_format][0])
 
-    def _sound(self, wanted: int | None) -> Iterator[bytes]:
-        _, head, token = _FORMATS[self.response_format]
-        for number in range(self.usage(wanted).tokens_out):
-            yield token if number else head + token
+    def _audio_chunks(self, forced_tokens: int | None) -> Iterator[bytes]:
+        _, header, token = _FORMATS[self.response_format]
+        for number in range(self.usage(forced_tokens).tokens_out):
+            yield token if number else header + token
 
-    def _events(self, wanted: int | None) -> Iterator[Event]:
-        for sound in self._sound(wanted):
-            delta = {"type": "speech.audio.delta", "audio": b64encode(sound).decode()}
+    def _events(self, forced_tokens: int | None) -> Iterator[Event]:
+        for chunk in self._audio_chunks(forced_tokens):
+            delta = {"type": "speech.audio.delta", "audio": b64encode(chunk).decode()}
             yield Event(json_text(delta), paced=True)
-        usage = self.usage(wanted)
+        usage = self.usage(forced_tokens)
         tokens = {
             "input_tokens": usage.tokens_in,
             "output_tokens": usage.tokens_out,

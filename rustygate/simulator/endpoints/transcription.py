@@ -1,7 +1,7 @@
 """Speech to text: `POST /v1/audio/transcriptions` and `/v1/audio/translations`.
 
-Nothing is listened to: the text depends on the bytes of the file, its length in time on their
-number.
+The audio is not interpreted: the text is made from the bytes of the file, and the duration from
+their number.
 """
 
 from collections.abc import Iterator
@@ -9,16 +9,28 @@ from typing import Any, Literal
 
 import msgspec
 
-from rustygate.simulator.errors import ApiError, Failure
-from rustygate.simulator.response_bodies import Answer, Event, Whole, json_answer, json_text
-from rustygate.simulator.schemas import Generating
+from rustygate.simulator.errors import ApiError, ErrorResponse
+from rustygate.simulator.response_bodies import (
+    CompleteBody,
+    Event,
+    ResponseBody,
+    json_body,
+    json_text,
+)
+from rustygate.simulator.schemas import TextRequest
 from rustygate.simulator.storage.file_store import UploadedFile
-from rustygate.simulator.text import SENTENCE, Text, input_tokens, seed_of, write
+from rustygate.simulator.text import (
+    SENTENCE_WORDS,
+    GeneratedText,
+    estimate_tokens,
+    generate_text,
+    seed_from,
+)
 
-# OpenAI takes no longer files.
-MOST_BYTES = 25 * 1024 * 1024
+# OpenAI's limit.
+MAX_FILE_BYTES = 25 * 1024 * 1024
 
-# An MP3 file of 128 kbit/s has so many bytes for each second, and each second as many tokens.
+# The duration of an MP3 file of 128 kbit/s, and the tokens that a second of audio counts for.
 _BYTES_PER_S = 16_000
 _TOKENS_PER_S = 10
 
@@ -26,27 +38,27 @@ PLAIN_TEXT = "text/plain; charset=utf-8"
 
 
 class AudioFile(UploadedFile):
-    """An audio file, which is refused as soon as it is too long."""
+    """An audio file, rejected as soon as it is too long."""
 
     def write(self, data: bytes) -> None:
         super().write(data)
-        if self.size > MOST_BYTES:
+        if self.size > MAX_FILE_BYTES:
             message = (
-                f"Maximum content size limit ({MOST_BYTES}) exceeded ({self.size} bytes read)"
+                f"Maximum content size limit ({MAX_FILE_BYTES}) exceeded ({self.size} bytes read)"
             )
-            raise ApiError(Failure(413, message))
+            raise ApiError(ErrorResponse(413, message))
 
 
 class Segment(msgspec.Struct):
-    """A sentence, and the seconds from which to which it is heard."""
+    """A sentence, with its start and end in seconds."""
 
     text: str
     start: float
     end: float
 
 
-class TranslationAsked(Generating, kw_only=True):
-    """A request to write down in English what is said in a file."""
+class TranslationRequest(TextRequest, kw_only=True):
+    """A request to translate the speech in a file to English text."""
 
     file: AudioFile
     prompt: str = ""
@@ -58,92 +70,100 @@ class TranslationAsked(Generating, kw_only=True):
 
     @property
     def tokens_in(self) -> int:
-        return -(-self.file.size * _TOKENS_PER_S // _BYTES_PER_S) + input_tokens(self.prompt)
+        return -(-self.file.size * _TOKENS_PER_S // _BYTES_PER_S) + estimate_tokens(self.prompt)
 
     @property
-    def cap(self) -> int | None:
+    def token_limit(self) -> int | None:
         return None
 
-    def answer(self, wanted: int | None, origin: str) -> Answer:
-        segments = self._segments(wanted)
+    def response_body(self, forced_tokens: int | None, base_url: str) -> ResponseBody:
+        segments = self._segments(forced_tokens)
         match self.response_format:
             case "text":
-                return Whole(f"{self._text(wanted)}\n".encode(), PLAIN_TEXT)
+                return CompleteBody(f"{self._text(forced_tokens)}\n".encode(), PLAIN_TEXT)
             case "srt":
-                return Whole(_subtitles(segments, ",").encode(), PLAIN_TEXT)
+                return CompleteBody(_subtitles(segments, ",").encode(), PLAIN_TEXT)
             case "vtt":
-                return Whole(f"WEBVTT\n\n{_subtitles(segments, '.')}".encode(), PLAIN_TEXT)
+                return CompleteBody(f"WEBVTT\n\n{_subtitles(segments, '.')}".encode(), PLAIN_TEXT)
             case "verbose_json":
-                return json_answer(self._verbose(wanted))
-        return super().answer(wanted, origin)
+                return json_body(self._verbose(forced_tokens))
+        return super().response_body(forced_tokens, base_url)
 
-    def plain(self, wanted: int | None) -> dict[str, Any]:
-        return {"text": str(self._text(wanted))}
+    def json_object(self, forced_tokens: int | None) -> dict[str, Any]:
+        return {"text": str(self._text(forced_tokens))}
 
-    def events(self, wanted: int | None) -> Iterator[Event]:
-        raise ApiError(Failure(400, "Translations are not streamed.", param="stream"))
+    def events(self, forced_tokens: int | None) -> Iterator[Event]:
+        raise ApiError(ErrorResponse(400, "Translations are not streamed.", param="stream"))
 
-    def _text(self, wanted: int | None) -> Text:
-        seed = seed_of(self.model, self.file.sha256, self.prompt)
-        return write(seed, None, wanted, as_json=False)
+    def _text(self, forced_tokens: int | None) -> GeneratedText:
+        seed = seed_from(self.model, self.file.sha256, self.prompt)
+        return generate_text(seed, None, forced_tokens, as_json=False)
 
-    def _verbose(self, wanted: int | None) -> dict[str, Any]:
-        segments = self._segments(wanted)
+    def _verbose(self, forced_tokens: int | None) -> dict[str, Any]:
+        segments = self._segments(forced_tokens)
         return {
             "task": "translate",
             "language": "english",
             "duration": self.seconds,
-            "text": str(self._text(wanted)),
-            "segments": [_shown(number, segment) for number, segment in enumerate(segments)],
+            "text": str(self._text(forced_tokens)),
+            "segments": [
+                _verbose_segment(number, segment) for number, segment in enumerate(segments)
+            ],
         }
 
-    def _segments(self, wanted: int | None) -> list[Segment]:
-        return self._timed(self._text(wanted).tokens, SENTENCE)
+    def _segments(self, forced_tokens: int | None) -> list[Segment]:
+        return self._timed_segments(self._text(forced_tokens).tokens, SENTENCE_WORDS)
 
-    def _timed(self, tokens: tuple[str, ...], size: int) -> list[Segment]:
-        """The tokens in groups of `size`; each token takes the same part of the time."""
-        pace = self.seconds / len(tokens)
+    def _timed_segments(self, tokens: tuple[str, ...], size: int) -> list[Segment]:
+        """Segments of `size` tokens each; all tokens have the same duration."""
+        token_seconds = self.seconds / len(tokens)
         return [
             Segment(
                 "".join(tokens[first : first + size]).strip(),
-                round(first * pace, 3),
-                round(min(first + size, len(tokens)) * pace, 3),
+                round(first * token_seconds, 3),
+                round(min(first + size, len(tokens)) * token_seconds, 3),
             )
             for first in range(0, len(tokens), size)
         ]
 
 
-class TranscriptionAsked(TranslationAsked, kw_only=True):
-    """A request to write down what is said in a file."""
+class TranscriptionRequest(TranslationRequest, kw_only=True):
+    """A request to transcribe the speech in a file."""
 
     timestamp_granularities: tuple[Literal["word", "segment"], ...] = ()
 
-    def answer(self, wanted: int | None, origin: str) -> Answer:
+    def response_body(self, forced_tokens: int | None, base_url: str) -> ResponseBody:
         if self.stream:
-            return Generating.answer(self, wanted, origin)
-        return super().answer(wanted, origin)
+            return TextRequest.response_body(self, forced_tokens, base_url)
+        return super().response_body(forced_tokens, base_url)
 
-    def plain(self, wanted: int | None) -> dict[str, Any]:
-        return super().plain(wanted) | {"usage": self._usage(wanted)}
+    def json_object(self, forced_tokens: int | None) -> dict[str, Any]:
+        return super().json_object(forced_tokens) | {"usage": self._usage(forced_tokens)}
 
-    def events(self, wanted: int | None) -> Iterator[Event]:
-        text = self._text(wanted)
+    def events(self, forced_tokens: int | None) -> Iterator[Event]:
+        text = self._text(forced_tokens)
         for token in text.tokens:
             delta = {"type": "transcript.text.delta", "delta": token}
             yield Event(json_text(delta), paced=True)
-        done = {"type": "transcript.text.done", "text": str(text), "usage": self._usage(wanted)}
+        done = {
+            "type": "transcript.text.done",
+            "text": str(text),
+            "usage": self._usage(forced_tokens),
+        }
         yield Event(json_text(done))
 
-    def _verbose(self, wanted: int | None) -> dict[str, Any]:
+    def _verbose(self, forced_tokens: int | None) -> dict[str, Any]:
         usage = {"type": "duration", "seconds": self.seconds}
-        answer = super()._verbose(wanted) | {"task": "transcribe", "usage": usage}
+        verbose = super()._verbose(forced_tokens) | {"task": "transcribe", "usage": usage}
         if "word" in self.timestamp_granularities:
-            words = self._timed(self._text(wanted).tokens, 1)
-            answer["words"] = [{"word": w.text, "start": w.start, "end": w.end} for w in words]
-        return answer
+            words = self._timed_segments(self._text(forced_tokens).tokens, 1)
+            verbose["words"] = [
+                {"word": word.text, "start": word.start, "end": word.end} for word in words
+            ]
+        return verbose
 
-    def _usage(self, wanted: int | None) -> dict[str, Any]:
-        usage, text_tokens = self.usage(wanted), input_tokens(self.prompt)
+    def _usage(self, forced_tokens: int | None) -> dict[str, Any]:
+        usage, text_tokens = self.usage(forced_tokens), estimate_tokens(self.prompt)
         details = {"text_tokens": text_tokens, "audio_tokens": usage.tokens_in - text_tokens}
         return {
             "type": "tokens",
@@ -154,8 +174,8 @@ class TranscriptionAsked(TranslationAsked, kw_only=True):
         }
 
 
-def _shown(number: int, segment: Segment) -> dict[str, Any]:
-    """A segment as `verbose_json` shows it; nothing about how sure it is, is known."""
+def _verbose_segment(number: int, segment: Segment) -> dict[str, Any]:
+    """A segment as `verbose_json` shows it; the probabilities are placeholders."""
     return {
         "id": number,
         "seek": 0,
@@ -170,17 +190,18 @@ def _shown(number: int, segment: Segment) -> dict[str, Any]:
     }
 
 
-def _subtitles(segments: list[Segment], point: str) -> str:
+def _subtitles(segments: list[Segment], decimal_mark: str) -> str:
     blocks = []
     for number, segment in enumerate(segments, 1):
-        times = f"{_clock(segment.start, point)} --> {_clock(segment.end, point)}"
-        blocks.append(f"{number}\n{times}\n{segment.text}\n\n")
+        start = _timestamp(segment.start, decimal_mark)
+        end = _timestamp(segment.end, decimal_mark)
+        blocks.append(f"{number}\n{start} --> {end}\n{segment.text}\n\n")
     return "".join(blocks)
 
 
-def _clock(seconds: float, point: str) -> str:
-    """A time as subtitles write it; `point` stands before the milliseconds."""
-    whole, ms = divmod(round(seconds * 1000), 1000)
-    minutes, whole = divmod(whole, 60)
+def _timestamp(seconds: float, decimal_mark: str) -> str:
+    """A time as in subtitles; `decimal_mark` precedes the milliseconds."""
+    whole_seconds, ms = divmod(round(seconds * 1000), 1000)
+    minutes, whole_seconds = divmod(whole_seconds, 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours:02}:{minutes:02}:{whole:02}{point}{ms:03}"
+    return f"{hours:02}:{minutes:02}:{whole_seconds:02}{decimal_mark}{ms:03}"

@@ -1,1 +1,1 @@
-"""What is created and kept in memory: objects by identifier, and the bytes of files."""
+"""In-memory storage: created objects by identifier, and the contents of uploaded files."""

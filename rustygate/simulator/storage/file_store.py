@@ -1,7 +1,7 @@
-"""Uploaded files: counted and hashed as they come, and kept while there is room.
+"""Uploaded files: counted and hashed while they arrive, and kept while there is space.
 
-What is kept is bounded over all files, since a test may well upload more than fits in memory. A
-file that nobody refers to any more gives back its room by itself.
+The space of all files together is limited, since a test may upload more than fits in memory. A
+file gives back its space when nothing refers to it any more.
 """
 
 from collections.abc import Callable, Iterable
@@ -10,24 +10,24 @@ from itertools import chain, repeat
 from typing import Protocol
 from weakref import WeakKeyDictionary
 
-# Bytes kept of all files together.
-ROOM = 64 * 1024 * 1024
+# For all files together.
+CAPACITY_BYTES = 64 * 1024 * 1024
 
-_ZEROS = bytes(64 * 1024)
+_ZERO_CHUNK = bytes(64 * 1024)
 
 
-class Content(Protocol):
-    """What a file holds; `pieces` is None if it was not kept."""
+class FileContent(Protocol):
+    """The content of a file; `chunks` is None if it was not kept."""
 
     @property
     def size(self) -> int: ...
 
     @property
-    def pieces(self) -> Iterable[bytes] | None: ...
+    def chunks(self) -> Iterable[bytes] | None: ...
 
 
 class UploadedFile:
-    """A file as it comes: what it is called, how long it is, its hash, and no byte of it."""
+    """The name, size and hash of a file while it arrives; its bytes are not kept."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -43,75 +43,80 @@ class UploadedFile:
         self._hash.update(data)
 
 
-class KeptFile(UploadedFile):
-    """A file that is kept on a shelf while there is room."""
+class StoredFile(UploadedFile):
+    """A file whose bytes are kept while its store has space."""
 
-    def __init__(self, shelf: "Shelf", name: str) -> None:
+    def __init__(self, file_store: "FileStore", name: str) -> None:
         super().__init__(name)
-        self._shelf = shelf
-        self.pieces: list[bytes] | None = []
+        self._file_store = file_store
+        self.chunks: list[bytes] | None = []
 
     def write(self, data: bytes) -> None:
         super().write(data)
-        if self.pieces is not None:
-            self.pieces.append(data)
-            self._shelf.take(self, len(data))
+        if self.chunks is not None:
+            self.chunks.append(data)
+            self._file_store.reserve(self, len(data))
 
-    def let_go(self) -> None:
-        """Keep its bytes no longer."""
-        if self.pieces is not None:
-            self._shelf.used -= self.size
-        self.pieces = None
+    def discard(self) -> None:
+        """Drop the bytes of the file."""
+        if self.chunks is not None:
+            self._file_store.used_bytes -= self.size
+        self.chunks = None
 
     def __del__(self) -> None:
-        self.let_go()
+        self.discard()
 
 
-class Zeros:
-    """A file of so many zero bytes, which takes no room."""
+class ZeroFile:
+    """A file of `size` zero bytes, generated when it is read."""
 
     def __init__(self, size: int) -> None:
         self.size = size
 
     @property
-    def pieces(self) -> Iterable[bytes]:
-        whole, rest = divmod(self.size, len(_ZEROS))
-        return chain(repeat(_ZEROS, whole), (_ZEROS[:rest],))
+    def chunks(self) -> Iterable[bytes]:
+        full_chunks, remainder = divmod(self.size, len(_ZERO_CHUNK))
+        return chain(repeat(_ZERO_CHUNK, full_chunks), (_ZERO_CHUNK[:remainder],))
 
 
-class Shelf:
-    """The files that are kept; beyond the room there is, the oldest go.
+class FileStore:
+    """Keeps the bytes of files; the oldest are discarded when there is no more space.
 
-    A file takes room from its first byte on: many that come at once stay within bounds together.
+    A file takes space from its first byte on, so concurrent uploads share the limit.
     """
 
-    def __init__(self, room: int = ROOM) -> None:
-        self._room = room
-        self._files: WeakKeyDictionary[KeptFile, None] = WeakKeyDictionary()
-        self.used = 0
+    def __init__(self, capacity: int = CAPACITY_BYTES) -> None:
+        self._capacity = capacity
+        self._files: WeakKeyDictionary[StoredFile, None] = WeakKeyDictionary()
+        self.used_bytes = 0
 
-    def file(self, name: str) -> KeptFile:
-        """A file to be written."""
-        return KeptFile(self, name)
+    def create(self, name: str) -> StoredFile:
+        """A new file to write to."""
+        return StoredFile(self, name)
 
-    def maker(self, length: int | None) -> Callable[[str], KeptFile]:
-        """What makes the files of a body of that length, if it is known; one that has no room
-        is not begun to be kept, and drives out no other."""
-        return self._unkept if length is not None and length > self._room else self.file
+    def factory_for(self, content_length: int | None) -> Callable[[str], StoredFile]:
+        """What creates the files in a body of that length, or of unknown length (None).
 
-    def _unkept(self, name: str) -> KeptFile:
-        file = self.file(name)
-        file.let_go()
+        Files of a body that cannot fit are not kept at all, so they displace no others.
+        """
+        if content_length is not None and content_length > self._capacity:
+            return self._create_discarded
+        return self.create
+
+    def _create_discarded(self, name: str) -> StoredFile:
+        file = self.create(name)
+        file.discard()
         return file
 
-    def take(self, file: KeptFile, size: int) -> None:
-        """Give a file more room; where there is not enough, the oldest go, itself the last."""
+    def reserve(self, file: StoredFile, size: int) -> None:
+        """Give a file more space; if there is too little, the oldest files are discarded."""
         self._files[file] = None
-        self.used += size
-        while self.used > self._room:
+        self.used_bytes += size
+        while self.used_bytes > self._capacity:
             oldest = next(iter(self._files))
             del self._files[oldest]
-            oldest.let_go()
+            oldest.discard()
 
     def __repr__(self) -> str:
-        return f"<Shelf {len(self._files)} files, {self.used} of {self._room} bytes>"
+        usage = f"{self.used_bytes} of {self._capacity} bytes"
+        return f"<FileStore files={len(self._files)}, {usage}>"

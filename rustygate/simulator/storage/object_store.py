@@ -1,4 +1,4 @@
-"""Objects that are created, listed and deleted: files, uploads, containers, batches."""
+"""Objects that can be created, listed and deleted: files, uploads, containers, batches."""
 
 import time
 from collections.abc import Mapping
@@ -8,92 +8,95 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 import msgspec
 from msgspec import Meta
 
-from rustygate.simulator.errors import ApiError, Failure
+from rustygate.simulator.errors import ApiError, ErrorResponse
 from rustygate.simulator.response_bodies import new_id
 from rustygate.simulator.transport.parsing import convert
 
-# Objects of a kind; of more, the oldest go.
-MOST = 10_000
+# Per kind; beyond it the oldest object is dropped.
+MAX_OBJECTS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
-    """What is stored; `object` is how the API shows it, `id` included."""
+class StoredObject:
+    """A stored object; `object` is its JSON as the API shows it, with its `id`."""
 
     object: dict[str, Any]
 
 
-Thing = TypeVar("Thing", bound=Stored)
+ObjectT = TypeVar("ObjectT", bound=StoredObject)
 
 
-class PageAsked(msgspec.Struct):
-    """Which part of a list is asked for: so many objects, after that one."""
+class PageQuery(msgspec.Struct):
+    """The page of a list that a query asks for: up to `limit` objects after `after`."""
 
     after: str | None = None
-    limit: Annotated[int, Meta(ge=1, le=MOST)] = 20
+    limit: Annotated[int, Meta(ge=1, le=MAX_OBJECTS)] = 20
     order: Literal["asc", "desc"] = "desc"
 
 
-class Table(Generic[Thing]):
-    """Things by their identifiers, in the order they came."""
+class ObjectStore(Generic[ObjectT]):
+    """Objects of one kind by identifier, in order of creation."""
 
-    def __init__(self, kind: str, most: int = MOST) -> None:
+    def __init__(self, kind: str, max_objects: int = MAX_OBJECTS) -> None:
         self._kind = kind
-        self._most = most
-        self._things: dict[str, Thing] = {}
+        self._max_objects = max_objects
+        self._entries: dict[str, ObjectT] = {}
 
-    def add(self, thing: Thing) -> Thing:
-        self._things[thing.object["id"]] = thing
-        if len(self._things) > self._most:
-            del self._things[next(iter(self._things))]
-        return thing
+    def add(self, entry: ObjectT) -> ObjectT:
+        self._entries[entry.object["id"]] = entry
+        if len(self._entries) > self._max_objects:
+            del self._entries[next(iter(self._entries))]
+        return entry
 
-    def get(self, identifier: str) -> Thing:
-        """Raises `ApiError` with status 404 if there is none."""
-        if identifier not in self._things:
+    def get(self, identifier: str) -> ObjectT:
+        """Raises `ApiError` with status 404 if there is no such object."""
+        if identifier not in self._entries:
             message = f"No such {self._kind} object: {identifier}"
-            raise ApiError(Failure(404, message, param="id"))
-        return self._things[identifier]
+            raise ApiError(ErrorResponse(404, message, param="id"))
+        return self._entries[identifier]
 
-    def pop(self, identifier: str) -> Thing:
-        """Raises `ApiError` with status 404 if there is none."""
-        thing = self.get(identifier)
-        del self._things[identifier]
-        return thing
+    def pop(self, identifier: str) -> ObjectT:
+        """Raises `ApiError` with status 404 if there is no such object."""
+        entry = self.get(identifier)
+        del self._entries[identifier]
+        return entry
 
     def page(self, query: Mapping[str, str], *filters: str, limit: int = 20) -> dict[str, Any]:
-        """The part of the list that a query asks for.
+        """The page of the list that a query asks for.
 
         Args:
-            filters: fields that the query may want to have a value.
-            limit: of the page, where the query has none.
+            filters: fields that the query may filter by.
+            limit: the size of the page if the query does not set it.
         """
-        page = convert({"limit": limit, **query}, PageAsked)
-        wanted = [(name, query[name]) for name in filters if name in query]
-        objects = (thing.object for thing in self._things.values())
-        shown = [one for one in objects if all(one[name] == value for name, value in wanted)]
+        page = convert({"limit": limit, **query}, PageQuery)
+        required = {name: query[name] for name in filters if name in query}.items()
+        objects = [
+            entry.object
+            for entry in self._entries.values()
+            if all(entry.object[name] == value for name, value in required)
+        ]
         if page.order == "desc":
-            shown.reverse()
-        return _listing(self._after(shown, page.after), page.limit)
+            objects.reverse()
+        return _list_page(self._after(objects, page.after), page.limit)
 
-    def _after(self, shown: list[dict[str, Any]], after: str | None) -> list[dict[str, Any]]:
+    def _after(self, objects: list[dict[str, Any]], after: str | None) -> list[dict[str, Any]]:
         if after is None:
-            return shown
+            return objects
         last = self.get(after).object
-        return shown[shown.index(last) + 1 :] if last in shown else []
+        return objects[objects.index(last) + 1 :] if last in objects else []
 
 
-def _listing(shown: list[dict[str, Any]], limit: int) -> dict[str, Any]:
-    data = shown[:limit]
+def _list_page(objects: list[dict[str, Any]], limit: int) -> dict[str, Any]:
+    data = objects[:limit]
     return {
         "object": "list",
         "data": data,
         "first_id": data[0]["id"] if data else None,
         "last_id": data[-1]["id"] if data else None,
-        "has_more": len(shown) > limit,
+        "has_more": len(objects) > limit,
     }
 
 
 def new_object(kind: str, prefix: str, **fields: Any) -> dict[str, Any]:
-    """An object that is created now."""
+    """A new object as the API shows it, created now."""
     return {"id": new_id(prefix), "object": kind, "created_at": int(time.time()), **fields}

@@ -1,1 +1,1 @@
-"""How bodies are read and responses are sent, with pace and faults; HTTP and WebSocket."""
+"""Reading request bodies, and sending responses at their pace and with their faults."""

@@ -1,8 +1,8 @@
-"""Multipart forms, read as they come and never held whole (RFC 7578).
+"""Multipart forms, parsed while they arrive and never held in memory as a whole (RFC 7578).
 
-Files go to an `UploadedFile`, piece by piece; text fields are kept, within bounds. Names are
-nested as OpenAI's SDKs nest them: `image[]` is one of a list, `expires_after[seconds]` a field of
-a field.
+Files are written to an `UploadedFile` chunk by chunk; text fields are kept, up to a limit. Names
+are nested as in OpenAI's SDKs: `image[]` is an item of a list, `expires_after[seconds]` a field
+of an object.
 """
 
 import re
@@ -12,41 +12,40 @@ from typing import Any, cast
 from aiohttp import BodyPartReader, MultipartReader, StreamReader, web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from rustygate.simulator.errors import ApiError, Failure
+from rustygate.simulator.errors import ApiError, ErrorResponse
 from rustygate.simulator.storage.file_store import UploadedFile
-from rustygate.simulator.transport.parsing import Shape, convert
+from rustygate.simulator.transport.parsing import SchemaT, convert
 
-# Bytes of a form's text fields together; OpenAI's longest field is a prompt of 32,000 characters.
-MOST_TEXT = 1024 * 1024
-MOST_PARTS = 1000
+# All text fields of a form together; OpenAI's longest field is a prompt of 32,000 characters.
+MAX_TEXT_BYTES = 1024 * 1024
+MAX_PARTS = 1000
 
-# Bytes of a part that are read at a time.
-_PIECE = 64 * 1024
+_CHUNK_BYTES = 64 * 1024
 
 _NAME = re.compile(r"([\w.-]+)(?:\[([\w.-]*)\])?", re.ASCII)
 
-MakeFile = Callable[[str], UploadedFile]
+FileFactory = Callable[[str], UploadedFile]
 
 
 async def read_form(
-    request: web.Request, shape: type[Shape], make_file: MakeFile = UploadedFile
-) -> Shape:
-    """Read a form. `make_file` makes what each file goes to, of its name.
+    request: web.Request, schema: type[SchemaT], file_factory: FileFactory = UploadedFile
+) -> SchemaT:
+    """Read a form; `file_factory` creates the file that a part is written to, from its name.
 
     Raises:
-        ApiError: it is malformed, or not of the shape; status 400.
+        ApiError: the form is malformed, or does not match the schema; status 400.
     """
-    form = _Form(make_file)
+    form = _Form(file_factory)
     try:
         await form.read(request)
-        return convert(form.fields, shape)
+        return convert(form.fields, schema)
     except _MALFORMED as error:
         message = f"The form in the body of your request is malformed: {error}."
-        raise ApiError(Failure(400, message)) from error
+        raise ApiError(ErrorResponse(400, message)) from error
 
 
-# What aiohttp's reader raises, by and by, at a form that is none. `RequestPayloadError` and
-# `HttpProcessingError` are of the body around the form: bad chunks, or a wrong encoding.
+# What aiohttp's reader raises for malformed forms. `RequestPayloadError` and
+# `HttpProcessingError` come from the body around the form: invalid chunks, or a wrong encoding.
 _MALFORMED = (
     ValueError,
     AssertionError,
@@ -57,25 +56,25 @@ _MALFORMED = (
 
 
 class _Form:
-    """A form that is being read."""
+    """Reads the parts of one form into fields."""
 
-    def __init__(self, make_file: MakeFile) -> None:
+    def __init__(self, file_factory: FileFactory) -> None:
         self.fields: dict[str, Any] = {}
-        self._make_file = make_file
-        self._parts = 0
-        self._text = 0
+        self._file_factory = file_factory
+        self._part_count = 0
+        self._text_bytes = 0
 
     async def read(self, request: web.Request) -> None:
         if request.content_type != "multipart/form-data":
             raise ValueError(f"it is {request.content_type}, not multipart/form-data")
-        # As `request.multipart()` does, but for the source.
-        source = cast(StreamReader, _Source(request.content))
+        # Like `request.multipart()`, but with another source.
+        source = cast(StreamReader, _BodySource(request.content))
         async for part in MultipartReader(request.headers, source):
-            self._parts += 1
-            if self._parts > MOST_PARTS:
-                raise ValueError(f"it has more than {MOST_PARTS} parts")
+            self._part_count += 1
+            if self._part_count > MAX_PARTS:
+                raise ValueError(f"it has more than {MAX_PARTS} parts")
             if not isinstance(part, BodyPartReader):
-                raise ValueError("a part of it is a form itself")
+                raise ValueError("one of its parts is itself a form")
             await self._read_part(part)
 
     async def _read_part(self, part: BodyPartReader) -> None:
@@ -83,70 +82,70 @@ class _Form:
         self._add(part.name or "", value)
 
     async def _read_file(self, part: BodyPartReader) -> UploadedFile:
-        # A name that is not UTF-8 comes with lone surrogates.
+        # A file name that is not UTF-8 contains lone surrogates.
         name = (part.filename or "").encode(errors="replace").decode()
-        file = self._make_file(name)
-        while data := await part.read_chunk(_PIECE):
+        file = self._file_factory(name)
+        while data := await part.read_chunk(_CHUNK_BYTES):
             file.write(data)
         return file
 
     async def _read_text(self, part: BodyPartReader) -> str:
         text = b""
-        while data := await part.read_chunk(_PIECE):
+        while data := await part.read_chunk(_CHUNK_BYTES):
             text += data
-            self._text += len(data)
-            if self._text > MOST_TEXT:
-                raise ValueError(f"its text fields have more than {MOST_TEXT} bytes")
+            self._text_bytes += len(data)
+            if self._text_bytes > MAX_TEXT_BYTES:
+                raise ValueError(f"its text fields exceed {MAX_TEXT_BYTES} bytes")
         return text.decode()
 
     def _add(self, name: str, value: object) -> None:
         nested = _NAME.fullmatch(name)
         if nested is None:
-            raise ValueError(f"a part of it is called {name!a}")
+            raise ValueError(f"the name of a part is invalid: {name!a}")
         field, key = nested.groups()
         if key:
-            self.fields[field] = {**_fields(self.fields.get(field)), key: value}
+            self.fields[field] = {**_as_fields(self.fields.get(field)), key: value}
         elif key is None and field not in self.fields:
             self.fields[field] = value
         else:
-            self.fields[field] = [*_listed(self.fields.get(field, [])), value]
+            self.fields[field] = [*_as_list(self.fields.get(field, [])), value]
 
 
-def _fields(value: object) -> dict[str, object]:
+def _as_fields(value: object) -> dict[str, object]:
     if value is not None and not isinstance(value, dict):
-        raise ValueError("a part of it is a field, and has fields")
+        raise ValueError("one of its fields has both a value and fields of its own")
     return value or {}
 
 
-def _listed(value: object) -> list[object]:
+def _as_list(value: object) -> list[object]:
     return value if isinstance(value, list) else [value]
 
 
-class _Source:
-    """A body as aiohttp's multipart reader reads it.
+class _BodySource:
+    """A request body with the interface that aiohttp's multipart reader needs.
 
-    aiohttp's own stream warns of `unread_data`, which aiohttp's own reader cannot do without, and
-    then of being read again at its end. Here what is put back waits ahead of the stream.
+    The reader calls `unread_data`, for which aiohttp's own stream issues a warning, and another
+    when it is then read at its end. Here, data that is pushed back is kept ahead of the stream.
     """
 
     def __init__(self, stream: StreamReader) -> None:
         self._stream = stream
-        self._ahead = b""
+        self._pushed_back = b""
 
     async def read(self, size: int) -> bytes:
-        if not self._ahead:
+        if not self._pushed_back:
             return b"" if self._stream.at_eof() else await self._stream.read(size)
-        data, self._ahead = self._ahead[:size], self._ahead[size:]
+        data, self._pushed_back = self._pushed_back[:size], self._pushed_back[size:]
         return data
 
     async def readline(self, **limits: int) -> bytes:
-        line, newline, self._ahead = self._ahead.partition(b"\n")
+        line, newline, self._pushed_back = self._pushed_back.partition(b"\n")
         if newline or self._stream.at_eof():
             return line + newline
         return line + await self._stream.readline(**limits)
 
     def unread_data(self, data: bytes) -> None:
-        self._ahead = data + self._ahead
+        self._pushed_back = data + self._pushed_back
 
     def at_eof(self) -> bool:
-        return not self._ahead and self._stream.at_eof()
+        return not self._pushed_back and self._stream.at_eof()
