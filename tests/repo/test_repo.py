@@ -1,10 +1,11 @@
-"""What the repository's own files promise: scripts, locks, container, service."""
+"""The repository's own files: scripts, hooks, locks, container, service."""
 
 import json
 import os
 import re
 from configparser import ConfigParser
 from dataclasses import fields
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ LOCKS = sorted(ROOT.glob("requirements*.txt"))
 
 
 def requirements(option: str) -> list[Requirement]:
-    """The requirements that setup.cfg lists under `section.option`."""
+    """The requirements under `section.option` in setup.cfg."""
     config = ConfigParser()
     config.read(ROOT / "setup.cfg")
     section, _, name = option.rpartition(".")
@@ -29,7 +30,7 @@ def requirements(option: str) -> list[Requirement]:
 
 
 def locked(lock: str) -> dict[str, str]:
-    """Package to version, of each entry of a lock; each must carry a hash."""
+    """The version of each package in a lock; each entry must have a hash."""
     entry = r"^([\w.-]+)==(\S+) \\\n(?:    --hash=sha256:[0-9a-f]{64}(?: \\\n|\n))+"
     text = (ROOT / lock).read_text()
     found = re.findall(entry, text, re.M)
@@ -45,21 +46,30 @@ def compose() -> dict[str, Any]:
 
 
 def dockerfile() -> list[list[str]]:
-    """The Dockerfile's stages, each a list of its instructions, continuation lines joined."""
+    """The stages of the Dockerfile, each a list of instructions with continuation lines joined."""
     text = (ROOT / "Dockerfile").read_text().replace("\\\n", "")
     return [stage.splitlines() for stage in re.split(r"^(?=FROM )", text, flags=re.M)[1:]]
 
 
-def test_there_are_the_scripts_of_the_readme() -> None:
-    named = re.findall(r"^- `([\w.-]+)/?`:", (ROOT / "scripts/README.md").read_text(), re.M)
+def test_scripts_readme_lists_every_script() -> None:
+    listed = re.findall(r"^- `([\w.-]+)/?`:", (ROOT / "scripts/README.md").read_text(), re.M)
     present = {path.name for path in (ROOT / "scripts").iterdir()}
-    assert sorted(named) == sorted(present - {"README.md", "__pycache__"})
+    assert sorted(listed) == sorted(present - {"README.md", "__pycache__"})
 
 
 @pytest.mark.parametrize("script", [*SCRIPTS, ROOT / ".ci/run"], ids=lambda path: path.name)
 def test_script_is_executable_and_stops_at_the_first_failure(script: Path) -> None:
     assert os.access(script, os.X_OK)
     assert re.match(r"#!(/bin/sh|/usr/bin/env -S bash) -e\n# ", script.read_text())
+
+
+def test_hooks_run_the_tools_of_the_check_script() -> None:
+    config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())
+    hooks = [hook for repository in config["repos"] for hook in repository["hooks"]]
+    script = (ROOT / "scripts/check").read_text()
+    tools = re.findall(r"^(?:ruff|mypy)\b.*$", script, re.M)
+    assert [hook["entry"] for hook in hooks] == [f".venv/bin/{tool}" for tool in tools]
+    assert {hook["language"] for hook in hooks} == {"system"}
 
 
 @pytest.mark.parametrize(
@@ -72,34 +82,36 @@ def test_script_is_executable_and_stops_at_the_first_failure(script: Path) -> No
         ("options.extras_require.otel", "requirements-dev.txt"),
     ],
 )
-def test_lock_holds_what_setup_cfg_asks_for(option: str, lock: str) -> None:
+def test_lock_satisfies_setup_cfg(option: str, lock: str) -> None:
     versions = locked(lock)
     for requirement in requirements(option):
         assert requirement.specifier.contains(versions[canonicalize_name(requirement.name)])
 
 
 @pytest.mark.parametrize("option", ["options.install_requires", "options.extras_require.otel"])
-def test_readme_says_what_each_dependency_is_for(option: str) -> None:
-    _, _, table = (ROOT / "README.md").read_text().partition("| package | for |")
+def test_architecture_says_what_each_dependency_is_for(option: str) -> None:
+    _, _, table = (ROOT / "ARCHITECTURE.md").read_text().partition("| package | for |")
     rows = [row.strip("|").split("|") for row in table.splitlines() if row.startswith("| ")]
-    told = {name.strip(): purpose.strip() for names, purpose in rows for name in names.split(",")}
+    purposes = {
+        name.strip(): purpose.strip() for names, purpose in rows for name in names.split(",")
+    }
     for requirement in requirements(option):
-        assert told[requirement.name]
+        assert purposes[requirement.name]
 
 
 @pytest.mark.parametrize("lock", ["requirements.txt", "requirements-build.txt"])
-def test_development_lock_agrees_with(lock: str) -> None:
+def test_development_lock_includes_other_locks(lock: str) -> None:
     assert locked(lock).items() <= locked("requirements-dev.txt").items()
 
 
 @pytest.mark.parametrize("lock", LOCKS, ids=lambda path: path.name)
-def test_lock_names_its_command_and_no_place_of_its_own(lock: Path) -> None:
+def test_lock_names_its_command_but_no_index_or_path(lock: Path) -> None:
     text = lock.read_text()
     assert "#    scripts/lock\n" in text
     assert not re.search(r"://|--(extra-)?index-url|--find-links|--trusted-host| @ ", text)
 
 
-def test_gates_of_compose_alone_are_published_and_on_loopback() -> None:
+def test_compose_publishes_only_the_gates_and_on_loopback() -> None:
     published = {
         name: service["ports"] for name, service in compose().items() if "ports" in service
     }
@@ -107,21 +119,21 @@ def test_gates_of_compose_alone_are_published_and_on_loopback() -> None:
     assert published == {"rustygate": loopback, "rustygate-simulated": loopback}
 
 
-def test_compose_limits_as_the_rust_one_did() -> None:
+def test_compose_keeps_the_rust_programs_rate_limit() -> None:
     environment = compose()["rustygate"]["environment"]
     assert environment["RATE_LIMIT"] == "${RATE_LIMIT:-1}"
     assert environment["RATE_LIMIT_BURST"] == "${RATE_LIMIT_BURST:-3}"
 
 
-def test_compose_passes_every_setting_on() -> None:
-    """All but the address and whom to trust, which are the container's own."""
+def test_compose_passes_on_every_setting() -> None:
+    """Except the address and the certificate authorities, which the container sets itself."""
     settings = {field.name.upper() for field in fields(Settings)}
     passed = set(compose()["rustygate"]["environment"])
     assert passed == settings - {"BIND_ADDRESS", "SSL_CERT_FILE", "SSL_CERT_DIR"}
 
 
 @pytest.mark.parametrize("name", ["rustygate", "rustygate-simulated", "simulator", "tests"])
-def test_container_of_compose_may_do_little(name: str) -> None:
+def test_compose_container_is_restricted(name: str) -> None:
     service = compose()[name]
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
@@ -129,15 +141,15 @@ def test_container_of_compose_may_do_little(name: str) -> None:
     assert service["ulimits"] == {"core": 0}
 
 
-def test_services_of_compose_that_start_together_share_a_profile() -> None:
-    """A service whose dependency is in no profile of its own cannot be started by its name."""
+def test_compose_dependencies_share_a_profile() -> None:
+    """Otherwise Compose cannot start a service by name, because its dependency is disabled."""
     services = compose()
     for service in services.values():
         for dependency in service.get("depends_on", ()):
             assert set(service["profiles"]) <= set(services[dependency]["profiles"])
 
 
-def test_simulator_stands_in_openais_place() -> None:
+def test_compose_simulator_profile_points_the_gate_at_the_simulator() -> None:
     gate, simulator = (compose()[name] for name in ("rustygate-simulated", "simulator"))
     port = simulator["command"][simulator["command"].index("--port") + 1]
     assert gate["environment"]["OPENAI_BASE_URL"] == f"http://simulator:{port}/v1"
@@ -146,19 +158,27 @@ def test_simulator_stands_in_openais_place() -> None:
 
 @pytest.mark.parametrize("stage", dockerfile()[1:], ids=lambda stage: stage[0].split()[-1])
 def test_image_runs_as_a_numbered_user(stage: list[str]) -> None:
-    """A number, so that an orchestrator can tell that it is not root without reading the image."""
+    """With a number, an orchestrator can tell without reading the image that it is not root."""
     [user] = [line for line in stage if line.startswith("USER ")]
     assert re.fullmatch(r"USER [1-9]\d*:[1-9]\d*", user)
 
 
-def test_signals_reach_the_daemon_in_its_container() -> None:
-    """The exec form: a shell in between would keep SIGTERM to itself."""
+def test_signals_reach_the_daemon_in_the_container() -> None:
+    """The exec form: a shell would not pass SIGTERM on."""
     instructions = dict(line.split(" ", 1) for line in dockerfile()[-1] if line)
     assert json.loads(instructions["ENTRYPOINT"]) == ["rustygate"]
     assert json.loads(instructions["CMD"]) == ["serve"]
 
 
-def test_image_installs_nothing_that_is_not_locked() -> None:
+def test_image_compiles_the_modules_that_each_command_imports() -> None:
+    [compiled] = [line for line in dockerfile()[-1] if line.startswith("RUN ")]
+    modules = re.search(r'"import (.*)"', compiled)
+    assert modules
+    for module in modules[1].split(", "):
+        import_module(module)
+
+
+def test_image_installs_only_locked_packages() -> None:
     installs = [
         command
         for line in (line for stage in dockerfile() for line in stage if line.startswith("RUN "))
@@ -169,12 +189,12 @@ def test_image_installs_nothing_that_is_not_locked() -> None:
     assert all("--require-hashes" in command or "--no-index" in command for command in installs)
 
 
-def test_service_leaves_no_dump_with_the_key_in_it() -> None:
+def test_service_writes_no_core_dump() -> None:
     assert "\nLimitCORE=0\n" in (ROOT / "scripts/rustygate.service").read_text()
 
 
 @pytest.mark.parametrize("grace", ["compose.yaml", "scripts/rustygate.service"])
-def test_drain_may_take_its_time_under(grace: str) -> None:
+def test_grace_period_exceeds_the_drain_timeout(grace: str) -> None:
     text = (ROOT / grace).read_text()
     drain = Settings(openai_api_key="sk-test").drain_timeout
     seconds = re.findall(r"^ *(?:stop_grace_period: |TimeoutStopSec=)(\d+)", text, re.M)
