@@ -27,9 +27,9 @@ ENTRYPOINT ["python", "-m", "pytest", "-p", "no:cacheprovider"]
 FROM python:3.13-slim AS gate
 COPY --from=build /opt/rustygate /opt/rustygate
 ENV PATH=/opt/rustygate/bin:$PATH
-# The image's standard library comes without bytecode, and on a read-only root none can be kept:
-# what the gate imports is compiled here, or each start and each health check would do it anew.
-RUN ["python", "-c", "import rustygate.app, rustygate.cli"]
+# The image's standard library has no bytecode, and a read-only root cannot store any. Modules that
+# the gate imports are compiled here; otherwise each start and each health check would compile them.
+RUN ["python", "-c", "import rustygate.cli.gate_server, rustygate.cli.health, rustygate.cli.serve"]
 ENV BIND_ADDRESS=0.0.0.0 PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
 USER 65532:65532
 EXPOSE 8080
