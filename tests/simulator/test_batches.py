@@ -15,12 +15,12 @@ async def test_sdk_follows_a_batch_to_completion(simulator: Simulator) -> None:
             completion_window="24h",
             metadata={"a": "b"},
         )
-        event_count = [(await sdk.batches.retrieve(batch.id)).status for _ in range(3)]
-        assert [one.id async for one in sdk.batches.list()] == [batch.id]
+        statuses = [(await sdk.batches.retrieve(batch.id)).status for _ in range(3)]
+        assert [listed.id async for listed in sdk.batches.list()] == [batch.id]
         with pytest.raises(openai.BadRequestError, match="already completed"):
             await sdk.batches.cancel(batch.id)
     assert (batch.status, batch.metadata) == ("validating", {"a": "b"})
-    assert event_count == ["in_progress", "completed", "completed"]
+    assert statuses == ["in_progress", "completed", "completed"]
 
 
 async def test_batch_requires_an_existing_file(simulator: Simulator) -> None:

@@ -1,4 +1,4 @@
-"""Chat completions: with the official SDK and as bytes."""
+"""Chat completions: with the official SDK, and as raw bytes."""
 
 import asyncio
 import json

@@ -11,11 +11,13 @@ async def test_sdk_adds_lists_and_deletes_container_files(simulator: Simulator) 
         file = await sdk.files.create(file=("shared", b"shared"), purpose="user_data")
         container = await sdk.containers.create(name="box", file_ids=[file.id])
         own = await sdk.containers.files.create(container.id, file=("own", FILE_BYTES))
-        referred = await sdk.containers.files.create(container.id, file_id=file.id)
-        names = [one.path async for one in sdk.containers.files.list(container.id, order="asc")]
+        existing = await sdk.containers.files.create(container.id, file_id=file.id)
+        names = [
+            listed.path async for listed in sdk.containers.files.list(container.id, order="asc")
+        ]
         contents = [
             (await sdk.containers.files.content.retrieve(one, container_id=container.id)).content
-            for one in (own.id, referred.id)
+            for one in (own.id, existing.id)
         ]
         assert (await sdk.containers.files.retrieve(own.id, container_id=container.id)) is not None
         await sdk.containers.files.delete(own.id, container_id=container.id)

@@ -1,4 +1,4 @@
-"""The simulator's own pages: limits and reset."""
+"""The simulator's own endpoints: limits and reset."""
 
 import pytest
 
@@ -29,8 +29,8 @@ async def test_limits_of_one_model_do_not_affect_others() -> None:
             "tpm": 200_000,
             "models": {"gpt-4o": {"rpm": 7, "tpm": 70}, "m": {"rpm": 500, "tpm": 5}},
         }
-        rate_headers = [
-            (await simulator.post("/chat/completions", CHAT_BODY | {"model": model})).headers
+        responses = [
+            await simulator.post("/chat/completions", CHAT_BODY | {"model": model})
             for model in ("gpt-4o", "m", "other")
         ]
         assert await simulator.change_limits(rpm=9) == {
@@ -38,16 +38,10 @@ async def test_limits_of_one_model_do_not_affect_others() -> None:
             "tpm": 200_000,
             "models": {"gpt-4o": {"rpm": 9, "tpm": 70}, "m": {"rpm": 9, "tpm": 5}},
         }
-    assert [headers["x-ratelimit-limit-requests"] for headers in rate_headers] == [
-        "7",
-        "500",
-        "500",
-    ]
-    assert [headers["x-ratelimit-limit-tokens"] for headers in rate_headers] == [
-        "70",
-        "5",
-        "200000",
-    ]
+    request_limits = [response.headers["x-ratelimit-limit-requests"] for response in responses]
+    token_limits = [response.headers["x-ratelimit-limit-tokens"] for response in responses]
+    assert request_limits == ["7", "500", "500"]
+    assert token_limits == ["70", "5", "200000"]
 
 
 @pytest.mark.parametrize(

@@ -12,14 +12,14 @@ async def test_sdk_embeddings_are_equal_in_both_encodings(simulator: Simulator) 
             model="e", input=["a", "b"], dimensions=16, encoding_format="float"
         )
         tokens = await sdk.embeddings.create(model="e", input=[1, 2, 3])
-    assert [one.embedding for one in packed.data] == [one.embedding for one in floats.data]
+    assert [item.embedding for item in packed.data] == [item.embedding for item in floats.data]
     assert packed.data[0].embedding != packed.data[1].embedding
     assert sum(x * x for x in packed.data[0].embedding) == pytest.approx(1)
     assert (len(tokens.data), len(tokens.data[0].embedding)) == (1, 1536)
     assert tokens.usage.prompt_tokens == 3
 
 
-@pytest.mark.parametrize("given_input", [[], [""], "", ["a", 1], [[]], [[1], "a"], ["a"] * 2049])
-async def test_bad_embedding_input_returns_400(simulator: Simulator, given_input: object) -> None:
-    response = await simulator.post("/embeddings", {"model": "m", "input": given_input})
+@pytest.mark.parametrize("bad_input", [[], [""], "", ["a", 1], [[]], [[1], "a"], ["a"] * 2049])
+async def test_bad_embedding_input_returns_400(simulator: Simulator, bad_input: object) -> None:
+    response = await simulator.post("/embeddings", {"model": "m", "input": bad_input})
     assert (response.status, response.error["param"]) == (400, "input")

@@ -1,4 +1,4 @@
-"""Errors in OpenAI's shape, for whatever a client sends."""
+"""Error responses to invalid requests."""
 
 import pytest
 
@@ -58,8 +58,6 @@ async def test_bad_body_returns_400(simulator: Simulator, path: str, body: bytes
 
 
 CHAT_FIELDS = ("model", "messages", "max_tokens", "max_completion_tokens", "n", "stream", "user")
-
-
 UNEXPECTED_VALUES: list[object] = [
     True,
     -1,

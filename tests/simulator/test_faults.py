@@ -56,11 +56,8 @@ async def test_error_faults_return_openais_errors(
     retry_after_ms: str | None,
 ) -> None:
     response = await simulator.post("/chat/completions", CHAT_BODY, simulate=simulate)
-    assert (response.status, response.error["type"], response.error["code"]) == (
-        status,
-        error_type,
-        code,
-    )
+    error = response.error
+    assert (response.status, error["type"], error["code"]) == (status, error_type, code)
     assert response.headers.get("retry-after-ms") == retry_after_ms
 
 
@@ -111,10 +108,10 @@ async def test_cut_inside_comes_in_the_middle_of_an_event(simulator: Simulator) 
     response = await simulator.post(
         "/chat/completions", CHAT_BODY | {"stream": True}, simulate="cut_inside=2"
     )
-    *complete, rest = response.body.split(b"\n\n")
+    *complete_events, last_event = response.body.split(b"\n\n")
     assert not response.complete
-    assert len(complete) == 2
-    assert rest.startswith(b"data: {")
+    assert len(complete_events) == 2
+    assert last_event.startswith(b"data: {")
 
 
 async def test_stream_shorter_than_its_cut_is_complete(simulator: Simulator) -> None:
@@ -157,13 +154,13 @@ async def test_sdk_raises_on_a_broken_stream(simulator: Simulator, simulate: str
 async def test_client_disconnect_ends_the_request(
     simulator: Simulator, simulate: str, stream: bool, before: bytes
 ) -> None:
-    """Whatever the handler waits for, it is gone when the client is."""
+    """The handler ends with its client, no matter what it is waiting for."""
     raw = post("/chat/completions", CHAT_BODY | {"stream": stream}, simulate=simulate)
     reader, writer = await simulator.open(raw)
     if before:
         await asyncio.wait_for(reader.readuntil(before), TIMEOUT_S)
-    waiting = await simulator.wait_for_stats(lambda stats: stats["requests_open"] == 1)
-    assert waiting["streams_open"] == int(stream and bool(before))
+    stats_while_open = await simulator.wait_for_stats(lambda stats: stats["requests_open"] == 1)
+    assert stats_while_open["streams_open"] == int(stream and bool(before))
     writer.close()
     stats = await simulator.wait_for_stats(lambda stats: stats["requests_open"] == 0)
     assert (stats["left"], stats["streams_open"]) == (1, 0)
@@ -183,7 +180,7 @@ async def test_stall_comes_after_the_requested_events(simulator: Simulator) -> N
     reader, writer = await simulator.open(
         post("/chat/completions", CHAT_BODY | {"stream": True}, simulate="stall=2")
     )
-    for _ in range(3):  # The head, which ends in an empty line too, and two events.
+    for _ in range(3):  # The head, which also ends in an empty line, and two events.
         await asyncio.wait_for(reader.readuntil(b"\n\r\n"), TIMEOUT_S)
     writer.close()
 

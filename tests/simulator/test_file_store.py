@@ -1,4 +1,4 @@
-"""The bytes of uploaded files, and their bound."""
+"""Storage of uploaded files, and its limit."""
 
 from hashlib import sha256
 from typing import Any
@@ -10,8 +10,8 @@ from rustygate.simulator.storage.file_store import FileStore, StoredFile, ZeroFi
 
 def write_file(file_store: FileStore, *chunks: bytes) -> StoredFile:
     file = file_store.create("f")
-    for piece in chunks:
-        file.write(piece)
+    for chunk in chunks:
+        file.write(chunk)
     return file
 
 
@@ -64,5 +64,5 @@ def test_unreferenced_file_gives_back_its_space() -> None:
 
 @pytest.mark.parametrize("size", [0, 1, 65_536, 65_537, 200_000])
 def test_zero_file_has_the_requested_size(size: int) -> None:
-    zeros: Any = ZeroFile(size)
-    assert b"".join(zeros.chunks) == bytes(size)
+    zero_file: Any = ZeroFile(size)
+    assert b"".join(zero_file.chunks) == bytes(size)

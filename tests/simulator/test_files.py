@@ -1,4 +1,4 @@
-"""Files: with the SDK, and what it hides with bytes."""
+"""Files: with the official SDK, and as raw bytes."""
 
 import asyncio
 import json
@@ -16,7 +16,7 @@ from tests.support.simulator import FILE_BYTES, TIMEOUT_S, Simulator, build_form
 async def upload_file(
     simulator: Simulator, content: bytes = FILE_BYTES, name: str = "a.bin"
 ) -> str:
-    """A new file's identifier."""
+    """Upload a file, and return its identifier."""
     raw = build_form("/v1/files", purpose="user_data", file=(name, content, "x/y"))
     file_id: str = json.loads((await simulator.send(raw)).body)["id"]
     return file_id
@@ -41,16 +41,16 @@ async def test_sdk_downloads_the_bytes_it_uploaded(simulator: Simulator) -> None
 
 async def test_sdk_pages_through_files(simulator: Simulator) -> None:
     async with simulator.sdk() as sdk:
-        upload_file = [
+        file_ids = [
             (await sdk.files.create(file=(f"{number}", b"x"), purpose=purpose)).id
             for number in range(5)
             for purpose in ("batch", "vision")
         ]
-        all_of_them = [file.id async for file in sdk.files.list(limit=3)]
+        listed = [file.id async for file in sdk.files.list(limit=3)]
         batch = [file.id async for file in sdk.files.list(purpose="batch", limit=2, order="asc")]
         page = await sdk.files.list(limit=10)
-    assert all_of_them == upload_file[::-1]
-    assert batch == upload_file[::2]
+    assert listed == file_ids[::-1]
+    assert batch == file_ids[::2]
     assert page.has_more is False
 
 
@@ -112,11 +112,8 @@ async def test_range_request_returns_those_bytes(
     "range_header", ["bytes=5-4", "bytes=a-b", "lines=1-2", "bytes=0-1,3-4", "bytes=-", "bytes=1"]
 )
 async def test_invalid_range_is_ignored(simulator: Simulator, range_header: str) -> None:
-    response = await simulator.send(
-        build_request(
-            "GET", f"/v1/files/{await upload_file(simulator)}/content", Range=range_header
-        )
-    )
+    target = f"/v1/files/{await upload_file(simulator)}/content"
+    response = await simulator.send(build_request("GET", target, Range=range_header))
     assert (response.status, response.body) == (200, FILE_BYTES)
 
 
@@ -129,9 +126,9 @@ async def test_range_beyond_the_end_returns_416(simulator: Simulator) -> None:
     assert response.headers["content-range"] == f"bytes */{len(FILE_BYTES)}"
 
 
-@pytest.mark.parametrize("tail", ["", "/content"])
-async def test_head_returns_the_headers_of_get(simulator: Simulator, tail: str) -> None:
-    target = f"/v1/files/{await upload_file(simulator)}{tail}"
+@pytest.mark.parametrize("suffix", ["", "/content"])
+async def test_head_returns_the_headers_of_get(simulator: Simulator, suffix: str) -> None:
+    target = f"/v1/files/{await upload_file(simulator)}{suffix}"
     get = await simulator.send(build_request("GET", target))
     head = await simulator.send(build_request("HEAD", target, Range="bytes=0-1"))
     assert (head.status, head.body) == (200, b"")

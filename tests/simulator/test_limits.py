@@ -1,4 +1,4 @@
-"""The buckets and their headers, with the time passed in."""
+"""Token buckets, quotas and their headers; the tests pass in the time."""
 
 from typing import Any
 
@@ -122,18 +122,16 @@ def test_least_recently_used_model_is_dropped() -> None:
 
 
 LIMITS = st.integers(1, 10**7)
-
-
 TIMES = st.integers(0, 10**12)
 
 
 @no_deadline
 @given(LIMITS, st.lists(st.tuples(st.integers(0, 10**10), st.integers(1, 10**6))))
 def test_any_window_holds_at_most_the_limit_plus_the_refill(
-    limit: int, tries: list[tuple[int, int]]
+    limit: int, requests: list[tuple[int, int]]
 ) -> None:
     bucket, now, taken = Bucket(limit), 0, 0
-    for pause, units in tries:
+    for pause, units in requests:
         now += pause
         if not bucket.wait(now, units):
             bucket.take(now, units)
@@ -150,10 +148,10 @@ def test_request_is_denied_before_its_wait_and_allowed_after_it(
     units = st.integers(1, limit)
     bucket = Bucket(limit)
     bucket.take(now, data.draw(units))
-    wanted = data.draw(units)
-    wait = bucket.wait(now, wanted)
-    assert bucket.wait(now + wait, wanted) == 0
-    assert not wait or bucket.wait(now + wait - 1, wanted) > 0
+    requested = data.draw(units)
+    wait = bucket.wait(now, requested)
+    assert bucket.wait(now + wait, requested) == 0
+    assert not wait or bucket.wait(now + wait - 1, requested) > 0
     full = now + bucket.time_until_full(now)
     assert bucket.remaining(full) == limit
     assert full == now or bucket.time_until_full(full - 1) > 0

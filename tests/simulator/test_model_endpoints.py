@@ -1,4 +1,4 @@
-"""What all endpoints of a model have in common: headers, quotas, faults, errors."""
+"""What all model endpoints have in common: headers, quotas, faults, errors."""
 
 import asyncio
 from typing import Any
@@ -25,8 +25,8 @@ async def test_model_responses_have_openais_headers(simulator: Simulator) -> Non
     for simulate in ("gzip", "500", "slow_down"):
         response = await simulator.post("/chat/completions", CHAT_BODY, simulate=simulate)
         names = {"x-request-id", "openai-processing-ms", "openai-version"} | {
-            f"x-ratelimit-{what}-{kind}"
-            for what in ("limit", "remaining", "reset")
+            f"x-ratelimit-{value}-{kind}"
+            for value in ("limit", "remaining", "reset")
             for kind in ("requests", "tokens")
         }
         assert names <= set(response.headers)
@@ -40,28 +40,20 @@ JSON_ENDPOINTS = {
     "/audio/speech": {"model": "m", "input": "x", "voice": "v"},
     "/images/generations": {"model": "m", "prompt": "x"},
 }
-
-
 FORMS: dict[str, dict[str, Any]] = {
     "/audio/transcriptions": {"model": "m", "file": AUDIO},
     "/audio/translations": {"model": "m", "file": AUDIO},
     "/images/edits": {"model": "m", "prompt": "x", "image": IMAGE},
     "/images/variations": {"model": "m", "image": IMAGE},
 }
-
-
 ENDPOINTS = [post(path, body) for path, body in JSON_ENDPOINTS.items()] + [
     build_form(f"/v1{path}", **fields) for path, fields in FORMS.items()
 ]
-
-
 PATHS = [*JSON_ENDPOINTS, *FORMS]
 
 
 @pytest.mark.parametrize("raw", ENDPOINTS, ids=PATHS)
-async def test_model_endpoints_enforce_limits_and_send_rate_limit_headers(
-    raw: bytes,
-) -> None:
+async def test_model_endpoints_enforce_limits_and_send_rate_limit_headers(raw: bytes) -> None:
     async with running_simulator(Options(rpm=1)) as simulator:
         responses = [await simulator.send(raw) for _ in range(2)]
     assert [response.status for response in responses] == [200, 429]
@@ -90,9 +82,9 @@ async def test_unexpected_field_values_never_cause_a_500(
     simulator: Simulator, path: str, body: dict[str, object]
 ) -> None:
     fields = {*body, "n", "stream", "response_format", "size", "echo", "stream_format", "user"}
-    strange: list[object] = [True, -1, 10**30, 1.5, [], [1], {}, "", "\x00", [[[]]], None]
+    unexpected: list[object] = [True, -1, 10**30, 1.5, [], [1], {}, "", "\x00", [[[]]], None]
     for field in fields:
-        for value in strange:
+        for value in unexpected:
             response = await simulator.post(path, body | {field: value})
             assert response.status in (200, 400, 429), (field, value)
             assert response.complete

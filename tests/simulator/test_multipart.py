@@ -1,4 +1,4 @@
-"""Multipart forms: however they are cut, and whatever they hold."""
+"""Multipart forms: invalid ones, and valid ones split at any byte."""
 
 import asyncio
 import json
@@ -14,29 +14,23 @@ from rustygate.simulator.storage.file_store import FileStore, StoredFile
 from rustygate.simulator.transport.multipart import MAX_PARTS, MAX_TEXT_BYTES, read_form
 from tests.support.simulator import TIMEOUT_S, Simulator, build_form, build_part, build_request
 
-SPEECH = "/v1/audio/transcriptions"
-
-
+TRANSCRIPTIONS = "/v1/audio/transcriptions"
 AUDIO = ("a.mp3", b"sound", "audio/mpeg")
 
 
 def post_form(body: bytes, kind: str = "multipart/form-data; boundary=limit") -> bytes:
-    return build_request("POST", SPEECH, body, **{"Content-Type": kind})
+    return build_request("POST", TRANSCRIPTIONS, body, **{"Content-Type": kind})
 
 
 END = b"--limit--\r\n"
-
-
 MODEL, FILE = build_part("model", "m"), build_part("file", AUDIO)
-
-
 BAD_FORMS = {
     "empty": post_form(b""),
     "no-form": post_form(b"{}", "application/json"),
     "no-boundary": post_form(MODEL + FILE + END, "multipart/form-data"),
     "other-boundary": post_form(MODEL + FILE + END, "multipart/form-data; boundary=other"),
     "long-boundary": post_form(MODEL, f"multipart/form-data; boundary={'x' * 71}"),
-    "no-type": build_request("POST", SPEECH, MODEL + FILE + END),
+    "no-type": build_request("POST", TRANSCRIPTIONS, MODEL + FILE + END),
     "only-preamble": post_form(b"once upon a time"),
     "cut-in-head": post_form(MODEL + FILE[:30]),
     "cut-in-file": post_form(MODEL + FILE[:-4]),
@@ -91,21 +85,12 @@ async def test_bad_chunked_encoding_returns_400(simulator: Simulator) -> None:
 async def test_fields_may_come_in_any_order_and_unknown_ones_are_ignored(
     simulator: Simulator, caplog: pytest.LogCaptureFixture
 ) -> None:
-    body = (
-        b"preamble\r\n"
-        + FILE
-        + build_part("other", AUDIO)
-        + build_part("x[y]", "1")
-        + MODEL
-        + END
-        + b"end"
-    )
-    one, two = (
-        await simulator.send(post_form(body)),
-        await simulator.send(post_form(MODEL + FILE + END)),
-    )
-    assert one.status == two.status == 200
-    assert json.loads(one.body)["text"] == json.loads(two.body)["text"]
+    unknown = build_part("other", AUDIO) + build_part("x[y]", "1")
+    body = b"preamble\r\n" + FILE + unknown + MODEL + END + b"end"
+    reordered = await simulator.send(post_form(body))
+    ordered = await simulator.send(post_form(MODEL + FILE + END))
+    assert reordered.status == ordered.status == 200
+    assert json.loads(reordered.body)["text"] == json.loads(ordered.body)["text"]
     assert caplog.text == ""
 
 
@@ -115,7 +100,7 @@ async def test_filename_may_be_invalid_utf8(simulator: Simulator) -> None:
 
 
 async def test_client_disconnect_during_a_form_ends_the_request(simulator: Simulator) -> None:
-    raw = build_form(SPEECH, model="m", file=("a", bytes(100_000), "audio/mpeg"))
+    raw = build_form(TRANSCRIPTIONS, model="m", file=("a", bytes(100_000), "audio/mpeg"))
     _, writer = await simulator.open(raw[:-50_000])
     await simulator.wait_for_stats(lambda stats: stats["requests_open"] == 1)
     writer.close()
@@ -130,12 +115,13 @@ class Fields(Struct):
 
 
 async def read_in_pieces(raw: bytes, cuts: list[int], file_store: FileStore) -> Fields | None:
-    """What is read of a form that arrives in pieces."""
-    found: list[Fields] = []
+    """The fields of a form whose bytes arrive split at `cuts`."""
+    results: list[Fields] = []
 
     async def handle(request: web.BaseRequest) -> web.Response:
         assert isinstance(request, web.BaseRequest)
-        found.append(await read_form(request, Fields, file_store.create))  # type: ignore[arg-type]
+        fields = await read_form(request, Fields, file_store.create)  # type: ignore[arg-type]
+        results.append(fields)
         return web.Response()
 
     server = await asyncio.get_running_loop().create_server(web.Server(handle), "127.0.0.1", 0)
@@ -147,7 +133,7 @@ async def read_in_pieces(raw: bytes, cuts: list[int], file_store: FileStore) -> 
             await asyncio.sleep(0)
         await asyncio.wait_for(reader.read(), TIMEOUT_S)
         writer.close()
-    return found[0] if found else None
+    return results[0] if results else None
 
 
 @settings(deadline=None, max_examples=60)
@@ -155,7 +141,7 @@ async def read_in_pieces(raw: bytes, cuts: list[int], file_store: FileStore) -> 
 def test_form_does_not_depend_on_how_its_bytes_are_split(
     data: st.DataObject, content: bytes, rest: int
 ) -> None:
-    """Contents are full of what looks like a boundary, but is none."""
+    """The contents are full of near misses of the boundary."""
     content = content.replace(b"--limit", b"") + b"\r\n--limi\r\n--lim" * 3 + bytes(rest)
     raw = build_form(
         "/",

@@ -11,7 +11,7 @@ def test_oldest_object_is_dropped_at_the_limit() -> None:
     store = ObjectStore[StoredObject]("Thing", max_objects=2)
     for name in "abc":
         store.add(new_stored_object(name))
-    assert [one["id"] for one in store.page({})["data"]] == ["c", "b"]
+    assert [item["id"] for item in store.page({})["data"]] == ["c", "b"]
 
 
 def test_page_has_first_id_last_id_and_has_more() -> None:

@@ -1,4 +1,4 @@
-"""Quotas over the wire: what a client sees of them."""
+"""Quotas as a client sees them."""
 
 import re
 
@@ -15,14 +15,12 @@ async def test_exceeded_request_limit_returns_429_with_retry_headers() -> None:
         other = await simulator.post("/chat/completions", CHAT_BODY | {"model": "other"})
     assert [response.status for response in responses] == [200, 200, 429]
     rejection = responses[2]
-    assert (rejection.error["type"], rejection.error["code"]) == (
-        "requests",
-        "rate_limit_exceeded",
-    )
+    error = rejection.error
+    assert (error["type"], error["code"]) == ("requests", "rate_limit_exceeded")
     assert re.fullmatch(
         r"Rate limit reached for gpt-4o in organization org-simulator on requests per min "
         r"\(RPM\): Limit 2, Used 2, Requested 1\. Please try again in (30|29\.\d+)s\.",
-        rejection.error["message"],
+        error["message"],
     )
     assert 29_000 < int(rejection.headers["retry-after-ms"]) <= 30_000
     assert rejection.headers["retry-after"] == "30"

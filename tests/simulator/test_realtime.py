@@ -117,8 +117,8 @@ async def test_response_beyond_the_quota_fails() -> None:
             await websocket.send_json({"type": "response.create"})
         first = await receive_until(websocket, "response.done")
         second = await receive_until(websocket, "response.done")
-    [levels] = [event for event in first if event["type"] == "rate_limits.updated"]
-    assert [(level["name"], level["remaining"]) for level in levels["rate_limits"]] == [
+    [limits_event] = [event for event in first if event["type"] == "rate_limits.updated"]
+    assert [(limit["name"], limit["remaining"]) for limit in limits_event["rate_limits"]] == [
         ("requests", 0)
     ]
     assert [event["type"] for event in second] == ["response.created", "response.done"]

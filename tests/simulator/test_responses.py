@@ -1,4 +1,4 @@
-"""The Responses API over HTTP."""
+"""The Responses API over HTTP, plain and streamed."""
 
 import json
 

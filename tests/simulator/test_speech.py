@@ -12,11 +12,11 @@ from tests.support.simulator import Simulator
 
 async def test_sdk_speech_is_a_readable_wav(simulator: Simulator) -> None:
     async with simulator.sdk() as sdk:
-        sound = await sdk.audio.speech.create(
+        speech = await sdk.audio.speech.create(
             model="tts-1", voice="alloy", input="sixteen letters.", response_format="wav"
         )
-    data = bytearray(sound.content)
-    # Whoever streams a WAV cannot know its lengths; the reader wants them.
+    data = bytearray(speech.content)
+    # A streamed WAV has no lengths, but the reader needs them.
     data[4:8], data[40:44] = struct.pack("<I", len(data) - 8), struct.pack("<I", len(data) - 44)
     with wave.open(BytesIO(data)) as wav:
         assert (wav.getframerate(), wav.getnframes()) == (24_000, 4 * 6000)

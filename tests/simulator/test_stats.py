@@ -1,4 +1,4 @@
-"""The counts."""
+"""Stats by key and by client."""
 
 import json
 

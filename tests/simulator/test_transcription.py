@@ -89,16 +89,16 @@ async def test_sdk_translates(simulator: Simulator) -> None:
 
 
 async def test_audio_file_is_rejected_as_soon_as_it_is_too_long(simulator: Simulator) -> None:
-    """The answer comes in the middle of the upload, as OpenAI's may."""
-    head, _, body = build_form("/v1/audio/transcriptions", model="m", file=AUDIO).partition(
-        b"\r\n\r\n"
-    )
-    half = body[: len(body) - 100] + bytes(MAX_FILE_BYTES)
-    length = f"Content-Length: {len(half) + 1_000_000}".encode()
+    """The response comes in the middle of the upload, as OpenAI's may."""
+    raw = build_form("/v1/audio/transcriptions", model="m", file=AUDIO)
+    head, _, body = raw.partition(b"\r\n\r\n")
+    partial_body = body[: len(body) - 100] + bytes(MAX_FILE_BYTES)
+    content_length = f"Content-Length: {len(partial_body) + 1_000_000}".encode()
     head = b"\r\n".join(
-        length if line.startswith(b"Content-Length") else line for line in head.split(b"\r\n")
+        content_length if line.startswith(b"Content-Length") else line
+        for line in head.split(b"\r\n")
     )
-    reader, writer = await simulator.open(head + b"\r\n\r\n" + half)
+    reader, writer = await simulator.open(head + b"\r\n\r\n" + partial_body)
     line = await asyncio.wait_for(reader.readline(), TIMEOUT_S)
     writer.close()
     assert line.startswith(b"HTTP/1.1 413 ")

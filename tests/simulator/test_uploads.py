@@ -27,9 +27,7 @@ async def test_sdk_uploads_a_file_in_parts(simulator: Simulator) -> None:
     assert content.content == FILE_BYTES
 
 
-async def test_upload_without_all_parts_kept_has_no_content(
-    simulator: Simulator,
-) -> None:
+async def test_upload_without_all_parts_kept_has_no_content(simulator: Simulator) -> None:
     async with simulator.sdk() as sdk:
         upload = await sdk.uploads.create(
             bytes=CAPACITY_BYTES + 3, filename="x", mime_type="x/y", purpose="batch"
@@ -47,15 +45,15 @@ async def test_upload_without_all_parts_kept_has_no_content(
 async def test_parts_must_match_the_announced_size_and_md5(simulator: Simulator) -> None:
     async with simulator.sdk() as sdk:
         upload = await sdk.uploads.create(bytes=4, filename="x", mime_type="x/y", purpose="batch")
-        build_part = await sdk.uploads.parts.create(upload.id, data=b"abc")
+        part = await sdk.uploads.parts.create(upload.id, data=b"abc")
         with pytest.raises(openai.BadRequestError, match="3 bytes, but 4 bytes were announced"):
-            await sdk.uploads.complete(upload.id, part_ids=[build_part.id])
+            await sdk.uploads.complete(upload.id, part_ids=[part.id])
         last = await sdk.uploads.parts.create(upload.id, data=b"d")
         with pytest.raises(openai.BadRequestError, match="MD5"):
-            await sdk.uploads.complete(upload.id, part_ids=[build_part.id, last.id], md5="0" * 32)
+            await sdk.uploads.complete(upload.id, part_ids=[part.id, last.id], md5="0" * 32)
         with pytest.raises(openai.NotFoundError):
             await sdk.uploads.complete(upload.id, part_ids=["part_none"])
-        done = await sdk.uploads.complete(upload.id, part_ids=[build_part.id, last.id])
+        done = await sdk.uploads.complete(upload.id, part_ids=[part.id, last.id])
         assert done.file is not None
         assert (await sdk.files.content(done.file.id)).content == b"abcd"
 

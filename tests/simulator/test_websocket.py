@@ -45,11 +45,11 @@ async def test_message_above_the_limit_closes_with_1009(
     simulator: Simulator, compress: int, text: bool
 ) -> None:
     async with connect(simulator, "/responses", compress=compress) as websocket:
-        open = websocket.send_str if text else websocket.send_bytes
-        complete: Any = "x" * MAX_MESSAGE_BYTES if text else bytes(MAX_MESSAGE_BYTES)
-        await open(complete)
+        send = websocket.send_str if text else websocket.send_bytes
+        longest: Any = "x" * MAX_MESSAGE_BYTES if text else bytes(MAX_MESSAGE_BYTES)
+        await send(longest)
         assert len((await websocket.receive()).data) > 100
-        await open(complete + ("x" if text else b"x"))
+        await send(longest + ("x" if text else b"x"))
         closed = await websocket.receive()
     assert (closed.type, closed.data) == (WSMsgType.CLOSE, 1009)
 
@@ -65,9 +65,9 @@ async def test_key_offered_as_subprotocol_is_accepted_but_never_selected(
     simulator: Simulator, caplog: pytest.LogCaptureFixture
 ) -> None:
     offered = f"openai-insecure-api-key.{KEY}"
-    for protocols, chosen in (((offered,), None), ((offered, "realtime"), "realtime")):
+    for protocols, selected in (((offered,), None), ((offered, "realtime"), "realtime")):
         async with connect(simulator, headers={}, protocols=protocols) as websocket:
-            assert websocket.protocol == chosen
+            assert websocket.protocol == selected
             await receive_until(websocket, "session.created")
     assert list((await simulator.stats())["keys"]) == ["...1234"]
     assert KEY not in caplog.text
