@@ -5,245 +5,252 @@ import asyncio
 import pytest
 
 from rustygate.core.bucket import SECOND
-from tests.support.harness import Harness, granted, play, settle, teach, told
+from tests.support.harness import (
+    Harness,
+    rate_limit,
+    run_ready_tasks,
+    run_scenario,
+    set_rate_limit,
+    until_in_flight,
+)
 
 
 def test_ten_requests_at_one_per_second_and_burst_three_take_seven_seconds_in_order() -> None:
-    async def scene(harness: Harness) -> None:
+    async def scenario(harness: Harness) -> None:
         await asyncio.gather(*(harness.admit() for _ in range(10)))
 
-    harness = play(scene, rate_limit=1, rate_limit_burst=3)
+    harness = run_scenario(scenario, rate_limit=1, rate_limit_burst=3)
     assert harness.times == pytest.approx([0, 0, 0, 1, 2, 3, 4, 5, 6, 7], abs=0.01)
 
 
 def test_request_within_the_budgets_does_not_wait() -> None:
-    async def scene(harness: Harness) -> None:
+    async def scenario(harness: Harness) -> None:
         exchange = await harness.admit()
         assert exchange.queued == 0
 
-    play(scene, rate_limit=1, rate_limit_burst=1)
+    run_scenario(scenario, rate_limit=1, rate_limit_burst=1)
 
 
 def test_wait_is_recorded_on_the_exchange() -> None:
-    async def scene(harness: Harness) -> None:
+    async def scenario(harness: Harness) -> None:
         await harness.admit()
         assert (await harness.admit()).queued == pytest.approx(SECOND / 4, rel=0.01)
 
-    play(scene, rate_limit=4, rate_limit_burst=1)
+    run_scenario(scenario, rate_limit=4, rate_limit_burst=1)
 
 
 def test_auto_sets_no_limit() -> None:
-    async def scene(harness: Harness) -> None:
+    async def scenario(harness: Harness) -> None:
         await asyncio.gather(*(harness.admit() for _ in range(1000)))
 
-    assert max(play(scene, rate_limit=None).times) == 0
+    assert max(run_scenario(scenario, rate_limit=None).times) == 0
 
 
 @pytest.mark.parametrize("burst", [1, 2, 20])
 def test_late_timers_lose_no_budget(burst: int) -> None:
     """RATE_LIMIT=200 for 10 s of demand admits 2000 + burst."""
 
-    async def scene(harness: Harness) -> None:
+    async def scenario(harness: Harness) -> None:
         await asyncio.gather(*(harness.admit() for _ in range(2000 + burst)))
 
-    harness = play(scene, rate_limit=200, rate_limit_burst=burst, rate_limit_timeout=60)
+    harness = run_scenario(scenario, rate_limit=200, rate_limit_burst=burst, rate_limit_timeout=60)
     assert harness.times[-1] == pytest.approx(10, rel=0.01)
 
 
 def test_clients_take_turns() -> None:
-    async def scene(harness: Harness) -> None:
+    async def scenario(harness: Harness) -> None:
         tasks = [harness.spawn(client) for client in "aaaaabb"]
-        await settle()
+        await run_ready_tasks()
         tasks.append(harness.spawn("c"))
         await asyncio.gather(*tasks)
 
-    assert play(scene, rate_limit=1, rate_limit_burst=1).order == "aabcabaa"
+    assert run_scenario(scenario, rate_limit=1, rate_limit_burst=1).order == "aabcabaa"
 
 
 @pytest.mark.parametrize("limit", ["own", "lane"])
 def test_turn_of_the_waiter_at_the_head_counts(limit: str) -> None:
-    """Though nobody else waits behind it when it is taken out of the queue."""
+    """Even if no other waiter was in the queue when it left the queue for the head."""
 
-    async def scene(harness: Harness) -> None:
+    async def scenario(harness: Harness) -> None:
         if limit == "lane":
-            teach(harness, told(60, 0))
-            await settle()
+            set_rate_limit(harness, rate_limit(60, 0))
+            await run_ready_tasks()
         else:
             await harness.admit("x")
         tasks = [harness.spawn("m", model="m")]
-        await settle()
+        await run_ready_tasks()
         tasks += [harness.spawn(client, model="m") for client in "mmmff"]
         await asyncio.gather(*tasks)
 
     rate = {"own": 1, "lane": None}[limit]
-    assert play(scene, rate_limit=rate, rate_limit_burst=1).order[-6:] == "mfmfmm"
+    assert run_scenario(scenario, rate_limit=rate, rate_limit_burst=1).order[-6:] == "mfmfmm"
 
 
 def test_newcomer_does_not_overtake_waiters() -> None:
-    """A newcomer does not take the unit that a waiter was about to get."""
+    """It does not take the unit that a waiter is about to get."""
 
-    async def scene(harness: Harness) -> None:
+    async def scenario(harness: Harness) -> None:
         tasks = [harness.spawn("a") for _ in range(3)]
         await asyncio.sleep(1 - 1e-9)
         tasks.append(harness.spawn("a"))
         tasks.append(harness.spawn("b"))
         await asyncio.gather(*tasks)
 
-    assert play(scene, rate_limit=1, rate_limit_burst=1).order == "aabaa"
+    assert run_scenario(scenario, rate_limit=1, rate_limit_burst=1).order == "aabaa"
 
 
 def test_slots_limit_requests_in_flight() -> None:
-    async def scene(harness: Harness) -> None:
+    async def scenario(harness: Harness) -> None:
         tasks = [harness.spawn("a", 5) for _ in range(5)]
-        await settle()
+        await run_ready_tasks()
         assert harness.gate.snapshot() == {"waiters": 3, "in_flight": 2}
         await asyncio.gather(*tasks)
 
-    harness = play(scene, rate_limit=None, concurrency_limit=2)
+    harness = run_scenario(scenario, rate_limit=None, concurrency_limit=2)
     assert harness.times == pytest.approx([0, 0, 5, 5, 10], abs=0.01)
 
 
 @pytest.mark.parametrize("leaver", [1, 2], ids=["at the head", "in the queue"])
 def test_cancelled_waiter_leaves_its_place_to_the_next(leaver: int) -> None:
-    async def scene(harness: Harness) -> None:
+    async def scenario(harness: Harness) -> None:
         tasks = [harness.spawn(client) for client in "abcd"]
-        await settle()
+        await run_ready_tasks()
         tasks[leaver].cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    harness = play(scene, rate_limit=1, rate_limit_burst=1)
+    harness = run_scenario(scenario, rate_limit=1, rate_limit_burst=1)
     assert harness.times == pytest.approx([0, 1, 2], abs=0.01)
     assert harness.order == "abcd".replace("abcd"[leaver], "")
 
 
 def test_grant_of_a_cancelled_waiter_goes_to_the_next() -> None:
-    async def scene(harness: Harness) -> None:
+    async def scenario(harness: Harness) -> None:
         holder = harness.spawn("a", 5)
-        await settle()
-        chosen, following = harness.spawn("b"), harness.spawn("c")
-        await settle()
+        await run_ready_tasks()
+        granted, next_waiter = harness.spawn("b"), harness.spawn("c")
+        await run_ready_tasks()
         await holder
-        await granted(harness)
-        chosen.cancel()
-        await asyncio.gather(chosen, following, return_exceptions=True)
-        assert chosen.cancelled()
+        await until_in_flight(harness)
+        granted.cancel()
+        await asyncio.gather(granted, next_waiter, return_exceptions=True)
+        assert granted.cancelled()
 
-    harness = play(scene, rate_limit=1, rate_limit_burst=2, concurrency_limit=1)
+    harness = run_scenario(scenario, rate_limit=1, rate_limit_burst=2, concurrency_limit=1)
     assert harness.order == "ac"
     assert harness.times == pytest.approx([0, 5], abs=0.01)
 
 
 def test_flow_keeps_its_turn_when_its_waiter_leaves_at_the_head() -> None:
-    async def scene(harness: Harness) -> None:
+    async def scenario(harness: Harness) -> None:
         tasks = [harness.spawn(client) for client in "xabab"]
-        await settle()
+        await run_ready_tasks()
         tasks[1].cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    assert play(scene, rate_limit=1, rate_limit_burst=1).order == "xabb"
+    assert run_scenario(scenario, rate_limit=1, rate_limit_burst=1).order == "xabb"
 
 
 def test_retry_keeps_its_place() -> None:
-    async def scene(harness: Harness) -> None:
-        tried = harness.exchange("a")
-        async with harness.gate.admission(tried):
-            tried.attempts = 1
+    async def scenario(harness: Harness) -> None:
+        retry = harness.exchange("a")
+        async with harness.gate.admission(retry):
+            retry.attempts = 1
         others = [harness.spawn("a") for _ in range(3)]
-        await settle()
-        async with harness.gate.admission(tried):
+        await run_ready_tasks()
+        async with harness.gate.admission(retry):
             harness.admitted.append(("r", 0))
         await asyncio.gather(*others)
 
-    # The first of the others is at the head already; the retry comes next.
-    assert play(scene, rate_limit=1, rate_limit_burst=1).order == "araa"
+    # The first of the others is already at the head; the retry is next.
+    assert run_scenario(scenario, rate_limit=1, rate_limit_burst=1).order == "araa"
 
 
 def test_unit_of_an_attempt_that_was_not_sent_is_given_back() -> None:
-    async def scene(harness: Harness) -> None:
+    async def scenario(harness: Harness) -> None:
         async with harness.gate.admission(harness.exchange("a")) as admission:
             admission.give_back()
         assert (await harness.admit()).queued == 0
 
-    play(scene, rate_limit=1, rate_limit_burst=1, tokens_per_minute=100)
+    run_scenario(scenario, rate_limit=1, rate_limit_burst=1, tokens_per_minute=100)
 
 
 def test_repr_shows_the_live_state() -> None:
-    async def scene(harness: Harness) -> None:
+    async def scenario(harness: Harness) -> None:
         assert repr(harness.gate) == "<Gate 0 in flight, 0 waiting, None>"
 
-    play(scene, rate_limit=None)
+    run_scenario(scenario, rate_limit=None)
 
 
 def test_tokens_have_their_own_budget() -> None:
-    async def scene(harness: Harness) -> None:
+    async def scenario(harness: Harness) -> None:
         await asyncio.gather(*(harness.admit(tokens=30) for _ in range(4)))
 
-    harness = play(scene, rate_limit=None, tokens_per_minute=60, rate_limit_timeout=90)
+    harness = run_scenario(scenario, rate_limit=None, tokens_per_minute=60, rate_limit_timeout=90)
     assert harness.times == pytest.approx([0, 0, 30, 60], abs=0.01)
 
 
 def test_settlement_gives_back_unused_tokens() -> None:
-    async def scene(harness: Harness) -> None:
-        harness.answers = lambda admission: admission.settle(10)
+    async def scenario(harness: Harness) -> None:
+        harness.on_response = lambda admission: admission.settle(10)
         await asyncio.gather(*(harness.admit(tokens=60) for _ in range(2)))
 
-    harness = play(scene, rate_limit=None, tokens_per_minute=60)
+    harness = run_scenario(scenario, rate_limit=None, tokens_per_minute=60)
     assert harness.times == pytest.approx([0, 10], abs=0.01)
 
 
 def test_settlement_takes_tokens_used_beyond_the_estimate() -> None:
-    async def scene(harness: Harness) -> None:
-        harness.answers = lambda admission: admission.settle(90)
+    async def scenario(harness: Harness) -> None:
+        harness.on_response = lambda admission: admission.settle(90)
         await harness.admit(tokens=30)
-        harness.answers = None
+        harness.on_response = None
         await harness.admit(tokens=30)
 
-    harness = play(scene, rate_limit=None, tokens_per_minute=60, rate_limit_timeout=90)
+    harness = run_scenario(scenario, rate_limit=None, tokens_per_minute=60, rate_limit_timeout=90)
     assert harness.times == pytest.approx([0, 60], abs=0.01)
 
 
 def test_estimate_above_the_capacity_waits_for_a_full_bucket() -> None:
-    """What an answer will take is a guess; only what is certain refuses."""
+    """Output is an estimate. Only the known part of the cost can be refused."""
 
-    async def scene(harness: Harness) -> None:
-        harness.answers = lambda admission: admission.settle(30)
+    async def scenario(harness: Harness) -> None:
+        harness.on_response = lambda admission: admission.settle(30)
         await asyncio.gather(*(harness.admit(tokens=500, min_tokens=5) for _ in range(2)))
 
-    harness = play(scene, rate_limit=None, tokens_per_minute=60, rate_limit_timeout=90)
+    harness = run_scenario(scenario, rate_limit=None, tokens_per_minute=60, rate_limit_timeout=90)
     assert harness.times == pytest.approx([0, 30], abs=0.01)
 
 
 def test_flows_share_by_tokens() -> None:
-    """While both wait, a client of large requests gets as many tokens as one of small ones."""
+    """While both wait, a client with large requests gets as many tokens as one with small ones."""
 
-    async def scene(harness: Harness) -> None:
+    async def scenario(harness: Harness) -> None:
         big = [harness.spawn("b", tokens=30) for _ in range(5)]
         small = [harness.spawn("s", tokens=10) for _ in range(15)]
         await asyncio.gather(*big, *small)
 
-    harness = play(scene, rate_limit=None, tokens_per_minute=60, rate_limit_timeout=600)
-    # The first two were a burst, and the third was at the head before the others came.
+    harness = run_scenario(scenario, rate_limit=None, tokens_per_minute=60, rate_limit_timeout=600)
+    # The first two were a burst, and the third was at the head before the others arrived.
     shared = harness.order[3:11]
     assert (shared.count("b"), shared.count("s")) == (2, 6)
 
 
 @pytest.mark.parametrize("priority", ["interactive", "batch"])
 def test_classes_share_by_weight(priority: str) -> None:
-    async def scene(harness: Harness) -> None:
+    async def scenario(harness: Harness) -> None:
         one = [harness.spawn("x", priority=priority) for _ in range(200)]
         other = [harness.spawn("d") for _ in range(200)]
         await asyncio.gather(*one, *other)
 
-    order = play(scene, rate_limit=100, rate_limit_burst=1).order[:100]
+    order = run_scenario(scenario, rate_limit=100, rate_limit_burst=1).order[:100]
     expected = {"interactive": 80, "batch": 20}[priority]
     assert order.count("x") == pytest.approx(expected, abs=2)
 
 
 def test_absurd_usage_does_not_stop_the_gate() -> None:
-    async def scene(harness: Harness) -> None:
-        harness.answers = lambda admission: admission.settle(999_999_999)
+    async def scenario(harness: Harness) -> None:
+        harness.on_response = lambda admission: admission.settle(999_999_999)
         await harness.admit(tokens=10)
-        harness.answers = None
+        harness.on_response = None
         assert (await harness.admit(tokens=10)).queued <= 61 * SECOND
 
-    play(scene, rate_limit=None, tokens_per_minute=200_000, rate_limit_timeout=100)
+    run_scenario(scenario, rate_limit=None, tokens_per_minute=200_000, rate_limit_timeout=100)

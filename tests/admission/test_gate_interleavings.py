@@ -16,7 +16,7 @@ from rustygate.core.clients import Limits
 from rustygate.core.rate_limit_headers import Quota, RateLimitUpdate
 from rustygate.errors import Refusal
 from rustygate.exchange import Exchange
-from tests.support.harness import Harness, play, settle
+from tests.support.harness import Harness, run_ready_tasks, run_scenario
 
 Arrival = tuple[float, str, float, float | None]
 
@@ -37,21 +37,23 @@ arrivals = st.lists(
 def test_no_interleaving_loses_or_creates_units_or_slots(
     plan: Sequence[Arrival], rate: float, burst: int, slots: int | None
 ) -> None:
-    """Arrivals that hold for a while, some leaving; at the end all is as at the start."""
+    """Requests stay in flight for a while, and some are cancelled. All is free at the end."""
 
-    async def scene(harness: Harness) -> None:
+    async def scenario(harness: Harness) -> None:
         tasks = []
-        for pause, client, hold, leaves_after in plan:
-            await asyncio.sleep(pause)
-            task = harness.spawn(client, hold)
+        for pause_s, client, hold_s, cancel_after_s in plan:
+            await asyncio.sleep(pause_s)
+            task = harness.spawn(client, hold_s)
             tasks.append(task)
-            if leaves_after is not None:
-                asyncio.get_running_loop().call_later(leaves_after, task.cancel)
+            if cancel_after_s is not None:
+                asyncio.get_running_loop().call_later(cancel_after_s, task.cancel)
         outcomes = await asyncio.gather(*tasks, return_exceptions=True)
         expected = Exchange | Refusal | asyncio.CancelledError
         assert all(isinstance(outcome, expected) for outcome in outcomes)
 
-    harness = play(scene, rate_limit=rate, rate_limit_burst=burst, concurrency_limit=slots)
+    harness = run_scenario(
+        scenario, rate_limit=rate, rate_limit_burst=burst, concurrency_limit=slots
+    )
     times = harness.times
     for first, begin in enumerate(times):
         for last, end in enumerate(times[first:], first):
@@ -62,20 +64,20 @@ def test_no_interleaving_loses_or_creates_units_or_slots(
 quotas = st.none() | st.builds(Quota, st.integers(1, 600), st.none() | st.integers(0, 600))
 
 
-happenings = st.one_of(
+events = st.one_of(
     st.none(),
-    st.tuples(st.just("answer"), st.booleans(), st.builds(RateLimitUpdate, quotas, quotas)),
+    st.tuples(st.just("response"), st.booleans(), st.builds(RateLimitUpdate, quotas, quotas)),
     st.tuples(st.just("pause"), st.integers(0, 20 * SECOND), st.booleans()),
     st.tuples(st.just("settle"), st.integers(0, 100)),
     st.tuples(st.just("give back")),
 )
 
 
-def befall(admission: Admission, what: tuple[Any, ...] | None) -> None:
-    """Let something become known of an admitted attempt."""
-    match what:
-        case ("answer", ok, news):
-            admission.record_response(ok, news)
+def apply(admission: Admission, event: tuple[Any, ...] | None) -> None:
+    """Apply an event to an admitted attempt."""
+    match event:
+        case ("response", ok, update):
+            admission.record_response(ok, update)
         case ("pause", wait, slow):
             admission.pause(wait, slow=slow)
         case ("settle", tokens):
@@ -84,21 +86,21 @@ def befall(admission: Admission, what: tuple[Any, ...] | None) -> None:
             admission.give_back()
 
 
-comings = st.tuples(
+requests = st.tuples(
     st.floats(0, 2),
     st.sampled_from("abc"),
     st.sampled_from(["interactive", "default", "batch"]),
     st.sampled_from([None, "m", "n"]),
     st.integers(0, 60),
     st.floats(0, 3),
-    happenings,
+    events,
     st.none() | st.floats(0, 4),
 )
 
 
 @hypothesis_settings(deadline=None)
 @given(
-    st.lists(comings, max_size=25),
+    st.lists(requests, max_size=25),
     st.sampled_from([None, 0.5, 50]),
     st.sampled_from([None, 60, 600]),
     st.none() | st.integers(1, 3),
@@ -113,38 +115,38 @@ def test_no_interleaving_blocks_a_lane_or_leaves_state_behind(
     burst: int,
     limited: bool,
 ) -> None:
-    """Two attempts each, some leaving, whatever upstream says; the deadline is far away, so that
-    whoever is refused was forgotten."""
+    """Two attempts per request, some cancelled, with any response. The deadline is so far away
+    that a refusal means a forgotten waiter."""
 
-    async def one(harness: Harness, coming: tuple[Any, ...]) -> None:
-        _, client, priority, model, tokens, hold, what, _ = coming
+    async def send(harness: Harness, request: tuple[Any, ...]) -> None:
+        _, client, priority, model, tokens, hold_s, event, _ = request
         exchange = harness.exchange(client, priority=priority, model=model, tokens=tokens)
         for attempt in range(2):
             async with harness.gate.admission(exchange) as admission:
                 exchange.attempts = attempt + 1
-                await asyncio.sleep(hold)
-                befall(admission, what)
+                await asyncio.sleep(hold_s)
+                apply(admission, event)
 
-    async def scene(harness: Harness) -> None:
+    async def scenario(harness: Harness) -> None:
         if limited:
             own = {"a": Limits(2.0, 1, 300, 2), "b": Limits(concurrency=1), "x": Limits()}
             harness.gate.limit_clients(own)
         tasks = []
-        for coming in plan:
-            await asyncio.sleep(coming[0])
-            task = asyncio.create_task(one(harness, coming))
+        for request in plan:
+            await asyncio.sleep(request[0])
+            task = asyncio.create_task(send(harness, request))
             tasks.append(task)
-            if coming[-1] is not None:
-                asyncio.get_running_loop().call_later(coming[-1], task.cancel)
+            if request[-1] is not None:
+                asyncio.get_running_loop().call_later(request[-1], task.cancel)
         outcomes = await asyncio.gather(*tasks, return_exceptions=True)
         assert {type(outcome) for outcome in outcomes} <= {type(None), asyncio.CancelledError}
-        lines = [*harness.gate.lanes, *filter(None, map(harness.gate.client_queue, "abc"))]
-        for line in lines:
-            assert line.is_empty
-            assert (line.users, line.budgets.in_flight, len(line.queue)) == (0, 0, 0)
+        wait_queues = [*harness.gate.lanes, *filter(None, map(harness.gate.client_queue, "abc"))]
+        for each in wait_queues:
+            assert each.is_empty
+            assert (each.users, each.budgets.in_flight, len(each.queue)) == (0, 0, 0)
 
-    play(
-        scene,
+    run_scenario(
+        scenario,
         rate_limit=rate,
         rate_limit_burst=burst,
         rate_limit_timeout=1_000_000,
@@ -154,14 +156,14 @@ def test_no_interleaving_blocks_a_lane_or_leaves_state_behind(
 
 
 def test_waiter_takes_at_most_four_kilobytes() -> None:
-    """With its exchange, its task and a flow of its own; that is beside connection and body."""
+    """With its exchange, its task and its own flow, but without connection and body."""
     waiters = 2000
 
-    async def scene(harness: Harness) -> None:
+    async def scenario(harness: Harness) -> None:
         await harness.admit()
         tracemalloc.start()
         tasks = [harness.spawn(f"client-{n}", model="m", tokens=1000 + n) for n in range(waiters)]
-        await settle()
+        await run_ready_tasks()
         held, _ = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         assert harness.gate.snapshot()["waiters"] == waiters
@@ -170,4 +172,4 @@ def test_waiter_takes_at_most_four_kilobytes() -> None:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    play(scene, rate_limit=0.001, rate_limit_burst=1, rate_limit_timeout=10**9)
+    run_scenario(scenario, rate_limit=0.001, rate_limit_burst=1, rate_limit_timeout=10**9)

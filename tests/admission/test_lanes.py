@@ -7,176 +7,188 @@ import pytest
 
 from rustygate.admission.lanes import MAX_LANES
 from rustygate.core.bucket import SECOND
-from tests.support.harness import Harness, play, settle, teach, told
+from tests.support.harness import (
+    Harness,
+    rate_limit,
+    run_ready_tasks,
+    run_scenario,
+    set_rate_limit,
+)
 
 
 def test_unknown_model_has_a_burst_in_flight_until_the_first_response() -> None:
-    async def scene(harness: Harness) -> None:
-        harness.answers = lambda admission: admission.record_response(ok=True)
-        await asyncio.gather(*(harness.admit(holds_s=5, model="m") for _ in range(10)))
+    async def scenario(harness: Harness) -> None:
+        harness.on_response = lambda admission: admission.record_response(ok=True)
+        await asyncio.gather(*(harness.admit(hold_s=5, model="m") for _ in range(10)))
 
-    harness = play(scene, rate_limit=None, rate_limit_burst=3)
+    harness = run_scenario(scenario, rate_limit=None, rate_limit_burst=3)
     assert harness.times == pytest.approx([0] * 3 + [5] * 7, abs=0.01)
 
 
 def test_failed_response_does_not_open_a_lane() -> None:
-    async def scene(harness: Harness) -> None:
-        harness.answers = lambda admission: admission.record_response(ok=False)
-        await asyncio.gather(*(harness.admit(holds_s=5, model="m") for _ in range(6)))
+    async def scenario(harness: Harness) -> None:
+        harness.on_response = lambda admission: admission.record_response(ok=False)
+        await asyncio.gather(*(harness.admit(hold_s=5, model="m") for _ in range(6)))
 
-    harness = play(scene, rate_limit=None, rate_limit_burst=3)
+    harness = run_scenario(scenario, rate_limit=None, rate_limit_burst=3)
     assert harness.times == pytest.approx([0] * 3 + [5] * 3, abs=0.01)
 
 
 def test_lane_keeps_the_learned_request_limit() -> None:
-    async def scene(harness: Harness) -> None:
-        teach(harness, told(60, 2))
-        await settle()
+    async def scenario(harness: Harness) -> None:
+        set_rate_limit(harness, rate_limit(60, 2))
+        await run_ready_tasks()
         await asyncio.gather(*(harness.admit(model="m") for _ in range(5)))
 
-    harness = play(scene, rate_limit=None)
+    harness = run_scenario(scenario, rate_limit=None)
     assert harness.times == pytest.approx([0, 0, 1, 2, 3], abs=0.01)
 
 
 def test_lane_keeps_the_learned_token_limit() -> None:
-    async def scene(harness: Harness) -> None:
-        teach(harness, told(600, 100, tokens=True))
-        await settle()
+    async def scenario(harness: Harness) -> None:
+        set_rate_limit(harness, rate_limit(600, 100, tokens=True))
+        await run_ready_tasks()
         await asyncio.gather(*(harness.admit(model="m", tokens=50) for _ in range(4)))
 
-    harness = play(scene, rate_limit=None)
+    harness = run_scenario(scenario, rate_limit=None)
     assert harness.times == pytest.approx([0, 0, 5, 10], abs=0.01)
 
 
 def test_class_keeps_its_share_when_limits_are_learned_while_others_wait() -> None:
-    """What was queued before anything was known must not count for less than what comes after."""
+    """Requests queued before the first limit must not cost less than later ones."""
 
-    async def scene(harness: Harness) -> None:
-        harness.answers = lambda admission: admission.record_response(ok=True, update=told(60, 0))
+    async def scenario(harness: Harness) -> None:
+        harness.on_response = lambda admission: admission.record_response(
+            ok=True, update=rate_limit(60, 0)
+        )
         batch = [harness.spawn("b", model="m", priority="batch") for _ in range(20)]
-        await settle()
+        await run_ready_tasks()
         await asyncio.sleep(2.5)
         web = [harness.spawn("w", model="m", priority="interactive") for _ in range(5)]
         await asyncio.gather(*batch, *web)
 
-    harness = play(scene, rate_limit=None, rate_limit_burst=1, rate_limit_timeout=600)
+    harness = run_scenario(scenario, rate_limit=None, rate_limit_burst=1, rate_limit_timeout=600)
     assert harness.order[3:9].count("w") >= 4
 
 
 def test_learned_limits_only_tighten_the_operators_limit() -> None:
-    async def scene(harness: Harness) -> None:
-        teach(harness, told(10_000, 10_000))
-        await settle()
+    async def scenario(harness: Harness) -> None:
+        set_rate_limit(harness, rate_limit(10_000, 10_000))
+        await run_ready_tasks()
         await asyncio.gather(*(harness.admit(model="m") for _ in range(3)))
 
-    harness = play(scene, rate_limit=1, rate_limit_burst=2)
+    harness = run_scenario(scenario, rate_limit=1, rate_limit_burst=2)
     assert harness.times == pytest.approx([0, 1, 2], abs=0.01)
 
 
 def test_one_response_is_enough_to_raise_or_lower_a_limit() -> None:
-    async def scene(harness: Harness) -> None:
+    async def scenario(harness: Harness) -> None:
         for limit in (60, 600, 6, 600):
-            harness.answers = lambda admission, now=limit: admission.record_response(
-                True, told(now, 0)
+            harness.on_response = lambda admission, now=limit: admission.record_response(
+                True, rate_limit(now, 0)
             )
             await harness.admit(model="m")
 
-    harness = play(scene, rate_limit=None)
+    harness = run_scenario(scenario, rate_limit=None)
     assert harness.times == pytest.approx([0, 1, 1.1, 11.1], abs=0.01)
 
 
 def test_later_admissions_are_deducted_from_the_reported_remainder() -> None:
-    """An answer's `remaining` does not know of those that were admitted after its exchange."""
+    """A response's `remaining` does not include requests admitted after its own request."""
 
-    async def scene(harness: Harness) -> None:
+    async def scenario(harness: Harness) -> None:
         async with harness.gate.admission(harness.exchange("a", model="m")) as first:
-            first.record_response(ok=True, update=told(60, 59))
+            first.record_response(ok=True, update=rate_limit(60, 59))
             await asyncio.gather(*(harness.admit(model="m") for _ in range(10)))
-            first.record_response(ok=True, update=told(60, 11))
+            first.record_response(ok=True, update=rate_limit(60, 11))
         await asyncio.gather(*(harness.admit(model="m") for _ in range(3)))
 
-    harness = play(scene, rate_limit=None)
+    harness = run_scenario(scenario, rate_limit=None)
     assert harness.times[10:] == pytest.approx([0, 1, 2], abs=0.01)
 
 
 def test_other_consumers_of_the_quota_slow_the_lane() -> None:
-    async def scene(harness: Harness) -> None:
-        harness.answers = lambda admission: admission.record_response(ok=True, update=told(60, 0))
+    async def scenario(harness: Harness) -> None:
+        harness.on_response = lambda admission: admission.record_response(
+            ok=True, update=rate_limit(60, 0)
+        )
         for _ in range(5):
             await harness.admit(model="m")
 
-    assert play(scene, rate_limit=None).times == pytest.approx([0, 1, 2, 3, 4], abs=0.01)
+    assert run_scenario(scenario, rate_limit=None).times == pytest.approx(
+        [0, 1, 2, 3, 4], abs=0.01
+    )
 
 
 def test_response_to_an_older_exchange_does_not_override_a_newer_one() -> None:
-    async def scene(harness: Harness) -> None:
+    async def scenario(harness: Harness) -> None:
         old, new = (harness.gate.admission(harness.exchange("a", model="m")) for _ in range(2))
         async with old, new:
-            new.record_response(ok=True, update=told(60, 0))
-            old.record_response(ok=True, update=told(60, 60))
+            new.record_response(ok=True, update=rate_limit(60, 0))
+            old.record_response(ok=True, update=rate_limit(60, 60))
             await harness.admit(model="m")
 
-    assert play(scene, rate_limit=None).times == pytest.approx([1], abs=0.01)
+    assert run_scenario(scenario, rate_limit=None).times == pytest.approx([1], abs=0.01)
 
 
 def test_paused_lane_does_not_block_other_lanes() -> None:
-    """Not even the same client's requests for another model."""
+    """Nor the same client's requests for another model."""
 
-    async def scene(harness: Harness) -> None:
+    async def scenario(harness: Harness) -> None:
         async with harness.gate.admission(harness.exchange("a", model="m")) as admission:
             admission.pause(5 * SECOND)
         waiting = harness.spawn("a", model="m")
-        await settle()
+        await run_ready_tasks()
         assert (await harness.admit("a", model="other")).queued == 0
         assert (await harness.admit("b")).queued == 0
         assert (await waiting).queued == pytest.approx(5 * SECOND, rel=0.01)
 
-    play(scene, rate_limit=None)
+    run_scenario(scenario, rate_limit=None)
 
 
 def test_successful_response_after_a_pause_opens_the_lane() -> None:
-    """Known or not: the one that is tried opens it again."""
+    """Also if the model is known: the lane sends one request first."""
 
-    async def scene(harness: Harness) -> None:
-        harness.answers = lambda admission: admission.record_response(ok=True)
+    async def scenario(harness: Harness) -> None:
+        harness.on_response = lambda admission: admission.record_response(ok=True)
         await harness.admit(model="m")
         async with harness.gate.admission(harness.exchange("a", model="m")) as admission:
             admission.record_response(ok=False)
             admission.pause(5 * SECOND)
         harness.admitted.clear()
-        await asyncio.gather(*(harness.admit(holds_s=1, model="m") for _ in range(4)))
+        await asyncio.gather(*(harness.admit(hold_s=1, model="m") for _ in range(4)))
 
-    assert play(scene, rate_limit=None).times == pytest.approx([5, 6, 6, 6], abs=0.01)
+    assert run_scenario(scenario, rate_limit=None).times == pytest.approx([5, 6, 6, 6], abs=0.01)
 
 
 def test_response_to_a_request_from_before_a_pause_does_not_open_the_lane() -> None:
-    async def scene(harness: Harness) -> None:
+    async def scenario(harness: Harness) -> None:
         old = harness.gate.admission(harness.exchange("a", model="m"))
         async with old:
             async with harness.gate.admission(harness.exchange("a", model="m")) as refused:
                 refused.record_response(ok=False)
                 refused.pause(5 * SECOND)
             old.record_response(ok=True)
-        harness.answers = lambda admission: admission.record_response(ok=True)
-        await asyncio.gather(*(harness.admit(holds_s=1, model="m") for _ in range(3)))
+        harness.on_response = lambda admission: admission.record_response(ok=True)
+        await asyncio.gather(*(harness.admit(hold_s=1, model="m") for _ in range(3)))
 
-    assert play(scene, rate_limit=None).times == pytest.approx([5, 6, 6], abs=0.01)
+    assert run_scenario(scenario, rate_limit=None).times == pytest.approx([5, 6, 6], abs=0.01)
 
 
 def test_lane_without_limits_sends_one_request_after_a_pause() -> None:
-    async def scene(harness: Harness) -> None:
+    async def scenario(harness: Harness) -> None:
         async with harness.gate.admission(harness.exchange("a", model="m")) as admission:
             admission.record_response(ok=False)
             admission.pause(5 * SECOND)
-        harness.answers = lambda admission: admission.record_response(ok=True)
-        await asyncio.gather(*(harness.admit(holds_s=1, model="m") for _ in range(4)))
+        harness.on_response = lambda admission: admission.record_response(ok=True)
+        await asyncio.gather(*(harness.admit(hold_s=1, model="m") for _ in range(4)))
 
-    assert play(scene, rate_limit=None).times == pytest.approx([5, 6, 6, 6], abs=0.01)
+    assert run_scenario(scenario, rate_limit=None).times == pytest.approx([5, 6, 6, 6], abs=0.01)
 
 
 def test_slowed_lane_halves_its_rate_and_recovers() -> None:
-    async def scene(harness: Harness) -> None:
-        harness.answers = lambda admission: admission.record_response(ok=True)
+    async def scenario(harness: Harness) -> None:
+        harness.on_response = lambda admission: admission.record_response(ok=True)
         for _ in range(20):
             await harness.admit(model="m")
             await asyncio.sleep(0.5)
@@ -189,14 +201,16 @@ def test_slowed_lane_halves_its_rate_and_recovers() -> None:
         for _ in range(100):
             await harness.admit(model="m")
 
-    gaps = [later - sooner for sooner, later in pairwise(play(scene, rate_limit=None).times)]
+    gaps = [
+        later - sooner for sooner, later in pairwise(run_scenario(scenario, rate_limit=None).times)
+    ]
     assert gaps[0] == pytest.approx(1, rel=0.1)
     assert gaps == sorted(gaps, reverse=True)
     assert gaps[-1] < 0.85
 
 
 def test_one_burst_of_slow_downs_halves_the_rate_once() -> None:
-    async def scene(harness: Harness) -> None:
+    async def scenario(harness: Harness) -> None:
         admissions = [harness.gate.admission(harness.exchange("a", model="m")) for _ in range(8)]
         for admission in admissions:
             await admission.__aenter__()
@@ -208,135 +222,141 @@ def test_one_burst_of_slow_downs_halves_the_rate_once() -> None:
         await harness.admit(model="m")
         await harness.admit(model="m")
 
-    times = play(scene, rate_limit=None).times
+    times = run_scenario(scenario, rate_limit=None).times
     assert times[1] - times[0] == pytest.approx(2 / 8, rel=0.1)
 
 
 def test_clients_take_turns_in_a_busy_lane() -> None:
-    async def scene(harness: Harness) -> None:
-        teach(harness, told(60, 0))
-        await settle()
+    async def scenario(harness: Harness) -> None:
+        set_rate_limit(harness, rate_limit(60, 0))
+        await run_ready_tasks()
         tasks = [harness.spawn(client, model="m") for client in "aaaabb"]
-        await settle()
+        await run_ready_tasks()
         tasks.append(harness.spawn("c", model="m"))
         await asyncio.gather(*tasks)
 
-    assert play(scene, rate_limit=None).order == "abcabaa"
+    assert run_scenario(scenario, rate_limit=None).order == "abcabaa"
 
 
 def test_newcomer_does_not_overtake_waiters_of_a_lane() -> None:
-    async def scene(harness: Harness) -> None:
-        teach(harness, told(60, 0))
-        await settle()
+    async def scenario(harness: Harness) -> None:
+        set_rate_limit(harness, rate_limit(60, 0))
+        await run_ready_tasks()
         tasks = [harness.spawn("a", model="m", tokens=1) for _ in range(3)]
         await asyncio.sleep(1 - 1e-9)
         tasks.append(harness.spawn("b", model="m"))
         await asyncio.gather(*tasks)
 
-    assert play(scene, rate_limit=None).order == "abaa"
+    assert run_scenario(scenario, rate_limit=None).order == "abaa"
 
 
 def test_retries_are_admitted_in_order_of_arrival() -> None:
-    async def scene(harness: Harness) -> None:
-        teach(harness, told(60, 0))
-        await settle()
+    async def scenario(harness: Harness) -> None:
+        set_rate_limit(harness, rate_limit(60, 0))
+        await run_ready_tasks()
         tasks = []
         for _ in range(5):
             tasks.append(harness.spawn("a", model="m", attempts=1))
-            await settle()
+            await run_ready_tasks()
         await asyncio.gather(*tasks)
         waits = [task.result().queued for task in tasks]
         assert waits == sorted(waits)
 
-    play(scene, rate_limit=None)
+    run_scenario(scenario, rate_limit=None)
 
 
 def test_retry_goes_first_in_its_lane() -> None:
-    async def scene(harness: Harness) -> None:
-        teach(harness, told(60, 0))
-        await settle()
+    async def scenario(harness: Harness) -> None:
+        set_rate_limit(harness, rate_limit(60, 0))
+        await run_ready_tasks()
         others = [harness.spawn("a", model="m") for _ in range(3)]
-        await settle()
+        await run_ready_tasks()
         await harness.admit("a", model="m", attempts=1)
         assert harness.order == "a"
         await asyncio.gather(*others)
 
-    play(scene, rate_limit=None)
+    run_scenario(scenario, rate_limit=None)
 
 
 def test_waiter_that_leaves_a_lane_leaves_its_place() -> None:
-    async def scene(harness: Harness) -> None:
-        teach(harness, told(60, 0))
-        await settle()
+    async def scenario(harness: Harness) -> None:
+        set_rate_limit(harness, rate_limit(60, 0))
+        await run_ready_tasks()
         tasks = [harness.spawn(client, model="m") for client in "abc"]
-        await settle()
+        await run_ready_tasks()
         tasks[0].cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    harness = play(scene, rate_limit=None)
+    harness = run_scenario(scenario, rate_limit=None)
     assert harness.order == "bc"
     assert harness.times == pytest.approx([1, 2], abs=0.01)
 
 
 def test_turn_of_a_candidate_that_leaves_goes_to_its_flow() -> None:
-    """It was first of its lane's line, and waited for the gate's own budget."""
+    """It was the candidate of its lane, and waited for the gate's own budget."""
 
-    async def scene(harness: Harness) -> None:
-        teach(harness, told(60, 0))
-        await settle()
+    async def scenario(harness: Harness) -> None:
+        set_rate_limit(harness, rate_limit(60, 0))
+        await run_ready_tasks()
         tasks = [harness.spawn(client, model="m") for client in "aabb"]
         await asyncio.sleep(2)
         tasks[0].cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    assert play(scene, rate_limit=1 / 3, rate_limit_burst=1).order == "abb"
+    assert run_scenario(scenario, rate_limit=1 / 3, rate_limit_burst=1).order == "abb"
 
 
 def test_second_limit_change_within_a_second_updates_costs_after_it() -> None:
-    async def scene(harness: Harness) -> None:
-        asked = [harness.gate.admission(harness.exchange("a", model="m")) for _ in range(3)]
-        async with asked[0], asked[1], asked[2]:
-            asked[0].record_response(ok=True, update=told(60, 0))
+    async def scenario(harness: Harness) -> None:
+        admissions = [harness.gate.admission(harness.exchange("a", model="m")) for _ in range(3)]
+        async with admissions[0], admissions[1], admissions[2]:
+            admissions[0].record_response(ok=True, update=rate_limit(60, 0))
             tasks = [harness.spawn("a", model="m") for _ in range(30)]
-            await settle()
-            for admission, limit in zip(asked[1:], (300, 10), strict=True):
-                admission.record_response(ok=True, update=told(limit, 0))
+            await run_ready_tasks()
+            for admission, limit in zip(admissions[1:], (300, 10), strict=True):
+                admission.record_response(ok=True, update=rate_limit(limit, 0))
         await asyncio.sleep(1.001)
-        line = harness.gate.lanes.queue("m")
-        assert line.queue.total_work().cost == len(line.queue) * line.budgets.cost()
+        lane_queue = harness.gate.lanes.queue("m")
+        assert (
+            lane_queue.queue.total_work().cost == len(lane_queue.queue) * lane_queue.budgets.cost()
+        )
         await asyncio.gather(*tasks)
 
-    play(scene, rate_limit=None, rate_limit_timeout=600)
+    run_scenario(scenario, rate_limit=None, rate_limit_timeout=600)
 
 
 def test_invented_model_names_leave_no_lane() -> None:
-    async def scene(harness: Harness) -> None:
-        harness.answers = lambda admission: admission.record_response(ok=False)
+    async def scenario(harness: Harness) -> None:
+        harness.on_response = lambda admission: admission.record_response(ok=False)
         for number in range(100):
             await harness.admit(model=f"invented-{number}")
         assert len(harness.gate.lanes) == 0
 
-    play(scene, rate_limit=None)
+    run_scenario(scenario, rate_limit=None)
 
 
 def test_number_of_lanes_is_bounded() -> None:
-    async def scene(harness: Harness) -> None:
-        harness.answers = lambda admission: admission.record_response(ok=True, update=told(60, 59))
+    async def scenario(harness: Harness) -> None:
+        harness.on_response = lambda admission: admission.record_response(
+            ok=True, update=rate_limit(60, 59)
+        )
         for number in range(MAX_LANES + 100):
             await harness.admit(model=f"m-{number}")
         assert len(harness.gate.lanes) == MAX_LANES
         assert list(harness.gate.lanes)[-1].name == f"m-{MAX_LANES + 99}"
 
-    play(scene, rate_limit=None)
+    run_scenario(scenario, rate_limit=None)
 
 
 def test_lanes_in_use_are_kept_and_do_not_stop_eviction() -> None:
-    async def scene(harness: Harness) -> None:
-        harness.answers = lambda admission: admission.record_response(ok=True, update=told(60, 59))
+    async def scenario(harness: Harness) -> None:
+        harness.on_response = lambda admission: admission.record_response(
+            ok=True, update=rate_limit(60, 59)
+        )
         users = [
-            harness.spawn(model=f"used-{number}", holds_s=1) for number in range(MAX_LANES + 50)
+            harness.spawn(model=f"used-{number}", hold_s=1) for number in range(MAX_LANES + 50)
         ]
-        await settle()
+        await run_ready_tasks()
         assert len(harness.gate.lanes) == MAX_LANES + 50
         first = next(iter(harness.gate.lanes))
         await harness.admit(model="new")
@@ -344,17 +364,17 @@ def test_lanes_in_use_are_kept_and_do_not_stop_eviction() -> None:
         await asyncio.gather(*users)
         assert len(harness.gate.lanes) == MAX_LANES
 
-    play(scene, rate_limit=None)
+    run_scenario(scenario, rate_limit=None)
 
 
 def test_huge_request_in_the_past_blocks_a_lane_for_a_minute_at_most() -> None:
-    """A huge request that was under way when a limit was learned counts for a minute's worth."""
+    """A request that was in flight when a limit was learned counts as a minute's units at most."""
 
-    async def scene(harness: Harness) -> None:
+    async def scenario(harness: Harness) -> None:
         async with harness.gate.admission(harness.exchange("a", model="m", tokens=10)) as small:
             async with harness.gate.admission(harness.exchange("b", model="m", tokens=10**7)):
                 pass
-            small.record_response(True, told(200_000, 199_990, tokens=True))
+            small.record_response(True, rate_limit(200_000, 199_990, tokens=True))
         assert (await harness.admit(model="m", tokens=10)).queued <= 61 * SECOND
 
-    play(scene, rate_limit=None, rate_limit_timeout=100)
+    run_scenario(scenario, rate_limit=None, rate_limit_timeout=100)

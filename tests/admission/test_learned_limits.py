@@ -12,13 +12,13 @@ from tests.support.gate import Gate
 from tests.support.http import (
     EVENT_STREAM,
     LAST_CHUNK,
-    response,
-    response_head,
     chat,
     chunk,
     get,
     post,
     request,
+    response,
+    response_head,
 )
 from tests.support.upstream import Call, Upstream
 

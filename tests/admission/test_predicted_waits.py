@@ -1,4 +1,4 @@
-"""Waits predicted on arrival and waits had, on a clock that jumps."""
+"""Predicted waits on arrival and actual waits, on a virtual clock."""
 
 import asyncio
 from collections.abc import Iterator
@@ -11,12 +11,18 @@ import pytest
 from rustygate.core.bucket import MINUTE, SECOND
 from rustygate.core.clients import Limits
 from rustygate.core.rate_limit_headers import Quota, RateLimitUpdate
-from tests.support.harness import Harness, play, settle, teach, told
+from tests.support.harness import (
+    Harness,
+    rate_limit,
+    run_ready_tasks,
+    run_scenario,
+    set_rate_limit,
+)
 
 
 @dataclass(frozen=True)
 class Crowd:
-    """Requests of some clients, so many of each, of sizes between two."""
+    """A number of requests from each of some clients, with sizes in a range."""
 
     names: str
     each: int
@@ -39,28 +45,29 @@ OWN = {"rate_limit": 2, "rate_limit_burst": 1, "tokens_per_minute": 24_000}
 
 
 @dataclass(frozen=True)
-class Scene:
-    """Who waits already, and for what; `learned` are a lane's requests and tokens a minute."""
+class Scenario:
+    """The waiters, and the budgets they wait for; `learned` holds a lane's requests and tokens per
+    minute."""
 
     crowds: tuple[Crowd, ...]
     learned: tuple[int | None, int | None] = (None, None)
     settings: dict[str, Any] = field(default_factory=dict)
     limits: dict[str, Limits] = field(default_factory=dict)
 
-    def news(self) -> RateLimitUpdate:
+    def update(self) -> RateLimitUpdate:
         requests, tokens = self.learned
-        return RateLimitUpdate(_drained(requests), _drained(tokens))
+        return RateLimitUpdate(_exhausted(requests), _exhausted(tokens))
 
 
-def _drained(limit: int | None) -> Quota | None:
+def _exhausted(limit: int | None) -> Quota | None:
     return None if limit is None else Quota(limit, 0, None)
 
 
-def lane(*crowds: Crowd, requests: int | None = 120, tokens: int | None = 24_000) -> Scene:
-    return Scene(crowds, (requests, tokens), {"rate_limit": None})
+def lane(*crowds: Crowd, requests: int | None = 120, tokens: int | None = 24_000) -> Scenario:
+    return Scenario(crowds, (requests, tokens), {"rate_limit": None})
 
 
-SCENES = {
+SCENARIOS = {
     "equal flows": lane(Crowd(LIGHT, 5)),
     "equal flows, tokens": lane(Crowd(LIGHT, 5, LARGE)),
     "hog and light flows": lane(Crowd("hog", 300), Crowd(LIGHT, 2)),
@@ -79,13 +86,13 @@ SCENES = {
     "small and large flows": lane(Crowd(LIGHT, 6, SMALL), Crowd("hog boar sow", 10, LARGE)),
     "small hog among large": lane(Crowd("hog", 200, SMALL), Crowd(LIGHT, 2, LARGE)),
     "large hog among small": lane(Crowd("hog", 60, LARGE), Crowd(LIGHT, 6, SMALL)),
-    "gate's own budgets": Scene((Crowd(LIGHT, 4, ANY),), settings=OWN),
-    "client's own limits": Scene(
+    "gate's own budgets": Scenario((Crowd(LIGHT, 4, ANY),), settings=OWN),
+    "client's own limits": Scenario(
         (Crowd("hog", 60), Crowd(LIGHT, 4)),
         settings={"rate_limit": None},
         limits={"hog": Limits(requests_per_second=0.5)},
     ),
-    "client's own limits, three classes": Scene(
+    "client's own limits, three classes": Scenario(
         (
             Crowd("hog", 20, priority="interactive"),
             Crowd("hog", 20),
@@ -94,7 +101,7 @@ SCENES = {
         settings={"rate_limit": None},
         limits={"hog": Limits(requests_per_second=0.5, burst=1)},
     ),
-    "client's own limits in a busy lane": Scene(
+    "client's own limits in a busy lane": Scenario(
         (Crowd("hog", 40, ANY), Crowd(LIGHT, 1, ANY)),
         (120, 24_000),
         {"rate_limit": None},
@@ -104,78 +111,78 @@ SCENES = {
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("scene", SCENES.values(), ids=SCENES)
-def test_predicted_wait_is_within_thirty_percent(scene: Scene, seed: int) -> None:
-    """Asked for one more request of each crowd, each in a run of its own."""
-    for crowd in scene.crowds:
-        predicted, at_most, had = foretold(scene, crowd, Random(seed))
-        assert predicted == pytest.approx(had, rel=0.3, abs=SECOND)
+@pytest.mark.parametrize("scenario", SCENARIOS.values(), ids=SCENARIOS)
+def test_predicted_wait_is_within_thirty_percent(scenario: Scenario, seed: int) -> None:
+    """For one more request of each crowd, each in its own run."""
+    for crowd in scenario.crowds:
+        predicted, at_most, actual = predicted_and_actual(scenario, crowd, Random(seed))
+        assert predicted == pytest.approx(actual, rel=0.3, abs=SECOND)
         assert predicted <= at_most
 
 
-def foretold(scene: Scene, crowd: Crowd, random: Random) -> tuple[int, ...]:
-    """The wait predicted for a newcomer of a crowd, the longest it could be, and the one had."""
-    found: list[int] = []
+def predicted_and_actual(scenario: Scenario, crowd: Crowd, random: Random) -> tuple[int, ...]:
+    """The predicted wait of a newcomer of a crowd, its upper bound, and the actual wait."""
+    waits: list[int] = []
 
     async def run(harness: Harness) -> None:
-        harness.gate.limit_clients(scene.limits)
-        teach(harness, scene.news())
-        await settle()
-        waiting = [request for each in scene.crowds for request in each.requests(random)]
+        harness.gate.limit_clients(scenario.limits)
+        set_rate_limit(harness, scenario.update())
+        await run_ready_tasks()
+        waiting = [request for each in scenario.crowds for request in each.requests(random)]
         random.shuffle(waiting)
         tasks = [harness.spawn(model="m", **request) for request in waiting]
-        await settle()
+        await run_ready_tasks()
         newcomer = next(crowd.requests(random)) | {"model": "m"}
-        asking = harness.gate.admission(harness.exchange(**newcomer))
-        found.append(harness.gate.dispatcher.predict(asking).wait)
-        found.append(harness.gate.dispatcher.predict(asking, at_most=True).wait)
-        found.append((await harness.admit(**newcomer)).queued)
+        attempt = harness.gate.admission(harness.exchange(**newcomer))
+        waits.append(harness.gate.dispatcher.predict(attempt).wait)
+        waits.append(harness.gate.dispatcher.predict(attempt, at_most=True).wait)
+        waits.append((await harness.admit(**newcomer)).queued)
         for task in tasks:
             await task
 
-    play(run, rate_limit_timeout=100 * MINUTE, queue_limit=10_000, **scene.settings)
-    return tuple(found)
+    run_scenario(run, rate_limit_timeout=100 * MINUTE, queue_limit=10_000, **scenario.settings)
+    return tuple(waits)
 
 
 def test_predicted_wait_includes_a_slowed_lane() -> None:
-    async def scene(harness: Harness) -> None:
+    async def scenario(harness: Harness) -> None:
         async with harness.gate.admission(harness.exchange("a", model="m")) as admission:
             admission.record_response(ok=True)
             admission.pause(1, slow=True)
         tasks = [harness.spawn(model="m") for _ in range(10)]
-        await settle()
+        await run_ready_tasks()
         newcomer = harness.gate.admission(harness.exchange("a", model="m"))
         predicted = harness.gate.dispatcher.predict(newcomer).wait
         assert (await harness.admit(model="m")).queued == pytest.approx(predicted, rel=0.3)
         await asyncio.gather(*tasks)
 
-    play(scene, rate_limit=None)
+    run_scenario(scenario, rate_limit=None)
 
 
 def test_predicted_wait_includes_a_paused_lane() -> None:
-    async def scene(harness: Harness) -> None:
+    async def scenario(harness: Harness) -> None:
         async with harness.gate.admission(harness.exchange("a", model="m")) as admission:
             admission.record_response(ok=True)
             admission.pause(5 * SECOND)
         newcomer = harness.gate.admission(harness.exchange("a", model="m"))
         assert harness.gate.dispatcher.predict(newcomer).wait == 5 * SECOND
 
-    play(scene, rate_limit=1, rate_limit_burst=10)
+    run_scenario(scenario, rate_limit=1, rate_limit_burst=10)
 
 
 @pytest.mark.parametrize("waiters", [5, 100])
 @pytest.mark.parametrize("limit", ["own", "lane", "tokens"])
 def test_predicted_wait_is_near_the_actual_wait(limit: str, waiters: int) -> None:
-    async def scene(harness: Harness) -> None:
+    async def scenario(harness: Harness) -> None:
         if limit == "lane":
-            teach(harness, told(60, 0))
-            await settle()
+            set_rate_limit(harness, rate_limit(60, 0))
+            await run_ready_tasks()
         tasks = [harness.spawn(f"c{n % 7}", model="m", tokens=10) for n in range(waiters)]
-        await settle()
+        await run_ready_tasks()
         newcomer = harness.gate.admission(harness.exchange("c3", model="m", tokens=10))
         predicted = harness.gate.dispatcher.predict(newcomer).wait
-        had = (await harness.admit("c3", model="m", tokens=10)).queued
-        assert predicted == pytest.approx(had, rel=0.3)
+        actual = (await harness.admit("c3", model="m", tokens=10)).queued
+        assert predicted == pytest.approx(actual, rel=0.3)
         await asyncio.gather(*tasks)
 
     budgets: dict[str, dict[str, Any]] = {
@@ -183,4 +190,4 @@ def test_predicted_wait_is_near_the_actual_wait(limit: str, waiters: int) -> Non
         "lane": {"rate_limit": None},
         "tokens": {"rate_limit": None, "tokens_per_minute": 20},
     }
-    play(scene, rate_limit_timeout=10_000, **budgets[limit])
+    run_scenario(scenario, rate_limit_timeout=10_000, **budgets[limit])

@@ -44,7 +44,7 @@ async def ask(running: Gate, demand: Demand, outcome: Outcome) -> None:
         "messages": [{"role": "user", "content": PROMPT}],
         "max_completion_tokens": demand.tokens - len(PROMPT) // 4,
     }
-    got = await running.ask(
+    got = await running.request(
         post(
             json.dumps(asked).encode(),
             f"X-RustyGate-Client: {demand.client}",

@@ -1,4 +1,4 @@
-"""A gate on a clock that jumps to the next timer, and the exchanges that go through it."""
+"""A gate on a virtual clock, and the exchanges that go through it."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -18,7 +18,7 @@ DEFAULTS = Settings(openai_api_key="sk-test")
 
 
 class Harness:
-    """A gate and the exchanges that went through it, by name, with their times."""
+    """A gate, and the admissions that it granted, by client, with their times in seconds."""
 
     def __init__(self, **overrides: object) -> None:
         self.settings = replace(DEFAULTS, **overrides)  # type: ignore[arg-type]
@@ -26,25 +26,26 @@ class Harness:
         self.gate.start()
         self.began = self.gate.now()
         self.admitted: list[tuple[str, float]] = []
-        # What upstream's answer, at the end of each exchange, does to its admission.
-        self.answers: Callable[[Admission], None] | None = None
+        # Called at the end of each exchange, in place of upstream's response.
+        self.on_response: Callable[[Admission], None] | None = None
 
-    def exchange(self, client: str, **stamps: Any) -> Exchange:
+    def exchange(self, client: str, **fields: Any) -> Exchange:
         deadline = self.gate.now() + int(self.settings.rate_limit_timeout * SECOND)
-        return Exchange(client, "POST", "/v1/x", **{"deadline": deadline, **stamps})
+        return Exchange(client, "POST", "/v1/x", **{"deadline": deadline, **fields})
 
-    async def admit(self, client: str = "a", holds_s: float = 0, **stamps: Any) -> Exchange:
-        exchange = self.exchange(client, **stamps)
+    async def admit(self, client: str = "a", hold_s: float = 0, **fields: Any) -> Exchange:
+        """Send a request through the gate, and keep it in flight for a time."""
+        exchange = self.exchange(client, **fields)
         async with self.gate.admission(exchange) as admission:
             self.admitted.append((client, (self.gate.now() - self.began) / SECOND))
-            if holds_s:
-                await asyncio.sleep(holds_s)
-            if self.answers is not None:
-                self.answers(admission)
+            if hold_s:
+                await asyncio.sleep(hold_s)
+            if self.on_response is not None:
+                self.on_response(admission)
         return exchange
 
-    def spawn(self, client: str = "a", holds_s: float = 0, **stamps: Any) -> Task:
-        return asyncio.create_task(self.admit(client, holds_s, **stamps))
+    def spawn(self, client: str = "a", hold_s: float = 0, **fields: Any) -> Task:
+        return asyncio.create_task(self.admit(client, hold_s, **fields))
 
     @property
     def times(self) -> list[float]:
@@ -55,12 +56,13 @@ class Harness:
         return "".join(client for client, _ in self.admitted)
 
 
-def play(scene: Callable[[Harness], Awaitable[None]], **overrides: object) -> Harness:
-    """Run a scene on a jumping clock; afterwards nobody may wait or be in flight."""
+def run_scenario(scenario: Callable[[Harness], Awaitable[None]], **overrides: object) -> Harness:
+    """Run a scenario on a virtual clock, and check that no request waits or is in flight at the
+    end."""
 
     async def main() -> Harness:
         harness = Harness(**overrides)
-        await scene(harness)
+        await scenario(harness)
         assert harness.gate.snapshot() == {"waiters": 0, "in_flight": 0}
         harness.gate.close()
         return harness
@@ -68,30 +70,34 @@ def play(scene: Callable[[Harness], Awaitable[None]], **overrides: object) -> Ha
     return virtual_clock.run(main)
 
 
-async def settle() -> None:
-    """Let everything that is ready run, without letting time pass."""
+async def run_ready_tasks() -> None:
+    """Run all tasks that are ready, without advancing the clock."""
     for _ in range(20):
         await asyncio.sleep(0)
 
 
-async def granted(harness: Harness) -> None:
-    """Let the loop run until somebody is in flight, and not a step further."""
+async def until_in_flight(harness: Harness) -> None:
+    """Run the loop until a request is in flight, and not one step further."""
     for _ in range(20):
         if harness.gate.snapshot()["in_flight"]:
             return
         await asyncio.sleep(0)
 
 
-def told(limit: int, remaining: int | None = None, *, tokens: bool = False) -> RateLimitUpdate:
+def rate_limit(
+    limit: int, remaining: int | None = None, *, tokens: bool = False
+) -> RateLimitUpdate:
+    """What a response reports of one quota: requests, or the model's tokens."""
     quota = Quota(limit, remaining, None)
     return RateLimitUpdate(None, quota) if tokens else RateLimitUpdate(quota, None)
 
 
-def teach(harness: Harness, update: RateLimitUpdate, model: str = "m") -> None:
-    """Upstream tells a lane its limits."""
+def set_rate_limit(harness: Harness, update: RateLimitUpdate, model: str = "m") -> None:
+    """Let upstream report a model's rate limit in a response."""
 
-    async def one() -> None:
-        async with harness.gate.admission(harness.exchange("teacher", model=model)) as admission:
+    async def request() -> None:
+        async with harness.gate.admission(harness.exchange("first", model=model)) as admission:
             admission.record_response(ok=True, update=update)
 
-    asyncio.get_running_loop().create_task(one()).add_done_callback(lambda task: task.result())
+    task = asyncio.get_running_loop().create_task(request())
+    task.add_done_callback(lambda done: done.result())
