@@ -14,7 +14,7 @@ from rustygate.simulator.stats import Stats
 
 @dataclass(frozen=True, slots=True)
 class Charges:
-    """Charges one HTTP request, or all responses created on one WebSocket."""
+    """Charges one HTTP request, or every response created on one WebSocket."""
 
     quotas: Quotas
     stats: Stats

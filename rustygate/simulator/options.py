@@ -12,10 +12,11 @@ from rustygate.simulator.limits import Limits
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How the simulator behaves. The defaults are those of a small paying account.
+    """How the simulator behaves, with all defaults.
 
     Args:
-        rpm: requests per minute of each model; 0 means no limit.
+        rpm: requests per minute of each model; 0 means no limit. The default is that of a small
+            paying account.
         tpm: tokens per minute of each model; 0 means no limit.
         model_limits: models by name, with limits that replace `rpm` and `tpm`.
         tokens_per_second: pace of streamed tokens; 0 is as fast as possible.

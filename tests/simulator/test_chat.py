@@ -11,16 +11,16 @@ from tests.support.simulator import CHAT_BODY, KEY, MESSAGES, Simulator, chat_te
 
 async def test_sdk_chat_is_deterministic_and_reports_usage(simulator: Simulator) -> None:
     async with simulator.sdk() as sdk:
-        one, two = [
+        first, second = [
             await sdk.chat.completions.create(model="gpt-4o", messages=MESSAGES, max_tokens=9, n=2)
             for _ in range(2)
         ]
-    texts = [choice.message.content or "" for choice in one.choices]
-    assert texts == [choice.message.content for choice in two.choices]
+    texts = [choice.message.content or "" for choice in first.choices]
+    assert texts == [choice.message.content for choice in second.choices]
     assert texts[0] != texts[1]
     assert [len(text.split()) for text in texts] == [9, 9]
-    assert one.usage is not None
-    assert (one.usage.prompt_tokens, one.usage.completion_tokens) == (5, 18)
+    assert first.usage is not None
+    assert (first.usage.prompt_tokens, first.usage.completion_tokens) == (5, 18)
 
 
 async def test_sdk_stream_has_the_same_text_as_the_plain_response(simulator: Simulator) -> None:

@@ -16,8 +16,10 @@ async def test_sdk_adds_lists_and_deletes_container_files(simulator: Simulator) 
             listed.path async for listed in sdk.containers.files.list(container.id, order="asc")
         ]
         contents = [
-            (await sdk.containers.files.content.retrieve(one, container_id=container.id)).content
-            for one in (own.id, existing.id)
+            (
+                await sdk.containers.files.content.retrieve(file_id, container_id=container.id)
+            ).content
+            for file_id in (own.id, existing.id)
         ]
         assert (await sdk.containers.files.retrieve(own.id, container_id=container.id)) is not None
         await sdk.containers.files.delete(own.id, container_id=container.id)
@@ -29,10 +31,10 @@ async def test_sdk_adds_lists_and_deletes_container_files(simulator: Simulator) 
 
 async def test_sdk_lists_and_deletes_containers(simulator: Simulator) -> None:
     async with simulator.sdk() as sdk:
-        one, two = [await sdk.containers.create(name=name) for name in ("one", "two")]
-        assert [box.id async for box in sdk.containers.list(limit=1)] == [two.id, one.id]
-        assert [box.id async for box in sdk.containers.list(name="one")] == [one.id]
-        assert (await sdk.containers.retrieve(one.id)).name == "one"
-        await sdk.containers.delete(one.id)
+        first, second = [await sdk.containers.create(name=name) for name in ("one", "two")]
+        assert [box.id async for box in sdk.containers.list(limit=1)] == [second.id, first.id]
+        assert [box.id async for box in sdk.containers.list(name="one")] == [first.id]
+        assert (await sdk.containers.retrieve(first.id)).name == "one"
+        await sdk.containers.delete(first.id)
         with pytest.raises(openai.NotFoundError):
-            await sdk.containers.retrieve(one.id)
+            await sdk.containers.retrieve(first.id)

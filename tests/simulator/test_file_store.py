@@ -43,12 +43,12 @@ def test_file_in_a_body_that_cannot_fit_displaces_no_other() -> None:
 
 def test_concurrent_files_share_the_capacity() -> None:
     file_store = FileStore(capacity=10)
-    one, two = file_store.create("1"), file_store.create("2")
+    first, second = file_store.create("1"), file_store.create("2")
     for _ in range(3):
-        one.write(b"xx")
-        two.write(b"yy")
-    assert one.chunks is None
-    assert two.chunks == [b"yy", b"yy", b"yy"]
+        first.write(b"xx")
+        second.write(b"yy")
+    assert first.chunks is None
+    assert second.chunks == [b"yy", b"yy", b"yy"]
     assert file_store.used_bytes == 6
 
 

@@ -48,13 +48,13 @@ async def test_image_url_is_served_by_the_simulator(simulator: Simulator) -> Non
 
 async def test_sdk_edits_images(simulator: Simulator) -> None:
     async with simulator.sdk() as sdk:
-        one = await sdk.images.edit(image=IMAGE, prompt="Bluer", model="gpt-image-1")
-        two = await sdk.images.edit(image=[IMAGE, IMAGE], prompt="Bluer", mask=IMAGE)
-    assert one.data is not None
-    assert two.data is not None
-    assert one.data[0].b64_json != two.data[0].b64_json
-    assert one.usage is not None
-    assert one.usage.input_tokens == 2
+        first = await sdk.images.edit(image=IMAGE, prompt="Bluer", model="gpt-image-1")
+        second = await sdk.images.edit(image=[IMAGE, IMAGE], prompt="Bluer", mask=IMAGE)
+    assert first.data is not None
+    assert second.data is not None
+    assert first.data[0].b64_json != second.data[0].b64_json
+    assert first.usage is not None
+    assert first.usage.input_tokens == 2
 
 
 @ignore_deprecation

@@ -165,7 +165,7 @@ BAD_MESSAGES = {
     "audio": '{"type": "session.update", "session": {"output_modalities": ["audio"]}}',
     "no-item": '{"type": "conversation.item.create", "item": {}}',
     "bad-item": '{"type": "conversation.item.create", "item": {"type": "m", "content": [1]}}',
-    "long-answer": '{"type": "response.create", "response": {"max_output_tokens": 5000}}',
+    "long-response": '{"type": "response.create", "response": {"max_output_tokens": 5000}}',
     "bad-input": '{"type": "response.create", "response": {"input": [{"content": 1}]}}',
 }
 

@@ -14,8 +14,8 @@ from tests.support.simulator import no_deadline
 def test_text_is_deterministic_and_has_the_requested_length(
     tokens: int, as_json: bool, prompt: str
 ) -> None:
-    one, two = (generate_text(seed_from(prompt), tokens, None, as_json) for _ in range(2))
-    assert one == two
-    assert one.complete
-    assert len(one.tokens) == tokens
-    assert not as_json or isinstance(json.loads(str(one)), dict)
+    first, second = (generate_text(seed_from(prompt), tokens, None, as_json) for _ in range(2))
+    assert first == second
+    assert first.complete
+    assert len(first.tokens) == tokens
+    assert not as_json or isinstance(json.loads(str(first)), dict)

@@ -11,14 +11,14 @@ from tests.support.simulator import AUDIO, TIMEOUT_S, Simulator, build_form, ign
 
 async def test_sdk_transcribes_the_same_file_to_the_same_text(simulator: Simulator) -> None:
     async with simulator.sdk() as sdk:
-        one, two, other = [
+        first, second, other = [
             await sdk.audio.transcriptions.create(model="gpt-4o-transcribe", file=file)
             for file in (AUDIO, AUDIO, ("other.mp3", b"other"))
         ]
-    assert one.text == two.text != other.text
-    assert one.usage is not None
-    assert one.usage.type == "tokens"
-    assert one.usage.input_tokens == 30
+    assert first.text == second.text != other.text
+    assert first.usage is not None
+    assert first.usage.type == "tokens"
+    assert first.usage.input_tokens == 30
 
 
 async def test_sdk_transcription_streams_the_same_text(simulator: Simulator) -> None:

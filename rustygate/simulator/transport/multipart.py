@@ -124,8 +124,8 @@ def _as_list(value: object) -> list[object]:
 class _BodySource:
     """A request body with the interface that aiohttp's multipart reader needs.
 
-    The reader calls `unread_data`, for which aiohttp's own stream issues a warning, and another
-    when it is then read at its end. Here, data that is pushed back is kept ahead of the stream.
+    The reader calls `unread_data`. aiohttp's own stream warns about that call, and again when it
+    is then read at its end. Here, data that is pushed back is kept ahead of the stream.
     """
 
     def __init__(self, stream: StreamReader) -> None:
