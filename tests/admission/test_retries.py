@@ -1,0 +1,122 @@
+"""Upstream's 429s and 503s over real sockets: which are retried, which pass, and how long."""
+
+import pytest
+
+from tests.conftest import StartGate
+from tests.support.http import chat, post, request, response
+from tests.support.rate_limits import error, rate_limited, respond_once
+from tests.support.upstream import Upstream
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        rate_limited(error("rate_limit_exceeded")),
+        rate_limited(error("rate_limit_exceeded"), wait="Retry-After: 0"),
+        rate_limited(error("slow_down")),
+        rate_limited(error("server_is_overloaded"), status="503 Service Unavailable"),
+        rate_limited(b"no JSON at all"),
+    ],
+    ids=["rate limit", "whole seconds", "slow down", "overloaded", "unreadable"],
+)
+async def test_temporary_refusal_by_upstream_is_retried(
+    gate: StartGate, upstream: Upstream, reply: bytes
+) -> None:
+    upstream.reply = respond_once(reply)
+    running = await gate()
+    got = await running.request(chat())
+    assert (got.status, got.json) == (200, {"ok": 1})
+    assert got.head["x-rustygate-attempts"] == "2"
+    assert int(got.head["x-rustygate-queued-ms"]) >= (1 if b"Retry-After" in reply else 25)
+    assert (await running.settled())[0]["attempts"] == 2
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        ("429 Too Many Requests", error("insufficient_quota", kind="insufficient_quota")),
+        ("429 Too Many Requests", error("organization_spend_limit_exceeded")),
+        ("429 Too Many Requests", error("credit_balance_exhausted")),
+        ("429 Too Many Requests", error("organization_usage_limit_exceeded")),
+        (
+            "429 Too Many Requests",
+            error("rate_limit_exceeded", "Request too large: Limit 30000, Requested 40000."),
+        ),
+        ("503 Service Unavailable", error()),
+        ("500 Internal Server Error", error("rate_limit_exceeded")),
+        ("502 Bad Gateway", b"<html>"),
+        ("504 Gateway Timeout", b""),
+        ("400 Bad Request", error("slow_down")),
+    ],
+    ids=str,
+)
+async def test_final_error_passes_unchanged_after_one_attempt(
+    gate: StartGate, upstream: Upstream, status: str, body: bytes
+) -> None:
+    upstream.reply = rate_limited(body, "x-own: 1", status=status)
+    got = await (await gate()).request(chat())
+    assert (got.head.start, got.body, got.reason) == (f"HTTP/1.1 {status}", body, None)
+    assert (got.head["x-own"], got.head["retry-after-ms"]) == ("1", "30")
+    assert len(upstream.calls) == 1
+
+
+async def test_upstreams_own_error_passes_after_the_last_attempt(
+    gate: StartGate, upstream: Upstream
+) -> None:
+    body = error("rate_limit_exceeded", "Rate limit reached")
+    upstream.reply = rate_limited(body, "x-own: 1")
+    got = await (await gate(UPSTREAM_RETRIES=2)).request(chat())
+    assert (got.status, got.body, got.head["x-own"], got.reason) == (429, body, "1", None)
+    assert (got.head["x-rustygate-attempts"], len(upstream.calls)) == ("3", 3)
+
+
+@pytest.mark.parametrize("limit", [{"RATE_LIMIT_TIMEOUT": 5}, {"UPSTREAM_RETRIES": 0}], ids=str)
+async def test_retry_beyond_the_deadline_is_not_made(
+    gate: StartGate, upstream: Upstream, limit: dict[str, int]
+) -> None:
+    upstream.reply = rate_limited(error("rate_limit_exceeded"), wait="Retry-After: 20")
+    got = await (await gate(**limit)).request(chat())
+    assert (got.status, got.head["retry-after"], len(upstream.calls)) == (429, "20", 1)
+
+
+async def test_request_whose_body_is_not_buffered_is_not_retried(
+    gate: StartGate, upstream: Upstream
+) -> None:
+    upstream.reply = rate_limited(error("rate_limit_exceeded"))
+    got = await (await gate()).request(
+        request("POST", "/v1/files", "Content-Type: multipart/form-data; boundary=x", body=b"--x")
+    )
+    assert (got.status, len(upstream.calls)) == (429, 1)
+
+
+async def test_long_error_passes_unchanged(gate: StartGate, upstream: Upstream) -> None:
+    body = error("insufficient_quota", "x" * 500_000)
+    upstream.reply = rate_limited(body)
+    assert (await (await gate()).request(chat())).body == body
+
+
+async def test_truncated_error_returns_502(gate: StartGate, upstream: Upstream) -> None:
+    client = await (await gate()).send(chat())
+    call = await upstream.call()
+    await call.read_rest()
+    call.send(rate_limited(error("rate_limit_exceeded"))[:-5])
+    call.close()
+    got = await client.response()
+    assert (got.status, got.reason) == (502, "upstream_disconnected")
+
+
+async def test_pause_blocks_only_its_own_lane(gate: StartGate, upstream: Upstream) -> None:
+    running = await gate()
+    client = await running.send(chat())
+    first = await upstream.call()
+    await first.respond(rate_limited(error("rate_limit_exceeded"), wait="retry-after-ms: 400"))
+    await running.wait_until(waiters=1)
+    behind = await running.send(chat())
+    await running.wait_until(waiters=2)
+    other = await running.send(post(b'{"model": "gpt-5"}'))
+    await (await upstream.call()).respond(response(b"other"))
+    assert (await other.response()).body == b"other"
+    assert running.snapshot()["waiters"] == 2
+    for waiting, body in ((client, b"retried"), (behind, b"behind")):
+        await (await upstream.call()).respond(response(body))
+        assert (await waiting.response()).body == body

@@ -1,0 +1,156 @@
+"""The early head and the keepalives of a stream that waits in the queue, over real sockets."""
+
+import asyncio
+import json
+from typing import Any
+
+import openai
+import pytest
+
+from tests.conftest import StartGate
+from tests.support.gate import Gate
+from tests.support.http import (
+    EVENT_STREAM,
+    LAST_CHUNK,
+    chat,
+    chunk,
+    get,
+    post,
+    response,
+    response_head,
+)
+from tests.support.rate_limits import error
+from tests.support.upstream import Call, Upstream
+
+KEEPALIVE = b": keep-alive\n"
+
+
+EARLY = {"RATE_LIMIT_TIMEOUT": 1, "CONCURRENCY_LIMIT": 1, "QUEUE_KEEPALIVE_AFTER": 0.05}
+
+
+async def take_slot(gate: Gate, upstream: Upstream) -> Call:
+    """Take the only slot. Returns the call that holds it."""
+    await gate.send(get())
+    return await upstream.call()
+
+
+async def test_waiting_stream_gets_its_head_and_keepalives(
+    gate: StartGate, upstream: Upstream
+) -> None:
+    running = await gate(**{**EARLY, "RATE_LIMIT_TIMEOUT": 30}, SSE_KEEPALIVE_INTERVAL=0.05)
+    holder = await take_slot(running, upstream)
+    client = await running.send(chat(stream=True))
+    head = await client.head()
+    assert (head.status, head["content-type"]) == (200, "text/event-stream")
+    await client.expect_body(KEEPALIVE)
+    await client.expect_body(KEEPALIVE)
+    await holder.respond(response())
+    call = await upstream.call()
+    call.send(EVENT_STREAM, chunk(b"data: 1\n\n"), chunk(b"data: [DONE]\n\n"), LAST_CHUNK)
+    body = (await client.read_rest()).replace(KEEPALIVE, b"")
+    assert body == b"data: 1\n\ndata: [DONE]\n\n"
+    assert (await running.settled(2))[1]["outcome"] == "ok"
+
+
+async def test_stream_that_did_not_wait_gets_upstreams_head(
+    gate: StartGate, upstream: Upstream
+) -> None:
+    """Even if upstream takes longer than QUEUE_KEEPALIVE_AFTER."""
+    running = await gate(**EARLY)
+    client = await running.send(chat(stream=True))
+    call = await upstream.call()
+    await call.read_rest()
+    await asyncio.sleep(3 * EARLY["QUEUE_KEEPALIVE_AFTER"])
+    call.send(response(b"{}", status="404 Not Found"))
+    assert (await client.response()).status == 404
+
+
+async def test_other_requests_get_no_keepalive(gate: StartGate, upstream: Upstream) -> None:
+    running = await gate(**{**EARLY, "RATE_LIMIT_TIMEOUT": 30})
+    holder = await take_slot(running, upstream)
+    plain = await running.send(chat())
+    stream = await running.send(chat(stream=True))
+    await stream.head()
+    await stream.expect_body(KEEPALIVE)
+    assert plain.wire.received == b""
+    await holder.respond(response())
+    await (await upstream.call()).respond(response(b"plain"))
+    assert (await plain.response()).body == b"plain"
+
+
+async def test_head_request_for_a_stream_gets_no_keepalive(
+    gate: StartGate, upstream: Upstream
+) -> None:
+    """A response to HEAD has no body: the client would read a keepalive as the next response."""
+    running = await gate(**{**EARLY, "RATE_LIMIT_TIMEOUT": 30})
+    holder = await take_slot(running, upstream)
+    client = await running.send(chat(stream=True).replace(b"POST", b"HEAD", 1))
+    stream = await running.send(chat(stream=True))
+    await stream.head()
+    await stream.expect_body(KEEPALIVE)
+    assert client.wire.received == b""
+    await holder.respond(response())
+    await (await upstream.call()).respond(response_head("X-Own: 1"))
+    assert (await client.response(bodiless=True)).head["x-own"] == "1"
+
+
+@pytest.mark.parametrize("target", ["/v1/chat/completions", "/v1/responses"])
+@pytest.mark.parametrize("failure", ["refusal", "upstream's error", "no stream", "no connection"])
+async def test_error_after_an_early_head_is_sent_in_the_stream(
+    gate: StartGate, upstream: Upstream, failure: str, target: str
+) -> None:
+    running = await gate(**EARLY, UPSTREAM_RETRIES=0)
+    holder = await take_slot(running, upstream)
+    client = await running.send(post(b'{"stream": true}', target=target))
+    await client.head()
+    await client.expect_body(KEEPALIVE)
+    code = "queue_timeout"
+    if failure != "refusal":
+        await holder.respond(response())
+        call = await upstream.call()
+        await call.read_rest()
+        match failure:
+            case "upstream's error":
+                code = "model_not_found"
+                call.send(response(error(code), status="404 Not Found"))
+            case "no stream":
+                code = "null"
+                call.send(response(b"{}", "Content-Type: application/json"))
+            case _:
+                code = "upstream_disconnected"
+                call.reset()
+                # The connection had carried the holder's request, so a new one is tried.
+                retry = await upstream.call()
+                await retry.read_rest()
+                retry.reset()
+    text = (await client.read_until_cut()).replace(KEEPALIVE, b"").decode()
+    expected = {"queue_timeout": "rate_limit_exceeded"}.get(code, code)
+    payload = json.loads(text.partition("data: ")[2])
+    assert json.dumps(payload["error"]["code"]).strip('"') == expected
+    assert text.startswith("event: error" if target.endswith("responses") else "data: ")
+
+
+async def test_sdk_raises_an_error_sent_after_an_early_head(
+    gate: StartGate, upstream: Upstream, async_client: Any
+) -> None:
+    running = await gate(**EARLY)
+    await take_slot(running, upstream)
+    client = async_client(running)
+    stream = await client.chat.completions.create(
+        model="gpt-4o", messages=[{"role": "user", "content": "Hello"}], stream=True
+    )
+    with pytest.raises(openai.APIError, match="deadline"):
+        _ = [event async for event in stream]
+
+
+async def test_client_disconnect_after_an_early_head_leaves_no_task(
+    gate: StartGate, upstream: Upstream
+) -> None:
+    running = await gate(**EARLY)
+    await take_slot(running, upstream)
+    client = await running.send(chat(stream=True))
+    await client.head()
+    client.disconnect()
+    await running.wait_until(waiters=0)
+    assert (await running.settled())[0]["outcome"] == "client_left"
+    assert len(asyncio.all_tasks()) < 20
