@@ -1,12 +1,12 @@
-"""Forty clients of the official SDK share one quota through the gate: what they see of it.
+"""Measure how forty clients of the official SDK share one quota through the gate.
 
-The gate runs with RATE_LIMIT=auto before the simulator, which keeps the quota strictly and tells
-of it as OpenAI does. The clients' own retries are off. Printed for each scene: 429s that clients
-saw, 429s that upstream gave (in all, and after the first seconds), the share of the quota that
-was used while all wanted more, Jain's index of what the clients got; and of the second half of
-the time, when what was saved up is spent: how far the rate was from the quota's, and how many
-waits were as long as predicted on arrival, give or take 30%. With --gate it is the gate of a
-scene, which notes those waits in a file.
+The gate runs with RATE_LIMIT=auto in front of the simulator, which enforces the quota strictly and
+reports it in its headers as OpenAI does. The clients' own retries are off. For each scenario the
+script prints the 429s that clients got, the 429s that upstream sent (in all, and after the first
+seconds), the share of the quota that was used while all clients wanted more, and Jain's fairness
+index of the clients' shares. For the second half of the run, when the initial burst is spent, it
+prints how far the rate was from the quota's, and how many waits were within 30% of the prediction
+on arrival. With --gate the script itself is a scenario's gate and writes those waits to a file.
 """
 
 import argparse
@@ -35,16 +35,16 @@ from rustygate.cli import main as rustygate
 
 CLIENTS = 40
 FIRST_S = 5.0
-TOO_MANY = "429"
+TOO_MANY_REQUESTS = "429"
 
-# Shorter waits are as much the machine's as the queue's.
-LEAST_NS = 100_000_000
-NEAR = 0.3
+# Shorter waits depend on the machine as much as on the queue.
+MIN_WAIT_NS = 100_000_000
+TOLERANCE = 0.3
 
 
 @dataclass(frozen=True)
-class Scene:
-    """A quota, and what each client sends: models in turn, sizes at random."""
+class Scenario:
+    """A quota, and the requests of each client: some models, random sizes."""
 
     name: str
     rpm: int
@@ -53,16 +53,16 @@ class Scene:
     tokens: tuple[int, int]
 
 
-SCENES = (
-    Scene("requests-bound", 1200, 10**9, ("gpt-4o",), (5, 20)),
-    Scene("tokens-bound", 10**6, 120_000, ("gpt-4o",), (20, 200)),
-    Scene("two models", 900, 90_000, ("gpt-4o", "gpt-4o-mini"), (20, 120)),
+SCENARIOS = (
+    Scenario("requests-bound", 1200, 10**9, ("gpt-4o",), (5, 20)),
+    Scenario("tokens-bound", 10**6, 120_000, ("gpt-4o",), (20, 200)),
+    Scenario("two models", 900, 90_000, ("gpt-4o", "gpt-4o-mini"), (20, 120)),
 )
 
 
 @contextmanager
 def running(*command: str, **environ: str) -> Iterator[str]:
-    """A process that serves on a free port; its URL."""
+    """Run a server on a free port. Yields its URL."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     child = subprocess.Popen(
@@ -81,58 +81,65 @@ def running(*command: str, **environ: str) -> Iterator[str]:
         child.wait()
 
 
-def serve(noted: Path) -> int:
-    """Serve, and note when each waiter came, what it could expect then and what it had, in ns."""
+def serve(waits_file: Path) -> int:
+    """Run the gate, and write each waiter's arrival, predicted wait and actual wait, in ns."""
     waits: list[tuple[int, int, int]] = []
     wait_for_turn = Dispatcher.wait_for_turn
 
-    async def note(dispatcher: Dispatcher, newcomer: Waiter, deadline: int) -> None:
+    async def measure_wait(dispatcher: Dispatcher, newcomer: Waiter, deadline: int) -> None:
         predicted, began = dispatcher.predict(newcomer).wait, dispatcher.now()
         await wait_for_turn(dispatcher, newcomer, deadline)
         waits.append((began, predicted, dispatcher.now() - began))
 
-    setattr(Dispatcher, "wait_for_turn", note)  # noqa: B010 - a method may not be assigned
+    setattr(Dispatcher, "wait_for_turn", measure_wait)  # noqa: B010 - mypy forbids this
     code = rustygate(["serve"])
-    noted.write_text(json.dumps(waits))
+    waits_file.write_text(json.dumps(waits))
     return code
 
 
-def tell_waits(noted: Path, since: float) -> None:
-    """Say how predictions compare with waits, of those who came since an instant."""
-    waits = json.loads(noted.read_text())
-    ratios = [told / had for began, told, had in waits if began >= since * 1e9 and had >= LEAST_NS]
+def print_waits(waits_file: Path, since: float) -> None:
+    """Compare predicted with actual waits, for arrivals after an instant."""
+    waits = json.loads(waits_file.read_text())
+    ratios = [
+        predicted / actual
+        for arrived, predicted, actual in waits
+        if arrived >= since * 1e9 and actual >= MIN_WAIT_NS
+    ]
     if ratios:
-        near = sum(abs(ratio - 1) <= NEAR for ratio in ratios) / len(ratios)
+        near = sum(abs(ratio - 1) <= TOLERANCE for ratio in ratios) / len(ratios)
         print(
-            f"{'':<16} {len(ratios)} waits, {near:.1%} within {NEAR:.0%} of what was predicted "
-            f"(median {median(ratios):.2f} of it)",
+            f"{'':<16} {len(ratios)} waits, {near:.1%} within {TOLERANCE:.0%} of the prediction "
+            f"(median ratio {median(ratios):.2f})",
             flush=True,
         )
 
 
 @dataclass(frozen=True)
-class Count:
-    """What the simulator has counted: answers by status, and the model's tokens."""
+class Usage:
+    """The simulator's counts: responses by status, and the model's tokens."""
 
-    answers: Counter[str]
+    responses: Counter[str]
     tokens: int
 
     @classmethod
-    def of(cls, simulator: str) -> "Count":
-        with urlopen(f"{simulator}/simulator/stats") as answer:
-            told = json.load(answer)
-        return cls(Counter(told["by_status"]), told["tokens_in"] + told["tokens_out"])
+    def fetch(cls, simulator: str) -> "Usage":
+        with urlopen(f"{simulator}/simulator/stats") as response:
+            stats = json.load(response)
+        return cls(Counter(stats["by_status"]), stats["tokens_in"] + stats["tokens_out"])
 
-    def minutes(self, scene: Scene) -> float:
-        """How many minutes of a model's quota that is, by whichever budget binds."""
-        return max(self.answers["200"] / scene.rpm, self.tokens / scene.tpm) / len(scene.models)
+    def minutes(self, scenario: Scenario) -> float:
+        """The usage in minutes of a model's quota, by the scarcer budget."""
+        minutes = max(self.responses["200"] / scenario.rpm, self.tokens / scenario.tpm)
+        return minutes / len(scenario.models)
 
-    def since(self, other: "Count") -> "Count":
-        return Count(self.answers - other.answers, self.tokens - other.tokens)
+    def since(self, other: "Usage") -> "Usage":
+        return Usage(self.responses - other.responses, self.tokens - other.tokens)
 
 
-async def client(number: int, gate: str, scene: Scene, until: float, seen: Counter[str]) -> int:
-    """Ask again and again until the end; the model's tokens it got."""
+async def client(
+    number: int, gate: str, scenario: Scenario, until: float, statuses: Counter[str]
+) -> int:
+    """Send requests until the end. Returns how many requests or tokens the client got."""
     sdk = openai.AsyncOpenAI(
         base_url=f"{gate}/v1",
         api_key="any",
@@ -145,21 +152,23 @@ async def client(number: int, gate: str, scene: Scene, until: float, seen: Count
     async def loop(model: str) -> None:
         nonlocal got
         while time.monotonic() < until:
-            tokens = random.randint(*scene.tokens)
+            tokens = random.randint(*scenario.tokens)
             try:
-                answer = await sdk.chat.completions.create(
+                response = await sdk.chat.completions.create(
                     model=model,
                     messages=[{"role": "user", "content": "x" * random.randint(4, 400)}],
                     max_completion_tokens=tokens,
                 )
             except openai.APIStatusError as error:
-                seen[f"{error.status_code} {error.code}"] += 1
+                statuses[f"{error.status_code} {error.code}"] += 1
                 continue
-            seen["200"] += 1
+            statuses["200"] += 1
             if time.monotonic() < until:
-                got += answer.usage.total_tokens if answer.usage and scene.rpm > 10**5 else 1
+                got += (
+                    response.usage.total_tokens if response.usage and scenario.rpm > 10**5 else 1
+                )
 
-    await asyncio.gather(*(loop(model) for model in scene.models for _ in range(2)))
+    await asyncio.gather(*(loop(model) for model in scenario.models for _ in range(2)))
     await sdk.close()
     return got
 
@@ -168,28 +177,29 @@ def jain(shares: list[int]) -> float:
     return sum(shares) ** 2 / (len(shares) * sum(share**2 for share in shares) or 1)
 
 
-async def play(scene: Scene, gate: str, simulator: str, seconds: float) -> float:
-    """Play a scene, tell what came of it; the instant at which its second half began."""
-    seen: Counter[str] = Counter()
+async def run_clients(scenario: Scenario, gate: str, simulator: str, seconds: float) -> float:
+    """Run a scenario and print its results. Returns the instant at which its second half began."""
+    statuses: Counter[str] = Counter()
     began = time.monotonic()
     until = began + seconds
     tasks = [
-        asyncio.create_task(client(number, gate, scene, until, seen)) for number in range(CLIENTS)
+        asyncio.create_task(client(number, gate, scenario, until, statuses))
+        for number in range(CLIENTS)
     ]
     await asyncio.sleep(FIRST_S)
-    first = Count.of(simulator)
+    first = Usage.fetch(simulator)
     await asyncio.sleep(began + seconds / 2 - time.monotonic())
-    half, half_at = Count.of(simulator), time.monotonic()
+    half, half_at = Usage.fetch(simulator), time.monotonic()
     await asyncio.sleep(until - time.monotonic())
-    last, last_at = Count.of(simulator), time.monotonic()
+    last, last_at = Usage.fetch(simulator), time.monotonic()
     got = await asyncio.gather(*tasks)
     later = last.since(first)
-    refused = later.answers[TOO_MANY] / (sum(later.answers.values()) or 1)
-    used = last.minutes(scene) / (1 + (last_at - began) / 60)
-    off = last.since(half).minutes(scene) / ((last_at - half_at) / 60) - 1
+    rejected = later.responses[TOO_MANY_REQUESTS] / (sum(later.responses.values()) or 1)
+    used = last.minutes(scenario) / (1 + (last_at - began) / 60)
+    off = last.since(half).minutes(scenario) / ((last_at - half_at) / 60) - 1
     print(
-        f"{scene.name:<16} clients saw {dict(seen)}, upstream gave {dict(last.answers)}, "
-        f"429s after {FIRST_S:g} s {refused:.2%}, used {used:.1%}, rate off by {off:+.1%}, "
+        f"{scenario.name:<16} clients got {dict(statuses)}, upstream sent {dict(last.responses)}, "
+        f"429s after {FIRST_S:g} s {rejected:.2%}, used {used:.1%}, rate off by {off:+.1%}, "
         f"Jain {jain(got):.4f}",
         flush=True,
     )
@@ -203,16 +213,16 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.gate is not None:
         sys.exit(serve(arguments.gate))
-    for scene in SCENES:
+    for scenario in SCENARIOS:
         with tempfile.TemporaryDirectory() as folder:
-            noted = Path(folder) / "waits"
-            tell_waits(noted, measure(scene, arguments.seconds, noted))
+            waits_file = Path(folder) / "waits"
+            print_waits(waits_file, measure(scenario, arguments.seconds, waits_file))
 
 
-def measure(scene: Scene, seconds: float, noted: Path) -> float:
-    """Play a scene with a gate that notes its waits; as `play`."""
+def measure(scenario: Scenario, seconds: float, waits_file: Path) -> float:
+    """Run a scenario with a gate that records its waits; as `run_clients`."""
     with ExitStack() as stack:
-        limits = ("--rpm", str(scene.rpm), "--tpm", str(scene.tpm))
+        limits = ("--rpm", str(scenario.rpm), "--tpm", str(scenario.tpm))
         simulator = stack.enter_context(
             running("-m", "rustygate", "simulate", "--port", "{port}", "--latency", "0.2", *limits)
         )
@@ -220,7 +230,7 @@ def measure(scene: Scene, seconds: float, noted: Path) -> float:
             running(
                 __file__,
                 "--gate",
-                str(noted),
+                str(waits_file),
                 OPENAI_API_KEY="sk-any",
                 OPENAI_BASE_URL=f"{simulator}/v1",
                 RATE_LIMIT="auto",
@@ -228,7 +238,7 @@ def measure(scene: Scene, seconds: float, noted: Path) -> float:
                 RUST_LOG="warn",
             )
         )
-        return asyncio.run(play(scene, gate, simulator, seconds))
+        return asyncio.run(run_clients(scenario, gate, simulator, seconds))
 
 
 if __name__ == "__main__":

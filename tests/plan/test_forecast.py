@@ -1,4 +1,4 @@
-"""`rustygate plan`: the gate's own code on a clock that jumps, before a quota."""
+"""`rustygate plan`: the gate's own code on a virtual clock, in front of a quota."""
 
 import argparse
 import time
@@ -11,7 +11,7 @@ from rustygate.plan.demand import Demand
 from rustygate.plan.forecast import Forecast, Plan, forecast
 
 
-def planned(*clients: str, **options: object) -> Forecast:
+def run_plan(*clients: str, **options: object) -> Forecast:
     return forecast(Plan(tuple(map(Demand.parse, clients)), **options))  # type: ignore[arg-type]
 
 
@@ -38,7 +38,7 @@ def planned(*clients: str, **options: object) -> Forecast:
         ("web:1/s:8:batch:1001", None),
     ],
 )
-def test_client_is_read(text: str, demand: Demand | None) -> None:
+def test_demand_is_parsed(text: str, demand: Demand | None) -> None:
     if demand is None:
         with pytest.raises(argparse.ArgumentTypeError, match="expected NAME"):
             Demand.parse(text)
@@ -47,60 +47,62 @@ def test_client_is_read(text: str, demand: Demand | None) -> None:
 
 
 def test_demand_below_the_quota_does_not_wait() -> None:
-    seen = planned("web:1/s:100", rpm=500, tpm=200_000)
-    assert seen.outcomes["web"].quantile(1) == 0
-    assert len(seen.outcomes["web"].waits_s) == pytest.approx(3600, rel=0.05)
+    result = run_plan("web:1/s:100", rpm=500, tpm=200_000)
+    assert result.outcomes["web"].quantile(1) == 0
+    assert len(result.outcomes["web"].waits_s) == pytest.approx(3600, rel=0.05)
 
 
 @pytest.mark.parametrize(("rpm", "tpm", "tokens"), [(60, None, 10), (None, 6000, 100)])
-def test_demand_above_the_quota_uses_all_of_it(
+def test_demand_above_the_quota_uses_all_of_the_quota(
     rpm: int | None, tpm: int | None, tokens: int
 ) -> None:
-    seen = planned(f"a:1/s:{tokens}", f"b:1/s:{tokens}", rpm=rpm, tpm=tpm, duration_s=600)
-    assert max(seen.used_requests or 0, seen.used_tokens or 0) > 0.95
-    counts = [len(seen.outcomes[name].waits_s) for name in "ab"]
+    result = run_plan(f"a:1/s:{tokens}", f"b:1/s:{tokens}", rpm=rpm, tpm=tpm, duration_s=600)
+    assert max(result.used_requests or 0, result.used_tokens or 0) > 0.95
+    counts = [len(result.outcomes[name].waits_s) for name in "ab"]
     assert counts[0] == pytest.approx(counts[1], rel=0.05)
-    assert seen.outcomes["a"].failed == 0
+    assert result.outcomes["a"].failed == 0
 
 
-def test_batch_at_once_takes_as_long_as_its_quota_says() -> None:
-    seen = planned("batch:180@once:10", rpm=60, tpm=None, timeout_s=1000)
-    assert seen.duration_s == pytest.approx(120, rel=0.02)
-    assert seen.outcomes["batch"].quantile(0.5) == pytest.approx(30, rel=0.1)
+def test_batch_takes_as_long_as_the_quota_requires() -> None:
+    result = run_plan("batch:180@once:10", rpm=60, tpm=None, timeout_s=1000)
+    assert result.duration_s == pytest.approx(120, rel=0.02)
+    assert result.outcomes["batch"].quantile(0.5) == pytest.approx(30, rel=0.1)
 
 
-def test_interactive_client_does_not_feel_a_batch() -> None:
+def test_batch_does_not_delay_an_interactive_client() -> None:
     clients = ("web:1/s:100:interactive", "batch:2000@once:100:batch")
-    seen = planned(*clients, rpm=120, tpm=None, timeout_s=3600, duration_s=600)
-    assert seen.outcomes["web"].quantile(0.95) < 2
-    assert seen.outcomes["batch"].quantile(0.5) > 100
+    result = run_plan(*clients, rpm=120, tpm=None, timeout_s=3600, duration_s=600)
+    assert result.outcomes["web"].quantile(0.95) < 2
+    assert result.outcomes["batch"].quantile(0.5) > 100
 
 
 def test_same_plan_gives_the_same_forecast() -> None:
-    assert planned("web:9/s:100", duration_s=60) == planned("web:9/s:100", duration_s=60)
+    assert run_plan("web:9/s:100", duration_s=60) == run_plan("web:9/s:100", duration_s=60)
 
 
-def test_a_day_takes_seconds() -> None:
+def test_plan_of_a_day_runs_in_seconds() -> None:
     began = time.process_time()
-    seen = planned("web:30/m:500", "job:2000@once:1000:batch", duration_s=86_400, timeout_s=86_400)
-    assert len(seen.outcomes["web"].waits_s) == pytest.approx(43_200, rel=0.05)
+    result = run_plan(
+        "web:30/m:500", "job:2000@once:1000:batch", duration_s=86_400, timeout_s=86_400
+    )
+    assert len(result.outcomes["web"].waits_s) == pytest.approx(43_200, rel=0.05)
     assert time.process_time() - began < 60
 
 
-def test_those_that_come_at_once_are_not_held_all_at_once() -> None:
-    """Who is refused on arrival is gone before many more come, so that a million take no room."""
+def test_requests_that_arrive_together_are_not_all_held_in_memory() -> None:
+    """Requests refused on arrival free their memory before many more arrive."""
     tracemalloc.start()
     try:
-        seen = planned("job:10@once:1", "flood:4000@5:1", rpm=60, tpm=None, timeout_s=1)
+        result = run_plan("job:10@once:1", "flood:4000@5:1", rpm=60, tpm=None, timeout_s=1)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert seen.outcomes["flood"].refused > 3000
+    assert result.outcomes["flood"].refused > 3000
     assert peak < 8_000_000
 
 
 @pytest.mark.parametrize("client", ["job:20000000@once:1", "web:1000/s:1"])
-def test_plan_of_too_many_requests_is_bad_usage(
+def test_plan_with_too_many_requests_is_a_usage_error(
     client: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["plan", "--hours", "24", "--client", client]) == 2
@@ -110,12 +112,12 @@ def test_plan_of_too_many_requests_is_bad_usage(
 def test_table_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--rpm", "60", "--tpm", "0", "--hours", "0.1", "--client", "web:3/s:10"]
     assert main(["plan", *arguments]) == 0
-    head, web, _, used = capsys.readouterr().out.splitlines()
-    assert head.split() == ["client", "requests", "admitted", "refused"] + [
+    header, web, _, used = capsys.readouterr().out.splitlines()
+    assert header.split() == ["client", "requests", "admitted", "refused"] + [
         word for share in ("p50", "p95", "max") for word in (share, "s")
     ]
-    name, asked, admitted, refused, *waits = web.split()
-    assert (name, int(asked)) == ("web", int(admitted) + int(refused))
+    name, requests, admitted, refused, *waits = web.split()
+    assert (name, int(requests)) == ("web", int(admitted) + int(refused))
     assert [float(wait) for wait in waits] == sorted(float(wait) for wait in waits)
     assert "of 60 requests a minute used, tokens unlimited" in used
 
@@ -125,7 +127,7 @@ def test_table_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     [[], ["--client", "x"], ["--rpm", "-1", "--client", "a:1/s:1"], ["--hours", "nan"]],
     ids=str,
 )
-def test_bad_plan_is_bad_usage(arguments: list[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
+def test_invalid_argument_is_a_usage_error(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as exited:
         main(["plan", *arguments])
-    assert ended.value.code == 2
+    assert exited.value.code == 2

@@ -1,4 +1,4 @@
-"""What `plan` predicts, and what a run against the simulator over sockets comes to."""
+"""A forecast of `rustygate plan`, compared with a run against the simulator over sockets."""
 
 import asyncio
 import json
@@ -18,11 +18,11 @@ LATENCY_S = 0.05
 TPM = 120_000
 PROMPT = "x" * 40
 
-# What one machine takes to do what another does at once.
+# Processing time, which the virtual clock does not count.
 SLACK_S = 0.15
 
-# The first takes a full minute's tokens and the second what refills until the others come, who
-# wait for all they get.
+# The first client takes a full minute's tokens, and the second takes what refills until the others
+# arrive. Those wait for every token.
 PLAN = Plan(
     (
         Demand("first", 1, 0, TPM),
@@ -37,16 +37,16 @@ PLAN = Plan(
 )
 
 
-async def ask(running: Gate, demand: Demand, outcome: Outcome) -> None:
-    """One of a client's requests, which costs as many tokens as planned."""
-    asked = {
+async def send(running: Gate, demand: Demand, outcome: Outcome) -> None:
+    """Send one of a client's requests, which costs as many tokens as planned."""
+    body = {
         "model": "gpt-4o",
         "messages": [{"role": "user", "content": PROMPT}],
         "max_completion_tokens": demand.tokens - len(PROMPT) // 4,
     }
     got = await running.request(
         post(
-            json.dumps(asked).encode(),
+            json.dumps(body).encode(),
             f"X-RustyGate-Client: {demand.client}",
             f"X-RustyGate-Priority: {demand.priority}",
         )
@@ -55,17 +55,17 @@ async def ask(running: Gate, demand: Demand, outcome: Outcome) -> None:
     outcome.waits_s.append(int(got.head["x-rustygate-queued-ms"]) / 1000)
 
 
-async def come(running: Gate, demand: Demand, outcome: Outcome) -> None:
+async def send_all(running: Gate, demand: Demand, outcome: Outcome) -> None:
     await asyncio.sleep(demand.at_s or 0)
-    await asyncio.gather(*(ask(running, demand, outcome) for _ in range(int(demand.count))))
+    await asyncio.gather(*(send(running, demand, outcome) for _ in range(int(demand.count))))
 
 
 async def run(running: Gate) -> Forecast:
-    """What the plan's clients come to over sockets."""
+    """Run the plan over sockets."""
     outcomes = {demand.client: Outcome() for demand in PLAN.demands}
     began = monotonic()
     await asyncio.gather(
-        *(come(running, demand, outcomes[demand.client]) for demand in PLAN.demands)
+        *(send_all(running, demand, outcomes[demand.client]) for demand in PLAN.demands)
     )
     return Forecast(outcomes, monotonic() - began, None, None)
 
@@ -78,13 +78,15 @@ async def test_plan_agrees_with_a_run_against_the_simulator(gate: StartGate) -> 
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     try:
         url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
-        seen = await run(await gate(OPENAI_BASE_URL=url, RATE_LIMIT="auto", RATE_LIMIT_BURST=20))
+        measured = await run(
+            await gate(OPENAI_BASE_URL=url, RATE_LIMIT="auto", RATE_LIMIT_BURST=20)
+        )
     finally:
         await runner.cleanup()
     planned = await asyncio.to_thread(forecast, PLAN)
-    assert seen.duration_s == pytest.approx(planned.duration_s, rel=0.1)
+    assert measured.duration_s == pytest.approx(planned.duration_s, rel=0.1)
     for client in ("big", "web", "mid"):
         for share in (0.5, 0.95, 1.0):
-            had = seen.outcomes[client].quantile(share)
-            foreseen = planned.outcomes[client].quantile(share)
-            assert had == pytest.approx(foreseen, rel=0.1, abs=SLACK_S), (client, share)
+            actual = measured.outcomes[client].quantile(share)
+            expected = planned.outcomes[client].quantile(share)
+            assert actual == pytest.approx(expected, rel=0.1, abs=SLACK_S), (client, share)
