@@ -1,10 +1,10 @@
-"""Measures the gate beside its floor, a bare aiohttp pipe, and beside its peers, in the same run.
+"""Measure the gate next to its floor, a minimal aiohttp proxy, and other proxies, in the same run.
 
-What is under test is pinned to the last core; upstream and the loads, raw asyncio protocols, to
-the first. Rounds are short and alternate between the sides; medians are told, ratios to the floor
-first, and a range instead where the rounds disagree. CPU time is that of the process under test
-with all its children, which a busy machine disturbs least; latencies are told as what a side adds
-to direct's.
+The process under test is pinned to the last core; upstream and the load clients, raw asyncio
+protocols, are pinned to the first. Rounds are short and alternate between the sides. The report
+shows medians and their ratios to the floor, and a range where the rounds disagree. CPU time
+includes all child processes and is the figure that a busy machine disturbs least. Latencies are
+differences to those of a direct connection.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from pathlib import Path
 from statistics import quantiles
 from tempfile import TemporaryDirectory
 
-from scripts.benchmarks.admission import LIMITERS, OURS
+from scripts.benchmarks.admission import BUILT_IN, LIMITERS
 from scripts.benchmarks.contenders import (
     FLOOR,
     GATE,
@@ -33,7 +33,15 @@ from scripts.benchmarks.contenders import (
     ours,
     peer,
 )
-from scripts.benchmarks.load import HOST, Failed, ask, download, listen, talk, upload
+from scripts.benchmarks.load import (
+    HOST,
+    MeasurementFailed,
+    download,
+    exchange_frames,
+    read_streams,
+    send_requests,
+    upload,
+)
 from scripts.benchmarks.peers import PEERS
 from scripts.benchmarks.pictures import chart
 from scripts.benchmarks.processes import cpu_s, free_port, pinned, process, rss_mb
@@ -43,16 +51,16 @@ from scripts.benchmarks.run import QUICK, Effort, Figures, Measures, Run
 LOAD_CORE, TEST_CORE = 0, (os.cpu_count() or 1) - 1
 PAUSE_US = 20_000
 SOCKETS = 50
-CROWD = 1000
+CLIENT_COUNT = 1000
 LARGE_MIB = 64
 
-# A core that is idle for more than this was not what limited the requests per second.
-FULL = 0.9
+# If the core was busy for a smaller share of the time, it did not limit the requests per second.
+SATURATED = 0.9
 
 
 @contextmanager
 def cpu_of(side: Side) -> Iterator[Callable[[], float]]:
-    """CPU seconds that a side spends meanwhile; none for direct."""
+    """Yields a function that returns the CPU seconds used since; 0 for direct."""
     before = cpu_s(side.pid)
     yield lambda: cpu_s(side.pid) - before
 
@@ -68,20 +76,22 @@ def each(sides: list[Side], measure: Callable[[Side], Figures]) -> Measures:
 
 
 def requests(run: Run) -> None:
-    """Requests with a short answer; each connection has one at a time."""
+    """Requests with short responses, one at a time on each connection."""
 
     def measure(side: Side) -> Figures:
-        with cpu_of(side) as spent:
-            answers = asyncio.run(ask(side.port, side.headers, connections, run.effort.seconds))
-            cpu = spent()
-        number, took = len(answers.latencies), answers.took_s
-        figures = {"requests/s": number / took} | percentiles("", answers.latencies)
+        with cpu_of(side) as cpu_used:
+            results = asyncio.run(
+                send_requests(side.port, side.headers, connections, run.effort.seconds)
+            )
+            cpu = cpu_used()
+        number, took = len(results.latencies), results.took_s
+        figures = {"requests/s": number / took} | percentiles("", results.latencies)
         if not side.pid:
             return figures
-        # What a core could do is reckoned if the load did not keep it busy.
-        per_core = number / (took if cpu > took * FULL else cpu)
-        of_cpu = {f"{CPU_PER}request": cpu / number * 1e6, "requests/s of a core": per_core}
-        return of_cpu | figures
+        # If the load did not keep the core busy, what it could do is calculated.
+        per_core = number / (took if cpu > took * SATURATED else cpu)
+        cpu_figures = {f"{CPU_PER}request": cpu / number * 1e6, "requests/s of a core": per_core}
+        return cpu_figures | figures
 
     with run.sides() as sides:
         for connections in run.effort.connections:
@@ -89,28 +99,33 @@ def requests(run: Run) -> None:
 
 
 def streams(run: Run) -> None:
-    """Streams opened at once, fifty events a second each.
+    """Streams opened at once, with fifty events a second each.
 
-    To open them is so many requests, which are measured by themselves: CPU per event is that of
-    the events that come once all are open.
+    CPU per event counts the events after all streams are open, because opening them costs
+    as much as other requests.
     """
     events = int(1e6 * run.effort.stream_seconds / PAUSE_US)
 
     def measure(side: Side) -> Figures:
-        opening: list[float] = []
-        with cpu_of(side) as spent:
+        cpu_when_open: list[float] = []
+        with cpu_of(side) as cpu_used:
 
-            def begun() -> None:
-                opening.append(spent())
+            def on_all_open() -> None:
+                cpu_when_open.append(cpu_used())
 
-            seen = asyncio.run(listen(side.port, side.headers, number, events, PAUSE_US, begun))
-            cpu = spent()
-        if not seen.intact:
-            raise Failed("not one stream came whole and in time")
-        measured = side.pid and seen.late
-        of_cpu = {f"{CPU_PER}event": (cpu - opening[0]) / seen.late * 1e6} if measured else {}
-        first, later = percentiles("first byte ", seen.first), percentiles("event ", seen.delays)
-        return of_cpu | first | later | {"intact %": 100 * seen.intact / number}
+            results = asyncio.run(
+                read_streams(side.port, side.headers, number, events, PAUSE_US, on_all_open)
+            )
+            cpu = cpu_used()
+        if not results.intact:
+            raise MeasurementFailed("no stream completed in time")
+        cpu_figures: Figures = {}
+        if side.pid and results.events_after_open:
+            spent_s = cpu - cpu_when_open[0]
+            cpu_figures[f"{CPU_PER}event"] = spent_s / results.events_after_open * 1e6
+        first = percentiles("first byte ", results.first)
+        later = percentiles("event ", results.delays)
+        return cpu_figures | first | later | {"intact %": 100 * results.intact / number}
 
     with run.sides() as sides:
         for number in run.effort.streams:
@@ -118,35 +133,35 @@ def streams(run: Run) -> None:
 
 
 def frames(run: Run) -> None:
-    """Frames of WebSockets, there and back."""
+    """WebSocket frames, in both directions."""
 
     def measure(side: Side) -> Figures:
-        with cpu_of(side) as spent:
-            seen = asyncio.run(talk(side.port, SOCKETS, run.effort.seconds))
-            return {f"{CPU_PER}frame": spent() / seen * 1e6}
+        with cpu_of(side) as cpu_used:
+            frames_seen = asyncio.run(exchange_frames(side.port, SOCKETS, run.effort.seconds))
+            return {f"{CPU_PER}frame": cpu_used() / frames_seen * 1e6}
 
     with run.sides() as sides:
-        able = [side for side in sides if side.any_path and side.pid]
-        run.alternate("frames", f"{SOCKETS} sockets", each(able, measure))
+        measured_sides = [side for side in sides if side.any_path and side.pid]
+        run.alternate("frames", f"{SOCKETS} sockets", each(measured_sides, measure))
 
 
 def bodies(run: Run) -> None:
-    """Large bodies, down and up; microseconds per MB are milliseconds per GB."""
+    """Large downloads and uploads; microseconds per MB are milliseconds per GB."""
 
     def measure(side: Side) -> Figures:
-        with cpu_of(side) as spent:
-            seen = asyncio.run(transfer(side.port, side.headers, LARGE_MIB))
-            return {f"{CPU_PER}MB": spent() / seen * 1e6}
+        with cpu_of(side) as cpu_used:
+            megabytes = asyncio.run(transfer(side.port, side.headers, LARGE_MIB))
+            return {f"{CPU_PER}MB": cpu_used() / megabytes * 1e6}
 
     with run.sides() as sides:
-        able = [side for side in sides if side.any_path and side.pid]
+        measured_sides = [side for side in sides if side.any_path and side.pid]
         for transfer in (download, upload):
             load = f"{LARGE_MIB} MiB {transfer.__name__}"
-            run.alternate("bodies", load, each(able, measure))
+            run.alternate("bodies", load, each(measured_sides, measure))
 
 
 def admission(run: Run) -> None:
-    """The gate's admission and that of other limiters, in a process of its own each time."""
+    """Admission by the gate and by other limiters, each in a new process."""
 
     def measure(name: str) -> Figures:
         arguments = ("-m", "scripts.benchmarks.admission", name, str(waiters))
@@ -154,13 +169,13 @@ def admission(run: Run) -> None:
         return {f"{CPU_PER}admission": us, "admissions/s of a core": 1e6 / us}
 
     for waiters in run.effort.waiters:
-        names = (*OURS, *LIMITERS) if run.limiters else OURS
+        names = (*BUILT_IN, *LIMITERS) if run.limiters else BUILT_IN
         measures = {name: partial(measure, name) for name in names}
         run.alternate("admission", f"{waiters:,} waiters", measures, warm_up=0)
 
 
 def printed(*arguments: str, **environ: str) -> str:
-    """What a Python on the tested core prints. Raises Failed."""
+    """The output of a Python process on the core under test. Raises MeasurementFailed."""
     command = (sys.executable, *arguments)
     try:
         with pinned(TEST_CORE):
@@ -168,54 +183,58 @@ def printed(*arguments: str, **environ: str) -> str:
                 command, env=os.environ | environ, capture_output=True, text=True, timeout=120
             )
     except subprocess.TimeoutExpired:
-        raise Failed("it took more than two minutes") from None
+        raise MeasurementFailed("took more than two minutes") from None
     if done.returncode:
-        raise Failed(done.stderr.strip().rpartition("\n")[2])
+        raise MeasurementFailed(done.stderr.strip().rpartition("\n")[2])
     return done.stdout
 
 
 def memory(run: Run) -> None:
-    """Resident memory of fresh processes: idle, with many streams or waiters, after a load."""
+    """Resident memory of new processes: idle, with many streams or waiters, after a load."""
 
     def with_streams(contender: Contender) -> Figures:
         with contender.start() as side:
-            idle, during = asyncio.run(crowded(side, events=20))
-            asyncio.run(ask(side.port, side.headers, 32, run.effort.seconds))
+            idle, during = asyncio.run(memory_with_streams(side, events=20))
+            asyncio.run(send_requests(side.port, side.headers, 32, run.effort.seconds))
             return {
                 "MB idle": idle,
-                "KB per stream": (during - idle) / CROWD * 1000,
+                "KB per stream": (during - idle) / CLIENT_COUNT * 1000,
                 "MB after load": rss_mb(side.pid),
             }
 
     def with_waiters(contender: Contender) -> Figures:
         with contender.start() as side:
-            idle, during = asyncio.run(crowded(side, events=0))
-            return {"KB per waiter": (during - idle) / CROWD * 1000}
+            idle, during = asyncio.run(memory_with_streams(side, events=0))
+            return {"KB per waiter": (during - idle) / CLIENT_COUNT * 1000}
 
     measures = {each.name: partial(with_streams, each) for each in run.contenders[1:]}
-    run.alternate("memory", f"{CROWD:,} streams", measures, warm_up=0)
+    run.alternate("memory", f"{CLIENT_COUNT:,} streams", measures, warm_up=0)
     slow = {"RATE_LIMIT": "10", "RATE_LIMIT_BURST": "1", "RATE_LIMIT_TIMEOUT": "600"}
     gate = ours(GATE, TEST_CORE, "rustygate", run.gate | slow)
-    run.alternate("memory", f"{CROWD:,} waiters", {GATE: partial(with_waiters, gate)}, warm_up=0)
+    run.alternate(
+        "memory", f"{CLIENT_COUNT:,} waiters", {GATE: partial(with_waiters, gate)}, warm_up=0
+    )
 
 
-async def crowded(side: Side, events: int) -> tuple[float, float]:
-    """Memory before a crowd listens, each to five events a second, and when all are there."""
+async def memory_with_streams(side: Side, events: int) -> tuple[float, float]:
+    """Memory in MB, idle and with all clients connected; events come 200 ms apart."""
     idle = rss_mb(side.pid)
-    crowd = asyncio.create_task(listen(side.port, side.headers, CROWD, events, 200_000))
+    streams = asyncio.create_task(
+        read_streams(side.port, side.headers, CLIENT_COUNT, events, 200_000)
+    )
     await asyncio.sleep(3)
     during = rss_mb(side.pid)
     if not events:
-        crowd.cancel()
+        streams.cancel()
     with suppress(asyncio.CancelledError):
-        await crowd
+        await streams
     return idle, during
 
 
 SECTIONS = {each.__name__: each for each in (requests, streams, frames, bodies, admission, memory)}
 
-# What README tells.
-IN_SHORT = (
+# The rows of the summary.
+SUMMARY = (
     ("requests", "32 connections", f"{CPU_PER}request"),
     ("requests", "32 connections", "requests/s of a core"),
     ("requests", "1 connections", "added p50 ms"),
@@ -228,12 +247,12 @@ IN_SHORT = (
     ("admission", "0 waiters", f"{CPU_PER}admission"),
     ("admission", "1,000 waiters", f"{CPU_PER}admission"),
     ("admission", "100,000 waiters", f"{CPU_PER}admission"),
-    ("memory", f"{CROWD:,} streams", "MB idle"),
-    ("memory", f"{CROWD:,} streams", "KB per stream"),
-    ("memory", f"{CROWD:,} waiters", "KB per waiter"),
+    ("memory", f"{CLIENT_COUNT:,} streams", "MB idle"),
+    ("memory", f"{CLIENT_COUNT:,} streams", "KB per stream"),
+    ("memory", f"{CLIENT_COUNT:,} waiters", "KB per waiter"),
 )
 
-PICTURES = (
+CHARTS = (
     ("events", "CPU microseconds per event", "streams", f"{CPU_PER}event"),
     ("admission", "CPU microseconds per admission", "admission", f"{CPU_PER}admission"),
 )
@@ -263,25 +282,37 @@ def bench(effort: Effort, sections: list[str], peers: bool) -> Report:
 
 
 def draw(report: Report, folder: Path) -> None:
-    """The pictures for which there are figures, and the table as Markdown."""
+    """Write the charts for which there are figures, and the table as Markdown."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "table.md").write_text(report.markdown())
-    for name, title, section, metric in PICTURES:
+    for name, title, section, metric in CHARTS:
         if lines := report.lines(section, metric):
-            across = "waiters" if section == "admission" else section
-            (folder / f"{name}.svg").write_text(chart(title, across, lines))
+            x_label = "waiters" if section == "admission" else section
+            (folder / f"{name}.svg").write_text(chart(title, x_label, lines))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a few minutes, less certain")
+    parser.add_argument(
+        "--quick", action="store_true", help="take a few minutes, with fewer rounds"
+    )
     names = [*SECTIONS]
-    parser.add_argument("--only", nargs="+", choices=names, default=names, help="some sections")
-    parser.add_argument("--rounds", type=int, help="of each measurement; default: 15, quick 5")
-    parser.add_argument("--seconds", type=float, help="of each load; default: 0.6, quick 0.3")
-    parser.add_argument("--peers", action="store_true", help="install and measure others too")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="where all figures go")
-    parser.add_argument("--pictures", type=Path, metavar="DIR", help="where charts and table go")
+    parser.add_argument(
+        "--only", nargs="+", choices=names, default=names, help="measure these sections only"
+    )
+    parser.add_argument(
+        "--rounds", type=int, help="rounds per measurement (default: 15, quick: 5)"
+    )
+    parser.add_argument(
+        "--seconds", type=float, help="seconds per load (default: 0.6, quick: 0.3)"
+    )
+    parser.add_argument(
+        "--peers", action="store_true", help="install and measure other proxies and limiters too"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to FILE")
+    parser.add_argument(
+        "--pictures", type=Path, metavar="DIR", help="write charts and the table to DIR"
+    )
     options = parser.parse_args()
     effort = QUICK if options.quick else Effort()
     effort = replace(
@@ -290,7 +321,7 @@ def main() -> None:
         seconds=options.seconds or effort.seconds,
     )
     report = bench(effort, options.only, options.peers)
-    print(f"\n{report.markdown()}\n## In short\n\n{report.markdown(IN_SHORT)}")
+    print(f"\n{report.markdown()}\n## Summary\n\n{report.markdown(SUMMARY)}")
     if options.json:
         options.json.write_text(json.dumps(report.as_json(), indent=1))
     if options.pictures:

@@ -1,1 +1,1 @@
-"""What scripts/bench.py is made of: an upstream, loads, the floor, the peers, the report."""
+"""The parts of scripts/bench.py: upstream, load clients, floor, peers, report, charts."""

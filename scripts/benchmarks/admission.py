@@ -1,9 +1,10 @@
-"""What admission costs in one event loop: the gate's and other limiters', with many waiting.
+"""The CPU cost of an admission in one event loop, by the gate and by other limiters.
 
-As a program it measures one of `OURS` and `LIMITERS`: `NAME WAITERS SECONDS` prints microseconds
-of CPU. With waiters, each of so many tasks asks again as soon as it was admitted, at 2,000
-admissions a second, so that the number of those that wait stays. A semaphore knows no rate: it is
-passed on from one to the next as fast as that goes. The fair queue alone is pushed to and popped.
+As a program it measures one of `BUILT_IN` or `LIMITERS`: `NAME WAITERS SECONDS` prints
+microseconds of CPU per admission. With waiters, each task waits again as soon as it was
+admitted, at 2,000 admissions a second, so that the number of waiters stays constant. A semaphore
+has no rate: it is handed from task to task as fast as possible. The fair queue is measured by push
+and pop.
 """
 
 import asyncio
@@ -20,129 +21,129 @@ from rustygate.core.flow import Flow
 from rustygate.exchange import Exchange
 
 RATE = 2000
-UNLIMITED = 10**9
+UNLIMITED_RATE = 10**9
 FLOWS = 100
-AT_ONCE = 20_000
-FAR_NS = 10**15
-FOREVER_S = 10**6
+ITERATIONS = 20_000
+DEADLINE_NS = 10**15
+TIMEOUT_S = 10**6
 
-Passage = Callable[[], Awaitable[object]]
+Admit = Callable[[], Awaitable[object]]
 
 
-def of_gate(rate: int) -> Passage:
-    """In a hundred flows."""
+def gate_admit(rate: int) -> Admit:
+    """The gate, with a hundred flows."""
     burst = 1 if rate == RATE else rate
     gate = Gate(
         Settings(
             openai_api_key="sk-bench",
             rate_limit=rate,
             rate_limit_burst=burst,
-            queue_limit=UNLIMITED,
+            queue_limit=UNLIMITED_RATE,
         )
     )
     gate.start()
     numbers = count()
 
-    async def passage() -> None:
-        client = f"client-{next(numbers) % FLOWS}"
-        exchange = Exchange(client, "POST", "/v1/x", gate.now() + FAR_NS)
+    async def admit() -> None:
+        flow = f"client-{next(numbers) % FLOWS}"
+        exchange = Exchange(flow, "POST", "/v1/x", gate.now() + DEADLINE_NS)
         async with gate.admission(exchange) as admission:
             admission.record_response(ok=True)
 
-    return passage
+    return admit
 
 
-def of_semaphore(rate: int) -> Passage:
+def semaphore_admit(rate: int) -> Admit:
     semaphore = asyncio.Semaphore(1)
 
-    async def passage() -> None:
+    async def admit() -> None:
         async with semaphore:
             await asyncio.sleep(0)
 
-    return passage
+    return admit
 
 
-def of_aiolimiter(rate: int) -> Passage:
+def aiolimiter_admit(rate: int) -> Admit:
     from aiolimiter import AsyncLimiter
 
     limiter = AsyncLimiter(1, 1 / rate) if rate == RATE else AsyncLimiter(rate, 1)
     return lambda: limiter.acquire()
 
 
-def of_pyrate_limiter(rate: int) -> Passage:
+def pyrate_limiter_admit(rate: int) -> Admit:
     from pyrate_limiter import Limiter, Rate
 
     limiter = Limiter(Rate(rate // 1000, 1))
     return lambda: limiter.try_acquire_async("bench", blocking=True)
 
 
-def of_throttled(rate: int) -> Passage:
+def throttled_admit(rate: int) -> Admit:
     from throttled.asyncio import RateLimiterType, Throttled, rate_limiter
 
     quota = rate_limiter.per_sec(rate, burst=1 if rate == RATE else rate)
     using = RateLimiterType.GCRA.value
-    throttled = Throttled("bench", timeout=FOREVER_S, using=using, quota=quota)
+    throttled = Throttled("bench", timeout=TIMEOUT_S, using=using, quota=quota)
     return lambda: throttled.limit()
 
 
 SEMAPHORE, GATE, QUEUE = "asyncio.Semaphore", "RustyGate", "fair queue"
-OURS = (SEMAPHORE, GATE, QUEUE)
+BUILT_IN = (SEMAPHORE, GATE, QUEUE)
 
-LIMITERS: dict[str, Callable[[int], Passage]] = {
-    "aiolimiter": of_aiolimiter,
-    "pyrate-limiter": of_pyrate_limiter,
-    "throttled-py": of_throttled,
+LIMITERS: dict[str, Callable[[int], Admit]] = {
+    "aiolimiter": aiolimiter_admit,
+    "pyrate-limiter": pyrate_limiter_admit,
+    "throttled-py": throttled_admit,
 }
-CONTESTANTS = {SEMAPHORE: of_semaphore, GATE: of_gate, **LIMITERS}
+LIMITERS_BY_NAME = {SEMAPHORE: semaphore_admit, GATE: gate_admit, **LIMITERS}
 
 
-async def alone(passage: Passage) -> float:
-    """Microseconds of a passage when nobody waits."""
+async def uncontended(admit: Admit) -> float:
+    """Microseconds of CPU of an admission without waiters."""
     began = process_time()
-    for _ in range(AT_ONCE):
-        await passage()
-    return (process_time() - began) / AT_ONCE * 1e6
+    for _ in range(ITERATIONS):
+        await admit()
+    return (process_time() - began) / ITERATIONS * 1e6
 
 
-async def contended(passage: Passage, waiters: int, seconds: float) -> float:
-    """Microseconds of CPU of an admission while so many wait; infinite if there was none."""
+async def contended(admit: Admit, waiters: int, seconds: float) -> float:
+    """Microseconds of CPU of an admission with waiters; infinite if there was no admission."""
     admitted = 0
 
-    async def customer() -> None:
+    async def client() -> None:
         nonlocal admitted
         while True:
-            await passage()
+            await admit()
             admitted += 1
 
-    customers = [asyncio.create_task(customer()) for _ in range(waiters)]
+    clients = [asyncio.create_task(client()) for _ in range(waiters)]
     await asyncio.sleep(0.1)
     before, began = admitted, process_time()
     await asyncio.sleep(seconds)
     spent, done = process_time() - began, admitted - before
-    assert not any(each.done() for each in customers), "a customer was turned away"
+    assert not any(each.done() for each in clients), "a waiter was refused"
     return spent / done * 1e6 if done else float("inf")
 
 
-def queue_us(waiting: int) -> float:
-    """Microseconds to push an item to the fair queue and pop one, with so many in it."""
+def queue_us(queue_length: int) -> float:
+    """Microseconds to push an item to the fair queue and pop one, with that many in it."""
     queue: FairQueue[int] = FairQueue()
     flows = [Flow(f"client-{number}") for number in range(FLOWS)]
-    for number in range(waiting):
+    for number in range(queue_length):
         queue.push(number, flows[number % FLOWS])
     began = process_time()
-    for number in range(waiting, waiting + AT_ONCE):
+    for number in range(queue_length, queue_length + ITERATIONS):
         queue.push(number, flows[number % FLOWS])
         queue.pop()
-    return (process_time() - began) / AT_ONCE * 1e6
+    return (process_time() - began) / ITERATIONS * 1e6
 
 
 async def measure(name: str, waiters: int, seconds: float) -> None:
-    make = CONTESTANTS[name]
+    make = LIMITERS_BY_NAME[name]
     if waiters:
         print(await contended(make(RATE), waiters, seconds), flush=True)
     else:
-        print(await alone(make(UNLIMITED)), flush=True)
-    # Cancelling a hundred thousand waiters takes ten seconds, and is not what is measured.
+        print(await uncontended(make(UNLIMITED_RATE)), flush=True)
+    # Cancelling a hundred thousand waiters takes ten seconds and is not measured.
     os._exit(0)
 
 

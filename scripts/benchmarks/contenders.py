@@ -1,4 +1,4 @@
-"""The sides of a comparison: direct, the floor, the gate, the peers; each started on demand."""
+"""The sides of the comparison: direct, the floor, the gate, the peers. Each starts on demand."""
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from scripts.benchmarks.peers import CACHE, Peer, Start, once
+from scripts.benchmarks.peers import CACHE, Launch, Peer, install_once
 from scripts.benchmarks.processes import free_port, process
 from scripts.benchmarks.wire import KEY
 
 DIRECT, FLOOR, GATE = "direct", "floor", "RustyGate"
 
-# How long a peer may take to start: LiteLLM imports for ten seconds, on a core it shares.
-PEER_PATIENCE_S = 90
+# How long a peer may take to start. LiteLLM imports modules for ten seconds, on a shared core.
+PEER_START_TIMEOUT_S = 90
 
 CLIENTS = """[client.bench]
 key_sha256 = "{digest}"
@@ -29,9 +29,12 @@ requests_per_second = 5
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """What a load is sent to. `pid` leads the processes under test; direct has none, 0.
+    """A target of the load.
 
-    `any_path`: whether it passes on what is no chat, WebSockets too.
+    Args:
+        pid: the leader of the processes under test; 0 for direct, which has none.
+        headers: header lines that it needs in each request.
+        any_path: whether it forwards more than chat completions, WebSockets included.
     """
 
     name: str
@@ -43,14 +46,14 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """A side that can be started, also more than once."""
+    """A side that can be started, more than once if need be."""
 
     name: str
     start: Callable[[], AbstractContextManager[Side]]
 
 
 def write_clients(scratch: Path) -> Path:
-    """A CLIENTS_FILE in which the bench's key is a client's."""
+    """Write a CLIENTS_FILE with a client that has the benchmark's key."""
     path = scratch / "clients.toml"
     digests = (sha256(key.encode()).hexdigest() for key in (KEY, "other"))
     path.write_text(CLIENTS.format(**dict(zip(("digest", "other"), digests, strict=True))))
@@ -58,7 +61,7 @@ def write_clients(scratch: Path) -> Path:
 
 
 def gate_environ(upstream: str, scratch: Path) -> dict[str, str]:
-    """Everything on, and limits that nothing runs into."""
+    """The gate's environment: all features on, and limits that are never reached."""
     return {
         "OPENAI_API_KEY": "sk-upstream",
         "OPENAI_BASE_URL": f"{upstream}/v1",
@@ -70,7 +73,7 @@ def gate_environ(upstream: str, scratch: Path) -> dict[str, str]:
 
 
 def ours(name: str, core: int, module: str, environ: Mapping[str, str]) -> Contender:
-    """A contender that runs one of our modules."""
+    """A contender that runs a module of this repository."""
 
     @contextmanager
     def start() -> Iterator[Side]:
@@ -90,15 +93,15 @@ def direct(port: int) -> Contender:
 
 
 def peer(each: Peer, core: int, upstream: str) -> Contender:
-    """A contender that is installed when it is started for the first time."""
+    """A contender that is installed when it first starts."""
 
     @contextmanager
     def start() -> Iterator[Side]:
         home = CACHE / each.name
-        once(home, each.version, each.install)
+        install_once(home, each.version, each.install)
         port = free_port()
-        how: Start = each.start(home, port, upstream)
-        with process(core, how.command, how.environ, port, PEER_PATIENCE_S) as pid:
-            yield Side(each.name, port, pid, how.headers, each.any_path)
+        launch: Launch = each.start(home, port, upstream)
+        with process(core, launch.command, launch.environ, port, PEER_START_TIMEOUT_S) as pid:
+            yield Side(each.name, port, pid, launch.headers, each.any_path)
 
     return Contender(each.name, start)

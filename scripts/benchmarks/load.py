@@ -1,7 +1,7 @@
-"""The loads, on raw protocols: requests, streams, the frames of WebSockets.
+"""The load clients, on raw protocols: requests, streams, WebSocket frames, large bodies.
 
-Each takes a port, and headers to add, and returns what its clients saw. Times are nanoseconds of
-the machine's monotonic clock, which is upstream's too.
+Each load takes a port and additional headers, and returns what its clients measured. Times are
+nanoseconds of the machine's monotonic clock, which upstream shares.
 """
 
 import asyncio
@@ -10,14 +10,14 @@ from dataclasses import dataclass, field
 from time import monotonic_ns
 
 from scripts.benchmarks.wire import (
+    BLOCK,
     BODY,
     DONE,
     DOWNLOAD,
     FRAME,
     LAST_CHUNK,
     MASKED_FRAME,
-    PIECE,
-    SENT,
+    SENT_AT,
     UPGRADE,
     UPLOAD,
     request,
@@ -25,30 +25,30 @@ from scripts.benchmarks.wire import (
 )
 
 HOST = "127.0.0.1"
-# An answer that takes longer is taken for lost.
-PATIENCE_S = 10
-# As long as an event without the part before its instant may be.
+# A response that takes longer counts as lost.
+TIMEOUT_S = 10
+# Long enough for the part of an event after its timestamp, or for the end of a stream.
 TAIL = 64
 
 
-class Failed(Exception):
-    """What was asked did not answer as it should."""
+class MeasurementFailed(Exception):
+    """A side did not respond as it should."""
 
 
 @dataclass(slots=True)
-class Answers:
-    """What clients saw of their requests."""
+class RequestResults:
+    """What the clients measured: the latency of each request, and how long the load took."""
 
     took_s: float = 0
     latencies: list[int] = field(default_factory=list)
 
 
-class Asker(asyncio.Protocol):
-    """A client that asks again as soon as it was answered, until the end."""
+class RequestClient(asyncio.Protocol):
+    """A client that sends its next request as soon as it has a response, until the end time."""
 
-    def __init__(self, ask: bytes, answers: Answers, end: int) -> None:
-        self.ask = ask
-        self.answers = answers
+    def __init__(self, payload: bytes, results: RequestResults, end: int) -> None:
+        self.payload = payload
+        self.results = results
         self.end = end
         self.buffer = b""
         self.done = asyncio.get_running_loop().create_future()
@@ -59,18 +59,18 @@ class Asker(asyncio.Protocol):
         self.send()
 
     def send(self) -> None:
-        self.asked = monotonic_ns()
-        self.transport.write(self.ask)
+        self.sent_at = monotonic_ns()
+        self.transport.write(self.payload)
 
     def data_received(self, data: bytes) -> None:
         self.buffer += data
-        if not is_whole(self.buffer):
+        if not is_complete(self.buffer):
             return
         now = monotonic_ns()
         if not self.buffer.startswith(b"HTTP/1.1 200 "):
             self.fail(self.buffer.partition(b"\r\n")[0].decode(errors="replace"))
             return
-        self.answers.latencies.append(now - self.asked)
+        self.results.latencies.append(now - self.sent_at)
         self.buffer = b""
         if now < self.end:
             self.send()
@@ -83,105 +83,113 @@ class Asker(asyncio.Protocol):
 
     def fail(self, reason: str) -> None:
         if not self.done.done():
-            self.done.set_exception(Failed(reason))
+            self.done.set_exception(MeasurementFailed(reason))
         self.transport.close()
 
 
-def is_whole(answer: bytes) -> bool:
-    """Whether an answer has come to its end."""
-    head, end, content = answer.partition(b"\r\n\r\n")
+def is_complete(response: bytes) -> bool:
+    """Whether a response has arrived in full."""
+    head, end, content = response.partition(b"\r\n\r\n")
     if not end:
         return False
     length = head.lower().partition(b"content-length:")[2].partition(b"\r")[0]
     return len(content) >= int(length) if length else content.endswith(LAST_CHUNK)
 
 
-async def ask(port: int, headers: str, connections: int, seconds: float) -> Answers:
-    """So many connections, each with one request at a time. Raises Failed."""
+async def send_requests(
+    port: int, headers: str, connections: int, seconds: float
+) -> RequestResults:
+    """Keep one request in flight on each connection. Raises MeasurementFailed."""
     loop = asyncio.get_running_loop()
-    answers = Answers()
+    results = RequestResults()
     began = monotonic_ns()
-    wanted = request(BODY, headers)
+    payload = request(BODY, headers)
 
     async def client() -> None:
         end = began + int(seconds * 1e9)
-        _, asker = await loop.create_connection(lambda: Asker(wanted, answers, end), HOST, port)
-        await asker.done
+        _, client_protocol = await loop.create_connection(
+            lambda: RequestClient(payload, results, end), HOST, port
+        )
+        await client_protocol.done
 
-    await patient([client] * connections, seconds)
-    answers.took_s = (monotonic_ns() - began) / 1e9
-    return answers
+    await run_clients([client] * connections, seconds)
+    results.took_s = (monotonic_ns() - began) / 1e9
+    return results
 
 
-async def patient(clients: list[Callable[[], Awaitable[None]]], seconds: float) -> None:
-    """Let all run; raises Failed if one does, or takes too long."""
+async def run_clients(clients: list[Callable[[], Awaitable[None]]], seconds: float) -> None:
+    """Run all clients. Raises MeasurementFailed if one of them fails or takes too long."""
     try:
-        async with asyncio.timeout(seconds + PATIENCE_S):
+        async with asyncio.timeout(seconds + TIMEOUT_S):
             await asyncio.gather(*(client() for client in clients))
     except TimeoutError:
-        raise Failed(f"no answer within {PATIENCE_S} s") from None
+        raise MeasurementFailed(f"no response within {TIMEOUT_S} s") from None
     except (OSError, EOFError) as error:
-        raise Failed(f"the connection was lost: {error}") from error
+        raise MeasurementFailed(f"the connection was lost: {error}") from error
 
 
 @dataclass(slots=True)
-class Streams:
-    """What clients saw of their streams: how long until the first event, how long each took.
+class StreamResults:
+    """What the clients measured: the time to each stream's first event, the delay of each event.
 
-    `begun` is called once all of the `number` have had an event; `late` counts those since.
+    `on_all_open` is called once all `number` streams have received an event;
+    `events_after_open` counts the events after that.
     """
 
     number: int
-    begun: Callable[[], None]
+    on_all_open: Callable[[], None]
     first: list[int] = field(default_factory=list)
     delays: list[int] = field(default_factory=list)
-    late: int = 0
+    events_after_open: int = 0
     intact: int = 0
-    refusal: str = "no event came in time"
+    error: str = "no event arrived in time"
 
-    def note(self, delay: int) -> None:
-        """Note how long an event took that came on."""
+    def record(self, delay: int) -> None:
+        """Record the delay of an event."""
         self.delays.append(delay)
-        self.late += len(self.first) == self.number
+        self.events_after_open += len(self.first) == self.number
 
-    def note_first(self, delay: int) -> None:
-        """Note how long a stream's first event took."""
+    def record_first(self, delay: int) -> None:
+        """Record the time to the first event of a stream."""
         self.first.append(delay)
         if len(self.first) == self.number:
-            self.begun()
+            self.on_all_open()
 
 
-class Listener(asyncio.Protocol):
-    """A client that reads one stream; `ended` and `instants` tell what came of it."""
+class StreamClient(asyncio.Protocol):
+    """A client that reads one stream.
 
-    def __init__(self, ask: bytes, streams: Streams) -> None:
-        self.ask = ask
+    `done` is whether the stream ended well; `sent_times` are the times its events were sent.
+    """
+
+    def __init__(self, payload: bytes, streams: StreamResults) -> None:
+        self.payload = payload
         self.streams = streams
-        self.asked = monotonic_ns()
+        self.sent_at = monotonic_ns()
         self.tail = b""
-        self.instants: list[int] = []
+        self.sent_times: list[int] = []
         self.done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
-        transport.write(self.ask)
+        transport.write(self.payload)
 
     def data_received(self, data: bytes) -> None:
         now = monotonic_ns()
         data = self.tail + data
-        if not self.instants and data.startswith(b"HTTP/1.1 ") and data[9:12] != b"200":
-            self.streams.refusal = data.partition(b"\r")[0].decode(errors="replace")
+        if not self.sent_times and data.startswith(b"HTTP/1.1 ") and data[9:12] != b"200":
+            self.streams.error = data.partition(b"\r")[0].decode(errors="replace")
             self.end(False)
             return
         read = 0
-        for event in SENT.finditer(data):
+        for event in SENT_AT.finditer(data):
             read = event.end()
             sent = int(event[1])
-            self.streams.note(now - sent)
-            if not self.instants:
-                self.streams.note_first(now - self.asked)
-            self.instants.append(sent)
+            self.streams.record(now - sent)
+            if not self.sent_times:
+                self.streams.record_first(now - self.sent_at)
+            self.sent_times.append(sent)
         self.tail = data[read:][-TAIL:]
         if self.tail.endswith(LAST_CHUNK):
             self.end(DONE.strip() in self.tail)
@@ -189,101 +197,103 @@ class Listener(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.end(False)
 
-    def end(self, whole: bool) -> None:
+    def end(self, complete: bool) -> None:
         if not self.done.done():
-            self.done.set_result(whole)
+            self.done.set_result(complete)
         self.transport.close()
 
 
-async def listen(
+async def read_streams(
     port: int,
     headers: str,
     number: int,
     events: int,
     pause_us: int,
-    begun: Callable[[], None] = lambda: None,
-) -> Streams:
-    """So many streams opened at once. Those that do not end in time count as not intact."""
+    on_all_open: Callable[[], None] = lambda: None,
+) -> StreamResults:
+    """Open streams at once. A stream that does not end in time does not count as intact."""
     loop = asyncio.get_running_loop()
-    streams = Streams(number, begun)
-    wanted = request(stream_body(events, pause_us), headers, "identity")
+    streams = StreamResults(number, on_all_open)
+    payload = request(stream_body(events, pause_us), headers, "identity")
 
     async def client() -> None:
-        _, one = await loop.create_connection(lambda: Listener(wanted, streams), HOST, port)
+        _, stream = await loop.create_connection(
+            lambda: StreamClient(payload, streams), HOST, port
+        )
         try:
-            async with asyncio.timeout(events * pause_us / 1e6 + PATIENCE_S):
-                whole = await one.done
+            async with asyncio.timeout(events * pause_us / 1e6 + TIMEOUT_S):
+                complete = await stream.done
         except TimeoutError:
-            one.transport.abort()
+            stream.transport.abort()
             return
-        in_order = one.instants == sorted(one.instants)
-        streams.intact += whole and in_order and len(one.instants) == events
+        in_order = stream.sent_times == sorted(stream.sent_times)
+        streams.intact += complete and in_order and len(stream.sent_times) == events
 
     try:
         await asyncio.gather(*(client() for _ in range(number)))
     except OSError as error:
-        raise Failed(f"the connection was lost: {error}") from error
+        raise MeasurementFailed(f"the connection was lost: {error}") from error
     if not streams.delays:
-        raise Failed(streams.refusal)
+        raise MeasurementFailed(streams.error)
     return streams
 
 
-async def talk(port: int, sockets: int, seconds: float) -> int:
-    """WebSockets, each with a frame there and one back, again and again; returns the frames."""
-    seen = 0
+async def exchange_frames(port: int, sockets: int, seconds: float) -> int:
+    """Exchange frames on WebSockets, one in each direction at a time; returns their number."""
+    received = 0
     end = monotonic_ns() + int(seconds * 1e9)
 
     async def client() -> None:
-        nonlocal seen
+        nonlocal received
         reader, writer = await asyncio.open_connection(HOST, port)
         writer.write(UPGRADE)
         head = await reader.readuntil(b"\r\n\r\n")
         if not head.startswith(b"HTTP/1.1 101 "):
-            raise Failed(head.partition(b"\r\n")[0].decode())
+            raise MeasurementFailed(head.partition(b"\r\n")[0].decode())
         while True:
             writer.write(MASKED_FRAME)
             await reader.readexactly(len(FRAME))
-            seen += 2
+            received += 2
             if monotonic_ns() >= end:
                 break
         writer.close()
 
-    await patient([client] * sockets, seconds)
-    return seen
+    await run_clients([client] * sockets, seconds)
+    return received
 
 
 async def download(port: int, headers: str, mib: int) -> float:
-    """Get a large body; returns the MB that came. Raises Failed."""
-    seen = 0
+    """Download a large body; returns its size in MB. Raises MeasurementFailed."""
+    received = 0
 
     async def client() -> None:
-        nonlocal seen
+        nonlocal received
         reader, writer = await asyncio.open_connection(HOST, port, limit=1 << 18)
         writer.write(DOWNLOAD.format(mib, headers).encode())
-        while piece := await reader.read(1 << 18):
-            seen += len(piece)
+        while chunk := await reader.read(1 << 18):
+            received += len(chunk)
         writer.close()
 
-    await patient([client], 0)
-    if seen < mib << 20:
-        raise Failed(f"{seen} bytes came of {mib} MiB")
-    return seen / 1e6
+    await run_clients([client], 0)
+    if received < mib << 20:
+        raise MeasurementFailed(f"received {received} bytes of {mib} MiB")
+    return received / 1e6
 
 
 async def upload(port: int, headers: str, mib: int) -> float:
-    """Send a large body; returns the MB that went. Raises Failed."""
+    """Upload a large body; returns its size in MB. Raises MeasurementFailed."""
     size = mib << 20
 
     async def client() -> None:
         reader, writer = await asyncio.open_connection(HOST, port)
         writer.write(UPLOAD.format(size, headers).encode())
-        for _ in range(size // len(PIECE)):
-            writer.write(PIECE)
+        for _ in range(size // len(BLOCK)):
+            writer.write(BLOCK)
             await writer.drain()
-        answer = await reader.readuntil(b"\r\n\r\n")
+        head = await reader.readuntil(b"\r\n\r\n")
         writer.close()
-        if not answer.startswith(b"HTTP/1.1 200 "):
-            raise Failed(answer.partition(b"\r\n")[0].decode())
+        if not head.startswith(b"HTTP/1.1 200 "):
+            raise MeasurementFailed(head.partition(b"\r\n")[0].decode())
 
-    await patient([client], 0)
+    await run_clients([client], 0)
     return size / 1e6

@@ -1,7 +1,7 @@
-"""Who is measured beside the gate, and how each is installed and started.
+"""The other proxies and limiters that are measured, and how each is installed and started.
 
-Versions stand here, so that a run can be repeated. Installed is only what `--peers` asks for,
-each in a folder of its own in the user's cache. Access logs are as each has them by default.
+Versions are fixed, so that a run can be repeated. `--peers` installs each proxy into its own
+directory in the user's cache. Access logs are as each proxy writes them by default.
 """
 
 import os
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from shutil import which
 
-from scripts.benchmarks.load import Failed
+from scripts.benchmarks.load import MeasurementFailed
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rustygate-bench"
 
@@ -20,8 +20,8 @@ LIMITERS = ("aiolimiter==1.3.0", "pyrate-limiter==4.5.1", "throttled-py==3.5.0")
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
-    """How a proxy is started before an upstream; `headers` are what it wants of a request."""
+class Launch:
+    """How a proxy is started; `headers` are header lines that each request needs."""
 
     command: tuple[str, ...]
     environ: Mapping[str, str]
@@ -30,34 +30,36 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A proxy of somebody else's.
+    """Another project's proxy.
 
-    `install` fills its folder and raises Failed; `start` takes that folder, the port to listen on
-    and upstream's URL.
+    Args:
+        install: fills its directory. Raises MeasurementFailed.
+        start: takes its directory, the port to listen on, and upstream's URL.
+        any_path: whether it forwards more than chat completions.
     """
 
     name: str
     version: str
     install: Callable[[Path], None]
-    start: Callable[[Path, int, str], Start]
+    start: Callable[[Path, int, str], Launch]
     any_path: bool = False
 
 
-def run(*command: str) -> None:
-    """Run an installer. Raises Failed with the last thing it said."""
+def run_installer(*command: str) -> None:
+    """Run an installer. Raises MeasurementFailed with the last line of its output."""
     try:
         done = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=600
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise Failed(f"{command[0]}: {error}") from error
+        raise MeasurementFailed(f"{command[0]}: {error}") from error
     if done.returncode:
         last = (done.stderr or done.stdout).strip().rpartition("\n")[2]
-        raise Failed(f"not installed: {last[:200]}")
+        raise MeasurementFailed(f"not installed: {last[:200]}")
 
 
-def once(home: Path, version: str, install: Callable[[Path], None]) -> None:
-    """Install into a folder, unless that version is there already."""
+def install_once(home: Path, version: str, install: Callable[[Path], None]) -> None:
+    """Install into a directory, unless that version is installed already."""
     stamp = home / "installed"
     if stamp.exists() and stamp.read_text() == version:
         return
@@ -67,23 +69,27 @@ def once(home: Path, version: str, install: Callable[[Path], None]) -> None:
 
 
 def in_environment(*requirements: str) -> Callable[[Path], None]:
-    """Installs packages of PyPI into an environment of their own."""
+    """An installer of PyPI packages into a virtual environment of their own."""
 
     def install(home: Path) -> None:
-        run(sys.executable, "-m", "venv", "--clear", str(home / "venv"))
-        run(str(home / "venv/bin/python"), "-m", "pip", "--quiet", "install", *requirements)
+        run_installer(sys.executable, "-m", "venv", "--clear", str(home / "venv"))
+        run_installer(
+            str(home / "venv/bin/python"), "-m", "pip", "--quiet", "install", *requirements
+        )
 
     return install
 
 
 def install_limiters() -> Path:
-    """The limiters that admission is compared with, in a folder to be imported from."""
+    """Install the limiters to compare with; returns the directory to import them from."""
 
     def install(home: Path) -> None:
         target = str(home / "packages")
-        run(sys.executable, "-m", "pip", "--quiet", "install", "--target", target, *LIMITERS)
+        run_installer(
+            sys.executable, "-m", "pip", "--quiet", "install", "--target", target, *LIMITERS
+        )
 
-    once(CACHE / "limiters", " ".join(LIMITERS), install)
+    install_once(CACHE / "limiters", " ".join(LIMITERS), install)
     return CACHE / "limiters/packages"
 
 
@@ -122,16 +128,16 @@ http {{
 def nginx() -> str:
     found = which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
     if found is None:
-        raise Failed("not installed (Debian, Ubuntu: apt install nginx-light)")
+        raise MeasurementFailed("not installed (Debian, Ubuntu: apt install nginx-light)")
     return found
 
 
-def start_nginx(home: Path, port: int, upstream: str) -> Start:
+def start_nginx(home: Path, port: int, upstream: str) -> Launch:
     user = "root" if os.geteuid() == 0 else "nobody"
     address = upstream.removeprefix("http://")
     settings = NGINX.format(home=home, port=port, upstream=address, user=user)
     (home / "nginx.conf").write_text(settings)
-    return Start((nginx(), "-p", str(home), "-c", str(home / "nginx.conf")), {})
+    return Launch((nginx(), "-p", str(home), "-c", str(home / "nginx.conf")), {})
 
 
 LITELLM = "litellm[proxy]==1.108.7"
@@ -143,36 +149,36 @@ general_settings: {{master_key: sk-bench}}
 """
 
 
-def start_litellm(home: Path, port: int, upstream: str) -> Start:
+def start_litellm(home: Path, port: int, upstream: str) -> Launch:
     settings = home / "config.yaml"
     settings.write_text(LITELLM_CONFIG.format(upstream=upstream))
     command = ("--config", str(settings), "--host", "127.0.0.1", "--port", str(port))
     environ = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_MODE": "PRODUCTION"}
     path = f"{home / 'venv/bin'}:{os.environ['PATH']}"
-    return Start((str(home / "venv/bin/litellm"), *command), environ | {"PATH": path})
+    return Launch((str(home / "venv/bin/litellm"), *command), environ | {"PATH": path})
 
 
 PORTKEY = "@portkey-ai/gateway@1.15.2"
 
 
 def install_portkey(home: Path) -> None:
-    run("npm", "install", "--no-audit", "--no-fund", "--prefix", str(home), PORTKEY)
+    run_installer("npm", "install", "--no-audit", "--no-fund", "--prefix", str(home), PORTKEY)
 
 
-def start_portkey(home: Path, port: int, upstream: str) -> Start:
+def start_portkey(home: Path, port: int, upstream: str) -> Launch:
     server = home / "node_modules/@portkey-ai/gateway/build/start-server.js"
     headers = f"x-portkey-provider: openai\r\nx-portkey-custom-host: {upstream}/v1\r\n"
     command = ("node", str(server), "--headless", f"--port={port}")
-    return Start(command, {"NODE_ENV": "production"}, headers)
+    return Launch(command, {"NODE_ENV": "production"}, headers)
 
 
 FORWARD = "openai-forward==0.8.1"
 
 
-def start_forward(home: Path, port: int, upstream: str) -> Start:
+def start_forward(home: Path, port: int, upstream: str) -> Launch:
     route = f'[{{"base_url":"{upstream}","route":"/","type":"openai"}}]'
     command = (str(home / "venv/bin/openai-forward"), "run", f"--port={port}")
-    return Start(command, {"FORWARD_CONFIG": route})
+    return Launch(command, {"FORWARD_CONFIG": route})
 
 
 PEERS = (

@@ -11,14 +11,14 @@ COLOURS = ("#888888", "#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#8
 Points = Sequence[tuple[float, float]]
 
 
-def chart(title: str, across: str, lines: Mapping[str, Points]) -> str:
-    """A chart of lines by name; what is not above zero is drawn at one."""
-    drawn = {
+def chart(title: str, x_label: str, lines: Mapping[str, Points]) -> str:
+    """A chart with one line per name; values that are not positive are drawn at one."""
+    curves = {
         name: [(log10(x) if x > 0 else 0, log10(y) if y > 0 else 0) for x, y in sorted(points)]
         for name, points in lines.items()
     }
-    x_ticks = _decades([x for points in drawn.values() for x, _ in points])
-    y_ticks = _decades([y for points in drawn.values() for _, y in points])
+    x_ticks = _decade_ticks([x for points in curves.values() for x, _ in points])
+    y_ticks = _decade_ticks([y for points in curves.values() for _, y in points])
 
     def at(x: float, y: float) -> tuple[float, float]:
         right = (x - x_ticks[0]) / (x_ticks[-1] - x_ticks[0])
@@ -28,14 +28,14 @@ def chart(title: str, across: str, lines: Mapping[str, Points]) -> str:
             round(HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM), 1),
         )
 
-    parts = [_text(LEFT, 22, title, "start"), _text(LEFT, HEIGHT - 10, across, "start")]
+    parts = [_text(LEFT, 22, title, "start"), _text(LEFT, HEIGHT - 10, x_label, "start")]
     for tick in x_ticks:
         x, y = at(tick, y_ticks[0])
         parts += [_line(x, y, *at(tick, y_ticks[-1])), _text(x, y + 18, f"{10**tick:,}", "middle")]
     for tick in y_ticks:
         x, y = at(x_ticks[0], tick)
         parts += [_line(x, y, *at(x_ticks[-1], tick)), _text(x - 6, y + 4, f"{10**tick:,}", "end")]
-    for number, (name, points) in enumerate(drawn.items()):
+    for number, (name, points) in enumerate(curves.items()):
         colour = COLOURS[number % len(COLOURS)]
         path = " ".join(f"{x},{y}" for x, y in (at(*point) for point in points))
         parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
@@ -48,7 +48,7 @@ def chart(title: str, across: str, lines: Mapping[str, Points]) -> str:
     )
 
 
-def _decades(logs: Sequence[float]) -> list[int]:
+def _decade_ticks(logs: Sequence[float]) -> list[int]:
     first = floor(min(logs))
     return list(range(first, max(ceil(max(logs)), first + 1) + 1))
 

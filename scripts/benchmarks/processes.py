@@ -1,4 +1,4 @@
-"""Processes under test: pinned to a core, with what they and their children use."""
+"""Processes under test: pinned to a core; the CPU time and memory of them and their children."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO
 
-from scripts.benchmarks.load import HOST, Failed
+from scripts.benchmarks.load import HOST, MeasurementFailed
 
 ROOT = Path(__file__).parents[2]
 
@@ -24,13 +24,13 @@ def free_port() -> int:
 
 @contextmanager
 def pinned(core: int) -> Iterator[None]:
-    """Run on one core meanwhile, and so whatever is started."""
-    own = os.sched_getaffinity(0)
+    """Run on one core within the context, child processes included."""
+    previous = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {core})
     try:
         yield
     finally:
-        os.sched_setaffinity(0, own)
+        os.sched_setaffinity(0, previous)
 
 
 @contextmanager
@@ -39,12 +39,12 @@ def process(
     command: Sequence[str],
     environ: Mapping[str, str],
     port: int,
-    patience_s: float = 10,
+    timeout_s: float = 10,
 ) -> Iterator[int]:
-    """A child that serves a port, pinned to a core from its first instruction; yields its pid.
+    """Start a child that listens on a port, pinned to a core; yields its pid.
 
-    It leads a session of its own, by which its children are found. Raises Failed if it does not
-    start to serve.
+    The child leads a session of its own, by which its children are found. Raises
+    MeasurementFailed if it does not listen in time.
     """
     with TemporaryFile() as output:
         with pinned(core):
@@ -58,7 +58,7 @@ def process(
                 start_new_session=True,
             )
         try:
-            _wait_for(child, port, output, patience_s)
+            _wait_for(child, port, output, timeout_s)
             yield child.pid
         finally:
             with suppress(ProcessLookupError):
@@ -67,20 +67,20 @@ def process(
 
 
 def _wait_for(
-    child: subprocess.Popen[bytes], port: int, output: IO[bytes], patience_s: float
+    child: subprocess.Popen[bytes], port: int, output: IO[bytes], timeout_s: float
 ) -> None:
-    end = time.monotonic() + patience_s
+    end = time.monotonic() + timeout_s
     while child.poll() is None and time.monotonic() < end:
         with suppress(OSError), socket.create_connection((HOST, port)):
             return
         time.sleep(0.05)
     output.seek(0)
     last = output.read().decode(errors="replace").strip().rpartition("\n")[2]
-    raise Failed(f"it did not start: {last[:200] or 'it says nothing'}")
+    raise MeasurementFailed(f"did not start: {last[:200] or 'no output'}")
 
 
-def _family(pid: int) -> Iterator[Path]:
-    """The processes of a session; none of 0, which is the kernel's."""
+def _session_processes(pid: int) -> Iterator[Path]:
+    """The /proc entries of a session's processes; empty for 0, which is the kernel's."""
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():
             with suppress(OSError):
@@ -90,9 +90,9 @@ def _family(pid: int) -> Iterator[Path]:
 
 
 def cpu_s(pid: int) -> float:
-    """CPU seconds that the process, its children and all their threads have used."""
+    """CPU seconds used by the process, its children and all their threads."""
     spent = 0
-    for member in _family(pid):
+    for member in _session_processes(pid):
         for schedstat in member.glob("task/*/schedstat"):
             with suppress(OSError):
                 spent += int(schedstat.read_text().split()[0])
@@ -100,9 +100,9 @@ def cpu_s(pid: int) -> float:
 
 
 def rss_mb(pid: int) -> float:
-    """Resident memory of the process and its children; what they share counts for each."""
+    """Resident memory of the process and its children; shared memory counts for each of them."""
     pages = 0
-    for member in _family(pid):
+    for member in _session_processes(pid):
         with suppress(OSError):
             pages += int((member / "statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6

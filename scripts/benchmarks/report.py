@@ -1,9 +1,9 @@
-"""What a run has found: figures by section, load, metric and side, and how they are told.
+"""The figures of a run, by section, load, metric and side, and how they are printed.
 
-A figure is a median over rounds, and so is its ratio to the first of `BASES` that is there, taken
-round by round: a machine that is slow for a while is slow for both. Where the middle half of the
-rounds, of their ratios if there are any, spreads by more than a fifth of the median, the machine
-was too noisy for it, and that range is told instead.
+A figure is a median over rounds. Its ratio is to the first of `BASELINES` that was measured,
+and is the median of the rounds' ratios: a machine that is slow for a while is slow for both sides.
+If the middle half of the rounds, or of their ratios, spreads by more than a fifth of the median, the
+machine was too noisy, and that range is printed instead.
 """
 
 import os
@@ -15,8 +15,8 @@ from statistics import median, quantiles
 from scripts.benchmarks.admission import SEMAPHORE
 from scripts.benchmarks.contenders import DIRECT, FLOOR
 
-NOISY = 0.2
-BASES = (FLOOR, SEMAPHORE)
+NOISE_THRESHOLD = 0.2
+BASELINES = (FLOOR, SEMAPHORE)
 CPU_PER = "CPU us per "
 
 Key = tuple[str, str, str]
@@ -24,7 +24,7 @@ Key = tuple[str, str, str]
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """What the rounds gave; `ratios` are to the base's, none without one."""
+    """The values of all rounds; `ratios` are those to the baseline, empty without one."""
 
     values: tuple[float, ...]
     ratios: tuple[float, ...] = ()
@@ -39,35 +39,35 @@ class Figure:
 
     @property
     def middle(self) -> tuple[float, float]:
-        """Between what the middle half of the rounds lies: of the ratios, or of the values."""
+        """The lower and upper quartile of the ratios, or of the values without a baseline."""
         of = self.ratios or self.values
         low, _, high = quantiles((*of, of[-1]) if len(of) == 1 else of, n=4, method="inclusive")
         return low, high
 
     @property
     def spread(self) -> float:
-        """The middle half's width as a share of the median."""
+        """The width of the middle half, as a share of the median."""
         low, high = self.middle
         middle = abs(median(self.ratios or self.values))
         return (high - low) / middle if middle else float(high > low)
 
     @property
     def noisy(self) -> bool:
-        return self.spread > NOISY
+        return self.spread > NOISE_THRESHOLD
 
     def __str__(self) -> str:
         if self.ratio is None:
             return (
                 f"~{' to '.join(map(number, self.middle))}" if self.noisy else number(self.median)
             )
-        told = f"{self.ratio:.2f}x"
+        text = f"{self.ratio:.2f}x"
         if self.noisy:
-            told = "~" + " to ".join(f"{each:.2f}x" for each in self.middle)
-        return f"{told} ({number(self.median)})"
+            text = "~" + " to ".join(f"{each:.2f}x" for each in self.middle)
+        return f"{text} ({number(self.median)})"
 
 
 def number(value: float) -> str:
-    """Three digits or so: more would pretend."""
+    """About three digits; more would pretend precision."""
     if abs(value) >= 1000 or value == int(value):
         return f"{value:,.0f}"
     return f"{value:.{1 if abs(value) >= 10 else 2}f}"
@@ -75,20 +75,20 @@ def number(value: float) -> str:
 
 @dataclass(slots=True)
 class Report:
-    """The figures of a run, and what it had to leave out."""
+    """The figures of a run, and what was skipped."""
 
     values: dict[Key, dict[str, list[float]]] = field(default_factory=dict)
     skipped: list[str] = field(default_factory=list)
     load_before: float = field(default_factory=lambda: os.getloadavg()[0])
 
     def add(self, section: str, load: str, side: str, figures: Mapping[str, float]) -> None:
-        """One round's figures of a side, by metric."""
+        """Add one round's figures of a side, by metric."""
         for metric, value in figures.items():
             row = self.values.setdefault((section, load, metric), {})
             row.setdefault(side, []).append(value)
 
     def forget(self, section: str, load: str, side: str) -> None:
-        """Drop a side's figures of a load that it did not go through to the end."""
+        """Drop a side's figures of a load that it did not complete."""
         for key, row in list(self.values.items()):
             if key[:2] == (section, load):
                 row.pop(side, None)
@@ -96,16 +96,16 @@ class Report:
                     del self.values[key]
 
     def skip(self, what: str, why: object) -> None:
-        """Leave something out, and say so, once."""
+        """Report something as skipped, once."""
         line = f"{what}: {why}"
         if line not in self.skipped:
             self.skipped.append(line)
             print(f"  skipped {line}", flush=True)
 
     def row(self, key: Key) -> dict[str, Figure]:
-        """The figures of all sides."""
+        """The figures of all sides for one load and metric."""
         values = self.values[key]
-        base = next((values[name] for name in BASES if name in values), None)
+        base = next((values[name] for name in BASELINES if name in values), None)
         if key[2].endswith("%"):
             base = None
         return {
@@ -117,7 +117,7 @@ class Report:
         return {key: self.row(key) for key in self.values}
 
     def machine(self) -> str:
-        """Where this was measured."""
+        """The machine, in a sentence."""
         return (
             f"{os.cpu_count()} cores ({platform.machine()}), {platform.system()} "
             f"{platform.release()}, Python {platform.python_version()}; "
@@ -125,19 +125,19 @@ class Report:
         )
 
     def noise(self) -> str:
-        """What is to be said of the machine."""
+        """How noisy the machine was, in a sentence."""
         figures = [figure for row in self.rows().values() for figure in row.values()]
         if all(len(figure.values) < 2 for figure in figures):
-            return "One round only: nothing is known of the machine's noise."
+            return "One round only: the machine's noise is unknown."
         noisy = sum(figure.noisy for figure in figures)
         share = f"{noisy} of {len(figures)}"
-        words = f"{share} figures spread by more than {NOISY:.0%} over the rounds"
+        words = f"{share} figures spread by more than {NOISE_THRESHOLD:.0%} over the rounds"
         if 5 * noisy <= len(figures):
             return f"{words}."
-        return f"A noisy machine: {words}; they are given as ranges, marked ~, and prove little."
+        return f"Noisy machine: {words}; they are given as ranges, marked ~, and prove little."
 
     def markdown(self, keys: Iterable[Key] | None = None) -> str:
-        """A table for each section, of all rows or of those named, in that order."""
+        """A table for each section, with all rows or with `keys` in their order."""
         chosen = [key for key in keys or self.values if key in self.values]
         sections = dict.fromkeys(section for section, _, _ in chosen)
         parts = [self.machine(), self.noise(), *(self._table(each, chosen) for each in sections)]
@@ -155,7 +155,7 @@ class Report:
         return f"### {section}\n\n{table}"
 
     def as_json(self) -> dict[str, object]:
-        """All that was measured, with medians and spreads."""
+        """All figures, with medians and spreads."""
         figures = [
             {"section": section, "load": load, "metric": metric, "side": side}
             | asdict(figure)
@@ -171,7 +171,7 @@ class Report:
         }
 
     def lines(self, section: str, metric: str) -> dict[str, list[tuple[float, float]]]:
-        """A metric over its loads, which begin with a number, for a picture."""
+        """A metric over its loads, which begin with a number, for a chart."""
         found: dict[str, list[tuple[float, float]]] = {}
         for (its_section, load, its_metric), row in self.rows().items():
             if (its_section, its_metric) == (section, metric):
@@ -182,14 +182,14 @@ class Report:
 
 
 def _ratios(values: list[float], base: list[float] | None) -> tuple[float, ...]:
-    """The rounds' ratios to the base's; none where the base is not above 0."""
+    """The rounds' ratios to the baseline; none if a baseline value is not positive."""
     if base is None or values is base or min(base) <= 0:
         return ()
     return tuple(value / other for value, other in zip(values, base, strict=False))
 
 
 def added(figures: Mapping[str, float], direct: Mapping[str, float]) -> dict[str, float]:
-    """A side's figures, with latencies as what they add to direct's."""
+    """A side's figures, with latencies as the difference to direct's."""
     result = {}
     for metric, value in figures.items():
         if metric.endswith(" ms") and metric in direct:

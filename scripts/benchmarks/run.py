@@ -1,4 +1,4 @@
-"""One run of the bench: how much it measures, who takes part, and the alternating of sides."""
+"""One run of the benchmark: how much it measures, its contenders, and the alternation of sides."""
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping
@@ -6,7 +6,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
 from scripts.benchmarks.contenders import DIRECT, Contender, Side
-from scripts.benchmarks.load import Failed, ask
+from scripts.benchmarks.load import MeasurementFailed, send_requests
 from scripts.benchmarks.peers import install_limiters
 from scripts.benchmarks.report import Report, added
 
@@ -16,8 +16,10 @@ Measures = Mapping[str, Callable[[], Figures]]
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """How much is measured: rounds, seconds of each load, and the loads. A stream lasts so long
-    that most of its events come after a thousand are open."""
+    """How much is measured: rounds, seconds per load, and the loads.
+
+    A stream lasts long enough that most events arrive after a thousand streams are open.
+    """
 
     rounds: int = 15
     seconds: float = 0.6
@@ -32,10 +34,12 @@ QUICK = Effort(5, 0.3, 1.2, streams=(1, 200, 512, 1000), waiters=(0, 1000, 100_0
 
 @dataclass(slots=True)
 class Run:
-    """A run's effort, its contenders, and what it has found.
+    """A run's effort, contenders and report.
 
-    `gate` is the gate's environment; `limiters` one in which other limiters can be imported,
-    empty if they are not asked for.
+    Args:
+        gate: the gate's environment variables.
+        limiters: environment variables with which other limiters can be imported; empty if they
+            are not measured.
     """
 
     effort: Effort
@@ -45,22 +49,22 @@ class Run:
     report: Report = field(default_factory=Report)
 
     def install_limiters(self) -> None:
-        """Let other limiters be measured too."""
+        """Install other limiters, so that they are measured too."""
         try:
             self.limiters = {"PYTHONPATH": str(install_limiters())}
-        except Failed as failure:
+        except MeasurementFailed as failure:
             self.report.skip("limiters", failure)
 
     @contextmanager
     def sides(self) -> Iterator[list[Side]]:
-        """All that start, and that answer a request; the others are named and left out."""
+        """The sides that start and respond; the others are reported as skipped."""
         with ExitStack() as stack:
             started = []
             for contender in self.contenders:
                 try:
                     side = stack.enter_context(contender.start())
-                    asyncio.run(ask(side.port, side.headers, 1, 0))
-                except Failed as failure:
+                    asyncio.run(send_requests(side.port, side.headers, 1, 0))
+                except MeasurementFailed as failure:
                     self.report.skip(contender.name, failure)
                 else:
                     started.append(side)
@@ -73,9 +77,9 @@ class Run:
         measures: Measures,
         warm_up: int = 1,
     ) -> None:
-        """Measure the sides in turn, round by round, first as often as it takes to warm up.
+        """Measure the sides in turn, round by round, after `warm_up` rounds that do not count.
 
-        One that fails is named, and left out of the rounds that follow.
+        A side that fails is reported as skipped and left out of the following rounds.
         """
         print(f"{section}, {load} ...", flush=True)
         left = dict(measures)
@@ -84,7 +88,7 @@ class Run:
             for name in list(left):
                 try:
                     figures = left[name]()
-                except Failed as failure:
+                except MeasurementFailed as failure:
                     self.report.skip(f"{name}, {section}, {load}", failure)
                     self.report.forget(section, load, name)
                     del left[name]

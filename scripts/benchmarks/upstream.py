@@ -1,4 +1,4 @@
-"""The upstream of a bench, on a raw protocol, so that it is not what is measured."""
+"""The upstream of the benchmark: a raw asyncio protocol, so that it is not the bottleneck."""
 
 import asyncio
 import os
@@ -7,28 +7,26 @@ from hashlib import sha1
 from time import monotonic_ns
 
 from scripts.benchmarks.wire import (
-    ANSWER,
-    BYTES,
-    BYTES_HEAD,
+    BLOCK,
     CHUNK,
+    DOWNLOAD_HEAD,
+    DOWNLOAD_PATH,
     FRAME,
     MASKED_FRAME,
-    PIECE,
+    RESPONSE,
     STREAM_END,
     STREAM_HEAD,
-    SWITCHED,
-    WANTED,
+    STREAM_PARAMETERS,
+    SWITCHING_PROTOCOLS,
 )
 
-# No request that wants something has a longer body.
-SMALL = 4096
+# Requests with parameters in the body are shorter than this.
+SMALL_BODY = 4096
 
 
 class Upstream(asyncio.Protocol):
-    """Answers each request at once; one that wants a stream gets its events at its pace, and one
-    for `BYTES` so many MiB.
-
-    On a WebSocket it answers each frame with one.
+    """Responds to each request at once: with an event stream at the requested pace, with a
+    download, or with a short response. On a WebSocket it sends one frame for each one received.
     """
 
     upgraded = False
@@ -38,12 +36,12 @@ class Upstream(asyncio.Protocol):
         self.transport = transport
         self.loop = asyncio.get_running_loop()
         self.buffer = b""
-        self.left = self.owed = 0
+        self.left = self.download_left = 0
 
     def data_received(self, data: bytes) -> None:
         if self.upgraded:
             self.buffer += data
-            self.answer_frames()
+            self.echo_frames()
             return
         if not self.left:
             self.buffer += data
@@ -53,31 +51,31 @@ class Upstream(asyncio.Protocol):
             length = self.head.lower().partition(b"content-length:")[2].partition(b"\r")[0]
             self.left = int(length or 0)
             self.buffer = b""
-        # Kept is only the end of a body, which is all of a small one.
-        self.buffer = (self.buffer + data)[-SMALL:]
+        # Only the end of a body is kept, which is all of a small one.
+        self.buffer = (self.buffer + data)[-SMALL_BODY:]
         self.left -= len(data)
         if not self.left:
             body, self.buffer = self.buffer, b""
-            self.answer(self.head, body)
+            self.respond(self.head, body)
 
-    def answer(self, head: bytes, body: bytes) -> None:
+    def respond(self, head: bytes, body: bytes) -> None:
         path = head.split(b" ", 2)[1].decode()
         if at := head.lower().find(b"sec-websocket-key: ") + 1:
             key = head[at + 18 :].partition(b"\r")[0]
             self.upgraded = True
-            self.transport.write(SWITCHED.format(proof(key)).encode())
-        elif wanted := WANTED.search(body):
-            events, pause_us = map(int, wanted.groups())
+            self.transport.write(SWITCHING_PROTOCOLS.format(accept_key(key)).encode())
+        elif parameters := STREAM_PARAMETERS.search(body):
+            events, pause_us = map(int, parameters.groups())
             self.transport.write(STREAM_HEAD)
             self.stream(events, pause_us / 1e6, self.loop.time())
-        elif path.startswith(BYTES):
-            self.owed = int(path.removeprefix(BYTES)) << 20
-            self.transport.write(BYTES_HEAD.format(self.owed).encode())
+        elif path.startswith(DOWNLOAD_PATH):
+            self.download_left = int(path.removeprefix(DOWNLOAD_PATH)) << 20
+            self.transport.write(DOWNLOAD_HEAD.format(self.download_left).encode())
             self.resume_writing()
         else:
-            self.transport.write(ANSWER)
+            self.transport.write(RESPONSE)
 
-    def answer_frames(self) -> None:
+    def echo_frames(self) -> None:
         frames, rest = divmod(len(self.buffer), len(MASKED_FRAME))
         self.buffer = self.buffer[len(self.buffer) - rest :]
         self.transport.write(FRAME * frames)
@@ -87,24 +85,24 @@ class Upstream(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self.paused = False
-        while self.owed and not self.paused:
-            self.owed -= len(PIECE)
-            self.transport.write(PIECE)
+        while self.download_left and not self.paused:
+            self.download_left -= len(BLOCK)
+            self.transport.write(BLOCK)
 
-    def stream(self, left: int, pause_s: float, due: float) -> None:
-        """Events by the clock: one that is late does not put off those behind it."""
+    def stream(self, left: int, pause_s: float, due_s: float) -> None:
+        """Send events on a fixed schedule: a late event does not delay the following ones."""
         if self.transport.is_closing():
             return
         if not left:
             self.transport.write(STREAM_END)
             return
         self.transport.write(CHUNK % monotonic_ns())
-        due += pause_s
-        self.loop.call_at(due, self.stream, left - 1, pause_s, due)
+        due_s += pause_s
+        self.loop.call_at(due_s, self.stream, left - 1, pause_s, due_s)
 
 
-def proof(key: bytes) -> str:
-    """What answers a WebSocket's key (RFC 6455, 4.2.2)."""
+def accept_key(key: bytes) -> str:
+    """The Sec-WebSocket-Accept for a Sec-WebSocket-Key (RFC 6455, 4.2.2)."""
     return b64encode(sha1(key + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest()).decode()
 
 

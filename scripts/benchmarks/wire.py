@@ -1,7 +1,7 @@
-"""What goes over the wire in a bench: the bytes that upstream and load agree on.
+"""The bytes on the wire: requests and responses that upstream and the load clients agree on.
 
-A request for a stream says how much it wants in its message, so that a proxy which knows nothing
-but OpenAI's endpoints passes it on. An event carries the instant it was sent at in its text, in
+The prompt of a streaming request contains the number of events and their interval, so that proxies
+which know only OpenAI's endpoints forward it. The text of an event is the time it was sent at, in
 nanoseconds of the machine's monotonic clock.
 """
 
@@ -13,18 +13,18 @@ SOCKET = "/v1/realtime?model=gpt-realtime"
 KEY = "sk-bench"
 
 
-def body(prompt: str, **more: object) -> bytes:
-    """A request's body."""
+def body(prompt: str, **fields: object) -> bytes:
+    """The body of a chat request."""
     message = {"role": "user", "content": prompt}
-    return json.dumps({"model": "gpt-4o", "messages": [message], **more}).encode()
+    return json.dumps({"model": "gpt-4o", "messages": [message], **fields}).encode()
 
 
 BODY = body("Say hello to the bench.")
-WANTED = re.compile(rb"Say (\d+) words, one each (\d+) us")
+STREAM_PARAMETERS = re.compile(rb"Say (\d+) words, one each (\d+) us")
 
 
 def stream_body(events: int, pause_us: int) -> bytes:
-    """The body of a request for a stream; `WANTED` finds what it wants."""
+    """The body of a streaming request; `STREAM_PARAMETERS` finds its parameters."""
     return body(f"Say {events} words, one each {pause_us} us", stream=True)
 
 
@@ -41,17 +41,18 @@ HEAD = (
 
 
 def request(content: bytes, headers: str = "", encoding: str = "gzip, deflate") -> bytes:
-    """A request as OpenAI's SDK sends it; `headers` are lines to add.
+    """A request as OpenAI's SDK sends it.
 
     Args:
-        encoding: `identity` where events are to be found in the answer as it comes.
+        headers: additional header lines.
+        encoding: `identity` where events must be found in the response as it arrives.
     """
     head = HEAD.format(path=PATH, key=KEY, length=len(content), encoding=encoding)
     return f"{head}{headers}\r\n".encode() + content
 
 
 CHAT = {"id": "chatcmpl-1", "created": 1893456000, "model": "gpt-4o"}
-ANSWER_BODY = json.dumps(
+RESPONSE_BODY = json.dumps(
     {
         **CHAT,
         "object": "chat.completion",
@@ -65,17 +66,17 @@ ANSWER_BODY = json.dumps(
         "usage": {"prompt_tokens": 9, "completion_tokens": 4, "total_tokens": 13},
     }
 ).encode()
-# A gate that learns limits from these must run into none.
-ANSWER = (
+# So high that a gate which learns these limits never reaches them.
+RESPONSE = (
     "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
-    f"Content-Length: {len(ANSWER_BODY)}\r\n"
+    f"Content-Length: {len(RESPONSE_BODY)}\r\n"
     "x-request-id: req_1\r\nopenai-processing-ms: 12\r\nopenai-version: 2020-10-01\r\n"
     "x-ratelimit-limit-requests: 10000000000\r\nx-ratelimit-limit-tokens: 10000000000000\r\n"
     "x-ratelimit-remaining-requests: 9999999999\r\n"
     "x-ratelimit-remaining-tokens: 9999999999990\r\n"
     "x-ratelimit-reset-requests: 6ms\r\nx-ratelimit-reset-tokens: 0s\r\n"
     "Date: Tue, 01 Jan 2030 00:00:00 GMT\r\nServer: bench\r\n\r\n"
-).encode() + ANSWER_BODY
+).encode() + RESPONSE_BODY
 
 STREAM_HEAD = (
     b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n"
@@ -87,29 +88,29 @@ EVENT = (
     b'"finish_reason":null}]}\n\n'
 )
 CHUNK = b"%x\r\n%s\r\n" % (len(EVENT % 0), EVENT)
-SENT = re.compile(rb'"content": ?"(\d{20})"')
+SENT_AT = re.compile(rb'"content": ?"(\d{20})"')
 DONE = b"data: [DONE]\n\n"
 LAST_CHUNK = b"0\r\n\r\n"
 STREAM_END = b"%x\r\n%s\r\n%s" % (len(DONE), DONE, LAST_CHUNK)
 
-# Large bodies: a download names its size in its path, in MiB.
-BYTES = "/v1/bytes/"
-FILES = "/v1/files"
-PIECE = bytes(range(256)) * 256
-BYTES_HEAD = (
+# Large bodies. The path of a download ends with its size in MiB.
+DOWNLOAD_PATH = "/v1/bytes/"
+UPLOAD_PATH = "/v1/files"
+BLOCK = bytes(range(256)) * 256
+DOWNLOAD_HEAD = (
     "HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\nContent-Length: {}\r\n"
     "Date: Tue, 01 Jan 2030 00:00:00 GMT\r\nServer: bench\r\n\r\n"
 )
 DOWNLOAD = (
-    f"GET {BYTES}{{}} HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {KEY}\r\n"
+    f"GET {DOWNLOAD_PATH}{{}} HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {KEY}\r\n"
     "Connection: close\r\n{}\r\n"
 )
 UPLOAD = (
-    f"POST {FILES} HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {KEY}\r\n"
+    f"POST {UPLOAD_PATH} HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {KEY}\r\n"
     "Content-Length: {}\r\nContent-Type: multipart/form-data; boundary=x\r\n{}\r\n"
 )
 
-SWITCHED = (
+SWITCHING_PROTOCOLS = (
     "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
     "Sec-WebSocket-Accept: {}\r\n\r\n"
 )
@@ -118,6 +119,6 @@ UPGRADE = (
     "Connection: Upgrade\r\nUpgrade: websocket\r\n"
     "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
 ).encode()
-WORD = b'{"type":"response.output_text.delta","response_id":"resp_1","delta":" word"}'
-FRAME = bytes([0x81, len(WORD)]) + WORD
-MASKED_FRAME = bytes([0x81, 0x80 | len(WORD), 0, 0, 0, 0]) + WORD
+TEXT_EVENT = b'{"type":"response.output_text.delta","response_id":"resp_1","delta":" word"}'
+FRAME = bytes([0x81, len(TEXT_EVENT)]) + TEXT_EVENT
+MASKED_FRAME = bytes([0x81, 0x80 | len(TEXT_EVENT), 0, 0, 0, 0]) + TEXT_EVENT

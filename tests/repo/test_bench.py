@@ -1,4 +1,4 @@
-"""The bench runs from end to end, so that it cannot rot; what it finds is not judged here."""
+"""The benchmark runs from end to end and reports its figures; the figures are not judged."""
 
 import asyncio
 import json
@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 
 
 async def bench(*arguments: str) -> str:
-    """What the bench prints; it has come to its end."""
+    """Run the benchmark; returns its output."""
     command = ("-m", "scripts.bench", *arguments)
     child = await asyncio.create_subprocess_exec(
         sys.executable, *command, cwd=ROOT, stdout=asyncio.subprocess.PIPE
@@ -25,20 +25,20 @@ async def bench(*arguments: str) -> str:
 
 
 async def test_bench_prints_a_table_and_writes_its_files(tmp_path: Path) -> None:
-    found = tmp_path / "found.json"
+    output = tmp_path / "figures.json"
     printed = await bench(
         "--only", "requests", "--rounds", "1", "--seconds", "0.05",
-        "--json", str(found), "--pictures", str(tmp_path),
+        "--json", str(output), "--pictures", str(tmp_path),
     )  # fmt: skip
     assert "| 32 connections | CPU us per request |" in printed
     assert "Not measured" not in printed
     assert "| 256 connections | added p99 ms |" in (tmp_path / "table.md").read_text()
-    sides = {figure["side"] for figure in json.loads(found.read_text())["figures"]}
+    sides = {figure["side"] for figure in json.loads(output.read_text())["figures"]}
     assert sides == {"direct", "floor", "RustyGate"}
 
 
 @pytest.mark.parametrize(
-    ("figure", "told"),
+    ("figure", "text"),
     [
         pytest.param(Figure((100.0, 101.0, 110.0)), "101", id="calm"),
         pytest.param(Figure((100.0, 101.0, 190.0)), "~100.5 to 145.5", id="noisy"),
@@ -49,11 +49,11 @@ async def test_bench_prints_a_table_and_writes_its_files(tmp_path: Path) -> None
         pytest.param(Figure((9.0, 9.0, 9.0), (1, 2, 3)), "~1.50x to 2.50x (9)", id="noisy ratio"),
     ],
 )
-def test_figure_tells_a_range_where_the_rounds_disagree(figure: Figure, told: str) -> None:
-    assert str(figure) == told
+def test_figure_is_a_range_where_the_rounds_disagree(figure: Figure, text: str) -> None:
+    assert str(figure) == text
 
 
-def test_ratio_is_to_the_floor_of_the_same_round() -> None:
+def test_ratio_is_to_the_floor_in_the_same_round() -> None:
     report = Report()
     for floor, gate in ((100, 150), (200, 320), (100, 170)):
         report.add("requests", "1 connections", "floor", {"CPU us per request": floor})
@@ -63,7 +63,7 @@ def test_ratio_is_to_the_floor_of_the_same_round() -> None:
     assert row["floor"].ratio is None
 
 
-def test_side_that_failed_is_named_once() -> None:
+def test_skipped_side_is_listed_once() -> None:
     report = Report()
     for _ in range(2):
         report.skip("nginx", "not installed")
@@ -71,13 +71,13 @@ def test_side_that_failed_is_named_once() -> None:
     assert report.markdown().count("- nginx: not installed") == 1
 
 
-def test_chart_draws_each_line() -> None:
-    drawn = chart("Title", "streams", {"floor": [(1, 20), (1000, 30)], "R&G": [(0, 25)]})
-    assert drawn.count("<polyline") == 2
-    assert "R&amp;G" in drawn
+def test_chart_has_a_line_per_name() -> None:
+    svg = chart("Title", "streams", {"floor": [(1, 20), (1000, 30)], "R&G": [(0, 25)]})
+    assert svg.count("<polyline") == 2
+    assert "R&amp;G" in svg
 
 
-def test_side_that_failed_in_a_later_round_has_no_figures() -> None:
+def test_side_that_fails_in_a_later_round_has_no_figures() -> None:
     report = Report()
     for side in ("floor", "nginx"):
         report.add("frames", "50 sockets", side, {"CPU us per frame": 20})
