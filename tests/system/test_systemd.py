@@ -1,4 +1,4 @@
-"""The gate under systemd, whose part the tests play: sockets are handed over, states are told."""
+"""The gate under systemd, played by the tests: passed sockets, notifications, restarts."""
 
 import asyncio
 import os
@@ -15,46 +15,46 @@ import pytest
 from rustygate.cli.serve import raise_open_files_limit
 from tests.conftest import Start
 from tests.support.client import Client
-from tests.support.gate import logged
-from tests.support.http import EVENT_STREAM, LAST_CHUNK, answer, chunk, get, post
-from tests.support.process import PATIENCE_S, Process
+from tests.support.gate import captured_log
+from tests.support.http import EVENT_STREAM, LAST_CHUNK, chunk, get, post, response
+from tests.support.process import PROCESS_TIMEOUT_S, Process
 from tests.support.upstream import Upstream
 from tests.support.waiting import until
 from tests.support.wire import Wire
 
 
 class Systemd:
-    """Starts the gate as a service of `Type=notify`, and hears what it tells."""
+    """Starts the gate as a service of `Type=notify` and receives its notifications."""
 
     def __init__(self, start: Start, directory: Path) -> None:
         self._start = start
         self._directory = directory
-        self._told: list[socket.socket] = []
+        self._sockets: list[socket.socket] = []
 
     def serve(self, *sockets: socket.socket, **given: Any) -> "Service":
-        told = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        told.bind(str(self._directory / f"notify-{len(self._told)}"))
-        told.settimeout(PATIENCE_S)
-        self._told.append(told)
+        notifications = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        notifications.bind(str(self._directory / f"notify-{len(self._sockets)}"))
+        notifications.settimeout(PROCESS_TIMEOUT_S)
+        self._sockets.append(notifications)
         defaults = {"OPENAI_API_KEY": "sk-systemd", "PORT": "0", "RUST_LOG": "info"}
-        given = defaults | {"NOTIFY_SOCKET": told.getsockname()} | given
-        return Service(self._start(sockets=sockets, **given), told)
+        given = defaults | {"NOTIFY_SOCKET": notifications.getsockname()} | given
+        return Service(self._start(sockets=sockets, **given), notifications)
 
     def close(self) -> None:
-        for told in self._told:
-            told.close()
+        for notifications in self._sockets:
+            notifications.close()
 
 
 class Service:
     """A gate that was started so."""
 
-    def __init__(self, process: Process, told: socket.socket) -> None:
+    def __init__(self, process: Process, notifications: socket.socket) -> None:
         self.process = process
-        self.told = told
+        self.notifications = notifications
 
-    def tells(self, *states: str) -> None:
+    def notifies(self, *states: str) -> None:
         for state in states:
-            assert self.told.recv(100).decode().partition("\n")[0] == state
+            assert self.notifications.recv(100).decode().partition("\n")[0] == state
 
 
 @pytest.fixture
@@ -83,85 +83,83 @@ def url_of(sock: socket.socket) -> str:
 # States.
 
 
-def test_service_tells_when_it_is_ready_and_when_it_stops(systemd: Systemd) -> None:
+def test_service_notifies_ready_watchdog_and_stopping(systemd: Systemd) -> None:
     service = systemd.serve(WATCHDOG_USEC="3600000000")
-    service.tells("READY=1", "WATCHDOG=1")
+    service.notifies("READY=1", "WATCHDOG=1")
     service.process.signal()
-    service.tells("STOPPING=1")
-    assert service.process.code() == 0
+    service.notifies("STOPPING=1")
+    assert service.process.exit_code() == 0
 
 
-def test_service_that_does_not_start_is_never_ready(systemd: Systemd) -> None:
+def test_service_that_fails_to_start_is_never_ready(systemd: Systemd) -> None:
     service = systemd.serve(BIND_ADDRESS="192.0.2.1")
-    assert service.process.code() == 1
-    service.told.setblocking(False)
+    assert service.process.exit_code() == 1
+    service.notifications.setblocking(False)
     with pytest.raises(BlockingIOError):
-        service.told.recv(100)
+        service.notifications.recv(100)
 
 
-def test_hangup_reloads_and_ends_nothing(systemd: Systemd, start: Start) -> None:
+def test_sighup_reloads_and_stops_nothing(systemd: Systemd, start: Start) -> None:
     service = systemd.serve()
-    url = service.process.listening()
-    service.tells("READY=1")
+    url = service.process.listening_url()
+    service.notifies("READY=1")
     for _ in range(2):
         service.process.signal(signal.SIGHUP)
-        service.tells("RELOADING=1", "READY=1")
-        service.process.until(service.process.stderr, "reload ignored: nothing to reload")
-    assert start("health", url).code() == 0
+        service.notifies("RELOADING=1", "READY=1")
+        service.process.wait_for_line(service.process.stderr, "reload ignored: nothing to reload")
+    assert start("health", url).exit_code() == 0
     service.process.signal()
-    service.tells("STOPPING=1")
-    assert service.process.code() == 0
+    service.notifies("STOPPING=1")
+    assert service.process.exit_code() == 0
 
 
-def test_hangup_reads_the_clients_again_and_reports_what_will_not_do(
-    systemd: Systemd, tmp_path: Path
-) -> None:
+def test_sighup_reloads_clients_and_reports_a_bad_file(systemd: Systemd, tmp_path: Path) -> None:
     clients = tmp_path / "clients.toml"
     clients.write_text(f'[client.a]\nkey_sha256 = "{"0" * 64}"\n')
     service = systemd.serve(CLIENTS_FILE=str(clients))
-    service.tells("READY=1")
+    service.notifies("READY=1")
     service.process.signal(signal.SIGHUP)
-    service.tells("RELOADING=1", "READY=1")
-    service.process.until(service.process.stderr, "clients file reloaded")
+    service.notifies("RELOADING=1", "READY=1")
+    service.process.wait_for_line(service.process.stderr, "clients file reloaded")
     clients.write_text("[client.a]\nweight = -1\n")
     service.process.signal(signal.SIGHUP)
-    service.tells("RELOADING=1", "READY=1")
-    service.process.until(
+    service.notifies("RELOADING=1", "READY=1")
+    service.process.wait_for_line(
         service.process.stderr, r"previous clients stay in force.*client\.a\.weight=-1"
     )
-    service.process.until(service.process.stderr, r"client\.a\.key_sha256: not set")
+    service.process.wait_for_line(service.process.stderr, r"client\.a\.key_sha256: not set")
     service.process.signal()
-    assert service.process.code() == 0
+    assert service.process.exit_code() == 0
 
 
-def test_hangup_ends_no_drain(systemd: Systemd) -> None:
+def test_sighup_does_not_end_a_drain(systemd: Systemd) -> None:
     with socket.create_server(("127.0.0.1", 0)) as upstream:
         base_url = f"{url_of(upstream)}/v1"
         service = systemd.serve(OPENAI_BASE_URL=base_url)
-        host, port = service.process.listening().removeprefix("http://").split(":")
-        with socket.create_connection((host, int(port)), PATIENCE_S) as client:
+        host, port = service.process.listening_url().removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), PROCESS_TIMEOUT_S) as client:
             client.sendall(get())
             accepted, _ = upstream.accept()
             with accepted:
                 service.process.signal()
-                service.process.until(service.process.stderr, "draining")
+                service.process.wait_for_line(service.process.stderr, "draining")
                 service.process.signal(signal.SIGHUP)
                 accepted.recv(65536)
-                accepted.sendall(answer(b"whole"))
+                accepted.sendall(response(b"whole"))
                 assert client.recv(65536).endswith(b"whole")
-    service.tells("READY=1", "STOPPING=1")
-    assert service.process.code() == 0
+    service.notifies("READY=1", "STOPPING=1")
+    assert service.process.exit_code() == 0
 
 
 # Sockets.
 
 
-def test_sockets_that_are_handed_over_are_served_in_place_of_the_settings(
+def test_passed_sockets_replace_the_configured_address(
     systemd: Systemd, start: Start, sockets: list[socket.socket]
 ) -> None:
     service = systemd.serve(*sockets, BIND_ADDRESS="192.0.2.1", PORT="1")
     urls = [url_of(sock) for sock in sockets]
-    assert service.process.listening() == ",".join(urls)
+    assert service.process.listening_url() == ",".join(urls)
     assert [start("health", url).ended() for url in urls] == [(0, "OK\n", "")] * 2
     service.process.signal()
     code, _, stderr = service.process.ended()
@@ -169,22 +167,27 @@ def test_sockets_that_are_handed_over_are_served_in_place_of_the_settings(
     assert Path(sockets[1].getsockname()).is_socket()
 
 
-def test_socket_for_others_is_warned_of(systemd: Systemd, sockets: list[socket.socket]) -> None:
+def test_exposed_socket_is_warned_about(systemd: Systemd, sockets: list[socket.socket]) -> None:
     with socket.create_server(("0.0.0.0", 0)) as everywhere:
         service = systemd.serve(*sockets, everywhere)
         warned = "BIND_ADDRESS=0.0.0.0 lets other machines connect"
-        service.process.until(service.process.stderr, warned)
+        service.process.wait_for_line(service.process.stderr, warned)
 
 
-@pytest.mark.parametrize("kind", ["deaf", "datagrams", "connected", "file"])
-def test_what_is_no_listening_socket_is_one_line(
+@pytest.mark.parametrize("kind", ["not_listening", "datagrams", "connected", "file"])
+def test_descriptor_that_is_not_listening_is_a_one_line_error(
     systemd: Systemd, sockets: list[socket.socket], kind: str
 ) -> None:
     left, right = socket.socketpair()
-    with left, right, socket.socket() as deaf, open(os.devnull) as file:
+    with left, right, socket.socket() as not_listening, open(os.devnull) as file:
         datagrams = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         with datagrams:
-            wrong: Any = {"deaf": deaf, "datagrams": datagrams, "connected": left, "file": file}
+            wrong: Any = {
+                "not_listening": not_listening,
+                "datagrams": datagrams,
+                "connected": left,
+                "file": file,
+            }
             service = systemd.serve(sockets[0], wrong[kind])
     code, stdout, stderr = service.process.ended()
     expected = "file descriptor 4, handed over: expected a stream socket that listens"
@@ -194,9 +197,9 @@ def test_what_is_no_listening_socket_is_one_line(
 
 
 @pytest.mark.parametrize("pid", ["1", ""])
-def test_sockets_for_another_process_are_not_taken(systemd: Systemd, pid: str) -> None:
+def test_sockets_for_another_process_are_ignored(systemd: Systemd, pid: str) -> None:
     service = systemd.serve(LISTEN_PID=pid, LISTEN_FDS="1")
-    assert service.process.listening().startswith("http://127.0.0.1:")
+    assert service.process.listening_url().startswith("http://127.0.0.1:")
 
 
 # Restarts.
@@ -207,55 +210,58 @@ Connect = Callable[[str], Awaitable[Client]]
 
 @pytest.fixture
 async def connect() -> AsyncIterator[Connect]:
-    """Connects clients, which leave at the end."""
+    """Connects clients; they disconnect at the end."""
     clients: list[Client] = []
 
     async def connect(url: str) -> Client:
-        clients.append(Client(await Wire.to(url)))
+        clients.append(Client(await Wire.connect(url)))
         return clients[-1]
 
     yield connect
     for client in clients:
-        client.leave()
+        client.disconnect()
     await asyncio.sleep(0)
 
 
 class Load:
-    """Clients that ask over and over, each time by a new connection; refused or cut, they fail."""
+    """Clients that send one request after another, each on a new connection.
+
+    A refused or cut connection makes its client fail.
+    """
 
     def __init__(self, connect: Connect, url: str, clients: int) -> None:
         self._connect = connect
         self._url = url
         self._stopped = False
-        self._tasks = [asyncio.create_task(self._ask()) for _ in range(clients)]
-        self.answers: list[tuple[int, str | None]] = []
+        self._tasks = [asyncio.create_task(self._send_requests()) for _ in range(clients)]
+        self.results: list[tuple[int, str | None]] = []
 
-    async def more(self, count: int) -> None:
-        """Wait for so many further answers."""
-        wanted = len(self.answers) + count
-        await until(lambda: len(self.answers) >= wanted or any(t.done() for t in self._tasks))
+    async def wait_for_more(self, count: int) -> None:
+        """Wait for that many further responses."""
+        expected = len(self.results) + count
+        await until(lambda: len(self.results) >= expected or any(t.done() for t in self._tasks))
 
     async def stop(self) -> None:
         self._stopped = True
         await asyncio.gather(*self._tasks)
 
-    async def _ask(self) -> None:
+    async def _send_requests(self) -> None:
         while not self._stopped:
             client = await self._connect(self._url)
-            got = await client.ask(get())
-            self.answers.append((got.status, got.reason))
-            client.leave()
+            response = await client.request(get())
+            self.results.append((response.status, response.reason))
+            client.disconnect()
 
 
 async def test_restart_under_load_refuses_no_connection_and_cuts_no_stream(
     systemd: Systemd, sockets: list[socket.socket], upstream: Upstream, connect: Connect
 ) -> None:
-    """The old one drains while the new one serves; whom it had taken on by then it sends there."""
+    """The old gate drains while the new one serves; it refuses requests on connections it took."""
     url = url_of(sockets[0])
-    roomy = {"RATE_LIMIT": "100000", "RATE_LIMIT_BURST": "100000", "RUST_LOG": "warn"}
-    given = roomy | {"OPENAI_BASE_URL": upstream.url}
+    no_limits = {"RATE_LIMIT": "100000", "RATE_LIMIT_BURST": "100000", "RUST_LOG": "warn"}
+    given = no_limits | {"OPENAI_BASE_URL": upstream.url}
     old = systemd.serve(*sockets, **given)
-    await asyncio.to_thread(old.tells, "READY=1")
+    await asyncio.to_thread(old.notifies, "READY=1")
     streams, calls = [], []
     for number in range(5):
         streams.append(await connect(url))
@@ -263,76 +269,76 @@ async def test_restart_under_load_refuses_no_connection_and_cuts_no_stream(
         calls.append(await upstream.call())
         calls[-1].send(EVENT_STREAM, chunk(b"data: %d\n\n" % number))
         await streams[-1].head()
-    upstream.reply = answer(b"whole")
+    upstream.reply = response(b"whole")
     load = Load(connect, url, 10)
-    await load.more(50)
+    await load.wait_for_more(50)
     new = systemd.serve(*sockets, **given)
-    await asyncio.to_thread(new.tells, "READY=1")
-    await load.more(50)
+    await asyncio.to_thread(new.notifies, "READY=1")
+    await load.wait_for_more(50)
     old.process.signal()
-    await asyncio.to_thread(old.tells, "STOPPING=1")
-    await load.more(200)
+    await asyncio.to_thread(old.notifies, "STOPPING=1")
+    await load.wait_for_more(200)
     for number, (client, call) in enumerate(zip(streams, calls, strict=True)):
         call.send(chunk(b"data: [DONE]\n\n"), LAST_CHUNK)
-        assert await client.rest() == b"data: %d\n\ndata: [DONE]\n\n" % number
-    assert await asyncio.to_thread(old.process.code) == 0
-    await load.more(50)
+        assert await client.read_rest() == b"data: %d\n\ndata: [DONE]\n\n" % number
+    assert await asyncio.to_thread(old.process.exit_code) == 0
+    await load.wait_for_more(50)
     await load.stop()
-    assert set(load.answers) <= {(200, None), (503, "draining")}
-    assert load.answers.count((503, "draining")) <= 20
+    assert set(load.results) <= {(200, None), (503, "draining")}
+    assert load.results.count((503, "draining")) <= 20
 
 
-async def test_connections_wait_while_no_gate_is_there(
+async def test_connections_wait_between_stop_and_start(
     systemd: Systemd, sockets: list[socket.socket], upstream: Upstream, connect: Connect
 ) -> None:
-    """As `systemctl restart` has it: stop, then start."""
-    upstream.reply = answer(b"whole")
+    """Like `systemctl restart`: stop, then start."""
+    upstream.reply = response(b"whole")
     old = systemd.serve(*sockets, OPENAI_BASE_URL=upstream.url)
-    await asyncio.to_thread(old.tells, "READY=1")
+    await asyncio.to_thread(old.notifies, "READY=1")
     old.process.signal()
-    assert await asyncio.to_thread(old.process.code) == 0
+    assert await asyncio.to_thread(old.process.exit_code) == 0
     clients = [await connect(url_of(sock)) for sock in sockets * 5]
     for client in clients:
         client.send(get())
     new = systemd.serve(*sockets, OPENAI_BASE_URL=upstream.url)
-    await asyncio.to_thread(new.tells, "READY=1")
-    assert {(await client.answer()).body for client in clients} == {b"whole"}
+    await asyncio.to_thread(new.notifies, "READY=1")
+    assert {(await client.response()).body for client in clients} == {b"whole"}
 
 
-async def test_quick_restarts_under_load_refuse_and_cut_nobody(
+async def test_quick_restarts_under_load_refuse_and_cut_no_request(
     systemd: Systemd, sockets: list[socket.socket], upstream: Upstream, connect: Connect
 ) -> None:
-    """Nothing is in flight for long: what was accepted last has not even asked yet."""
-    upstream.reply = answer(b"whole")
-    roomy = {"RATE_LIMIT": "100000", "RATE_LIMIT_BURST": "100000", "RUST_LOG": "warn"}
-    given = roomy | {"OPENAI_BASE_URL": upstream.url}
+    """Connections accepted last have not sent their request when the gate stops."""
+    upstream.reply = response(b"whole")
+    no_limits = {"RATE_LIMIT": "100000", "RATE_LIMIT_BURST": "100000", "RUST_LOG": "warn"}
+    given = no_limits | {"OPENAI_BASE_URL": upstream.url}
     gate = systemd.serve(*sockets, **given)
     load = Load(connect, url_of(sockets[0]), 10)
     for _ in range(3):
-        await asyncio.to_thread(gate.tells, "READY=1")
-        await load.more(50)
+        await asyncio.to_thread(gate.notifies, "READY=1")
+        await load.wait_for_more(50)
         gate.process.signal()
-        assert await asyncio.to_thread(gate.process.code) == 0
+        assert await asyncio.to_thread(gate.process.exit_code) == 0
         gate = systemd.serve(*sockets, **given)
-    await load.more(50)
+    await load.wait_for_more(50)
     await load.stop()
-    assert set(load.answers) <= {(200, None), (503, "draining")}
+    assert set(load.results) <= {(200, None), (503, "draining")}
 
 
 # Files.
 
 
-def test_limit_of_open_files_is_raised_as_far_as_it_goes(systemd: Systemd) -> None:
-    def few() -> None:
+def test_open_files_limit_is_raised_to_the_hard_limit(systemd: Systemd) -> None:
+    def lower_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (64, 512))
 
-    service = systemd.serve(CONNECTION_LIMIT="256", options={"preexec_fn": few})
-    service.tells("READY=1")
+    service = systemd.serve(CONNECTION_LIMIT="256", options={"preexec_fn": lower_limit})
+    service.notifies("READY=1")
     assert resource.prlimit(service.process.pid, resource.RLIMIT_NOFILE) == (512, 512)
 
 
-def test_too_few_files_are_told() -> None:
-    with logged() as log:
+def test_low_open_files_limit_is_warned_about() -> None:
+    with captured_log() as log:
         raise_open_files_limit(1)
         raise_open_files_limit(10**9)
     assert log.text.count("\n") == 1

@@ -1,4 +1,4 @@
-"""What the service manager is told, and that it need not be there."""
+"""Notifications to the service manager, and what happens without one."""
 
 import asyncio
 import os
@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from rustygate.system.systemd import ServiceManager
-from tests.support.gate import logged
+from tests.support.gate import captured_log
 from tests.support.waiting import SOON_S
 
 
 @pytest.fixture(params=["a path", "an abstract name"])
-def told(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[socket.socket]:
-    """The manager's socket."""
+def notifications(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[socket.socket]:
+    """The manager's socket, which receives the notifications."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.settimeout(SOON_S)
         by_path = request.param == "a path"
@@ -25,69 +25,71 @@ def told(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[socket.sock
         yield sock
 
 
-def environ(told: socket.socket, **variables: object) -> dict[str, str]:
-    name = os.fsdecode(told.getsockname()).replace("\0", "@")
+def environ(notifications: socket.socket, **variables: object) -> dict[str, str]:
+    name = os.fsdecode(notifications.getsockname()).replace("\0", "@")
     return {"NOTIFY_SOCKET": name} | {key: str(value) for key, value in variables.items()}
 
 
-def test_manager_is_told_each_state(told: socket.socket) -> None:
-    manager = ServiceManager(environ(told))
+def test_each_state_is_sent(notifications: socket.socket) -> None:
+    manager = ServiceManager(environ(notifications))
     manager.ready()
     before = time.monotonic_ns() // 1000
     manager.reloading()
     manager.stopping()
-    assert told.recv(100) == b"READY=1"
-    reloading = re.fullmatch(rb"RELOADING=1\nMONOTONIC_USEC=(\d+)", told.recv(100))
+    assert notifications.recv(100) == b"READY=1"
+    reloading = re.fullmatch(rb"RELOADING=1\nMONOTONIC_USEC=(\d+)", notifications.recv(100))
     assert reloading is not None
     assert before <= int(reloading[1]) <= time.monotonic_ns() // 1000
-    assert told.recv(100) == b"STOPPING=1"
+    assert notifications.recv(100) == b"STOPPING=1"
 
 
-def test_variables_are_for_this_process_alone(told: socket.socket) -> None:
-    given = environ(told, WATCHDOG_USEC=1000, WATCHDOG_PID=os.getpid(), OTHER=1)
+def test_variables_are_removed_from_the_environment(notifications: socket.socket) -> None:
+    given = environ(notifications, WATCHDOG_USEC=1000, WATCHDOG_PID=os.getpid(), OTHER=1)
     ServiceManager(given)
     assert given == {"OTHER": "1"}
 
 
-@pytest.mark.parametrize("pid", [{}, {"WATCHDOG_PID": os.getpid()}], ids=["", "by number"])
-async def test_signs_of_life_come_twice_an_interval(
-    told: socket.socket, pid: dict[str, int]
+@pytest.mark.parametrize(
+    "pid", [{}, {"WATCHDOG_PID": os.getpid()}], ids=["any process", "this process"]
+)
+async def test_watchdog_is_fed_twice_per_timeout(
+    notifications: socket.socket, pid: dict[str, int]
 ) -> None:
     began = time.monotonic()
-    ServiceManager(environ(told, WATCHDOG_USEC=200_000, **pid)).ready()
-    assert told.recv(100) == b"READY=1"
+    ServiceManager(environ(notifications, WATCHDOG_USEC=200_000, **pid)).ready()
+    assert notifications.recv(100) == b"READY=1"
     for _ in range(3):
-        assert await asyncio.to_thread(told.recv, 100) == b"WATCHDOG=1"
+        assert await asyncio.to_thread(notifications.recv, 100) == b"WATCHDOG=1"
     assert time.monotonic() - began >= 2 * 0.1
 
 
-async def test_loop_that_is_stuck_gives_no_sign_of_life(told: socket.socket) -> None:
-    ServiceManager(environ(told, WATCHDOG_USEC=20_000)).ready()
-    assert [told.recv(100) for _ in range(2)] == [b"READY=1", b"WATCHDOG=1"]
-    told.settimeout(0.1)
-    # It blocks the loop.
+async def test_blocked_event_loop_does_not_feed_the_watchdog(notifications: socket.socket) -> None:
+    ServiceManager(environ(notifications, WATCHDOG_USEC=20_000)).ready()
+    assert [notifications.recv(100) for _ in range(2)] == [b"READY=1", b"WATCHDOG=1"]
+    notifications.settimeout(0.1)
+    # Receiving blocks the event loop.
     with pytest.raises(TimeoutError):
-        told.recv(100)
+        notifications.recv(100)
 
 
 @pytest.mark.parametrize(
-    "asked",
+    "variables",
     [
         {},
         {"WATCHDOG_USEC": "0"},
         {"WATCHDOG_USEC": "x"},
         {"WATCHDOG_USEC": "1000", "WATCHDOG_PID": "1"},
     ],
-    ids=["unasked", "of no time", "of no number", "of another process"],
+    ids=["unset", "zero", "not a number", "other process"],
 )
-async def test_no_sign_of_life_is_given(told: socket.socket, asked: dict[str, str]) -> None:
-    manager = ServiceManager(environ(told, **asked))
+async def test_watchdog_stays_off(notifications: socket.socket, variables: dict[str, str]) -> None:
+    manager = ServiceManager(environ(notifications, **variables))
     manager.ready()
     assert manager._watchdog_timer is None
 
 
-def test_nobody_need_be_told() -> None:
-    with logged() as log:
+def test_no_manager_is_not_an_error() -> None:
+    with captured_log() as log:
         manager = ServiceManager({})
         manager.ready()
         manager.reloading()
@@ -95,8 +97,8 @@ def test_nobody_need_be_told() -> None:
     assert log.text == ""
 
 
-@pytest.mark.parametrize("name", ["/nowhere/notify", "@nobody", "x" * 200, "vsock:1:2"])
-def test_manager_that_cannot_be_told_does_no_harm(name: str) -> None:
-    with logged() as log:
+@pytest.mark.parametrize("name", ["/nowhere/notify", "@missing", "x" * 200, "vsock:1:2"])
+def test_unreachable_manager_is_only_a_warning(name: str) -> None:
+    with captured_log() as log:
         ServiceManager({"NOTIFY_SOCKET": name}).ready()
     assert log.text.startswith("cannot notify the service manager of READY=1: ")
