@@ -1,4 +1,4 @@
-"""`python -m rustygate` is `rustygate`."""
+"""Lets `python -m rustygate` run the command line."""
 
 import sys
 
