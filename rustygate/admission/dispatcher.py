@@ -35,7 +35,7 @@ TIMER_SLACK = 2 * MS
 class Dispatcher:
     """Admits waiters in fair order as the gate's own budgets allow.
 
-    `closed`: all waiters were refused, and newcomers are.
+    Once it is `closed`, newcomers are refused, too.
     """
 
     def __init__(self, settings: Settings, loop: asyncio.AbstractEventLoop) -> None:
@@ -104,13 +104,13 @@ class Dispatcher:
             self._remove(waiter)
 
     def wake(self) -> None:
-        """Let the task look again: one of the gate's own budgets has changed."""
+        """Wake the task, because one of the gate's own budgets has changed."""
         if self._wake_up is not None and not self._wake_up.done():
             self._wake_up.set_result(None)
 
     def predict(self, waiter: Waiter, *, at_most: bool = False) -> Prediction:
-        """When a newcomer would be admitted, as far as time alone decides that; with `at_most` an
-        upper bound, which takes no look at the flows."""
+        """The wait of a newcomer, as far as it depends on time alone: a slot that must become free
+        is not included. With `at_most`, an upper bound that is quick to compute."""
         now, queue = self.now(), self.queue.fair_queue
         ahead = queue.total_work() if at_most else waiter.work_ahead(queue)
         if self._head is not None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from rustygate.admission.admission import Admission
 from rustygate.admission.dispatcher import Dispatcher
 from rustygate.admission.lanes import Lanes
-from rustygate.admission.wait_queues import ClientQueue
+from rustygate.admission.wait_queues import ClientQueue, clock_ns
 from rustygate.config import Settings
 from rustygate.core.budgets import Budgets, Level
 from rustygate.core.clients import Limits
@@ -70,7 +70,7 @@ class Gate:
 
     def now(self) -> int:
         """The event loop's clock, in nanoseconds."""
-        return self.dispatcher.now()
+        return clock_ns(self._loop)
 
     def client_queue(self, client: str) -> ClientQueue | None:
         """The wait queue of a client's own limits, if it has any."""

@@ -1,7 +1,7 @@
 """The refusals of the queue: which limit is reached, and when to try again.
 
-A refusal carries the predicted wait as its retry time, and names the limit that keeps the request
-waiting longest at that moment.
+A refusal tells the client to try again after the predicted wait, and names the limit that would
+keep the request waiting longest at the moment.
 """
 
 from collections.abc import Sequence

@@ -22,7 +22,7 @@ from rustygate.core.priority_class import CLASS_WEIGHTS
 from rustygate.errors import Refusal
 from rustygate.exchange import Exchange
 
-# At most this often, the waiters of a lane are given new costs.
+# Waiters of a lane get new costs at most once in this time.
 RESIZE_INTERVAL_S = 1.0
 
 # An error message repeats at most this many characters of a model's or client's name.
@@ -114,22 +114,19 @@ class Waiter:
 class GateQueue(asyncio.Queue[Waiter]):
     """An `asyncio.Queue` in the order of `FairQueue` instead of first in, first out.
 
-    A waiter's turn costs its flow what the waiter takes from the gate's own budgets.
+    A waiter's turn costs its flow what the waiter takes from the gate's own budgets. `fair_queue`
+    is the container, for what an `asyncio.Queue` has no method for.
     """
 
     def __init__(self, budgets: Budgets) -> None:
         self._budgets = budgets
         super().__init__()
 
-    @property
-    def fair_queue(self) -> FairQueue[Waiter]:
-        """The queue itself, for what an `asyncio.Queue` has no method for."""
-        return self._queue
-
     # The methods that asyncio.Queue calls to create and use its container.
 
     def _init(self, maxsize: int) -> None:
-        self._queue: FairQueue[Waiter] = FairQueue()
+        self.fair_queue: FairQueue[Waiter] = FairQueue()
+        self._queue = self.fair_queue
 
     def _put(self, item: Waiter) -> None:
         size = self._budgets.size(item.tokens)
@@ -144,8 +141,8 @@ class WaitQueue:
 
     `candidate` is the waiter that fits these budgets and is on its way through the gate's queue.
     `users` counts the attempts that hold a lane's queue, waiting or admitted. `waiting` and
-    `waiting_tokens` count the waiters that need these budgets, in whichever queue they are, and
-    their cost.
+    `waiting_tokens` count the waiters that need these budgets, in this queue or another, and the
+    tokens that they cost.
     """
 
     def __init__(

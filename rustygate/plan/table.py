@@ -6,7 +6,7 @@ from rustygate.plan.forecast import Forecast, Plan
 
 
 def rows(plan: Plan, forecast: Forecast) -> Iterator[str]:
-    """The lines of the table."""
+    """The rows of the table, with a header and a summary."""
     width = max(6, *(len(demand.client) for demand in plan.demands))
     yield f"{'client':<{width}}  requests  admitted  refused   p50 s   p95 s   max s"
     for name, outcome in forecast.outcomes.items():
