@@ -2,8 +2,8 @@
 
 A figure is a median over rounds. Its ratio is to the first of `BASELINES` that was measured,
 and is the median of the rounds' ratios: a machine that is slow for a while is slow for both sides.
-If the middle half of the rounds, or of their ratios, spreads by more than a fifth of the median, the
-machine was too noisy, and that range is printed instead.
+If the middle half of the rounds, or of their ratios, spreads by more than a fifth of the median,
+the machine was too noisy, and that range is printed instead.
 """
 
 import os
