@@ -80,7 +80,7 @@ def test_docs_list_every_metric() -> None:
     assert [name.removesuffix("_total") for name in names] == list(TYPES)
 
 
-def test_docs_tell_the_share_of_each_class() -> None:
+def test_docs_state_the_share_of_each_class() -> None:
     table = {row[0].strip("`"): row[1] for row in rows("docs/fairness.md") if len(row) == 2}
     shares = {name: str(weight) for name, weight in CLASS_WEIGHTS.items()}
     assert table.items() >= shares.items()
