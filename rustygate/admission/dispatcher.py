@@ -114,7 +114,7 @@ class Dispatcher:
         now, queue = self.now(), self.queue.fair_queue
         ahead = queue.total_work() if at_most else waiter.work_ahead(queue)
         if self._head is not None:
-            ahead = ahead.after(self.budgets.size(self._head.tokens))
+            ahead = ahead.plus(self.budgets.size(self._head.tokens))
         wait = self.budgets.wait_behind(now, waiter.tokens, ahead)
         own = Prediction(wait, round(ahead.items))
         return max(own, *(each.predict(waiter, now, at_most) for each in waiter.wait_queues))

@@ -265,7 +265,7 @@ class WaitQueue:
         ahead = waiter.work_ahead(self.queue)
         if self.candidate is None:
             return ahead
-        return ahead.after(self.budgets.size(self.candidate.tokens))
+        return ahead.plus(self.budgets.size(self.candidate.tokens))
 
     def _all_waiting(self) -> Work:
         return Work(0, self.waiting, self.waiting_tokens)

@@ -1,38 +1,42 @@
-"""What waits: the size of an item, and how much is ahead of one."""
+"""Amounts of work: the size of one item, and what waits or is served before another.
+
+Costs are in the unit of the queue that uses them (`core.budgets` counts nanoseconds of refill).
+"""
 
 from collections.abc import Iterable
 from typing import NamedTuple
 
 
 class Size(NamedTuple):
-    """What an item counts for: its cost (1 or more) in turns, and the model's tokens it takes."""
+    """The size of one item: its cost in the fair order, 1 or more, and its model tokens."""
 
     cost: int = 1
     tokens: int = 0
 
 
-ONE = Size()
+UNIT_SIZE = Size()
 
 
 class Work(NamedTuple):
-    """About how much is served before an item: in cost, in items, and in the model's tokens."""
+    """An estimated amount of work: its cost, its items and their model tokens."""
 
     cost: float = 0
     items: float = 0
     tokens: float = 0
 
-    def after(self, size: Size) -> "Work":
-        """The same behind one item more."""
+    def plus(self, size: Size) -> "Work":
+        """This work and one item more."""
         return Work(self.cost + size.cost, self.items + 1, self.tokens + size.tokens)
 
 
-NOTHING = Work()
+NO_WORK = Work()
 
 
-def total(parts: Iterable[Work], times: float = 1) -> Work:
+def sum_work(parts: Iterable[Work], factor: float = 1) -> Work:
+    """The sum of all parts, multiplied by a factor."""
     cost = items = tokens = 0.0
     for part in parts:
         cost += part.cost
         items += part.items
         tokens += part.tokens
-    return Work(cost * times, items * times, tokens * times)
+    return Work(cost * factor, items * factor, tokens * factor)

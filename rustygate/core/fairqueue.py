@@ -1,30 +1,32 @@
-"""The order of waiters: two levels of start-time fair queueing.
+"""The order of waiting items: two levels of start-time fair queueing.
 
-The paper's section 3 nests such servers, and so does this queue: the first serves priority
-classes (`CLASS_WEIGHTS`), each class serves its flows, and within a flow items are first in, first out.
-With equal costs and weights it is round robin.
+`core.fair_server` has the algorithm and the paper. Section 3 of the paper nests such servers, and
+so does this queue: one server orders the priority classes (`CLASS_WEIGHTS`), one in each class
+orders its flows, and items of a flow are served first in, first out. With equal costs and weights
+this is round robin.
 
-Departures from the paper: virtual times are integers (`SCALE` of them a unit of cost at weight
-one, so that a division loses nothing that matters). At the end of a busy period, when nothing
-waits and what was served last is done with (`forget`), all is forgotten, where the paper moves
-the virtual time to the greatest finish: both make all equal again. A turn that could not be used
-may be refunded; the member then stands where it stood before.
+Departures from the paper:
+- Virtual times are integers (`SCALE`).
+- When a busy period ends (no item waits, and the last one served is done), everything is
+  forgotten. The paper moves the virtual time to the largest finish tag. Both make all flows
+  equal again.
+- A turn that could not be used can be refunded. The flow is then back at its old place.
 
-An item that leaves is unlinked from its flow in O(1); push and pop look up O(log n) in the number
-of flows, in a sorted list of members, not of items.
+Removing an item takes O(1). Push and pop take O(log n) in the number of flows: the sorted lists
+hold flows, not items.
 
-How much goes before a newcomer is told without looking at all flows (`ahead`). Those that have a
-turn before it are looked at if they are few, or a sample of them for the first item of a flow.
-An item further back in its flow is told from sums: the flow is passed by the first items of those
-whose turn comes before, of which a sample is looked at, and by as much of each as of its own, by
-weight, as far as they have that much. Flows of about the same depth are summed up together
-(`FlowPool`).
+`work_ahead` predicts how much is served before a newcomer without looking at every flow. For the
+first item of a flow it looks at the flows whose turn comes earlier: all of them if they are few,
+otherwise a sample. For an item further back in its flow it uses sums. Before that item, each flow
+whose turn comes earlier is served its first item, which is read from a sample, and then as much
+as the item's own flow, by weight, as far as its backlog goes. Flows of about the same depth are
+summed up together (`FlowPool`).
 """
 
 from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
-from rustygate.core.backlog import ONE, Size, Work, total
+from rustygate.core.backlog import UNIT_SIZE, Size, Work, sum_work
 from rustygate.core.fair_server import FairServer
 from rustygate.core.flow import Flow, FlowQueue
 from rustygate.core.priority_class import PriorityClass
@@ -33,14 +35,14 @@ T = TypeVar("T", bound=Hashable)
 
 
 class FairQueue(Generic[T]):
-    """Items of a size, each in a flow, leaving in fair order.
+    """A queue of items, each with a size and a flow, that leave in fair order.
 
-    An item is in the queue at most once. Nothing here knows time or admission.
+    An item is in the queue at most once. The queue knows neither time nor admission.
     """
 
     def __init__(self) -> None:
         self._size = 0
-        self._begin()
+        self._reset()
 
     def __len__(self) -> int:
         return self._size
@@ -49,123 +51,129 @@ class FairQueue(Generic[T]):
         return f"<FairQueue {self._size} items {self.depths()}>"
 
     def end_busy_period(self) -> None:
-        """The busy period is over: nothing waits, and what was popped last is done with."""
+        """Forget all flows. Call it when the queue is empty and the last item popped is done."""
         assert not self._size
-        if self._classes or self._server.virtual:
-            self._begin()
+        if self._classes or self._server.virtual_time:
+            self._reset()
 
-    def _begin(self) -> None:
+    def _reset(self) -> None:
         self._classes: dict[str, PriorityClass[T]] = {}
         self._server = FairServer(self._classes)
 
-    def push(self, item: T, flow: Flow, size: Size = ONE, *, rank: int | None = None) -> None:
-        """Add an item at the end of its flow; with a rank in front of it, but behind those that
-        are there with a lesser one."""
-        its_class = self._class(flow.priority)
-        line = its_class.line(flow)
-        if not its_class.backlog:
-            self._server.wake(its_class)
-        if not line.backlog:
-            its_class.server.wake(line)
-        line.push(item, size, rank)
-        self._count(its_class, line, size, 1)
+    def push(
+        self, item: T, flow: Flow, size: Size = UNIT_SIZE, *, rank: int | None = None
+    ) -> None:
+        """Add an item at the end of its flow.
+
+        With a rank it goes before all items without one, and behind those of a lower rank.
+        """
+        priority_class = self._class(flow.priority)
+        flow_queue = priority_class.flow_queue(flow)
+        if not priority_class.backlog:
+            self._server.mark_busy(priority_class)
+        if not flow_queue.backlog:
+            priority_class.server.mark_busy(flow_queue)
+        flow_queue.push(item, size, rank)
+        self._update_backlog(priority_class, flow_queue, size, 1)
 
     def resize_items(self, size_of: Callable[[T], Size]) -> None:
-        """Give all items new sizes, because what costs are counted in has changed.
+        """Give all items new sizes, because the unit of costs has changed.
 
-        O(n). All flows and classes stand equal again, since their starts were in the old unit.
+        O(n). All flows and classes are equal again, since their start tags were in the old unit.
         """
-        waiting = [
-            (Flow(line.key, each.key, line.weight), list(line.first), list(line.items))
-            for each in self._classes.values()
-            for line in each.flows.values()
+        flows = [
+            (Flow(queue.key, priority_class.key, queue.weight), queue.ranked[:], [*queue.items])
+            for priority_class in self._classes.values()
+            for queue in priority_class.flows.values()
         ]
         self._size = 0
         self.end_busy_period()
-        for flow, first, items in waiting:
-            for rank, item, _ in first:
+        for flow, ranked, items in flows:
+            for rank, item, _ in ranked:
                 self.push(item, flow, size_of(item), rank=rank)
             for item in items:
                 self.push(item, flow, size_of(item))
 
     def peek(self) -> T:
-        """The item whose turn it is; it stays. Raises IndexError when the queue is empty."""
+        """The item whose turn it is, left in the queue. Raises IndexError on an empty queue."""
         return next(iter(self._next()[1]))
 
     def pop(self) -> T:
-        """Take the item whose turn it is. Raises IndexError when the queue is empty."""
-        its_class, line = self._next()
-        item, size = line.pop()
-        self._server.charge(its_class, size.cost)
-        its_class.server.charge(line, size.cost)
-        self._left(its_class, line, size)
+        """Remove the item whose turn it is. Raises IndexError on an empty queue."""
+        priority_class, flow_queue = self._next()
+        item, size = flow_queue.pop()
+        self._server.charge(priority_class, size.cost)
+        priority_class.server.charge(flow_queue, size.cost)
+        self._count_out(priority_class, flow_queue, size)
         return item
 
     def refund(self, flow: Flow, cost: int = 1) -> None:
-        """Undo what a popped item cost its flow and class, because its turn was not used."""
-        its_class = self._class(flow.priority)
-        line = its_class.flows.get(flow.client)
-        if line is not None:
-            its_class.server.refund(line, cost)
-        if its_class.entry:
-            self._server.refund(its_class, cost)
+        """Refund the cost of a popped item to its flow and class: its turn was not used."""
+        priority_class = self._class(flow.priority)
+        flow_queue = priority_class.flows.get(flow.client)
+        if flow_queue is not None:
+            priority_class.server.refund(flow_queue, cost)
+        if priority_class.sequence:
+            self._server.refund(priority_class, cost)
 
     def remove(self, item: T, flow: Flow) -> bool:
-        """Unlink an item that left; False if it is not here (any more)."""
-        its_class = self._class(flow.priority)
-        line = its_class.flows.get(flow.client)
-        size = None if line is None else line.remove(item)
-        if line is None or size is None:
+        """Unlink an item. Returns False if it is not in the queue."""
+        priority_class = self._class(flow.priority)
+        flow_queue = priority_class.flows.get(flow.client)
+        size = None if flow_queue is None else flow_queue.remove(item)
+        if flow_queue is None or size is None:
             return False
-        self._left(its_class, line, size)
+        self._count_out(priority_class, flow_queue, size)
         return True
 
     def total_work(self) -> Work:
-        """All there is: more cannot be ahead of anybody."""
-        return total(each.whole for each in self._classes.values())
+        """The work of all items, the most that can be ahead of a newcomer."""
+        return sum_work(each.total_work for each in self._classes.values())
 
     def work_ahead(self, flow: Flow) -> Work:
-        """About how much would be served before an item that `flow` pushed now."""
+        """About how much is served before an item that `flow` pushed now."""
         if not self._size:
             return Work()
-        its_class = self._class(flow.priority)
-        mine = its_class.work_ahead(flow)
-        depth = mine.cost / its_class.weight
-        parts = [mine]
+        own_class = self._class(flow.priority)
+        in_class = own_class.work_ahead(flow)
+        depth = in_class.cost / own_class.weight
+        parts = [in_class]
         for other in self._classes.values():
-            if other is not its_class and other.backlog:
-                lead = self._server.lead(other, its_class)
-                parts.append(other.first((lead + depth) * other.weight))
-        return Work(*map(min, total(parts), self.total_work()))
+            if other is not own_class and other.backlog:
+                least = self._server.least_service_before(other, own_class)
+                parts.append(other.served_first((least + depth) * other.weight))
+        return Work(*map(min, sum_work(parts), self.total_work()))
 
     def depths(self) -> dict[str, dict[Hashable, int]]:
-        """How many items wait, by class and client."""
+        """The number of items by class and client."""
         return {
-            name: {key: line.count for key, line in each.flows.items() if line.count}
+            name: {key: queue.count for key, queue in each.flows.items() if queue.count}
             for name, each in self._classes.items()
             if each.count
         }
 
     def _class(self, priority: str) -> PriorityClass[T]:
-        its_class = self._classes.get(priority)
-        if its_class is None:
-            its_class = self._classes[priority] = PriorityClass(priority)
-        return its_class
+        priority_class = self._classes.get(priority)
+        if priority_class is None:
+            priority_class = self._classes[priority] = PriorityClass(priority)
+        return priority_class
 
     def _next(self) -> tuple[PriorityClass[T], FlowQueue[T]]:
-        its_class = self._server.next()
-        return its_class, its_class.server.next()
+        priority_class = self._server.next()
+        return priority_class, priority_class.server.next()
 
-    def _left(self, its_class: PriorityClass[T], line: FlowQueue[T], size: Size) -> None:
+    def _count_out(
+        self, priority_class: PriorityClass[T], flow_queue: FlowQueue[T], size: Size
+    ) -> None:
         """Count an item that was popped or removed."""
-        self._count(its_class, line, size, -1)
-        if not line.backlog:
-            its_class.server.rest()
-        if not its_class.backlog:
-            self._server.rest()
+        self._update_backlog(priority_class, flow_queue, size, -1)
+        if not flow_queue.backlog:
+            priority_class.server.mark_idle()
+        if not priority_class.backlog:
+            self._server.mark_idle()
 
-    def _count(
-        self, its_class: PriorityClass[T], line: FlowQueue[T], size: Size, sign: int
+    def _update_backlog(
+        self, priority_class: PriorityClass[T], flow_queue: FlowQueue[T], size: Size, sign: int
     ) -> None:
         self._size += sign
-        its_class.add(line, size, sign)
+        priority_class.update_backlog(flow_queue, size, sign)

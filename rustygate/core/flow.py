@@ -1,4 +1,4 @@
-"""A flow and its queue, and sums over flows."""
+"""A flow, the queue of its items, and sums over flows."""
 
 from bisect import insort
 from collections import OrderedDict
@@ -8,14 +8,14 @@ from itertools import chain
 from operator import itemgetter
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from rustygate.core.backlog import NOTHING, Size, Work
-from rustygate.core.fair_server import SCALE, Member
+from rustygate.core.backlog import NO_WORK, Size, Work
+from rustygate.core.fair_server import SCALE, Entity, Place
 
 T = TypeVar("T", bound=Hashable)
 
 
 class Flow(NamedTuple):
-    """Whose an item is: a client in a priority class, and the client's weight."""
+    """Where an item belongs: a client in a priority class, with the client's weight."""
 
     client: Hashable
     priority: str = "default"
@@ -23,59 +23,66 @@ class Flow(NamedTuple):
 
 
 @dataclass(slots=True, eq=False)
-class FlowQueue(Member, Generic[T]):
-    """A flow's items, each with its size."""
+class FlowQueue(Entity, Generic[T]):
+    """The items of a flow, each with its size: first in, first out, after those with a rank.
+
+    Args:
+        pool: the number of the `FlowPool` that counts it.
+        ranked: (rank, item, size) of the few items that go before all others, by rank.
+    """
 
     pool: int = 0
     items: OrderedDict[T, Size] = field(default_factory=OrderedDict)
-    # Those that go before all others, by their rank; there are few.
-    first: list[tuple[int, T, Size]] = field(default_factory=list)
+    ranked: list[tuple[int, T, Size]] = field(default_factory=list)
 
     def __iter__(self) -> Iterator[T]:
-        return chain((item for _, item, _ in self.first), self.items)
+        return chain((item for _, item, _ in self.ranked), self.items)
 
     @property
-    def head(self) -> Work:
-        """Its first item."""
-        return NOTHING.after(self.first[0][2] if self.first else next(iter(self.items.values())))
+    def first_item(self) -> Work:
+        """The work of its first item."""
+        return NO_WORK.plus(self.ranked[0][2] if self.ranked else next(iter(self.items.values())))
 
     def push(self, item: T, size: Size, rank: int | None) -> None:
         if rank is None:
             self.items[item] = size
         else:
-            insort(self.first, (rank, item, size), key=itemgetter(0))
+            insort(self.ranked, (rank, item, size), key=itemgetter(0))
 
     def pop(self) -> tuple[T, Size]:
-        if self.first:
-            _, item, size = self.first.pop(0)
+        if self.ranked:
+            _, item, size = self.ranked.pop(0)
             return item, size
         return self.items.popitem(last=False)
 
-    def until(self, end: int, place: tuple[int, float]) -> Work:
-        """What it serves by its server's time `end`, and then too if it comes before `place`:
-        its first item, and then as many as there are of an average cost."""
-        passed = (end - self.start) * self.weight * self.count / SCALE
-        turns = passed // self.backlog + 1
-        if passed and not passed % self.backlog and (self.start, self.entry) > place:
-            turns -= 1
-        if turns > 1:
-            return self.part(turns * self.backlog / self.count)
-        return self.head
-
     def remove(self, item: T) -> Size | None:
-        """Unlink an item; its size, None if it is not here."""
+        """Unlink an item and return its size, or None if it is not in this queue."""
         size = self.items.pop(item, None)
         if size is None:
-            for place, (_, other, its_size) in enumerate(self.first):
+            for index, (_, other, other_size) in enumerate(self.ranked):
                 if other is item or other == item:
-                    del self.first[place]
-                    return its_size
+                    del self.ranked[index]
+                    return other_size
         return size
+
+    def served_until(self, virtual_time: int, place: Place) -> Work:
+        """What this flow is served until a virtual time.
+
+        An item that may begin exactly then counts if the flow comes before `place`. The first
+        item counts with its own size, later ones with the average.
+        """
+        served = (virtual_time - self.start_tag) * self.weight * self.count / SCALE
+        turns = served // self.backlog + 1
+        if served and not served % self.backlog and (self.start_tag, self.sequence) > place:
+            turns -= 1
+        if turns > 1:
+            return self.share_of_work(turns * self.backlog / self.count)
+        return self.first_item
 
 
 @dataclass(slots=True, eq=False)
 class FlowPool:
-    """Sums over flows of about the same depth."""
+    """Sums over the busy flows of about the same depth, which is backlog per weight."""
 
     flows: int = 0
     weight: float = 0
@@ -83,23 +90,31 @@ class FlowPool:
     count: int = 0
     tokens: int = 0
 
-    def add(self, line: "FlowQueue[Any]", sign: int = 1) -> None:
-        """Add a busy flow, or take it out again unchanged."""
+    def add(self, flow_queue: FlowQueue[Any], sign: int = 1) -> None:
+        """Add a flow. With sign -1, subtract one that has not changed since."""
         self.flows += sign
-        self.weight += sign * line.weight
-        self.backlog += sign * line.backlog
-        self.count += sign * line.count
-        self.tokens += sign * line.tokens
+        self.weight += sign * flow_queue.weight
+        self.backlog += sign * flow_queue.backlog
+        self.count += sign * flow_queue.count
+        self.tokens += sign * flow_queue.tokens
 
-    def until(self, depth: float, due: Work = NOTHING, begun: Work = NOTHING) -> Work:
-        """What its flows have served until one of such a depth has: the first items of those
-        whose turn comes before its first one, and at least those before its last."""
-        passed = depth * self.weight
-        if begun.cost > due.cost + passed:
-            due, passed = begun, 0
-        if due.cost + passed >= self.backlog:
+    def served_until(
+        self, depth: float, before_first: Work = NO_WORK, before_last: Work = NO_WORK
+    ) -> Work:
+        """What its flows are served until a flow of such a depth is served.
+
+        Args:
+            before_first: the first items of those flows whose turn comes before its first item.
+            before_last: the same for its last item: the least that is served.
+        """
+        served = depth * self.weight
+        if before_last.cost > before_first.cost + served:
+            before_first, served = before_last, 0
+        if before_first.cost + served >= self.backlog:
             return Work(self.backlog, self.count, self.tokens)
-        rest = passed / self.backlog
+        share = served / self.backlog
         return Work(
-            due.cost + passed, due.items + rest * self.count, due.tokens + rest * self.tokens
+            before_first.cost + served,
+            before_first.items + share * self.count,
+            before_first.tokens + share * self.tokens,
         )

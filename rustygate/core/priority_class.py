@@ -1,20 +1,23 @@
-"""The priority classes, and the flows of one."""
+"""The priority classes, and the flows of one class.
+
+To predict what is served before an item, a class keeps sums over its flows in pools.
+"""
 
 from collections.abc import Hashable
 from typing import Generic, TypeVar
 
-from rustygate.core.backlog import NOTHING, Size, Work, total
-from rustygate.core.fair_server import SAMPLE_SIZE, FairServer, Member
+from rustygate.core.backlog import NO_WORK, Size, Work, sum_work
+from rustygate.core.fair_server import SAMPLE_SIZE, Entity, FairServer, Place
 from rustygate.core.flow import Flow, FlowPool, FlowQueue
 
 T = TypeVar("T", bound=Hashable)
 
-# What the classes get of a contended budget while they all wait.
+# The shares of a contended budget while all classes wait; the best class first.
 CLASS_WEIGHTS = {"interactive": 16, "default": 4, "batch": 1}
 
 
-class PriorityClass(Member, Generic[T]):
-    """A priority class: the flows in it, the server that serves them, and their pools."""
+class PriorityClass(Entity, Generic[T]):
+    """A priority class: its flows, the server that orders them, and their pools by number."""
 
     __slots__ = ("flows", "pools", "server")
 
@@ -24,51 +27,54 @@ class PriorityClass(Member, Generic[T]):
         self.server: FairServer[FlowQueue[T]] = FairServer(self.flows)
         self.pools: dict[int, FlowPool] = {}
 
-    def line(self, flow: Flow) -> FlowQueue[T]:
-        line = self.flows.get(flow.client)
-        if line is None:
-            line = self.flows[flow.client] = FlowQueue(flow.client, flow.weight)
-        elif line.weight != flow.weight:
-            self._leave_pool(line)
-            line.weight = flow.weight
-            self._join_pool(line)
-        return line
+    def flow_queue(self, flow: Flow) -> FlowQueue[T]:
+        """The queue of a flow, made if necessary, with the flow's present weight."""
+        flow_queue = self.flows.get(flow.client)
+        if flow_queue is None:
+            flow_queue = self.flows[flow.client] = FlowQueue(flow.client, flow.weight)
+        elif flow_queue.weight != flow.weight:
+            self._leave_pool(flow_queue)
+            flow_queue.weight = flow.weight
+            self._join_pool(flow_queue)
+        return flow_queue
 
-    def add(self, line: FlowQueue[T], size: Size, sign: int) -> None:
-        """Count an item that came to a flow, or left it."""
-        self._leave_pool(line)
-        for member in (line, self):
-            member.backlog += sign * size.cost
-            member.count += sign
-            member.tokens += sign * size.tokens
-        self._join_pool(line)
+    def update_backlog(self, flow_queue: FlowQueue[T], size: Size, sign: int) -> None:
+        """Count an item that joined a flow, or with sign -1, one that left it."""
+        self._leave_pool(flow_queue)
+        for entity in (flow_queue, self):
+            entity.backlog += sign * size.cost
+            entity.count += sign
+            entity.tokens += sign * size.tokens
+        self._join_pool(flow_queue)
 
     def work_ahead(self, flow: Flow) -> Work:
-        """About how much of this class goes before an item that `flow` pushed now."""
-        line = self.flows.get(flow.client)
-        if line is None:
-            line = FlowQueue(flow.client, flow.weight)
+        """About how much of this class is served before an item that `flow` pushed now."""
+        flow_queue = self.flows.get(flow.client)
+        if flow_queue is None:
+            flow_queue = FlowQueue(flow.client, flow.weight)
         server = self.server
-        place = server.place_of(line)
-        end = server.end_of(line, place)
-        begun = server.before(end)
-        if begun > SAMPLE_SIZE and line.backlog:
-            # Of those whose turn comes after its last item, none gets anything.
-            depth = begun / len(server) * line.backlog / line.weight
-            heads = self._heads(begun, place)
-            return total(
-                pool.until(depth, *heads.get(number, (NOTHING, NOTHING)))
+        place = server.place_of(flow_queue)
+        last_place = server.place_after_backlog(flow_queue, place)
+        earlier = server.count_before(last_place)
+        if earlier > SAMPLE_SIZE and flow_queue.backlog:
+            # Flows whose turn comes after the flow's last item are not served before it.
+            depth = earlier / len(server) * flow_queue.backlog / flow_queue.weight
+            first_items = self._first_items(earlier, place)
+            return sum_work(
+                pool.served_until(depth, *first_items.get(number, (NO_WORK, NO_WORK)))
                 for number, pool in self.pools.items()
             )
-        some = server.sample(begun)
+        sample = server.sample(earlier)
         parts = [
-            other.until(end[0], place) for other in some if other.backlog and other is not line
+            other.served_until(last_place[0], place)
+            for other in sample
+            if other.backlog and other is not flow_queue
         ]
-        others = total(parts, begun / (len(some) or 1))
-        return total([others, line.whole])
+        others = sum_work(parts, earlier / (len(sample) or 1))
+        return sum_work([others, flow_queue.total_work])
 
-    def first(self, cost: float) -> Work:
-        """So much of what it has waiting, as its flows share it."""
+    def served_first(self, cost: float) -> Work:
+        """The work of the next items of this class up to a cost, as its flows share it."""
         pools = [pool for _, pool in sorted(self.pools.items())]
         weight, depth = sum(pool.weight for pool in pools), 0.0
         for pool in pools:
@@ -77,37 +83,41 @@ class PriorityClass(Member, Generic[T]):
                 break
             cost -= pool.backlog
             weight -= pool.weight
-        return total(pool.until(depth) for pool in pools)
+        return sum_work(pool.served_until(depth) for pool in pools)
 
-    def _heads(self, begun: int, place: tuple[int, float]) -> dict[int, tuple[Work, Work]]:
-        """The first items of those of so many flows whose turn comes before a place, and of all
-        of them, by pool, as a sample tells."""
-        due: dict[int, list[Work]] = {}
-        all_of: dict[int, list[Work]] = {}
-        some = self.server.sample(begun)
-        for other in some:
+    def _first_items(self, earlier: int, place: Place) -> dict[int, tuple[Work, Work]]:
+        """The first items of the `earlier` flows that are served first, by pool.
+
+        A pair for each pool: of the flows whose turn comes before `place`, and of all of them.
+        Extrapolated from a sample.
+        """
+        before_place: dict[int, list[Work]] = {}
+        all_of_pool: dict[int, list[Work]] = {}
+        sample = self.server.sample(earlier)
+        for other in sample:
             if other.backlog:
-                all_of.setdefault(other.pool, []).append(other.head)
-                if (other.start, other.entry) < place:
-                    due.setdefault(other.pool, []).append(other.head)
-        times = begun / len(some)
+                all_of_pool.setdefault(other.pool, []).append(other.first_item)
+                if (other.start_tag, other.sequence) < place:
+                    before_place.setdefault(other.pool, []).append(other.first_item)
+        factor = earlier / len(sample)
         return {
-            number: (total(due.get(number, ()), times), total(heads, times))
-            for number, heads in all_of.items()
+            number: (sum_work(before_place.get(number, ()), factor), sum_work(items, factor))
+            for number, items in all_of_pool.items()
         }
 
-    def _leave_pool(self, line: FlowQueue[T]) -> None:
-        if line.backlog:
-            pool = self.pools[line.pool]
-            pool.add(line, -1)
+    def _leave_pool(self, flow_queue: FlowQueue[T]) -> None:
+        if flow_queue.backlog:
+            pool = self.pools[flow_queue.pool]
+            pool.add(flow_queue, -1)
             if not pool.flows:
-                del self.pools[line.pool]
+                del self.pools[flow_queue.pool]
 
-    def _join_pool(self, line: FlowQueue[T]) -> None:
-        if line.backlog:
-            # Two pools for each power of two: what is averaged differs by less than a half.
-            line.pool = (int(line.backlog / line.weight) ** 2).bit_length()
-            pool = self.pools.get(line.pool)
+    def _join_pool(self, flow_queue: FlowQueue[T]) -> None:
+        if flow_queue.backlog:
+            # Two pools for each power of two: depths in a pool differ by less than a half.
+            depth = int(flow_queue.backlog / flow_queue.weight)
+            flow_queue.pool = (depth**2).bit_length()
+            pool = self.pools.get(flow_queue.pool)
             if pool is None:
-                pool = self.pools[line.pool] = FlowPool()
-            pool.add(line)
+                pool = self.pools[flow_queue.pool] = FlowPool()
+            pool.add(flow_queue)
