@@ -1,9 +1,9 @@
-"""The token bucket, a budget that refills with time.
+"""The token bucket: a budget that refills over time.
 
-It is held as one instant rather than as a level and a timestamp (the generic cell rate
-algorithm of ITU-T I.371): no drift, no rounding that accumulates, and the time at which a
-cost will be affordable is arithmetic rather than a simulation. What it counts are units;
-whether those are requests or a model's tokens is its owner's business.
+It is kept as one instant instead of a level and a timestamp (GCRA, the generic cell rate algorithm
+of ITU-T I.371). Nothing drifts, no rounding error adds up, and the time at which a cost will be
+affordable is plain arithmetic. A bucket counts units: requests or model tokens, as its owner
+decides.
 """
 
 from dataclasses import dataclass
@@ -14,22 +14,22 @@ from typing import Self
 SECOND = 1_000_000_000
 MINUTE = 60 * SECOND
 
-# Three hundred thousand years. What is slower comes no sooner, and sums of it remain numbers that
+# Three hundred thousand years. A lower rate makes no difference, and sums of such periods still
 # fit a float.
 LONGEST_PERIOD = 10**22
 
 
 @dataclass(slots=True)
 class TokenBucket:
-    """A token bucket held as one instant: when it will be full again.
+    """A token bucket, kept as the instant at which it will be full again.
 
     Over any window of `w` nanoseconds at most `burst + w / period` units are taken, provided
-    that `take` is called only when `wait` is 0.
+    that `take` is called only when `wait` returns 0.
 
     Args:
         period: nanoseconds per unit, rounded up so that the rate is never exceeded.
         burst: capacity in units.
-        full_at: the instant of fullness; any past instant means full.
+        full_at: the instant at which it is full; any instant in the past means full.
     """
 
     period: int
@@ -38,24 +38,24 @@ class TokenBucket:
 
     @classmethod
     def from_rate(cls, units_per_second: float, burst: int) -> Self:
-        """A full bucket. Rates above one unit per nanosecond count as that, and those below one
-        per `LONGEST_PERIOD` as that."""
+        """A full bucket. The rate is limited to at most one unit per nanosecond and at least one
+        per `LONGEST_PERIOD`."""
         return cls(min(ceil(SECOND / Fraction(units_per_second)), LONGEST_PERIOD), burst)
 
     @classmethod
     def per_minute(cls, units: int) -> Self:
-        """A full bucket of a minute's units."""
+        """A full bucket that holds and refills this many units in a minute."""
         return cls(ceil(MINUTE / units), units)
 
     def wait(self, now: int, cost: int = 1) -> int:
-        """Nanoseconds until `cost` units are there; 0 if they are. Takes nothing.
+        """Nanoseconds until `cost` units are available, 0 if they are. Takes nothing.
 
-        For a cost above `burst` the answer is finite but never comes true: ask first.
+        For a cost above `burst` the result is finite but never comes true; check that first.
         """
         return max(0, max(self.full_at, now) + (cost - self.burst) * self.period - now)
 
     def take(self, now: int, cost: int = 1) -> None:
-        """Take `cost` units, whether they are there or not."""
+        """Take `cost` units, available or not."""
         self.full_at = max(self.full_at, now) + cost * self.period
 
     def give_back(self, cost: int = 1) -> None:
@@ -63,20 +63,19 @@ class TokenBucket:
         self.full_at -= cost * self.period
 
     def fill_to(self, now: int, level: int) -> None:
-        """Set the level, which may be below 0."""
+        """Set the level, which may be negative."""
         self.full_at = now + (self.burst - level) * self.period
 
     def limit_debt(self, now: int) -> None:
-        """Let the level be at most one capacity below 0, so that a wait is bounded whatever was
-        taken."""
+        """Raise the level to at least minus one capacity, so that waits stay bounded."""
         self.full_at = min(self.full_at, now + 2 * self.burst * self.period)
 
     def resize(self, now: int, period: int, burst: int) -> None:
-        """Change rate and capacity; what was missing stays missing."""
+        """Change rate and capacity. The same number of units is missing as before."""
         missing = max(0, -((now - self.full_at) // self.period))
         self.period, self.burst = period, burst
         self.full_at = now + missing * period
 
     def level(self, now: int) -> int:
-        """Whole units there now; negative while more was taken than there was."""
+        """Whole units available now; negative after an overdraft."""
         return self.burst - max(0, -((now - self.full_at) // self.period))

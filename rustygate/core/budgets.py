@@ -1,7 +1,7 @@
-"""Budgets: what an admission spends, and when there is room for it.
+"""Budgets: what an admission spends, and when they have room for it.
 
-Up to three go together: a token bucket that counts requests, one that counts the model's tokens,
-and slots in flight. The gate has such a set of its own, and each lane has one.
+A set has up to three: a token bucket that counts requests, one that counts model tokens, and
+in-flight slots. The gate has a set of its own, and so do each lane and each client with limits.
 """
 
 from collections.abc import Iterator
@@ -14,8 +14,8 @@ from rustygate.core.rate_limit_headers import QuotaKind
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """What a budget (`requests`, `tokens` or `slots`) has left at an instant, below 0 when it is
-    overdrawn, and what it holds when it is full."""
+    """The level of a budget (`requests`, `tokens` or `slots`) at an instant, negative after an
+    overdraft, and its limit when full."""
 
     budget: str
     units: int
@@ -24,11 +24,11 @@ class Level:
 
 @dataclass(slots=True)
 class Budgets:
-    """A set of budgets; None is no limit.
+    """A set of budgets; None means no limit.
 
     An exchange takes one request, its tokens and a slot. A cost in tokens above the bucket's
-    capacity counts as that: it waits for a full bucket and empties it. What turns out to have
-    been used beyond the estimate is owed, but no more than another capacity.
+    capacity counts as the capacity: the exchange waits for a full bucket and empties it. Usage
+    beyond the estimate is owed, up to one more capacity.
     """
 
     requests: TokenBucket | None = None
@@ -37,7 +37,7 @@ class Budgets:
     in_flight: int = 0
 
     def wait(self, now: int, tokens: int = 0) -> int | None:
-        """Nanoseconds until there is room, 0 if there is; None if that takes a release."""
+        """Nanoseconds until there is room, 0 if there is room now. None: no slot is free."""
         if self.slots is not None and self.in_flight >= self.slots:
             return None
         wait = 0 if self.requests is None else self.requests.wait(now)
@@ -46,26 +46,27 @@ class Budgets:
         return max(wait, self.tokens.wait(now, self.token_charge(tokens)))
 
     def wait_behind(self, now: int, tokens: int, ahead: Work) -> int:
-        """Nanoseconds until there would be room for an exchange if others went first, as far as
-        that is a matter of time. The buckets refill side by side."""
+        """Nanoseconds until the buckets have room for an exchange behind other work.
+
+        The buckets refill side by side. Slots are not considered.
+        """
         wait = 0
         if self.requests is not None:
             wait = self.requests.wait(now, 1 + round(ahead.items))
         if self.tokens is not None:
-            wait = max(
-                wait, self.tokens.wait(now, self.token_charge(tokens) + round(ahead.tokens))
-            )
+            cost = self.token_charge(tokens) + round(ahead.tokens)
+            wait = max(wait, self.tokens.wait(now, cost))
         return wait
 
     def scarcest(self, now: int, tokens: int = 0) -> QuotaKind:
-        """Which of the two buckets is waited for longest."""
+        """The bucket that an exchange waits for longest."""
         if self.tokens is None:
             return "requests"
         requests = 0 if self.requests is None else self.requests.wait(now)
         return "tokens" if self.tokens.wait(now, tokens) > requests else "requests"
 
     def take(self, now: int, tokens: int = 0) -> None:
-        """Take what one exchange costs, whether it is there or not."""
+        """Take the cost of one exchange, available or not."""
         self.in_flight += 1
         if self.requests is not None:
             self.requests.take(now)
@@ -73,7 +74,7 @@ class Budgets:
             self.tokens.take(now, self.token_charge(tokens))
 
     def replace_limits(self, other: "Budgets") -> None:
-        """Take over another set's limits and what is left of them; what is in flight stays."""
+        """Use the limits and levels of another set. The count of slots in use stays."""
         self.requests, self.tokens, self.slots = other.requests, other.tokens, other.slots
 
     def release(self) -> None:
@@ -81,20 +82,20 @@ class Budgets:
         self.in_flight -= 1
 
     def give_back(self, tokens: int = 0) -> None:
-        """Undo what was taken of the buckets for an exchange that upstream never saw."""
+        """Return to the buckets the cost of an exchange that upstream never saw."""
         if self.requests is not None:
             self.requests.give_back()
         if self.tokens is not None:
             self.tokens.give_back(self.token_charge(tokens))
 
     def settle(self, now: int, estimated: int, actual: int) -> None:
-        """Replace an estimated cost in tokens by the actual one."""
+        """Replace the estimated cost in tokens by the actual one."""
         if self.tokens is not None:
             self.tokens.give_back(self.token_charge(estimated) - actual)
             self.tokens.limit_debt(now)
 
     def levels(self, now: int) -> Iterator[Level]:
-        """What there is of each budget."""
+        """The level of each budget that has a limit."""
         for name, bucket in (("requests", self.requests), ("tokens", self.tokens)):
             if bucket is not None:
                 yield Level(name, bucket.level(now), bucket.burst)
@@ -103,22 +104,25 @@ class Budgets:
 
     @property
     def refill_periods(self) -> tuple[int, int]:
-        """What `cost` counts in: nanoseconds that a request and a token take to refill."""
+        """Nanoseconds to refill one request and one token: the unit of `cost`; 0 if unlimited."""
         requests = 0 if self.requests is None else self.requests.period
         return requests, 0 if self.tokens is None else self.tokens.period
 
     def token_charge(self, tokens: int) -> int:
-        """What an exchange takes of the bucket of tokens; 0 where there is none."""
+        """What an exchange takes from the token bucket; 0 without one."""
         return 0 if self.tokens is None else min(tokens, self.tokens.burst)
 
     def cost(self, tokens: int = 0) -> int:
-        """What an exchange costs as one number: the nanoseconds that the budget which it strains
-        most needs to refill; 1 where nothing refills."""
+        """The cost of an exchange as one number, for the fair order.
+
+        It is the refill time, in nanoseconds, in the bucket that the exchange strains most; 1 if
+        no bucket has a limit.
+        """
         requests = 1 if self.requests is None else self.requests.period
         if self.tokens is None:
             return requests
         return max(requests, self.tokens.period * self.token_charge(tokens))
 
     def size(self, tokens: int = 0) -> Size:
-        """What an exchange counts for among those that wait for these budgets."""
+        """The size of an exchange in a queue for these budgets."""
         return Size(self.cost(tokens), self.token_charge(tokens))

@@ -1,33 +1,33 @@
-"""Content codings: whether a body is encoded, and inflating it."""
+"""Content codings (RFC 9110, 8.4.1): whether a body is encoded, and how to inflate a copy of it."""
 
 import zlib
 
-# An encoded answer is inflated to be read; one that inflates beyond this is not worth it.
+# A response that inflates beyond this is not worth reading to the end.
 INFLATED_LIMIT = 32 * 1024 * 1024
 
 
 def is_encoded(content_encoding: str) -> bool:
-    """Whether a Content-Encoding names one; `identity` is none (RFC 9110, 8.4.1)."""
+    """Whether a Content-Encoding names a coding other than `identity`."""
     return content_encoding.strip().lower() not in {"", "identity"}
 
 
 class Inflater:
-    """Inflates gzip and deflate as far as there is something to inflate."""
+    """Inflates a gzip or deflate body chunk by chunk, up to a limit in bytes."""
 
-    __slots__ = ("_decoder", "_left")
+    __slots__ = ("_bytes_left", "_decoder")
 
     def __init__(self, limit: int = INFLATED_LIMIT) -> None:
         self._decoder = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
-        self._left = limit
+        self._bytes_left = limit
 
     def inflate(self, chunk: bytes) -> bytes:
-        """The end of what the chunk inflates to; nothing once it is broken or too much."""
-        if not self._left:
+        """The inflated chunk; empty after an error, and beyond the limit."""
+        if not self._bytes_left:
             return b""
         try:
-            plain = self._decoder.decompress(chunk, self._left)
+            plain = self._decoder.decompress(chunk, self._bytes_left)
         except zlib.error:
-            self._left = 0
+            self._bytes_left = 0
             return b""
-        self._left -= len(plain)
+        self._bytes_left -= len(plain)
         return plain

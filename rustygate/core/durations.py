@@ -1,4 +1,8 @@
-"""Durations as headers have them: Go's, and `Retry-After`."""
+"""Times to wait, as upstream writes them: Go durations, `retry-after-ms` and `Retry-After`.
+
+The values come from outside. Whatever is in them, these functions return and do not raise; what
+makes no sense counts as missing.
+"""
 
 import re
 from collections.abc import Mapping
@@ -10,16 +14,16 @@ from rustygate.core.bucket import MINUTE, SECOND
 
 MS = 1_000_000
 
-# Longer than any quota's period; what claims to take longer is a mistake.
+# 32 days, longer than any quota's period. A longer duration is a mistake.
 MAX_DURATION = 32 * 86_400 * SECOND
 
-# Most answers say `6ms` or `0s`; the others come once.
+# Most responses say `6ms` or `0s`; other durations hardly ever repeat.
 DURATION_CACHE_SIZE = 512
 
-# An HTTP-date has 29 characters, in its older forms up to 33.
-DATE_PREFIX = 40
+# An HTTP-date has 29 characters, up to 33 in the obsolete formats.
+MAX_DATE_LENGTH = 40
 
-_DURATION = re.compile(
+_GO_DURATION = re.compile(
     r"(?:(\d{1,6})h)?(?:(\d{1,9})m)?(?:(\d{1,12})(?:\.(\d{0,12}))?(s|ms|us|\u00b5s|\u03bcs|ns)?)?",
     re.ASCII,
 )
@@ -36,12 +40,12 @@ _UNITS = {
 
 @lru_cache(maxsize=DURATION_CACHE_SIZE)
 def parse_go_duration(text: str) -> int | None:
-    """Nanoseconds of a duration as Go writes it, or of plain seconds; None if it is neither,
-    or longer than any quota's period."""
-    found = _DURATION.fullmatch(text)
-    if not found or not text:
+    """Nanoseconds of a duration as Go writes it (time.Duration.String: `6ms`, `6m0s`), or of
+    plain seconds. None if it is neither, or longer than any quota's period."""
+    match = _GO_DURATION.fullmatch(text)
+    if not match or not text:
         return None
-    hours, minutes, whole, fraction, unit = found.groups()
+    hours, minutes, whole, fraction, unit = match.groups()
     total = 0
     if hours or minutes:
         if whole and not unit:
@@ -55,13 +59,16 @@ def parse_go_duration(text: str) -> int | None:
 
 
 def retry_after(headers: Mapping[str, str], epoch_ns: int) -> int | None:
-    """Nanoseconds to wait, by the headers that say so; OpenAI's own comes before RFC 9110's."""
+    """Nanoseconds to wait, by OpenAI's `retry-after-ms` or else RFC 9110's `Retry-After`.
+
+    None if neither is there. A date in the past gives a negative number.
+    """
     wait_ms = _decimal(headers.get("retry-after-ms", ""))
     if wait_ms is not None:
         return int(wait_ms * MS)
-    retry_after = headers.get("retry-after", "")
-    wait_s = _decimal(retry_after)
-    return _date(retry_after, epoch_ns) if wait_s is None else int(wait_s * SECOND)
+    value = headers.get("retry-after", "")
+    wait_s = _decimal(value)
+    return _time_until(value, epoch_ns) if wait_s is None else int(wait_s * SECOND)
 
 
 _DECIMAL = re.compile(r"\d{1,12}(?:\.\d{0,12})?", re.ASCII)
@@ -71,10 +78,10 @@ def _decimal(text: str) -> float | None:
     return float(text) if _DECIMAL.fullmatch(text) else None
 
 
-def _date(text: str, epoch_ns: int) -> int | None:
-    """Nanoseconds until an HTTP-date (RFC 9110, 5.6.7), which is in the past if negative."""
+def _time_until(http_date: str, epoch_ns: int) -> int | None:
+    """Nanoseconds until an HTTP-date (RFC 9110, 5.6.7); negative if it is in the past."""
     try:
-        date = parsedate_to_datetime(text[:DATE_PREFIX])
+        date = parsedate_to_datetime(http_date[:MAX_DATE_LENGTH])
     except (ValueError, OverflowError, IndexError, TypeError):
         return None
     return int(date.replace(tzinfo=date.tzinfo or UTC).timestamp()) * SECOND - epoch_ns

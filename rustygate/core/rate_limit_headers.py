@@ -1,11 +1,11 @@
-"""What upstream says of its quotas: the `x-ratelimit-*` headers, and what a 429 or 503 means.
+"""What upstream reports about its quotas: the `x-ratelimit-*` response headers.
 
-OpenAI tells with each answer how much of a minute's requests and tokens is left (its guide "Rate
-limits", "Rate limits in headers"). `reset` is the time until a quota is full again, not until the
-next request fits, and is written as Go writes durations (time.Duration.String): `6ms`, `6m0s`.
+Each OpenAI response says how many requests and tokens of the current minute are left (OpenAI's
+guide "Rate limits", "Rate limits in headers"). `reset` is the time until a quota is full again,
+not until the next request fits.
 
-Headers and bodies come from beyond the gate: whatever is in them, these functions answer and do
-not raise. Numbers that make no sense are taken as not said.
+The headers come from outside. Whatever is in them, these functions return and do not raise; a
+number that makes no sense counts as missing.
 """
 
 from collections.abc import Mapping
@@ -15,21 +15,21 @@ import msgspec
 
 from rustygate.core.durations import parse_go_duration
 
-# More than upstream lets anybody have in a minute; what claims more is a mistake.
+# More than upstream allows anyone in a minute. A greater number is a mistake.
 MAX_QUOTA = 10**12
 
 QuotaKind = Literal["requests", "tokens"]
 
-# The values below are made for each answer: a Struct is a tenth of a frozen dataclass's cost.
+# The values below are made for each response: a Struct costs a tenth of a frozen dataclass.
 
 
 class Quota(msgspec.Struct, frozen=True):
-    """Where one quota stands; None is what upstream did not say.
+    """The state of one quota; None is what upstream did not report.
 
     Args:
         limit: units in a minute, at least one.
         remaining: units left, at most `limit`.
-        reset: the time until it is full, as upstream writes it; read only where it is needed.
+        reset: the time until it is full, as upstream writes it; parsed only where it is needed.
     """
 
     limit: int
@@ -43,7 +43,7 @@ class Quota(msgspec.Struct, frozen=True):
 
 
 class RateLimitUpdate(msgspec.Struct, frozen=True):
-    """What an answer's headers tell of the quotas of its model."""
+    """What the headers of a response say about its model's quotas."""
 
     requests: Quota | None = None
     tokens: Quota | None = None
@@ -53,10 +53,10 @@ NO_UPDATE = RateLimitUpdate()
 
 
 def read_rate_limits(headers: Mapping[str, str]) -> RateLimitUpdate:
-    """Read the `x-ratelimit-*` headers; a quota whose limit is not told is none.
+    """Read the `x-ratelimit-*` headers. A quota without a limit is left out.
 
     Args:
-        headers: whatever finds them by their lower-case names.
+        headers: any mapping that finds headers by their lower-case names.
     """
     requests = headers.get("x-ratelimit-limit-requests")
     tokens = headers.get("x-ratelimit-limit-tokens")
@@ -67,8 +67,8 @@ def read_rate_limits(headers: Mapping[str, str]) -> RateLimitUpdate:
     )
 
 
-def _quota(kind: QuotaKind, limit_said: str | None, headers: Mapping[str, str]) -> Quota | None:
-    limit = _count(limit_said)
+def _quota(kind: QuotaKind, limit_value: str | None, headers: Mapping[str, str]) -> Quota | None:
+    limit = _count(limit_value)
     if not limit:
         return None
     remaining = _count(headers.get("x-ratelimit-remaining-" + kind))
@@ -78,7 +78,7 @@ def _quota(kind: QuotaKind, limit_said: str | None, headers: Mapping[str, str]) 
 
 
 def _count(text: str | None) -> int | None:
-    """A whole number within reason. `int` alone would read `1_0` and other scripts' digits."""
+    """A whole number of plausible size. `int` alone would accept `1_0` and non-ASCII digits."""
     if text is None or len(text) > 13 or not text.isascii() or not text.isdecimal():
         return None
     number = int(text)

@@ -1,4 +1,11 @@
-"""What a request says of itself and may cost."""
+"""What the gate needs to know about a request: its model, whether it streams, what it may cost.
+
+It is read from a copy: the bytes that cross the gate are never changed. The cost is estimated as
+OpenAI does before it has counted the tokens (OpenAI's guide "Rate limits"): the characters of the
+input, four to a token, plus the most tokens that the response may take.
+
+Bodies come from outside. Whatever is in them, these functions return and do not raise.
+"""
 
 from urllib.parse import parse_qs
 
@@ -6,21 +13,22 @@ import msgspec
 
 from rustygate.core.request_schema import CHARACTERS_PER_TOKEN, read_request
 
-# A model name is a label in logs; a longer one is nobody's model.
+# A model name is a label in logs. No model has a longer name.
 MODEL_NAME_LIMIT = 128
 
-# Where a model writes text: chat's and the older completions, and the Responses API.
-_WRITERS = ("/completions", "/responses")
+# Endpoints at which a model writes text: chat and legacy completions, and the Responses API.
+_TEXT_ENDPOINTS = ("/completions", "/responses")
 
 
+# Made for each exchange: a Struct costs a tenth of a frozen dataclass.
 class RequestFacts(msgspec.Struct, frozen=True):
-    """What matters of a request's body; the defaults are what an empty one tells.
+    """What matters in a request's body. The defaults are those of an empty body.
 
     Args:
-        input_characters: of text and definitions; media and token ids as what they are worth.
-        output_cap: the most tokens that the answer may take, all choices together; 0 if it takes
-            none, None if the request does not say.
-        readable: whether it could be told at all what it asks.
+        input_characters: of text and definitions; media and token ids count at a fixed rate.
+        output_cap: the most tokens that the response may take, all choices together; 0 if the
+            response takes no tokens, None if the request sets no cap.
+        readable: whether the body could be parsed.
     """
 
     model: str | None = None
@@ -30,7 +38,7 @@ class RequestFacts(msgspec.Struct, frozen=True):
     readable: bool = True
 
     def cost(self, typical_output: int) -> int:
-        """The model's tokens to reserve; `typical_output` stands in for a cap not said."""
+        """The model tokens to reserve, with `typical_output` if the request sets no cap."""
         output = typical_output if self.output_cap is None else self.output_cap
         return -(-self.input_characters // CHARACTERS_PER_TOKEN) + output
 
@@ -39,31 +47,31 @@ NO_FACTS = RequestFacts()
 
 
 def read_request_facts(body: bytes, path: str | None = None) -> RequestFacts:
-    """Read a held body. One that is not a JSON object tells nothing and costs its length.
+    """Read a buffered body. One that is not a JSON object costs its length.
 
     Args:
-        path: the request's, by which answers that a model writes are told from embeddings and
-            the like; without it, any request is taken for one that wants such an answer.
+        path: the request's path, which tells text generation from embeddings and the like.
+            Without a path, the request counts as text generation.
     """
     if not body:
         return NO_FACTS
-    not_said = None if path is None or path.endswith(_WRITERS) else 0
+    default_cap = None if path is None or path.endswith(_TEXT_ENDPOINTS) else 0
     request = read_request(body)
     if request is None:
-        return RequestFacts(input_characters=len(body), output_cap=not_said, readable=False)
+        return RequestFacts(input_characters=len(body), output_cap=default_cap, readable=False)
     cap = request.output_cap()
     return RequestFacts(
         _model_name(request.model),
         request.stream is True,
         request.input_characters(),
-        not_said if cap is None else cap,
+        default_cap if cap is None else cap,
     )
 
 
 def model_in_query(target: str) -> str | None:
-    """The model that a target's query names, as a WebSocket's does.
+    """The model in a target's query, where WebSocket requests name it.
 
-    None if there are several: which of them upstream takes nobody knows.
+    None if it is named more than once, because upstream might use any of them.
     """
     models = parse_qs(target.partition("?")[2], keep_blank_values=True).get("model", [])
     return _model_name(models[0]) if len(models) == 1 else None

@@ -1,12 +1,10 @@
-"""What a request says of itself and may cost, and what an answer says it took.
+"""The usage in a response: how many model tokens it took, as upstream counts them.
 
-Both are read from the side: the bytes that cross the gate are never touched. A request's cost is
-reckoned as OpenAI does before it has counted ("Rate limits", in its guides): the characters of
-the input, four to a token, and the most that the answer may take. An answer's usage stands near
-the end of its body, in plain answers (`"usage": {...}`), in chat's last chunk before `[DONE]`
-and in the Responses API's `response.completed`, so only a tail of the body is kept.
+It is read from a copy: the bytes that cross the gate are never changed. The usage is near the end
+of the body, in plain responses (`"usage": {...}`), in the last chunk of a chat stream before
+`[DONE]`, and in the Responses API's `response.completed`. Only the tail of a body is kept.
 
-Bodies come from strangers: whatever is in them, these functions answer and do not raise.
+Bodies come from outside. Whatever is in them, these functions return and do not raise.
 """
 
 import re
@@ -15,28 +13,29 @@ import msgspec
 
 from rustygate.core.content_coding import Inflater, is_encoded
 
-# What follows the usage in an answer is short (`user`, `metadata`, `service_tier`): this much of
-# the end holds it in all but odd answers, and a thousand streams keep few megabytes.
+# What follows the usage is short (`user`, `metadata`, `service_tier`): a tail of this size holds
+# the usage in all but odd responses, and a thousand streams keep only a few megabytes.
 TAIL_BYTES = 4096
 
-# How long a usage object may be, details included.
+# The longest usage object that is read, details included.
 USAGE_BYTES = 1024
 
 
+# Made for each exchange: a Struct costs a tenth of a frozen dataclass.
 class Usage(msgspec.Struct, frozen=True):
-    """The model's tokens that an answer took, as upstream counts them."""
+    """The model tokens of a response, as upstream counts them."""
 
     tokens_in: int
     tokens_out: int
 
 
 def may_contain_usage(content_type: str) -> bool:
-    """Whether a body of that Content-Type may hold a usage."""
+    """Whether a body of this Content-Type may contain a usage."""
     return "json" in content_type or "event-stream" in content_type
 
 
 class UsageReader:
-    """Follows an answer's body and finds the usage in its tail."""
+    """Follows the body of a response and finds the usage in its tail."""
 
     __slots__ = ("_inflater", "_tail")
 
@@ -45,7 +44,7 @@ class UsageReader:
         self._inflater = Inflater() if is_encoded(content_encoding) else None
 
     def feed(self, chunk: bytes) -> None:
-        """Note bytes that passed."""
+        """Note the next chunk of the body."""
         if self._inflater is not None:
             chunk = self._inflater.inflate(chunk)
         self._tail += chunk
@@ -53,12 +52,12 @@ class UsageReader:
             del self._tail[:-TAIL_BYTES]
 
     def usage(self) -> Usage | None:
-        """The last usage that the body told so far."""
+        """The last usage in the body so far."""
         return find_usage(self._tail)
 
 
 class UsageTotal:
-    """Adds up what a WebSocket's events tell, since each answer in it takes its own."""
+    """Adds up the usages in the events of a WebSocket: each response in it has its own."""
 
     __slots__ = ("_event", "total")
 
@@ -67,7 +66,7 @@ class UsageTotal:
         self.total: Usage | None = None
 
     def feed(self, piece: bytes, last: bool) -> None:
-        """Note a piece of an event, and with the last one what the event told."""
+        """Note a piece of an event. After the last piece, add the event's usage."""
         self._event.feed(piece)
         if last:
             usage = self._event.usage()
@@ -83,7 +82,7 @@ class UsageTotal:
 
 
 def find_usage(body: bytes | bytearray) -> Usage | None:
-    """The last usage that stands in the end of a plain body."""
+    """The last usage in the tail of a body without content coding."""
     start = body.rfind(_KEY, -TAIL_BYTES)
     while start >= 0:
         usage = _usage_at(body, start)
@@ -100,10 +99,10 @@ _TOKENS_OUT = re.compile(rb'"(?:completion|output)_tokens"\s*:\s*(\d{1,9})\s*[,}
 
 
 def _usage_at(body: bytes | bytearray, start: int) -> Usage | None:
-    """The usage object whose key is at `start`, if it is one and is whole."""
-    found = _OBJECT.match(body, start)
+    """The usage object whose key is at `start`, if it is complete and readable."""
+    match = _OBJECT.match(body, start)
     end = start + USAGE_BYTES
-    tokens_in = found and _TOKENS_IN.search(body, start, end)
+    tokens_in = match and _TOKENS_IN.search(body, start, end)
     if not tokens_in:
         return None
     tokens_out = _TOKENS_OUT.search(body, start, end)
