@@ -12,7 +12,7 @@ from opentelemetry.sdk.trace import TracerProvider
 
 from rustygate.simulator import Options, make_app
 from tests.support.certificates import Authority
-from tests.support.gate import Gate, Log, check, logged
+from tests.support.gate import Gate, Log, captured_log, check_log
 from tests.support.http import CLIENT_KEY
 from tests.support.process import Process
 from tests.support.upstream import Upstream
@@ -39,9 +39,9 @@ async def _no_task_is_left() -> AsyncIterator[None]:
 @pytest.fixture
 def log() -> Iterator[Log]:
     """All that is logged; at the end it must hold no key and no error."""
-    with logged() as log:
+    with captured_log() as log:
         yield log
-    check(log)
+    check_log(log)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 from rustygate.access.admin import is_loopback
 from tests.conftest import StartGate
 from tests.support.http import chat, get
-from tests.support.metrics import Shown, scrape
+from tests.support.metrics import Scrape, scrape_request
 from tests.support.wire import Wire
 
 KEY = "admin-canary-2f6e:8c"
@@ -39,7 +39,7 @@ def other_address() -> str | None:
     "host", ["localhost", "LocalHost:8080", "127.0.0.1", "127.0.0.1:1", "[::1]", "[::1]:8080"]
 )
 async def test_this_machine_sees_them(gate: StartGate, host: str) -> None:
-    got = await (await gate()).ask(scrape(host=host))
+    got = await (await gate()).request(scrape_request(host=host))
     assert (got.status, got.head["content-type"][:10]) == (200, "text/plain")
 
 
@@ -52,12 +52,12 @@ async def test_this_machine_sees_them(gate: StartGate, host: str) -> None:
 )
 async def test_page_by_a_name_of_its_own_does_not(gate: StartGate, host: str) -> None:
     running = await gate()
-    got = await running.ask(scrape(host=host))
+    got = await running.request(scrape_request(host=host))
     assert got.status in {400, 403}
     if got.status == 403:
         assert (got.reason, got.error["code"]) == ("admin_only", "admin_only")
         assert "ADMIN_KEY" in got.error["message"]
-        assert (await Shown.by(running)).sum("rustygate_refusals_total", reason="admin_only") == 1
+        assert (await Scrape.of(running)).sum("rustygate_refusals_total", reason="admin_only") == 1
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ async def test_page_by_a_name_of_its_own_does_not(gate: StartGate, host: str) ->
     ],
 )
 async def test_what_was_passed_on_is_not_from_here(gate: StartGate, line: str) -> None:
-    assert (await (await gate()).ask(scrape(line))).status in {400, 403}
+    assert (await (await gate()).request(scrape_request(line))).status in {400, 403}
 
 
 async def test_other_machine_does_not(gate: StartGate) -> None:
@@ -77,9 +77,9 @@ async def test_other_machine_does_not(gate: StartGate) -> None:
     if address is None:
         pytest.skip("this machine has no address but loopback")
     running = await gate(BIND_ADDRESS="0.0.0.0")
-    wire = await Wire.to(running.url.replace("0.0.0.0", address))
-    wire.send(scrape())
-    assert (await wire.through(b"\r\n")).split()[1] == b"403"
+    wire = await Wire.connect(running.url.replace("0.0.0.0", address))
+    wire.send(scrape_request())
+    assert (await wire.read_until(b"\r\n")).split()[1] == b"403"
     wire.close()
 
 
@@ -88,8 +88,10 @@ async def test_unix_socket_sees_them_by_any_name(
     gate: StartGate, tmp_path: Path, host: str
 ) -> None:
     running = await gate(BIND_ADDRESS=f"unix:{tmp_path}/gate.sock")
-    assert (await running.ask(scrape(host=host))).status == 200
-    assert (await running.ask(scrape("X-Forwarded-For: 192.0.2.7", host=host))).status == 403
+    assert (await running.request(scrape_request(host=host))).status == 200
+    assert (
+        await running.request(scrape_request("X-Forwarded-For: 192.0.2.7", host=host))
+    ).status == 403
 
 
 @pytest.mark.parametrize(
@@ -126,7 +128,9 @@ def test_peer_on_loopback(peer: str, loopback: bool) -> None:
 )
 async def test_key_shows_them_whoever_asks(gate: StartGate, line: str) -> None:
     running = await gate(ADMIN_KEY=KEY)
-    got = await running.ask(scrape(line, "X-Forwarded-For: 192.0.2.7", host="gate.example.org"))
+    got = await running.request(
+        scrape_request(line, "X-Forwarded-For: 192.0.2.7", host="gate.example.org")
+    )
     assert got.status == 200
     assert KEY not in running.log.text
 
@@ -153,12 +157,12 @@ async def test_key_shows_them_whoever_asks(gate: StartGate, line: str) -> None:
 )
 async def test_nothing_else_does(gate: StartGate, lines: list[str]) -> None:
     running = await gate(ADMIN_KEY=KEY)
-    got = await running.ask(scrape(*lines))
+    got = await running.request(scrape_request(*lines))
     assert (got.status, got.reason) == (401, "invalid_admin_key")
     assert got.error["type"] == "invalid_request_error"
     assert got.head["www-authenticate"].startswith("Basic realm=")
     assert KEY.encode() not in got.head.raw + got.body
-    shown = Shown((await running.ask(scrape(f"Authorization: Bearer {KEY}"))).body)
+    shown = Scrape((await running.request(scrape_request(f"Authorization: Bearer {KEY}"))).body)
     assert shown.sum("rustygate_refusals_total", reason="invalid_admin_key") == 1
 
 
@@ -169,19 +173,19 @@ async def test_nothing_else_does(gate: StartGate, lines: list[str]) -> None:
 async def test_health_is_open(gate: StartGate, settings: dict[str, object]) -> None:
     running = await gate(**settings)
     for target in OPEN:
-        assert (await running.ask(get(target))).status == 200
+        assert (await running.request(get(target))).status == 200
 
 
 async def test_admin_key_is_not_asked_of_the_api(gate: StartGate, simulator: str) -> None:
     running = await gate(OPENAI_BASE_URL=simulator, ADMIN_KEY=KEY)
-    assert (await running.ask(chat())).status == 200
+    assert (await running.request(chat())).status == 200
 
 
 @pytest.mark.parametrize("target", ["/metrics/", "/metrics/x", "/Metrics", "//metrics"])
 async def test_only_the_page_itself_is_there(gate: StartGate, target: str) -> None:
-    assert (await (await gate()).ask(scrape(target=target))).status == 404
+    assert (await (await gate()).request(scrape_request(target=target))).status == 404
 
 
 async def test_page_about_the_gate_is_told_without_its_body(gate: StartGate) -> None:
-    got = await (await gate()).ask(scrape().replace(b"GET", b"HEAD"))
+    got = await (await gate()).request(scrape_request().replace(b"GET", b"HEAD"))
     assert (got.status, got.body) == (200, b"")

@@ -9,7 +9,7 @@ from rustygate.access.client_auth import ClientAuth
 from rustygate.cli import main
 from rustygate.core.clients import ClientsError, Limits, hash_key
 from tests.conftest import StartGate
-from tests.support.http import UPSTREAM_KEY, answer, chat, post, request
+from tests.support.http import UPSTREAM_KEY, chat, post, request, response
 from tests.support.upstream import Upstream
 
 KEYS = {name: f"rg-{name}-canary-key" for name in ("search", "batch", "other")}
@@ -50,9 +50,9 @@ def clients(tmp_path: Path) -> Path:
 async def test_client_goes_by_the_name_of_its_key(
     gate: StartGate, upstream: Upstream, clients: Path
 ) -> None:
-    upstream.reply = answer()
+    upstream.reply = response()
     running = await gate(CLIENTS_FILE=clients)
-    got = await running.ask(asked("search", "/v1/models", "X-RustyGate-Client: somebody-else"))
+    got = await running.request(asked("search", "/v1/models", "X-RustyGate-Client: somebody-else"))
     assert got.status == 200
     assert (await running.settled())[0]["client"] == "search"
     assert upstream.calls[0].head["authorization"] == f"Bearer {UPSTREAM_KEY}"
@@ -78,7 +78,7 @@ async def test_without_a_key_nobody_gets_in(
     running = await gate(CLIENTS_FILE=clients)
     head = f"POST /v1/files HTTP/1.1\r\nHost: gate\r\n{line}\r\nContent-Length: 1000000\r\n\r\n"
     client = await running.send(head.encode())
-    got = await client.answer()
+    got = await client.response()
     assert (got.status, got.reason) == (401, "invalid_api_key")
     assert (got.error["type"], got.error["code"]) == ("invalid_request_error", "invalid_api_key")
     assert got.head["www-authenticate"] == "Bearer"
@@ -91,8 +91,8 @@ async def test_who_has_no_key_goes_by_no_client_s_name(
 ) -> None:
     running = await gate(CLIENTS_FILE=clients)
     name = "X-RustyGate-Client: search"
-    await running.ask(asked("other", "/v1/models", name))
-    await running.ask(asked("search", "/v1/models", name, "Origin: https://evil.example"))
+    await running.request(asked("other", "/v1/models", name))
+    await running.request(asked("search", "/v1/models", name, "Origin: https://evil.example"))
     assert [line["client"] for line in await running.settled(2)] == ["127.0.0.1"] * 2
 
 
@@ -100,7 +100,7 @@ async def test_health_needs_no_key(gate: StartGate, clients: Path) -> None:
     running = await gate(CLIENTS_FILE=clients)
     for path in ("/health", "/ready"):
         assert (
-            await running.ask(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            await running.request(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
         ).status == 200
 
 
@@ -120,10 +120,10 @@ async def test_models_are_restricted(
     gate: StartGate, upstream: Upstream, clients: Path, body: bytes, status: int
 ) -> None:
     write(clients, table(search='models = ["gpt-4o*"]'))
-    upstream.reply = answer()
+    upstream.reply = response()
     running = await gate(CLIENTS_FILE=clients)
     sent = post(body).replace(b"sk-client-canary-9d7c5b3a1f2e", KEYS["search"].encode())
-    got = await running.ask(sent)
+    got = await running.request(sent)
     assert got.status == status
     assert len(upstream.calls) == (status == 200)
     if status == 403:
@@ -145,11 +145,11 @@ async def test_model_that_is_named_elsewhere_is_not_shown(
     gate: StartGate, upstream: Upstream, clients: Path, path: str, status: int
 ) -> None:
     write(clients, table(search='models = ["gpt-4o*"]'))
-    upstream.reply = answer()
+    upstream.reply = response()
     body = b'{"model": "gpt-4o", "input_file_id": "file_1", "session": {"model": "o1"}}'
     sent = request("POST", path, "Content-Type: application/json", body=body)
     sent = sent.replace(b"sk-client-canary-9d7c5b3a1f2e", KEYS["search"].encode())
-    assert (await (await gate(CLIENTS_FILE=clients)).ask(sent)).status == status
+    assert (await (await gate(CLIENTS_FILE=clients)).request(sent)).status == status
 
 
 @pytest.mark.parametrize(("path", "status"), [("/v1/files", 200), ("/v1/audio/translations", 403)])
@@ -157,10 +157,10 @@ async def test_body_that_is_not_read_shows_no_model(
     gate: StartGate, upstream: Upstream, clients: Path, path: str, status: int
 ) -> None:
     write(clients, table(search='models = ["gpt-4o*"]'))
-    upstream.reply = answer()
+    upstream.reply = response()
     sent = request("POST", path, "Content-Type: multipart/form-data; boundary=x", body=b"--x--")
     sent = sent.replace(b"sk-client-canary-9d7c5b3a1f2e", KEYS["search"].encode())
-    assert (await (await gate(CLIENTS_FILE=clients)).ask(sent)).status == status
+    assert (await (await gate(CLIENTS_FILE=clients)).request(sent)).status == status
 
 
 @pytest.mark.parametrize(
@@ -174,26 +174,26 @@ async def test_client_at_its_own_limit_waits_and_holds_up_nobody(
     first = await running.send(asked("search"))
     call = await upstream.call()
     others = [await running.send(asked("search")) for _ in range(2)]
-    await running.shows(waiters=2)
+    await running.wait_until(waiters=2)
     free = await running.send(asked("other", "/v1/free"))
     while (other := await upstream.call()).target != "/v1/free":
-        await other.answer(answer())
-    await other.answer(answer())
-    assert (await free.answer()).head["x-rustygate-queued-ms"] == "0"
-    upstream.reply = answer()
-    await call.answer(answer())
-    assert [(await client.answer()).status for client in (first, *others)] == [200] * 3
+        await other.respond(response())
+    await other.respond(response())
+    assert (await free.response()).head["x-rustygate-queued-ms"] == "0"
+    upstream.reply = response()
+    await call.respond(response())
+    assert [(await client.response()).status for client in (first, *others)] == [200] * 3
 
 
 async def test_own_tokens_are_settled(gate: StartGate, upstream: Upstream, clients: Path) -> None:
     write(clients, table(search="tokens_per_minute = 6000"))
     usage = {"prompt_tokens": 0, "completion_tokens": 5950, "total_tokens": 5950}
     body = json.dumps({"usage": usage}).encode()
-    upstream.reply = answer(body, "Content-Type: application/json")
+    upstream.reply = response(body, "Content-Type: application/json")
     running = await gate(CLIENTS_FILE=clients)
     sent = chat().replace(b"sk-client-canary-9d7c5b3a1f2e", KEYS["search"].encode())
-    assert (await running.ask(sent)).head["x-rustygate-queued-ms"] == "0"
-    refused = await running.ask(
+    assert (await running.request(sent)).head["x-rustygate-queued-ms"] == "0"
+    refused = await running.request(
         sent.replace(b"\r\n\r\n", b"\r\nx-stainless-timeout: 1\r\n\r\n", 1)
     )
     assert (refused.status, refused.error["type"]) == (429, "tokens")
@@ -206,10 +206,10 @@ async def test_clients_share_by_weight(gate: StartGate, upstream: Upstream, clie
     call = await upstream.call()
     for name in ("other", "search") * 8:
         await running.send(asked(name, f"/v1/{name}"))
-    await running.shows(waiters=16)
+    await running.wait_until(waiters=16)
     order = []
     for _ in range(8):
-        await call.answer(answer())
+        await call.respond(response())
         call = await upstream.call()
         order.append(call.target.removeprefix("/v1/"))
     assert order.count("search") in (5, 6, 7)
@@ -218,20 +218,20 @@ async def test_clients_share_by_weight(gate: StartGate, upstream: Upstream, clie
 async def test_reading_the_file_again_lets_in_and_shuts_out(
     gate: StartGate, upstream: Upstream, clients: Path
 ) -> None:
-    upstream.reply = answer()
+    upstream.reply = response()
     running = await gate(CLIENTS_FILE=clients)
-    assert (await running.ask(asked("other"))).status == 401
+    assert (await running.request(asked("other"))).status == 401
     write(clients, table(other=""))
     running.daemon.reload()
-    assert (await running.ask(asked("other"))).status == 200
-    assert (await running.ask(asked("search"))).status == 401
+    assert (await running.request(asked("other"))).status == 200
+    assert (await running.request(asked("search"))).status == 401
 
 
 @pytest.mark.parametrize("text", ["[client.x", "[client.search]\nkey_sha256 = 'short'"])
 async def test_file_that_will_not_do_leaves_the_clients_in_force(
     gate: StartGate, upstream: Upstream, clients: Path, text: str
 ) -> None:
-    upstream.reply = answer()
+    upstream.reply = response()
     running = await gate(CLIENTS_FILE=clients)
     write(clients, text)
     with pytest.raises(ClientsError):
@@ -239,7 +239,7 @@ async def test_file_that_will_not_do_leaves_the_clients_in_force(
     remove(clients)
     with pytest.raises(ClientsError, match="No such file"):
         running.daemon.reload()
-    assert (await running.ask(asked("search"))).status == 200
+    assert (await running.request(asked("search"))).status == 200
 
 
 def test_gate_knows_of_clients_without_limits(clients: Path) -> None:
@@ -255,13 +255,13 @@ async def test_new_limits_hold_for_those_that_wait(
     running = await gate(CLIENTS_FILE=clients)
     sent = [await running.send(asked("search")) for _ in range(3)]
     first = await upstream.call()
-    await running.shows(waiters=2)
+    await running.wait_until(waiters=2)
     write(clients, table(search=""))
     running.daemon.reload()
     calls = [first, await upstream.call(), await upstream.call()]
     for call in calls:
-        await call.answer(answer())
-    assert [(await client.answer()).status for client in sent] == [200] * 3
+        await call.respond(response())
+    assert [(await client.response()).status for client in sent] == [200] * 3
 
 
 OPENING = (
@@ -286,8 +286,8 @@ async def test_websocket_s_key_may_be_a_subprotocol(
     gate: StartGate, upstream: Upstream, clients: Path, target: str, key: str, status: int
 ) -> None:
     write(clients, table(search='models = ["gpt-4o*"]'))
-    upstream.reply = answer()
-    got = await (await gate(CLIENTS_FILE=clients)).ask(OPENING.format(target, key).encode())
+    upstream.reply = response()
+    got = await (await gate(CLIENTS_FILE=clients)).request(OPENING.format(target, key).encode())
     assert got.status == status
     for call in upstream.calls:
         assert KEYS["search"].encode() not in call.head.raw

@@ -23,7 +23,7 @@ from tests.support.websocket import (
     TEXT,
     close_payload,
     frame,
-    masked_with,
+    mask_payload,
 )
 
 UMLAUT = "\N{LATIN SMALL LETTER A WITH DIAERESIS}".encode()
@@ -253,7 +253,7 @@ def test_noise_never_raises_and_passes_nothing_twice(chunks: list[bytes], masked
 
 @given(st.binary(max_size=300), st.binary(min_size=4, max_size=4))
 def test_masking_is_its_own_inverse(payload: bytes, mask: bytes) -> None:
-    assert apply_mask(payload, mask) == masked_with(payload, mask)
+    assert apply_mask(payload, mask) == mask_payload(payload, mask)
     assert apply_mask(apply_mask(payload, mask), mask) == payload
 
 

@@ -10,7 +10,7 @@ from rustygate.core.websocket_handshake import (
     WebSocketHandshake,
     is_websocket_upgrade,
 )
-from tests.support.websocket import CLIENT_NONCE, proof
+from tests.support.websocket import CLIENT_NONCE, accept_key
 
 KEY = "openai-insecure-api-key."
 GATE_KEY = "sk-gate"
@@ -40,7 +40,7 @@ def answered(
     """The client's answer to an opening that upstream agreed to with `fields`."""
     sent = WebSocketHandshake.from_headers(asked.upstream_headers(NONCE, api_key))
     return asked.response_headers(
-        sent, [*UPGRADE, ("Sec-WebSocket-Accept", proof(sent.key)), *fields]
+        sent, [*UPGRADE, ("Sec-WebSocket-Accept", accept_key(sent.key)), *fields]
     )
 
 
@@ -88,7 +88,7 @@ def test_each_hop_has_its_own_key() -> None:
     onward = opening().upstream_headers(NONCE, GATE_KEY)
     assert b64decode(value(onward, "Sec-WebSocket-Key") or "") == NONCE
     assert value(onward, "Sec-WebSocket-Version") == "13"
-    assert value(answered(opening()), "Sec-WebSocket-Accept") == proof(CLIENT_NONCE)
+    assert value(answered(opening()), "Sec-WebSocket-Accept") == accept_key(CLIENT_NONCE)
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_compression_is_agreed_upon_as_upstream_says() -> None:
     [
         [],
         [("Sec-WebSocket-Accept", "x")],
-        [("Sec-WebSocket-Accept", proof(CLIENT_NONCE))],
+        [("Sec-WebSocket-Accept", accept_key(CLIENT_NONCE))],
     ],
     ids=["none", "wrong", "the client's"],
 )
@@ -198,7 +198,7 @@ def test_upstream_must_switch_to_the_websocket(fields: Headers) -> None:
     asked = opening()
     sent = WebSocketHandshake.from_headers(asked.upstream_headers(NONCE, GATE_KEY))
     with pytest.raises(InvalidHandshake):
-        asked.response_headers(sent, [*fields, ("Sec-WebSocket-Accept", proof(sent.key))])
+        asked.response_headers(sent, [*fields, ("Sec-WebSocket-Accept", accept_key(sent.key))])
 
 
 @pytest.mark.parametrize(

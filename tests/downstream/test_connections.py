@@ -20,11 +20,11 @@ from tests.support.http import (
     CONTINUE,
     EVENT_STREAM,
     LAST_CHUNK,
-    answer,
     chunk,
     get,
     post,
     request,
+    response,
 )
 from tests.support.upstream import Upstream
 from tests.support.waiting import A_SECOND_S, soon, until
@@ -57,7 +57,7 @@ async def time_for_a_head(gate: Gate) -> None:
 
 async def is_cut_off(client: Client) -> None:
     """It is refused for its slowness, and closed."""
-    got = await client.answer()
+    got = await client.response()
     assert (got.status, got.reason) == (408, "request_timeout")
     assert got.head["x-should-retry"] == "true"
     assert await client.ended() == "closed"
@@ -65,7 +65,7 @@ async def is_cut_off(client: Client) -> None:
 
 async def is_turned_away(client: Client) -> None:
     async with asyncio.timeout(A_SECOND_S):
-        got = await client.answer()
+        got = await client.response()
     assert (got.status, got.reason) == (503, "too_many_connections")
     assert got.error["type"] == "service_unavailable_error"
     told = [got.head[name] for name in ("retry-after", "x-should-retry", "connection")]
@@ -97,24 +97,24 @@ async def test_head_that_dribbles_gets_no_more_time(gate: StartGate) -> None:
 
 @short_heads
 async def test_connection_between_requests_may_idle(gate: StartGate, upstream: Upstream) -> None:
-    upstream.reply = answer()
+    upstream.reply = response()
     running = await gate()
     client = await running.connect()
     for _ in range(2):
-        assert (await client.ask(post())).status == 200
+        assert (await client.request(post())).status == 200
         await time_for_a_head(running)
     client.send(b"\r\n")
     await time_for_a_head(running)
-    assert (await client.ask(post())).status == 200
+    assert (await client.request(post())).status == 200
 
 
 @short_heads
 async def test_slow_head_of_a_later_request_is_cut_off(
     gate: StartGate, upstream: Upstream
 ) -> None:
-    upstream.reply = answer()
+    upstream.reply = response()
     client = await (await gate()).connect()
-    assert (await client.ask(post())).status == 200
+    assert (await client.request(post())).status == 200
     client.send(post()[:30])
     await is_cut_off(client)
 
@@ -133,10 +133,10 @@ async def test_who_waits_or_is_answered_may_take_longer(
     await time_for_a_head(running)
     call.send(LAST_CHUNK)
     call.done.set()
-    assert await client.rest() == b"data: 1\n\n"
+    assert await client.read_rest() == b"data: 1\n\n"
     client.send(get("/v1/next")[20:])
-    await (await upstream.call()).answer(answer(b"next"))
-    assert (await client.answer()).body == b"next"
+    await (await upstream.call()).respond(response(b"next"))
+    assert (await client.response()).body == b"next"
 
 
 @short_heads
@@ -145,8 +145,8 @@ async def test_body_is_no_slow_head(gate: StartGate, upstream: Upstream) -> None
     client = await running.send(post(b"{}")[:-1])
     await time_for_a_head(running)
     client.send(b"}")
-    await (await upstream.call()).answer(answer())
-    assert (await client.answer()).status == 200
+    await (await upstream.call()).respond(response())
+    assert (await client.response()).status == 200
 
 
 @pytest.mark.parametrize("behind", [False, True], ids=["", "behind one that waits"])
@@ -163,20 +163,20 @@ async def test_head_that_is_large_on_the_whole_is_refused(
         client.send(b"X-%d: %b\r\n" % (number, b"x" * 20_000))
         await asyncio.sleep(0)
     if behind:
-        await call.answer(answer())
-        assert (await client.answer()).status == 200
-    got = await client.answer()
+        await call.respond(response())
+        assert (await client.response()).status == 200
+    got = await client.response()
     assert (got.status, got.reason) == (400, "bad_request")
     assert await client.ended() in ("closed", "reset")
     assert len(upstream.calls) == behind
 
 
 async def test_bodies_do_not_count_as_heads(gate: StartGate, upstream: Upstream) -> None:
-    upstream.reply = answer()
+    upstream.reply = response()
     client = await (await gate()).connect()
     large = post(b"x" * MEGABYTE)
     client.send(*[large] * 3, get())
-    assert [(await client.answer()).status for _ in range(4)] == [200] * 4
+    assert [(await client.response()).status for _ in range(4)] == [200] * 4
 
 
 # Bodies.
@@ -204,9 +204,9 @@ async def test_upload_that_stops_is_cut_off_and_never_ended(
     running = await gate()
     client = await running.send(request("POST", CHAT, MULTIPART, body=b"x" * 10_000)[:-1])
     call = await upstream.call()
-    await call.exactly(b"x" * 9_999)
+    await call.expect_body(b"x" * 9_999)
     await is_cut_off(client)
-    await call.gone()
+    await call.ended()
 
 
 @short_silences
@@ -216,9 +216,9 @@ async def test_slow_body_that_goes_on_is_taken(gate: StartGate, upstream: Upstre
         await asyncio.sleep(SHORT_S / 3)
         client.send(bytes([byte]))
     call = await upstream.call()
-    assert await call.rest() == b"1234567"
-    await call.answer(answer())
-    assert (await client.answer()).status == 200
+    assert await call.read_rest() == b"1234567"
+    await call.respond(response())
+    assert (await client.response()).status == 200
 
 
 @short_silences
@@ -229,13 +229,13 @@ async def test_upload_that_upstream_holds_up_is_not_slow(
     sent = request("POST", CHAT, MULTIPART, body=b"x" * 20 * MEGABYTE)
     client = await running.send(sent)
     call = await upstream.call()
-    call.wire.stop_reading()
+    call.wire.pause_reading()
     # The silence of others measures the time.
     for _ in range(2):
         await is_cut_off(await running.send(post(b"{}")[:-1]))
-    call.wire.go_on_reading()
-    await call.answer(answer())
-    assert (await client.answer()).status == 200
+    call.wire.resume_reading()
+    await call.respond(response())
+    assert (await client.response()).status == 200
 
 
 @short_silences
@@ -249,7 +249,7 @@ async def test_upload_that_stops_once_it_is_answered_cuts_no_answer(
     await client.head()
     await is_cut_off(await running.send(post(b"{}")[:-1]))
     call.send(chunk(b"data: 2\n\n"), LAST_CHUNK)
-    assert await client.rest() == b"data: 1\n\ndata: 2\n\n"
+    assert await client.read_rest() == b"data: 1\n\ndata: 2\n\n"
 
 
 # How many.
@@ -264,16 +264,16 @@ async def test_connections_beyond_the_limit_are_turned_away(
     call.send(EVENT_STREAM)
     await streaming.head()
     idle = await running.connect()
-    assert (await idle.ask(get("/health"))).status == 200
+    assert (await idle.request(get("/health"))).status == 200
     await is_turned_away(await running.connect())
     await is_turned_away(await running.send(post()))
     call.send(chunk(b"data: 1\n\n"), LAST_CHUNK)
-    assert await streaming.rest() == b"data: 1\n\n"
-    assert (await idle.ask(get("/health"))).status == 200
-    idle.leave()
-    upstream.reply = answer()
+    assert await streaming.read_rest() == b"data: 1\n\n"
+    assert (await idle.request(get("/health"))).status == 200
+    idle.disconnect()
+    upstream.reply = response()
     async with soon():
-        while (await running.ask(get("/health"))).status != 200:
+        while (await running.request(get("/health"))).status != 200:
             pass
     assert "CONNECTION_LIMIT=2 connections" in running.log.text
 
@@ -282,11 +282,11 @@ async def test_connections_by_tls_are_turned_away_too(
     gate: StartGate, authority: Authority
 ) -> None:
     running = await gate(CONNECTION_LIMIT=1, **authority.issue("127.0.0.1"))
-    connect = partial(running.connect, tls=authority.trusting())
+    connect = partial(running.connect, tls=authority.client_context())
     served = await connect()
-    assert (await served.ask(get("/health"))).status == 200
+    assert (await served.request(get("/health"))).status == 200
     await is_turned_away(await connect())
-    assert (await served.ask(get("/health"))).status == 200
+    assert (await served.request(get("/health"))).status == 200
 
 
 async def test_who_is_turned_away_and_stays_is_cut_off(
@@ -303,16 +303,16 @@ async def test_who_is_turned_away_and_stays_is_cut_off(
         while lingers.wire.end != "reset":
             lingers.send(b"more")
             await asyncio.sleep(SHORT_S / 10)
-    assert (await served.ask(get("/health"))).status == 200
+    assert (await served.request(get("/health"))).status == 200
 
 
 async def test_a_crowd_is_turned_away_and_leaves_nothing(gate: StartGate) -> None:
     running = await gate(CONNECTION_LIMIT=5)
     for client in await asyncio.gather(*(running.send(get("/health")) for _ in range(100))):
-        assert (await client.answer()).status in (200, 503)
-        client.leave()
+        assert (await client.response()).status in (200, 503)
+        client.disconnect()
     await until(lambda: not running.daemon._runner.server.connections)  # type: ignore[union-attr]
-    assert (await running.ask(get("/health"))).status == 200
+    assert (await running.request(get("/health"))).status == 200
 
 
 async def test_door_shows_its_state() -> None:
@@ -325,7 +325,7 @@ async def test_door_shows_its_state() -> None:
 async def test_who_connected_before_the_drain_and_asks_then_is_told(gate: StartGate) -> None:
     running = await gate()
     client = await running.connect()
-    await running.ask(get("/health"))
+    await running.request(get("/health"))
 
     async def end() -> None:
         await running.daemon.drain()
@@ -333,7 +333,7 @@ async def test_who_connected_before_the_drain_and_asks_then_is_told(gate: StartG
 
     ending = asyncio.create_task(end())
     await asyncio.sleep(SHORT_S / 3)
-    got = await client.ask(get())
+    got = await client.request(get())
     assert (got.status, got.reason) == (503, "draining")
     async with asyncio.timeout(A_SECOND_S):
         await ending
@@ -342,7 +342,7 @@ async def test_who_connected_before_the_drain_and_asks_then_is_told(gate: StartG
 async def test_who_never_asks_holds_no_drain_up(gate: StartGate) -> None:
     running = await gate()
     silent = await running.connect()
-    await running.ask(get("/health"))
+    await running.request(get("/health"))
     async with asyncio.timeout(A_SECOND_S):
         await running.daemon.drain()
     await running.daemon.stop()
@@ -369,8 +369,8 @@ async def test_connection_that_is_over_waits_for_no_collection(
     del connection
     gc.disable()
     try:
-        assert (await client.ask(data)).status == status
-        client.leave()
+        assert (await client.request(data)).status == status
+        client.disconnect()
         await until(lambda: all(each() is None for each in left))
     finally:
         gc.enable()

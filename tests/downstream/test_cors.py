@@ -8,11 +8,11 @@ from tests.support.http import (
     EVENT_STREAM,
     LAST_CHUNK,
     Head,
-    answer,
     chat,
     chunk,
     get,
     request,
+    response,
 )
 from tests.support.upstream import Upstream
 
@@ -52,7 +52,7 @@ async def test_pages_are_refused_unless_listed(
     gate: StartGate, upstream: Upstream, asked: bytes
 ) -> None:
     running = await gate()
-    got = await running.ask(asked)
+    got = await running.request(asked)
     assert (got.status, got.reason) == (403, "origin_not_allowed")
     assert got.error["type"] == "invalid_request_error"
     assert got.error["code"] == "origin_not_allowed"
@@ -79,24 +79,24 @@ async def test_pages_are_refused_unless_listed(
 async def test_what_is_not_listed_is_refused(
     gate: StartGate, upstream: Upstream, lines: list[str]
 ) -> None:
-    got = await (await gate(**LISTED)).ask(get("/v1/models", *lines))
+    got = await (await gate(**LISTED)).request(get("/v1/models", *lines))
     assert (got.status, got.reason) == (403, "origin_not_allowed")
     assert upstream.calls == []
 
 
 @pytest.mark.parametrize("origin", [APP, "null", "", "what?"])
 async def test_star_lets_anybody_in(gate: StartGate, upstream: Upstream, origin: str) -> None:
-    upstream.reply = answer()
+    upstream.reply = response()
     running = await gate(CORS_ALLOW_ORIGINS="*")
-    got = await running.ask(get("/v1/models", f"Origin: {origin}"))
+    got = await running.request(get("/v1/models", f"Origin: {origin}"))
     assert got.status == 200
     assert_shared(got.head, "*")
 
 
 async def test_who_is_no_page_sees_nothing_of_it(gate: StartGate, upstream: Upstream) -> None:
     own = "Access-Control-Allow-Origin: https://theirs.example"
-    upstream.reply = answer(b"{}", own)
-    head = (await (await gate(**LISTED)).ask(get())).head
+    upstream.reply = response(b"{}", own)
+    head = (await (await gate(**LISTED)).request(get())).head
     names = [field for field in head.fields if field[0].startswith(("access-control-", "vary"))]
     assert names == [("access-control-allow-origin", "https://theirs.example")]
 
@@ -108,7 +108,7 @@ async def test_who_is_no_page_sees_nothing_of_it(gate: StartGate, upstream: Upst
 async def test_preflight_is_answered_by_the_gate(
     gate: StartGate, upstream: Upstream, target: str
 ) -> None:
-    got = await (await gate(**LISTED)).ask(preflight(FROM_APP, target=target))
+    got = await (await gate(**LISTED)).request(preflight(FROM_APP, target=target))
     assert (got.status, got.body) == (204, b"")
     assert_shared(got.head)
     assert got.head["access-control-allow-methods"] == "POST"
@@ -121,9 +121,9 @@ async def test_preflight_is_not_queued(gate: StartGate, upstream: Upstream) -> N
     running = await gate(CONCURRENCY_LIMIT=1, QUEUE_LIMIT=0, **LISTED)
     holder = await running.send(chat(FROM_APP))
     call = await upstream.call()
-    assert (await running.ask(preflight(FROM_APP))).status == 204
-    await call.answer(answer())
-    assert (await holder.answer()).status == 200
+    assert (await running.request(preflight(FROM_APP))).status == 204
+    await call.respond(response())
+    assert (await holder.response()).status == 200
 
 
 @pytest.mark.parametrize(
@@ -134,8 +134,8 @@ async def test_preflight_is_not_queued(gate: StartGate, upstream: Upstream) -> N
 async def test_other_options_are_forwarded(
     gate: StartGate, upstream: Upstream, lines: list[str]
 ) -> None:
-    upstream.reply = answer(b"theirs")
-    got = await (await gate(**LISTED)).ask(request("OPTIONS", "/v1/models", *lines))
+    upstream.reply = response(b"theirs")
+    got = await (await gate(**LISTED)).request(request("OPTIONS", "/v1/models", *lines))
     assert got.body == b"theirs"
 
 
@@ -153,8 +153,8 @@ async def test_answer_is_shared_and_upstreams_own_word_on_it_replaced(
         "Vary: Accept",
         "x-request-id: req_1",
     ]
-    upstream.reply = answer(b"{}", *lines)
-    got = await (await gate(**LISTED)).ask(chat(FROM_APP))
+    upstream.reply = response(b"{}", *lines)
+    got = await (await gate(**LISTED)).request(chat(FROM_APP))
     assert_shared(got.head)
     assert got.head.all("vary") == ["Accept-Encoding", "Accept", "Origin"]
     assert got.head["x-request-id"] == "req_1"
@@ -164,8 +164,8 @@ async def test_answer_is_shared_and_upstreams_own_word_on_it_replaced(
 async def test_vary_that_names_the_origin_is_left_alone(
     gate: StartGate, upstream: Upstream
 ) -> None:
-    upstream.reply = answer(b"{}", "Vary: Origin")
-    got = await (await gate(**LISTED)).ask(chat(FROM_APP))
+    upstream.reply = response(b"{}", "Vary: Origin")
+    got = await (await gate(**LISTED)).request(chat(FROM_APP))
     assert got.head.all("vary") == ["Origin"]
 
 
@@ -175,7 +175,7 @@ async def test_stream_is_shared(gate: StartGate, upstream: Upstream) -> None:
     call.send(EVENT_STREAM)
     assert_shared(await client.head())
     call.send(chunk(b"data: 1\n\n"), LAST_CHUNK)
-    assert await client.rest() == b"data: 1\n\n"
+    assert await client.read_rest() == b"data: 1\n\n"
 
 
 @pytest.mark.parametrize(
@@ -200,18 +200,18 @@ async def test_error_of_the_gate_is_shared(
     running = await gate(**settings, **LISTED)
     holder = await running.send(chat()) if status == 429 else None
     call = await upstream.call() if holder else None
-    got = await running.ask(asked)
+    got = await running.request(asked)
     assert got.status == status
     assert got.reason is not None
     assert_shared(got.head)
     if holder and call:
-        await call.answer(answer())
-        await holder.answer()
+        await call.respond(response())
+        await holder.response()
 
 
 async def test_upstreams_error_is_shared(gate: StartGate, upstream: Upstream) -> None:
-    upstream.reply = answer(b"{}", "retry-after-ms: 5", status="429 Too Many Requests")
-    got = await (await gate(**LISTED)).ask(chat(FROM_APP))
+    upstream.reply = response(b"{}", "retry-after-ms: 5", status="429 Too Many Requests")
+    got = await (await gate(**LISTED)).request(chat(FROM_APP))
     assert (got.status, got.head["retry-after-ms"]) == (429, "5")
     assert_shared(got.head)
 
@@ -219,10 +219,10 @@ async def test_upstreams_error_is_shared(gate: StartGate, upstream: Upstream) ->
 async def test_page_is_answered_over_and_over_on_one_connection(
     gate: StartGate, upstream: Upstream
 ) -> None:
-    upstream.reply = answer()
+    upstream.reply = response()
     client = await (await gate(**LISTED)).connect()
-    assert (await client.ask(preflight(FROM_APP))).status == 204
-    assert_shared((await client.ask(chat(FROM_APP))).head)
-    assert "access-control-allow-origin" not in (await client.ask(chat())).head
-    assert (await client.ask(chat("Origin: https://evil.example"))).status == 403
-    assert_shared((await client.ask(chat(FROM_APP))).head)
+    assert (await client.request(preflight(FROM_APP))).status == 204
+    assert_shared((await client.request(chat(FROM_APP))).head)
+    assert "access-control-allow-origin" not in (await client.request(chat())).head
+    assert (await client.request(chat("Origin: https://evil.example"))).status == 403
+    assert_shared((await client.request(chat(FROM_APP))).head)

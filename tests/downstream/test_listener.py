@@ -14,7 +14,7 @@ import pytest
 from rustygate.config import load
 from rustygate.downstream.listener import Listener
 from tests.conftest import StartGate
-from tests.support.http import answer, chat, get
+from tests.support.http import chat, get, response
 from tests.support.upstream import Upstream
 
 
@@ -56,12 +56,12 @@ def refused(path: Path, why: str) -> None:
 async def test_gate_serves_on_a_unix_socket(
     gate: StartGate, upstream: Upstream, path: Path
 ) -> None:
-    upstream.reply = answer(b"body")
+    upstream.reply = response(b"body")
     running = await gate(BIND_ADDRESS=f"unix:{path}")
     assert running.url == f"unix:{path}"
     client = await running.connect()
-    assert (await client.ask(get())).body == b"body"
-    assert (await client.ask(chat("X-RustyGate-Client: search"))).body == b"body"
+    assert (await client.request(get())).body == b"body"
+    assert (await client.request(chat("X-RustyGate-Client: search"))).body == b"body"
     lines = await running.settled(2)
     assert [line["client"] for line in lines] == ["local", "search"]
 

@@ -23,14 +23,14 @@ from tests.support.gate import Gate
 from tests.support.http import (
     LAST_CHUNK,
     UPSTREAM_KEY,
-    Answer,
     Framing,
     Head,
-    answer,
-    answer_head,
+    Response,
     chunk,
     framing_of,
     request,
+    response,
+    response_head,
 )
 from tests.support.upstream import Call, Upstream
 from tests.support.wire import Wire
@@ -138,32 +138,34 @@ class Ways:
         if client is not None and client.wire.end is None:
             return client
         if client is not None:
-            client.leave()
-        return Client(await Wire.to(self.upstream.url)) if direct else await self._gate.connect()
+            client.disconnect()
+        return (
+            Client(await Wire.connect(self.upstream.url)) if direct else await self._gate.connect()
+        )
 
     def keep(self, client: Client, *, direct: bool) -> None:
         self._clients[direct] = client
 
-    async def ask(
+    async def request(
         self, head: bytes, pieces: Pieces, reply: Pieces, *, direct: bool, closes: bool = False
-    ) -> tuple[Call, bytes, Answer]:
+    ) -> tuple[Call, bytes, Response]:
         """Ask in pieces, answer in pieces; the call upstream, the body it got, the answer."""
         client = await self.client(direct=direct)
         client.send(head)
         await in_pieces(client.wire, pieces)
         call = await self.upstream.call()
-        got = await call.rest()
+        got = await call.read_rest()
         await in_pieces(call.wire, reply)
         if closes:
             call.close()
         call.done.set()
-        answered = await client.answer()
+        answered = await client.response()
         self.keep(client, direct=direct)
         return call, got, answered
 
-    def leave(self) -> None:
+    def disconnect(self) -> None:
         for client in self._clients.values():
-            client.leave()
+            client.disconnect()
 
 
 async def in_pieces(wire: Wire, pieces: Pieces) -> None:
@@ -176,7 +178,7 @@ async def in_pieces(wire: Wire, pieces: Pieces) -> None:
 async def ways(gate: StartGate, upstream: Upstream) -> AsyncIterator[Ways]:
     ways = Ways(await gate(MAX_BUFFERED_BODY=10_000), upstream)
     yield ways
-    ways.leave()
+    ways.disconnect()
 
 
 def by_name(head: Head, *but: str) -> dict[str, list[str]]:
@@ -195,8 +197,8 @@ ADDED = {"x-rustygate-queued-ms", "x-rustygate-attempts", "server-timing", "date
 @given(targets(), st.sampled_from(["GET", "DELETE", "POST"]))
 async def test_target_arrives_as_sent(ways: Ways, target: bytes, method: str) -> None:
     head = request(method, target.decode("latin-1"), "Content-Length: 0")
-    straight, _, _ = await ways.ask(head, [], [answer()], direct=True)
-    through, _, _ = await ways.ask(head, [], [answer()], direct=False)
+    straight, _, _ = await ways.request(head, [], [response()], direct=True)
+    through, _, _ = await ways.request(head, [], [response()], direct=False)
     assert straight.head.start.encode("latin-1") == b"%b %b HTTP/1.1" % (method.encode(), target)
     assert through.head.start == straight.head.start
 
@@ -207,9 +209,9 @@ async def test_raw_bytes_in_a_target_arrive_or_are_refused(ways: Ways, raw: byte
     """No URL holds anything but ASCII (RFC 3986, 2); controls no head (RFC 9112, 3.2)."""
     head = request("GET", f"/v1/{raw.decode('latin-1')}?{raw.decode('latin-1')}")
     calls = len(ways.upstream.calls)
-    ways.upstream.reply = answer()
+    ways.upstream.reply = response()
     client = await ways.client(direct=False)
-    got = await client.ask(head)
+    got = await client.request(head)
     ways.upstream.reply = None
     if all(0x21 <= byte < 0x7F for byte in raw):
         assert ways.upstream.calls[-1].target.encode("latin-1") == b"/v1/%b?%b" % (raw, raw)
@@ -217,15 +219,15 @@ async def test_raw_bytes_in_a_target_arrive_or_are_refused(ways: Ways, raw: byte
     else:
         assert (got.status, got.reason) == (400, "bad_request")
         assert len(ways.upstream.calls) == calls
-        client.leave()
+        client.disconnect()
 
 
 @tried_often
 @given(header_lines(), header_lines())
 async def test_headers_arrive_as_sent(ways: Ways, up: list[str], down: list[str]) -> None:
-    head, reply = request("GET", "/v1/models", *up), answer(b"{}", *down)
-    straight, _, plain = await ways.ask(head, [], [reply], direct=True)
-    through, _, passed = await ways.ask(head, [], [reply], direct=False)
+    head, reply = request("GET", "/v1/models", *up), response(b"{}", *down)
+    straight, _, plain = await ways.request(head, [], [reply], direct=True)
+    through, _, passed = await ways.request(head, [], [reply], direct=False)
     changed = ("host", "authorization")
     assert by_name(through.head, *changed) == by_name(straight.head, *changed)
     assert through.head.all("authorization") == [f"Bearer {UPSTREAM_KEY}"]
@@ -236,8 +238,8 @@ async def test_headers_arrive_as_sent(ways: Ways, up: list[str], down: list[str]
 @given(messages("length", "chunked"), st.sampled_from(["POST", "PUT", "GET"]))
 async def test_body_arrives_as_sent(ways: Ways, message: Message, method: str) -> None:
     head = request(method, "/v1/files", *message.lines)
-    straight, plain, _ = await ways.ask(head, message.pieces, [answer()], direct=True)
-    through, got, _ = await ways.ask(head, message.pieces, [answer()], direct=False)
+    straight, plain, _ = await ways.request(head, message.pieces, [response()], direct=True)
+    through, got, _ = await ways.request(head, message.pieces, [response()], direct=False)
     assert got == plain == message.body
     names = ("content-type", "content-length")
     for name in names if message.framing == "length" else names[:1]:
@@ -257,10 +259,10 @@ async def test_answer_arrives_as_sent(
 ) -> None:
     """Encoded or not, and be it no such code at all: the gate does not care."""
     lines = message.lines if coding is None else [*message.lines, f"Content-Encoding: {coding}"]
-    reply = [answer_head(*lines, status=status), *message.pieces]
+    reply = [response_head(*lines, status=status), *message.pieces]
     head, closes = request("GET", "/v1/files/f/content"), message.framing == "close"
-    _, _, plain = await ways.ask(head, [], reply, direct=True, closes=closes)
-    _, _, passed = await ways.ask(head, [], reply, direct=False, closes=closes)
+    _, _, plain = await ways.request(head, [], reply, direct=True, closes=closes)
+    _, _, passed = await ways.request(head, [], reply, direct=False, closes=closes)
     assert passed.body == plain.body == message.body
     assert passed.head.start == plain.head.start
     assert by_name(passed.head, *ADDED, "transfer-encoding") == by_name(

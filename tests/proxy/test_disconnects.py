@@ -16,17 +16,17 @@ import pytest
 
 from tests.conftest import StartGate
 from tests.support.client import Client
-from tests.support.gate import EMPTY, Gate
+from tests.support.gate import IDLE, Gate
 from tests.support.http import (
     EVENT_STREAM,
     LAST_CHUNK,
-    Answer,
-    answer,
-    answer_head,
+    Response,
     chunk,
     get,
     post,
     request,
+    response,
+    response_head,
 )
 from tests.support.upstream import Call, Upstream, loopback_socket, url_of
 from tests.support.waiting import A_SECOND_S, soon, until
@@ -73,14 +73,14 @@ class Scene:
 
     gate: Gate
     client: Client
-    finish: Callable[[], Awaitable[Answer]]
+    finish: Callable[[], Awaitable[Response]]
     call: Call | None = None
     holder: Call | None = None
 
     @property
     def numbers(self) -> dict[str, int]:
         """What the gate shows when this exchange is over."""
-        return EMPTY | {"in_flight": 0 if self.holder is None else 1}
+        return IDLE | {"in_flight": 0 if self.holder is None else 1}
 
 
 Phase = Callable[[StartGate, Upstream], Awaitable[Scene]]
@@ -90,11 +90,11 @@ async def sends_its_body(gate: StartGate, upstream: Upstream) -> Scene:
     """The gate holds what has come so far."""
     running = await gate()
     client = await running.send(post(BODY)[:-1])
-    await running.shows(held_bytes=len(BODY) - 1)
+    await running.wait_until(held_bytes=len(BODY) - 1)
 
-    async def finish() -> Answer:
+    async def finish() -> Response:
         client.send(BODY[-1:])
-        return await client.answer()
+        return await client.response()
 
     return Scene(running, client, finish)
 
@@ -106,9 +106,9 @@ async def waits(gate: StartGate, upstream: Upstream, *data: bytes) -> Scene:
     holder = await upstream.call()
     client = await running.connect()
     async with soon():
-        await client.wire.push(b"".join(data) or post(BODY))
-    await running.shows(waiters=1)
-    return Scene(running, client, client.answer, holder=holder)
+        await client.wire.send_all(b"".join(data) or post(BODY))
+    await running.wait_until(waiters=1)
+    return Scene(running, client, client.response, holder=holder)
 
 
 async def waits_with_its_body_in_its_socket(gate: StartGate, upstream: Upstream) -> Scene:
@@ -132,12 +132,12 @@ async def waits_to_try_again(gate: StartGate, upstream: Upstream) -> Scene:
     client = await running.send(post(BODY))
     call = await upstream.call()
     call.close()
-    await call.gone()
+    await call.ended()
 
-    async def finish() -> Answer:
+    async def finish() -> Response:
         again = await upstream.call()
-        await again.answer(answer(b"whole"))
-        return await client.answer()
+        await again.respond(response(b"whole"))
+        return await client.response()
 
     return Scene(running, client, finish, call)
 
@@ -147,12 +147,12 @@ async def uploads(gate: StartGate, upstream: Upstream) -> Scene:
     running = await gate()
     client = await running.send(request("POST", "/v1/files", MULTIPART, body=FILE)[:-9])
     call = await upstream.call()
-    await call.exactly(FILE[:-9])
+    await call.expect_body(FILE[:-9])
 
-    async def finish() -> Answer:
+    async def finish() -> Response:
         client.send(FILE[-9:])
-        await call.answer(answer(b"whole"))
-        return await client.answer()
+        await call.respond(response(b"whole"))
+        return await client.response()
 
     return Scene(running, client, finish, call)
 
@@ -162,9 +162,9 @@ async def uploads_to_nobody(gate: StartGate, upstream: Upstream) -> Scene:
     running = await gate()
     client = await running.send(ENDLESS, FILE)
     call = await upstream.call()
-    call.wire.stop_reading()
+    call.wire.pause_reading()
     await until_stalled(client.wire)
-    return Scene(running, client, client.answer, call)
+    return Scene(running, client, client.response, call)
 
 
 async def until_stalled(wire: Wire) -> None:
@@ -172,7 +172,7 @@ async def until_stalled(wire: Wire) -> None:
     with suppress(TimeoutError):
         while True:
             async with asyncio.timeout(0.2):
-                await wire.push(b"x" * (64 << 10))
+                await wire.send_all(b"x" * (64 << 10))
 
 
 async def has_been_sent(gate: StartGate, upstream: Upstream) -> Scene:
@@ -180,11 +180,11 @@ async def has_been_sent(gate: StartGate, upstream: Upstream) -> Scene:
     running = await gate()
     client = await running.send(post(BODY))
     call = await upstream.call()
-    await call.rest()
+    await call.read_rest()
 
-    async def finish() -> Answer:
-        await call.answer(answer(b"whole"))
-        return await client.answer()
+    async def finish() -> Response:
+        await call.respond(response(b"whole"))
+        return await client.response()
 
     return Scene(running, client, finish, call)
 
@@ -201,28 +201,28 @@ async def is_answered(
     running = await gate()
     client = await running.send(data)
     call = await upstream.call()
-    await call.rest()
+    await call.read_rest()
     first = b"data: first\n\n"
     framed = chunk if b"chunked" in head else bytes
     call.send(head, framed(first))
     began = await client.head()
-    await client.exactly(first)
+    await client.expect_body(first)
     if flood:
-        client.wire.stop_reading()
+        client.wire.pause_reading()
         call.send(framed(flood))
 
-    async def finish() -> Answer:
-        client.wire.go_on_reading()
+    async def finish() -> Response:
+        client.wire.resume_reading()
         call.send(end)
         call.done.set()
-        return Answer(began, first + await client.rest())
+        return Response(began, first + await client.read_rest())
 
     return Scene(running, client, finish, call)
 
 
 is_answered_plainly = partial(
     is_answered,
-    head=answer_head("Content-Length: 18", "Content-Type: application/json"),
+    head=response_head("Content-Length: 18", "Content-Type: application/json"),
     end=b"whole",
 )
 is_streamed = partial(is_answered, head=EVENT_STREAM)
@@ -253,8 +253,8 @@ def in_each(phases: Mapping[str, Phase]) -> pytest.MarkDecorator:
 
 
 async def serves_the_next(gate: Gate, upstream: Upstream) -> None:
-    upstream.reply = answer(b"next")
-    assert (await gate.ask(get("/v1/next"))).body == b"next"
+    upstream.reply = response(b"next")
+    assert (await gate.request(get("/v1/next"))).body == b"next"
     assert upstream.calls[-1].target == "/v1/next"
 
 
@@ -272,7 +272,7 @@ async def test_client_that_leaves_in_its_head_leaves_no_trace(
     running = await gate()
     before = open_files()
     client = await running.send(post(BODY)[:50])
-    await running.ask(get("/health"))
+    await running.request(get("/health"))
     leave(client.wire)
     # The other one's two ends are open still.
     await until(lambda: open_files() == before + 2, A_SECOND_S)
@@ -288,13 +288,13 @@ async def test_client_that_leaves_takes_everything_with_it(
     scene = await phase(gate, upstream)
     sent = len(upstream.calls)
     leave(scene.client.wire)
-    await scene.gate.shows(**scene.numbers)
+    await scene.gate.wait_until(**scene.numbers)
     if scene.call is not None:
-        await scene.call.gone(A_SECOND_S)
+        await scene.call.ended(A_SECOND_S)
     [line] = await scene.gate.settled()
     assert line["outcome"] == "client_left"
     if scene.holder is not None:
-        await scene.holder.answer(answer())
+        await scene.holder.respond(response())
     await serves_the_next(scene.gate, upstream)
     assert len(upstream.calls) == sent + 1
 
@@ -303,8 +303,8 @@ async def test_client_that_leaves_takes_everything_with_it(
 @pytest.mark.parametrize(
     "reply",
     [
-        answer(b"whole"),
-        answer_head("Transfer-Encoding: chunked") + chunk(b"whole") + LAST_CHUNK,
+        response(b"whole"),
+        response_head("Transfer-Encoding: chunked") + chunk(b"whole") + LAST_CHUNK,
         EVENT_STREAM + chunk(b"data: [DONE]\n\n") + LAST_CHUNK,
     ],
     ids=["length", "chunked", "stream"],
@@ -315,9 +315,9 @@ async def test_client_that_leaves_after_the_last_byte_had_it_all(
     upstream.reply = reply
     running = await gate()
     client = await running.connect()
-    await client.ask(post(BODY))
+    await client.request(post(BODY))
     leave(client.wire)
-    await running.shows(**EMPTY)
+    await running.wait_until(**IDLE)
     [line] = await running.settled()
     assert line["outcome"] == "ok"
     await serves_the_next(running, upstream)
@@ -333,7 +333,7 @@ async def test_client_that_breaks_a_stalled_upload_frees_the_way_upstream(
     # The gate's listener, and both ends of both connections.
     assert open_files() == before + 5
     scene.client.reset()
-    await scene.gate.shows(**EMPTY)
+    await scene.gate.wait_until(**IDLE)
     # The listener, and upstream's own end.
     await until(lambda: open_files() == before + 2, A_SECOND_S)
     assert (await scene.gate.settled())[0]["outcome"] == "client_left"
@@ -352,10 +352,10 @@ async def test_client_that_closes_behind_a_full_socket_is_missed(
     await until_stalled(scene.client.wire)
     close(scene.client.wire)
     try:
-        await scene.gate.shows(**scene.numbers)
+        await scene.gate.wait_until(**scene.numbers)
     finally:
         assert scene.holder is not None
-        await scene.holder.answer(answer())
+        await scene.holder.respond(response())
 
 
 # Upstream leaves.
@@ -404,9 +404,9 @@ async def test_upstream_that_leaves_before_it_reads_is_tried_again_and_given_up(
 ) -> None:
     async with slamming(leave) as url:
         running = await gate(OPENAI_BASE_URL=url)
-        got = await running.ask(post(BODY))
+        got = await running.request(post(BODY))
         assert (got.status, got.reason) == (502, "upstream_disconnected")
-        await running.shows(**EMPTY)
+        await running.wait_until(**IDLE)
         [line] = await running.settled()
         assert (line["outcome"], line["attempts"]) == ("upstream_error", 3)
 
@@ -419,10 +419,10 @@ async def test_upstream_that_leaves_before_its_answer_is_a_failure(
     scene = await phase(partial(gate, UPSTREAM_RETRIES=0), upstream)
     assert scene.call is not None
     leave(scene.call.wire)
-    got = await scene.client.answer()
+    got = await scene.client.response()
     assert (got.status, got.reason) == (502, "upstream_disconnected")
-    await scene.call.gone(A_SECOND_S)
-    await scene.gate.shows(**EMPTY)
+    await scene.call.ended(A_SECOND_S)
+    await scene.gate.wait_until(**IDLE)
     [line] = await scene.gate.settled()
     assert (line["outcome"], line["attempts"]) == ("upstream_error", 1)
     await serves_the_next(scene.gate, upstream)
@@ -436,10 +436,10 @@ async def test_upstream_that_leaves_in_its_answer_cuts_it(
     scene = await phase(gate, upstream)
     assert scene.call is not None
     leave(scene.call.wire)
-    scene.client.wire.go_on_reading()
-    await scene.client.until_cut()
-    await scene.call.gone(A_SECOND_S)
-    await scene.gate.shows(**EMPTY)
+    scene.client.wire.resume_reading()
+    await scene.client.read_until_cut()
+    await scene.call.ended(A_SECOND_S)
+    await scene.gate.wait_until(**IDLE)
     [line] = await scene.gate.settled()
     assert (line["outcome"], line["status"]) == ("aborted", 200)
     await serves_the_next(scene.gate, upstream)
@@ -462,7 +462,7 @@ async def draining(gate: Gate) -> AsyncIterator[None]:
         task.cancel()
 
 
-def is_told_to_try_again(got: Answer) -> bool:
+def is_told_to_try_again(got: Response) -> bool:
     told = [got.head.all(name) for name in ("retry-after", "x-should-retry", "connection")]
     return (got.status, got.reason) == (503, "draining") and told == [["1"], ["true"], ["close"]]
 
@@ -474,14 +474,14 @@ async def test_waiters_are_refused_at_once_when_the_gate_drains(
     scene = await phase(partial(gate, DRAIN_TIMEOUT=LONG), upstream)
     async with draining(scene.gate):
         async with asyncio.timeout(A_SECOND_S):
-            got = await scene.client.answer()
+            got = await scene.client.response()
         assert is_told_to_try_again(got)
         assert got.error["code"] == "draining"
-        await scene.gate.shows(**scene.numbers)
+        await scene.gate.wait_until(**scene.numbers)
         [line] = await scene.gate.settled()
         assert (line["outcome"], line["reason"]) == ("refused", "draining")
         if scene.holder is not None:
-            await scene.holder.answer(answer())
+            await scene.holder.respond(response())
     assert len(upstream.calls) == 1
 
 
@@ -490,11 +490,11 @@ async def test_who_has_not_sent_all_is_refused_once_it_has(
 ) -> None:
     scene = await sends_its_body(partial(gate, DRAIN_TIMEOUT=LONG), upstream)
     late = await scene.gate.send(post(BODY)[:50])
-    await scene.gate.ask(get("/health"))
+    await scene.gate.request(get("/health"))
     async with draining(scene.gate):
         assert is_told_to_try_again(await scene.finish())
         late.send(post(BODY)[50:])
-        assert is_told_to_try_again(await late.answer())
+        assert is_told_to_try_again(await late.response())
     assert upstream.wires == []
     assert {line["outcome"] for line in await scene.gate.settled(2)} == {"refused"}
 
@@ -509,7 +509,7 @@ async def test_what_is_in_flight_may_finish_while_the_gate_drains(
         assert got.status == 200
     [line] = await scene.gate.settled()
     assert (line["outcome"], line["bytes"]) == ("ok", len(got.body))
-    assert scene.gate.snapshot() == EMPTY
+    assert scene.gate.snapshot() == IDLE
 
 
 @in_each(IN_FLIGHT | {"sends its body": sends_its_body})
@@ -519,15 +519,15 @@ async def test_what_does_not_finish_in_time_is_aborted(
     scene = await phase(partial(gate, DRAIN_TIMEOUT=SHORT), upstream)
     async with draining(scene.gate):
         pass
-    assert scene.gate.snapshot() == EMPTY
-    scene.client.wire.go_on_reading()
+    assert scene.gate.snapshot() == IDLE
+    scene.client.wire.resume_reading()
     if phase in ANSWERED.values():
-        await scene.client.until_cut()
+        await scene.client.read_until_cut()
     else:
         await scene.client.ended()
         assert scene.client.wire.received == b""
     if scene.call is not None:
-        await scene.call.gone(A_SECOND_S)
+        await scene.call.ended(A_SECOND_S)
     [line] = await scene.gate.settled()
     assert (line["outcome"], line["reason"]) == ("aborted", "draining")
 
@@ -537,7 +537,7 @@ async def test_http_1_0_client_can_tell_an_aborted_answer_from_a_whole_one(
 ) -> None:
     asked = b"GET /v1/x HTTP/1.0\r\nHost: gate\r\n\r\n"
     drained = partial(gate, DRAIN_TIMEOUT=SHORT)
-    scene = await is_answered(drained, upstream, answer_head(), asked)
+    scene = await is_answered(drained, upstream, response_head(), asked)
     async with draining(scene.gate):
         pass
     assert await scene.client.ended() == "reset"
@@ -549,7 +549,7 @@ async def test_second_signal_aborts_what_drains(gate: StartGate, upstream: Upstr
     async with draining(scene.gate):
         async with asyncio.timeout(A_SECOND_S):
             await scene.gate.daemon.stop()
-        await scene.client.until_cut()
+        await scene.client.read_until_cut()
     assert (await scene.gate.settled())[0]["outcome"] == "aborted"
 
 
@@ -558,14 +558,14 @@ async def test_draining_gate_takes_no_connection_and_no_exchange(
 ) -> None:
     scene = await has_been_sent(partial(gate, DRAIN_TIMEOUT=LONG), upstream)
     idle = await scene.gate.connect()
-    assert (await idle.ask(get("/ready"))).status == 200
+    assert (await idle.request(get("/ready"))).status == 200
     async with draining(scene.gate):
         address = urlsplit(scene.gate.url)
         with pytest.raises(ConnectionRefusedError):
             await asyncio.open_connection(address.hostname, address.port)
-        assert (await idle.ask(get("/ready"))).status == 503
-        assert (await idle.ask(get("/health"))).status == 200
-        assert is_told_to_try_again(await idle.ask(post(BODY)))
+        assert (await idle.request(get("/ready"))).status == 503
+        assert (await idle.request(get("/health"))).status == 200
+        assert is_told_to_try_again(await idle.request(post(BODY)))
         assert await idle.ended() == "closed"
         await scene.finish()
     assert len(upstream.calls) == 1
@@ -578,10 +578,10 @@ async def test_gate_with_nothing_in_hand_drains_at_once(gate: StartGate) -> None
 
 
 async def test_idle_connections_are_closed_in_the_end(gate: StartGate, upstream: Upstream) -> None:
-    upstream.reply = answer()
+    upstream.reply = response()
     running = await gate()
     silent, idle = await running.connect(), await running.connect()
-    assert (await idle.ask(post(BODY))).status == 200
+    assert (await idle.request(post(BODY))).status == 200
     await running.daemon.drain()
     async with asyncio.timeout(A_SECOND_S):
         await running.daemon.stop()

@@ -36,17 +36,17 @@ from tests.support.http import (
     CONTINUE,
     EVENT_STREAM,
     LAST_CHUNK,
-    Answer,
-    answer,
-    answer_head,
+    Response,
     chunk,
     post,
     request,
+    response,
+    response_head,
 )
-from tests.support.metrics import Shown, scrape
+from tests.support.metrics import Scrape, scrape_request
 from tests.support.process import Process
 from tests.support.upstream import Call, Upstream
-from tests.support.waiting import meanwhile, soon, until
+from tests.support.waiting import in_background, soon, until
 from tests.support.wire import Wire
 
 ROUNDS = max(1, int(os.environ.get("EXAMPLES", "100")) // 100)
@@ -105,7 +105,7 @@ class Running:
 
     def __init__(self, process: Process) -> None:
         self.process = process
-        self.url: str = process.until(process.stderr, r'"url":"([^"]+)"')[1]
+        self.url: str = process.wait_for_line(process.stderr, r'"url":"([^"]+)"')[1]
         self.lines: list[dict[str, Any]] = []
         self._reader = Thread(target=self._read)
         self._reader.start()
@@ -121,9 +121,9 @@ class Running:
     async def says(self, message: str) -> None:
         await until(lambda: any(message == line["message"] for line in self.lines))
 
-    async def code(self) -> int:
+    async def exit_code(self) -> int:
         """Its exit code, once it has ended by itself."""
-        code = await asyncio.to_thread(self.process.code)
+        code = await asyncio.to_thread(self.process.exit_code)
         self._reader.join()
         return code
 
@@ -191,19 +191,19 @@ class Stage:
 
     async def send(self, *data: bytes) -> Client:
         """Send bytes to the gate over a new connection."""
-        client = Client(await Wire.to(self.running.url))
+        client = Client(await Wire.connect(self.running.url))
         self._clients.append(client)
         client.send(*data)
         return client
 
-    async def shown(self) -> Shown:
-        client = await self.send(scrape("Connection: close"))
-        shown = Shown((await client.answer()).body)
+    async def shown(self) -> Scrape:
+        client = await self.send(scrape_request("Connection: close"))
+        shown = Scrape((await client.response()).body)
         await client.ended()
-        client.leave()
+        client.disconnect()
         return shown
 
-    async def shows(self, name: str, count: int, **labels: str) -> Shown:
+    async def wait_until(self, name: str, count: int, **labels: str) -> Scrape:
         """Scrape until a metric says so."""
         async with soon():
             while (shown := await self.shown()).sum(name, **labels) != count:
@@ -212,7 +212,7 @@ class Stage:
 
     async def waits(self, count: int) -> None:
         """Until so many narrow exchanges wait."""
-        await self.shows("rustygate_waiters", count, **{"class": "batch"})
+        await self.wait_until("rustygate_waiters", count, **{"class": "batch"})
 
     def hang_up(self, busy: Collection[Wire] = ()) -> None:
         """End upstream's connections but those that are busy."""
@@ -220,9 +220,9 @@ class Stage:
             if wire.connected and wire not in busy:
                 wire.close()
 
-    def leave(self) -> None:
+    def disconnect(self) -> None:
         for client in self._clients:
-            client.leave()
+            client.disconnect()
 
 
 class Healthy:
@@ -271,7 +271,7 @@ class Healthy:
                 async with asyncio.timeout(EVENT_EVERY_S):
                     await self._over.wait()
         call.send(LAST_CHUNK)
-        assert await client.rest() == b"".join(said)
+        assert await client.read_rest() == b"".join(said)
         call.done.set()
 
 
@@ -322,7 +322,7 @@ class Act:
         head = request("POST", self.target, MULTIPART, "Content-Length: 1000")
         client = await self.stage.send(head, first)
         call = await self.call()
-        await call.exactly(first)
+        await call.expect_body(first)
         return client, call
 
     async def streams(self, head: bytes = EVENT_STREAM) -> tuple[Client, Call]:
@@ -331,13 +331,13 @@ class Act:
         call = await self.asked()
         call.send(head, chunk(FIRST) if b"chunked" in head else FIRST)
         await client.head()
-        await client.exactly(FIRST)
+        await client.expect_body(FIRST)
         return client, call
 
     async def is_served(self) -> None:
         client = await self.asks()
-        await (await self.call()).answer(answer(b"whole"))
-        assert (await client.answer()).body == b"whole"
+        await (await self.call()).respond(response(b"whole"))
+        assert (await client.response()).body == b"whole"
 
     async def call(self) -> Call:
         return await self.stage.call(self.target)
@@ -345,18 +345,18 @@ class Act:
     async def asked(self) -> Call:
         """The next call, read."""
         call = await self.call()
-        await call.rest()
+        await call.read_rest()
         return call
 
     @asynccontextmanager
     async def each(self, does: Callable[[Call], object]) -> AsyncIterator[None]:
-        """Upstream does so with each call meanwhile."""
+        """Upstream does so with each call in_background."""
 
         async def play() -> None:
             while True:
                 does(await self.asked())
 
-        async with meanwhile(play()):
+        async with in_background(play()):
             yield
 
 
@@ -392,7 +392,7 @@ def is_no_exchange(fault: Fault) -> Fault:
     return fault
 
 
-def is_refused(got: Answer, status: int, reason: str) -> None:
+def is_refused(got: Response, status: int, reason: str) -> None:
     assert (got.status, got.reason) == (status, reason)
 
 
@@ -402,13 +402,13 @@ def is_refused(got: Answer, status: int, reason: str) -> None:
 @ends("upstream_error", 502, "upstream_unreachable", 3, among=EXCLUSIVE)
 async def upstream_refuses(act: Act) -> None:
     async with act.stage.upstream.refusing():
-        is_refused(await (await act.asks()).answer(), 502, "upstream_unreachable")
+        is_refused(await (await act.asks()).response(), 502, "upstream_unreachable")
 
 
 @ends("upstream_error", 502, "upstream_disconnected", 3, among=EXCLUSIVE)
 async def upstream_breaks_connections_at_once(act: Act) -> None:
     act.stage.upstream.breaks = True
-    is_refused(await (await act.asks()).answer(), 502, "upstream_disconnected")
+    is_refused(await (await act.asks()).response(), 502, "upstream_disconnected")
     act.stage.upstream.breaks = False
 
 
@@ -416,19 +416,19 @@ async def upstream_breaks_connections_at_once(act: Act) -> None:
 async def upstream_resets_in_an_upload(act: Act) -> None:
     client, call = await act.uploads(b"half")
     call.reset()
-    is_refused(await client.answer(), 502, "upstream_disconnected")
+    is_refused(await client.response(), 502, "upstream_disconnected")
 
 
 @ends("upstream_error", 502, "upstream_disconnected", 3)
 async def upstream_resets_before_its_head(act: Act) -> None:
     async with act.each(Call.reset):
-        is_refused(await (await act.asks()).answer(), 502, "upstream_disconnected")
+        is_refused(await (await act.asks()).response(), 502, "upstream_disconnected")
 
 
 @ends("upstream_error", 502, "upstream_disconnected", 3)
 async def upstream_closes_before_its_head(act: Act) -> None:
     async with act.each(Call.close):
-        is_refused(await (await act.asks()).answer(), 502, "upstream_disconnected")
+        is_refused(await (await act.asks()).response(), 502, "upstream_disconnected")
 
 
 @ends("ok", 200, attempts=2)
@@ -442,16 +442,16 @@ async def upstream_resets_and_recovers(act: Act) -> None:
     if len([each for each in act.stage.upstream.calls if each.wire is call.wire]) > 1:
         again.reset()
         again = await act.asked()
-    await again.answer(answer(b"whole"))
-    assert (await client.answer()).body == b"whole"
+    await again.respond(response(b"whole"))
+    assert (await client.response()).body == b"whole"
 
 
 @ends("upstream_error", 504, "upstream_timeout")
 async def upstream_stalls_before_its_head(act: Act) -> None:
     client = await act.asks()
     call = await act.asked()
-    is_refused(await client.answer(), 504, "upstream_timeout")
-    await call.gone()
+    is_refused(await client.response(), 504, "upstream_timeout")
+    await call.ended()
 
 
 @ends("upstream_error", 502, "upstream_disconnected", times=2)
@@ -461,7 +461,7 @@ async def upstream_leaves_in_its_head(act: Act) -> None:
         call = await act.asked()
         call.send(b"HTTP/1.1 200 OK\r\nX-")
         leave(call)
-        is_refused(await client.answer(), 502, "upstream_disconnected")
+        is_refused(await client.response(), 502, "upstream_disconnected")
 
 
 @ends("upstream_error", 504, "upstream_timeout")
@@ -469,8 +469,8 @@ async def upstream_stalls_in_its_head(act: Act) -> None:
     client = await act.asks()
     call = await act.asked()
     call.send(b"HTTP/1.1 200 OK\r\nX-")
-    is_refused(await client.answer(), 504, "upstream_timeout")
-    await call.gone()
+    is_refused(await client.response(), 504, "upstream_timeout")
+    await call.ended()
 
 
 @ends("upstream_error", 502, "upstream_disconnected")
@@ -478,8 +478,8 @@ async def upstream_sends_garbage(act: Act) -> None:
     client = await act.asks()
     call = await act.asked()
     call.send(b"\x16\x03\x01\x02\x00\x01nonsense\r\n\r\n")
-    is_refused(await client.answer(), 502, "upstream_disconnected")
-    await call.gone()
+    is_refused(await client.response(), 502, "upstream_disconnected")
+    await call.ended()
 
 
 # Upstream's, in its body.
@@ -492,7 +492,7 @@ async def upstream_leaves_after_its_head(act: Act) -> None:
         call = await act.asked()
         call.send(EVENT_STREAM)
         leave(call)
-        is_refused(await client.answer(), 502, "upstream_disconnected")
+        is_refused(await client.response(), 502, "upstream_disconnected")
 
 
 @ends("aborted", 200, "upstream_timeout")
@@ -500,7 +500,7 @@ async def upstream_stalls_after_its_head(act: Act) -> None:
     client = await act.asks()
     (await act.asked()).send(EVENT_STREAM)
     assert (await client.head()).status == 200
-    assert b"upstream_timeout" in await client.until_cut()
+    assert b"upstream_timeout" in await client.read_until_cut()
 
 
 @ends("aborted", 200, "upstream_disconnected", times=2)
@@ -508,7 +508,7 @@ async def upstream_leaves_between_events(act: Act) -> None:
     for leave in (Call.reset, Call.close):
         client, call = await act.streams()
         leave(call)
-        assert b"upstream_disconnected" in await client.until_cut()
+        assert b"upstream_disconnected" in await client.read_until_cut()
 
 
 @ends("aborted", 200, "upstream_disconnected", times=2)
@@ -516,31 +516,31 @@ async def upstream_leaves_in_an_event(act: Act) -> None:
     for leave in (Call.reset, Call.close):
         client, call = await act.streams()
         call.send(chunk(SECOND[:-3]))
-        await client.exactly(SECOND[:-3])
+        await client.expect_body(SECOND[:-3])
         leave(call)
-        assert await client.until_cut() == b""
+        assert await client.read_until_cut() == b""
 
 
 @ends("aborted", 200, "upstream_timeout")
 async def upstream_stalls_in_its_body(act: Act) -> None:
     client, call = await act.streams()
-    assert b"upstream_timeout" in await client.until_cut()
-    await call.gone()
+    assert b"upstream_timeout" in await client.read_until_cut()
+    await call.ended()
 
 
 @ends("aborted", 200, "upstream_disconnected")
 async def upstream_sends_garbage_for_a_chunk(act: Act) -> None:
     client, call = await act.streams()
     call.send(b"nonsense\r\n")
-    await client.until_cut()
-    await call.gone()
+    await client.read_until_cut()
+    await call.ended()
 
 
 @ends("aborted", 200, "upstream_disconnected")
 async def upstream_sends_less_than_it_said(act: Act) -> None:
-    client, call = await act.streams(answer_head(JSON, "Content-Length: 100"))
+    client, call = await act.streams(response_head(JSON, "Content-Length: 100"))
     call.close()
-    assert await client.until_cut() == b""
+    assert await client.read_until_cut() == b""
 
 
 @ends("ok", 200)
@@ -548,9 +548,9 @@ async def upstream_sends_more_than_it_said(act: Act) -> None:
     """Nobody is answered with what is too much."""
     client = await act.asks()
     call = await act.asked()
-    call.send(answer(b"whole"), answer(b"too much"))
-    assert (await client.answer()).body == b"whole"
-    await call.gone()
+    call.send(response(b"whole"), response(b"too much"))
+    assert (await client.response()).body == b"whole"
+    await call.ended()
 
 
 @ends("ok", 200)
@@ -558,10 +558,10 @@ async def upstream_drips(act: Act) -> None:
     client = await act.asks()
     call = await act.asked()
     for byte in EVENT_STREAM + chunk(FIRST) + LAST_CHUNK:
-        await call.wire.push(bytes([byte]))
+        await call.wire.send_all(bytes([byte]))
         await asyncio.sleep(0)
     call.done.set()
-    assert (await client.answer()).body == FIRST
+    assert (await client.response()).body == FIRST
 
 
 # Upstream's, by its own word.
@@ -574,22 +574,22 @@ async def upstream_drips(act: Act) -> None:
 async def upstream_fails_again_and_again(act: Act) -> None:
     for status in (500, 502, 503, 504) * 3:
         client = await act.asks()
-        await (await act.call()).answer(answer(b"{}", status=f"{status} No"))
-        got = await client.answer()
+        await (await act.call()).respond(response(b"{}", status=f"{status} No"))
+        got = await client.response()
         assert (got.status, got.reason) == (status, None)
 
 
 def too_many(code: str, *lines: str, status: str = "429 Too Many Requests") -> bytes:
     body = json.dumps({"error": {"code": code}}).encode()
-    return answer(body, JSON, *lines, status=status)
+    return response(body, JSON, *lines, status=status)
 
 
 @ends("ok", 429, attempts=3)
 async def upstream_has_no_room(act: Act) -> None:
     client = await act.asks()
     for _ in range(3):
-        await (await act.call()).answer(too_many("rate_limit_exceeded", "retry-after-ms: 20"))
-    assert (await client.answer()).status == 429
+        await (await act.call()).respond(too_many("rate_limit_exceeded", "retry-after-ms: 20"))
+    assert (await client.response()).status == 429
 
 
 @ends("ok", 429, times=2)
@@ -599,8 +599,8 @@ async def upstream_has_no_room_for_long(act: Act) -> None:
         too_many("rate_limit_exceeded", "Retry-After: 60"),
     ):
         client = await act.asks()
-        await (await act.call()).answer(told)
-        assert (await client.answer()).status == 429
+        await (await act.call()).respond(told)
+        assert (await client.response()).status == 429
 
 
 @ends("ok", 200, attempts=3)
@@ -608,18 +608,18 @@ async def upstream_is_overloaded_for_a_while(act: Act) -> None:
     client = await act.asks()
     status = "503 Service Unavailable"
     told = too_many("server_is_overloaded", "retry-after-ms: 20", status=status)
-    await (await act.call()).answer(told)
-    await (await act.call()).answer(too_many("slow_down", "retry-after-ms: 20"))
-    await (await act.call()).answer(answer(b"whole"))
-    assert (await client.answer()).body == b"whole"
+    await (await act.call()).respond(told)
+    await (await act.call()).respond(too_many("slow_down", "retry-after-ms: 20"))
+    await (await act.call()).respond(response(b"whole"))
+    assert (await client.response()).body == b"whole"
 
 
 @ends("ok", 413)
 async def upstream_has_enough_of_an_upload(act: Act) -> None:
     client, call = await act.uploads(b"half")
-    call.send(answer(b"enough", "Connection: close", status="413 Content Too Large"))
+    call.send(response(b"enough", "Connection: close", status="413 Content Too Large"))
     call.close()
-    assert (await client.answer()).body == b"enough"
+    assert (await client.response()).body == b"enough"
 
 
 # The client's.
@@ -634,7 +634,9 @@ async def client_leaves_in_its_head(act: Act) -> None:
 
 @is_no_exchange
 async def client_sends_garbage(act: Act) -> None:
-    is_refused(await (await act.stage.send(b"\x16\x03\x01\r\n\r\n")).answer(), 400, "bad_request")
+    is_refused(
+        await (await act.stage.send(b"\x16\x03\x01\r\n\r\n")).response(), 400, "bad_request"
+    )
 
 
 @ends("client_left", attempts=0, times=3)
@@ -650,17 +652,17 @@ async def client_leaves_in_an_upload(act: Act) -> None:
     for leave in WAYS:
         client, call = await act.uploads(b"half")
         leave(client.wire)
-        await call.gone()
+        await call.ended()
 
 
 @ends("refused", 413, "body_too_large", attempts=0)
 @ends("refused", 400, "bad_request", attempts=0)
 async def client_sends_a_body_that_will_not_do(act: Act) -> None:
     large = request("POST", act.target, JSON, "Content-Length: 200000")
-    is_refused(await (await act.stage.send(large)).answer(), 413, "body_too_large")
+    is_refused(await (await act.stage.send(large)).response(), 413, "body_too_large")
     client = await act.begins_a_body("Transfer-Encoding: chunked")
     client.send(b"nonsense\r\n")
-    is_refused(await client.answer(), 400, "bad_request")
+    is_refused(await client.response(), 400, "bad_request")
 
 
 @ends("client_left", attempts=0, times=3)
@@ -673,14 +675,14 @@ async def client_leaves_the_queue(act: Act) -> None:
     waiters = [await act.asks_narrowly() for _ in range(4)]
     await act.stage.waits(4)
     impatient = await act.asks_narrowly("x-stainless-read-timeout: 0.2")
-    is_refused(await impatient.answer(), 429, "queue_timeout")
+    is_refused(await impatient.response(), 429, "queue_timeout")
     for leave, waiter in zip(WAYS, waiters[:3], strict=True):
         leave(waiter.wire)
     await act.stage.waits(1)
-    await call.answer(answer(b"first"))
-    assert (await holder.answer()).body == b"first"
-    await (await act.call()).answer(answer(b"last"))
-    assert (await waiters[3].answer()).body == b"last"
+    await call.respond(response(b"first"))
+    assert (await holder.response()).body == b"first"
+    await (await act.call()).respond(response(b"last"))
+    assert (await waiters[3].response()).body == b"last"
 
 
 @ends("client_left", times=3)
@@ -689,7 +691,7 @@ async def client_leaves_before_its_answer(act: Act) -> None:
         client = await act.asks()
         call = await act.asked()
         leave(client.wire)
-        await call.gone()
+        await call.ended()
 
 
 @ends("client_left", 200, times=3)
@@ -697,13 +699,13 @@ async def client_leaves_in_its_answer(act: Act) -> None:
     for leave in WAYS:
         client, call = await act.streams()
         leave(client.wire)
-        await call.gone()
+        await call.ended()
 
 
 async def _stalls(act: Act) -> tuple[Client, Call]:
     """The client reads no more of what upstream goes on sending."""
     client, call = await act.streams()
-    client.wire.stop_reading()
+    client.wire.pause_reading()
     call.send(chunk(FLOOD))
     return client, call
 
@@ -713,15 +715,15 @@ async def client_stalls_and_leaves(act: Act) -> None:
     for leave in (close, Wire.reset):
         client, call = await _stalls(act)
         leave(client.wire)
-        await call.gone()
+        await call.ended()
 
 
 @ends("ok", 200)
 async def client_stalls_and_goes_on(act: Act) -> None:
     client, call = await _stalls(act)
-    client.wire.go_on_reading()
+    client.wire.resume_reading()
     call.send(LAST_CHUNK)
-    assert await client.rest() == FLOOD
+    assert await client.read_rest() == FLOOD
     call.done.set()
 
 
@@ -737,9 +739,9 @@ async def stage() -> AsyncIterator[Stage]:
     """Upstream, and at the end nobody is there any more."""
     stage = Stage()
     await stage.upstream.start()
-    async with meanwhile(stage.sort_calls()):
+    async with in_background(stage.sort_calls()):
         yield stage
-    stage.leave()
+    stage.disconnect()
     await stage.upstream.stop()
 
 
@@ -815,21 +817,21 @@ async def test_each_fault_ends_in_its_outcome_and_leaves_nothing(stage: Stage, r
                 stage.hang_up(streams.wires)
                 await fault(act)
         await running.says("clients file reloaded")
-        await stage.shows("rustygate_in_flight", STREAMS)
+        await stage.wait_until("rustygate_in_flight", STREAMS)
         await streams.end()
     await has_accounted_for(running, expected)
-    shown = await stage.shows("rustygate_in_flight", 0)
+    shown = await stage.wait_until("rustygate_in_flight", 0)
     assert shown.sum("rustygate_waiters") == 0
     assert shown.sum("rustygate_exchanges_total") == len(running.exchanges)
     left = shown.sum("rustygate_budget_units", lane="", budget="requests")
     assert left == BURST - spent(expected.values())
-    stage.leave()
+    stage.disconnect()
     stage.hang_up()
     await until(lambda: running.open_files == files)
     # A drain waits for whatever task is still at an exchange.
     running.process.signal()
     async with soon():
-        assert await running.code() == 0
+        assert await running.exit_code() == 0
 
 
 async def test_gate_that_is_to_stop_finishes_what_it_has_and_tells_who_waits(
@@ -847,13 +849,13 @@ async def test_gate_that_is_to_stop_finishes_what_it_has_and_tells_who_waits(
         old.process.signal()
         await old.says("draining")
         for waiter in waiters:
-            is_refused(await waiter.answer(), 503, "draining")
+            is_refused(await waiter.response(), 503, "draining")
         for _ in range(10):
             await later.is_served()
-        await call.answer(answer(b"whole"))
-        assert (await holder.answer()).body == b"whole"
+        await call.respond(response(b"whole"))
+        assert (await holder.response()).body == b"whole"
         await streams.end()
-        assert await old.code() == 0
+        assert await old.exit_code() == 0
     told = Counter({Ends("refused", 503, "draining", 0): 10})
     await has_accounted_for(old, streams.expected | {narrow.target: SERVED + told})
     await has_accounted_for(new, {later.target: Counter({Ends("ok", 200): 10})})
@@ -862,7 +864,7 @@ async def test_gate_that_is_to_stop_finishes_what_it_has_and_tells_who_waits(
 async def test_gate_that_is_killed_cuts_who_was_there_and_nobody_else(
     stage: Stage, run: Run
 ) -> None:
-    """No cut stream passes for a whole one, and whoever came meanwhile is served by the next."""
+    """No cut stream passes for a whole one, and a client that came meanwhile is served by the next."""
     old = await run()
     async with healthy(stage) as streams:
         narrow, later = Act(stage, "/v1/narrow"), Act(stage, "/v1/later")
@@ -871,17 +873,17 @@ async def test_gate_that_is_killed_cuts_who_was_there_and_nobody_else(
         await later.is_served()
         await has_accounted_for(old, {later.target: SERVED})
         old.process.signal(signal.SIGKILL)
-        await old.code()
+        await old.exit_code()
         await streams.stop()
         for client, call in zip(streams.clients, streams.calls, strict=True):
-            await client.until_cut()
-            await call.gone()
+            await client.read_until_cut()
+            await call.ended()
         for client in cut:
             await client.ended()
             assert client.wire.received == b""
-        meanwhile = [await later.asks() for _ in range(10)]
+        in_background = [await later.asks() for _ in range(10)]
         new = await run()
-        async with later.each(lambda call: call.send(answer(b"whole"))):
-            assert {(await client.answer()).body for client in meanwhile} == {b"whole"}
+        async with later.each(lambda call: call.send(response(b"whole"))):
+            assert {(await client.response()).body for client in in_background} == {b"whole"}
     await has_accounted_for(new, {later.target: Counter({Ends("ok", 200): 10})})
-    await stage.shows("rustygate_in_flight", 0)
+    await stage.wait_until("rustygate_in_flight", 0)

@@ -16,16 +16,16 @@ from hypothesis import strategies as st
 
 from tests.conftest import StartGate
 from tests.support.client import Client
-from tests.support.gate import EMPTY, Gate, Log
+from tests.support.gate import IDLE, Gate, Log
 from tests.support.http import (
     CHAT,
     CLIENT_KEY,
     LAST_CHUNK,
-    answer,
     chunk,
     get,
     post,
     request,
+    response,
 )
 from tests.support.upstream import Upstream
 
@@ -85,7 +85,7 @@ async def byte_by_byte(client: Client, data: bytes) -> None:
 
 async def is_refused_and_closed(client: Client) -> None:
     """One answer in the error shape, and the end."""
-    got = await client.answer()
+    got = await client.response()
     assert (got.status, got.reason) == (400, "bad_request")
     assert got.error["type"] == "invalid_request_error"
     assert MARK.encode() not in got.head.raw + got.body
@@ -95,10 +95,10 @@ async def is_refused_and_closed(client: Client) -> None:
 
 async def is_unharmed(running: Gate, upstream: Upstream) -> None:
     """Nothing is held any more, and the next request is served."""
-    await running.shows(**EMPTY)
+    await running.wait_until(**IDLE)
     before = len(upstream.calls)
-    upstream.reply = answer(b"next")
-    assert (await running.ask(get("/v1/next"))).body == b"next"
+    upstream.reply = response(b"next")
+    assert (await running.request(get("/v1/next"))).body == b"next"
     assert [call.target for call in upstream.calls[before:]] == ["/v1/next"]
 
 
@@ -212,7 +212,7 @@ STRANGERS = {
     "SSH": b"SSH-2.0-" + MARK.encode() + b"\r\n",
     "Redis": b"*2\r\n$4\r\nAUTH\r\n$21\r\n" + MARK.encode() + b"\r\n",
     "SMTP": b"EHLO " + MARK.encode() + b"\r\n",
-    "an answer": answer(MARK.encode(), MARKED),
+    "an answer": response(MARK.encode(), MARKED),
     "all bytes": bytes(range(256)) + MARK.encode(),
     "zeros": bytes(1000) + MARK.encode(),
 }
@@ -257,19 +257,19 @@ async def test_huge_head_is_refused(running: Gate, upstream: Upstream, data: byt
     ids=["header", "target"],
 )
 async def test_large_head_is_served(running: Gate, upstream: Upstream, data: bytes) -> None:
-    upstream.reply = answer()
-    assert (await running.ask(data)).status == 200
+    upstream.reply = response()
+    assert (await running.request(data)).status == 200
     assert len(upstream.calls[0].head.raw) > 30_000
 
 
 async def test_head_may_pause_anywhere(running: Gate, upstream: Upstream) -> None:
     """Other clients are served meanwhile."""
-    upstream.reply = answer()
+    upstream.reply = response()
     client = await running.connect()
     for byte in post(BODY, MARKED):
         client.send(bytes([byte]))
-        assert (await running.ask(get("/health"))).status == 200
-    assert (await client.answer()).status == 200
+        assert (await running.request(get("/health"))).status == 200
+    assert (await client.response()).status == 200
     assert upstream.wires[0].received.endswith(BODY)
 
 
@@ -283,8 +283,8 @@ async def test_empty_lines_before_a_request_do_not_count(
     running: Gate, upstream: Upstream
 ) -> None:
     """RFC 9112, 2.2."""
-    upstream.reply = answer()
-    assert (await running.ask(b"\r\n\r\n" + get())).status == 200
+    upstream.reply = response()
+    assert (await running.request(b"\r\n\r\n" + get())).status == 200
     assert len(upstream.calls) == 1
 
 
@@ -294,18 +294,18 @@ async def test_garbage_behind_a_request_does_not_harm_it(
     client = await running.send(get("/v1/x"))
     call = await upstream.call()
     client.send(b"\0garbage " + MARK.encode() + b"\r\n\r\n")
-    await running.ask(get("/health"))
-    await call.answer(answer(b"whole"))
-    assert (await client.answer()).body == b"whole"
-    assert (await client.answer()).reason == "bad_request"
+    await running.request(get("/health"))
+    await call.respond(response(b"whole"))
+    assert (await client.response()).body == b"whole"
+    assert (await client.response()).reason == "bad_request"
     await client.ended()
     await is_unharmed(running, upstream)
 
 
 async def test_body_of_a_get_is_no_request(running: Gate, upstream: Upstream) -> None:
-    upstream.reply = answer()
+    upstream.reply = response()
     client = await running.send(request("GET", "/v1/x", body=SMUGGLED))
-    assert (await client.answer()).status == 200
+    assert (await client.response()).status == 200
     [call] = upstream.calls
     assert call.head["content-length"] == str(len(SMUGGLED))
     assert upstream.wires[0].received.endswith(SMUGGLED)
@@ -349,10 +349,10 @@ async def test_target_that_may_leave_the_base_is_refused(
     running: Gate, upstream: Upstream, target: str
 ) -> None:
     client = await running.connect()
-    got = await client.ask(get(target, MARKED))
+    got = await client.request(get(target, MARKED))
     assert (got.status, got.reason) == (400, "bad_request")
     assert upstream.wires == []
-    assert (await client.ask(get("/health"))).status == 200
+    assert (await client.request(get("/health"))).status == 200
     await is_unharmed(running, upstream)
 
 
@@ -380,8 +380,8 @@ async def test_target_that_may_leave_the_base_is_refused(
 async def test_encoded_target_stays_encoded(
     running: Gate, upstream: Upstream, target: str
 ) -> None:
-    upstream.reply = answer()
-    assert (await running.ask(get(target))).status == 200
+    upstream.reply = response()
+    assert (await running.request(get(target))).status == 200
     [call] = upstream.calls
     assert call.head.start == f"GET {target} HTTP/1.1"
     assert {name for name, _ in call.head.fields} == {"host", "authorization"}
@@ -425,9 +425,9 @@ ODD_BODIES = {
 async def test_odd_body_crosses_untouched(running: Gate, upstream: Upstream, body: bytes) -> None:
     client = await running.send(post(body))
     call = await upstream.call()
-    assert await call.rest() == body
-    await call.answer(answer())
-    assert (await client.answer()).status == 200
+    assert await call.read_rest() == body
+    await call.respond(response())
+    assert (await client.response()).status == 200
     await is_unharmed(running, upstream)
 
 
@@ -465,7 +465,7 @@ async def test_body_with_a_bad_chunk_is_refused(
     """Whether the gate sees it with the head, or waits for it."""
     await is_refused_and_closed(await running.send(chunked(chunk(BODY), bad, SMUGGLED)))
     client = await running.send(chunked(chunk(BODY)))
-    await running.shows(held_bytes=len(BODY))
+    await running.wait_until(held_bytes=len(BODY))
     await byte_by_byte(client, bad + SMUGGLED)
     await is_refused_and_closed(client)
     assert upstream.wires == []
@@ -480,10 +480,10 @@ async def test_upload_with_a_bad_chunk_is_refused_and_never_ended(
     head = request("POST", "/v1/files", MULTIPART, "Transfer-Encoding: chunked", MARKED)
     client = await running.send(head, chunk(BODY))
     call = await upstream.call()
-    await call.exactly(BODY)
+    await call.expect_body(BODY)
     await byte_by_byte(client, bad + SMUGGLED)
     await is_refused_and_closed(client)
-    await call.gone()
+    await call.ended()
     assert not call.wire.received.endswith(LAST_CHUNK)
     assert b"smuggled" not in call.wire.received
     await is_unharmed(running, upstream)
@@ -495,12 +495,12 @@ async def test_bad_chunk_of_a_request_sent_ahead_is_refused_in_turn(
     client = await running.send(get("/v1/x"))
     call = await upstream.call()
     client.send(chunked(chunk(BODY)))
-    await running.ask(get("/health"))
+    await running.request(get("/health"))
     client.send(b"zz\r\n")
-    await running.ask(get("/health"))
-    await call.answer(answer(b"whole"))
-    assert (await client.answer()).body == b"whole"
-    got = await client.answer()
+    await running.request(get("/health"))
+    await call.respond(response(b"whole"))
+    assert (await client.response()).body == b"whole"
+    got = await client.response()
     assert (got.status, got.reason) == (400, "bad_request")
     await client.ended()
     assert len(upstream.calls) == 1
@@ -521,11 +521,11 @@ async def test_bad_chunk_of_a_request_sent_ahead_is_refused_in_turn(
 async def test_odd_chunks_leave_no_trace(running: Gate, upstream: Upstream, body: bytes) -> None:
     client = await running.send(chunked(body))
     call = await upstream.call()
-    assert await call.rest() == b"{}"
+    assert await call.read_rest() == b"{}"
     assert call.head["content-length"] == "2"
     assert "x-t" not in call.head
-    await call.answer(answer())
-    assert (await client.answer()).status == 200
+    await call.respond(response())
+    assert (await client.response()).status == 200
     assert len(upstream.calls) == 1
 
 
@@ -534,7 +534,7 @@ async def test_announced_body_that_is_too_large_is_refused_unread(
     gate: StartGate, upstream: Upstream, length: int
 ) -> None:
     running = await gate(MAX_BODY_SIZE=MEGABYTE)
-    got = await running.ask(head_with(b"Content-Length: %d\r\n" % length))
+    got = await running.request(head_with(b"Content-Length: %d\r\n" % length))
     assert (got.status, got.reason) == (413, "body_too_large")
     assert got.head["connection"] == "close"
     assert upstream.wires == []
@@ -546,9 +546,9 @@ async def test_chunk_that_announces_all_there_is_takes_no_memory(
 ) -> None:
     running = await gate(MAX_BODY_SIZE=MEGABYTE)
     client = await running.send(chunked(b"f" * 16 + b"\r\n", BODY))
-    await running.shows(held_bytes=len(BODY))
+    await running.wait_until(held_bytes=len(BODY))
     client.send(b"x" * MEGABYTE)
-    got = await client.answer()
+    got = await client.response()
     assert (got.status, got.reason) == (413, "body_too_large")
     await is_unharmed(running, upstream)
 
@@ -561,7 +561,7 @@ async def test_body_that_ends_before_its_end_is_not_sent(
 ) -> None:
     framed = chunk(BODY) if b"chunked" in said else BODY
     client = await running.send(head_with(said), framed)
-    await running.shows(held_bytes=len(BODY))
+    await running.wait_until(held_bytes=len(BODY))
     client.wire.half_close()
     await client.ended()
     assert client.wire.received == b""
@@ -576,9 +576,9 @@ async def test_upload_that_ends_before_its_end_is_never_ended(
     framed = chunk(BODY) if "chunked" in said else BODY
     client = await running.send(request("POST", "/v1/files", MULTIPART, said), framed)
     call = await upstream.call()
-    await call.exactly(BODY)
+    await call.expect_body(BODY)
     client.wire.half_close()
-    await call.gone()
+    await call.ended()
     assert call.wire.received.endswith(framed)
     assert client.wire.received == b""
     await is_unharmed(running, upstream)
@@ -591,9 +591,9 @@ async def test_more_than_the_announced_body_is_a_request_of_its_own(
     client = await running.send(head_with(b"Content-Length: 2\r\n") + b"{}")
     call = await upstream.call()
     client.send(b"{}" + SMUGGLED)
-    await call.answer(answer(b"whole"))
-    assert (await client.answer()).body == b"whole"
-    assert (await client.answer()).reason == "bad_request"
+    await call.respond(response(b"whole"))
+    assert (await client.response()).body == b"whole"
+    assert (await client.response()).reason == "bad_request"
     assert len(upstream.calls) == 1
     await is_unharmed(running, upstream)
 
@@ -648,18 +648,18 @@ async def test_gate_survives_anything(
     running: Gate, upstream: Upstream, pieces: list[bytes]
 ) -> None:
     """It answers, waits or closes, but never with an error of its own, and serves the next."""
-    upstream.reply = answer(b"")
+    upstream.reply = response(b"")
     client, other = await running.connect(), await running.connect()
     for piece in pieces:
         client.send(piece)
         await asyncio.sleep(0)
     for _ in range(3):
-        assert (await other.ask(get("/health"))).status == 200
+        assert (await other.request(get("/health"))).status == 200
     if client.wire.end is None:
         client.wire.half_close()
     await client.ended()
     assert not re.search(rb"HTTP/1\.[01] 5\d\d", client.wire.received)
-    await running.shows(**EMPTY)
+    await running.wait_until(**IDLE)
     assert running.log.errors == []
-    client.leave()
-    other.leave()
+    client.disconnect()
+    other.disconnect()

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 import rustygate
-from rustygate.upstream.pool import UpstreamConnection
+from rustygate.aiohttp_internals.client import UpstreamConnection
 from tests.conftest import StartGate
 from tests.support.client import Client
 from tests.support.gate import Gate
-from tests.support.http import EVENT_STREAM, LAST_CHUNK, answer, chat, chunk, get, post
+from tests.support.http import EVENT_STREAM, LAST_CHUNK, chat, chunk, get, post, response
 from tests.support.upstream import Upstream
 from tests.support.waiting import until
 
@@ -35,18 +35,18 @@ def made_up(number: int) -> bytes:
 Ask = Callable[[int], bytes]
 
 ASKED: dict[str, tuple[Ask, bytes]] = {
-    "answered": (lambda _: chat(), answer(USAGE, JSON)),
+    "answered": (lambda _: chat(), response(USAGE, JSON)),
     "streamed": (lambda _: chat(stream=True), STREAM),
     "refused": (lambda _: get("/nothing"), b""),
-    "made up": (made_up, answer(status="404 Not Found")),
+    "made up": (made_up, response(status="404 Not Found")),
 }
 each = pytest.mark.parametrize(("ask", "reply"), ASKED.values(), ids=ASKED)
 
 
 async def asks(client: Client, ask: Ask, numbers: range) -> None:
     for number in numbers:
-        await client.ask(ask(number))
-        client.wire.forget()
+        await client.request(ask(number))
+        client.wire.discard_read()
 
 
 async def held_by_the_gate(running: Gate, upstream: Upstream, exchanges: int) -> int:
@@ -92,8 +92,8 @@ async def test_answer_that_nobody_reads_any_more_waits_for_no_collection(
     ]
     gc.disable()
     try:
-        client.leave()
-        await call.gone()
+        client.disconnect()
+        await call.ended()
         await until(lambda: wire() is None)
     finally:
         gc.enable()

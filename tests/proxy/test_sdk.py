@@ -162,11 +162,11 @@ def text_of(chunks: list[Any]) -> str:
 
 async def stats(simulator: str) -> dict[str, Any]:
     """What the simulator saw."""
-    client = Client(await Wire.to(simulator))
+    client = Client(await Wire.connect(simulator))
     try:
-        seen = (await client.ask(http.get("/simulator/stats"))).json
+        seen = (await client.request(http.get("/simulator/stats"))).json
     finally:
-        client.leave()
+        client.disconnect()
     assert isinstance(seen, dict)
     return seen
 
@@ -321,7 +321,7 @@ async def test_answer_tells_upstream_s_quota_and_the_gate_s_doings(
 async def test_extra_headers_query_and_body_go_up(
     gate: StartGate, upstream: Upstream, sdk: StartSdk
 ) -> None:
-    upstream.reply = http.answer(b'{"choices": []}', "Content-Type: application/json")
+    upstream.reply = http.response(b'{"choices": []}', "Content-Type: application/json")
     extra = chat(
         extra_headers={"OpenAI-Beta": "odd=v1", "Idempotency-Key": "key-1"},
         extra_query={"api-version": "2024-10-21", "list": ["a", "b"], "odd": "a b/ü"},
@@ -372,7 +372,7 @@ async def test_stream_closed_early_ends_upstream_too(
     client = sdk(gate)
     first = await client.glimpse(chat(stream=True, extra_headers=ENDLESS))
     assert first.choices[0].delta.role == "assistant"
-    await gate.shows(in_flight=0)
+    await gate.wait_until(in_flight=0)
     assert (await gate.settled())[0]["outcome"] == "client_left"
     async with soon():
         while (await stats(simulator))["streams_open"]:
@@ -471,14 +471,14 @@ async def test_two_clients_take_turns(simulated: StartGate, sdk: StartSdk) -> No
     """However many requests one of them queued before the other came."""
     gate = await simulated(CONCURRENCY_LIMIT=1, RATE_LIMIT=20, RATE_LIMIT_BURST=1)
     holder = await gate.send(http.chat("X-Simulate: stall", "X-RustyGate-Client: holder"))
-    await gate.shows(in_flight=1)
+    await gate.wait_until(in_flight=1)
     await gate.send(http.chat("X-RustyGate-Client: next"))
-    await gate.shows(waiters=1)
+    await gate.wait_until(waiters=1)
     many, few = (
         sdk(gate, default_headers={"X-RustyGate-Client": name}) for name in ("many", "few")
     )
     calls = await arriving(gate, [client.call(chat()) for client in [many] * 4 + [few] * 2])
-    holder.leave()
+    holder.disconnect()
     await asyncio.gather(*calls)
     served = [line["client"] for line in await gate.settled(8)]
     assert served == ["holder", "next", "many", "few", "many", "few", "many", "many"]

@@ -24,11 +24,12 @@ from rustygate.core.headers import Credentials, request_headers
 from rustygate.core.websocket_handshake import WebSocketHandshake
 from rustygate.downstream.request_body import RequestBody
 from rustygate.exchange import Exchange
-from rustygate.proxy import FailedAttempt, UpstreamRequest
-from tests.support.http import EVENT_STREAM, answer, chunk
+from rustygate.proxy import UpstreamRequest
+from rustygate.retry import FailedAttempt
+from tests.support.http import EVENT_STREAM, chunk, response
 from tests.support.upstream import Call, Upstream, loopback_socket, url_of
-from tests.support.waiting import meanwhile, until
-from tests.support.websocket import CLIENT_NONCE, agreement, frame
+from tests.support.waiting import in_background, until
+from tests.support.websocket import CLIENT_NONCE, frame, handshake_response
 from tests.support.wire import Wire
 
 ROOT = Path(__file__).parents[2]
@@ -181,32 +182,32 @@ BROKEN = {
     "resets": (b"", "reset"),
     "no-http": (f"SSH-2.0-{KEY}\r\n".encode(), "close"),
     "status": (f"HTTP/1.1 {KEY} {KEY}\r\n\r\n".encode(), "close"),
-    "reason": (answer(status=f"200 {KEY}"), "keep"),
-    "header": (answer(b"", KEY), "close"),
-    "control": (answer(b"", f"X-Key: {KEY}\x01"), "close"),
-    "long-header": (answer(b"", f"X-Key: {KEY * 9000}"), "close"),
+    "reason": (response(status=f"200 {KEY}"), "keep"),
+    "header": (response(b"", KEY), "close"),
+    "control": (response(b"", f"X-Key: {KEY}\x01"), "close"),
+    "long-header": (response(b"", f"X-Key: {KEY * 9000}"), "close"),
     "cut-head": (f"HTTP/1.1 200 OK\r\nX-Key: {KEY}".encode(), "reset"),
     "length": (f"HTTP/1.1 200 OK\r\nContent-Length: {KEY}\r\n\r\n".encode(), "close"),
     "chunk": (EVENT_STREAM + f"{KEY}\r\n".encode(), "close"),
     "later-chunk": (EVENT_STREAM + _EVENT + f"{KEY}\r\n".encode(), "close"),
-    "cut-body": (answer(b"x" * 99)[:-9], "reset"),
+    "cut-body": (response(b"x" * 99)[:-9], "reset"),
     "cut-event": (EVENT_STREAM + chunk(f"data: {KEY}".encode()), "reset"),
     "cut-stream": (EVENT_STREAM + _EVENT, "reset"),
     "gzip": (
-        answer(KEY.encode(), "Content-Type: application/json", "Content-Encoding: gzip"),
+        response(KEY.encode(), "Content-Type: application/json", "Content-Encoding: gzip"),
         "keep",
     ),
-    "coding": (answer(b"{}", f"Content-Encoding: {KEY}", f"Content-Type: {KEY}"), "keep"),
+    "coding": (response(b"{}", f"Content-Encoding: {KEY}", f"Content-Type: {KEY}"), "keep"),
     "wrong-key": (
-        answer(_TOO_MANY, f"X-Key: {KEY}", f"Set-Cookie: k={KEY}", status="401 Unauthorized"),
+        response(_TOO_MANY, f"X-Key: {KEY}", f"Set-Cookie: k={KEY}", status="401 Unauthorized"),
         "keep",
     ),
     "too-many": (
-        answer(_TOO_MANY, "retry-after-ms: 1", status="429 Too Many Requests"),
+        response(_TOO_MANY, "retry-after-ms: 1", status="429 Too Many Requests"),
         "keep",
     ),
     "odd-limits": (
-        answer(
+        response(
             _TOO_MANY,
             f"Retry-After: {KEY}",
             f"retry-after-ms: {KEY}",
@@ -217,18 +218,18 @@ BROKEN = {
         "keep",
     ),
     "overloaded": (
-        answer(_OVERLOADED, "retry-after-ms: 1", status="503 Service Unavailable"),
+        response(_OVERLOADED, "retry-after-ms: 1", status="503 Service Unavailable"),
         "keep",
     ),
-    "fails": (answer(KEY.encode(), status="500 Internal Server Error"), "close"),
-    "redirects": (answer(b"", f"Location: http://x/?k={KEY}", status="302 Found"), "keep"),
+    "fails": (response(KEY.encode(), status="500 Internal Server Error"), "close"),
+    "redirects": (response(b"", f"Location: http://x/?k={KEY}", status="302 Found"), "keep"),
     "switches": (
         f"HTTP/1.1 101 Switching Protocols\r\nSec-WebSocket-Protocol: {KEY}\r\n\r\n".encode(),
         "close",
     ),
-    "unasked": (answer(b"{}") + f"HTTP/1.1 200 {KEY}\r\n".encode(), "keep"),
+    "unasked": (response(b"{}") + f"HTTP/1.1 200 {KEY}\r\n".encode(), "keep"),
     "usage": (
-        answer(
+        response(
             b'{"usage": {"prompt_tokens": "' + KEY.encode() + b'"}}', "Content-Type: text/json"
         ),
         "keep",
@@ -269,7 +270,7 @@ async def played(upstream: Upstream) -> AsyncIterator[None]:
                 with suppress(TimeoutError):
                     parts.create_task(_play(await upstream.call()))
 
-    async with meanwhile(play()):
+    async with in_background(play()):
         yield
 
 
@@ -282,12 +283,12 @@ async def _play(call: Call) -> None:
             await asyncio.sleep(0.1)
     elif name == "socket":
         protocol = f"Sec-WebSocket-Protocol: openai-insecure-api-key.{KEY}"
-        call.send(agreement(call.head, protocol))
+        call.send(handshake_response(call.head, protocol))
         call.send(frame(KEY.encode()), frame(KEY.encode(), reserved=7))
     elif name in BROKEN:
         sent, then = BROKEN[name]
         with suppress(Exception):
-            await call.rest()
+            await call.read_rest()
         call.send(sent)
         {"keep": call.done.set, "close": call.close, "reset": call.reset}[then]()
 
@@ -323,12 +324,12 @@ class Gate:
         self.url = found[1].decode()
 
     async def send(self, data: bytes) -> Wire:
-        wire = await Wire.to(self.url)
+        wire = await Wire.connect(self.url)
         self._wires.append(wire)
         wire.send(data)
         return wire
 
-    async def ask(self, data: bytes, *, own: bool = False) -> bytes:
+    async def request(self, data: bytes, *, own: bool = False) -> bytes:
         """What came, once the connection has ended; kept if it is the gate's own."""
         wire = await self.send(data)
         async with asyncio.timeout(PATIENCE_S):
@@ -346,11 +347,11 @@ class Gate:
         holder = await self.send(ask("slow", stream=True))
         await until(lambda: b"data:" in holder.received)
         self.waiter = await self.send(ask("slow"))
-        while b"queue_full" not in await self.ask(ask("slow", IMPATIENT)):
+        while b"queue_full" not in await self.request(ask("slow", IMPATIENT)):
             if self.waiter.end is not None:
                 self.waiter = await self.send(ask("slow"))
 
-    def leave(self) -> None:
+    def disconnect(self) -> None:
         for wire in self._wires:
             wire.transport.abort()
 
@@ -396,7 +397,7 @@ async def running(directory: Path, base_url: str, **environ: str) -> AsyncIterat
         await gate.listens()
         yield gate
     finally:
-        gate.leave()
+        gate.disconnect()
         if process.returncode is None:
             process.kill()
         await process.wait()
@@ -435,26 +436,26 @@ async def leave_at_each_step(gate: Gate, upstream: Upstream) -> None:
 async def go_wrong(gate: Gate, upstream: Upstream) -> None:
     """All that can go wrong but for the end."""
     for data in HOSTILE.values():
-        await gate.ask(data, own=True)
+        await gate.request(data, own=True)
     for path in ("/health", "/ready"):
-        await gate.ask(head("GET", f"{path}?key={QUERY}"), own=True)
+        await gate.request(head("GET", f"{path}?key={QUERY}"), own=True)
     for name, (sent, _) in BROKEN.items():
-        await gate.ask(ask(name, stream=sent.startswith(EVENT_STREAM)))
+        await gate.request(ask(name, stream=sent.startswith(EVENT_STREAM)))
     for name in ("socket", "switches", "wrong-key", "closes"):
-        await gate.ask(opening(name))
-    await gate.ask(opening("socket") + frame(BODY.encode()))
+        await gate.request(opening(name))
+    await gate.request(opening("socket") + frame(BODY.encode()))
     for key in (ADMIN, CLIENTS[0]):
-        await gate.ask(metrics(key), own=True)
-    await gate.ask(ask("silent"))
-    await gate.ask(ask("slow", max_output_tokens=2_000_000))
-    await gate.ask(ask("slow", provoke=True))
+        await gate.request(metrics(key), own=True)
+    await gate.request(ask("silent"))
+    await gate.request(ask("slow", max_output_tokens=2_000_000))
+    await gate.request(ask("slow", provoke=True))
     await leave_at_each_step(gate, upstream)
     await gate.fills_up()
-    gate.leave()
+    gate.disconnect()
     holder = await gate.send(ask("slow", stream=True))
     await until(lambda: b"data:" in holder.received)
-    await gate.ask(ask("slow", IMPATIENT))
-    gate.leave()
+    await gate.request(ask("slow", IMPATIENT))
+    gate.disconnect()
 
 
 def clients_file(directory: Path) -> str:
@@ -492,13 +493,13 @@ async def test_no_secret_shows_in_anything_the_gate_writes(
     guarded["CLIENTS_FILE"] = clients_file(tmp_path)
     with loopback_socket() as nobody:
         async with running(tmp_path / "lonely", url_of(nobody), **guarded) as lonely:
-            await lonely.ask(ask("slow"))
-            await lonely.ask(ask("other"))
-            await lonely.ask(ask("slow").replace(CLIENTS[0].encode(), CLIENTS[1].encode()))
-            await lonely.ask(metrics(CLIENTS[0]))
+            await lonely.request(ask("slow"))
+            await lonely.request(ask("other"))
+            await lonely.request(ask("slow").replace(CLIENTS[0].encode(), CLIENTS[1].encode()))
+            await lonely.request(metrics(CLIENTS[0]))
             for _ in range(3):
                 await lonely.send(b"GET")
-            await lonely.ask(ask("slow"))
+            await lonely.request(ask("slow"))
             assert await lonely.ends() == 0
     assert gate.reasons | lonely.reasons == REASONS
     for report in REPORTED + (REPORTED_IN_DEBUG if run == "debug" else ()):
@@ -512,11 +513,11 @@ def test_no_repr_shows_a_secret() -> None:
     headers = request_headers([(b"X-Key", BODY.encode())], credentials, streaming=False)
     exchange = Exchange("search", "GET", "/v1/x")
     body = RequestBody.__new__(RequestBody)
-    sending = UpstreamRequest(exchange, f"/v1/x?key={QUERY}", headers, body)
-    asks = WebSocketHandshake(CLIENT_NONCE, (f"openai-insecure-api-key.{PROTOCOL}",), ())
-    setback = FailedAttempt(read=BODY.encode())
-    shown = f"{settings!r} {credentials!r} {exchange!r} {sending!r} {asks!r} {setback!r}"
-    assert found_in(shown.encode()) == []
+    upstream_request = UpstreamRequest(exchange, f"/v1/x?key={QUERY}", headers, body)
+    handshake = WebSocketHandshake(CLIENT_NONCE, (f"openai-insecure-api-key.{PROTOCOL}",), ())
+    failed = FailedAttempt(body_start=BODY.encode())
+    shown = (settings, credentials, exchange, upstream_request, handshake, failed)
+    assert found_in(repr(shown).encode()) == []
 
 
 def test_secret_is_found_in_any_form() -> None:

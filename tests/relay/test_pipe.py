@@ -11,12 +11,12 @@ from tests.support.gate import Gate
 from tests.support.http import (
     EVENT_STREAM,
     LAST_CHUNK,
-    answer,
-    answer_head,
     chat,
     chunk,
     get,
     post,
+    response,
+    response_head,
 )
 from tests.support.upstream import Call, Upstream
 from tests.support.wire import Wire
@@ -57,15 +57,15 @@ async def opened(
     chunked = b"chunked" in head
     call.send(head, chunk(first) if chunked else first)
     await client.head()
-    await client.exactly(first)
+    await client.expect_body(first)
     return client, call
 
 
 async def some_time_passes(gate: Gate, upstream: Upstream) -> None:
     """Two intervals, as a stream of its own shows by its keepalives."""
     idle, _ = await opened(gate, upstream)
-    await idle.exactly(KEEPALIVE)
-    await idle.exactly(KEEPALIVE)
+    await idle.expect_body(KEEPALIVE)
+    await idle.expect_body(KEEPALIVE)
 
 
 # Byte for byte.
@@ -76,7 +76,7 @@ async def test_stream_that_comes_at_once_is_passed_byte_for_byte(
     gate: StartGate, upstream: Upstream, body: bytes
 ) -> None:
     upstream.reply = EVENT_STREAM + (chunk(body) if body else b"") + LAST_CHUNK
-    got = await (await gate()).ask(chat(stream=True))
+    got = await (await gate()).request(chat(stream=True))
     assert got.body == body
     assert got.head["content-type"] == "text/event-stream"
 
@@ -89,9 +89,9 @@ async def test_stream_that_comes_byte_by_byte_is_passed_at_once(
     client, call = await opened(await gate(SSE_KEEPALIVE_INTERVAL=NEVER), upstream)
     for byte in body:
         call.send(chunk(bytes([byte])))
-        await client.exactly(bytes([byte]))
+        await client.expect_body(bytes([byte]))
     call.send(LAST_CHUNK)
-    assert await client.rest() == b""
+    assert await client.read_rest() == b""
 
 
 async def test_head_does_not_wait_for_the_first_event(gate: StartGate, upstream: Upstream) -> None:
@@ -100,30 +100,30 @@ async def test_head_does_not_wait_for_the_first_event(gate: StartGate, upstream:
     call.send(EVENT_STREAM)
     assert (await client.head()).status == 200
     call.send(chunk(b"data: 1\n\n"), LAST_CHUNK)
-    assert await client.rest() == b"data: 1\n\n"
+    assert await client.read_rest() == b"data: 1\n\n"
 
 
 async def test_bytes_after_done_still_pass(gate: StartGate, upstream: Upstream) -> None:
     client, call = await opened(await gate(), upstream, b"data: [DONE]\n\n")
     call.send(chunk(b"data: after\n\n"), LAST_CHUNK)
-    assert await client.rest() == b"data: after\n\n"
+    assert await client.read_rest() == b"data: after\n\n"
 
 
 async def test_other_bodies_stream_too(gate: StartGate, upstream: Upstream) -> None:
-    head = answer_head("Content-Type: audio/mpeg", "Transfer-Encoding: chunked")
+    head = response_head("Content-Type: audio/mpeg", "Transfer-Encoding: chunked")
     client, call = await opened(await gate(), upstream, b"\x00", request=post(), head=head)
     for piece in (b"\x00\x01", b"\xff" * 1000):
         call.send(chunk(piece))
-        await client.exactly(piece)
+        await client.expect_body(piece)
     call.send(LAST_CHUNK)
-    assert await client.rest() == b""
+    assert await client.read_rest() == b""
 
 
 async def test_long_stream_is_whole(gate: StartGate, upstream: Upstream) -> None:
     events = [b'data: {"n": %d}\n\n' % number for number in range(20_000)]
     client, call = await opened(await gate(), upstream)
     call.send(*map(chunk, events), LAST_CHUNK)
-    assert await client.rest() == b"".join(events)
+    assert await client.read_rest() == b"".join(events)
 
 
 async def test_many_streams_at_once_are_all_whole(gate: StartGate, upstream: Upstream) -> None:
@@ -134,11 +134,11 @@ async def test_many_streams_at_once_are_all_whole(gate: StartGate, upstream: Ups
         call.send(EVENT_STREAM, chunk(b"data: first\n\n"))
     for client in clients:
         assert (await client.head()).status == 200
-        await client.exactly(b"data: first\n\n")
+        await client.expect_body(b"data: first\n\n")
     assert running.snapshot()["in_flight"] == 300
     for call in calls:
         call.send(chunk(b"data: last\n\n"), LAST_CHUNK)
-    bodies = await asyncio.gather(*(client.rest() for client in clients))
+    bodies = await asyncio.gather(*(client.read_rest() for client in clients))
     assert set(bodies) == {b"data: last\n\n"}
     assert {line["outcome"] for line in await running.settled(300)} == {"ok"}
 
@@ -153,10 +153,10 @@ async def test_silent_stream_gets_keepalives_before_its_first_byte(
     call = await upstream.call()
     call.send(EVENT_STREAM)
     await client.head()
-    await client.exactly(KEEPALIVE)
-    await client.exactly(KEEPALIVE)
+    await client.expect_body(KEEPALIVE)
+    await client.expect_body(KEEPALIVE)
     call.send(chunk(b"data: x\n\n"), LAST_CHUNK)
-    assert (await client.rest()).endswith(b"data: x\n\n")
+    assert (await client.read_rest()).endswith(b"data: x\n\n")
 
 
 @pytest.mark.parametrize(
@@ -168,10 +168,10 @@ async def test_idle_stream_gets_keepalives_at_a_boundary(
     gate: StartGate, upstream: Upstream, first: bytes
 ) -> None:
     client, call = await opened(await gate(SSE_KEEPALIVE_INTERVAL=SHORT), upstream, first)
-    await client.exactly(KEEPALIVE)
-    await client.exactly(KEEPALIVE)
+    await client.expect_body(KEEPALIVE)
+    await client.expect_body(KEEPALIVE)
     call.send(chunk(b"data: y\n\n"), LAST_CHUNK)
-    assert (await client.rest()).endswith(b"data: y\n\n")
+    assert (await client.read_rest()).endswith(b"data: y\n\n")
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ async def test_no_keepalive_inside_an_event(
     client, call = await opened(running, upstream, first)
     await some_time_passes(running, upstream)
     call.send(chunk(b"!\n\n"), LAST_CHUNK)
-    assert await client.rest() == b"!\n\n"
+    assert await client.read_rest() == b"!\n\n"
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ async def test_no_keepalive_inside_an_event(
         EVENT_STREAM.replace(b"text/event-stream", b"application/json"),
         EVENT_STREAM.replace(b"text/event-stream", b"application/x-ndjson"),
         # A comment would not fit into a promised length.
-        answer_head("Content-Type: text/event-stream", "Content-Length: 18"),
+        response_head("Content-Type: text/event-stream", "Content-Length: 18"),
     ],
     ids=["compressed", "JSON", "JSON lines", "with a length"],
 )
@@ -213,14 +213,14 @@ async def test_no_keepalive_in_what_is_no_plain_event_stream(
     await some_time_passes(running, upstream)
     rest = b"data: 1\n\ndata: 2\n\n".removeprefix(first)
     call.send(framed(rest), LAST_CHUNK if b"chunked" in head else b"")
-    assert await client.rest() == first + rest
+    assert await client.read_rest() == first + rest
 
 
 async def test_zero_turns_keepalives_off(gate: StartGate, upstream: Upstream) -> None:
     client, call = await opened(await gate(SSE_KEEPALIVE_INTERVAL=0), upstream)
     await some_time_passes(await gate(SSE_KEEPALIVE_INTERVAL=SHORT), upstream)
     call.send(LAST_CHUNK)
-    assert await client.rest() == b""
+    assert await client.read_rest() == b""
 
 
 async def test_busy_stream_gets_no_keepalive(gate: StartGate, upstream: Upstream) -> None:
@@ -228,14 +228,14 @@ async def test_busy_stream_gets_no_keepalive(gate: StartGate, upstream: Upstream
     running = await gate(SSE_KEEPALIVE_INTERVAL=0.5)
     idle, _ = await opened(running, upstream)
     client, call = await opened(running, upstream)
-    told = asyncio.create_task(idle.exactly(KEEPALIVE))
+    told = asyncio.create_task(idle.expect_body(KEEPALIVE))
     while not told.done():
         call.send(chunk(b"data: x\n\n"))
-        await client.exactly(b"data: x\n\n")
+        await client.expect_body(b"data: x\n\n")
         await asyncio.sleep(0.01)
     await told
     call.send(LAST_CHUNK)
-    assert await client.rest() == b""
+    assert await client.read_rest() == b""
 
 
 # Backpressure.
@@ -250,7 +250,7 @@ async def taken_from(wire: Wire, stalled_s: float = 0.3) -> int:
     while sent < FLOOD:
         try:
             async with asyncio.timeout(stalled_s):
-                await wire.push(piece)
+                await wire.send_all(piece)
         except TimeoutError:
             break
         sent += 64 << 10
@@ -264,8 +264,8 @@ async def stalled(gate: Gate, upstream: Upstream) -> tuple[Client, Call]:
     call = await upstream.call()
     call.send(EVENT_STREAM, chunk(b"data: 1\n\n"))
     await client.head()
-    await client.exactly(b"data: 1\n\n")
-    client.wire.stop_reading()
+    await client.expect_body(b"data: 1\n\n")
+    client.wire.pause_reading()
     return client, call
 
 
@@ -275,7 +275,7 @@ async def fill(gate: Gate, call: Call) -> None:
     assert server is not None
     [connection] = server.connections
     while not connection.writing_paused:
-        await call.wire.push(chunk(bytes(64 << 10)))
+        await call.wire.send_all(chunk(bytes(64 << 10)))
         await asyncio.sleep(0.005)
 
 
@@ -303,8 +303,8 @@ async def test_paused_stream_goes_on_where_it_stopped(gate: StartGate, upstream:
     body = b"".join(b"data: %d\n\n" % number for number in range(200_000))
     call.send(chunk(body), LAST_CHUNK)
     await opened(running, upstream)
-    client.wire.go_on_reading()
-    assert await client.rest() == body
+    client.wire.resume_reading()
+    assert await client.read_rest() == body
 
 
 async def test_client_that_does_not_read_is_no_silence_of_upstream(
@@ -316,9 +316,9 @@ async def test_client_that_does_not_read_is_no_silence_of_upstream(
     event = b"data: " + b"x" * 100 + b"\n\n"
     call.send(chunk(event) * 40_000, LAST_CHUNK)
     for _ in range(3):
-        assert (await running.ask(get())).status == 504
-    client.wire.go_on_reading()
-    assert await client.rest() == event * 40_000
+        assert (await running.request(get())).status == 504
+    client.wire.resume_reading()
+    assert await client.read_rest() == event * 40_000
 
 
 async def test_end_that_is_read_late_is_no_byte_of_the_next_answer(
@@ -330,15 +330,15 @@ async def test_end_that_is_read_late_is_no_byte_of_the_next_answer(
     await fill(running, call)
     call.send(chunk(b"the end"), LAST_CHUNK)
     call.done.set()
-    await running.ask(get("/health"))
+    await running.request(get("/health"))
     other = await running.send(chat())
     call = await upstream.call()
     assert len(upstream.wires) == 1
-    client.wire.go_on_reading()
-    assert (await client.rest()).endswith(b"the end")
-    upstream.reply = answer(b"other")
+    client.wire.resume_reading()
+    assert (await client.read_rest()).endswith(b"the end")
+    upstream.reply = response(b"other")
     call.close()
-    assert (await other.answer()).body == b"other"
+    assert (await other.response()).body == b"other"
 
 
 # Many small chunks in one read are enough to pause it; the parser heeds that only with the read
@@ -351,9 +351,9 @@ async def test_end_that_was_held_back_is_passed(gate: StartGate, upstream: Upstr
     for number in PAUSING:
         client, call = await opened(await gate(**TINY), upstream)
         call.send(chunk(b"x") * number)
-        await client.exactly(b"x" * number)
+        await client.expect_body(b"x" * number)
         call.send(chunk(b"a"), chunk(b"b"), LAST_CHUNK)
-        assert await client.rest() == b"ab"
+        assert await client.read_rest() == b"ab"
 
 
 async def test_answer_behind_one_that_paused_is_passed(
@@ -364,8 +364,8 @@ async def test_answer_behind_one_that_paused_is_passed(
         for body in [b"x"] * number, [b"a"]:
             client.send(chat(stream=True))
             call = await upstream.call()
-            await call.answer(EVENT_STREAM, *map(chunk, body), LAST_CHUNK)
-            assert (await client.answer()).body == b"".join(body)
+            await call.respond(EVENT_STREAM, *map(chunk, body), LAST_CHUNK)
+            assert (await client.response()).body == b"".join(body)
 
 
 async def test_break_behind_what_was_held_back_comes_after_it(
@@ -376,9 +376,9 @@ async def test_break_behind_what_was_held_back_comes_after_it(
     client, call = await stalled(running, upstream)
     await fill(running, call)
     call.send(chunk(b"y" * 40_000), b"nonsense\r\n")
-    await running.ask(get("/health"))
-    client.wire.go_on_reading()
-    assert (await client.until_cut()).endswith(b"y" * 40_000)
+    await running.request(get("/health"))
+    client.wire.resume_reading()
+    assert (await client.read_until_cut()).endswith(b"y" * 40_000)
     assert (await running.settled())[0]["reason"] == "upstream_disconnected"
 
 
@@ -392,7 +392,7 @@ async def test_break_at_a_boundary_is_told_and_cut(
     running = await gate()
     client, call = await opened(running, upstream, b"data: 1\n\n")
     call.close() if how == "close" else call.reset()
-    told = await client.until_cut()
+    told = await client.read_until_cut()
     assert told.startswith(b"data: ")
     assert told.endswith(b"\n\n")
     error = json.loads(told.removeprefix(b"data: "))["error"]
@@ -411,7 +411,7 @@ async def test_break_of_a_response_has_the_form_of_its_events(
     request = post(body, target=target)
     client, call = await opened(await gate(), upstream, first, request=request)
     call.close()
-    told = await client.until_cut()
+    told = await client.read_until_cut()
     assert told.startswith(b"event: error\ndata: ")
     assert told.endswith(b"\n\n")
     event = json.loads(told.split(b"data: ", 1)[1])
@@ -426,7 +426,7 @@ async def test_break_inside_an_event_is_only_cut(
     running = await gate()
     client, call = await opened(running, upstream, first)
     call.close() if how == "close" else call.reset()
-    assert await client.until_cut() == b""
+    assert await client.read_until_cut() == b""
     assert (await running.settled())[0]["outcome"] == "aborted"
 
 
@@ -438,13 +438,13 @@ async def test_bad_chunk_in_an_answer_cuts(
 ) -> None:
     client, call = await opened(await gate(), upstream, b"data: 1\n\nda")
     call.send(bad)
-    assert await client.until_cut() in (b"", b"2")
+    assert await client.read_until_cut() in (b"", b"2")
 
 
 async def test_what_came_with_a_bad_chunk_is_passed(gate: StartGate, upstream: Upstream) -> None:
     client, call = await opened(await gate(), upstream)
     call.send(chunk(b"data: second\n\n"), b"nonsense\r\n")
-    assert (await client.until_cut()).startswith(b'data: second\n\ndata: {"error"')
+    assert (await client.read_until_cut()).startswith(b'data: second\n\ndata: {"error"')
 
 
 async def test_break_of_a_compressed_stream_is_only_cut(
@@ -453,18 +453,18 @@ async def test_break_of_a_compressed_stream_is_only_cut(
     head = EVENT_STREAM.replace(b"\r\n\r\n", b"\r\nContent-Encoding: gzip\r\n\r\n")
     client, call = await opened(await gate(), upstream, b"\x1f\x8b\n\n", head=head)
     call.close()
-    assert await client.until_cut() == b""
+    assert await client.read_until_cut() == b""
 
 
 @pytest.mark.parametrize(
     ("head", "how"),
     [
-        (answer_head("Content-Length: 10", "Content-Type: application/json"), "close"),
-        (answer_head("Content-Length: 10", "Content-Type: application/json"), "reset"),
-        (answer_head("Transfer-Encoding: chunked"), "close"),
-        (answer_head("Transfer-Encoding: chunked"), "reset"),
+        (response_head("Content-Length: 10", "Content-Type: application/json"), "close"),
+        (response_head("Content-Length: 10", "Content-Type: application/json"), "reset"),
+        (response_head("Transfer-Encoding: chunked"), "close"),
+        (response_head("Transfer-Encoding: chunked"), "reset"),
         # Here only a reset tells that the connection's end was not the body's.
-        (answer_head(), "reset"),
+        (response_head(), "reset"),
     ],
     ids=["length", "length, reset", "chunked", "chunked, reset", "until the end, reset"],
 )
@@ -474,7 +474,7 @@ async def test_answer_that_breaks_off_is_cut(
     running = await gate()
     client, call = await opened(running, upstream, b"part", request=get(), head=head)
     call.close() if how == "close" else call.reset()
-    assert await client.until_cut() == b""
+    assert await client.read_until_cut() == b""
     assert (await running.settled())[0]["outcome"] == "aborted"
 
 
@@ -482,9 +482,9 @@ async def test_http_1_0_client_can_tell_a_break_too(gate: StartGate, upstream: U
     running = await gate()
     client = await running.send(b"GET /v1/x HTTP/1.0\r\nHost: gate\r\n\r\n")
     call = await upstream.call()
-    call.send(answer_head("Transfer-Encoding: chunked"), chunk(b"abc"))
+    call.send(response_head("Transfer-Encoding: chunked"), chunk(b"abc"))
     await client.head()
-    await client.exactly(b"abc")
+    await client.expect_body(b"abc")
     call.close()
     assert await client.ended() == "reset"
 
@@ -492,7 +492,11 @@ async def test_http_1_0_client_can_tell_a_break_too(gate: StartGate, upstream: U
 @pytest.mark.parametrize("how", ["close", "reset"])
 @pytest.mark.parametrize(
     "head",
-    [EVENT_STREAM, answer_head("Content-Length: 10"), answer_head("Transfer-Encoding: chunked")],
+    [
+        EVENT_STREAM,
+        response_head("Content-Length: 10"),
+        response_head("Transfer-Encoding: chunked"),
+    ],
     ids=["stream", "length", "chunked"],
 )
 async def test_break_between_head_and_body_is_an_error(
@@ -501,10 +505,10 @@ async def test_break_between_head_and_body_is_an_error(
     running = await gate()
     client = await running.send(chat(stream=True))
     call = await upstream.call()
-    await call.rest()
+    await call.read_rest()
     call.send(head)
     call.close() if how == "close" else call.reset()
-    got = await client.answer()
+    got = await client.response()
     assert (got.status, got.reason) == (502, "upstream_disconnected")
     assert len(upstream.calls) == 1
     assert (await running.settled())[0]["outcome"] == "upstream_error"
@@ -513,9 +517,9 @@ async def test_break_between_head_and_body_is_an_error(
 async def test_silence_in_a_stream_breaks_it_off(gate: StartGate, upstream: Upstream) -> None:
     running = await gate(UPSTREAM_READ_TIMEOUT=0.3)
     client, call = await opened(running, upstream)
-    told = await client.until_cut()
+    told = await client.read_until_cut()
     assert json.loads(told.removeprefix(b"data: "))["error"]["code"] == "upstream_timeout"
-    await call.gone()
+    await call.ended()
 
 
 async def test_client_that_does_not_read_the_break_is_cut_all_the_same(
@@ -523,17 +527,17 @@ async def test_client_that_does_not_read_the_break_is_cut_all_the_same(
 ) -> None:
     running = await gate(SSE_CHANNEL_CAPACITY=1, SSE_KEEPALIVE_INTERVAL=NEVER)
     client, call = await opened(running, upstream)
-    client.wire.stop_reading()
+    client.wire.pause_reading()
     call.close()
     await running.settled()
-    client.wire.go_on_reading()
-    assert (await client.until_cut()).startswith(b"data: ")
+    client.wire.resume_reading()
+    assert (await client.read_until_cut()).startswith(b"data: ")
 
 
 async def test_stream_after_a_cut_one_is_served(gate: StartGate, upstream: Upstream) -> None:
     running = await gate()
     client, call = await opened(running, upstream)
     call.close()
-    await client.until_cut()
-    upstream.reply = answer(b"next")
-    assert (await running.ask(get())).body == b"next"
+    await client.read_until_cut()
+    upstream.reply = response(b"next")
+    assert (await running.request(get())).body == b"next"

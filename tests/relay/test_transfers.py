@@ -22,12 +22,12 @@ from tests.support.http import (
     CONTINUE,
     LAST_CHUNK,
     UPSTREAM_KEY,
-    answer,
-    answer_head,
     chunk,
     get,
     post,
     request,
+    response,
+    response_head,
 )
 from tests.support.upstream import Call, Upstream
 from tests.support.waiting import until
@@ -98,7 +98,7 @@ class GateProcess:
         return int(re.findall(rf"{name}:\s+(\d+)", status)[0])
 
     async def connect(self) -> Client:
-        return Client(await Wire.to(self.url))
+        return Client(await Wire.connect(self.url))
 
     async def stop(self) -> None:
         self._process.kill()
@@ -125,7 +125,7 @@ async def flood(wire: Wire, *, chunked: bool = False) -> None:
     """Send the large body."""
     piece = chunk(PIECE) if chunked else PIECE
     for _ in range(PIECES):
-        await wire.push(piece)
+        await wire.send_all(piece)
     if chunked:
         wire.send(LAST_CHUNK)
 
@@ -133,9 +133,9 @@ async def flood(wire: Wire, *, chunked: bool = False) -> None:
 async def drained(end: Call | Client) -> bytes:
     """The digest of the rest of a body, of which nothing is kept."""
     digest = sha256()
-    while piece := await end.body.some():
+    while piece := await end.body.read_some():
         digest.update(piece)
-        end.wire.forget()
+        end.wire.discard_read()
     return digest.digest()
 
 
@@ -152,10 +152,10 @@ async def test_large_upload_takes_little_memory(
     assert call.head.all("content-length") == ([] if chunked else [str(SIZE)])
     assert await drained(call) == WHOLE.digest()
     await sending
-    await call.answer(answer())
-    assert (await client.answer()).status == 200
+    await call.respond(response())
+    assert (await client.response()).status == 200
     assert gate.memory_kb() - before < GROWTH_KB
-    client.leave()
+    client.disconnect()
 
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
@@ -168,13 +168,13 @@ async def test_large_download_takes_little_memory(
     client.send(get("/v1/files/f-1/content"))
     call = await upstream.call()
     framing = "Transfer-Encoding: chunked" if chunked else f"Content-Length: {SIZE}"
-    call.send(answer_head(framing, "Content-Type: application/octet-stream"))
+    call.send(response_head(framing, "Content-Type: application/octet-stream"))
     sending = asyncio.create_task(flood(call.wire, chunked=chunked))
     assert (await client.head()).all("content-length") == ([] if chunked else [str(SIZE)])
     assert await drained(client) == WHOLE.digest()
     await sending
     assert gate.memory_kb() - before < GROWTH_KB
-    client.leave()
+    client.disconnect()
 
 
 async def test_uploads_that_wait_take_no_more_memory_than_they_may(
@@ -192,7 +192,7 @@ async def test_uploads_that_wait_take_no_more_memory_than_they_may(
     # One read of 256 KiB at most comes with each head.
     assert gate.memory_kb() - before < 10_000 + 100 * 256 + 4_000
     for client in clients:
-        client.leave()
+        client.disconnect()
 
 
 async def is_stalled(wire: Wire) -> None:
@@ -211,7 +211,7 @@ async def taken_from(wire: Wire, framed: bytes = PIECE) -> int:
     while taken < 2 * BETWEEN:
         try:
             async with asyncio.timeout(0.3):
-                await wire.push(framed)
+                await wire.send_all(framed)
         except TimeoutError:
             break
         taken += len(framed)
@@ -226,10 +226,10 @@ async def test_upstream_that_does_not_read_pauses_the_client(
     )
     client.send(PIECE)
     call = await upstream.call()
-    call.wire.stop_reading()
+    call.wire.pause_reading()
     taken = await taken_from(client.wire)
     assert taken < BETWEEN
-    call.wire.go_on_reading()
+    call.wire.resume_reading()
     # The piece that was sent first, and the one that was not taken any more.
     crossed = len(call.head.raw) + taken + 2 * len(PIECE)
     await until(lambda: len(call.wire.received) == crossed)
@@ -241,12 +241,12 @@ async def test_client_that_does_not_read_pauses_a_download(
 ) -> None:
     client = await (await gate()).send(get("/v1/files/f-1/content"))
     call = await upstream.call()
-    call.send(answer_head(f"Content-Length: {3 * BETWEEN}", "Content-Type: audio/mpeg"))
+    call.send(response_head(f"Content-Length: {3 * BETWEEN}", "Content-Type: audio/mpeg"))
     await client.head()
-    client.wire.stop_reading()
+    client.wire.pause_reading()
     taken = await taken_from(call.wire)
     assert taken < BETWEEN
-    client.wire.go_on_reading()
+    client.wire.resume_reading()
     sent = PIECE * (taken // len(PIECE) + 1)
     await until(lambda: client.wire.received.endswith(sent))
 
@@ -264,11 +264,11 @@ async def test_end_that_was_held_back_arrives(gate: StartGate, upstream: Upstrea
         )
         client.send(chunk(b"x") * size)
         call = await upstream.call()
-        await call.exactly(b"x" * size)
+        await call.expect_body(b"x" * size)
         client.send(chunk(b"a"), LAST_CHUNK)
-        assert await call.rest() == b"a"
-        await call.answer(answer())
-        assert (await client.answer()).status == 200
+        assert await call.read_rest() == b"a"
+        await call.respond(response())
+        assert (await client.response()).status == 200
 
 
 @pytest.mark.parametrize("asks", [False, True], ids=["sent at once", "asks before"])
@@ -281,11 +281,11 @@ async def test_form_arrives_byte_for_byte(gate: StartGate, upstream: Upstream, a
         assert (await client.head()).raw == CONTINUE
     client.send(FORM)
     call = await upstream.call()
-    assert await call.rest() == FORM
+    assert await call.read_rest() == FORM
     assert call.head["content-length"] == str(len(FORM))
     assert call.head["content-type"] == MULTIPART.removeprefix("Content-Type: ")
-    await call.answer(answer())
-    assert (await client.answer()).status == 200
+    await call.respond(response())
+    assert (await client.response()).status == 200
 
 
 @pytest.mark.parametrize("asks", [False, True], ids=["sent at once", "asks before"])
@@ -300,17 +300,17 @@ async def test_upload_that_waits_arrives_whole(
     body = PIECE * 8
     head = request("POST", "/v1/files", *lines, f"Content-Length: {len(body)}")
     client = await running.send(head, b"" if asks else body)
-    await running.shows(waiters=1, held_bytes=0 if asks else 512 << 10)
-    await holder.answer(answer())
-    await first.answer()
+    await running.wait_until(waiters=1, held_bytes=0 if asks else 512 << 10)
+    await holder.respond(response())
+    await first.response()
     if asks:
         assert (await client.head()).raw == CONTINUE
         client.send(body)
     call = await upstream.call()
-    assert await call.rest() == body
+    assert await call.read_rest() == body
     assert running.snapshot()["held_bytes"] == 0
-    await call.answer(answer())
-    assert (await client.answer()).status == 200
+    await call.respond(response())
+    assert (await client.response()).status == 200
 
 
 async def test_body_beyond_what_may_be_held_waits_in_its_socket(
@@ -320,19 +320,19 @@ async def test_body_beyond_what_may_be_held_waits_in_its_socket(
     first = await running.send(get("/v1/holder"))
     holder = await upstream.call()
     held = await running.send(post(b"1" * 900))
-    await running.shows(waiters=1, held_bytes=900)
+    await running.wait_until(waiters=1, held_bytes=900)
     bodies = [b"2" * 200, b"3" * 100_000]
     waiting = []
     for number, body in enumerate(bodies, 2):
         waiting.append(await running.send(post(body)))
-        await running.shows(waiters=number, held_bytes=900)
-    await holder.answer(answer())
-    await first.answer()
+        await running.wait_until(waiters=number, held_bytes=900)
+    await holder.respond(response())
+    await first.response()
     for client, body in zip([held, *waiting], [b"1" * 900, *bodies], strict=True):
         call = await upstream.call()
-        assert await call.rest() == body
-        await call.answer(answer())
-        assert (await client.answer()).status == 200
+        assert await call.read_rest() == body
+        await call.respond(response())
+        assert (await client.response()).status == 200
 
 
 async def test_upload_that_grows_too_large_is_refused_while_it_is_sent(
@@ -341,12 +341,12 @@ async def test_upload_that_grows_too_large_is_refused_while_it_is_sent(
     running = await gate(MAX_BODY_SIZE=MEGABYTE)
     client = await running.send(START_CHUNKED, chunk(b"x" * 1000))
     call = await upstream.call()
-    await call.exactly(b"x" * 1000)
+    await call.expect_body(b"x" * 1000)
     client.send(*[chunk(PIECE)] * 64)
-    got = await client.answer()
+    got = await client.response()
     assert (got.status, got.reason) == (413, "body_too_large")
     assert got.head["connection"] == "close"
-    await call.gone()
+    await call.ended()
     assert not call.wire.received.endswith(LAST_CHUNK)
 
 
@@ -354,28 +354,28 @@ async def test_broken_uploads_touch_no_other(gate: StartGate, upstream: Upstream
     running = await gate()
     whole = await running.send(START_CHUNKED, chunk(FORM[:1000]))
     call = await upstream.call()
-    await call.exactly(FORM[:1000])
+    await call.expect_body(FORM[:1000])
     for ending in (b"", b"zz\r\n", b"5\r\n123"):
         await breaks(running, upstream, ending)
         whole.send(chunk(FORM[1000:2000]))
-        await call.exactly(FORM[1000:2000])
+        await call.expect_body(FORM[1000:2000])
     whole.send(chunk(FORM[2000:]), LAST_CHUNK)
-    assert await call.rest() == FORM[2000:]
-    await call.answer(answer())
-    assert (await whole.answer()).status == 200
+    assert await call.read_rest() == FORM[2000:]
+    await call.respond(response())
+    assert (await whole.response()).status == 200
 
 
 async def breaks(running: Gate, upstream: Upstream, ending: bytes) -> None:
     """An upload that ends so; upstream is never told that it had all of it."""
     client = await running.send(START_CHUNKED, chunk(FORM[:1000]))
     call = await upstream.call()
-    await call.exactly(FORM[:1000])
+    await call.expect_body(FORM[:1000])
     client.send(ending)
     if ending == b"zz\r\n":
-        assert (await client.answer()).status == 400
+        assert (await client.response()).status == 400
     else:
-        client.leave()
-    await call.gone()
+        client.disconnect()
+    await call.ended()
     assert not call.wire.received.endswith(LAST_CHUNK)
 
 
@@ -419,11 +419,11 @@ async def test_binary_answer_arrives_byte_for_byte(
     call = await upstream.call()
     assert call.head["range"] == "bytes=8-107"
     framing = "Transfer-Encoding: chunked" if chunked else f"Content-Length: {len(body)}"
-    call.send(answer_head(*lines, framing, status=status))
+    call.send(response_head(*lines, framing, status=status))
     for at in range(0, len(body), 40_000):
         call.send(chunk(body[at : at + 40_000]) if chunked else body[at : at + 40_000])
     call.send(LAST_CHUNK if chunked else b"")
-    got = await client.answer()
+    got = await client.response()
     assert (got.head.start, got.body) == (f"HTTP/1.1 {status}", body)
     crossed = [line for line in got.head.fields if line[0] not in ADDED]
     sent = [tuple(line.lower().split(": ", 1)) for line in [*lines, framing]]
@@ -433,15 +433,15 @@ async def test_binary_answer_arrives_byte_for_byte(
 async def test_speech_is_passed_on_as_it_is_made(gate: StartGate, upstream: Upstream) -> None:
     client = await (await gate()).send(post(target="/v1/audio/speech"))
     call = await upstream.call()
-    call.send(answer_head("Transfer-Encoding: chunked", "Content-Type: audio/mpeg"))
+    call.send(response_head("Transfer-Encoding: chunked", "Content-Type: audio/mpeg"))
     for number in range(5):
         piece = b"\xff\xfb\n\n" + bytes([number]) * 400
         call.send(chunk(piece))
         if not number:
             assert (await client.head())["content-type"] == "audio/mpeg"
-        await client.exactly(piece)
+        await client.expect_body(piece)
     call.send(LAST_CHUNK)
-    assert await client.rest() == b""
+    assert await client.read_rest() == b""
 
 
 @pytest.mark.parametrize(
@@ -456,7 +456,7 @@ async def test_head_of_a_file_tells_its_length(
     gate: StartGate, upstream: Upstream, lines: list[str]
 ) -> None:
     client = await (await gate()).connect()
-    upstream.reply = answer_head(*lines)
+    upstream.reply = response_head(*lines)
     for _ in range(2):
-        got = await client.ask(request("HEAD", "/v1/files/f-1/content"))
+        got = await client.request(request("HEAD", "/v1/files/f-1/content"))
         assert set(lines) <= set(got.head.lines)

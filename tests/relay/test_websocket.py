@@ -12,7 +12,7 @@ from aiohttp import ClientSession, WSMsgType, web
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rustygate.relay import websocket as bridge
+from rustygate.relay import websocket
 from rustygate.system.tls import unsent_bytes
 from tests.conftest import StartGate
 from tests.support.certificates import Authority
@@ -21,11 +21,11 @@ from tests.support.http import (
     CLIENT_KEY,
     LAST_CHUNK,
     UPSTREAM_KEY,
-    answer,
-    answer_head,
     chat,
     chunk,
     get,
+    response,
+    response_head,
 )
 from tests.support.upstream import Call, Upstream, loopback_socket, url_of
 from tests.support.waiting import A_SECOND_S, soon
@@ -40,14 +40,14 @@ from tests.support.websocket import (
     PONG,
     TEXT,
     Frame,
-    Socket,
-    agreed,
-    agreement,
+    WebSocketEnd,
+    accept_handshake,
+    accept_key,
     close_payload,
     frame,
-    opened,
-    opening,
-    proof,
+    handshake,
+    handshake_response,
+    open_websocket,
 )
 from tests.support.wire import Wire
 
@@ -70,7 +70,7 @@ async def test_opening_goes_up_as_a_request_does(gate: StartGate, upstream: Upst
         "X-RustyGate-Client: search",
     ]
     running = await gate(OPENAI_PROJECT_ID="proj-1")
-    client, call = await agreed(running, upstream, request=opening(*lines))
+    client, call = await accept_handshake(running, upstream, request=handshake(*lines))
     assert (await client.head()).status == 101
     assert call.head.start == "GET /v1/realtime?model=gpt-realtime HTTP/1.1"
     nonce = call.head["sec-websocket-key"]
@@ -94,7 +94,7 @@ async def test_opening_goes_up_as_a_request_does(gate: StartGate, upstream: Upst
 
 async def test_answer_comes_down_as_others_do(gate: StartGate, upstream: Upstream) -> None:
     lines = ["x-request-id: req_1", "Set-Cookie: a=b", "Date: now", "Server: cloudflare"]
-    client, _ = await agreed(await gate(), upstream, *lines)
+    client, _ = await accept_handshake(await gate(), upstream, *lines)
     head = await client.head()
     assert head.start == "HTTP/1.1 101 Switching Protocols"
     timing = head["server-timing"]
@@ -103,7 +103,7 @@ async def test_answer_comes_down_as_others_do(gate: StartGate, upstream: Upstrea
         [
             ("connection", "Upgrade"),
             ("date", "now"),
-            ("sec-websocket-accept", proof(CLIENT_NONCE)),
+            ("sec-websocket-accept", accept_key(CLIENT_NONCE)),
             ("server", "cloudflare"),
             ("server-timing", timing),
             ("upgrade", "websocket"),
@@ -118,17 +118,19 @@ async def test_client_is_not_answered_before_upstream_agrees(
     gate: StartGate, upstream: Upstream
 ) -> None:
     running = await gate()
-    client = await running.send(opening())
+    client = await running.send(handshake())
     call = await upstream.call()
     assert bytes(client.wire.received) == b""
     assert running.snapshot()["in_flight"] == 1
-    call.send(agreement(call.head))
+    call.send(handshake_response(call.head))
     assert (await client.head()).status == 101
 
 
 async def test_any_path_may_be_a_websocket(gate: StartGate, upstream: Upstream) -> None:
     for target in ("/v1/responses", "/v1/other/path?a=%2F"):
-        client, call = await agreed(await gate(), upstream, request=opening(target=target))
+        client, call = await accept_handshake(
+            await gate(), upstream, request=handshake(target=target)
+        )
         assert ((await client.head()).status, call.target) == (101, target)
 
 
@@ -162,8 +164,8 @@ async def test_subprotocols_cross_but_keys_are_exchanged(
     told: str | None,
 ) -> None:
     lines = [] if chosen is None else [f"Sec-WebSocket-Protocol: {chosen}"]
-    asked = opening(f"Sec-WebSocket-Protocol: {offered}")
-    client, call = await agreed(await gate(), upstream, *lines, request=asked)
+    asked = handshake(f"Sec-WebSocket-Protocol: {offered}")
+    client, call = await accept_handshake(await gate(), upstream, *lines, request=asked)
     assert call.head["sec-websocket-protocol"] == sent
     assert (await client.head()).all("sec-websocket-protocol") == ([] if told is None else [told])
     assert CLIENT_KEY.encode() not in call.wire.received
@@ -174,17 +176,17 @@ async def test_subprotocols_cross_but_keys_are_exchanged(
     [
         get("/v1/realtime", "Connection: Upgrade", "Upgrade: h2c"),
         get("/v1/realtime", "Upgrade: websocket", "Sec-WebSocket-Version: 13"),
-        opening("Upgrade: websocket, h2c"),
-        opening().replace(b"GET", b"POST"),
-        opening().replace(b"HTTP/1.1", b"HTTP/1.0"),
+        handshake("Upgrade: websocket, h2c"),
+        handshake().replace(b"GET", b"POST"),
+        handshake().replace(b"HTTP/1.1", b"HTTP/1.0"),
     ],
     ids=["another protocol", "no Connection", "a choice", "POST", "HTTP/1.0"],
 )
 async def test_other_upgrades_are_stripped(
     gate: StartGate, upstream: Upstream, request_: bytes
 ) -> None:
-    upstream.reply = answer(b"plain")
-    got = await (await gate()).ask(request_)
+    upstream.reply = response(b"plain")
+    got = await (await gate()).request(request_)
     assert (got.status, got.body) == (200, b"plain")
     names = {name for name, _ in upstream.calls[0].head.fields}
     assert names == {"host", "authorization"}
@@ -193,20 +195,20 @@ async def test_other_upgrades_are_stripped(
 @pytest.mark.parametrize(
     "request_",
     [
-        opening("Sec-WebSocket-Version: 8"),
+        handshake("Sec-WebSocket-Version: 8"),
         get("/v1/x", "Connection: Upgrade", "Upgrade: websocket"),
-        opening("Sec-WebSocket-Key: c2hvcnQ="),
-        opening("Sec-WebSocket-Key: \xe4"),
-        opening("Sec-WebSocket-Protocol: a b"),
-        opening("Content-Length: 2") + b"{}",
-        opening("Transfer-Encoding: chunked") + LAST_CHUNK,
+        handshake("Sec-WebSocket-Key: c2hvcnQ="),
+        handshake("Sec-WebSocket-Key: \xe4"),
+        handshake("Sec-WebSocket-Protocol: a b"),
+        handshake("Content-Length: 2") + b"{}",
+        handshake("Transfer-Encoding: chunked") + LAST_CHUNK,
     ],
     ids=["version", "nothing", "short key", "odd key", "odd protocol", "body", "chunked body"],
 )
 async def test_malformed_opening_is_refused(
     gate: StartGate, upstream: Upstream, request_: bytes
 ) -> None:
-    got = await (await gate()).ask(request_)
+    got = await (await gate()).request(request_)
     assert (got.status, got.reason) == (400, "bad_request")
     assert got.head["sec-websocket-version"] == "13"
     assert upstream.calls == []
@@ -215,25 +217,25 @@ async def test_malformed_opening_is_refused(
 async def test_connection_of_a_refused_opening_serves_on(
     gate: StartGate, upstream: Upstream
 ) -> None:
-    upstream.reply = answer(b"next")
+    upstream.reply = response(b"next")
     client = await (await gate()).connect()
-    assert (await client.ask(opening("Sec-WebSocket-Version: 8"))).status == 400
-    assert (await client.ask(get())).body == b"next"
+    assert (await client.request(handshake("Sec-WebSocket-Version: 8"))).status == 400
+    assert (await client.request(get())).body == b"next"
 
 
 async def test_page_that_is_not_listed_opens_none(gate: StartGate, upstream: Upstream) -> None:
     running = await gate(CORS_ALLOW_ORIGINS="http://localhost:3000")
-    got = await running.ask(opening("Origin: https://elsewhere.example"))
+    got = await running.request(handshake("Origin: https://elsewhere.example"))
     assert (got.status, got.reason) == (403, "origin_not_allowed")
     assert upstream.calls == []
-    asked = opening("Origin: http://localhost:3000")
-    client, call = await agreed(running, upstream, request=asked)
+    asked = handshake("Origin: http://localhost:3000")
+    client, call = await accept_handshake(running, upstream, request=asked)
     assert (await client.head()).status == 101
     assert "origin" not in call.head
 
 
 async def test_websocket_elsewhere_is_not_found(gate: StartGate, upstream: Upstream) -> None:
-    got = await (await gate()).ask(opening(target="/realtime"))
+    got = await (await gate()).request(handshake(target="/realtime"))
     assert (got.status, got.reason) == (404, "not_found")
     assert upstream.calls == []
 
@@ -256,34 +258,34 @@ async def test_refusal_of_upstream_passes_whole(
 ) -> None:
     body = b'{"error":  {"message": "no", "code": "insufficient_quota"}}'
     lines = ["Content-Type: application/json", "Retry-After: 7", "Location: /elsewhere"]
-    upstream.reply = answer(body, *lines, status=status)
+    upstream.reply = response(body, *lines, status=status)
     running = await gate()
     client = await running.connect()
-    got = await client.ask(opening())
+    got = await client.request(handshake())
     assert (got.head.start, got.body, got.reason) == (f"HTTP/1.1 {status}", body, None)
     assert (got.head["retry-after"], got.head["location"]) == ("7", "/elsewhere")
     assert len(upstream.calls) == 1
-    assert (await client.ask(get())).body == body
+    assert (await client.request(get())).body == body
     assert (await running.settled(2))[0]["outcome"] == "ok"
 
 
 async def test_refusal_that_streams_is_streamed(gate: StartGate, upstream: Upstream) -> None:
-    client = await (await gate()).send(opening())
+    client = await (await gate()).send(handshake())
     call = await upstream.call()
-    call.send(answer_head("Transfer-Encoding: chunked", status="403 No"), chunk(b"first"))
+    call.send(response_head("Transfer-Encoding: chunked", status="403 No"), chunk(b"first"))
     assert (await client.head()).status == 403
-    await client.exactly(b"first")
+    await client.expect_body(b"first")
     call.send(LAST_CHUNK)
-    assert await client.rest() == b""
+    assert await client.read_rest() == b""
 
 
 async def test_upstream_that_is_busy_is_tried_again(gate: StartGate, upstream: Upstream) -> None:
-    client = await (await gate()).send(opening())
+    client = await (await gate()).send(handshake())
     call = await upstream.call()
     body = b'{"error": {"code": "rate_limit_exceeded"}}'
-    await call.answer(answer(body, "retry-after-ms: 1", status="429 Too Many Requests"))
+    await call.respond(response(body, "retry-after-ms: 1", status="429 Too Many Requests"))
     call = await upstream.call()
-    call.send(agreement(call.head))
+    call.send(handshake_response(call.head))
     head = await client.head()
     assert (head.status, head["x-rustygate-attempts"]) == (101, "2")
 
@@ -292,7 +294,7 @@ async def test_upstream_that_is_busy_is_tried_again(gate: StartGate, upstream: U
     "lines",
     [
         ["Sec-WebSocket-Accept: x"],
-        [f"Sec-WebSocket-Accept: {proof(CLIENT_NONCE)}"],
+        [f"Sec-WebSocket-Accept: {accept_key(CLIENT_NONCE)}"],
         ["Sec-WebSocket-Protocol: unasked"],
         ["Sec-WebSocket-Extensions: permessage-deflate"],
         ["Upgrade: h2c"],
@@ -305,10 +307,10 @@ async def test_agreement_that_does_not_fit_is_an_error(
     gate: StartGate, upstream: Upstream, lines: list[str]
 ) -> None:
     running = await gate()
-    client, call = await agreed(running, upstream, *lines)
-    got = await client.answer()
+    client, call = await accept_handshake(running, upstream, *lines)
+    got = await client.response()
     assert (got.status, got.reason) == (502, "upstream_disconnected")
-    await call.gone(A_SECOND_S)
+    await call.ended(A_SECOND_S)
     assert len(upstream.calls) == 1
     assert (await running.settled())[0]["outcome"] == "upstream_error"
 
@@ -319,7 +321,7 @@ async def test_agreement_to_what_was_no_opening_is_an_error(
     client = await (await gate()).send(get())
     call = await upstream.call()
     call.send(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n")
-    assert (await client.answer()).reason == "upstream_disconnected"
+    assert (await client.response()).reason == "upstream_disconnected"
 
 
 async def test_upstream_that_cannot_be_reached_is_tried_again(
@@ -327,7 +329,7 @@ async def test_upstream_that_cannot_be_reached_is_tried_again(
 ) -> None:
     sock = loopback_socket()
     running = await gate(OPENAI_BASE_URL=url_of(sock), RATE_LIMIT="0.001", RATE_LIMIT_BURST=1)
-    got = await running.ask(opening())
+    got = await running.request(handshake())
     assert (got.status, got.reason) == (502, "upstream_unreachable")
     assert (await running.settled())[0]["attempts"] == 3
     sock.close()
@@ -336,17 +338,17 @@ async def test_upstream_that_cannot_be_reached_is_tried_again(
 async def test_upstream_that_leaves_unanswered_is_tried_again(
     gate: StartGate, upstream: Upstream
 ) -> None:
-    client = await (await gate()).send(opening())
+    client = await (await gate()).send(handshake())
     (await upstream.call()).close()
     call = await upstream.call()
-    call.send(agreement(call.head))
+    call.send(handshake_response(call.head))
     assert (await client.head())["x-rustygate-attempts"] == "2"
 
 
 async def test_upstream_that_does_not_answer_is_given_up(
     gate: StartGate, upstream: Upstream
 ) -> None:
-    got = await (await gate(UPSTREAM_READ_TIMEOUT=0.2)).ask(opening())
+    got = await (await gate(UPSTREAM_READ_TIMEOUT=0.2)).request(handshake())
     assert (got.status, got.reason) == (504, "upstream_timeout")
 
 
@@ -356,12 +358,12 @@ async def test_pooled_connection_may_become_a_websocket(
     running = await gate()
     client = await running.send(get())
     first = await upstream.call()
-    await first.answer(answer())
-    await client.answer()
-    socket, far = await opened(running, upstream)
+    await first.respond(response())
+    await client.response()
+    socket, far = await open_websocket(running, upstream)
     assert far.wire is first.wire
     socket.send(b"hello")
-    await far.gets(b"hello")
+    await far.expect(b"hello")
 
 
 # Admission.
@@ -369,25 +371,25 @@ async def test_pooled_connection_may_become_a_websocket(
 
 async def test_websocket_is_in_flight_until_it_ends(gate: StartGate, upstream: Upstream) -> None:
     running = await gate(CONCURRENCY_LIMIT=1)
-    client, far = await opened(running, upstream)
-    waiting = await running.send(opening())
-    await running.shows(in_flight=1, waiters=1)
+    client, far = await open_websocket(running, upstream)
+    waiting = await running.send(handshake())
+    await running.wait_until(in_flight=1, waiters=1)
     client.close()
-    await far.closed()
+    await far.close_frame()
     far.close()
-    await client.closed()
+    await client.close_frame()
     call = await upstream.call()
-    call.send(agreement(call.head))
+    call.send(handshake_response(call.head))
     assert (await waiting.head()).status == 101
-    await running.shows(in_flight=1, waiters=0)
+    await running.wait_until(in_flight=1, waiters=0)
 
 
 async def test_websocket_takes_a_unit_and_may_wait_in_vain(
     gate: StartGate, upstream: Upstream
 ) -> None:
     running = await gate(RATE_LIMIT="0.001", RATE_LIMIT_BURST=1)
-    await opened(running, upstream)
-    got = await running.ask(opening())
+    await open_websocket(running, upstream)
+    got = await running.request(handshake())
     assert (got.status, got.reason) == (429, "queue_timeout")
 
 
@@ -395,11 +397,11 @@ async def test_client_that_leaves_the_queue_frees_its_place(
     gate: StartGate, upstream: Upstream
 ) -> None:
     running = await gate(CONCURRENCY_LIMIT=1)
-    await opened(running, upstream)
-    waiting = await running.send(opening())
-    await running.shows(waiters=1)
-    waiting.leave()
-    await running.shows(waiters=0)
+    await open_websocket(running, upstream)
+    waiting = await running.send(handshake())
+    await running.wait_until(waiters=1)
+    waiting.disconnect()
+    await running.wait_until(waiters=0)
     assert len(upstream.calls) == 1
 
 
@@ -407,11 +409,11 @@ async def test_client_that_leaves_during_the_opening_takes_it_along(
     gate: StartGate, upstream: Upstream
 ) -> None:
     running = await gate()
-    client = await running.send(opening())
+    client = await running.send(handshake())
     call = await upstream.call()
-    client.leave()
-    await call.gone(A_SECOND_S)
-    await running.shows(in_flight=0)
+    client.disconnect()
+    await call.ended(A_SECOND_S)
+    await running.wait_until(in_flight=0)
 
 
 # Frames.
@@ -436,7 +438,7 @@ PIECES: dict[str, list[tuple[bytes, int, bool]]] = {
 async def test_frames_pass_as_they_are(
     gate: StartGate, upstream: Upstream, way: str, pieces: list[tuple[bytes, int, bool]]
 ) -> None:
-    client, far = await opened(await gate(), upstream)
+    client, far = await open_websocket(await gate(), upstream)
     sender, taker = (client, far) if way == "up" else (far, client)
     for payload, opcode, final in pieces:
         sender.send(payload, opcode, final=final)
@@ -444,28 +446,28 @@ async def test_frames_pass_as_they_are(
 
 
 async def test_mask_of_the_client_is_kept(gate: StartGate, upstream: Upstream) -> None:
-    client, far = await opened(await gate(), upstream)
+    client, far = await open_websocket(await gate(), upstream)
     client.send(b"hello")
     assert (await far.frame()).raw == frame(b"hello", mask=MASK)
 
 
 async def test_frame_that_comes_in_bytes_passes(gate: StartGate, upstream: Upstream) -> None:
-    client, far = await opened(await gate(), upstream)
+    client, far = await open_websocket(await gate(), upstream)
     for data, sender, taker in (
         (frame(b"x" * 200, mask=MASK), client, far),
         (frame(b"y" * 200), far, client),
     ):
         for byte in data:
-            await sender.wire.push(bytes([byte]))
+            await sender.wire.send_all(bytes([byte]))
         assert (await taker.frame()).raw == data
 
 
 async def test_payload_does_not_wait_for_its_end(gate: StartGate, upstream: Upstream) -> None:
-    client, far = await opened(await gate(), upstream)
+    client, far = await open_websocket(await gate(), upstream)
     data = frame(b"x" * 100_000)
     far.wire.send(data[:50_000])
     async with soon():
-        assert len(await client.wire.some()) > 0
+        assert len(await client.wire.read_some()) > 0
     far.wire.send(data[50_000:])
 
 
@@ -474,29 +476,29 @@ async def test_what_comes_with_the_agreement_is_not_lost(
     gate: StartGate, upstream: Upstream, count: int
 ) -> None:
     early = [b"x" * 3000 + b"%d" % number for number in range(count)]
-    asked = opening() + b"".join(frame(text, mask=MASK) for text in early)
+    asked = handshake() + b"".join(frame(text, mask=MASK) for text in early)
     client = await (await gate()).send(asked)
     call = await upstream.call()
-    call.send(agreement(call.head), *map(frame, early))
+    call.send(handshake_response(call.head), *map(frame, early))
     assert (await client.head()).status == 101
-    near, far = Socket(client.wire, masks=True), Socket(call.wire, masks=False)
+    near, far = WebSocketEnd(client.wire, masks=True), WebSocketEnd(call.wire, masks=False)
     for text in early:
-        await near.gets(text)
-        await far.gets(text)
+        await near.expect(text)
+        await far.expect(text)
 
 
 async def test_whole_conversation_may_come_with_the_agreement(
     gate: StartGate, upstream: Upstream
 ) -> None:
     running = await gate()
-    client = await running.send(opening())
+    client = await running.send(handshake())
     call = await upstream.call()
-    call.send(agreement(call.head), frame(b"only"), frame(close_payload(1000), CLOSE))
+    call.send(handshake_response(call.head), frame(b"only"), frame(close_payload(1000), CLOSE))
     call.close()
     assert (await client.head()).status == 101
-    near = Socket(client.wire, masks=True)
-    await near.gets(b"only")
-    assert (await near.closed()).code == 1000
+    near = WebSocketEnd(client.wire, masks=True)
+    await near.expect(b"only")
+    assert (await near.close_frame()).code == 1000
     assert await near.ended() == "closed"
     assert (await running.settled())[0]["outcome"] == "ok"
 
@@ -504,17 +506,17 @@ async def test_whole_conversation_may_come_with_the_agreement(
 async def test_silence_does_not_end_it(gate: StartGate, upstream: Upstream) -> None:
     """Others are given up meanwhile, one after the other."""
     running = await gate(UPSTREAM_READ_TIMEOUT=0.2)
-    client, far = await opened(running, upstream)
+    client, far = await open_websocket(running, upstream)
     for _ in range(3):
-        assert (await running.ask(get())).status == 504
+        assert (await running.request(get())).status == 504
     client.send(b"still here")
-    await far.gets(b"still here")
+    await far.expect(b"still here")
     far.send(b"me too")
-    await client.gets(b"me too")
+    await client.expect(b"me too")
 
 
 async def test_compressed_frames_pass_as_they_are(gate: StartGate, upstream: Upstream) -> None:
-    client, far = await opened(await gate(), upstream, compressed=True)
+    client, far = await open_websocket(await gate(), upstream, compressed=True)
     for sender, taker in ((client, far), (far, client)):
         sender.send(b"\xaaV\xca\xff", TEXT, reserved=4)
         assert await taker.frame() == Frame(TEXT, b"\xaaV\xca\xff", reserved=4)
@@ -523,21 +525,21 @@ async def test_compressed_frames_pass_as_they_are(gate: StartGate, upstream: Ups
 async def test_compression_that_upstream_declines_is_declined(
     gate: StartGate, upstream: Upstream
 ) -> None:
-    client, call = await agreed(await gate(), upstream, request=opening(COMPRESSION))
+    client, call = await accept_handshake(await gate(), upstream, request=handshake(COMPRESSION))
     assert call.head["sec-websocket-extensions"] == "permessage-deflate"
     assert "sec-websocket-extensions" not in await client.head()
 
 
 async def test_many_at_once_do_not_mix(gate: StartGate, upstream: Upstream) -> None:
     running = await gate()
-    pairs = [await opened(running, upstream) for _ in range(50)]
+    pairs = [await open_websocket(running, upstream) for _ in range(50)]
     assert running.snapshot()["in_flight"] == 50
     for number, (client, far) in enumerate(pairs):
         client.send(b"up %d" % number)
         far.send(b"down %d" % number)
     for number, (client, far) in enumerate(pairs):
-        await far.gets(b"up %d" % number)
-        await client.gets(b"down %d" % number)
+        await far.expect(b"up %d" % number)
+        await client.expect(b"down %d" % number)
 
 
 texts = st.tuples(st.just(TEXT), st.text().map(str.encode))
@@ -546,14 +548,14 @@ messages = st.lists(st.tuples(st.booleans(), texts | binaries), max_size=12)
 
 
 async def test_whatever_is_said_arrives(gate: StartGate, upstream: Upstream) -> None:
-    client, far = await opened(await gate(), upstream)
+    client, far = await open_websocket(await gate(), upstream)
     loop = asyncio.get_running_loop()
 
     async def say(said: list[tuple[bool, tuple[int, bytes]]]) -> None:
         for up, (opcode, payload) in said:
             (client if up else far).send(payload, opcode)
         for up, (opcode, payload) in said:
-            await (far if up else client).gets(payload, opcode)
+            await (far if up else client).expect(payload, opcode)
 
     @settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
     @given(messages)
@@ -574,7 +576,7 @@ async def taken_from(wire: Wire, piece: bytes, stalled_s: float = 0.3) -> int:
     while sent < FLOOD:
         try:
             async with asyncio.timeout(stalled_s):
-                await wire.push(piece)
+                await wire.send_all(piece)
         except TimeoutError:
             break
         sent += len(piece)
@@ -586,47 +588,47 @@ async def test_side_that_does_not_read_pauses_the_other(
     gate: StartGate, upstream: Upstream, way: str
 ) -> None:
     running = await gate()
-    client, far = await opened(running, upstream)
+    client, far = await open_websocket(running, upstream)
     sender, taker = (client, far) if way == "up" else (far, client)
     piece = frame(b"x" * 60_000, BINARY, mask=MASK if way == "up" else b"")
-    taker.wire.stop_reading()
+    taker.wire.pause_reading()
     sent = await taken_from(sender.wire, piece)
     assert sent < 12 * MEGABYTE
     # The other way is open.
     taker.send(b"meanwhile")
-    await sender.gets(b"meanwhile")
-    taker.wire.go_on_reading()
+    await sender.expect(b"meanwhile")
+    taker.wire.resume_reading()
     for _ in range(sent // len(piece)):
-        await taker.gets(b"x" * 60_000, BINARY)
+        await taker.expect(b"x" * 60_000, BINARY)
 
 
 async def test_client_that_does_not_even_read_its_answer_pauses_upstream(
     gate: StartGate, upstream: Upstream
 ) -> None:
     client = await (await gate()).connect(receive_buffer=4096)
-    client.wire.stop_reading()
-    client.send(opening())
+    client.wire.pause_reading()
+    client.send(handshake())
     call = await upstream.call()
     piece = frame(b"x" * 60_000, BINARY)
-    call.send(agreement(call.head), piece * 10)
+    call.send(handshake_response(call.head), piece * 10)
     sent = 10 * len(piece) + await taken_from(call.wire, piece)
     assert sent < 12 * MEGABYTE
-    client.wire.go_on_reading()
+    client.wire.resume_reading()
     await client.head()
-    near = Socket(client.wire, masks=True)
+    near = WebSocketEnd(client.wire, masks=True)
     for _ in range(sent // len(piece)):
-        await near.gets(b"x" * 60_000, BINARY)
+        await near.expect(b"x" * 60_000, BINARY)
 
 
 async def test_client_that_leaves_while_it_is_not_read_is_missed(
     gate: StartGate, upstream: Upstream
 ) -> None:
     running = await gate()
-    client, far = await opened(running, upstream)
-    far.wire.stop_reading()
+    client, far = await open_websocket(running, upstream)
+    far.wire.pause_reading()
     await taken_from(client.wire, frame(b"x" * 60_000, BINARY, mask=MASK))
     client.wire.reset()
-    await running.shows(in_flight=0)
+    await running.wait_until(in_flight=0)
     assert (await running.settled())[0]["outcome"] == "client_left"
 
 
@@ -649,7 +651,7 @@ async def test_close_codes_and_reasons_pass(
     gate: StartGate, upstream: Upstream, way: str, code: int | None, reason: str
 ) -> None:
     running = await gate()
-    client, far = await opened(running, upstream)
+    client, far = await open_websocket(running, upstream)
     sender, taker = (client, far) if way == "up" else (far, client)
     sender.close(code, reason)
     assert await taker.frame() == Frame(CLOSE, close_payload(code, reason))
@@ -664,43 +666,43 @@ async def test_close_codes_and_reasons_pass(
 async def test_what_is_sent_before_the_answering_close_passes(
     gate: StartGate, upstream: Upstream, way: str
 ) -> None:
-    client, far = await opened(await gate(), upstream)
+    client, far = await open_websocket(await gate(), upstream)
     sender, taker = (client, far) if way == "up" else (far, client)
     sender.close()
-    await taker.closed()
+    await taker.close_frame()
     taker.send(b"one more")
     taker.send(b"", PONG)
     taker.close()
-    await sender.gets(b"one more")
-    await sender.gets(b"", PONG)
-    await sender.closed()
+    await sender.expect(b"one more")
+    await sender.expect(b"", PONG)
+    await sender.close_frame()
 
 
 @pytest.mark.parametrize("way", ["up", "down"])
 async def test_what_is_sent_after_a_close_does_not_pass(
     gate: StartGate, upstream: Upstream, way: str
 ) -> None:
-    client, far = await opened(await gate(), upstream)
+    client, far = await open_websocket(await gate(), upstream)
     sender, taker = (client, far) if way == "up" else (far, client)
     sender.close()
     sender.send(b"too late")
-    await taker.closed()
+    await taker.close_frame()
     taker.close()
-    await sender.closed()
-    assert await taker.cut() == b""
+    await sender.close_frame()
+    assert await taker.read_until_end() == b""
 
 
 @pytest.mark.parametrize("way", ["up", "down"])
 async def test_close_that_is_not_answered_ends_all_the_same(
     gate: StartGate, upstream: Upstream, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bridge, "CLOSE_PATIENCE_S", 0.1)
+    monkeypatch.setattr(websocket, "CLOSE_TIMEOUT_S", 0.1)
     running = await gate()
-    client, far = await opened(running, upstream)
+    client, far = await open_websocket(running, upstream)
     sender, taker = (client, far) if way == "up" else (far, client)
     sender.close()
-    await taker.closed()
-    assert (await sender.cut(), await taker.cut()) == (b"", b"")
+    await taker.close_frame()
+    assert (await sender.read_until_end(), await taker.read_until_end()) == (b"", b"")
     assert (await running.settled())[0]["outcome"] == "ok"
 
 
@@ -709,12 +711,12 @@ async def test_side_that_leaves_instead_of_answering_a_close_ends_it(
     gate: StartGate, upstream: Upstream, way: str
 ) -> None:
     running = await gate()
-    client, far = await opened(running, upstream)
+    client, far = await open_websocket(running, upstream)
     sender, taker = (client, far) if way == "up" else (far, client)
     sender.close()
-    await taker.closed()
+    await taker.close_frame()
     taker.wire.close()
-    assert await sender.cut() == b""
+    assert await sender.read_until_end() == b""
     assert (await running.settled())[0]["outcome"] == "ok"
 
 
@@ -728,13 +730,13 @@ async def test_upstream_that_breaks_off_cuts_the_client(
 ) -> None:
     """What came before arrives; a Close frame would look like a good end."""
     running = await gate()
-    client, far = await opened(running, upstream)
-    await far.wire.push(sent)
+    client, far = await open_websocket(running, upstream)
+    await far.wire.send_all(sent)
     if sent:
         async with soon():
-            assert await client.wire.some() == sent
+            assert await client.wire.read_some() == sent
     far.wire.close() if how == "close" else far.wire.reset()
-    assert await client.cut() == b""
+    assert await client.read_until_end() == b""
     [line] = await running.settled()
     assert (line["outcome"], line["reason"]) == ("aborted", "upstream_disconnected")
     assert line["bytes"] == len(sent)
@@ -743,15 +745,15 @@ async def test_upstream_that_breaks_off_cuts_the_client(
 async def test_what_upstream_sent_before_it_broke_off_arrives(
     gate: StartGate, upstream: Upstream
 ) -> None:
-    client, far = await opened(await gate(), upstream)
-    client.wire.stop_reading()
+    client, far = await open_websocket(await gate(), upstream)
+    client.wire.pause_reading()
     for number in range(200):
         far.send(b"x" * 1000 + b"%d" % number)
     far.wire.close()
-    client.wire.go_on_reading()
+    client.wire.resume_reading()
     for number in range(200):
-        await client.gets(b"x" * 1000 + b"%d" % number)
-    assert await client.cut() == b""
+        await client.expect(b"x" * 1000 + b"%d" % number)
+    assert await client.read_until_end() == b""
 
 
 @pytest.mark.parametrize("how", ["close", "reset"])
@@ -759,10 +761,10 @@ async def test_client_that_leaves_takes_upstream_along(
     gate: StartGate, upstream: Upstream, how: str
 ) -> None:
     running = await gate()
-    client, far = await opened(running, upstream)
+    client, far = await open_websocket(running, upstream)
     client.wire.close() if how == "close" else client.wire.reset()
-    assert await far.cut() == b""
-    await running.shows(in_flight=0)
+    assert await far.read_until_end() == b""
+    await running.wait_until(in_flight=0)
     [line] = await running.settled()
     assert (line["outcome"], line["status"]) == ("client_left", 101)
 
@@ -772,11 +774,11 @@ async def test_client_that_leaves_while_it_does_not_read_takes_upstream_along(
 ) -> None:
     """What it was owed still stands in the gate then."""
     running = await gate()
-    client, far = await opened(running, upstream)
-    client.wire.stop_reading()
+    client, far = await open_websocket(running, upstream)
+    client.wire.pause_reading()
     await taken_from(far.wire, frame(b"x" * 60_000, BINARY))
     client.wire.half_close()
-    await running.shows(in_flight=0)
+    await running.wait_until(in_flight=0)
     await far.ended()
 
 
@@ -785,24 +787,24 @@ async def test_client_that_leaves_while_it_does_not_read_takes_upstream_along(
 
 async def test_drain_lets_a_websocket_finish(gate: StartGate, upstream: Upstream) -> None:
     running = await gate()
-    client, far = await opened(running, upstream)
+    client, far = await open_websocket(running, upstream)
     draining = asyncio.create_task(running.daemon.drain())
     client.send(b"hello")
-    await far.gets(b"hello")
+    await far.expect(b"hello")
     client.close()
-    await far.closed()
+    await far.close_frame()
     far.close()
-    await client.closed()
+    await client.close_frame()
     await draining
     assert (await running.settled())[0]["outcome"] == "ok"
 
 
 async def test_drain_ends_with_going_away(gate: StartGate, upstream: Upstream) -> None:
     running = await gate(DRAIN_TIMEOUT=0)
-    client, far = await opened(running, upstream)
+    client, far = await open_websocket(running, upstream)
     draining = asyncio.create_task(running.daemon.drain())
     for side in (client, far):
-        assert (await side.closed()).code == 1001
+        assert (await side.close_frame()).code == 1001
         side.close(1001)
         side.wire.close()
     async with soon():
@@ -814,42 +816,42 @@ async def test_drain_ends_with_going_away(gate: StartGate, upstream: Upstream) -
 async def test_drain_does_not_wait_for_who_stays(
     gate: StartGate, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bridge, "LINGER_S", 0.1)
+    monkeypatch.setattr(websocket, "DISCONNECT_TIMEOUT_S", 0.1)
     running = await gate(DRAIN_TIMEOUT=0)
-    client, far = await opened(running, upstream)
+    client, far = await open_websocket(running, upstream)
     far.wire.send(frame(b"half")[:-2])
     async with soon():
-        await client.wire.some()
+        await client.wire.read_some()
         await running.daemon.drain()
     # In the middle of a frame there is no place for a Close frame.
-    assert await client.cut() == b""
-    assert (await far.closed()).code == 1001
+    assert await client.read_until_end() == b""
+    assert (await far.close_frame()).code == 1001
 
 
 async def test_drain_meets_a_websocket_that_is_being_ended(
     gate: StartGate, upstream: Upstream
 ) -> None:
     running = await gate(DRAIN_TIMEOUT=0)
-    client, far = await opened(running, upstream)
+    client, far = await open_websocket(running, upstream)
     client.send(b"\xff")
-    assert (await client.closed()).code == 1007
-    assert (await far.closed()).code == 1001
+    assert (await client.close_frame()).code == 1007
+    assert (await far.close_frame()).code == 1001
     draining = asyncio.create_task(running.daemon.drain())
     client.wire.close()
     far.wire.close()
     async with soon():
         await draining
-    assert await client.cut() == b""
+    assert await client.read_until_end() == b""
     assert (await running.settled())[0]["outcome"] == "aborted"
 
 
 async def test_draining_gate_opens_none(gate: StartGate, upstream: Upstream) -> None:
     running = await gate()
     client = await running.connect()
-    upstream.reply = answer()
-    await client.ask(get())
+    upstream.reply = response()
+    await client.request(get())
     await running.daemon.drain()
-    got = await client.ask(opening())
+    got = await client.request(handshake())
     assert (got.status, got.reason) == (503, "draining")
 
 
@@ -881,30 +883,30 @@ async def test_client_whose_frames_are_not_sound_is_told_why(
     gate: StartGate, upstream: Upstream, bad: dict[str, Any], code: int, reason: str
 ) -> None:
     running = await gate()
-    client, far = await opened(running, upstream)
-    other, other_far = await opened(running, upstream)
+    client, far = await open_websocket(running, upstream)
+    other, other_far = await open_websocket(running, upstream)
     client.send(b"before")
     client.send(**bad)
     client.send(b"after")
-    await far.gets(b"before")
-    told = await client.closed()
+    await far.expect(b"before")
+    told = await client.close_frame()
     assert told.code == code
     assert told.reason.startswith("rustygate: ")
-    assert (await far.closed()).code == 1001
+    assert (await far.close_frame()).code == 1001
     assert (await client.ended(), await far.ended()) == ("closed", "closed")
     client.wire.close()
     far.wire.close()
     [line] = await running.settled()
     assert (line["outcome"], line["reason"]) == ("aborted", reason)
     other.send(b"untouched")
-    await other_far.gets(b"untouched")
+    await other_far.expect(b"untouched")
 
 
 async def test_client_that_does_not_mask_is_told_why(gate: StartGate, upstream: Upstream) -> None:
-    client, far = await opened(await gate(), upstream)
+    client, far = await open_websocket(await gate(), upstream)
     client.wire.send(frame(b"bare"))
-    assert (await client.closed()).code == 1002
-    assert (await far.closed()).code == 1001
+    assert (await client.close_frame()).code == 1002
+    assert (await far.close_frame()).code == 1001
 
 
 @pytest.mark.parametrize(("bad", "code", "reason"), BAD.values(), ids=BAD)
@@ -912,10 +914,10 @@ async def test_upstream_whose_frames_are_not_sound_is_told_why(
     gate: StartGate, upstream: Upstream, bad: dict[str, Any], code: int, reason: str
 ) -> None:
     running = await gate()
-    client, far = await opened(running, upstream)
+    client, far = await open_websocket(running, upstream)
     far.send(**bad)
-    assert (await far.closed()).code == code
-    told = await client.closed()
+    assert (await far.close_frame()).code == code
+    told = await client.close_frame()
     assert (told.code, told.reason[:11]) == (1011, "rustygate: ")
     client.wire.close()
     [line] = await running.settled()
@@ -926,52 +928,52 @@ async def test_large_message_is_taken_to_its_end_before_the_connection_is(
     gate: StartGate, upstream: Upstream
 ) -> None:
     """A client that sends first and reads later still learns why."""
-    client, _ = await opened(await gate(), upstream)
+    client, _ = await open_websocket(await gate(), upstream)
     size = 17 * MEGABYTE
     client.send(b"x" * size)
-    assert (await client.closed()).code == 1009
+    assert (await client.close_frame()).code == 1009
 
 
 async def test_flood_of_fragments_ends(gate: StartGate, upstream: Upstream) -> None:
-    client, far = await opened(await gate(), upstream)
+    client, far = await open_websocket(await gate(), upstream)
     client.send(b"", final=False)
     client.wire.send(frame(b"", CONTINUATION, mask=MASK, final=False) * 70_000)
-    assert (await client.closed()).code == 1009
+    assert (await client.close_frame()).code == 1009
     assert (await far.frame()).opcode == TEXT
 
 
 async def test_largest_message_passes(gate: StartGate, upstream: Upstream) -> None:
-    client, far = await opened(await gate(), upstream)
+    client, far = await open_websocket(await gate(), upstream)
     largest = b"x" * (16 * MEGABYTE)
     client.send(largest)
-    await far.gets(largest)
+    await far.expect(largest)
     far.send(largest)
-    await client.gets(largest)
+    await client.expect(largest)
 
 
 async def test_side_in_the_middle_of_a_frame_is_cut_without_a_close(
     gate: StartGate, upstream: Upstream
 ) -> None:
-    client, far = await opened(await gate(), upstream)
+    client, far = await open_websocket(await gate(), upstream)
     far.wire.send(frame(b"half")[:-2])
     async with soon():
-        assert await client.wire.some() == frame(b"half")[:-2]
+        assert await client.wire.read_some() == frame(b"half")[:-2]
     client.send(b"\xff")
-    assert await client.cut() == b""
-    assert (await far.closed()).code == 1001
+    assert await client.read_until_end() == b""
+    assert (await far.close_frame()).code == 1001
 
 
 async def test_other_side_may_have_been_reset_unnoticed(
     gate: StartGate, upstream: Upstream
 ) -> None:
     running = await gate()
-    client, far = await opened(running, upstream)
-    client.wire.stop_reading()
+    client, far = await open_websocket(running, upstream)
+    client.wire.pause_reading()
     await taken_from(far.wire, frame(b"x" * 60_000, BINARY))
     bad = frame(b"a" * 50 + b"\xff", mask=MASK)
     client.wire.send(bad[:20])
     async with soon():
-        await far.wire.some()
+        await far.wire.read_some()
     far.wire.reset()
     client.wire.send(bad[20:])
     assert (await running.settled())[0]["reason"] == "bad_request"
@@ -981,14 +983,14 @@ async def test_other_side_may_have_been_reset_unnoticed(
 async def test_noise_of_a_client_is_refused(
     gate: StartGate, upstream: Upstream, noise: bytes
 ) -> None:
-    client, _ = await opened(await gate(), upstream)
+    client, _ = await open_websocket(await gate(), upstream)
     client.wire.send(noise)
-    assert (await client.closed()).code == 1002
+    assert (await client.close_frame()).code == 1002
 
 
 # By TLS, on both hops.
 
-OpenSecure = Callable[..., Awaitable[tuple[Gate, Socket, Socket]]]
+OpenSecure = Callable[..., Awaitable[tuple[Gate, WebSocketEnd, WebSocketEnd]]]
 
 
 @pytest.fixture
@@ -997,18 +999,18 @@ async def secure(
 ) -> AsyncIterator[OpenSecure]:
     """Opens a WebSocket by TLS: the gate and the two ends."""
     upstream = Upstream()
-    await upstream.start(authority.serving("127.0.0.1"))
+    await upstream.start(authority.server_context("127.0.0.1"))
     trusted = {"SSL_CERT_FILE": authority.file, **authority.issue("127.0.0.1")}
 
-    async def open(**settings: object) -> tuple[Gate, Socket, Socket]:
+    async def open(**settings: object) -> tuple[Gate, WebSocketEnd, WebSocketEnd]:
         base_url = upstream.url.replace("http", "https")
         running = await gate(OPENAI_BASE_URL=base_url, **trusted, **settings)
-        client = await running.connect(tls=authority.trusting())
-        client.send(opening())
+        client = await running.connect(tls=authority.client_context())
+        client.send(handshake())
         call = await upstream.call()
-        call.send(agreement(call.head))
+        call.send(handshake_response(call.head))
         assert (await client.head()).status == 101
-        return running, Socket(client.wire, masks=True), Socket(call.wire, masks=False)
+        return running, WebSocketEnd(client.wire, masks=True), WebSocketEnd(call.wire, masks=False)
 
     yield open
     await upstream.stop()
@@ -1019,11 +1021,11 @@ async def test_frames_and_closes_pass_by_tls(secure: OpenSecure) -> None:
     for sender, taker in ((client, far), (far, client)):
         for payload in (b"", b"hello", b"x" * MEGABYTE):
             sender.send(payload, BINARY)
-            await taker.gets(payload, BINARY)
+            await taker.expect(payload, BINARY)
     client.close(4000)
-    assert (await far.closed()).code == 4000
+    assert (await far.close_frame()).code == 4000
     far.close(4000)
-    assert (await client.closed()).code == 4000
+    assert (await client.close_frame()).code == 4000
     assert await client.ended() == "closed"
     assert (await running.settled())[0]["outcome"] == "ok"
 
@@ -1035,10 +1037,10 @@ async def test_side_that_answers_a_close_and_leaves_ends_it_well_by_tls(
     running, client, far = await secure()
     sender, taker = (client, far) if way == "up" else (far, client)
     sender.close()
-    await taker.closed()
+    await taker.close_frame()
     taker.close()
     taker.wire.close()
-    await sender.closed()
+    await sender.close_frame()
     assert await sender.ended() == "closed"
     assert (await running.settled())[0]["outcome"] == "ok"
 
@@ -1053,14 +1055,14 @@ async def test_tls_that_was_closed_twice_holds_nothing(secure: OpenSecure) -> No
 
 async def test_what_was_sent_before_a_break_arrives_by_tls(secure: OpenSecure) -> None:
     running, client, far = await secure()
-    client.wire.stop_reading()
+    client.wire.pause_reading()
     for number in range(200):
         far.send(b"x" * 1000 + b"%d" % number)
     far.wire.close()
-    client.wire.go_on_reading()
+    client.wire.resume_reading()
     for number in range(200):
-        await client.gets(b"x" * 1000 + b"%d" % number)
-    assert await client.cut() == b""
+        await client.expect(b"x" * 1000 + b"%d" % number)
+    assert await client.read_until_end() == b""
     assert (await running.settled())[0]["outcome"] == "aborted"
 
 
@@ -1070,22 +1072,22 @@ async def test_side_that_does_not_read_pauses_the_other_by_tls(
 ) -> None:
     _, client, far = await secure()
     sender, taker = (client, far) if way == "up" else (far, client)
-    taker.wire.stop_reading()
+    taker.wire.pause_reading()
     # By TLS no limit of 0 is ever kept.
     sender.wire.transport.set_write_buffer_limits(high=1)
     piece = frame(b"x" * 60_000, BINARY, mask=MASK if way == "up" else b"")
     sent = await taken_from(sender.wire, piece)
     assert sent < FLOOD
-    taker.wire.go_on_reading()
+    taker.wire.resume_reading()
     for _ in range(sent // len(piece)):
-        await taker.gets(b"x" * 60_000, BINARY)
+        await taker.expect(b"x" * 60_000, BINARY)
 
 
 async def test_drain_by_tls_ends_with_going_away(secure: OpenSecure) -> None:
     running, client, far = await secure(DRAIN_TIMEOUT=0)
     draining = asyncio.create_task(running.daemon.drain())
     for side in (client, far):
-        assert (await side.closed()).code == 1001
+        assert (await side.close_frame()).code == 1001
         side.close(1001)
     async with soon():
         await draining
@@ -1096,18 +1098,18 @@ async def test_client_whose_frames_are_not_sound_is_ended_by_tls(secure: OpenSec
     """TLS has no half of an end, so the client has a moment to leave."""
     running, client, far = await secure()
     client.send(b"x", reserved=1)
-    assert (await client.closed()).code == 1002
-    assert (await far.closed()).code == 1001
+    assert (await client.close_frame()).code == 1002
+    assert (await far.close_frame()).code == 1001
     far.close(1001)
     assert (await running.settled())[0]["reason"] == "bad_request"
-    assert await client.cut() == b""
+    assert await client.read_until_end() == b""
 
 
 async def test_client_that_leaves_takes_upstream_along_by_tls(secure: OpenSecure) -> None:
     running, client, far = await secure()
     client.wire.reset()
-    await running.shows(in_flight=0)
-    assert await far.cut() == b""
+    await running.wait_until(in_flight=0)
+    assert await far.read_until_end() == b""
     assert (await running.settled())[0]["outcome"] == "client_left"
 
 
@@ -1118,15 +1120,15 @@ async def test_websocket_settles_with_one_line(
     gate: StartGate, upstream: Upstream, log: Log
 ) -> None:
     running = await gate()
-    client, far = await opened(running, upstream)
+    client, far = await open_websocket(running, upstream)
     client.send(b"a secret of the client")
-    await far.gets(b"a secret of the client")
+    await far.expect(b"a secret of the client")
     far.send(b"a secret of upstream")
-    await client.gets(b"a secret of upstream")
+    await client.expect(b"a secret of upstream")
     client.close(4000, "a secret reason")
-    await far.closed()
+    await far.close_frame()
     far.close(4000)
-    await client.closed()
+    await client.close_frame()
     [line] = await running.settled()
     assert (line["method"], line["path"], line["status"]) == ("GET", "/v1/realtime", 101)
     assert (line["model"], line["outcome"], line["attempts"]) == ("gpt-realtime", "ok", 1)
@@ -1137,7 +1139,7 @@ async def test_websocket_settles_with_one_line(
 
 async def test_tokens_of_a_conversation_add_up(gate: StartGate, upstream: Upstream) -> None:
     running = await gate()
-    client, far = await opened(running, upstream)
+    client, far = await open_websocket(running, upstream)
     done = b'{"type": "response.done", "response": {"usage": %b}, "event_id": "event_1"}'
     usage = b'{"total_tokens": 5, "input_tokens": 3, "output_tokens": 2}'
     far.send(b'{"type": "response.created", "response": {"usage": null}}')
@@ -1148,21 +1150,21 @@ async def test_tokens_of_a_conversation_add_up(gate: StartGate, upstream: Upstre
     while (await client.frame()).opcode != CLOSE:
         pass
     client.close()
-    await far.closed()
+    await far.close_frame()
     [line] = await running.settled()
     assert (line["tokens_in"], line["tokens_out"]) == (9, 6)
 
 
 async def test_tokens_of_a_conversation_are_paid_for(gate: StartGate, upstream: Upstream) -> None:
     running = await gate(TOKENS_PER_MINUTE=60, RATE_LIMIT_TIMEOUT=1)
-    client, far = await opened(running, upstream)
+    client, far = await open_websocket(running, upstream)
     far.send(b'{"response": {"usage": {"input_tokens": 30, "output_tokens": 30}}}')
     far.close()
     await client.frame()
-    await client.closed()
+    await client.close_frame()
     client.close()
     await running.settled()
-    assert (await running.ask(chat())).reason == "queue_timeout"
+    assert (await running.request(chat())).reason == "queue_timeout"
 
 
 # Real clients and a real server.
@@ -1243,12 +1245,12 @@ async def test_aiohttp_talks_through_the_gate(gate: StartGate, echo: str, compre
 async def test_websockets_package_is_told_why_it_is_refused(
     gate: StartGate, upstream: Upstream
 ) -> None:
-    upstream.reply = answer(b"no", "x-own: 1", status="403 Forbidden")
+    upstream.reply = response(b"no", "x-own: 1", status="403 Forbidden")
     running = await gate()
     with pytest.raises(websockets.InvalidStatus) as raised:
         await websockets.connect(f"{running.url}/v1/realtime".replace("http", "ws", 1))
-    response = raised.value.response
-    assert (response.status_code, response.body, response.headers["x-own"]) == (403, b"no", "1")
+    refused = raised.value.response
+    assert (refused.status_code, refused.body, refused.headers["x-own"]) == (403, b"no", "1")
 
 
 async def test_websockets_package_can_tell_a_break(gate: StartGate, upstream: Upstream) -> None:
@@ -1257,7 +1259,7 @@ async def test_websockets_package_can_tell_a_break(gate: StartGate, upstream: Up
         _connect(f"{running.url}/v1/realtime".replace("http", "ws", 1))
     )
     call = await upstream.call()
-    call.send(agreement(call.head))
+    call.send(handshake_response(call.head))
     socket = await connecting
     call.close()
     with pytest.raises(websockets.ConnectionClosedError):
@@ -1276,11 +1278,11 @@ async def test_openai_s_sdk_talks_through_the_gate(
 
     async def serve() -> Call:
         call = await upstream.call()
-        call.send(agreement(call.head))
-        far = Socket(call.wire, masks=False)
+        call.send(handshake_response(call.head))
+        far = WebSocketEnd(call.wire, masks=False)
         asked = json.loads((await far.frame()).payload)
         far.send(json.dumps({"type": "session.updated", "session": asked["session"]}).encode())
-        await far.closed()
+        await far.close_frame()
         far.close()
         return call
 

@@ -22,7 +22,7 @@ from rustygate.core.bucket import TokenBucket
 from rustygate.errors import reasons
 from rustygate.exchange import MS, Exchange
 from rustygate.telemetry.metrics import Metrics
-from tests.support.metrics import TYPES, Shown
+from tests.support.metrics import TYPES, Scrape
 
 ROOT = Path(__file__).parents[2]
 ALERTS = ROOT / "scripts/alerts.yml"
@@ -56,7 +56,7 @@ def names_in(text: str) -> set[str]:
     return set(re.findall(r"\brustygate_\w+", text))
 
 
-async def scraped() -> Shown:
+async def scraped() -> Scrape:
     gate = Gate(Settings(openai_api_key="sk-test", concurrency_limit=9))
     lane = gate.lanes.queue("m").lane
     lane.known, lane.requests = True, TokenBucket(1, 5)
@@ -68,11 +68,11 @@ async def scraped() -> Shown:
         over.status, over.attempts, over.tokens_in, over.tokens_out = 200, 1, 1, 1
         over.first_byte = over.settled = over.arrived + MS
         counts.settle(over)
-    return Shown(counts.text())
+    return Scrape(counts.text())
 
 
 @pytest.fixture(scope="module")
-def shown() -> Shown:
+def shown() -> Scrape:
     """A scrape of a gate that has something of everything to show."""
     return asyncio.run(scraped())
 
@@ -89,7 +89,7 @@ def promtool(*arguments: str, cwd: Path = ROOT) -> None:
 # Both.
 
 
-def test_what_is_asked_for_is_shown_and_all_of_it(shown: Shown) -> None:
+def test_what_is_asked_for_is_shown_and_all_of_it(shown: Scrape) -> None:
     there = {sample.name for family in shown.families for sample in family.samples}
     asked = set().union(*map(names_in, queries()))
     assert asked <= there
@@ -126,7 +126,7 @@ def test_each_alert_is_tested_both_ways() -> None:
 # The dashboard.
 
 
-def series(shown: Shown) -> Iterator[dict[str, str]]:
+def series(shown: Scrape) -> Iterator[dict[str, str]]:
     """All that was shown, as it looks from Prometheus over some minutes: all of it grows."""
     for family in shown.families:
         for sample in family.samples:
@@ -142,7 +142,7 @@ def chosen(query: str) -> str:
     return query
 
 
-def test_each_question_of_the_dashboard_has_an_answer(shown: Shown, tmp_path: Path) -> None:
+def test_each_question_of_the_dashboard_has_an_answer(shown: Scrape, tmp_path: Path) -> None:
     cases = [
         {
             "expr": f"count({chosen(target['expr'])}) > bool 0",
@@ -161,7 +161,7 @@ def test_each_question_of_the_dashboard_has_an_answer(shown: Shown, tmp_path: Pa
 
 
 @each_panel
-def test_labels_that_a_panel_asks_for_are_there(panel: dict[str, Any], shown: Shown) -> None:
+def test_labels_that_a_panel_asks_for_are_there(panel: dict[str, Any], shown: Scrape) -> None:
     """Prometheus sums by a label that is not there without a word."""
     for target in targets(panel):
         grouped = re.findall(r"by \(([^)]+)\)", target["expr"])

@@ -24,13 +24,13 @@ class Authority:
         issued.private_key_pem.write_to_path(str(key))
         return {"TLS_CERT_FILE": str(cert), "TLS_KEY_FILE": str(key)}
 
-    def serving(self, *names: str) -> ssl.SSLContext:
+    def server_context(self, *names: str) -> ssl.SSLContext:
         """What a server with a new certificate for these names accepts with."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._ca.issue_cert(*names).configure_cert(context)
         return context
 
-    def trusting(self) -> ssl.SSLContext:
+    def client_context(self) -> ssl.SSLContext:
         """What a client that trusts this authority, and no other, connects with."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         self._ca.configure_trust(context)

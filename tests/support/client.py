@@ -1,6 +1,6 @@
 """A client of the gate that sends exactly the bytes a test says, and may leave at any time."""
 
-from tests.support.http import Answer, BodyReader, Head, head_from
+from tests.support.http import BodyReader, Head, Response, head_from
 from tests.support.waiting import soon
 from tests.support.wire import End, Wire
 
@@ -22,38 +22,38 @@ class Client:
         self.body = BodyReader(self.wire, head, bodiless=bodiless or head.status < 200)
         return head
 
-    async def answer(self, *, bodiless: bool = False) -> Answer:
+    async def response(self, *, bodiless: bool = False) -> Response:
         """The next answer, whole."""
         head = await self.head(bodiless=bodiless)
-        return Answer(head, await self.rest())
+        return Response(head, await self.read_rest())
 
-    async def ask(self, data: bytes) -> Answer:
+    async def request(self, data: bytes) -> Response:
         """Send a request and take its answer."""
         self.send(data)
-        return await self.answer(bodiless=data.startswith(b"HEAD "))
+        return await self.response(bodiless=data.startswith(b"HEAD "))
 
-    async def some(self) -> bytes:
+    async def read_some(self) -> bytes:
         async with soon():
-            return await self.body.some()
+            return await self.body.read_some()
 
-    async def exactly(self, expected: bytes) -> None:
+    async def expect_body(self, expected: bytes) -> None:
         """Read as many bytes of the body as are expected, and compare."""
         async with soon():
-            assert await self.body.exactly(len(expected)) == expected
+            assert await self.body.read_exactly(len(expected)) == expected
 
-    async def rest(self) -> bytes:
+    async def read_rest(self) -> bytes:
         async with soon():
-            return await self.body.rest()
+            return await self.body.read_rest()
 
-    async def until_cut(self) -> bytes:
+    async def read_until_cut(self) -> bytes:
         async with soon():
-            return await self.body.until_cut()
+            return await self.body.read_until_cut()
 
     async def ended(self) -> End:
         async with soon():
             return await self.wire.ended()
 
-    def leave(self) -> None:
+    def disconnect(self) -> None:
         """Close the connection, whatever is going on."""
         self.wire.transport.abort()
 

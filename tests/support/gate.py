@@ -13,17 +13,17 @@ from rustygate.config import load
 from rustygate.daemon import Daemon
 from rustygate.telemetry.tracing.spans import Tracing
 from tests.support.client import Client
-from tests.support.http import CLIENT_KEY, UPSTREAM_KEY, Answer
+from tests.support.http import CLIENT_KEY, UPSTREAM_KEY, Response
 from tests.support.waiting import A_SECOND_S, until
 from tests.support.wire import Wire
 
 if TYPE_CHECKING:
     from loguru import Message
 
-EMPTY = {"waiters": 0, "in_flight": 0, "held_bytes": 0}
+IDLE = {"waiters": 0, "in_flight": 0, "held_bytes": 0}
 
 # Limits that no test meets unless it is about them.
-ROOMY = {"RATE_LIMIT": "100000", "RATE_LIMIT_BURST": "100000"}
+HIGH_LIMITS = {"RATE_LIMIT": "100000", "RATE_LIMIT_BURST": "100000"}
 
 
 class Log:
@@ -61,7 +61,7 @@ class _Handler(logging.Handler):
 
 
 @contextmanager
-def logged() -> Iterator[Log]:
+def captured_log() -> Iterator[Log]:
     """Collect everything that is logged inside."""
     log, libraries = Log(), [logging.getLogger(name) for name in ("aiohttp", "asyncio")]
     handler = _Handler(log)
@@ -87,7 +87,7 @@ class Gate:
         provider: TracerProvider | None = None,
         **settings: object,
     ) -> None:
-        given = ROOMY | {
+        given = HIGH_LIMITS | {
             "OPENAI_API_KEY": UPSTREAM_KEY,
             "OPENAI_BASE_URL": upstream_url,
             "PORT": "0",
@@ -109,7 +109,7 @@ class Gate:
     async def connect(
         self, *, receive_buffer: int | None = None, tls: ssl.SSLContext | None = None
     ) -> Client:
-        client = Client(await Wire.to(self.url, receive_buffer=receive_buffer, tls=tls))
+        client = Client(await Wire.connect(self.url, receive_buffer=receive_buffer, tls=tls))
         self._clients.append(client)
         return client
 
@@ -119,11 +119,11 @@ class Gate:
         client.send(*data)
         return client
 
-    async def ask(self, data: bytes) -> Answer:
+    async def request(self, data: bytes) -> Response:
         """Send a request over a new connection and take its answer."""
-        return await (await self.connect()).ask(data)
+        return await (await self.connect()).request(data)
 
-    async def shows(self, limit_s: float = A_SECOND_S, **numbers: int) -> None:
+    async def wait_until(self, limit_s: float = A_SECOND_S, **numbers: int) -> None:
         """Wait until the gate's snapshot says so, within the contract's second."""
         await until(lambda: numbers.items() <= self.snapshot().items(), limit_s)
 
@@ -136,9 +136,9 @@ class Gate:
     async def close(self) -> None:
         """Take the clients away, see that the gate lets go of all they had, and stop it."""
         for client in self._clients:
-            client.leave()
+            client.disconnect()
         try:
-            await self.shows(**EMPTY)
+            await self.wait_until(**IDLE)
         finally:
             await self.daemon.stop()
         for client in self._clients:
@@ -148,7 +148,7 @@ class Gate:
         return f"<Gate {self.url} {self.snapshot()}>"
 
 
-def check(log: Log) -> None:
+def check_log(log: Log) -> None:
     """No key stands in the log, and no error that a test did not take out of it."""
     assert UPSTREAM_KEY not in log.text
     assert CLIENT_KEY not in log.text

@@ -52,12 +52,12 @@ def chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
-def answer(body: bytes = b"{}", *lines: str, status: str = "200 OK") -> bytes:
+def response(body: bytes = b"{}", *lines: str, status: str = "200 OK") -> bytes:
     """Upstream's answer, with its length."""
     return _head(f"HTTP/1.1 {status}", [*lines, f"Content-Length: {len(body)}"]) + body
 
 
-def answer_head(*lines: str, status: str = "200 OK") -> bytes:
+def response_head(*lines: str, status: str = "200 OK") -> bytes:
     """The head of an answer that says of its body only what `lines` say."""
     return _head(f"HTTP/1.1 {status}", lines)
 
@@ -107,7 +107,7 @@ class Head:
 
 async def head_from(wire: Wire) -> Head:
     """The next head. Raises `Cut`."""
-    return Head(await wire.through(b"\r\n\r\n"))
+    return Head(await wire.read_until(b"\r\n\r\n"))
 
 
 def framing_of(head: Head, *, bodiless: bool = False) -> Framing:
@@ -132,71 +132,71 @@ class BodyReader:
         self._left = int(head["content-length"]) if self.framing == "length" else 0
         self._over = self.framing == "none"
 
-    async def some(self) -> bytes:
+    async def read_some(self) -> bytes:
         """The next bytes, of one chunk at most; none at the end."""
         if self._over:
             return b""
         match self.framing:
             case "chunked":
-                piece = await self._of_a_chunk()
+                piece = await self._read_chunk()
             case "length":
-                piece = await self._of_the_rest()
+                piece = await self._read_remaining()
             case _:
-                piece = await self._wire.some()
+                piece = await self._wire.read_some()
         self._over = not piece
         return piece
 
-    async def exactly(self, count: int) -> bytes:
+    async def read_exactly(self, count: int) -> bytes:
         """So many bytes, and if the framing lets one tell, not one more of the last piece."""
         body = b""
         while len(body) < count:
-            piece = await self.some()
+            piece = await self.read_some()
             if not piece:
                 raise Cut(f"the body ended after {len(body)} of {count} bytes: {body!r}")
             body += piece
         assert len(body) == count, body
         return body
 
-    async def rest(self) -> bytes:
+    async def read_rest(self) -> bytes:
         """All that is left."""
         pieces = []
-        while piece := await self.some():
+        while piece := await self.read_some():
             pieces.append(piece)
         return b"".join(pieces)
 
-    async def until_cut(self) -> bytes:
+    async def read_until_cut(self) -> bytes:
         """All that comes until the connection ends too early; fails if it does not."""
         pieces: list[bytes] = []
         try:
-            while piece := await self.some():
+            while piece := await self.read_some():
                 pieces.append(piece)
         except Cut:
             return b"".join(pieces)
         raise AssertionError(f"the body ended cleanly: {b''.join(pieces)!r}")
 
-    async def _of_the_rest(self) -> bytes:
+    async def _read_remaining(self) -> bytes:
         if not self._left:
             return b""
-        piece = await self._wire.some(self._left)
+        piece = await self._wire.read_some(self._left)
         self._left -= len(piece)
         if not piece:
             raise Cut(f"{self._left} bytes are missing")
         return piece
 
-    async def _of_a_chunk(self) -> bytes:
+    async def _read_chunk(self) -> bytes:
         if not self._left:
-            self._left = int(await self._wire.through(b"\r\n"), 16)
+            self._left = int(await self._wire.read_until(b"\r\n"), 16)
             if not self._left:
-                assert await self._wire.through(b"\r\n") == b"\r\n"
+                assert await self._wire.read_until(b"\r\n") == b"\r\n"
                 return b""
-        piece = await self._of_the_rest()
+        piece = await self._read_remaining()
         if not self._left:
-            assert await self._wire.through(b"\r\n") == b"\r\n"
+            assert await self._wire.read_until(b"\r\n") == b"\r\n"
         return piece
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Response:
     """A whole answer."""
 
     head: Head

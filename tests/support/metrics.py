@@ -23,12 +23,12 @@ TYPES = {
 }
 
 
-def scrape(*lines: str, host: str = "localhost", target: str = "/metrics") -> bytes:
+def scrape_request(*lines: str, host: str = "localhost", target: str = "/metrics") -> bytes:
     """A scrape's request, with more header lines."""
     return "\r\n".join([f"GET {target} HTTP/1.1", f"Host: {host}", *lines, "", ""]).encode()
 
 
-class Shown:
+class Scrape:
     """One scrape's samples."""
 
     def __init__(self, text: bytes) -> None:
@@ -36,8 +36,8 @@ class Shown:
         self.families: list[Metric] = list(text_string_to_metric_families(self.text))
 
     @classmethod
-    async def by(cls, running: Gate) -> "Shown":
-        got = await running.ask(scrape())
+    async def of(cls, running: Gate) -> "Scrape":
+        got = await running.request(scrape_request())
         assert got.status == 200
         return cls(got.body)
 

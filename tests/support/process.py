@@ -13,7 +13,7 @@ from typing import IO, Any
 ROOT = Path(__file__).parents[2]
 
 # A machine under load may take this long to start or to end a process, and a little more.
-PATIENCE_S = 30.0
+PROCESS_TIMEOUT_S = 30.0
 
 # Becomes a command to which sockets are handed over as systemd does it (sd_listen_fds(3)).
 _HAND_OVER = """
@@ -66,28 +66,28 @@ class Process:
     def pid(self) -> int:
         return self._popen.pid
 
-    def code(self) -> int:
+    def exit_code(self) -> int:
         """Exit code, once it has ended by itself."""
-        return self._popen.wait(PATIENCE_S)
+        return self._popen.wait(PROCESS_TIMEOUT_S)
 
     def ended(self) -> tuple[int, str, str]:
         """Exit code and what is left of its output, once it has ended by itself."""
-        stdout, stderr = self._popen.communicate(timeout=PATIENCE_S)
+        stdout, stderr = self._popen.communicate(timeout=PROCESS_TIMEOUT_S)
         return self._popen.returncode, stdout, stderr
 
     def signal(self, number: signal.Signals = signal.SIGTERM) -> None:
         self._popen.send_signal(number)
 
-    def until(self, stream: IO[str], pattern: str) -> re.Match[str]:
+    def wait_for_line(self, stream: IO[str], pattern: str) -> re.Match[str]:
         """The first match in the lines to come."""
         for line in stream:
             if match := re.search(pattern, line):
                 return match
         raise AssertionError(f"it ended before {pattern!r}")
 
-    def listening(self) -> str:
+    def listening_url(self) -> str:
         """Its URL, once the gate serves there."""
-        return self.until(self.stderr, r"listening url=(\S+)")[1]
+        return self.wait_for_line(self.stderr, r"listening url=(\S+)")[1]
 
     def close(self) -> None:
         self._popen.kill()

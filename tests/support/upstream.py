@@ -26,22 +26,22 @@ class Call:
     def target(self) -> str:
         return self.head.start.split(" ")[1]
 
-    async def rest(self) -> bytes:
+    async def read_rest(self) -> bytes:
         """What is left of the request's body."""
         async with soon():
-            return await self.body.rest()
+            return await self.body.read_rest()
 
-    async def exactly(self, expected: bytes) -> None:
+    async def expect_body(self, expected: bytes) -> None:
         async with soon():
-            assert await self.body.exactly(len(expected)) == expected
+            assert await self.body.read_exactly(len(expected)) == expected
 
     def send(self, *data: bytes) -> None:
         """Send a part of the answer."""
         self.wire.send(b"".join(data))
 
-    async def answer(self, *data: bytes) -> None:
+    async def respond(self, *data: bytes) -> None:
         """Read the request's body, send the whole answer, and be ready for the next request."""
-        await self.rest()
+        await self.read_rest()
         self.send(*data)
         self.done.set()
 
@@ -51,7 +51,7 @@ class Call:
     def reset(self) -> None:
         self.wire.reset()
 
-    async def gone(self, limit_s: float | None = None) -> End:
+    async def ended(self, limit_s: float | None = None) -> End:
         """Wait until the gate has ended the connection."""
         async with soon() if limit_s is None else asyncio.timeout(limit_s):
             return await self.wire.ended()
@@ -131,7 +131,7 @@ class Upstream:
             if self.reply is None:
                 self._untaken.put_nowait(call)
             else:
-                await call.answer(self.reply(call) if callable(self.reply) else self.reply)
+                await call.respond(self.reply(call) if callable(self.reply) else self.reply)
             await call.done.wait()
 
 

@@ -29,7 +29,7 @@ async def until(holds: Callable[[], bool], limit_s: float = SOON_S) -> None:
 
 
 @asynccontextmanager
-async def meanwhile(does: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+async def in_background(does: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
     """Have something go on beside what is done inside, and no longer."""
     doing = asyncio.create_task(does)
     try:

@@ -25,7 +25,7 @@ MASK = b"\xa1\xb2\x03\x7f"
 # The opening.
 
 
-def opening(*lines: str, target: str = REALTIME) -> bytes:
+def handshake(*lines: str, target: str = REALTIME) -> bytes:
     """A client's request; a line of `lines` goes before the one of the same name."""
     own = {line.split(":")[0].lower() for line in lines}
     usual = [
@@ -37,19 +37,19 @@ def opening(*lines: str, target: str = REALTIME) -> bytes:
     return get(target, *(line for line in usual if line.split(":")[0].lower() not in own), *lines)
 
 
-def agreement(head: Head, *lines: str) -> bytes:
+def handshake_response(head: Head, *lines: str) -> bytes:
     """Upstream's 101 to an opening."""
     own = {line.split(":")[0].lower() for line in lines}
     usual = [
         "Connection: Upgrade",
         "Upgrade: websocket",
-        f"Sec-WebSocket-Accept: {proof(head['sec-websocket-key'])}",
+        f"Sec-WebSocket-Accept: {accept_key(head['sec-websocket-key'])}",
     ]
     fields = [*(line for line in usual if line.split(":")[0].lower() not in own), *lines]
     return "\r\n".join(["HTTP/1.1 101 Switching Protocols", *fields, "", ""]).encode()
 
 
-def proof(nonce: str) -> str:
+def accept_key(nonce: str) -> str:
     return b64encode(
         sha1(f"{nonce}258EAFA5-E914-47DA-95CA-C5AB0DC85B11".encode()).digest()
     ).decode()
@@ -98,14 +98,14 @@ def frame(
         head += bytes([masked | 126]) + length.to_bytes(2)
     else:
         head += bytes([masked | 127]) + length.to_bytes(8)
-    return head + mask + masked_with(payload, mask)
+    return head + mask + mask_payload(payload, mask)
 
 
 def close_payload(code: int | None = None, reason: str = "") -> bytes:
     return b"" if code is None else code.to_bytes(2) + reason.encode()
 
 
-def masked_with(payload: bytes, mask: bytes) -> bytes:
+def mask_payload(payload: bytes, mask: bytes) -> bytes:
     if not mask:
         return payload
     repeated = (mask * (len(payload) // 4 + 1))[: len(payload)]
@@ -125,7 +125,7 @@ async def frame_from(wire: Wire, *, masked: bool) -> Frame:
     payload = await _exactly(wire, length)
     return Frame(
         first & 0x0F,
-        masked_with(payload, mask),
+        mask_payload(payload, mask),
         bool(first & 0x80),
         first >> 4 & 0x7,
         raw + mask + payload,
@@ -135,14 +135,14 @@ async def frame_from(wire: Wire, *, masked: bool) -> Frame:
 async def _exactly(wire: Wire, count: int) -> bytes:
     data = bytearray()
     while len(data) < count:
-        piece = await wire.some(count - len(data))
+        piece = await wire.read_some(count - len(data))
         if not piece:
             raise Cut(f"the connection ended {count - len(data)} bytes before the frame")
         data += piece
     return bytes(data)
 
 
-class Socket:
+class WebSocketEnd:
     """One end of an open WebSocket: the client's, which masks, or upstream's. Whatever is awaited
     has a time limit."""
 
@@ -173,22 +173,22 @@ class Socket:
         async with soon():
             return await frame_from(self.wire, masked=not self._masks)
 
-    async def gets(self, payload: bytes, opcode: int = TEXT) -> None:
+    async def expect(self, payload: bytes, opcode: int = TEXT) -> None:
         """Wait for the next frame, which must be this one."""
         assert await self.frame() == Frame(opcode, payload)
 
-    async def closed(self) -> Frame:
+    async def close_frame(self) -> Frame:
         """The next frame, which must be a Close frame."""
         frame = await self.frame()
         assert frame.opcode == CLOSE
         return frame
 
-    async def cut(self) -> bytes:
+    async def read_until_end(self) -> bytes:
         """Wait for the end of the connection; the bytes that came before it, without a frame."""
         async with soon():
             await self.wire.ended()
             try:
-                return await self.wire.some()
+                return await self.wire.read_some()
             except Cut:
                 return b""
 
@@ -197,21 +197,21 @@ class Socket:
             return await self.wire.ended()
 
 
-async def agreed(
+async def accept_handshake(
     gate: Gate, upstream: Upstream, *lines: str, request: bytes | None = None
 ) -> tuple[Client, Call]:
     """An opening that upstream has agreed to, with `lines`; the client is to be answered."""
-    client = await gate.send(request or opening())
+    client = await gate.send(request or handshake())
     call = await upstream.call()
-    call.send(agreement(call.head, *lines))
+    call.send(handshake_response(call.head, *lines))
     return client, call
 
 
-async def opened(
+async def open_websocket(
     gate: Gate, upstream: Upstream, *, compressed: bool = False
-) -> tuple[Socket, Socket]:
+) -> tuple[WebSocketEnd, WebSocketEnd]:
     """A WebSocket's two ends: the client's and upstream's."""
     lines = [COMPRESSION] if compressed else []
-    client, call = await agreed(gate, upstream, *lines, request=opening(*lines))
+    client, call = await accept_handshake(gate, upstream, *lines, request=handshake(*lines))
     assert (await client.head()).status == 101
-    return Socket(client.wire, masks=True), Socket(call.wire, masks=False)
+    return WebSocketEnd(client.wire, masks=True), WebSocketEnd(call.wire, masks=False)

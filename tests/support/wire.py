@@ -32,12 +32,12 @@ class Wire(asyncio.Protocol):
         self.end: End | None = None
         self.connected = False
         self._taken = 0
-        self._news = asyncio.Event()
+        self._changed = asyncio.Event()
         self._may_write = asyncio.Event()
         self._may_write.set()
 
     @classmethod
-    async def to(
+    async def connect(
         cls, url: str, *, receive_buffer: int | None = None, tls: ssl.SSLContext | None = None
     ) -> Self:
         """Connect to a URL's host and port, or to `unix:/path`; a small `receive_buffer` makes a
@@ -64,16 +64,16 @@ class Wire(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.received += data
-        self._news.set()
+        self._changed.set()
 
     def eof_received(self) -> bool:
         self.end = "closed"
-        self._news.set()
+        self._changed.set()
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.end = "reset" if exc else self.end or "closed"
-        self._news.set()
+        self._changed.set()
         self._may_write.set()
 
     def pause_writing(self) -> None:
@@ -88,7 +88,7 @@ class Wire(asyncio.Protocol):
         """Send, or leave to be sent what the other side does not take yet."""
         self.transport.write(data)
 
-    async def push(self, data: bytes) -> None:
+    async def send_all(self, data: bytes) -> None:
         """Send, and wait until all of it has left for the kernel."""
         self.send(data)
         await self._may_write.wait()
@@ -108,20 +108,20 @@ class Wire(asyncio.Protocol):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
         self.transport.abort()
 
-    def forget(self) -> None:
+    def discard_read(self) -> None:
         """Keep nothing of what a test has taken: it may be too much."""
         del self.received[: self._taken]
         self._taken = 0
 
-    def stop_reading(self) -> None:
+    def pause_reading(self) -> None:
         self.transport.pause_reading()
 
-    def go_on_reading(self) -> None:
+    def resume_reading(self) -> None:
         self.transport.resume_reading()
 
     # What a test waits for.
 
-    async def some(self, most: int | None = None) -> bytes:
+    async def read_some(self, most: int | None = None) -> bytes:
         """The bytes at hand, waiting for the first of them; none at a clean end. Raises `Cut`
         after a reset."""
         while self._taken == len(self.received):
@@ -129,22 +129,22 @@ class Wire(asyncio.Protocol):
                 raise Cut("the connection was reset")
             if self.end is not None:
                 return b""
-            await self._hear()
+            await self._wait_for_change()
         limit = len(self.received) if most is None else self._taken + most
         return self._take(min(limit, len(self.received)))
 
-    async def through(self, mark: bytes) -> bytes:
+    async def read_until(self, mark: bytes) -> bytes:
         """All bytes up to and with `mark`. Raises `Cut`."""
         while (at := self.received.find(mark, self._taken)) < 0:
             if self.end is not None:
                 raise Cut(f"{self.end} before {mark!r}")
-            await self._hear()
+            await self._wait_for_change()
         return self._take(at + len(mark))
 
     async def ended(self) -> End:
         """How the other side ended the connection."""
         while self.end is None:
-            await self._hear()
+            await self._wait_for_change()
         return self.end
 
     def _take(self, end: int) -> bytes:
@@ -152,6 +152,6 @@ class Wire(asyncio.Protocol):
         self._taken = end
         return taken
 
-    async def _hear(self) -> None:
-        self._news.clear()
-        await self._news.wait()
+    async def _wait_for_change(self) -> None:
+        self._changed.clear()
+        await self._changed.wait()

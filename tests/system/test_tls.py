@@ -222,7 +222,7 @@ async def test_slow_client_receives_the_error_event_of_a_cut_stream(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The bytes buffered before the cut and the error event are still sent, without a delay."""
-    monkeypatch.setattr("rustygate.relay.pipe.ABORT_PATIENCE_S", 3600)
+    monkeypatch.setattr("rustygate.relay.abort.FLUSH_TIMEOUT_S", 3600)
     running = await gate(SSE_CHANNEL_CAPACITY=100_000, **files)
     client, call = await open_stream(running, upstream, client_tls, receive_buffer=4096)
     client.wire.pause_reading()
@@ -244,7 +244,7 @@ async def test_client_that_stops_reading_is_cut_after_the_timeout(
     client_tls: ssl.SSLContext,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("rustygate.relay.pipe.ABORT_PATIENCE_S", 0.1)
+    monkeypatch.setattr("rustygate.relay.abort.FLUSH_TIMEOUT_S", 0.1)
     running = await gate(SSE_CHANNEL_CAPACITY=100_000, **files)
     client, call = await open_stream(running, upstream, client_tls, receive_buffer=4096)
     client.wire.pause_reading()

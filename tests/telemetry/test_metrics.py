@@ -24,8 +24,8 @@ from rustygate.exchange import MS, Exchange
 from rustygate.telemetry import metrics
 from rustygate.telemetry.metrics import NONE, OTHER, UNKNOWN, Metrics
 from tests.conftest import StartGate
-from tests.support.http import CLIENT_KEY, UPSTREAM_KEY, answer, chat, get, post
-from tests.support.metrics import TYPES, Shown, scrape
+from tests.support.http import CLIENT_KEY, UPSTREAM_KEY, chat, get, post, response
+from tests.support.metrics import TYPES, Scrape, scrape_request
 from tests.support.upstream import Upstream
 from tests.support.waiting import until
 
@@ -63,10 +63,10 @@ async def counting(*known: str) -> AsyncIterator[Metrics]:
 
 
 async def test_metrics_are_the_contracts(gate: StartGate, upstream: Upstream) -> None:
-    upstream.reply = answer(USAGE, JSON)
+    upstream.reply = response(USAGE, JSON)
     running = await gate()
-    await running.ask(chat())
-    shown = await Shown.by(running)
+    await running.request(chat())
+    shown = await Scrape.of(running)
     assert {family.name: family.type for family in shown.families} == TYPES
     assert all(family.samples for family in shown.families if family.name != "rustygate_retries")
 
@@ -81,14 +81,14 @@ async def test_help_tells_units(unit: str) -> None:
 
 
 async def test_text_says_what_it_is(gate: StartGate) -> None:
-    got = await (await gate()).ask(scrape())
+    got = await (await gate()).request(scrape_request())
     assert got.head["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
 
 
 async def test_scrape_is_no_exchange(gate: StartGate) -> None:
     running = await gate()
-    await running.ask(scrape())
-    assert (await Shown.by(running)).sum("rustygate_exchanges_total") == 0
+    await running.request(scrape_request())
+    assert (await Scrape.of(running)).sum("rustygate_exchanges_total") == 0
     assert running.log.exchanges == []
 
 
@@ -96,12 +96,12 @@ async def test_scrape_is_no_exchange(gate: StartGate) -> None:
 
 
 async def test_exchange_and_its_tokens_are_counted(gate: StartGate, upstream: Upstream) -> None:
-    upstream.reply = answer(USAGE, JSON)
+    upstream.reply = response(USAGE, JSON)
     running = await gate()
     for _ in range(3):
-        await running.ask(chat("X-RustyGate-Client: search"))
-    await running.ask(get())
-    shown = await Shown.by(running)
+        await running.request(chat("X-RustyGate-Client: search"))
+    await running.request(get())
+    shown = await Scrape.of(running)
     who = {"client": "search", "model": "gpt-4o"}
     ended = {"status": "200", "outcome": "ok"}
     assert shown.sum("rustygate_exchanges_total", **who, **ended) == 3
@@ -117,11 +117,11 @@ async def test_refusals_are_counted_by_their_reasons(gate: StartGate, upstream: 
     running = await gate(CONCURRENCY_LIMIT=1, QUEUE_LIMIT=0)
     holder = await running.send(chat())
     call = await upstream.call()
-    assert (await running.ask(chat())).reason == "queue_full"
-    assert (await running.ask(get("/nothing"))).reason == "not_found"
-    await call.answer(answer())
-    await holder.answer()
-    shown = await Shown.by(running)
+    assert (await running.request(chat())).reason == "queue_full"
+    assert (await running.request(get("/nothing"))).reason == "not_found"
+    await call.respond(response())
+    await holder.response()
+    shown = await Scrape.of(running)
     assert shown.labels("rustygate_refusals_total", "reason") == reasons()
     assert shown.sum("rustygate_refusals_total", reason="queue_full") == 1
     assert shown.sum("rustygate_refusals_total") == 2
@@ -136,16 +136,16 @@ async def test_retries_are_counted_by_what_came_before(
     running = await gate()
     client = await running.send(chat())
     error = b'{"error": {"code": "rate_limit_exceeded"}}'
-    slow = answer(error, JSON, "retry-after-ms: 1", status="429 Too Many Requests")
-    await (await upstream.call()).answer(slow)
+    slow = response(error, JSON, "retry-after-ms: 1", status="429 Too Many Requests")
+    await (await upstream.call()).respond(slow)
     # The connection was used before, so that its reset alone is no failed attempt.
     for _ in range(2):
         call = await upstream.call()
-        await call.rest()
+        await call.read_rest()
         call.reset()
-    await (await upstream.call()).answer(answer())
-    assert (await client.answer()).head["x-rustygate-attempts"] == "3"
-    shown = await Shown.by(running)
+    await (await upstream.call()).respond(response())
+    assert (await client.response()).head["x-rustygate-attempts"] == "3"
+    shown = await Scrape.of(running)
     counted = {labels["reason"]: n for labels, n in shown.samples("rustygate_retries_total")}
     assert counted == {"upstream_429": 1, "upstream_disconnected": 1}
     assert shown.sum("rustygate_refusals_total") == 0
@@ -155,9 +155,9 @@ async def test_client_that_left_has_no_status(gate: StartGate, upstream: Upstrea
     running = await gate()
     client = await running.send(chat())
     await upstream.call()
-    client.leave()
+    client.disconnect()
     await running.settled()
-    shown = await Shown.by(running)
+    shown = await Scrape.of(running)
     left = {"status": NONE, "outcome": "client_left", "model": UNKNOWN}
     assert shown.sum("rustygate_exchanges_total", **left) == 1
 
@@ -169,7 +169,7 @@ async def test_client_that_left_has_no_status(gate: StartGate, upstream: Upstrea
 async def test_duration_is_in_the_buckets_at_and_above_it(queued: int, edge: str) -> None:
     async with counting() as counts:
         counts.settle(exchange(queued=queued))
-    shown = Shown(counts.text())
+    shown = Scrape(counts.text())
     buckets = {
         labels["le"]: n for labels, n in shown.samples("rustygate_queue_wait_seconds_bucket")
     }
@@ -191,27 +191,27 @@ async def test_gauges_are_true_while_some_wait(gate: StartGate, upstream: Upstre
         for name, count in classes.items()
         for _ in range(count)
     ]
-    await running.shows(waiters=6)
-    shown = await Shown.by(running)
+    await running.wait_until(waiters=6)
+    shown = await Scrape.of(running)
     assert {v["class"]: n for v, n in shown.samples("rustygate_waiters")} == classes
     assert shown.sum("rustygate_in_flight") == 1
     assert shown.sum("rustygate_budget_units", lane="", budget="slots") == 0
     assert shown.sum("rustygate_budget_units_limit", lane="", budget="slots") == 1
     for waiter in waiters:
-        waiter.leave()
-    await call.answer(answer())
-    await holder.answer()
-    await running.shows(waiters=0, in_flight=0)
-    shown = await Shown.by(running)
+        waiter.disconnect()
+    await call.respond(response())
+    await holder.response()
+    await running.wait_until(waiters=0, in_flight=0)
+    shown = await Scrape.of(running)
     assert shown.sum("rustygate_waiters") == shown.sum("rustygate_in_flight") == 0
 
 
 async def test_budgets_are_shown_with_their_limits(gate: StartGate, upstream: Upstream) -> None:
     quota = ["x-ratelimit-limit-requests: 500", "x-ratelimit-remaining-requests: 400"]
-    upstream.reply = answer(USAGE, JSON, *quota)
+    upstream.reply = response(USAGE, JSON, *quota)
     running = await gate(RATE_LIMIT="0.001", RATE_LIMIT_BURST=9, TOKENS_PER_MINUTE=600)
-    await running.ask(chat())
-    shown = await Shown.by(running)
+    await running.request(chat())
+    shown = await Scrape.of(running)
     limits = {
         (labels["lane"], labels["budget"]): value
         for labels, value in shown.samples("rustygate_budget_units_limit")
@@ -250,7 +250,7 @@ async def test_scrape_is_quick_while_ten_thousand_wait_and_after_a_flood_of_name
     began = perf_counter()
     text = counts.text()
     assert perf_counter() - began < 0.1
-    shown = Shown(text)
+    shown = Scrape(text)
     assert shown.sum("rustygate_waiters", **{"class": "default"}) == 10_000
     assert len(list(shown.samples("rustygate_exchanges_total"))) > metrics.SERIES
     for waiter in waiters:
@@ -263,12 +263,12 @@ async def test_scrape_is_quick_while_ten_thousand_wait_and_after_a_flood_of_name
 
 
 async def test_names_that_clients_make_up_are_bounded(gate: StartGate, upstream: Upstream) -> None:
-    upstream.reply = answer(status="404 Not Found")
+    upstream.reply = response(status="404 Not Found")
     running = await gate()
     client = await running.connect()
     for number in range(metrics.CLIENTS + 20):
-        await client.ask(asked(f"made-up-{number}", f"X-RustyGate-Client: c{number}"))
-    shown = await Shown.by(running)
+        await client.request(asked(f"made-up-{number}", f"X-RustyGate-Client: c{number}"))
+    shown = await Scrape.of(running)
     clients = shown.labels("rustygate_exchanges_total", "client")
     assert clients == {f"c{number}" for number in range(metrics.CLIENTS)} | {OTHER}
     assert shown.labels("rustygate_exchanges_total", "model") == {UNKNOWN}
@@ -282,8 +282,8 @@ async def test_names_of_who_is_turned_away_are_nobodys(gate: StartGate, tmp_path
     for name in ("search", "made-up"):
         line = f"X-RustyGate-Client: {name}"
         for wrong in (chat(line), get("/nothing", line), get("/v1/../x", line)):
-            await running.ask(wrong)
-    shown = await Shown.by(running)
+            await running.request(wrong)
+    shown = await Scrape.of(running)
     assert shown.labels("rustygate_exchanges_total", "client") == {UNKNOWN}
     assert shown.sum("rustygate_refusals_total", reason="invalid_api_key") == 2
 
@@ -295,7 +295,7 @@ async def test_models_are_bounded() -> None:
             line.lane.requests = TokenBucket(1, 5)
         for model in models:
             counts.settle(exchange(model=model))
-        shown = Shown(counts.text())
+        shown = Scrape(counts.text())
     named = set(models[: metrics.MODELS])
     assert shown.labels("rustygate_exchanges_total", "model") == named | {OTHER}
     assert shown.labels("rustygate_budget_units", "lane") == named | {""}
@@ -304,7 +304,7 @@ async def test_models_are_bounded() -> None:
 async def test_series_are_bounded() -> None:
     async with counting(*(f"model-number-{number}" for number in range(metrics.MODELS))) as counts:
         flood(counts._gate, counts)
-    shown = Shown(counts.text())
+    shown = Scrape(counts.text())
     for name, rest in (("rustygate_exchanges_total", 21), ("rustygate_tokens_total", 2)):
         count = len(list(shown.samples(name)))
         assert metrics.SERIES < count <= metrics.SERIES + metrics.SERIES_OF_OTHERS + rest
@@ -321,8 +321,8 @@ def test_any_name_can_be_shown_and_each_series_once(names: list[str]) -> None:
                 counts.settle(exchange(name, model=name or None))
             for line in counts._gate.lanes:
                 line.lane.requests = TokenBucket(1, 5)
-        shown = Shown(counts.text())
-        assert shown.families == Shown(written_by_the_library(counts)).families
+        shown = Scrape(counts.text())
+        assert shown.families == Scrape(written_by_the_library(counts)).families
         for family in ("rustygate_exchanges_total", "rustygate_budget_units"):
             series = [tuple(labels.values()) for labels, _ in shown.samples(family)]
             assert len(series) == len(set(series))
@@ -337,23 +337,23 @@ def test_any_name_can_be_shown_and_each_series_once(names: list[str]) -> None:
 async def test_model_with_an_odd_name_can_be_shown(
     gate: StartGate, upstream: Upstream, name: str
 ) -> None:
-    upstream.reply = answer(
+    upstream.reply = response(
         b"{}", "x-ratelimit-limit-requests: 500", "x-ratelimit-remaining-requests: 400"
     )
     running = await gate()
     for model in (name, "plain"):
-        assert (await running.ask(asked(model))).status == 200
-    shown = await Shown.by(running)
+        assert (await running.request(asked(model))).status == 200
+    shown = await Scrape.of(running)
     assert "plain" in shown.labels("rustygate_budget_units", "lane")
     assert shown.sum("rustygate_exchanges_total", outcome="ok") == 2
 
 
 async def test_no_key_is_shown(gate: StartGate, upstream: Upstream) -> None:
-    upstream.reply = answer(USAGE, JSON)
+    upstream.reply = response(USAGE, JSON)
     running = await gate(ADMIN_KEY="admin-canary")
-    await running.ask(chat())
-    await running.ask(get("/nothing"))
-    got = await running.ask(scrape("Authorization: Bearer admin-canary"))
+    await running.request(chat())
+    await running.request(get("/nothing"))
+    got = await running.request(scrape_request("Authorization: Bearer admin-canary"))
     for secret in (CLIENT_KEY, UPSTREAM_KEY, "admin-canary"):
         assert secret.encode() not in got.body
         assert secret not in running.log.text

@@ -29,12 +29,12 @@ from tests.support.http import (
     EVENT_STREAM,
     LAST_CHUNK,
     UPSTREAM_KEY,
-    answer,
     chat,
     chunk,
     get,
     post,
     request,
+    response,
 )
 from tests.support.upstream import Upstream
 from tests.support.waiting import soon, until
@@ -48,7 +48,7 @@ STATE = "tracestate: rojo=00f067aa0ba902b7"
 
 JSON = "Content-Type: application/json"
 USAGE = b'{"usage": {"prompt_tokens": 9, "completion_tokens": 4, "total_tokens": 13}}'
-BUSY = answer(
+BUSY = response(
     b'{"error": {"code": "rate_limit_exceeded"}}',
     JSON,
     "retry-after-ms: 1",
@@ -103,9 +103,9 @@ def attributes(span: ReadableSpan) -> dict[str, Any]:
 async def test_exchange_and_its_attempt_have_a_span_each(
     gate: StartGate, upstream: Upstream, traced: Spans
 ) -> None:
-    upstream.reply = answer(USAGE, JSON)
+    upstream.reply = response(USAGE, JSON)
     running = await gate(traced.provider)
-    await running.ask(chat("X-RustyGate-Client: search"))
+    await running.request(chat("X-RustyGate-Client: search"))
     [line] = await running.settled()
     attempt, exchange = await traced.ended(2)
     assert (exchange.name, exchange.kind) == (f"POST {CHAT}", SpanKind.SERVER)
@@ -144,9 +144,9 @@ async def test_exchange_and_its_attempt_have_a_span_each(
 async def test_trace_goes_on_from_the_client_to_upstream(
     gate: StartGate, upstream: Upstream, traced: Spans
 ) -> None:
-    upstream.reply = answer()
+    upstream.reply = response()
     running = await gate(traced.provider)
-    await running.ask(chat(PARENT, STATE))
+    await running.request(chat(PARENT, STATE))
     attempt, exchange = await traced.ended(2)
     assert parent_of(exchange) == PARENT_ID
     [call] = upstream.calls
@@ -162,9 +162,9 @@ async def test_trace_goes_on_from_the_client_to_upstream(
 async def test_trace_begins_here_where_the_client_tells_of_none(
     gate: StartGate, upstream: Upstream, traced: Spans, lines: tuple[str, ...]
 ) -> None:
-    upstream.reply = answer()
+    upstream.reply = response()
     running = await gate(traced.provider)
-    await running.ask(chat(*lines))
+    await running.request(chat(*lines))
     attempt, exchange = await traced.ended(2)
     assert parent_of(exchange) is None
     assert exchange.context.trace_id != int(TRACE_ID, 16)
@@ -177,9 +177,9 @@ async def test_trace_begins_here_where_the_client_tells_of_none(
 async def test_trace_that_is_not_sampled_stays_so(
     gate: StartGate, upstream: Upstream, traced: Spans
 ) -> None:
-    upstream.reply = answer()
+    upstream.reply = response()
     running = await gate(traced.provider)
-    await running.ask(chat(PARENT[:-1] + "0"))
+    await running.request(chat(PARENT[:-1] + "0"))
     await running.settled()
     [call] = upstream.calls
     assert call.head["traceparent"].startswith(f"00-{TRACE_ID}-")
@@ -190,9 +190,9 @@ async def test_trace_that_is_not_sampled_stays_so(
 async def test_without_tracing_the_client_s_trace_passes_untouched(
     gate: StartGate, upstream: Upstream
 ) -> None:
-    upstream.reply = answer()
+    upstream.reply = response()
     running = await gate()
-    await running.ask(chat(PARENT, STATE, "tracestate: congo=1"))
+    await running.request(chat(PARENT, STATE, "tracestate: congo=1"))
     [call] = upstream.calls
     assert call.head.all("traceparent") == [PARENT.partition(" ")[2]]
     assert call.head.all("tracestate") == ["rojo=00f067aa0ba902b7", "congo=1"]
@@ -206,10 +206,10 @@ async def test_each_attempt_has_its_own_span(
 ) -> None:
     running = await gate(traced.provider)
     client = await running.send(chat())
-    await (await upstream.call()).answer(BUSY)
+    await (await upstream.call()).respond(BUSY)
     (await upstream.call()).reset()
-    await (await upstream.call()).answer(answer(USAGE, JSON))
-    await client.answer()
+    await (await upstream.call()).respond(response(USAGE, JSON))
+    await client.response()
     *attempts, exchange = await traced.ended(4)
     told = [attributes(attempt) for attempt in attempts]
     assert [one.get("http.response.status_code") for one in told] == [429, None, 200]
@@ -230,31 +230,31 @@ async def test_stream_s_span_lasts_until_its_end(
     call = await upstream.call()
     call.send(EVENT_STREAM, chunk(b"data: 1\n\n"))
     await client.head()
-    await client.exactly(b"data: 1\n\n")
+    await client.expect_body(b"data: 1\n\n")
     assert await traced.ended(0) == []
     call.send(chunk(b"data: %b\n\n" % USAGE), LAST_CHUNK)
-    await client.rest()
+    await client.read_rest()
     attempt, _ = await traced.ended(2)
     assert attributes(attempt)["gen_ai.usage.input_tokens"] == 9
 
 
 async def refused(running: Gate, upstream: Upstream) -> None:
-    await running.ask(get("/v2/models"))
+    await running.request(get("/v2/models"))
 
 
 async def unreachable(running: Gate, upstream: Upstream) -> None:
     await upstream.stop()
-    await running.ask(get())
+    await running.request(get())
 
 
 async def failing(running: Gate, upstream: Upstream) -> None:
-    upstream.reply = answer(status="500 Internal Server Error")
-    await running.ask(get())
+    upstream.reply = response(status="500 Internal Server Error")
+    await running.request(get())
 
 
 async def not_found(running: Gate, upstream: Upstream) -> None:
-    upstream.reply = answer(status="404 Not Found")
-    await running.ask(get())
+    upstream.reply = response(status="404 Not Found")
+    await running.request(get())
 
 
 async def broken(running: Gate, upstream: Upstream) -> None:
@@ -269,7 +269,7 @@ async def broken(running: Gate, upstream: Upstream) -> None:
 async def left(running: Gate, upstream: Upstream) -> None:
     client = await running.send(get())
     await upstream.call()
-    client.leave()
+    client.disconnect()
 
 
 Story = Callable[[Gate, Upstream], Any]
@@ -322,10 +322,10 @@ async def test_spans_tell_what_went_wrong(
 async def test_span_holds_no_key_no_query_and_no_body(
     gate: StartGate, upstream: Upstream, traced: Spans
 ) -> None:
-    upstream.reply = answer(b'{"error": "private"}', JSON)
+    upstream.reply = response(b'{"error": "private"}', JSON)
     running = await gate(traced.provider)
     body = json.dumps({"model": "m", "user": CLIENT_KEY}).encode()
-    await running.ask(
+    await running.request(
         post(body, f"X-Key: {CLIENT_KEY}", target=f"/v1/x?key={CLIENT_KEY}&q=private")
     )
     ended = await traced.ended(2)
@@ -336,9 +336,9 @@ async def test_span_holds_no_key_no_query_and_no_body(
 async def test_what_a_stranger_invents_is_bounded(
     gate: StartGate, upstream: Upstream, traced: Spans
 ) -> None:
-    upstream.reply = answer()
+    upstream.reply = response()
     running = await gate(traced.provider)
-    await running.ask(request("PROPFIND", "/v2/" + "x" * 9000))
+    await running.request(request("PROPFIND", "/v2/" + "x" * 9000))
     [odd] = await traced.ended(1)
     assert odd.name == "HTTP"
     assert attributes(odd)["http.request.method"] == "_OTHER"
@@ -466,7 +466,7 @@ async def test_spans_reach_the_collector_before_the_gate_has_stopped(
     upstream: Upstream, collector: Collector, log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment=test")
-    upstream.reply = answer()
+    upstream.reply = response()
     async with soon(), daemon(upstream) as running:
         await ask(running)
         assert collector.got == []
@@ -485,7 +485,7 @@ async def test_service_may_be_named(
     upstream: Upstream, collector: Collector, log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OTEL_SERVICE_NAME", "gate-2")
-    upstream.reply = answer()
+    upstream.reply = response()
     async with soon(), daemon(upstream) as running:
         await ask(running)
     attributes = collector.got[0].resource_spans[0].resource.attributes
@@ -498,7 +498,7 @@ async def test_collector_that_never_answers_holds_up_the_end_for_a_moment_only(
     monkeypatch.setattr(spans, "FLUSH_TIMEOUT_S", 0.1)
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
     collector.deaf = True
-    upstream.reply = answer()
+    upstream.reply = response()
     async with soon(), daemon(upstream) as running:
         await ask(running)
     assert "the last spans could not be sent in 0.1 s" in log.text

@@ -19,14 +19,14 @@ from tests.support.http import (
     CHAT,
     CONTINUE,
     LAST_CHUNK,
-    Answer,
-    answer,
-    answer_head,
+    Response,
     chat,
     chunk,
     get,
     post,
     request,
+    response,
+    response_head,
 )
 from tests.support.upstream import Call, Upstream, loopback_socket, url_of
 from tests.support.waiting import until
@@ -62,7 +62,7 @@ async def absent(_no_task_is_left: None) -> AsyncIterator[Upstream]:
 async def broken(upstream: Upstream, how: str, *sent: bytes) -> Call:
     """Upstream reads a request, sends some bytes or none, and ends the connection."""
     call = await upstream.call()
-    await call.rest()
+    await call.read_rest()
     call.send(*sent)
     call.close() if how == "close" else call.reset()
     return call
@@ -73,9 +73,9 @@ async def pausing(running: Gate) -> None:
     await until(lambda: running.snapshot()["in_flight"] == 0 < running.snapshot()["held_bytes"])
 
 
-async def served(running: Gate, client: Client, attempts: int, lines: int = 1) -> Answer:
+async def served(running: Gate, client: Client, attempts: int, lines: int = 1) -> Response:
     """Upstream's answer, after so many attempts by the header and by the last of the lines."""
-    got = await client.answer()
+    got = await client.response()
     assert (got.status, got.reason) == (200, None)
     assert got.head["x-rustygate-attempts"] == str(attempts)
     line = (await running.settled(lines))[-1]
@@ -85,9 +85,9 @@ async def served(running: Gate, client: Client, attempts: int, lines: int = 1) -
 
 async def failed(
     running: Gate, client: Client, reason: str, attempts: int, lines: int = 1
-) -> Answer:
+) -> Response:
     """The gate's own answer, after so many attempts by the header and by the last line."""
-    got = await client.answer()
+    got = await client.response()
     assert (got.status, got.reason) == (504 if reason == "upstream_timeout" else 502, reason)
     assert got.head["x-rustygate-attempts"] == str(attempts)
     line = (await running.settled(lines))[-1]
@@ -101,8 +101,8 @@ async def reusable(running: Gate, upstream: Upstream, count: int = 1) -> list[Ca
     clients = [await running.send(get()) for _ in range(count)]
     calls = [await upstream.call() for _ in clients]
     for client, call in zip(clients, calls, strict=True):
-        await call.answer(answer())
-        assert (await client.answer()).status == 200
+        await call.respond(response())
+        assert (await client.response()).status == 200
     return calls
 
 
@@ -137,7 +137,7 @@ async def no_tls() -> AsyncIterator[str]:
 
     async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(1)
-        writer.write(answer(status="400 Bad Request"))
+        writer.write(response(status="400 Bad Request"))
         writer.close()
 
     async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
@@ -206,7 +206,7 @@ async def test_refused_connection_is_made_once_upstream_listens(
     running = await gate(OPENAI_BASE_URL=absent.url, UPSTREAM_RETRIES=1, **settings)
     client = await running.send(chat())
     await pausing(running)
-    absent.reply = answer(b"there")
+    absent.reply = response(b"there")
     await absent.start()
     assert (await served(running, client, 2)).body == b"there"
 
@@ -231,12 +231,12 @@ async def test_client_that_leaves_while_upstream_connects_has_spent_nothing(
     async with full_backlog() as url:
         running = await gate(OPENAI_BASE_URL=url, RATE_LIMIT_TIMEOUT=2, **budget)
         first = await running.send(chat())
-        await running.shows(in_flight=1)
-        first.leave()
-        await running.shows(in_flight=0)
+        await running.wait_until(in_flight=1)
+        first.disconnect()
+        await running.wait_until(in_flight=0)
         second = await running.send(chat())
-        refusal = asyncio.create_task(second.answer())
-        await running.shows(in_flight=1, waiters=0)
+        refusal = asyncio.create_task(second.response())
+        await running.wait_until(in_flight=1, waiters=0)
         assert not refusal.done()
         refusal.cancel()
 
@@ -274,7 +274,7 @@ async def test_same_bytes_are_sent_again(gate: StartGate, upstream: Upstream, se
     client = await running.send(sent)
     await broken(upstream, "reset")
     call = await upstream.call()
-    await call.answer(answer(b"whole"))
+    await call.respond(response(b"whole"))
     assert (await served(running, client, 2)).body == b"whole"
     first, second = upstream.wires
     assert first.received == second.received
@@ -288,8 +288,8 @@ async def test_break_in_the_middle_of_a_held_body_is_tried_again(
     client = await running.send(post(body))
     (await upstream.call()).reset()
     call = await upstream.call()
-    assert await call.rest() == body
-    await call.answer(answer())
+    assert await call.read_rest() == body
+    await call.respond(response())
     await served(running, client, 2)
 
 
@@ -335,15 +335,15 @@ GARBAGE = {
     "zeros": b"\x00" * 100,
     "TLS": b"\x16\x03\x01\x02\x00\x01",
     "HTTP/2": b"\x00\x00\x12\x04\x00\x00\x00\x00\x00",
-    "HTTP/2 as text": answer().replace(b"HTTP/1.1", b"HTTP/2"),
-    "no status": answer(status="OK OK"),
-    "no header": answer_head("no colon"),
-    "no length": answer_head("Content-Length: x"),
-    "two lengths": answer_head("Content-Length: 1", "Content-Length: 2"),
-    "length and chunks": answer_head("Content-Length: 1", "Transfer-Encoding: chunked"),
+    "HTTP/2 as text": response().replace(b"HTTP/1.1", b"HTTP/2"),
+    "no status": response(status="OK OK"),
+    "no header": response_head("no colon"),
+    "no length": response_head("Content-Length: x"),
+    "two lengths": response_head("Content-Length: 1", "Content-Length: 2"),
+    "length and chunks": response_head("Content-Length: 1", "Transfer-Encoding: chunked"),
     "endless header": b"HTTP/1.1 200 OK\r\nX: " + b"x" * 100_000,
-    "too many headers": answer_head(*["X: x"] * 1000),
-    "switched unasked": answer_head(
+    "too many headers": response_head(*["X: x"] * 1000),
+    "switched unasked": response_head(
         "Upgrade: x", "Connection: Upgrade", status="101 Switching Protocols"
     ),
 }
@@ -358,7 +358,7 @@ async def test_what_is_no_answer_is_a_failure_and_not_tried_again(
     call = await upstream.call()
     call.send(garbage)
     await failed(running, client, "upstream_disconnected", 1)
-    await call.gone()
+    await call.ended()
     assert len(upstream.calls) == 1
 
 
@@ -377,7 +377,7 @@ async def test_silence_is_a_time_out_and_not_tried_again(
     call.send(begun)
     got = await failed(running, client, "upstream_timeout", 1, before + 1)
     assert f"{SHORT} s" in got.error["message"]
-    await call.gone()
+    await call.ended()
     assert len(upstream.calls) == before + 1
 
 
@@ -388,7 +388,7 @@ async def test_silence_after_an_interim_answer_is_a_time_out(
     running = await gate(UPSTREAM_READ_TIMEOUT=SHORT)
     client = await running.send(chat())
     call = await upstream.call()
-    await call.rest()
+    await call.read_rest()
     call.send(interim)
     await failed(running, client, "upstream_timeout", 1)
 
@@ -402,15 +402,15 @@ async def test_slow_upload_is_no_silence_of_upstream(
     client = await running.send(request("POST", "/v1/files", MULTIPART, "Content-Length: 12"))
     client.send(b"first.")
     call = await upstream.call()
-    await call.exactly(b"first.")
+    await call.expect_body(b"first.")
     call.send(interim)
-    assert (await running.ask(get())).status == 504
+    assert (await running.request(get())).status == 504
     client.send(b"second")
-    await call.answer(answer())
+    await call.respond(response())
     await served(running, client, 1, 2)
 
 
-@pytest.mark.parametrize("kept_by", [answer(), EARLY_HINTS + answer()], ids=["", "interim"])
+@pytest.mark.parametrize("kept_by", [response(), EARLY_HINTS + response()], ids=["", "interim"])
 @pytest.mark.parametrize("late", [b"", b"\r\n"], ids=["", "empty line"])
 async def test_slow_upload_over_a_kept_connection_is_no_silence_of_upstream(
     gate: StartGate, upstream: Upstream, kept_by: bytes, late: bytes
@@ -420,15 +420,15 @@ async def test_slow_upload_over_a_kept_connection_is_no_silence_of_upstream(
     running = await gate(UPSTREAM_READ_TIMEOUT=SHORT)
     client = await running.send(get())
     call = await upstream.call()
-    await call.answer(kept_by)
-    await client.answer()
+    await call.respond(kept_by)
+    await client.response()
     call.send(late)
     client.send(request("POST", "/v1/files", MULTIPART, "Content-Length: 12"), b"first.")
     call = await upstream.call()
-    await call.exactly(b"first.")
-    assert (await running.ask(get())).status == 504
+    await call.expect_body(b"first.")
+    assert (await running.request(get())).status == 504
     client.send(b"second")
-    await call.answer(answer())
+    await call.respond(response())
     await served(running, client, 1, 3)
 
 
@@ -471,10 +471,10 @@ async def test_answer_given_up_for_a_retry_that_never_came_is_no_whole_one(
         body = chunk(body) + LAST_CHUNK
     for each, pause_s in (call, 1), (other, 60):
         lines = (head, f"Retry-After: {pause_s}")
-        each.send(answer_head(*lines, status="429 Too Many Requests"), body)
-        await running.shows(waiters=1)
+        each.send(response_head(*lines, status="429 Too Many Requests"), body)
+        await running.wait_until(waiters=1)
     assert (await client.head()).status == 429
-    assert 0 < len(await client.until_cut()) < 900_000
+    assert 0 < len(await client.read_until_cut()) < 900_000
 
 
 async def test_nothing_more_is_sent_for_a_client_that_left(
@@ -484,7 +484,7 @@ async def test_nothing_more_is_sent_for_a_client_that_left(
     client = await running.send(chat())
     await broken(upstream, "reset")
     await pausing(running)
-    client.leave()
+    client.disconnect()
     [line] = await running.settled()
     assert (line["outcome"], line["attempts"]) == ("client_left", 1)
     assert len(upstream.calls) == 1
@@ -507,7 +507,7 @@ async def test_break_of_a_kept_connection_is_tried_again_at_once_and_not_counted
     assert stale.wire in kept
     fresh = await upstream.call()
     assert fresh.wire not in kept
-    await fresh.answer(answer(b"fresh"))
+    await fresh.respond(response(b"fresh"))
     assert (await served(running, client, 1, 3)).body == b"fresh"
 
 
@@ -518,12 +518,12 @@ async def test_all_kept_connections_may_be_stale(gate: StartGate, upstream: Upst
     stale = [await upstream.call() for _ in kept]
     assert {call.wire for call in stale} == kept
     for call in stale:
-        await call.rest()
+        await call.read_rest()
         call.reset()
     for _ in kept:
-        await (await upstream.call()).answer(answer())
+        await (await upstream.call()).respond(response())
     for client in clients:
-        got = await client.answer()
+        got = await client.response()
         assert (got.status, got.head["x-rustygate-attempts"]) == (200, "1")
 
 
@@ -570,8 +570,8 @@ async def test_connection_that_upstream_closed_is_not_used(
     running = await gate(UPSTREAM_RETRIES=0)
     [kept] = await reusable(running, upstream)
     kept.wire.half_close()
-    await kept.gone()
-    upstream.reply = answer()
+    await kept.ended()
+    upstream.reply = response()
     await served(running, await running.send(chat()), 1, 2)
     assert (len(upstream.calls), len(upstream.wires)) == (2, 2)
 
@@ -581,23 +581,23 @@ late_or_not = pytest.mark.parametrize(
 )
 
 
-async def answer_after(running: Gate, upstream: Upstream, unasked: bytes, late: bool) -> Answer:
+async def answer_after(running: Gate, upstream: Upstream, unasked: bytes, late: bool) -> Response:
     """What comes of a request after upstream said something unasked behind the answer before, or
     when that was over."""
     client = await running.send(get())
     call = await upstream.call()
-    await call.answer(answer(), b"" if late else unasked)
-    assert (await client.answer()).status == 200
+    await call.respond(response(), b"" if late else unasked)
+    assert (await client.response()).status == 200
     call.send(unasked if late else b"")
-    upstream.reply = answer(b"asked for")
-    return await running.ask(chat())
+    upstream.reply = response(b"asked for")
+    return await running.request(chat())
 
 
 @late_or_not
 async def test_what_upstream_says_unasked_answers_nobody(
     gate: StartGate, upstream: Upstream, late: bool
 ) -> None:
-    unasked = answer(b"unasked", status="408 Request Timeout")
+    unasked = response(b"unasked", status="408 Request Timeout")
     got = await answer_after(await gate(), upstream, unasked, late)
     assert got.body == b"asked for"
 
@@ -624,10 +624,10 @@ async def test_half_a_head_said_unasked_begins_no_answer(
 async def test_empty_lines_behind_an_answer_do_not_count(
     gate: StartGate, upstream: Upstream
 ) -> None:
-    upstream.reply = answer() + b"\r\n"
+    upstream.reply = response() + b"\r\n"
     running = await gate()
     for _ in range(3):
-        assert (await running.ask(get())).status == 200
+        assert (await running.request(get())).status == 200
     assert len(upstream.wires) == 1
 
 
@@ -647,8 +647,8 @@ async def test_plain_failure_of_upstream_s_own_passes_at_the_first_attempt(
     gate: StartGate, upstream: Upstream, status: str
 ) -> None:
     running = await gate()
-    upstream.reply = answer(b'{"error": {"message": "own"}}', status=status)
-    got = await running.ask(chat())
+    upstream.reply = response(b'{"error": {"message": "own"}}', status=status)
+    got = await running.request(chat())
     assert (got.head.start, got.reason) == (f"HTTP/1.1 {status}", None)
     assert (got.error, got.head["x-rustygate-attempts"]) == ({"message": "own"}, "1")
     [line] = await running.settled()
@@ -662,6 +662,6 @@ async def test_plain_failure_of_upstream_s_own_passes_at_the_first_attempt(
     ids=["long", "several long", "many", "many and large"],
 )
 async def test_huge_head_passes(gate: StartGate, upstream: Upstream, values: list[str]) -> None:
-    upstream.reply = answer(b"{}", *[f"X-Huge: {value}" for value in values])
-    got = await (await gate()).ask(chat())
+    upstream.reply = response(b"{}", *[f"X-Huge: {value}" for value in values])
+    got = await (await gate()).request(chat())
     assert (got.status, got.head.all("x-huge")) == (200, values)

@@ -14,11 +14,11 @@ from tests.support.http import (
     EVENT_STREAM,
     LAST_CHUNK,
     UPSTREAM_KEY,
-    answer,
     chat,
     chunk,
     get,
     post,
+    response,
 )
 from tests.support.proxy import CONNECTED, Proxy
 from tests.support.upstream import Upstream
@@ -33,7 +33,7 @@ CREDENTIALS = "Basic bWU6cEBzcy1jYW5hcnk="
 async def secure(_no_task_is_left: None, authority: Authority) -> AsyncIterator[Upstream]:
     """An upstream by TLS, as `upstream.test` and as its address."""
     upstream = Upstream()
-    await upstream.start(authority.serving("upstream.test", "127.0.0.1"))
+    await upstream.start(authority.server_context("upstream.test", "127.0.0.1"))
     yield upstream
     await upstream.stop()
 
@@ -62,10 +62,10 @@ async def test_tunnel_leads_to_an_upstream_by_tls(
     gate: StartGate, secure: Upstream, proxy: Proxy, authority: Authority
 ) -> None:
     await proxy.start(secure.port)
-    secure.reply = answer(b"body")
+    secure.reply = response(b"body")
     running = await gate(**by(proxy, authority))
     for _ in range(2):
-        assert (await running.ask(chat())).body == b"body"
+        assert (await running.request(chat())).body == b"body"
     [head] = proxy.heads
     assert head.start == "CONNECT upstream.test:443 HTTP/1.1"
     assert "proxy-authorization" not in head
@@ -77,10 +77,10 @@ async def test_tunnel_leads_to_an_upstream_by_tls(
 async def test_tunnel_leads_through_a_proxy_by_tls(
     gate: StartGate, secure: Upstream, proxy: Proxy, authority: Authority
 ) -> None:
-    await proxy.start(secure.port, authority.serving("127.0.0.1"))
-    secure.reply = answer(b"body")
+    await proxy.start(secure.port, authority.server_context("127.0.0.1"))
+    secure.reply = response(b"body")
     settings = by(proxy, authority) | {"HTTPS_PROXY": f"https://{proxy.address}"}
-    assert (await (await gate(**settings)).ask(chat())).body == b"body"
+    assert (await (await gate(**settings)).request(chat())).body == b"body"
     assert proxy.heads[0].start == "CONNECT upstream.test:443 HTTP/1.1"
 
 
@@ -92,21 +92,21 @@ async def test_streams_and_bodies_pass_the_tunnel(
     body = bytes(range(256)) * 4096
     client = await running.send(post(body))
     call = await secure.call()
-    assert await call.rest() == body
+    assert await call.read_rest() == body
     call.send(EVENT_STREAM, chunk(b"data: 1\n\n"))
     await client.head()
-    await client.exactly(b"data: 1\n\n")
+    await client.expect_body(b"data: 1\n\n")
     call.send(chunk(b"data: 2\n\n"), LAST_CHUNK)
-    assert await client.rest() == b"data: 2\n\n"
+    assert await client.read_rest() == b"data: 2\n\n"
 
 
 async def test_proxy_gets_its_credentials_and_upstream_does_not(
     gate: StartGate, secure: Upstream, proxy: Proxy, authority: Authority
 ) -> None:
     await proxy.start(secure.port)
-    secure.reply = answer()
+    secure.reply = response()
     running = await gate(**by(proxy, authority, f"me:{PASSWORD}@"))
-    assert (await running.ask(chat())).status == 200
+    assert (await running.request(chat())).status == 200
     assert proxy.heads[0]["proxy-authorization"] == CREDENTIALS
     assert "proxy-authorization" not in secure.calls[0].head
 
@@ -116,10 +116,10 @@ async def test_upstream_by_http_is_asked_for_in_full(
     gate: StartGate, upstream: Upstream, proxy: Proxy, target: str
 ) -> None:
     await proxy.start(upstream.port)
-    upstream.reply = answer(b"body")
+    upstream.reply = response(b"body")
     running = await gate(OPENAI_BASE_URL=HTTP, HTTP_PROXY=f"me:{PASSWORD}@{proxy.address}")
     for _ in range(2):
-        assert (await running.ask(get(target))).body == b"body"
+        assert (await running.request(get(target))).body == b"body"
     assert proxy.heads[0].start == f"GET http://upstream.test{target} HTTP/1.1"
     assert proxy.heads[0]["proxy-authorization"] == CREDENTIALS
     assert proxy.heads[0]["authorization"] == f"Bearer {UPSTREAM_KEY}"
@@ -130,11 +130,11 @@ async def test_credentials_come_with_each_request_on_one_connection(
     gate: StartGate, upstream: Upstream
 ) -> None:
     """The proxy of an upstream by http is here one and the same as upstream."""
-    upstream.reply = answer()
+    upstream.reply = response()
     address = f"127.0.0.1:{upstream.port}"
     running = await gate(OPENAI_BASE_URL=HTTP, HTTP_PROXY=f"http://me:{PASSWORD}@{address}")
     for _ in range(2):
-        await running.ask(get())
+        await running.request(get())
     assert [call.head["proxy-authorization"] for call in upstream.calls] == [CREDENTIALS] * 2
     assert len(upstream.wires) == 1
 
@@ -157,8 +157,8 @@ async def test_upstream_is_asked_directly(
 ) -> None:
     """Whatever the process's environment says; settings are all that counts."""
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:2")
-    upstream.reply = answer()
-    assert (await (await gate(**settings)).ask(chat())).status == 200
+    upstream.reply = response()
+    assert (await (await gate(**settings)).request(chat())).status == 200
 
 
 async def test_netrc_does_not_replace_the_key(
@@ -173,8 +173,8 @@ async def test_netrc_does_not_replace_the_key(
     netrc.write_text("default login canary password canary\n")
     monkeypatch.setenv("NETRC", str(netrc))
     await proxy.start(secure.port)
-    secure.reply = answer()
-    assert (await (await gate(**by(proxy, authority))).ask(chat())).status == 200
+    secure.reply = response()
+    assert (await (await gate(**by(proxy, authority))).request(chat())).status == 200
     assert secure.calls[0].head["authorization"] == f"Bearer {UPSTREAM_KEY}"
     assert "proxy-authorization" not in proxy.heads[0]
 
@@ -207,7 +207,7 @@ async def test_proxy_that_fails_is_named_without_credentials(
         proxy.reply = reply
         await proxy.start(secure.port)
     running = await gate(**by(proxy, authority, f"me:{PASSWORD}@"))
-    got = await running.ask(chat())
+    got = await running.request(chat())
     assert (got.status, got.reason) == (502, "upstream_unreachable")
     assert got.head["x-rustygate-attempts"] == str(attempts)
     assert got.error["message"].startswith(words.format(proxy.address))
@@ -218,18 +218,18 @@ async def test_proxy_that_fails_is_named_without_credentials(
 async def test_proxy_that_wants_credentials_for_http_is_named(
     gate: StartGate, upstream: Upstream, proxy: Proxy
 ) -> None:
-    proxy.reply = answer(b"whose?", "Proxy-Authenticate: Basic", status="407 No")
+    proxy.reply = response(b"whose?", "Proxy-Authenticate: Basic", status="407 No")
     await proxy.start(upstream.port)
     running = await gate(OPENAI_BASE_URL=HTTP, HTTP_PROXY=f"http://{proxy.address}")
-    got = await running.ask(chat())
+    got = await running.request(chat())
     assert (got.status, got.reason) == (502, "upstream_unreachable")
     assert got.error["message"].startswith(f"The proxy at {proxy.address} answered with 407")
     assert got.head["x-rustygate-attempts"] == "1"
 
 
 async def test_upstreams_own_407_passes(gate: StartGate, upstream: Upstream) -> None:
-    upstream.reply = answer(b"theirs", status="407 No")
-    got = await (await gate()).ask(chat())
+    upstream.reply = response(b"theirs", status="407 No")
+    got = await (await gate()).request(chat())
     assert (got.status, got.body) == (407, b"theirs")
 
 
@@ -244,7 +244,7 @@ async def test_silent_proxy_is_given_the_time_to_connect(
         UPSTREAM_CONNECT_TIMEOUT=0.2,
         UPSTREAM_RETRIES=0,
     )
-    got = await running.ask(chat())
+    got = await running.request(chat())
     assert (got.status, got.reason) == (502, "upstream_unreachable")
     words = f"Upstream took no connection within 0.2 s, through the proxy at {address}."
     assert got.error["message"] == words
@@ -256,10 +256,10 @@ async def test_silent_proxy_is_given_the_time_to_connect(
 async def test_private_authority_is_trusted(
     gate: StartGate, secure: Upstream, authority: Authority
 ) -> None:
-    secure.reply = answer(b"body")
+    secure.reply = response(b"body")
     url = f"https://127.0.0.1:{secure.port}/v1"
     running = await gate(OPENAI_BASE_URL=url, SSL_CERT_FILE=authority.file)
-    assert (await running.ask(chat())).body == b"body"
+    assert (await running.request(chat())).body == b"body"
 
 
 async def test_directory_of_authorities_is_trusted(
@@ -270,10 +270,10 @@ async def test_directory_of_authorities_is_trusted(
         pytest.skip("openssl is not installed")
     shutil.copy(authority.file, tmp_path)
     subprocess.run([openssl, "rehash", tmp_path], check=True)  # noqa: ASYNC221 - it is short
-    secure.reply = answer(b"body")
+    secure.reply = response(b"body")
     url = f"https://127.0.0.1:{secure.port}/v1"
     running = await gate(OPENAI_BASE_URL=url, SSL_CERT_DIR=tmp_path)
-    assert (await running.ask(chat())).body == b"body"
+    assert (await running.request(chat())).body == b"body"
 
 
 @pytest.mark.parametrize("case", ["unknown authority", "another name", "another authority"])
@@ -288,7 +288,7 @@ async def test_certificate_that_does_not_fit_is_refused_at_once(
         case "another authority":
             settings = {"SSL_CERT_FILE": str(tmp_path / "other.pem")}
             trustme.CA().cert_pem.write_to_path(settings["SSL_CERT_FILE"])
-    got = await (await gate(OPENAI_BASE_URL=url, **settings)).ask(chat())
+    got = await (await gate(OPENAI_BASE_URL=url, **settings)).request(chat())
     assert (got.status, got.reason) == (502, "upstream_unreachable")
     assert got.head["x-rustygate-attempts"] == "1"
     assert got.error["message"].startswith("No connection to upstream: ")
