@@ -161,4 +161,4 @@ async def test_interactive_goes_before_batch(gate: StartGate, upstream: Upstream
 async def test_unknown_priority_class_is_refused(gate: StartGate, upstream: Upstream) -> None:
     got = await (await gate()).request(get("/v1/models", "X-RustyGate-Priority: urgent"))
     assert (got.status, got.reason) == (400, "bad_request")
-    assert "interactive, default, batch" in got.error["message"]
+    assert "must be interactive, default or batch, not 'urgent'" in got.error["message"]
