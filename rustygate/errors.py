@@ -1,9 +1,9 @@
-"""What the gate itself answers when it cannot pass on upstream's answer.
+"""The errors of the gate itself, for requests that get no response from upstream.
 
 Refusal
   +-- BadRequest              400  bad_request
   |     +-- MalformedBody
-  |     +-- MalformedOpening
+  |     +-- MalformedHandshake
   |     +-- NotHttp
   +-- InvalidAdminKey         401  invalid_admin_key
   +-- AdminOnly               403  admin_only
@@ -25,10 +25,10 @@ Refusal
         +-- UpstreamDisconnected  502  upstream_disconnected
         +-- UpstreamTimeout       504  upstream_timeout
 
-A refusal knows its status, type, code and reason; its message carries the values at hand and
-never an exception's text, which may hold raw bytes of somebody's request. It becomes a
-response in one place, `Refusal.response`, in OpenAI's shape, so that SDKs raise the
-exceptions their users know.
+A refusal knows its status, type, code and reason. Its message says what is wrong and what to do,
+with the values at hand. It never contains a key or an exception's text, which may contain raw
+bytes of a request. It becomes a response in one place, `Refusal.response`, in OpenAI's shape, so
+that SDKs raise the exceptions their users know.
 """
 
 import json
@@ -40,15 +40,19 @@ from aiohttp import web
 
 SECOND_MS = 1000
 
-# When to come back if that cannot be known: what lacks is a slot, not a unit.
-UNKNOWN_MS = 1000
+# When to try again if that cannot be predicted: when a slot becomes free, not a unit.
+DEFAULT_RETRY_AFTER_MS = 1000
 
-# How much of an origin an error repeats.
-ORIGIN_SHOWN = 200
+# How much of an origin an error message repeats.
+SHOWN_ORIGIN_LENGTH = 200
 
 
 class Refusal(Exception):
-    """Why the gate answers by itself. `outcome` is the exchange's, for the log."""
+    """A request that the gate does not forward, or that failed upstream.
+
+    `retry` is the value of `x-should-retry`, if it is sent. `closes`: the client's connection is
+    closed. `outcome` is that of the exchange.
+    """
 
     status: ClassVar[int]
     reason: ClassVar[str]
@@ -72,14 +76,14 @@ class Refusal(Exception):
         }
 
     def headers(self) -> dict[str, str]:
-        """Headers that tell a client what was refused and whether to try again."""
+        """The headers that name the reason and say whether to try again."""
         headers = {"Content-Type": "application/json", "X-RustyGate-Error": self.reason}
         if self.retry is not None:
             headers["x-should-retry"] = "true" if self.retry else "false"
         return headers
 
     def response(self, extra: Iterable[tuple[str, str]]) -> web.Response:
-        """The answer to send downstream, with `extra` headers."""
+        """The response to send, with `extra` headers."""
         headers = self.headers() | dict(extra)
         body = json.dumps({"error": self.error()}).encode()
         response = web.Response(status=self.status, headers=headers, body=body)
@@ -95,34 +99,35 @@ class BadRequest(Refusal):
 
 
 class MalformedBody(BadRequest):
-    """The body's framing broke while it was read; nothing after it can be trusted."""
+    """The body's framing is invalid, so nothing after it on the connection can be read."""
 
     closes = True
 
 
 class MalformedHandshake(BadRequest):
-    """A WebSocket's opening is not as RFC 6455, 4.1 asks; the answer tells the version to use."""
+    """The WebSocket handshake is not as RFC 6455, 4.1 requires. The response names the version
+    that the gate supports (4.4)."""
 
     def headers(self) -> dict[str, str]:
         return super().headers() | {"Sec-WebSocket-Version": "13"}
 
 
 class NotHttp(BadRequest):
-    """The head is not HTTP. What came is not repeated: it may hold a key."""
+    """The head is not valid HTTP. It is not repeated, since it may contain a key."""
 
     closes = True
 
     def __init__(self) -> None:
-        super().__init__("The request is not HTTP/1.1, or its head is too large.")
+        super().__init__("The request is not valid HTTP/1.1, or its head is too large.")
 
 
 class InvalidAdminKey(Refusal):
-    """A page about the gate itself, without ADMIN_KEY."""
+    """A page about the gate was requested without ADMIN_KEY."""
 
     status, reason = 401, "invalid_admin_key"
 
     def __init__(self) -> None:
-        super().__init__("This page wants ADMIN_KEY, as bearer or as the password of basic.")
+        super().__init__("Send ADMIN_KEY as a Bearer token or Basic password.")
 
     def headers(self) -> dict[str, str]:
         challenges = 'Basic realm="RustyGate", Bearer realm="RustyGate"'
@@ -130,19 +135,20 @@ class InvalidAdminKey(Refusal):
 
 
 class AdminOnly(Refusal):
-    """A page about the gate itself, asked for from elsewhere."""
+    """A page about the gate was requested from another machine, and ADMIN_KEY is not set."""
 
     status, reason = 403, "admin_only"
 
     def __init__(self) -> None:
         super().__init__(
-            "Without ADMIN_KEY this page is shown on the gate's own machine alone: by the host "
-            "localhost, 127.0.0.1 or [::1], with no proxy between, or by a unix socket."
+            "Without ADMIN_KEY this page is only served on the gate's own machine: at localhost, "
+            "127.0.0.1 or [::1], not through a proxy, or over a unix socket. Set ADMIN_KEY to "
+            "read it from elsewhere."
         )
 
 
 class OriginNotAllowed(Refusal):
-    """A web page asked, and not one that may.
+    """The request comes from a web page whose origin is not allowed.
 
     Args:
         origins: the `Origin` headers, as sent.
@@ -151,27 +157,29 @@ class OriginNotAllowed(Refusal):
     status, reason = 403, "origin_not_allowed"
 
     def __init__(self, origins: Sequence[str]) -> None:
-        shown = ", ".join(origins)[:ORIGIN_SHOWN]
+        shown = ", ".join(origins)[:SHOWN_ORIGIN_LENGTH]
         super().__init__(
-            f"Pages at {shown} may not use this gate: CORS_ALLOW_ORIGINS does not list it."
+            f"Web pages at {shown} may not use this gate; add the origin to CORS_ALLOW_ORIGINS."
         )
 
 
 class InvalidApiKey(Refusal):
-    """No client has that key, or none was sent. What came is not repeated."""
+    """The key is not a client's, or the request has no key. The key is not repeated."""
 
     status, reason = 401, "invalid_api_key"
 
     def __init__(self, sent: bool) -> None:
-        what = "The key that was sent is no client's" if sent else "No key was sent"
-        super().__init__(f"{what}; send this gate's, as Authorization: Bearer rg-...")
+        problem = "Unknown API key" if sent else "The request has no API key"
+        super().__init__(
+            f"{problem}. Send a key from CLIENTS_FILE as Authorization: Bearer rg-..."
+        )
 
     def headers(self) -> dict[str, str]:
         return super().headers() | {"WWW-Authenticate": "Bearer"}
 
 
 class ModelNotAllowed(Refusal):
-    """The client may not ask this model, or the request does not show which it asks."""
+    """The client may not use this model, or the request does not show which model it uses."""
 
     status, reason = 403, "model_not_allowed"
 
@@ -192,25 +200,25 @@ class MethodNotAllowed(Refusal):
 
 
 class RequestTimeout(Refusal):
-    """The client did not go on with its request (RFC 9110, 15.5.9)."""
+    """The client stalled in the middle of its request (RFC 9110, 15.5.9)."""
 
     status, reason = 408, "request_timeout"
     retry, closes = True, True
 
 
 class BodyTooLarge(Refusal):
-    """The request's body is, or grew, above MAX_BODY_SIZE."""
+    """The request's body is larger than MAX_BODY_SIZE."""
 
     status, reason = 413, "body_too_large"
     closes = True
 
 
 class _Busy(Refusal):
-    """No admission in time.
+    """The request cannot be admitted in time.
 
     Args:
-        retry_after_ms: when a new try would be admitted; 0 if nobody can tell.
-        kind: what lacks, `requests` or `tokens`.
+        retry_after_ms: when a new request would be admitted; 0 if that cannot be predicted.
+        kind: the exhausted quota, `requests` or `tokens`.
     """
 
     status, code, retry = 429, "rate_limit_exceeded", True
@@ -218,7 +226,7 @@ class _Busy(Refusal):
     def __init__(self, message: str, retry_after_ms: int, kind: str = "requests") -> None:
         super().__init__(message)
         self.type = kind
-        self.retry_after_ms = retry_after_ms or UNKNOWN_MS
+        self.retry_after_ms = retry_after_ms or DEFAULT_RETRY_AFTER_MS
 
     def headers(self) -> dict[str, str]:
         return super().headers() | {
@@ -234,25 +242,26 @@ class QueueTimeout(_Busy):
 
 
 class QueueFull(_Busy):
-    """QUEUE_LIMIT waiters are there already."""
+    """QUEUE_LIMIT requests are waiting already."""
 
     reason = "queue_full"
 
 
 class RequestTooLarge(Refusal):
-    """The cost in tokens is above a budget's capacity: no waiting would help."""
+    """The cost in tokens exceeds a budget's capacity, so waiting would not help."""
 
     status, reason, type, code = 429, "request_too_large", "tokens", "rate_limit_exceeded"
     retry = False
 
     def __init__(self, tokens: int, limit: int) -> None:
         super().__init__(
-            f"Request too large: it costs {tokens} tokens, and the limit is {limit} a minute."
+            f"The request costs {tokens} tokens, and the limit is {limit} tokens/min; "
+            "send a smaller request or lower its output limit."
         )
 
 
 class _Unavailable(Refusal):
-    """Not by this gate, or not just now."""
+    """The gate does not accept requests at the moment."""
 
     status, type = 503, "service_unavailable_error"
     retry, closes = True, True
@@ -262,21 +271,22 @@ class _Unavailable(Refusal):
 
 
 class Draining(_Unavailable):
-    """The gate is stopping; another one, or this one restarted, will answer."""
+    """The gate is stopping. Another gate, or this one after its restart, serves the request."""
 
     reason = "draining"
 
     def __init__(self) -> None:
-        super().__init__("The gate is shutting down; try again.")
+        super().__init__("The gate is shutting down; try again in 1 s.")
 
 
 class TooManyConnections(_Unavailable):
-    """CONNECTION_LIMIT connections are there already."""
+    """CONNECTION_LIMIT connections are open already."""
 
     reason = "too_many_connections"
 
     def __init__(self, limit: int) -> None:
-        super().__init__(f"The gate serves {limit} connections, as many as it may; try again.")
+        connections = "1 connection" if limit == 1 else f"{limit} connections"
+        super().__init__(f"Limit {connections} reached; try again in 1 s.")
 
 
 class InternalError(Refusal):
@@ -286,14 +296,16 @@ class InternalError(Refusal):
     outcome = "aborted"
 
     def __init__(self, exchange_id: str) -> None:
-        super().__init__(f"The gate failed on exchange {exchange_id}; its log says why.")
+        super().__init__(
+            f"The gate failed to handle exchange {exchange_id}; see this id in the gate's log."
+        )
 
 
 class UpstreamFailure(Refusal):
-    """Upstream gave no answer to pass on.
+    """Upstream sent no response that could be passed on.
 
-    `sent`: upstream may have seen the request. `retryable`: the same request may be sent again
-    in place, for no byte of an answer had come.
+    `sent`: upstream may have seen the request. `retryable`: the gate may send the same request
+    again, since no byte of a response had arrived.
     """
 
     type, outcome = "upstream_error", "upstream_error"
@@ -302,43 +314,49 @@ class UpstreamFailure(Refusal):
 
 
 class UpstreamUnreachable(UpstreamFailure):
-    """No connection: refused, timed out, not resolved, or TLS failed. Nothing was sent.
+    """No connection: refused, timed out, name not resolved, or TLS failed. Nothing was sent.
 
     Args:
-        lasting: another attempt would fail in the same way.
+        permanent: another attempt would fail in the same way.
     """
 
     status, reason, retry = 502, "upstream_unreachable", True
     sent = False
 
-    def __init__(self, message: str, lasting: bool = False) -> None:
+    def __init__(self, message: str, permanent: bool = False) -> None:
         super().__init__(message)
-        self.retryable = not lasting
+        self.retryable = not permanent
 
 
 class UpstreamDisconnected(UpstreamFailure):
-    """The connection ended, or what came was not HTTP, before an answer could be passed.
+    """The connection was closed, or upstream sent invalid HTTP, before a response was passed on.
 
     Args:
-        begun: bytes of an answer had come by then.
-        stale: none had, and the connection had been kept for reuse.
+        started: bytes of a response had arrived.
+        stale: no bytes had arrived, and the connection came from the pool.
     """
 
     status, reason, retry = 502, "upstream_disconnected", True
 
-    def __init__(self, message: str, *, begun: bool = False, stale: bool = False) -> None:
+    def __init__(self, message: str, *, started: bool = False, stale: bool = False) -> None:
         super().__init__(message)
-        self.retryable = not begun
+        self.retryable = not started
         self.stale = stale
 
 
 class UpstreamTimeout(UpstreamFailure):
-    """Upstream was silent for UPSTREAM_READ_TIMEOUT."""
+    """Upstream sent nothing for UPSTREAM_READ_TIMEOUT."""
 
     status, reason, retry = 504, "upstream_timeout", False
 
+    def __init__(self, timeout_s: float) -> None:
+        super().__init__(
+            f"Upstream sent nothing for {timeout_s:g} s; "
+            "raise UPSTREAM_READ_TIMEOUT if it needs longer."
+        )
+
 
 def reasons(kind: type[Refusal] = Refusal) -> set[str]:
-    """The reasons of all refusals there are."""
+    """The reasons of all refusals."""
     own = {kind.reason} if hasattr(kind, "reason") else set()
     return own.union(*map(reasons, kind.__subclasses__()))

@@ -1,7 +1,7 @@
-"""The record of one request's passage, from its head's arrival to its settlement.
+"""The record of one request, from the arrival of its head to its settlement.
 
-Each room stamps what it knows; the ledger reads it once, at the end. Times are integer
-nanoseconds of the monotonic clock; None means that it did not come to that.
+Each step stamps what it knows; the ledger reads the record once, at the end. Times are integer
+nanoseconds of the monotonic clock. None means that the exchange did not get that far.
 """
 
 from collections.abc import Callable
@@ -13,24 +13,28 @@ from time import monotonic_ns
 MS = 1_000_000
 
 
-def _ids() -> Callable[[], str]:
-    """Ids that are unique across restarts and cheap: a random prefix and a number."""
+def _id_generator() -> Callable[[], str]:
+    """Ids that are cheap and unique across restarts: a random prefix and a number."""
     prefix, numbers = token_hex(4), count(1)
     return lambda: f"{prefix}-{next(numbers):x}"
 
 
-new_id = _ids()
+new_id = _id_generator()
 
 
 @dataclass(slots=True)
 class Exchange:
     """One exchange.
 
-    `status` is what went downstream, `bytes` its body's length there; `upstream_status` is what
-    upstream answered last. `deadline` is the instant by which it wants to be admitted, with its
-    client's `priority` and `weight`; `tokens` is what it is estimated to take of the model's,
-    `tokens_least` the part of that which is no guess. `reached`: the latest attempt had a
-    connection, so that upstream may have seen it.
+    Args:
+        deadline: when it must be admitted at the latest.
+        priority: its priority class.
+        weight: its client's share within that class.
+        tokens: the estimated cost in the model's tokens.
+        min_tokens: the part of `tokens` that is known: the input and the output cap.
+        status: the status sent downstream; `bytes` is the length of the body sent there.
+        connected: the latest attempt got a connection, so upstream may have seen the request.
+        upstream_status: the status of upstream's latest response.
     """
 
     client: str
@@ -42,14 +46,14 @@ class Exchange:
     id: str = field(default_factory=new_id)
     model: str | None = None
     tokens: int = 0
-    tokens_least: int = 0
+    min_tokens: int = 0
     status: int | None = None
     attempts: int = 0
-    reached: bool = False
+    connected: bool = False
     arrived: int = field(default_factory=monotonic_ns)
     queued: int = 0
     sent: int | None = None
-    answered: int | None = None
+    responded: int | None = None
     upstream_status: int | None = None
     first_byte: int | None = None
     settled: int | None = None
@@ -60,13 +64,14 @@ class Exchange:
     reason: str | None = None
 
     def headers(self, queued: int | None = None) -> list[tuple[str, str]]:
-        """What an answer tells of the exchange, to browsers and tracers too (W3C Server Timing).
+        """The response headers about the exchange, with timings for browsers and tracers (W3C
+        Server Timing).
 
         Args:
-            queued: nanoseconds it has waited, where that is not over yet.
+            queued: nanoseconds in the queue so far, for an exchange that still waits.
         """
         waited = self.queued if queued is None else queued
-        upstream = 0 if self.answered is None or self.sent is None else self.answered - self.sent
+        upstream = 0 if self.responded is None or self.sent is None else self.responded - self.sent
         timing = f"queue;dur={waited / MS:.1f}, upstream;dur={max(0, upstream) / MS:.1f}"
         return [
             ("X-RustyGate-Queued-Ms", str(waited // MS)),

@@ -1,85 +1,64 @@
-"""The one handler for `/v1/*`: accept, identify, admit, forward, pipe, settle.
+"""The handler for `/v1/*`: accept, identify, admit, forward, relay, settle.
 
-An exchange travels from step to step, each in its own room; this is the only place that knows
-their order, and the only one where a refusal becomes a response.
+The steps are the methods of `Proxy`, in that order. Only this module knows the order, and only
+here does a refusal become a response.
 """
 
 import asyncio
 from dataclasses import dataclass, field, replace
-from math import inf
 from secrets import token_bytes
-from time import time_ns
 from typing import TYPE_CHECKING, Any
 
-from aiohttp import HttpVersion11, hdrs, web
+from aiohttp import hdrs, web
 from loguru import logger
-from multidict import istr
 
 from rustygate.access.client_auth import ClientAuth, check_model
+from rustygate.access.identity import client_name, max_wait_s, priority_class
 from rustygate.admission.admission import Admission
 from rustygate.admission.gate import Gate
 from rustygate.config import Settings
 from rustygate.core.bucket import SECOND
-from rustygate.core.headers import Credentials, Headers, UnreadableHeader, request_headers
+from rustygate.core.clients import Client
+from rustygate.core.headers import Credentials, Headers
 from rustygate.core.log_levels import is_debug
 from rustygate.core.output_history import OutputHistory
-from rustygate.core.paths import PREFIX, has_dot_segment, is_unsafe, origin_form, path_of
-from rustygate.core.priority_class import CLASS_WEIGHTS
+from rustygate.core.paths import path_of
 from rustygate.core.rate_limit_headers import read_rate_limits
 from rustygate.core.request_facts import NO_FACTS, RequestFacts, model_in_query, read_request_facts
-from rustygate.core.verdict import Action, Verdict, judge
 from rustygate.core.websocket_handshake import (
     NONCE_BYTES,
     SWITCHING_PROTOCOLS,
     WebSocketHandshake,
-    is_websocket_upgrade,
 )
 from rustygate.downstream.cors import Cors
 from rustygate.downstream.request_body import BodyBufferBudget, RequestBody
+from rustygate.downstream.request_head import check_target, read_handshake, upstream_headers
 from rustygate.errors import (
-    BadRequest,
     Draining,
     InternalError,
-    MalformedHandshake,
-    MethodNotAllowed,
-    NotFound,
     QueueTimeout,
     Refusal,
     RequestTooLarge,
     UpstreamFailure,
 )
 from rustygate.exchange import MS, Exchange
-from rustygate.relay.pipe import abort, cut, read_ahead
+from rustygate.relay.abort import abort, flush_and_abort
+from rustygate.relay.pipe import pipe, refuse_in_stream
 from rustygate.relay.queue_keepalive import QueueKeepalive
+from rustygate.relay.source import read_ahead
+from rustygate.relay.websocket import relay_websocket
+from rustygate.retry import JUDGED_STATUSES, FailedAttempt, RetryPolicy
 from rustygate.telemetry.ledger import Ledger
-from rustygate.upstream.client import Upstream
-from rustygate.upstream.pool import UpstreamResponse
+from rustygate.upstream.client import UpstreamClient
+from rustygate.upstream.response import UpstreamResponse
 
 if TYPE_CHECKING:
     from rustygate.telemetry.tracing.spans import Tracing
 
-# A retry right after a failed connection meets the same failure; each waits twice as long.
-RETRY_PAUSE_S = 0.1
-
-CLIENT_HEADER = istr("X-RustyGate-Client")
-PRIORITY_HEADER = istr("X-RustyGate-Priority")
-
-# The official SDKs': seconds between bytes in Python, for the whole in Node.
-TIMEOUT_HEADERS = (istr("x-stainless-read-timeout"), istr("x-stainless-timeout"))
-
-# A client's name is a label in logs; a longer one is cut.
-CLIENT_NAME_LIMIT = 64
-
-# Answers whose body says what they mean (core.verdict).
-TELLING_STATUSES = frozenset({429, 503})
-
-# How much of a path or a value an error repeats.
-SHOWN = 200
-
 
 @dataclass(slots=True)
 class UpstreamRequest:
-    """What is sent upstream for an exchange, once or more; not changed."""
+    """The request that goes upstream for an exchange, the same in each attempt."""
 
     exchange: Exchange
     target: str = field(repr=False)
@@ -87,66 +66,49 @@ class UpstreamRequest:
     body: RequestBody
 
 
-@dataclass(frozen=True, slots=True)
-class FailedAttempt:
-    """What an attempt came to after which there may be another: a failure, or an answer whose
-    body was read. The next one asks for admission `pause_s` later."""
-
-    failure: UpstreamFailure | None = None
-    answer: UpstreamResponse | None = None
-    read: bytes | None = field(default=None, repr=False)
-    pause_s: float = 0.0
-
-    @property
-    def reason(self) -> str:
-        """What it was, in a word."""
-        if self.failure is not None:
-            return self.failure.reason
-        return f"upstream_{self.answer.status}" if self.answer is not None else "none"
-
-
 class Proxy:
-    """Passes requests under `/v1/` to upstream, one exchange each."""
+    """Forwards requests under `/v1/` to upstream, one exchange each."""
 
     def __init__(
         self,
         settings: Settings,
         gate: Gate,
-        upstream: Upstream,
+        upstream: UpstreamClient,
         ledger: Ledger,
-        access: ClientAuth,
+        auth: ClientAuth,
         tracing: "Tracing | None" = None,
     ) -> None:
         self._settings = settings
-        self._tells_steps = is_debug(settings.rust_log)
-        self._without_vigil = replace(settings, queue_keepalive_after=None)
+        self._without_queue_keepalive = replace(settings, queue_keepalive_after=None)
+        self._logs_steps = is_debug(settings.rust_log)
         self._gate = gate
         self._upstream = upstream
         self._ledger = ledger
-        self._access = access
+        self._auth = auth
         self._tracing = tracing
+        self._retries = RetryPolicy(settings, gate)
         self._history = OutputHistory()
-        self._holdings = BodyBufferBudget(settings.queue_bytes)
-        self.browsers = Cors(settings)
+        self._body_budget = BodyBufferBudget(settings.queue_bytes)
         self._running: set[asyncio.Task[Any]] = set()
         self._credentials = Credentials.for_account(
             settings.openai_api_key, settings.openai_org_id, settings.openai_project_id
         )
+        self.cors = Cors(settings)
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        """One exchange, from its head to its settlement."""
-        exchange = self._identify(request)
+        """Run one exchange, from the arrival of its head to its settlement."""
+        exchange = self._start_exchange(request)
         task = asyncio.current_task()
         assert task is not None
         self._running.add(task)
         try:
-            response = await self._pass(request, exchange)
+            response = await self._run(request, exchange)
             exchange.outcome = exchange.outcome or "ok"
             return response
         except Refusal as refusal:
             return _refuse(exchange, refusal)
         except asyncio.CancelledError:
-            _abandon(request, exchange)
+            _cancel(request, exchange)
             raise
         except ConnectionError:
             exchange.outcome = "client_left"
@@ -158,7 +120,7 @@ class Proxy:
             self._ledger.settle(exchange)
 
     async def finish(self, timeout_s: float) -> None:
-        """Wait for the exchanges in hand to end; abort those that do not in time."""
+        """Wait for the running exchanges; abort those that take longer than `timeout_s`."""
         if self._running:
             _, late = await asyncio.wait(self._running, timeout=timeout_s)
             for task in late:
@@ -166,276 +128,220 @@ class Proxy:
             await asyncio.gather(*late, return_exceptions=True)
 
     def snapshot(self) -> dict[str, int]:
-        """The live numbers of the gate and of what is held for it."""
-        return self._gate.snapshot() | {"held_bytes": self._holdings.held}
+        """The live numbers of the gate, and the bytes of request bodies held."""
+        return self._gate.snapshot() | {"held_bytes": self._body_budget.held}
 
-    # The steps.
-
-    def _identify(self, request: web.Request) -> Exchange:
-        client = _client(request, named=not self._access.requires_keys)
+    def _start_exchange(self, request: web.Request) -> Exchange:
+        client = client_name(request, trust_header=not self._auth.requires_keys)
         exchange = Exchange(client, request.method, path_of(request.raw_path))
-        patience_s = _patience_s(request, self._settings.rate_limit_timeout)
-        exchange.deadline = exchange.arrived + int(patience_s * SECOND)
+        wait_s = max_wait_s(request, self._settings.rate_limit_timeout)
+        exchange.deadline = exchange.arrived + int(wait_s * SECOND)
         if self._tracing is not None:
             self._tracing.begin(exchange, request.headers)
         return exchange
 
-    async def _pass(self, request: web.Request, exchange: Exchange) -> web.StreamResponse:
-        preflight = self.browsers.receive(request)
+    async def _run(self, request: web.Request, exchange: Exchange) -> web.StreamResponse:
+        """Run the steps; `handle` settles the exchange."""
+        # Accept.
+        preflight = self.cors.receive(request)
         if preflight is not None:
             exchange.status = preflight.status
             return preflight
-        target = _accept(request)
-        exchange.priority = _priority(request)
-        opening = _opening(request)
-        client = self._access.admit(
-            request, exchange, None if opening is None else opening.api_key
-        )
+        target = check_target(request)
+        # Identify, first the client, then, from the body, the model.
+        client, handshake = self._identify(request, exchange)
         if self._gate.closed:
             raise Draining
-        body = RequestBody(request, self._settings, self._holdings)
+        body = RequestBody(request, self._settings, self._body_budget)
         try:
             await body.read()
-            facts = read_request_facts(body.held, exchange.path) if body.held else NO_FACTS
-            if opening is not None:
-                facts = RequestFacts(model_in_query(target))
-            self._reckon(exchange, facts)
-            seen = body.held is not None and opening is None
-            check_model(client, exchange, facts if seen else None)
-            headers = _headers(request, self._credentials, facts.streaming)
-            if opening is not None:
-                headers += opening.upstream_headers(
-                    token_bytes(NONCE_BYTES), self._credentials.key
-                )
-            sending = UpstreamRequest(exchange, target, headers, body)
-            # Even a stream has no body if it answers a HEAD.
-            streams = facts.streaming and request.method != hdrs.METH_HEAD
-            settings = self._settings if streams else self._without_vigil
-            async with QueueKeepalive(request, exchange, settings) as vigil:
-                return await self._deliver(sending, vigil)
+            facts = self._estimate(exchange, target, body, handshake)
+            is_visible = body.held is not None and handshake is None
+            check_model(client, exchange, facts if is_visible else None)
+            headers = self._headers(request, facts, handshake)
+            upstream_request = UpstreamRequest(exchange, target, headers, body)
+            # Admit, forward and relay.
+            async with self._queue_keepalive(request, exchange, facts) as keepalive:
+                try:
+                    return await self._admit(upstream_request, keepalive)
+                except Refusal as refusal:
+                    downstream = await keepalive.stop()
+                    if downstream.started is None:
+                        raise
+                    return await refuse_in_stream(downstream, refusal)
         finally:
             body.close()
 
-    async def _deliver(
-        self, sending: UpstreamRequest, vigil: QueueKeepalive
-    ) -> web.StreamResponse:
-        try:
-            return await self._forward(sending, vigil)
-        except Refusal as refusal:
-            told = await vigil.refuse(refusal)
-            if told is None:
-                raise
-            sending.exchange.outcome = refusal.outcome
-            sending.exchange.reason = refusal.reason
-            return told
+    # Identify: the client, the model and the cost.
 
-    def _reckon(self, exchange: Exchange, facts: RequestFacts) -> None:
-        """Stamp what the request will cost, as far as that can be told before it is answered."""
+    def _identify(
+        self, request: web.Request, exchange: Exchange
+    ) -> tuple[Client | None, WebSocketHandshake | None]:
+        """Stamp the client and its priority class."""
+        exchange.priority = priority_class(request)
+        handshake = read_handshake(request)
+        subprotocol_key = None if handshake is None else handshake.api_key
+        return self._auth.authenticate(request, exchange, subprotocol_key), handshake
+
+    def _estimate(
+        self,
+        exchange: Exchange,
+        target: str,
+        body: RequestBody,
+        handshake: WebSocketHandshake | None,
+    ) -> RequestFacts:
+        """Stamp the model and the estimated cost."""
+        facts = read_request_facts(body.held, exchange.path) if body.held else NO_FACTS
+        if handshake is not None:
+            facts = RequestFacts(model_in_query(target))
         exchange.model = facts.model
         exchange.min_tokens = facts.cost(0)
         exchange.tokens = facts.cost(self._history.estimate(exchange.client, facts.model))
-        self._step(exchange, "asks", model=exchange.model, tokens=exchange.tokens)
+        self._log_step(exchange, "cost estimated", model=exchange.model, tokens=exchange.tokens)
+        return facts
 
-    def _step(self, exchange: Exchange, step: str, **fields: object) -> None:
-        """A line for a step of an exchange, at `debug`."""
-        if self._tells_steps:
-            logger.debug(step, id=exchange.id, **fields)
+    def _headers(
+        self, request: web.Request, facts: RequestFacts, handshake: WebSocketHandshake | None
+    ) -> Headers:
+        headers = upstream_headers(request, self._credentials, facts.streaming)
+        if handshake is not None:
+            nonce = token_bytes(NONCE_BYTES)
+            headers += handshake.upstream_headers(nonce, self._credentials.key)
+        return headers
 
-    async def _forward(
-        self, sending: UpstreamRequest, vigil: QueueKeepalive
+    def _queue_keepalive(
+        self, request: web.Request, exchange: Exchange, facts: RequestFacts
+    ) -> QueueKeepalive:
+        # The response to a HEAD has no body, even if the request asks for a stream.
+        streaming = facts.streaming and request.method != hdrs.METH_HEAD
+        settings = self._settings if streaming else self._without_queue_keepalive
+        return QueueKeepalive(request, exchange, settings)
+
+    # Admit: wait for a turn, for each attempt.
+
+    async def _admit(
+        self, request: UpstreamRequest, keepalive: QueueKeepalive
     ) -> web.StreamResponse:
-        """Admit and send, again as long as that may help; then pipe."""
-        setback: FailedAttempt | None = None
-        attempt = self._attempt if self._tracing is None else self._traced_attempt
+        exchange = request.exchange
+        forward = self._forward if self._tracing is None else self._traced_forward
+        failed: FailedAttempt | None = None
         while True:
             try:
-                vigil.queues()
-                async with self._gate.admission(sending.exchange) as admission:
-                    self._step(
-                        sending.exchange, "admitted", queued_ms=sending.exchange.queued // MS
-                    )
-                    if setback is not None:
-                        self._ledger.retried(setback.reason)
-                    outcome = await attempt(sending, admission, vigil)
+                keepalive.arm()
+                async with self._gate.admission(exchange) as admission:
+                    self._log_step(exchange, "admitted", queued_ms=exchange.queued // MS)
+                    if failed is not None:
+                        self._ledger.retried(failed.reason)
+                    result = await forward(request, admission, keepalive)
             except (QueueTimeout, RequestTooLarge):
-                if setback is None:
+                if failed is None:
                     raise
-                return await _resign(setback, vigil)
-            if isinstance(outcome, web.StreamResponse):
-                return outcome
-            setback = outcome
-            self._step(sending.exchange, "to be tried again", reason=setback.reason)
-            await asyncio.sleep(setback.pause_s)
+                return await _relay_failed(failed, keepalive)
+            if isinstance(result, web.StreamResponse):
+                return result
+            failed = result
+            self._log_step(exchange, "retrying", reason=failed.reason)
+            await asyncio.sleep(failed.pause_s)
 
-    async def _traced_attempt(
-        self, sending: UpstreamRequest, admission: Admission, vigil: QueueKeepalive
+    # Forward: one attempt to get a response from upstream.
+
+    async def _traced_forward(
+        self, request: UpstreamRequest, admission: Admission, keepalive: QueueKeepalive
     ) -> web.StreamResponse | FailedAttempt:
         assert self._tracing is not None
-        with self._tracing.attempt(sending.exchange) as span:
-            carried = replace(sending, headers=span.carried(sending.headers))
-            outcome = await self._attempt(carried, admission, vigil)
-            if isinstance(outcome, FailedAttempt) and outcome.failure is not None:
-                span.fail(outcome.failure.reason)
-        return outcome
+        with self._tracing.attempt(request.exchange) as span:
+            traced = replace(request, headers=span.carried(request.headers))
+            result = await self._forward(traced, admission, keepalive)
+            if isinstance(result, FailedAttempt) and result.failure is not None:
+                span.fail(result.failure.reason)
+        return result
 
-    async def _attempt(
-        self, sending: UpstreamRequest, admission: Admission, vigil: QueueKeepalive
+    async def _forward(
+        self, request: UpstreamRequest, admission: Admission, keepalive: QueueKeepalive
     ) -> web.StreamResponse | FailedAttempt:
-        sending.exchange.connected = False
+        exchange, body = request.exchange, request.body
+        exchange.connected = False
         try:
-            await vigil.admitted()
-            answer = await self._upstream.send(
-                sending.exchange, sending.target, sending.headers, sending.body
-            )
+            await keepalive.disarm()
+            response = await self._upstream.send(exchange, request.target, request.headers, body)
         except UpstreamFailure as failure:
             if not failure.sent:
                 admission.give_back()
-            pause_s = RETRY_PAUSE_S * 2 ** (sending.exchange.attempts - 1)
-            if not (failure.retryable and self._may_retry(sending, int(pause_s * SECOND))):
+            pause_s = self._retries.pause_after(failure, exchange, body)
+            if pause_s is None:
                 raise
             return FailedAttempt(failure=failure, pause_s=pause_s)
         except asyncio.CancelledError:
-            if not sending.exchange.connected:
+            if not exchange.connected:
                 admission.give_back()
             raise
-        sending.body.stop()
+        body.stop()
         try:
-            return await self._heed(sending, admission, answer, vigil)
+            return await self._relay(request, admission, response, keepalive)
         finally:
-            answer.close()
+            response.close()
 
-    async def _heed(
+    # Relay: pass the response on, unless another attempt may do better.
+
+    async def _relay(
         self,
-        sending: UpstreamRequest,
+        request: UpstreamRequest,
         admission: Admission,
-        answer: UpstreamResponse,
-        vigil: QueueKeepalive,
+        response: UpstreamResponse,
+        keepalive: QueueKeepalive,
     ) -> web.StreamResponse | FailedAttempt:
-        """Learn from an answer's head; pass it on, unless another attempt may do better."""
-        exchange = sending.exchange
-        self._step(exchange, "answered", status=answer.status, attempt=exchange.attempts)
-        admission.record_response(answer.ok, read_rate_limits(answer.headers))
-        read: bytes | None = None
-        if answer.status in TELLING_STATUSES:
-            read = await read_ahead(answer, self._settings)
-            wait = self._pause(admission, judge(answer.status, answer.headers, read, time_ns()))
-            if wait is not None and self._may_retry(sending, wait):
+        exchange = request.exchange
+        self._log_step(
+            exchange, "upstream responded", status=response.status, attempt=exchange.attempts
+        )
+        admission.record_response(response.ok, read_rate_limits(response.headers))
+        body_start: bytes | None = None
+        if response.status in JUDGED_STATUSES:
+            body_start = await read_ahead(response, self._settings)
+            failed = self._retries.judge_response(
+                exchange, request.body, admission, response, body_start
+            )
+            if failed is not None:
                 admission.settle(0)
-                return FailedAttempt(answer=answer, read=read)
+                return failed
         try:
-            return await vigil.deliver(answer, read)
+            return await _pass_on(response, body_start, keepalive)
         finally:
-            self._settle(exchange, admission, answer.ok)
+            self._settle(exchange, admission, response.ok)
 
-    def _pause(self, admission: Admission, verdict: Verdict) -> int | None:
-        """Pause the lane as an answer asks for; nanoseconds, None if it does not."""
-        if verdict.action is Action.PASS:
-            return None
-        admission.pause(verdict.wait_ns, slow=verdict.action is Action.SLOW)
-        return verdict.wait_ns
+    # Settle: replace the estimated cost by the actual one.
 
     def _settle(self, exchange: Exchange, admission: Admission, ok: bool) -> None:
-        """Replace the estimated tokens by those the answer took, if it told."""
+        """Settle the tokens that upstream reported; without a report the estimate stands, unless
+        the response is an error."""
         if exchange.tokens_out is not None:
             admission.settle((exchange.tokens_in or 0) + exchange.tokens_out)
-            # What a WebSocket took, many answers took.
+            # The tokens of a WebSocket are those of many responses, not a sample of one.
             if exchange.status != SWITCHING_PROTOCOLS:
                 self._history.record(exchange.client, exchange.model, exchange.tokens_out)
         elif not ok:
             admission.settle(0)
 
-    def _may_retry(self, sending: UpstreamRequest, wait: int) -> bool:
-        """Whether the same request may be sent again, and in time."""
-        exchange = sending.exchange
-        if sending.body.held is None or exchange.attempts > self._settings.upstream_retries:
-            return False
-        return self._gate.now() + wait <= exchange.deadline
+    def _log_step(self, exchange: Exchange, step: str, **fields: object) -> None:
+        if self._logs_steps:
+            logger.debug(step, id=exchange.id, **fields)
 
 
-async def _resign(setback: FailedAttempt, vigil: QueueKeepalive) -> web.StreamResponse:
-    """No further attempt is admitted in time: pass on what the last one came to."""
-    if setback.answer is None:
-        assert setback.failure is not None
-        raise setback.failure
-    return await vigil.deliver(setback.answer, setback.read)
+async def _pass_on(
+    response: UpstreamResponse, body_start: bytes | None, keepalive: QueueKeepalive
+) -> web.StreamResponse:
+    downstream = await keepalive.stop()
+    if response.status == SWITCHING_PROTOCOLS:
+        return await relay_websocket(downstream.request, response, downstream.exchange)
+    return await pipe(downstream, response, body_start)
 
 
-def _client(request: web.Request, *, named: bool) -> str:
-    """Who sends: the name it gives itself, if that counts, else its address."""
-    name = request.headers.get(CLIENT_HEADER, "").strip() if named else ""
-    name = name or request.remote or "local"
-    return name[:CLIENT_NAME_LIMIT].encode(errors="replace").decode()
-
-
-def _patience_s(request: web.Request, limit_s: float) -> float:
-    """For how long it may wait: no longer than the client's SDK will, as it tells in either of
-    two headers."""
-    for name in TIMEOUT_HEADERS:
-        told = request.headers.get(name)
-        if told is not None:
-            limit_s = min(limit_s, _seconds(told))
-    return limit_s
-
-
-def _seconds(text: str) -> float:
-    """A number of seconds above 0; infinity if it is none."""
-    if not text.isascii():
-        return inf
-    try:
-        seconds = float(text)
-    except ValueError:
-        return inf
-    return seconds if seconds > 0 else inf
-
-
-def _priority(request: web.Request) -> str:
-    """The priority class the request asks for."""
-    priority = request.headers.get(PRIORITY_HEADER)
-    if priority is None:
-        return "default"
-    if priority not in CLASS_WEIGHTS:
-        known = ", ".join(CLASS_WEIGHTS)
-        raise BadRequest(f"{PRIORITY_HEADER} is none of {known}: {priority[:SHOWN]!a}.")
-    return priority
-
-
-def _accept(request: web.Request) -> str:
-    """The target to forward, as sent. Raises a refusal for what is not forwarded."""
-    if request.method in {"CONNECT", "TRACE"}:
-        raise MethodNotAllowed(f"{request.method} is not forwarded.")
-    target = origin_form(request.raw_path)
-    path = path_of(target)
-    if is_unsafe(target):
-        raise BadRequest("The request's target holds characters that no URL may hold.")
-    if has_dot_segment(path):
-        raise BadRequest("The request's path holds dot segments.")
-    if not path.startswith(PREFIX):
-        raise NotFound(f"Nothing is served at {path[:SHOWN]}; the API is under {PREFIX}.")
-    return target
-
-
-def _opening(request: web.Request) -> WebSocketHandshake | None:
-    """The opening of a WebSocket; other upgrades are forwarded as the requests they are."""
-    fields = request.headers.items()
-    if (
-        request.method != "GET"
-        or request.version < HttpVersion11
-        or not is_websocket_upgrade(fields)
-    ):
-        return None
-    if request.body_exists:
-        raise MalformedHandshake("A request that opens a WebSocket has no body.")
-    try:
-        return WebSocketHandshake.from_headers(fields)
-    except ValueError as error:
-        raise MalformedHandshake(str(error)) from error
-
-
-def _headers(request: web.Request, credentials: Credentials, streaming: bool) -> Headers:
-    try:
-        return request_headers(request.raw_headers, credentials, streaming)
-    except UnreadableHeader as error:
-        raise BadRequest(str(error)) from error
+async def _relay_failed(failed: FailedAttempt, keepalive: QueueKeepalive) -> web.StreamResponse:
+    """Relay the result of the last attempt, since another cannot be admitted in time."""
+    if failed.response is None:
+        assert failed.failure is not None
+        raise failed.failure
+    return await _pass_on(failed.response, failed.body_start, keepalive)
 
 
 def _refuse(exchange: Exchange, refusal: Refusal) -> web.Response:
@@ -444,8 +350,8 @@ def _refuse(exchange: Exchange, refusal: Refusal) -> web.Response:
     return refusal.response(exchange.headers())
 
 
-def _abandon(request: web.Request, exchange: Exchange) -> None:
-    """The exchange was cancelled: its client left, or the gate has no more time for it."""
+def _cancel(request: web.Request, exchange: Exchange) -> None:
+    """The exchange was cancelled: its client disconnected, or DRAIN_TIMEOUT is over."""
     transport = request.transport
     if transport is None:
         exchange.outcome = exchange.outcome or "client_left"
@@ -455,11 +361,11 @@ def _abandon(request: web.Request, exchange: Exchange) -> None:
 
 
 async def _fail(request: web.Request, exchange: Exchange, error: Exception) -> web.Response:
-    """A defect of the gate: where it happened goes to the log, the values that met it do not."""
+    """Log a defect of the gate: the traceback, without the values that caused it."""
     logger.opt(exception=error).error("exchange {} failed", exchange.id)
     refusal = InternalError(exchange.id)
     if not request.writer.output_size:
         return _refuse(exchange, refusal)
     exchange.outcome, exchange.reason = refusal.outcome, refusal.reason
-    await cut(request)
+    await flush_and_abort(request)
     raise ConnectionResetError

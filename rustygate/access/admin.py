@@ -1,9 +1,10 @@
 """Who may see the pages about the gate itself.
 
-With `ADMIN_KEY`, whoever sends it, as bearer or as the password of basic authentication. Without,
-whoever asks from this machine: over loopback, by one of its names, so that no web page can come
-by a name of its own that it has resolve to loopback (DNS rebinding), or over a unix socket. What
-a proxy passed on is from elsewhere, whatever its address.
+With `ADMIN_KEY`, a page requires that key, as a Bearer token or Basic password. Without it, a page
+is only served to this machine: over a unix socket, or over loopback under one of loopback's own
+names. A web page cannot use those names to reach the gate by DNS rebinding, which needs a name
+that the attacker controls. A request that came through a proxy is not from this machine,
+whatever its address.
 """
 
 import re
@@ -20,46 +21,46 @@ from rustygate.errors import AdminOnly, InvalidAdminKey, Refusal
 
 Page = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-# `Host`, with any port.
+# A `Host` header, with any port.
 _LOOPBACK = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:[0-9]*)?", re.IGNORECASE)
 
-# What proxies add: in the standards, and as nginx, Cloudflare and others have it.
-_PASSED_ON = frozenset(
+# Headers that proxies add: those of the standards, and of nginx, Cloudflare and others.
+_PROXY_HEADERS = frozenset(
     {"forwarded", "via", "x-real-ip", "x-client-ip", "true-client-ip", "cf-connecting-ip"}
 )
-_PASSED_ON_PREFIX = "x-forwarded-"
+_PROXY_HEADER_PREFIX = "x-forwarded-"
 
 
-class Admin:
-    """Guards pages. `refused` is told the reason whenever one is not shown."""
+class AdminGuard:
+    """Protects pages. `on_refusal` is called with the reason of each refusal."""
 
-    def __init__(self, settings: Settings, refused: Callable[[str], None]) -> None:
+    def __init__(self, settings: Settings, on_refusal: Callable[[str], None]) -> None:
         self._key = settings.admin_key
-        self._refused = refused
+        self._on_refusal = on_refusal
 
-    def only(self, page: Page) -> Page:
-        """The page, for those who may see it."""
+    def protect(self, page: Page) -> Page:
+        """A page that checks each request first."""
 
-        async def show(request: web.Request) -> web.StreamResponse:
+        async def protected(request: web.Request) -> web.StreamResponse:
             try:
                 self._check(request)
             except Refusal as refusal:
-                self._refused(refusal.reason)
+                self._on_refusal(refusal.reason)
                 return refusal.response([])
             return await page(request)
 
-        return show
+        return protected
 
     def _check(self, request: web.Request) -> None:
         if self._key is None:
-            if not _is_from_here(request):
+            if not _is_local(request):
                 raise AdminOnly
         elif not compare_digest(_key(request), self._key.encode()):
             raise InvalidAdminKey
 
 
 def _key(request: web.Request) -> bytes:
-    """The key that was sent; none that is right if it cannot be read."""
+    """The key in a request; empty, which is never right, if there is no readable one."""
     scheme, _, sent = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
     key = sent.strip().encode(errors="replace")
     match scheme.lower():
@@ -71,35 +72,35 @@ def _key(request: web.Request) -> bytes:
 
 
 def _password(encoded: bytes) -> bytes:
-    """The password in the credentials of basic authentication (RFC 7617)."""
+    """The password in Basic credentials (RFC 7617)."""
     try:
         return b64decode(encoded, validate=True).partition(b":")[2]
     except ValueError:
         return b""
 
 
-def _is_from_here(request: web.Request) -> bool:
-    if any(map(_tells_of_a_proxy, request.headers)):
+def _is_local(request: web.Request) -> bool:
+    if any(map(_is_proxy_header, request.headers)):
         return False
     sock = request.get_extra_info("socket")
     if sock is not None and sock.family == AF_UNIX:
         return True
     hosts = request.headers.getall(hdrs.HOST, [])
-    by_name = len(hosts) == 1 and _LOOPBACK.fullmatch(hosts[0]) is not None
-    return by_name and is_loopback(request.remote or "")
+    names_loopback = len(hosts) == 1 and _LOOPBACK.fullmatch(hosts[0]) is not None
+    return names_loopback and is_loopback(request.remote or "")
 
 
-def _tells_of_a_proxy(header: str) -> bool:
+def _is_proxy_header(header: str) -> bool:
     name = header.lower()
-    return name in _PASSED_ON or name.startswith(_PASSED_ON_PREFIX)
+    return name in _PROXY_HEADERS or name.startswith(_PROXY_HEADER_PREFIX)
 
 
 def is_loopback(peer: str) -> bool:
-    """Whether a peer's address is of this machine alone."""
+    """Whether a peer's address is a loopback address."""
     try:
         address = ip_address(peer)
     except ValueError:
         return False
-    # A socket of both families tells IPv4 peers in IPv6's form.
+    # A dual-stack socket reports IPv4 peers as IPv4-mapped IPv6 addresses.
     mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
     return (mapped or address).is_loopback

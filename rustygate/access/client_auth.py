@@ -1,8 +1,8 @@
-"""Who may use the gate: the clients of CLIENTS_FILE, and what each may ask.
+"""Client keys: who may use the gate, and which models each client may use.
 
-Without the file whoever can connect is served. With it, a request comes with a client's key, and
-goes on under that client's name. The file can be read again while the gate runs; one that will
-not do leaves the clients there were in force.
+Without CLIENTS_FILE the gate serves every client that can connect. With it, a request needs a
+client's key, and counts as that client's. The file can be reloaded while the gate runs; if the
+new file is invalid, the clients of the old one stay in force.
 """
 
 import re
@@ -17,20 +17,23 @@ from rustygate.core.request_facts import RequestFacts
 from rustygate.errors import InvalidApiKey, ModelNotAllowed
 from rustygate.exchange import Exchange
 
-# Where bodies are files and name no model.
-_FILES = ("/v1/files", "/v1/uploads")
+# Paths whose bodies are files and name no model.
+_FILE_PATHS = ("/v1/files", "/v1/uploads")
 
-# What is asked here names its models in a file, or deep in a body, or for a key that is then used
-# past the gate.
-_ELSEWHERE = re.compile(r"/+v1/+(batches/*|(evals|realtime)(/.*)?)", re.DOTALL)
+# Paths where a request names its models in a file or deep in the body, or asks for a key that is
+# then used without the gate.
+_HIDES_MODELS = re.compile(r"/+v1/+(batches/*|(evals|realtime)(/.*)?)", re.DOTALL)
 
 _SCHEME = "bearer "
 
 
 class ClientAuth:
-    """The clients in force; `path` is their file, None lets everybody in.
+    """The clients in force.
 
     Raises `core.clients.ClientsError`, also from `reload`, which then changes nothing.
+
+    Args:
+        path: the clients file; None serves every client.
     """
 
     def __init__(self, path: str | None) -> None:
@@ -42,34 +45,35 @@ class ClientAuth:
         return f"<ClientAuth {self._clients}>"
 
     def reload(self) -> None:
-        """Read the file again."""
+        """Read the file again, if there is one."""
         if self._path is not None:
             self._clients = read_clients_file(self._path)
 
     @property
     def requires_keys(self) -> bool:
-        """Whether clients have keys, and no name but their key's."""
+        """Whether a client needs a key, which then gives its name."""
         return self._clients is not None
 
     @property
     def limits(self) -> Mapping[str, Limits]:
-        """What limits the clients have of their own, by name; some have none."""
+        """Each client's own limits, by name, also of clients without any limit."""
         clients = {} if self._clients is None else self._clients.by_name
         return {name: client.limits for name, client in clients.items()}
 
-    def admit(
-        self, request: web.Request, exchange: Exchange, offered: str | None = None
+    def authenticate(
+        self, request: web.Request, exchange: Exchange, subprotocol_key: str | None = None
     ) -> Client | None:
-        """Whose key a request carries, stamped on its exchange; None where nobody needs one.
+        """The client whose key a request has, stamped on its exchange; None without a file.
 
         Raises `InvalidApiKey`.
 
         Args:
-            offered: the key that a browser's WebSocket sends, which cannot set `Authorization`.
+            subprotocol_key: the key in a WebSocket's subprotocols. A browser cannot set
+                `Authorization` for a WebSocket.
         """
         if self._clients is None:
             return None
-        key = _key(request) or offered
+        key = _key(request) or subprotocol_key
         client = None if key is None else self._clients.find_by_key(key)
         if client is None:
             raise InvalidApiKey(sent=key is not None)
@@ -79,41 +83,44 @@ class ClientAuth:
 
 
 def check_model(client: Client | None, exchange: Exchange, facts: RequestFacts | None) -> None:
-    """Raise `ModelNotAllowed` if a client may not ask what it asks.
+    """Raise `ModelNotAllowed` unless a client may use the model that a request names.
 
     Args:
-        facts: what was read of the body; None if what is asked comes where it is not read, in a
-            body that is streamed or in a WebSocket's frames.
+        facts: what was read of the body; None if the gate does not read it, because the body is
+            streamed or the request is a WebSocket's.
     """
     if client is None or not client.models:
         return
     model = exchange.model
-    if _names_models_elsewhere(exchange):
-        # One that is named here too may be for show.
+    if _hides_models(exchange):
+        # A model named in the body as well need not be the one that is used.
         model = None
-    elif _shows_its_model(exchange, facts) if model is None else client.may_use(model):
+    elif _uses_no_model(exchange, facts) if model is None else client.may_use(model):
         return
     allowed = ", ".join(client.models)
     if model is not None:
-        raise ModelNotAllowed(f"{client.name} may not ask {model!a}, only {allowed}.")
-    message = f"{client.name} may ask only {allowed}, and this request shows no model."
-    raise ModelNotAllowed(message)
+        raise ModelNotAllowed(f"Client {client.name} may not use {model!a}, only {allowed}.")
+    raise ModelNotAllowed(
+        f"Client {client.name} may only use {allowed}, and this request does not show which "
+        "model it uses."
+    )
 
 
-def _shows_its_model(exchange: Exchange, facts: RequestFacts | None) -> bool:
-    """Whether a request without a model is known to ask none."""
-    return exchange.path.startswith(_FILES) if facts is None else facts.readable
+def _uses_no_model(exchange: Exchange, facts: RequestFacts | None) -> bool:
+    """Whether a request that names no model is known to use none."""
+    return exchange.path.startswith(_FILE_PATHS) if facts is None else facts.readable
 
 
-def _names_models_elsewhere(exchange: Exchange) -> bool:
+def _hides_models(exchange: Exchange) -> bool:
     if exchange.method != hdrs.METH_POST:
         return False
-    # However it is spelled.
-    return _ELSEWHERE.fullmatch(unquote(exchange.path)) is not None
+    # Unquoted, since upstream accepts any percent-encoding of the path.
+    return _HIDES_MODELS.fullmatch(unquote(exchange.path)) is not None
 
 
 def _key(request: web.Request) -> str | None:
-    given = request.headers.get(hdrs.AUTHORIZATION, "")
-    if not given.lower().startswith(_SCHEME):
+    """The Bearer token in a request."""
+    authorization = request.headers.get(hdrs.AUTHORIZATION, "")
+    if not authorization.lower().startswith(_SCHEME):
         return None
-    return given[len(_SCHEME) :].strip() or None
+    return authorization[len(_SCHEME) :].strip() or None

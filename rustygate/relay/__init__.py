@@ -1,1 +1,1 @@
-"""Between the two sides: what upstream answers, on its way to the client."""
+"""Relaying upstream's response to the client: as a whole, as a stream, or as a WebSocket."""

@@ -1,0 +1,179 @@
+"""A response that is passed on while upstream is still sending it.
+
+Each read is written at once, unchanged and never decoded. The bytes of the body are counted in
+`Stream._pass`. An event stream that upstream cuts gets an error event if it is at a boundary;
+then the client's connection is aborted.
+"""
+
+import asyncio
+from dataclasses import dataclass
+from time import monotonic_ns
+
+from aiohttp import hdrs, web
+
+from rustygate.config import Settings
+from rustygate.core.headers import reason_phrase, response_headers
+from rustygate.core.sse import EventBoundary, error_event, is_event_stream
+from rustygate.core.usage import UsageReader, may_contain_usage
+from rustygate.downstream.response import PassthroughResponse
+from rustygate.errors import UpstreamFailure
+from rustygate.exchange import Exchange
+from rustygate.relay.abort import flush_and_abort
+from rustygate.relay.keepalive import Keepalive
+from rustygate.relay.source import Source
+from rustygate.system.tls import socket_transport
+from rustygate.upstream.response import UpstreamResponse
+
+# How much of a body that is not an event stream is read ahead, and may wait for the client. With
+# less, a large body would pause both sides at each read.
+BULK_BUFFER = 128 * 1024
+
+
+@dataclass(slots=True)
+class Downstream:
+    """The client's side of an exchange.
+
+    Args:
+        started: the event stream that the queue keepalive has started, if it has.
+    """
+
+    request: web.Request
+    exchange: Exchange
+    settings: Settings
+    started: PassthroughResponse | None = None
+
+
+class Stream:
+    """Passes on a response whose end has not arrived yet.
+
+    Args:
+        head_arrived: when the response's head arrived, on the loop's clock.
+    """
+
+    def __init__(
+        self,
+        downstream: Downstream,
+        upstream_response: UpstreamResponse,
+        source: Source,
+        head_arrived: float,
+    ) -> None:
+        self._request = downstream.request
+        self._exchange = downstream.exchange
+        self._source = source
+        self._loop = asyncio.get_running_loop()
+        self._boundary = EventBoundary()
+        self._usage = usage_reader(upstream_response)
+        self._takes_events = downstream.started is not None or _takes_events(upstream_response)
+        self._buffer_size = downstream.settings.stream_capacity // 2
+        if not is_event_stream(upstream_response.headers.get(hdrs.CONTENT_TYPE)):
+            self._buffer_size = max(self._buffer_size, BULK_BUFFER)
+            upstream_response.content.set_read_chunk_size(BULK_BUFFER)
+        self._response = downstream.started or passthrough_response(
+            upstream_response, self._exchange
+        )
+        self._keepalive: Keepalive | None = None
+        interval_s = downstream.settings.sse_keepalive_interval
+        if self._takes_events and interval_s:
+            self._keepalive = Keepalive(
+                self._request, self._response, self._boundary, interval_s, head_arrived
+            )
+
+    async def run(self, body_start: bytes | None) -> web.StreamResponse:
+        """Send the head and the body; `body_start` is what was read of the body, if anything."""
+        self._limit_write_buffer()
+        if not self._response.prepared:
+            await self._response.prepare(self._request)
+        if self._keepalive is not None:
+            self._keepalive.start()
+        try:
+            await self._send(body_start)
+        except UpstreamFailure as failure:
+            await self._cut(failure)
+        else:
+            await self._response.write_eof()
+        finally:
+            if self._keepalive is not None:
+                self._keepalive.stop()
+            stamp_usage(self._exchange, self._usage)
+        return self._response
+
+    async def _send(self, body_start: bytes | None) -> None:
+        if body_start:
+            self._pass(body_start)
+        else:
+            self._response.write_head()
+        while not self._source.ended:
+            await self._request.writer.drain()
+            await self._source.pump(self._pass)
+        self._source.check_end()
+
+    def _pass(self, chunk: bytes) -> bool:
+        """Pass bytes on and count them; returns whether the client takes more."""
+        exchange = self._exchange
+        if exchange.first_byte is None:
+            exchange.first_byte = monotonic_ns()
+        exchange.bytes += len(chunk)
+        self._boundary.feed(chunk)
+        if self._keepalive is not None:
+            self._keepalive.idle_since = self._loop.time()
+        if self._usage is not None:
+            self._usage.feed(chunk)
+        self._response.write_chunk(chunk)
+        return not self._request.protocol.writing_paused
+
+    def _limit_write_buffer(self) -> None:
+        """Buffer half of what a stream may hold; the upstream connection reads ahead the rest."""
+        transport = self._request.transport
+        if transport is not None:
+            _limit_write_buffer(transport, self._buffer_size)
+
+    async def _cut(self, failure: UpstreamFailure) -> None:
+        """Write an error event, if the stream is at a boundary, and abort the connection."""
+        self._exchange.outcome, self._exchange.reason = "aborted", failure.reason
+        if self._takes_events and self._boundary:
+            self._response.write_chunk(error_event(self._exchange.path, failure.error()))
+        await flush_and_abort(self._request)
+
+
+def passthrough_response(
+    upstream_response: UpstreamResponse, exchange: Exchange, body: bytes | None = None
+) -> PassthroughResponse:
+    """A response with upstream's status and headers, and the gate's own headers."""
+    headers = response_headers(upstream_response.raw_headers) + exchange.headers()
+    exchange.status = upstream_response.status
+    reason = reason_phrase(upstream_response.reason)
+    return PassthroughResponse(upstream_response.status, reason, headers, body)
+
+
+def usage_reader(response: UpstreamResponse) -> UsageReader | None:
+    """What reads the usage in a response's body; None for a body that cannot contain one."""
+    headers = response.headers
+    if not may_contain_usage(headers.get(hdrs.CONTENT_TYPE, "")):
+        return None
+    return UsageReader(headers.get(hdrs.CONTENT_ENCODING, ""))
+
+
+def stamp_usage(exchange: Exchange, reader: UsageReader | None) -> None:
+    """Stamp the tokens that upstream reported, if it reported any."""
+    usage = None if reader is None else reader.usage()
+    if usage is not None:
+        exchange.tokens_in, exchange.tokens_out = usage.tokens_in, usage.tokens_out
+
+
+def _takes_events(response: UpstreamResponse) -> bool:
+    """Whether the gate may add to a response: to an event stream that is neither compressed nor
+    of a declared length."""
+    headers = response.headers
+    if hdrs.CONTENT_ENCODING in headers or hdrs.CONTENT_LENGTH in headers:
+        return False
+    return is_event_stream(headers.get(hdrs.CONTENT_TYPE))
+
+
+def _limit_write_buffer(transport: asyncio.Transport, size: int) -> None:
+    """Pause writing beyond so many bytes. With TLS, two transports hold a part each."""
+    below = socket_transport(transport)
+    if below is not transport:
+        # With a limit of 0, asyncio's TLS would treat an empty buffer as full.
+        size = max(1, size // 2)
+        below.set_write_buffer_limits(high=size)
+    transport.set_write_buffer_limits(high=size)

@@ -1,0 +1,86 @@
+"""Whether a failed attempt is followed by another.
+
+A failed connection is retried after a short pause, a 429 or 503 after the pause that its lane
+takes (`core.verdict`). A request is sent again only if its body is held, and only if its deadline
+allows for the pause.
+"""
+
+from dataclasses import dataclass, field
+from time import time_ns
+
+from rustygate.admission.admission import Admission
+from rustygate.admission.gate import Gate
+from rustygate.config import Settings
+from rustygate.core.bucket import SECOND
+from rustygate.core.verdict import Action, judge
+from rustygate.downstream.request_body import RequestBody
+from rustygate.errors import UpstreamFailure
+from rustygate.exchange import Exchange
+from rustygate.upstream.response import UpstreamResponse
+
+# An immediate retry would meet the same failure. Each pause is twice as long as the one before.
+RETRY_PAUSE_S = 0.1
+
+# Statuses whose body decides whether the request is retried.
+JUDGED_STATUSES = frozenset({429, 503})
+
+
+@dataclass(frozen=True, slots=True)
+class FailedAttempt:
+    """An attempt that may be followed by another: it ended in a failure, or in a response of
+    which `body_start` was read. The next attempt asks for admission `pause_s` later."""
+
+    failure: UpstreamFailure | None = None
+    response: UpstreamResponse | None = None
+    body_start: bytes | None = field(default=None, repr=False)
+    pause_s: float = 0.0
+
+    @property
+    def reason(self) -> str:
+        """The reason in the retry metric."""
+        if self.failure is not None:
+            return self.failure.reason
+        return "none" if self.response is None else f"upstream_{self.response.status}"
+
+
+class RetryPolicy:
+    """Decides about retries."""
+
+    def __init__(self, settings: Settings, gate: Gate) -> None:
+        self._max_retries = settings.upstream_retries
+        self._gate = gate
+
+    def pause_after(
+        self, failure: UpstreamFailure, exchange: Exchange, body: RequestBody
+    ) -> float | None:
+        """Seconds to pause before another attempt; None if the failure is final."""
+        pause_s = RETRY_PAUSE_S * 2.0 ** (exchange.attempts - 1)
+        if failure.retryable and self._may_retry(exchange, body, int(pause_s * SECOND)):
+            return pause_s
+        return None
+
+    def judge_response(
+        self,
+        exchange: Exchange,
+        body: RequestBody,
+        admission: Admission,
+        response: UpstreamResponse,
+        body_start: bytes,
+    ) -> FailedAttempt | None:
+        """Pause the lane for a 429 or 503 that calls for it.
+
+        Returns the failed attempt if it is followed by another; None if the response is final.
+        """
+        verdict = judge(response.status, response.headers, body_start, time_ns())
+        if verdict.action is Action.PASS:
+            return None
+        admission.pause(verdict.wait_ns, slow=verdict.action is Action.SLOW)
+        if self._may_retry(exchange, body, verdict.wait_ns):
+            return FailedAttempt(response=response, body_start=body_start)
+        return None
+
+    def _may_retry(self, exchange: Exchange, body: RequestBody, pause_ns: int) -> bool:
+        """Whether the same request may be sent again, and in time."""
+        if body.held is None or exchange.attempts > self._max_retries:
+            return False
+        return self._gate.now() + pause_ns <= exchange.deadline
