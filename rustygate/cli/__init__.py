@@ -64,8 +64,8 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         "`rustygate check` lists them.",
     )
     parser.add_argument("--version", action="version", version=f"rustygate {__version__}")
-    parser.set_defaults(command=DEFAULT_COMMAND)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command")
+    parser.set_defaults(command=DEFAULT_COMMAND)
     for name, text in COMMANDS.items():
         command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
         if name in argv:
