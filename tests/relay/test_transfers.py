@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from rustygate.daemon import READ_AHEAD
+from rustygate.downstream.request_body import INITIAL_READ_BUFFER
 from tests.conftest import StartGate
 from tests.support.client import Client
 from tests.support.gate import Gate
@@ -257,7 +257,7 @@ async def test_client_that_does_not_read_pauses_a_download(
 async def test_end_that_was_held_back_arrives(gate: StartGate, upstream: Upstream) -> None:
     """Small chunks that came at once are as many as pause the reading."""
     running = await gate()
-    number = READ_AHEAD // 16 + 1
+    number = INITIAL_READ_BUFFER // 16 + 1
     for size in range(number - 3, number + 3):
         client = await running.send(
             request("POST", "/v1/files", MULTIPART, "Transfer-Encoding: chunked")

@@ -1,0 +1,64 @@
+"""Event streams through the gate: opening, stalling and filling them."""
+
+import asyncio
+
+from tests.support.client import Client
+from tests.support.gate import Gate
+from tests.support.http import (
+    EVENT_STREAM,
+    chat,
+    chunk,
+)
+from tests.support.upstream import Call, Upstream
+
+# A keepalive interval that passes soon, and one that disables keepalives.
+SHORT, NEVER = 0.05, 0
+
+KEEPALIVE = b": keep-alive\n"
+
+
+async def opened(
+    gate: Gate,
+    upstream: Upstream,
+    first: bytes = b"data: first\n\n",
+    *,
+    request: bytes = b"",
+    head: bytes = EVENT_STREAM,
+) -> tuple[Client, Call]:
+    """A stream of which the head and the first bytes have come down."""
+    client = await gate.send(request or chat(stream=True))
+    call = await upstream.call()
+    chunked = b"chunked" in head
+    call.send(head, chunk(first) if chunked else first)
+    await client.head()
+    await client.expect_body(first)
+    return client, call
+
+
+async def some_time_passes(gate: Gate, upstream: Upstream) -> None:
+    """Two intervals, as a stream of its own shows by its keepalives."""
+    idle, _ = await opened(gate, upstream)
+    await idle.expect_body(KEEPALIVE)
+    await idle.expect_body(KEEPALIVE)
+
+
+async def stalled(gate: Gate, upstream: Upstream) -> tuple[Client, Call]:
+    """A stream whose client reads no more."""
+    client = await gate.connect(receive_buffer=4096)
+    client.send(chat(stream=True))
+    call = await upstream.call()
+    call.send(EVENT_STREAM, chunk(b"data: 1\n\n"))
+    await client.head()
+    await client.expect_body(b"data: 1\n\n")
+    client.wire.pause_reading()
+    return client, call
+
+
+async def fill(gate: Gate, call: Call) -> None:
+    """Send until the gate holds what its only client does not read."""
+    server = gate.daemon._runner.server
+    assert server is not None
+    [connection] = server.connections
+    while not connection.writing_paused:
+        await call.wire.send_all(chunk(bytes(64 << 10)))
+        await asyncio.sleep(0.005)
