@@ -1,199 +1,217 @@
-"""Connections: how many there may be, how long a client may take to ask, and how much its head
-may hold.
+"""Connections from clients: how many are open, and how long and large a request head may be.
 
-What many or slow clients must not use up is what the others need. Slow is who has begun a request
-and does not go on, or connected and asks nothing. A connection between two requests is not slow,
-nor is one whose request waits or is answered, however long. For bodies see `body`.
+Many or slow clients must not use up the resources of the others. A client is slow if it connects
+and sends nothing, or if it stalls within a request. A connection between two requests is not
+slow, and neither is one whose request waits or is being answered, however long that takes.
+`request_body` limits slow bodies.
 """
 
 import asyncio
+import select
 from contextlib import suppress
 from typing import Any
 
 from aiohttp import web
-from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
-from aiohttp.web_protocol import _ErrInfo
 from loguru import logger
 
+from rustygate.aiohttp_internals.server import ServerConnection
 from rustygate.errors import NotHttp, Refusal, RequestTimeout, TooManyConnections
 
-# From the opening of a connection, or from the first byte of a later request, to its head's end.
-# A slow phone needs two seconds; Apache gives twenty to forty, nginx sixty.
-HEAD_LIMIT_S = 10.0
+# From the start of a connection, or from the first byte of a later request, to the end of the
+# head. A slow phone needs two seconds; Apache allows twenty to forty, nginx sixty.
+HEAD_TIMEOUT_S = 10.0
 
-# Bytes of a whole head. nginx takes 32 KiB, Go a megabyte; aiohttp limits only each line and
-# their number, which together are 4 MiB.
+# Bytes of a whole head. nginx accepts 32 KiB, Go a megabyte. aiohttp only limits each line and
+# their number, which together allow 4 MiB.
 HEAD_LIMIT = 128 * 1024
 
-# How long one that was turned away may take to read why, and how many may at a time.
-LINGER_S = 1.0
+# Bytes of a request line or a header. aiohttp accepts 8190; long queries and tokens need more.
+FIELD_LIMIT = 32 * 1024
+
+# How long a rejected client may take to read the response, and how many may do so at a time.
+LINGER_TIMEOUT_S = 1.0
 LINGERING_LIMIT = 128
 
-# How long a gate that drains waits for heads that are under way, and how often it looks. Without,
-# who connected a moment before would be cut off instead of told to try again.
-HEADWAY_S = 1.0
-HEADWAY_LOOK_S = 0.02
+# How long a draining gate waits for heads in progress, and how often it checks. Otherwise it would
+# cut off a client that had just connected, which now gets a response that says to try again.
+DRAIN_HEAD_TIMEOUT_S = 1.0
+DRAIN_POLL_INTERVAL_S = 0.02
 
-# How often it is told that there are too many connections.
-TELL_INTERVAL_S = 60.0
+# How often a client is checked while its connection is not read. A disconnect must be noticed
+# within a second.
+DISCONNECT_POLL_INTERVAL_S = 0.5
+
+# The least time between two log lines about the connection limit.
+LOG_INTERVAL_S = 60.0
 
 
 class ConnectionLimiter:
-    """Turns connections away once there are `limit` of them, with an answer."""
+    """Rejects connections above `limit` with a response."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self._turned_away: set[_TurnedAway] = set()
-        self._answer = _written(TooManyConnections(limit))
-        self._tell_at = 0.0
+        self._lingering: set[_RejectedConnection] = set()
+        self._response = _serialize(TooManyConnections(limit))
+        self._log_again_at = 0.0
 
     def __repr__(self) -> str:
-        return f"<ConnectionLimiter for {self.limit}, {len(self._turned_away)} turned away>"
+        return f"<ConnectionLimiter limit={self.limit}, {len(self._lingering)} lingering>"
 
-    def turn_away(self, transport: asyncio.Transport) -> None:
-        """Answer a new connection at once, and close it."""
+    def reject(self, transport: asyncio.Transport) -> None:
+        """Respond to a new connection at once, and close it."""
         now = asyncio.get_running_loop().time()
-        if now >= self._tell_at:
-            self._tell_at = now + TELL_INTERVAL_S
-            logger.warning("there are CONNECTION_LIMIT={} connections; no more fit in", self.limit)
-        transport.write(self._answer)
-        if len(self._turned_away) < LINGERING_LIMIT and transport.can_write_eof():
-            transport.set_protocol(_TurnedAway(transport, self._turned_away))
+        if now >= self._log_again_at:
+            self._log_again_at = now + LOG_INTERVAL_S
+            logger.warning("connection limit reached: {}", self.limit)
+        transport.write(self._response)
+        if len(self._lingering) < LINGERING_LIMIT and transport.can_write_eof():
+            transport.set_protocol(_RejectedConnection(transport, self._lingering))
         else:
             transport.set_protocol(asyncio.Protocol())
             transport.close()
 
 
-class _TurnedAway(asyncio.Protocol):
-    """Hears a client out that was turned away, for a moment: closing while its request comes
-    would be a reset, which may overtake the answer."""
+class _RejectedConnection(asyncio.Protocol):
+    """Reads and discards a rejected client's request for a moment.
 
-    def __init__(self, transport: asyncio.Transport, among: "set[_TurnedAway]") -> None:
-        self._among = among
-        among.add(self)
+    Closing while the request arrives would send a reset, which may overtake the response.
+    """
+
+    def __init__(
+        self, transport: asyncio.Transport, lingering: "set[_RejectedConnection]"
+    ) -> None:
+        self._lingering = lingering
+        lingering.add(self)
         transport.write_eof()
         loop = asyncio.get_running_loop()
-        self._abort = loop.call_later(LINGER_S, transport.abort)
+        self._abort = loop.call_later(LINGER_TIMEOUT_S, transport.abort)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._abort.cancel()
-        self._among.discard(self)
+        self._lingering.discard(self)
 
 
-class LimitedConnection(web.RequestHandler):
-    """A connection that comes by a door, and whose heads are limited in time and in size."""
+class DownstreamConnection(ServerConnection):
+    """A connection that is subject to a limiter, and whose heads are limited in time and size.
 
-    def __init__(self, manager: web.Server, *, door: ConnectionLimiter, **options: Any) -> None:
+    Its error responses repeat nothing of the request, which may contain a key. While it does not
+    read, because a body waits or requests are pipelined, it checks whether the client is still
+    connected: a paused transport does not notice a disconnect.
+    """
+
+    def __init__(self, manager: web.Server, *, limiter: ConnectionLimiter, **options: Any) -> None:
         super().__init__(manager, **options)
-        self._door = door
-        self._timer: asyncio.TimerHandle | None = None
-        # Whether its parser was ever paused, and so may hold something back.
-        self._was_paused = False
-        # Bytes of the head that has begun.
+        self._limiter = limiter
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._disconnect_timer: asyncio.TimerHandle | None = None
+        # Bytes of the head in progress.
         self._head_size = 0
-        # How many heads came whole, and the body of the latest: the next head comes behind it.
-        self._heads = 0
-        self._body: StreamReader = EMPTY_PAYLOAD
-        self._refused = False
-        # aiohttp forgets a transport that it closes before it is closed.
-        self._carrier: asyncio.Transport | None = None
 
     @property
     def awaits_head(self) -> bool:
-        """Whether a head is under way, or has to be since the connection is new."""
-        return self._timer is not None
+        """Whether a head is in progress, or the connection is new."""
+        return self._head_timer is not None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
-        assert self._manager is not None
-        if len(self._manager._connections) >= self._door.limit:
-            self._door.turn_away(transport)
+        if self.connection_count >= self._limiter.limit:
+            self._limiter.reject(transport)
             return
         super().connection_made(transport)
-        self._carrier = transport
-        self._timer = self._loop.call_later(HEAD_LIMIT_S, self._be_late)
+        self._start_head_timer()
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        self._stop_timer()
+        self._stop_head_timer()
         super().connection_lost(exc)
-        self._leave_no_cycles()
 
-    def _leave_no_cycles(self) -> None:
-        """What refers to itself stays until the next collection, and these are seldom."""
-        # A body refers to its connection, and asyncio's transport to a method of its own.
-        self._body = EMPTY_PAYLOAD
-        if self._carrier is not None:
-            vars(self._carrier).pop("_read_ready_cb", None)
-            self._carrier = None
+    def on_head(self) -> None:
+        self._stop_head_timer()
+        self._head_size = 0
 
-    def _pause_transport_reading(self) -> None:
-        self._was_paused = True
-        super()._pause_transport_reading()
-
-    def resume_reading(self, resume_parser: bool = True) -> None:
-        # aiohttp says so after each read, and looks each time for what is held back. That may be
-        # there long after the pause, for the parser heeds it only with the next bytes.
-        if self._was_paused:
-            super().resume_reading(resume_parser)
-
-    def data_received(self, data: bytes) -> None:
-        if self._refused:
-            return
-        in_head = self._heads == self._request_count and self._body.is_eof()
-        super().data_received(data)
-        if self._heads != self._request_count:
-            self._stop_timer()
-            self._heads, self._head_size = self._request_count, 0
-            self._body = self._messages[-1][1] if self._messages else EMPTY_PAYLOAD
-        elif in_head and not self._upgraded:
-            self._grow_head(data)
-
-    def _grow_head(self, data: bytes) -> None:
+    def on_partial_head(self, data: bytes) -> None:
         self._head_size += len(data)
         if self._head_size > HEAD_LIMIT:
             self._refuse(NotHttp())
-        # Empty lines between requests are none's beginning (RFC 9112, 2.2).
-        elif self._timer is None and self._waiter is not None and data.strip(b"\r\n"):
-            self._timer = self._loop.call_later(HEAD_LIMIT_S, self._be_late)
+        # Empty lines between requests do not start a head (RFC 9112, 2.2).
+        elif self._head_timer is None and self.is_idle and data.strip(b"\r\n"):
+            self._start_head_timer()
 
-    def _be_late(self) -> None:
-        self._timer = None
+    def _start_head_timer(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._head_timer = loop.call_later(HEAD_TIMEOUT_S, self._on_head_timeout)
+
+    def _stop_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _on_head_timeout(self) -> None:
+        self._head_timer = None
         if self._head_size:
-            limit = HEAD_LIMIT_S
-            self._refuse(RequestTimeout(f"The request's head did not come within {limit:g} s."))
+            message = f"The request's head did not arrive within {HEAD_TIMEOUT_S:g} s."
+            self._refuse(RequestTimeout(message))
         else:
             self.force_close()
 
     def _refuse(self, refusal: Refusal) -> None:
-        """Answer in turn what will not be read further; see `handle_error`."""
-        self._refused = True
-        self._stop_timer()
-        self._messages.append((_ErrInfo(refusal.status, refusal, ""), EMPTY_PAYLOAD))
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        self._stop_head_timer()
+        self.reject(refusal, refusal.status)
 
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+    def error_response(
+        self, request: web.BaseRequest, error: BaseException | None
+    ) -> web.StreamResponse:
+        logger.debug("request rejected: {} from {}", type(error).__name__, request.remote)
+        if request.writer.output_size:
+            raise ConnectionError
+        return (error if isinstance(error, Refusal) else NotHttp()).response([])
+
+    def on_reading_paused(self) -> None:
+        if self._disconnect_timer is None:
+            self._schedule_disconnect_check()
+
+    def _schedule_disconnect_check(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._disconnect_timer = loop.call_later(
+            DISCONNECT_POLL_INTERVAL_S, self._check_disconnect
+        )
+
+    def _check_disconnect(self) -> None:
+        self._disconnect_timer = None
+        if self.transport is None or self.transport.is_reading():
+            return
+        if _is_disconnected(self.transport):
+            self.transport.abort()
+        else:
+            self._schedule_disconnect_check()
 
 
 async def wait_for_heads(server: web.Server, limit_s: float) -> None:
-    """Wait until no head is under way to a server that accepts no more, but not for long."""
+    """Wait for the heads in progress of a server that no longer accepts connections, for a second
+    at most."""
     with suppress(TimeoutError):
-        async with asyncio.timeout(min(limit_s, HEADWAY_S)):
-            # What was accepted last is a connection only some turns of the loop later.
-            await asyncio.sleep(HEADWAY_LOOK_S)
-            while any(_awaits_head(each) for each in server._connections):  # noqa: ASYNC110
-                await asyncio.sleep(HEADWAY_LOOK_S)
+        async with asyncio.timeout(min(limit_s, DRAIN_HEAD_TIMEOUT_S)):
+            # An accepted socket becomes a connection only some turns of the loop later.
+            await asyncio.sleep(DRAIN_POLL_INTERVAL_S)
+            while any(map(_awaits_head, server.connections)):  # noqa: ASYNC110
+                await asyncio.sleep(DRAIN_POLL_INTERVAL_S)
 
 
 def _awaits_head(connection: web.RequestHandler) -> bool:
-    return isinstance(connection, LimitedConnection) and connection.awaits_head
+    return isinstance(connection, DownstreamConnection) and connection.awaits_head
 
 
-def _written(refusal: Refusal) -> bytes:
-    """A refusal as the bytes of an answer."""
+def _is_disconnected(transport: asyncio.Transport) -> bool:
+    """Whether the client has closed or reset the connection, as the kernel knows."""
+    disconnected = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR
+    poll = select.poll()
+    with suppress(OSError, ValueError):
+        poll.register(transport.get_extra_info("socket").fileno(), disconnected)
+        return bool(poll.poll(0))
+    return True
+
+
+def _serialize(refusal: Refusal) -> bytes:
+    """The bytes of a refusal's response, for a connection that aiohttp does not handle."""
     response = refusal.response([("Connection", "close")])
     assert isinstance(response.body, bytes)
     response.headers["Content-Length"] = str(len(response.body))

@@ -1,8 +1,8 @@
-"""The request's body on its way up: held, so that it can be read and sent again, or streamed.
+"""The body of a client's request: held, so that it can be inspected and sent again, or streamed.
 
-Small bodies are held; larger and multipart ones pass through as they come. A client that asks
-before it sends (`Expect: 100-continue`, RFC 9110, 10.1.1) is answered here: at once for a body
-that is worth reading first, otherwise only when upstream is there to take it.
+Small bodies are held. Larger and multipart bodies are passed on as they arrive. A client that
+waits for permission to send (`Expect: 100-continue`, RFC 9110, 10.1.1) gets it from here: at once
+for a body that is inspected, otherwise only when upstream is ready to receive it.
 """
 
 import asyncio
@@ -10,26 +10,32 @@ from collections.abc import AsyncIterator
 
 from aiohttp import HttpVersion11, hdrs, web
 
+from rustygate.aiohttp_internals.server import skip_lingering
 from rustygate.config import Settings
 from rustygate.core.headers import Headers
 from rustygate.errors import BodyTooLarge, MalformedBody, Refusal, RequestTimeout
 
-# Up to here a held body is written in one piece, with its head.
-WRITTEN_AT_ONCE = 1024 * 1024
+# A held body up to this size is written together with the request's head.
+SINGLE_WRITE_LIMIT = 1024 * 1024
 
-# How much is read ahead of a body that is being taken.
-READ_AHEAD = 256 * 1024
+# How much of a queued body aiohttp buffers beyond the latest read. A larger buffer would make a
+# queue of uploads take more memory.
+INITIAL_READ_BUFFER = 32 * 1024
 
-# How much that may come to of one that waits; aiohttp's high-water mark is twice its low one.
-READ_AHEAD_LIMIT = 2 * READ_AHEAD
+# The same for a body that is being read. Larger reads are faster.
+READ_BUFFER = 256 * 1024
 
-# How long the gate waits for a body's next byte. A lost network is back within it or not at all;
-# nginx and most load balancers wait as long. While upstream takes no more, nobody waits.
-SILENCE_LIMIT_S = 60.0
+# The most that a body with that buffer holds; aiohttp's high-water mark is twice its low one.
+READ_BUFFER_LIMIT = 2 * READ_BUFFER
+
+# How long the gate waits for the next byte of a body. A lost network is back within this time or
+# not at all; nginx and most load balancers wait as long. It does not count while upstream takes
+# no more.
+BODY_TIMEOUT_S = 60.0
 
 
 class BodyBufferBudget:
-    """How many bytes of request bodies the gate holds, of how many it may (QUEUE_BYTES)."""
+    """The bytes of request bodies that the gate holds, and the most that it may (QUEUE_BYTES)."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -42,22 +48,20 @@ class BodyBufferBudget:
 class RequestBody:
     """One request's body.
 
-    `read` holds it if it is to be held; then `held` is the whole of it, else None. It goes
-    upstream as one `piece`, if it has one, else chunk by chunk: those of a held body can be had
-    again, others once. `close` lets go of what is held.
+    `read` holds the body in memory if it should be held; `held` is then the whole body, otherwise
+    None. It goes upstream as one `piece` if there is one, otherwise chunk by chunk. The chunks of
+    a held body can be iterated again, others only once. `close` releases the memory.
     """
 
-    def __init__(
-        self, request: web.Request, settings: Settings, holdings: BodyBufferBudget
-    ) -> None:
+    def __init__(self, request: web.Request, settings: Settings, budget: BodyBufferBudget) -> None:
         self._request = request
         self._settings = settings
-        self._holdings = holdings
+        self._budget = budget
         self._chunks: list[bytes] = []
         self._size = 0
-        self._ahead = 0
-        self._awaits_continue = _awaits_continue(request)
-        self._answered = False
+        self._read_ahead_size = 0
+        self._expects_continue = _expects_continue(request)
+        self._stopped = False
         self.held: bytes | None = None if request.body_exists else b""
         self.refusal: Refusal | None = None
         _check_framing(request)
@@ -66,36 +70,38 @@ class RequestBody:
             raise self._too_large(self._length)
 
     async def read(self) -> None:
-        """Read the body into memory, as far as it is to be held."""
+        """Read the body into memory if it should be held."""
         if self.held is not None:
             return
-        if self._is_to_be_held():
+        if self._should_hold():
             content = self._request.content
-            if content.is_eof() and not self._awaits_continue:
-                # A small body comes with its head.
-                self._hold(self._counted(content.read_nowait()))
+            if content.is_eof() and not self._expects_continue:
+                # A small body arrives together with its head.
+                self._hold(self._count(content.read_nowait()))
                 return
-            content.set_read_chunk_size(READ_AHEAD)
-            if self._awaits_continue:
-                await self._continue()
-            while self.held is None and self._has_room():
+            content.set_read_chunk_size(READ_BUFFER)
+            if self._expects_continue:
+                await self._send_continue()
+            while self.held is None and self._may_hold_more():
                 self._hold(await self._next_chunk())
-        elif not self._awaits_continue:
+        elif not self._expects_continue:
             self._read_ahead()
 
     @property
     def piece(self) -> bytes | None:
-        """The whole of it, if that is to be written at once."""
-        return self.held if self.held is not None and len(self.held) <= WRITTEN_AT_ONCE else None
+        """The whole body, if it is small enough for one write."""
+        return (
+            self.held if self.held is not None and len(self.held) <= SINGLE_WRITE_LIMIT else None
+        )
 
     @property
     def chunked(self) -> bool:
-        """Whether it goes upstream in chunks, since nobody knows its length."""
+        """Whether the body goes upstream chunked, since its length is not known."""
         return self.held is None and self._length is None
 
     @property
     def framing(self) -> Headers:
-        """What says where it ends, unless the client's own headers do (RFC 9112, 6)."""
+        """The header that frames the body, unless the client's own header does (RFC 9112, 6)."""
         if self.chunked:
             return [("Transfer-Encoding", "chunked")]
         if self.held is not None and self._length is None and self._request.body_exists:
@@ -103,99 +109,100 @@ class RequestBody:
         return []
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        """The chunks: what was read before, then the rest as it comes."""
+        """The chunks: those that have been read, then the rest as it arrives."""
         try:
             for chunk in self._chunks:
                 yield chunk
             if self.held is not None:
                 return
-            self._forget_ahead()
-            self._request.content.set_read_chunk_size(READ_AHEAD)
-            if self._awaits_continue:
-                await self._continue()
+            self._release_read_ahead()
+            self._request.content.set_read_chunk_size(READ_BUFFER)
+            if self._expects_continue:
+                await self._send_continue()
             while chunk := await self._next_chunk():
-                if self._answered:
+                if self._stopped:
                     await asyncio.get_running_loop().create_future()
                 yield chunk
         except Refusal as refusal:
-            # The pool makes a lost connection of what is raised here; `refusal` keeps it.
+            # The pool replaces this exception by one for a lost connection.
             self.refusal = refusal
             raise
 
     def stop(self) -> None:
-        """Upstream has answered: what it has not taken yet is not sent any more.
+        """Stop sending, since upstream has responded.
 
-        The chunks pause instead of ending, which upstream could take for the whole body.
+        The chunks then pause instead of ending; upstream could take an end for the end of the
+        body.
         """
-        self._answered = True
+        self._stopped = True
 
     def close(self) -> None:
-        """Let go of what is held."""
-        self._holdings.held -= sum(map(len, self._chunks))
+        """Release the memory."""
+        self._budget.held -= sum(map(len, self._chunks))
         self._chunks.clear()
-        self._forget_ahead()
+        self._release_read_ahead()
 
-    def _is_to_be_held(self) -> bool:
+    def _should_hold(self) -> bool:
         content_type = self._request.headers.get(hdrs.CONTENT_TYPE, "").lower()
         if content_type.startswith("multipart/"):
             return False
-        if self._awaits_continue and "json" not in content_type:
+        if self._expects_continue and "json" not in content_type:
             return False
-        room = self._holdings.limit - self._holdings.held
-        return (self._length or 0) <= min(self._settings.max_buffered_body, room)
+        available = self._budget.limit - self._budget.held
+        return (self._length or 0) <= min(self._settings.max_buffered_body, available)
 
-    def _has_room(self) -> bool:
+    def _may_hold_more(self) -> bool:
         fits = self._size <= self._settings.max_buffered_body
-        return fits and self._holdings.held <= self._holdings.limit
+        return fits and self._budget.held <= self._budget.limit
 
     def _read_ahead(self) -> None:
-        """Take the beginning of a body that waits, if there is room; else it stays in its socket.
+        """Let aiohttp read the start of a queued body if the budget allows; otherwise the body
+        stays in its socket.
 
-        Behind what nobody takes a client's end does not show.
+        Behind unread bytes the gate cannot see that the client has disconnected.
         """
-        size = READ_AHEAD_LIMIT if self._length is None else min(self._length, READ_AHEAD_LIMIT)
-        if self._holdings.held + size > self._holdings.limit:
+        size = READ_BUFFER_LIMIT if self._length is None else min(self._length, READ_BUFFER_LIMIT)
+        if self._budget.held + size > self._budget.limit:
             return
-        self._ahead = size
-        self._holdings.held += size
-        self._request.content.set_read_chunk_size(READ_AHEAD)
+        self._read_ahead_size = size
+        self._budget.held += size
+        self._request.content.set_read_chunk_size(READ_BUFFER)
         if not self._request.content.is_eof():
             self._request.protocol.resume_reading()
 
-    def _forget_ahead(self) -> None:
-        self._holdings.held -= self._ahead
-        self._ahead = 0
+    def _release_read_ahead(self) -> None:
+        self._budget.held -= self._read_ahead_size
+        self._read_ahead_size = 0
 
     def _hold(self, chunk: bytes) -> None:
         self._chunks.append(chunk)
-        self._holdings.held += len(chunk)
+        self._budget.held += len(chunk)
         if self._request.content.at_eof():
             self.held = chunk if len(self._chunks) == 1 else b"".join(self._chunks)
 
     async def _next_chunk(self) -> bytes:
         try:
-            chunk = await self._arriving()
+            chunk = await self._read_chunk()
         except web.RequestPayloadError as error:
-            raise MalformedBody("The request's body is not framed as HTTP asks.") from error
+            raise MalformedBody("The framing of the request body is not valid HTTP.") from error
         except TimeoutError as error:
-            if self._answered:
-                # The answer may go on for long, and its client need not send the rest.
+            if self._stopped:
+                # The response may take long, and its client need not send the rest of the body.
                 await asyncio.get_running_loop().create_future()
-            # After the answer, aiohttp would wait for the rest for another ten seconds.
-            self._request.protocol._lingering_time = 0.0
-            message = f"Nothing came of the request's body for {SILENCE_LIMIT_S:g} s."
+            skip_lingering(self._request.protocol)
+            message = f"No data of the request body arrived for {BODY_TIMEOUT_S:g} s."
             raise RequestTimeout(message) from error
-        return self._counted(chunk)
+        return self._count(chunk)
 
-    async def _arriving(self) -> bytes:
+    async def _read_chunk(self) -> bytes:
         content = self._request.content
-        # A time limit would be wasted on what is there.
+        # A body that has arrived needs no timeout, which would cost time.
         if content.is_eof():
             return await content.readany()
-        async with asyncio.timeout(SILENCE_LIMIT_S):
+        async with asyncio.timeout(BODY_TIMEOUT_S):
             return await content.readany()
 
-    def _counted(self, chunk: bytes) -> bytes:
+    def _count(self, chunk: bytes) -> bytes:
         self._size += len(chunk)
         if self._size > self._settings.max_body_size:
             raise self._too_large(self._size)
@@ -203,26 +210,29 @@ class RequestBody:
 
     def _too_large(self, size: int) -> BodyTooLarge:
         limit = self._settings.max_body_size
-        return BodyTooLarge(f"The body has {size} bytes or more; at most {limit} are taken.")
+        return BodyTooLarge(f"The body has at least {size} bytes; MAX_BODY_SIZE is {limit}.")
 
-    async def _continue(self) -> None:
-        """Tell a client that waits for it to send its body."""
-        self._awaits_continue = False
+    async def _send_continue(self) -> None:
+        """Permit the client to send its body."""
+        self._expects_continue = False
         writer = self._request.writer
         await writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        writer.output_size = 0  # as aiohttp does: this was no part of the answer
+        # As aiohttp does: an interim response is not part of the response.
+        writer.output_size = 0
 
 
 def _check_framing(request: web.Request) -> None:
-    """Refuse codings that the gate would strip without undoing them (RFC 9112, 6.1)."""
+    """Refuse codings that the gate would strip without decoding them (RFC 9112, 6.1)."""
     codings = request.headers.get(hdrs.TRANSFER_ENCODING)
     if codings is None:
         return
     if codings.lower() != "chunked" or request.version < HttpVersion11:
-        raise MalformedBody("The only transfer coding taken is chunked, and only in HTTP/1.1.")
+        raise MalformedBody(
+            "Transfer-Encoding must be chunked, without other codings, and only in HTTP/1.1."
+        )
 
 
-def _awaits_continue(request: web.Request) -> bool:
+def _expects_continue(request: web.Request) -> bool:
     expectation = request.headers.get(hdrs.EXPECT)
     if expectation is None or request.version < HttpVersion11:
         return False

@@ -1,13 +1,13 @@
-"""The way to upstream: sending, and what a failure means.
+"""The upstream client: one attempt at a request, and the meaning of its failure.
 
-A failure becomes one of `errors.UpstreamFailure`; its message names what happened, never the
-exception's text, which may hold raw bytes.
+A failure becomes an `errors.UpstreamFailure`. Its message describes what happened and never
+repeats an exception's text, which may contain raw bytes.
 
-A request may meet a pooled connection that upstream has just closed. A reset on a reused
-connection, before any byte of an answer, is tried once more at once, on a fresh one.
+A pooled connection may turn out to be closed by upstream. If a reused connection is reset before
+any byte of a response, the request is sent once more at once, over a fresh connection.
 
-Which proxy is on the way the settings say; aiohttp's own look at the environment stays off, for
-it would take credentials out of `.netrc` too.
+Only the settings decide about a proxy. aiohttp's `trust_env` stays off, since it would also read
+credentials from `.netrc`.
 """
 
 import os
@@ -28,6 +28,7 @@ from aiohttp import (
 )
 from yarl import URL
 
+from rustygate.aiohttp_internals.client import TunnelError, UpstreamConnection, connection_of
 from rustygate.config import Settings
 from rustygate.core.headers import Headers
 from rustygate.core.websocket_handshake import SWITCHING_PROTOCOLS
@@ -41,23 +42,18 @@ from rustygate.errors import (
 )
 from rustygate.exchange import Exchange
 from rustygate.system.tls import describe_ssl_error
-from rustygate.upstream.pool import (
-    ConnectionPool,
-    NoTunnel,
-    UpstreamConnection,
-    UpstreamResponse,
-    connection_of,
-)
+from rustygate.upstream.pool import ConnectionPool
+from rustygate.upstream.response import UpstreamResponse
 
 
-class Upstream:
+class UpstreamClient:
     """Sends requests upstream."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._pool = ConnectionPool(settings)
         self._proxy = settings.proxy and URL(settings.proxy).host_port_subcomponent
-        self._through = f", through the proxy at {self._proxy}" if self._proxy else ""
+        self._via = f", through the proxy at {self._proxy}" if self._proxy else ""
 
     async def close(self) -> None:
         """Close all connections."""
@@ -66,24 +62,24 @@ class Upstream:
     async def send(
         self, exchange: Exchange, target: str, headers: Headers, body: RequestBody
     ) -> UpstreamResponse:
-        """One attempt. Returns upstream's answer once its head is there.
+        """Make one attempt. Returns the response once its head has arrived.
 
-        The caller closes the answer. Raises `UpstreamFailure`, or what refused the body while it
-        was streamed.
+        The caller closes the response. Raises `UpstreamFailure`, or the `Refusal` that was raised
+        while the body was read.
         """
         exchange.attempts += 1
         exchange.sent = monotonic_ns()
         try:
-            answer = await self._ask(exchange, target, headers, body)
+            response = await self._send_once(exchange, target, headers, body)
         except UpstreamDisconnected as failure:
             if not failure.stale or body.held is None:
                 raise
-            answer = await self._ask(exchange, target, headers, body, fresh=True)
+            response = await self._send_once(exchange, target, headers, body, fresh=True)
         exchange.responded = monotonic_ns()
-        exchange.upstream_status = answer.status
-        return answer
+        exchange.upstream_status = response.status
+        return response
 
-    async def _ask(
+    async def _send_once(
         self,
         exchange: Exchange,
         target: str,
@@ -92,67 +88,77 @@ class Upstream:
         *,
         fresh: bool = False,
     ) -> UpstreamResponse:
-        wire: UpstreamConnection | None = None
+        connection: UpstreamConnection | None = None
         try:
-            connection = await self._pool.connect(fresh=fresh)
+            pooled = await self._pool.connect(fresh=fresh)
             exchange.connected = True
-            wire = connection_of(connection)
-            answer = await self._pool.ask(connection, exchange.method, target, headers, body)
-        # First, for a certificate that is not trusted is a ValueError too.
+            connection = connection_of(pooled)
+            response = await self._pool.send(pooled, exchange.method, target, headers, body)
+        # Before ValueError, since an error about an untrusted certificate is both.
         except ClientError as error:
-            raise body.refusal or self._failure(error, wire) from error
+            raise body.refusal or self._failure(error, connection) from error
         except ValueError as error:
-            raise BadRequest("The request's target is not one that HTTP can carry.") from error
-        if answer.status == SWITCHING_PROTOCOLS and not _asked_to_switch(answer):
-            answer.close()
-            raise UpstreamDisconnected("Upstream switched protocols unasked.", begun=True)
-        if self._pool.relayed and answer.status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
-            answer.close()
-            raise self._turned_away(answer.status)
-        return answer
+            raise BadRequest(
+                "The request target or a header contains characters that HTTP does not allow."
+            ) from error
+        if response.status == SWITCHING_PROTOCOLS and not _requested_upgrade(response):
+            response.close()
+            message = "Upstream switched protocols, but the request did not ask for that."
+            raise UpstreamDisconnected(message, started=True)
+        if (
+            self._pool.sends_absolute_form
+            and response.status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED
+        ):
+            response.close()
+            raise self._proxy_failure(response.status)
+        return response
 
-    def _failure(self, error: ClientError, wire: UpstreamConnection | None) -> UpstreamFailure:
-        """What an exception of the pool means; `wire` is the connection, if there was one."""
+    def _failure(
+        self, error: ClientError, connection: UpstreamConnection | None
+    ) -> UpstreamFailure:
+        """The failure for an exception of the pool, and the connection, if there was one."""
         match error:
             case ConnectionTimeoutError():
                 limit = self._settings.upstream_connect_timeout
-                message = f"Upstream took no connection within {limit:g} s{self._through}."
+                message = f"Upstream did not accept a connection within {limit:g} s{self._via}."
                 return UpstreamUnreachable(message)
             case ServerTimeoutError():
-                limit = self._settings.upstream_read_timeout
-                return UpstreamTimeout(f"Upstream was silent for {limit:g} s.")
+                return UpstreamTimeout(self._settings.upstream_read_timeout)
             case ClientConnectorError():
                 return UpstreamUnreachable(
-                    f"No connection to upstream{self._through}: {_cause(error)}.",
-                    lasting=isinstance(error, ClientConnectorCertificateError),
+                    f"No connection to upstream{self._via}: {_cause(error)}.",
+                    permanent=isinstance(error, ClientConnectorCertificateError),
                 )
             case ClientHttpProxyError():
-                return self._turned_away(error.status)
-            case NoTunnel():
-                return UpstreamUnreachable(f"The proxy at {self._proxy} broke off.")
-            case ClientConnectionError() if wire is None or not wire.answering:
+                return self._proxy_failure(error.status)
+            case TunnelError():
+                return UpstreamUnreachable(
+                    f"The proxy at {self._proxy} closed the connection or did not speak HTTP."
+                )
+            case ClientConnectionError() if connection is None or not connection.response_started:
                 return UpstreamDisconnected(
-                    "Upstream closed the connection without an answer.",
-                    stale=wire is not None and wire.requests > 1,
+                    "Upstream closed the connection without responding.",
+                    stale=connection is not None and connection.request_count > 1,
                 )
             case _:
-                return UpstreamDisconnected("Upstream's answer was not whole.", begun=True)
+                message = "Upstream's response was incomplete or not HTTP."
+                return UpstreamDisconnected(message, started=True)
 
-    def _turned_away(self, status: int) -> UpstreamUnreachable:
-        """The proxy answered in upstream's place."""
+    def _proxy_failure(self, status: int) -> UpstreamUnreachable:
+        """The failure for a proxy that responds in upstream's place."""
         return UpstreamUnreachable(
-            f"The proxy at {self._proxy} answered with {status} instead of connecting.",
-            lasting=status < HTTPStatus.INTERNAL_SERVER_ERROR,
+            f"The proxy at {self._proxy} responded with status {status} instead of connecting.",
+            permanent=status < HTTPStatus.INTERNAL_SERVER_ERROR,
         )
 
 
-def _asked_to_switch(answer: UpstreamResponse) -> bool:
-    """Whether it answers the opening of a WebSocket; other upgrades do not go upstream."""
-    return any(name.lower() == "upgrade" for name, _ in answer.asked)
+def _requested_upgrade(response: UpstreamResponse) -> bool:
+    """Whether the request was a WebSocket handshake; other upgrades are not sent upstream."""
+    return any(name.lower() == "upgrade" for name, _ in response.request_headers)
 
 
 def _cause(error: ClientConnectorError) -> str:
-    """A connector error's cause, in words that hold nothing of the request."""
+    """The cause of a connector's error, in words that repeat nothing of the request."""
     cause = error.os_error
     match cause:
         case ssl.SSLError(reason=str()):

@@ -36,12 +36,12 @@ MULTIPART = "Content-Type: multipart/form-data; boundary=x"
 
 @pytest.fixture
 def _short_heads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "HEAD_LIMIT_S", SHORT_S)
+    monkeypatch.setattr(connections, "HEAD_TIMEOUT_S", SHORT_S)
 
 
 @pytest.fixture
 def _short_silences(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(body, "SILENCE_LIMIT_S", SHORT_S)
+    monkeypatch.setattr(body, "BODY_TIMEOUT_S", SHORT_S)
 
 
 short_heads = pytest.mark.usefixtures("_short_heads")
@@ -275,7 +275,7 @@ async def test_connections_beyond_the_limit_are_turned_away(
     async with soon():
         while (await running.request(get("/health"))).status != 200:
             pass
-    assert "CONNECTION_LIMIT=2 connections" in running.log.text
+    assert "connection limit reached: 2" in running.log.text
 
 
 async def test_connections_by_tls_are_turned_away_too(
@@ -292,7 +292,7 @@ async def test_connections_by_tls_are_turned_away_too(
 async def test_who_is_turned_away_and_stays_is_cut_off(
     gate: StartGate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connections, "LINGER_S", SHORT_S)
+    monkeypatch.setattr(connections, "LINGER_TIMEOUT_S", SHORT_S)
     monkeypatch.setattr(connections, "LINGERING_LIMIT", 1)
     running = await gate(CONNECTION_LIMIT=1)
     served = await running.connect()
@@ -316,7 +316,7 @@ async def test_a_crowd_is_turned_away_and_leaves_nothing(gate: StartGate) -> Non
 
 
 async def test_door_shows_its_state() -> None:
-    assert repr(ConnectionLimiter(7)) == "<ConnectionLimiter for 7, 0 turned away>"
+    assert repr(ConnectionLimiter(7)) == "<ConnectionLimiter limit=7, 0 lingering>"
 
 
 # The end.

@@ -82,7 +82,7 @@ def defective(body, path=None):
 
 real, proxy.read_request_facts = proxy.read_request_facts, defective
 # And little patience.
-body.SILENCE_LIMIT_S = 0.5
+body.BODY_TIMEOUT_S = 0.5
 sys.exit(cli.main())
 """
 REPORTED = (

@@ -140,7 +140,7 @@ async def drained(end: Call | Client) -> bytes:
 
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
-async def test_large_upload_takes_little_memory(
+async def test_large_upload_uses_little_memory(
     process: StartProcess, upstream: Upstream, chunked: bool
 ) -> None:
     gate = await process()
@@ -159,7 +159,7 @@ async def test_large_upload_takes_little_memory(
 
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
-async def test_large_download_takes_little_memory(
+async def test_large_download_uses_little_memory(
     process: StartProcess, upstream: Upstream, chunked: bool
 ) -> None:
     gate = await process()
@@ -177,7 +177,7 @@ async def test_large_download_takes_little_memory(
     client.disconnect()
 
 
-async def test_uploads_that_wait_take_no_more_memory_than_they_may(
+async def test_queued_uploads_stay_within_queue_bytes(
     process: StartProcess, upstream: Upstream
 ) -> None:
     """What is read ahead of each counts too; without room for it they stay in their sockets."""
@@ -218,7 +218,7 @@ async def taken_from(wire: Wire, framed: bytes = PIECE) -> int:
     return taken
 
 
-async def test_upstream_that_does_not_read_pauses_the_client(
+async def test_slow_upstream_pauses_the_client(
     gate: StartGate, upstream: Upstream
 ) -> None:
     client = await (await gate()).send(
@@ -236,7 +236,7 @@ async def test_upstream_that_does_not_read_pauses_the_client(
     assert call.wire.received.endswith(PIECE * (taken // len(PIECE) + 2))
 
 
-async def test_client_that_does_not_read_pauses_a_download(
+async def test_slow_client_pauses_the_download(
     gate: StartGate, upstream: Upstream
 ) -> None:
     client = await (await gate()).send(get("/v1/files/f-1/content"))
@@ -254,7 +254,7 @@ async def test_client_that_does_not_read_pauses_a_download(
 # Uploads.
 
 
-async def test_end_that_was_held_back_arrives(gate: StartGate, upstream: Upstream) -> None:
+async def test_end_that_the_parser_held_back_arrives(gate: StartGate, upstream: Upstream) -> None:
     """Small chunks that came at once are as many as pause the reading."""
     running = await gate()
     number = INITIAL_READ_BUFFER // 16 + 1
@@ -289,7 +289,7 @@ async def test_form_arrives_byte_for_byte(gate: StartGate, upstream: Upstream, a
 
 
 @pytest.mark.parametrize("asks", [False, True], ids=["sent at once", "asks before"])
-async def test_upload_that_waits_arrives_whole(
+async def test_queued_upload_arrives_complete(
     gate: StartGate, upstream: Upstream, asks: bool
 ) -> None:
     """Whether its beginning has been read ahead, or nothing of it asked for yet."""
@@ -313,7 +313,7 @@ async def test_upload_that_waits_arrives_whole(
     assert (await client.response()).status == 200
 
 
-async def test_body_beyond_what_may_be_held_waits_in_its_socket(
+async def test_body_beyond_queue_bytes_stays_in_its_socket(
     gate: StartGate, upstream: Upstream
 ) -> None:
     running = await gate(CONCURRENCY_LIMIT=1, QUEUE_BYTES=1000)
@@ -350,7 +350,7 @@ async def test_upload_that_grows_too_large_is_refused_while_it_is_sent(
     assert not call.wire.received.endswith(LAST_CHUNK)
 
 
-async def test_broken_uploads_touch_no_other(gate: StartGate, upstream: Upstream) -> None:
+async def test_broken_upload_does_not_affect_another(gate: StartGate, upstream: Upstream) -> None:
     running = await gate()
     whole = await running.send(START_CHUNKED, chunk(FORM[:1000]))
     call = await upstream.call()
@@ -412,7 +412,7 @@ ADDED = {"x-rustygate-queued-ms", "x-rustygate-attempts", "server-timing", "date
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
 @pytest.mark.parametrize(("status", "lines", "body"), ANSWERS.values(), ids=ANSWERS)
-async def test_binary_answer_arrives_byte_for_byte(
+async def test_binary_response_arrives_byte_for_byte(
     gate: StartGate, upstream: Upstream, status: str, lines: list[str], body: bytes, chunked: bool
 ) -> None:
     client = await (await gate()).send(get("/v1/files/f-1/content", "Range: bytes=8-107"))
@@ -430,7 +430,7 @@ async def test_binary_answer_arrives_byte_for_byte(
     assert sorted((name, value.lower()) for name, value in crossed) == sorted(sent)
 
 
-async def test_speech_is_passed_on_as_it_is_made(gate: StartGate, upstream: Upstream) -> None:
+async def test_speech_passes_as_it_is_generated(gate: StartGate, upstream: Upstream) -> None:
     client = await (await gate()).send(post(target="/v1/audio/speech"))
     call = await upstream.call()
     call.send(response_head("Transfer-Encoding: chunked", "Content-Type: audio/mpeg"))
@@ -452,7 +452,7 @@ async def test_speech_is_passed_on_as_it_is_made(gate: StartGate, upstream: Upst
     ],
     ids=["large", "encoded range"],
 )
-async def test_head_of_a_file_tells_its_length(
+async def test_head_response_keeps_the_content_length(
     gate: StartGate, upstream: Upstream, lines: list[str]
 ) -> None:
     client = await (await gate()).connect()

@@ -183,12 +183,12 @@ async def test_netrc_does_not_replace_the_key(
     ("reply", "words", "attempts"),
     [
         (None, "No connection to upstream, through the proxy at {}: connection refused.", 3),
-        (b"HTTP/1.1 407 No\r\n\r\n", "The proxy at {} answered with 407 instead", 1),
-        (b"HTTP/1.1 403 No\r\n\r\n", "The proxy at {} answered with 403 instead", 1),
-        (b"HTTP/1.1 502 Bad\r\n\r\n", "The proxy at {} answered with 502 instead", 3),
+        (b"HTTP/1.1 407 No\r\n\r\n", "The proxy at {} responded with status 407 instead", 1),
+        (b"HTTP/1.1 403 No\r\n\r\n", "The proxy at {} responded with status 403 instead", 1),
+        (b"HTTP/1.1 502 Bad\r\n\r\n", "The proxy at {} responded with status 502 instead", 3),
         (b"HTTP/1.1 502 \xff\r\nX: \xff\r\n\r\n", "The proxy at {} ", 3),
-        (b"", "The proxy at {} broke off.", 3),
-        (b"SSH-2.0\r\n\r\n", "The proxy at {} broke off.", 3),
+        (b"", "The proxy at {} closed the connection or did not speak HTTP.", 3),
+        (b"SSH-2.0\r\n\r\n", "The proxy at {} closed the connection or did not speak HTTP.", 3),
         (CONNECTED, "No connection to upstream, through the proxy at {}: ", 3),
         (CONNECTED + b"no TLS\r\n", "No connection to upstream, through the proxy at {}: ", 3),
     ],
@@ -223,7 +223,7 @@ async def test_proxy_that_wants_credentials_for_http_is_named(
     running = await gate(OPENAI_BASE_URL=HTTP, HTTP_PROXY=f"http://{proxy.address}")
     got = await running.request(chat())
     assert (got.status, got.reason) == (502, "upstream_unreachable")
-    assert got.error["message"].startswith(f"The proxy at {proxy.address} answered with 407")
+    assert got.error["message"].startswith(f"The proxy at {proxy.address} responded with status 407")
     assert got.head["x-rustygate-attempts"] == "1"
 
 
@@ -246,7 +246,7 @@ async def test_silent_proxy_is_given_the_time_to_connect(
     )
     got = await running.request(chat())
     assert (got.status, got.reason) == (502, "upstream_unreachable")
-    words = f"Upstream took no connection within 0.2 s, through the proxy at {address}."
+    words = f"Upstream did not accept a connection within 0.2 s, through the proxy at {address}."
     assert got.error["message"] == words
 
 

@@ -1,0 +1,219 @@
+"""The client side of aiohttp: connections to upstream, what makes them, and reading a body."""
+
+from collections.abc import Callable, Mapping
+from functools import cached_property, partial
+from typing import Any, cast
+
+from aiohttp import (
+    ClientConnectorError,
+    ClientError,
+    ClientHttpProxyError,
+    ClientPayloadError,
+    ClientRequest,
+    StreamReader,
+    TCPConnector,
+)
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.client_reqrep import ConnectionKey
+from aiohttp.connector import Connection
+from aiohttp.http import RawResponseMessage
+from aiohttp.http_exceptions import HttpProcessingError
+
+from rustygate.core.websocket_handshake import SWITCHING_PROTOCOLS
+from rustygate.system.tls import unsent_bytes
+
+# Statuses below are of interim responses (RFC 9110, 15.2).
+FIRST_FINAL_STATUS = 200
+
+
+class UpstreamConnection(ResponseHandler):
+    """A connection to upstream that fills four gaps of aiohttp 3.14.
+
+    - It notifies the reader of a body when more of it arrives or its framing breaks. aiohttp
+      notifies only a reader of a head; the reader of a body would wait forever.
+    - It keeps no unsent data once it is closed. aiohttp leaves a connection open while upstream
+      does not read what was written.
+    - It knows whether a response has started. aiohttp reports a cut head only after a close, not
+      after a reset, and only without an earlier interim response (RFC 9110, 15.2); after one it
+      waits forever.
+    - It measures upstream's silence with one timer, which compares its deadline with the time of
+      the last read. aiohttp sets a new timer for each read.
+    """
+
+    # The number of requests sent, and whether bytes of a response to the latest have arrived.
+    request_count = 0
+    response_started = False
+    # Called when more of a body, or its end, has arrived; never from within a read.
+    on_data: Callable[[], None] | None = None
+    _request_sent = False
+    # Whether the parser expects responses without bodies, as to HEAD. None without a parser.
+    _skips_bodies: bool | None = None
+    # On the loop's clock; None while the clock is stopped.
+    _silent_since: float | None = None
+    # Whether the parser was ever paused, and so may hold data back.
+    _was_paused = False
+
+    def __init__(self, loop: Any, *, single_use: bool) -> None:
+        """`single_use`: the connection closes after its first response."""
+        super().__init__(loop)
+        self.single_use = single_use
+
+    def start_request(self, parser_options: Mapping[str, Any], *, skip_body: bool) -> None:
+        """Prepare for the response to the next request. The last parser is reused if it fits."""
+        self.request_count += 1
+        self.response_started = self._request_sent = False
+        # The end of the last response, or data after it, may have restarted the clock.
+        self._silent_since = None
+        if self._skips_bodies is not skip_body:
+            self._skips_bodies = skip_body
+            self.set_response_params(skip_payload=skip_body, **parser_options)
+
+    def is_reusable(self) -> bool:
+        """Whether no unrequested data has arrived that would pass for the next response, or for
+        the start of one."""
+        if not self.request_count:
+            return True
+        if self.should_close or self._parser is None:
+            return False
+        # Empty lines complete a partial head. Before a head the parser ignores them.
+        try:
+            messages, _, _ = self._parser.feed_data(b"\r\n\r\n")
+        except HttpProcessingError:
+            return False
+        return not messages
+
+    def start_timeout(self) -> None:
+        # Called when the whole request has been sent.
+        self._request_sent = True
+        super().start_timeout()
+
+    def data_received(self, data: bytes) -> None:
+        # A reader that resumes passes no data, perhaps at the end of the previous response.
+        if not data:
+            super().data_received(data)
+            return
+        self.response_started = True
+        super().data_received(data)
+        self._notify()
+
+    async def read(self) -> tuple[RawResponseMessage, StreamReader]:
+        head = await super().read()
+        code = head[0].code
+        if code == SWITCHING_PROTOCOLS:
+            # The connection cannot be reused. Without an Upgrade header, aiohttp would take a 101
+            # for an empty response.
+            self.force_close()
+        # aiohttp stops the clock at any head without a body.
+        elif code < FIRST_FINAL_STATUS and self._request_sent:
+            super().start_timeout()
+        return head
+
+    def set_exception(self, exc: BaseException, *cause: BaseException) -> None:
+        super().set_exception(exc, *cause)
+        body = self._payload
+        if body is not None and not body.is_eof() and body.exception() is None:
+            body.set_exception(exc if isinstance(exc, ClientError) else ClientPayloadError())
+        # Not at once: a read may be in progress, whose data came before the exception.
+        self._loop.call_soon(self._notify)
+
+    def close(self) -> None:
+        if self.transport is not None and unsent_bytes(self.transport):
+            self.abort()
+        else:
+            super().close()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        super().connection_lost(exc)
+        if self._read_timeout_handle is not None:
+            self._read_timeout_handle.cancel()
+            self._read_timeout_handle = None
+        self._notify()
+
+    def _notify(self) -> None:
+        if self.on_data is not None:
+            self.on_data()
+
+    # Pauses and the clock. aiohttp calls these.
+
+    def pause_reading(self) -> None:
+        self._was_paused = True
+        super().pause_reading()
+
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        # As in `ServerConnection.resume_reading`.
+        if not self._was_paused:
+            return
+        super().resume_reading(resume_parser)
+        # Data that was held back may pause reading again, or end the body; aiohttp starts the
+        # clock in any case.
+        if self._reading_paused or self._payload is None or self._payload.is_eof():
+            self._drop_timeout()
+        self._loop.call_soon(self._notify)
+
+    def _reschedule_timeout(self) -> None:
+        timeout_s = self._read_timeout
+        if timeout_s is None:
+            return
+        self._silent_since = self._loop.time()
+        if self._read_timeout_handle is None:
+            self._read_timeout_handle = self._loop.call_later(timeout_s, self._on_read_timeout)
+
+    def _drop_timeout(self) -> None:
+        self._silent_since = None
+
+    def _on_read_timeout(self) -> None:
+        self._read_timeout_handle = None
+        if self._silent_since is None or self._read_timeout is None:
+            return
+        due = self._silent_since + self._read_timeout
+        if due > self._loop.time():
+            self._read_timeout_handle = self._loop.call_at(due, self._on_read_timeout)
+        else:
+            super()._on_read_timeout()
+
+
+class TunnelError(ClientError):
+    """A proxy closed the connection instead of opening a tunnel, or did not speak HTTP."""
+
+
+class UpstreamConnector(TCPConnector):
+    """Opens `UpstreamConnection`s, as many as needed."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(limit=0, **options)
+        self._factory = cast(
+            "partial[ResponseHandler]",
+            partial(UpstreamConnection, loop=self._loop, single_use=self.force_close),
+        )
+
+    async def _create_connection(self, *args: Any, **kwargs: Any) -> ResponseHandler:
+        try:
+            return await super()._create_connection(*args, **kwargs)
+        except (ClientConnectorError, ClientHttpProxyError):
+            raise
+        except ClientError as error:
+            # Any other error before there is a connection is the proxy's response to CONNECT.
+            raise TunnelError from error
+
+
+class Destination(ClientRequest):
+    """The host that connections lead to, in the form that connectors take."""
+
+    @cached_property
+    def connection_key(self) -> ConnectionKey:
+        return super().connection_key
+
+
+def connection_of(pooled: Connection) -> UpstreamConnection:
+    """The connection behind a pool's handle, until the handle is released."""
+    return cast(UpstreamConnection, pooled.protocol)
+
+
+def take_buffered(body: StreamReader) -> bytes:
+    """What arrived of a body before it broke off; aiohttp's public methods raise instead."""
+    return body._read_nowait(-1)
+
+
+def drop_eof_callbacks(body: StreamReader) -> None:
+    """Drop references that would keep their objects until the next garbage collection."""
+    body._eof_callbacks.clear()

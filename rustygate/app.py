@@ -1,0 +1,82 @@
+"""The web application: its routes, and the server that runs it.
+
+Requests under `/v1/` go to `Proxy.handle`, and so does every path that is not a page of the gate.
+"""
+
+import logging
+
+from aiohttp import hdrs, web
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+
+from rustygate.access.admin import AdminGuard
+from rustygate.admission.gate import Gate
+from rustygate.aiohttp_internals.server import Runner
+from rustygate.core.paths import PREFIX
+from rustygate.downstream.connections import FIELD_LIMIT, ConnectionLimiter, DownstreamConnection
+from rustygate.downstream.request_body import INITIAL_READ_BUFFER
+from rustygate.proxy import Proxy
+from rustygate.telemetry.metrics import Metrics
+
+# How long idle connections may take to close once all exchanges have ended.
+CLOSE_TIMEOUT_S = 1.0
+
+# The name of the route to `Proxy.handle`.
+_FORWARDED = "forwarded"
+
+
+def make_application(
+    proxy: Proxy, gate: Gate, admin: AdminGuard, metrics: Metrics
+) -> web.Application:
+    """The application with all routes."""
+
+    async def health(request: web.Request) -> web.Response:
+        return web.Response(text="OK")
+
+    async def ready(request: web.Request) -> web.Response:
+        if gate.closed:
+            return web.json_response({"status": "draining"}, status=503)
+        return web.json_response({"status": "ready"})
+
+    async def show_metrics(request: web.Request) -> web.Response:
+        headers = {hdrs.CONTENT_TYPE: CONTENT_TYPE_PLAIN_0_0_4}
+        return web.Response(body=metrics.text(), headers=headers)
+
+    application = web.Application()
+    application.router.add_get("/health", health)
+    application.router.add_get("/ready", ready)
+    application.router.add_get("/metrics", admin.protect(show_metrics))
+    application.router.add_route(
+        hdrs.METH_ANY,
+        "/{target:.*}",
+        proxy.handle,
+        name=_FORWARDED,
+        expect_handler=_ignore_expect,
+    )
+    if proxy.cors.enabled:
+        application.on_response_prepare.append(proxy.cors.add_headers)
+    return application
+
+
+def make_runner(application: web.Application, limiter: ConnectionLimiter) -> web.AppRunner:
+    """A server for the application, whose connections have the gate's limits."""
+    # aiohttp would log the bytes of a request that it cannot parse.
+    muted = logging.Logger("muted", logging.CRITICAL + 1)
+    return Runner(
+        application,
+        DownstreamConnection,
+        prefix=PREFIX,
+        fallback=_FORWARDED,
+        handler_cancellation=True,
+        auto_decompress=False,
+        access_log=None,
+        logger=muted,
+        max_line_size=FIELD_LIMIT,
+        max_field_size=FIELD_LIMIT,
+        read_bufsize=INITIAL_READ_BUFFER,
+        shutdown_timeout=CLOSE_TIMEOUT_S,
+        limiter=limiter,
+    )
+
+
+async def _ignore_expect(request: web.Request) -> None:
+    """Leave `Expect: 100-continue` to `downstream.request_body`, which responds when it reads."""
