@@ -143,7 +143,7 @@ class Proxy:
     async def _run(self, request: web.Request, exchange: Exchange) -> web.StreamResponse:
         """Run the steps; `handle` settles the exchange."""
         # Accept.
-        preflight = self.cors.receive(request)
+        preflight = self.cors.check(request)
         if preflight is not None:
             exchange.status = preflight.status
             return preflight

@@ -12,7 +12,7 @@ from rustygate.cli.errors import CommandError, cannot_listen
 from rustygate.cli.signals import run_until_signal
 from rustygate.config import Settings, exposure_warning, mask_credentials
 from rustygate.daemon import Daemon
-from rustygate.downstream.listener import Occupied
+from rustygate.downstream.listener import AddressInUse
 from rustygate.telemetry.tracing import configured
 
 
@@ -24,7 +24,7 @@ async def running_gate(
     daemon = Daemon(settings, sockets, configured(settings))
     try:
         await daemon.start()
-    except Occupied as error:
+    except AddressInUse as error:
         raise CommandError(f"cannot listen on {settings.bind_address}: {error}") from error
     except OSError as error:
         port = None if settings.socket_path else settings.port

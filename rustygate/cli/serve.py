@@ -29,10 +29,10 @@ def run(_: argparse.Namespace) -> int:
     # SIGHUP would end the process while the server is imported and started.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     from rustygate.cli.gate_server import running_gate
-    from rustygate.downstream.listener import handed_over, stated
+    from rustygate.downstream.listener import inherited_sockets, with_inherited_address
 
-    manager, sockets = ServiceManager(os.environ), handed_over(os.environ)
-    settings = stated(load(dotenv=DOTENV), sockets)
+    manager, sockets = ServiceManager(os.environ), inherited_sockets(os.environ)
+    settings = with_inherited_address(load(dotenv=DOTENV), sockets)
     forget_secrets()
     log.configure(settings.rust_log, settings.log_format)
 

@@ -1,8 +1,8 @@
-"""Requests from web pages: refused unless `CORS_ALLOW_ORIGINS` lists where the page came from.
+"""CORS: requests from web pages are refused unless `CORS_ALLOW_ORIGINS` lists their origin.
 
-A page in somebody's browser must not spend the key. What `core.origins` decides is done here:
-`receive` refuses a page, answers its browser's preflights, or lets the request pass; `tell` has
-every answer to one that passed, whoever made it, say that the page may read it.
+A page in a user's browser must not spend the key. `core.cors` has the rules. `Cors.check` refuses
+a page, answers preflights, or lets a request pass. `Cors.add_headers` then lets the page read any
+response to it, also one that the gate or aiohttp made.
 """
 
 from aiohttp import hdrs, web
@@ -17,28 +17,28 @@ from rustygate.core.cors import (
 )
 from rustygate.errors import OriginNotAllowed
 
-# The origin that the answer is to be shared with.
+# The origin whose pages may read the response.
 _ORIGIN = web.RequestKey("origin", str)
 
 
 class Cors:
-    """What the gate says to browsers. `welcome`: whether there are pages that may use it."""
+    """The CORS rules of the settings. `enabled`: at least one origin is allowed."""
 
     def __init__(self, settings: Settings) -> None:
-        self._listed = settings.cors_allow_origins or ()
-        self.welcome = bool(self._listed)
+        self._allowed = settings.cors_allow_origins or ()
+        self.enabled = bool(self._allowed)
 
-    def receive(self, request: web.Request) -> web.Response | None:
-        """The answer to a preflight; None for what is to be passed on.
+    def check(self, request: web.Request) -> web.Response | None:
+        """The response to a preflight; None for a request that is forwarded.
 
         Raises `OriginNotAllowed`.
         """
         if hdrs.ORIGIN not in request.headers:
             return None
-        sent = request.headers.getall(hdrs.ORIGIN)
-        if not is_origin_allowed(sent, self._listed):
-            raise OriginNotAllowed(sent)
-        origin = ANY_ORIGIN if ANY_ORIGIN in self._listed else sent[0]
+        origins = request.headers.getall(hdrs.ORIGIN)
+        if not is_origin_allowed(origins, self._allowed):
+            raise OriginNotAllowed(origins)
+        origin = ANY_ORIGIN if ANY_ORIGIN in self._allowed else origins[0]
         method = request.headers.get(hdrs.ACCESS_CONTROL_REQUEST_METHOD)
         if request.method == hdrs.METH_OPTIONS and method is not None:
             names = request.headers.get(hdrs.ACCESS_CONTROL_REQUEST_HEADERS, "")
@@ -47,8 +47,8 @@ class Cors:
         request[_ORIGIN] = origin
         return None
 
-    async def tell(self, request: web.Request, response: web.StreamResponse) -> None:
-        """A hook of the application: have an answer say who may read it, whatever it said."""
+    async def add_headers(self, request: web.Request, response: web.StreamResponse) -> None:
+        """Replace the CORS headers of a response; the application's `on_response_prepare`."""
         origin = request.get(_ORIGIN)
         if origin is None:
             return

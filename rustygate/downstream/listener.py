@@ -1,10 +1,12 @@
-"""Where the gate listens: a TCP port, in the clear or by TLS, a unix socket, or sockets that the
-service manager has opened and hands over (sd_listen_fds(3)), which outlast the gate.
+"""Listening sockets: a TCP port, with or without TLS, a unix socket, or inherited sockets.
 
-The file of a unix socket is open to its owner and group alone, from its first instant: nobody can
-connect before it listens, and it has its mode by then. One that nobody answers, left by a crash,
-is replaced; one that somebody answers, and any other file, is not. At the end it is taken away,
-unless it has been replaced by then.
+The service manager opens inherited sockets and passes them on (sd_listen_fds(3)); they outlive
+the gate.
+
+Only the owner and the group may connect to a unix socket: it gets its mode before it listens, and
+until then connections are refused. A stale socket, left by a crash, is replaced; a socket that
+accepts connections, or any other file, is not. When the gate stops listening it removes its
+socket, unless another file has taken its place.
 """
 
 import asyncio
@@ -22,78 +24,81 @@ from yarl import URL
 from rustygate.config import UNIX_PREFIX, ConfigError, Settings
 from rustygate.system.tls import server_context
 
-# Connections that may wait to be accepted: a thousand clients may start at once.
+# Connections that may wait to be accepted. A thousand clients may start at once.
 BACKLOG = 1024
 
-# What a TLS handshake, and a goodbye, may take before the connection is aborted. A slow phone
-# needs two seconds; asyncio would give either a minute or half of one.
-HANDSHAKE_TIMEOUT_S = 10.0
+# How long a TLS handshake, or a TLS shutdown, may take before the connection is aborted. A slow
+# phone needs two seconds; asyncio allows 60 and 30.
+TLS_TIMEOUT_S = 10.0
 
-# Connecting takes the right to write; who may do so shares the gate's group.
+# Connecting needs write permission; clients run in the gate's group.
 SOCKET_MODE = 0o660
 
-
-# The first file descriptor that is handed over.
+# The file descriptor of the first inherited socket.
 FIRST_FD = 3
 
 
-class Occupied(OSError):
-    """A unix socket's path is taken; says by what."""
+class AddressInUse(OSError):
+    """The path of a unix socket is taken; the message says by what."""
 
 
 class Listener:
-    """Accepts connections from `open` to `close`. `url` is where, once it does.
+    """Accepts connections from `open` to `close`. `url` is its address while it does.
 
-    With sockets that were handed over it listens on these, and on nothing of its own.
+    With inherited sockets it listens only on those.
     """
 
     def __init__(self, settings: Settings, sockets: Sequence[socket.socket] = ()) -> None:
         self._settings = settings
         self._sockets = sockets
         self._servers: list[asyncio.Server] = []
-        self._file: tuple[int, int] | None = None
+        self._socket_file: tuple[int, int] | None = None
         self.url = ""
 
-    async def open(self, connected: Callable[[], asyncio.Protocol]) -> None:
-        """Bind and accept. Raises OSError if the address cannot be had."""
+    async def open(self, protocol_factory: Callable[[], asyncio.Protocol]) -> None:
+        """Bind and accept. Raises OSError if the address is not available."""
         path = self._settings.socket_path
         if self._sockets:
-            await self._open_sockets(connected)
+            await self._open_inherited(protocol_factory)
         elif path is None:
-            await self._open_port(connected)
+            await self._open_port(protocol_factory)
         else:
-            await self._open_file(connected, path)
+            await self._open_unix_socket(protocol_factory, path)
 
-    async def _open_sockets(self, connected: Callable[[], asyncio.Protocol]) -> None:
+    async def _open_inherited(self, protocol_factory: Callable[[], asyncio.Protocol]) -> None:
         loop, urls = asyncio.get_running_loop(), []
         for sock in self._sockets:
             tls = {} if sock.family == socket.AF_UNIX else _tls_options(self._settings)
-            server = await loop.create_server(connected, sock=sock, backlog=BACKLOG, **tls)
+            server = await loop.create_server(protocol_factory, sock=sock, backlog=BACKLOG, **tls)
             self._servers.append(server)
-            urls.append(_url(_stated(self._settings, sock)))
+            urls.append(_url(_with_address_of(self._settings, sock)))
         self.url = ",".join(urls)
 
-    async def _open_port(self, connected: Callable[[], asyncio.Protocol]) -> None:
+    async def _open_port(self, protocol_factory: Callable[[], asyncio.Protocol]) -> None:
         loop, settings = asyncio.get_running_loop(), self._settings
         host = settings.bind_address
         server = await loop.create_server(
-            connected, host, settings.port, backlog=BACKLOG, **_tls_options(settings)
+            protocol_factory, host, settings.port, backlog=BACKLOG, **_tls_options(settings)
         )
         self._servers.append(server)
         self.url = _url(replace(settings, port=server.sockets[0].getsockname()[1]))
 
-    async def _open_file(self, connected: Callable[[], asyncio.Protocol], path: str) -> None:
+    async def _open_unix_socket(
+        self, protocol_factory: Callable[[], asyncio.Protocol], path: str
+    ) -> None:
         sock = _listen(path)
-        self._file = _identity(path)
+        self._socket_file = _identity(path)
         loop = asyncio.get_running_loop()
-        self._servers.append(await loop.create_server(connected, sock=sock, backlog=BACKLOG))
+        self._servers.append(
+            await loop.create_server(protocol_factory, sock=sock, backlog=BACKLOG)
+        )
         self.url = self._settings.bind_address
 
-    async def retire(self) -> None:
-        """Close, and cut off nobody who came by a socket that was handed over.
+    async def close_gracefully(self) -> None:
+        """Close without cutting off a client of an inherited socket.
 
-        asyncio drops what it accepted in the turn of the loop in which it closes. By a socket of
-        the gate's own, those that are not accepted yet are cut off all the same.
+        asyncio drops connections that it accepts in the turn of the loop in which it closes. On a
+        socket of the gate's own, connections that are not accepted yet are cut off in any case.
         """
         if self._sockets:
             loop = asyncio.get_running_loop()
@@ -103,21 +108,25 @@ class Listener:
         self.close()
 
     def close(self) -> None:
-        """Accept no more. Connections stay as they are."""
+        """Accept no more connections; open ones stay open."""
         path = self._settings.socket_path
-        # While the socket is open no other file can have its number.
-        if path is not None and self._file is not None and _identity(path) == self._file:
+        # No other file can have the socket's inode number while the socket is open.
+        if (
+            path is not None
+            and self._socket_file is not None
+            and _identity(path) == self._socket_file
+        ):
             with suppress(OSError):
                 os.unlink(path)
-        self._file = None
+        self._socket_file = None
         for server in self._servers:
             server.close()
 
 
-def handed_over(environ: MutableMapping[str, str]) -> list[socket.socket]:
-    """The sockets that the service manager hands over to this process, if it does.
+def inherited_sockets(environ: MutableMapping[str, str]) -> list[socket.socket]:
+    """The sockets that the service manager passes to this process, if any.
 
-    Its variables are taken out of the environment. Raises ConfigError.
+    Removes its variables from the environment. Raises ConfigError.
     """
     pid, count = environ.pop("LISTEN_PID", ""), environ.pop("LISTEN_FDS", "")
     environ.pop("LISTEN_FDNAMES", None)
@@ -125,12 +134,12 @@ def handed_over(environ: MutableMapping[str, str]) -> list[socket.socket]:
         return []
     if not count.isdecimal():
         raise ConfigError([f"LISTEN_FDS={count[:9]!r}: expected a number of sockets"])
-    return [_take(number) for number in range(FIRST_FD, FIRST_FD + int(count))]
+    return [_inherited_socket(number) for number in range(FIRST_FD, FIRST_FD + int(count))]
 
 
-def _take(number: int) -> socket.socket:
-    """A file descriptor as the socket that it is to be."""
-    expected = f"file descriptor {number}, handed over: expected a stream socket that listens"
+def _inherited_socket(number: int) -> socket.socket:
+    """The listening socket of a file descriptor. Raises ConfigError if it is anything else."""
+    expected = f"inherited file descriptor {number}: expected a listening stream socket"
     try:
         sock = socket.socket(fileno=number)
         sock.set_inheritable(False)
@@ -144,16 +153,17 @@ def _take(number: int) -> socket.socket:
     return sock
 
 
-def stated(settings: Settings, sockets: Sequence[socket.socket]) -> Settings:
-    """The settings with the address of what was handed over in place of their own.
+def with_inherited_address(settings: Settings, sockets: Sequence[socket.socket]) -> Settings:
+    """The settings with the address of the inherited sockets, if any, in place of their own.
 
-    Of several the one that others can connect to counts, for that is what must be told.
+    Of several addresses, one that other machines can reach is chosen, since the operator is
+    warned about that.
     """
-    each = [_stated(settings, sock) for sock in sockets]
-    return max(each, key=lambda one: one.exposed, default=settings)
+    candidates = [_with_address_of(settings, sock) for sock in sockets]
+    return max(candidates, key=lambda candidate: candidate.exposed, default=settings)
 
 
-def _stated(settings: Settings, sock: socket.socket) -> Settings:
+def _with_address_of(settings: Settings, sock: socket.socket) -> Settings:
     name = sock.getsockname()
     if sock.family == socket.AF_UNIX:
         path = os.fsdecode(name).replace("\0", "@", 1)
@@ -173,14 +183,14 @@ def _tls_options(settings: Settings) -> dict[str, Any]:
         return {}
     return {
         "ssl": server_context(settings.tls_cert_file, settings.tls_key_file),
-        "ssl_handshake_timeout": HANDSHAKE_TIMEOUT_S,
-        "ssl_shutdown_timeout": HANDSHAKE_TIMEOUT_S,
+        "ssl_handshake_timeout": TLS_TIMEOUT_S,
+        "ssl_shutdown_timeout": TLS_TIMEOUT_S,
     }
 
 
 def _listen(path: str) -> socket.socket:
     """A unix socket that listens at `path`."""
-    with _alone_in(os.path.dirname(path)):
+    with _locked(os.path.dirname(path)):
         _remove_stale(path)
         sock = socket.socket(socket.AF_UNIX)
         try:
@@ -194,33 +204,36 @@ def _listen(path: str) -> socket.socket:
 
 
 @contextmanager
-def _alone_in(directory: str) -> Iterator[None]:
-    """Keep other gates from replacing what is about to listen: two may start at once."""
+def _locked(directory: str) -> Iterator[None]:
+    """Lock a directory, so that two gates that start at once do not replace each other's socket.
+
+    The lock is held from the check of the path until the socket listens.
+    """
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise Occupied(f"another process has locked {directory}") from error
+            raise AddressInUse(f"another process has locked {directory}") from error
         yield
     finally:
         os.close(descriptor)
 
 
 def _remove_stale(path: str) -> None:
-    """Remove a socket that nobody answers. Raises `Occupied` for anything else that is there."""
+    """Remove a stale socket. Raises `AddressInUse` if the path is taken by anything else."""
     try:
         found = os.lstat(path)
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(found.st_mode):
-        raise Occupied("there is a file, and it is no socket")
-    if _is_answered(path):
-        raise Occupied("another process listens there")
+        raise AddressInUse("the path exists and is not a socket")
+    if _is_listening(path):
+        raise AddressInUse("another process is listening on it")
     os.unlink(path)
 
 
-def _is_answered(path: str) -> bool:
+def _is_listening(path: str) -> bool:
     with socket.socket(socket.AF_UNIX) as probe:
         probe.setblocking(False)
         try:
@@ -228,13 +241,13 @@ def _is_answered(path: str) -> bool:
         except ConnectionRefusedError:
             return False
         except BlockingIOError:
-            # So many connections wait there that no more fit in.
+            # The backlog is full.
             return True
     return True
 
 
 def _identity(path: str) -> tuple[int, int] | None:
-    """What tells a file from one that was put in its place."""
+    """The device and inode number of a file: another file at the same path has others."""
     try:
         found = os.lstat(path)
     except OSError:

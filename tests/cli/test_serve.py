@@ -143,7 +143,7 @@ def test_unix_socket_left_by_a_crash_is_replaced(start: Start, tmp_path: Path) -
     gate = serve(start, BIND_ADDRESS=f"unix:{path}")
     gate.listening_url()
     second = serve(start, BIND_ADDRESS=f"unix:{path}")
-    reason = "another process listens there"
+    reason = "another process is listening on it"
     assert second.ended() == (1, "", f"rustygate: cannot listen on unix:{path}: {reason}\n")
     assert start("health", f"unix:{path}").ended() == (0, "OK\n", "")
 
@@ -151,7 +151,7 @@ def test_unix_socket_left_by_a_crash_is_replaced(start: Start, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("path", "reason"),
     [
-        ("file", "there is a file, and it is no socket"),
+        ("file", "the path exists and is not a socket"),
         ("missing/gate.sock", "No such file or directory"),
     ],
 )

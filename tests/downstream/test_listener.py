@@ -106,7 +106,7 @@ def test_live_socket_is_left_alone(path: Path, full: bool) -> None:
         live.listen(0)
         if full:
             waiting.connect(str(path))
-        refused(path, "another process listens there")
+        refused(path, "another process is listening on it")
         assert path.is_socket()
         live.accept()[0].close()
 
@@ -123,7 +123,7 @@ def test_what_is_no_socket_is_left_alone(path: Path, kind: str) -> None:
         case _:
             path.symlink_to("/dev/null" if kind == "link" else "nowhere")
     before = path.lstat()
-    refused(path, "there is a file, and it is no socket")
+    refused(path, "the path exists and is not a socket")
     assert path.lstat() == before
 
 

@@ -190,7 +190,7 @@ def test_descriptor_that_is_not_listening_is_a_one_line_error(
             }
             service = systemd.serve(sockets[0], wrong[kind])
     code, stdout, stderr = service.process.ended()
-    expected = "file descriptor 4, handed over: expected a stream socket that listens"
+    expected = "inherited file descriptor 4: expected a listening stream socket"
     assert (code, stdout) == (2, "")
     assert stderr.startswith(f"rustygate: {expected}")
     assert stderr.count("\n") == 1
