@@ -1,4 +1,4 @@
-"""Pages about the gate itself: who sees them with `ADMIN_KEY`, and who without."""
+"""Who may see the pages about the gate, with and without `ADMIN_KEY`."""
 
 import socket
 from base64 import b64encode
@@ -13,7 +13,7 @@ from tests.support.metrics import Scrape, scrape_request
 from tests.support.wire import Wire
 
 KEY = "admin-canary-2f6e:8c"
-OPEN = ["/health", "/ready"]
+OPEN_PAGES = ["/health", "/ready"]
 
 
 def basic(user: str, password: str) -> str:
@@ -24,7 +24,7 @@ def other_address() -> str | None:
     """An address of this machine that is not loopback, if it has one."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
-            # Nothing is sent.
+            # Connecting a UDP socket sends nothing.
             probe.connect(("192.0.2.1", 9))
         except OSError:
             return None
@@ -32,13 +32,13 @@ def other_address() -> str | None:
         return address
 
 
-# Without a key.
+# Without ADMIN_KEY.
 
 
 @pytest.mark.parametrize(
     "host", ["localhost", "LocalHost:8080", "127.0.0.1", "127.0.0.1:1", "[::1]", "[::1]:8080"]
 )
-async def test_this_machine_sees_them(gate: StartGate, host: str) -> None:
+async def test_page_is_served_to_this_machine(gate: StartGate, host: str) -> None:
     got = await (await gate()).request(scrape_request(host=host))
     assert (got.status, got.head["content-type"][:10]) == (200, "text/plain")
 
@@ -50,7 +50,7 @@ async def test_this_machine_sees_them(gate: StartGate, host: str) -> None:
         *("localhost:80@evil", "localhost:x", "127.0.0.2", "0.0.0.0", "::1", "[::1", ""),
     ],
 )
-async def test_page_by_a_name_of_its_own_does_not(gate: StartGate, host: str) -> None:
+async def test_page_is_not_served_under_another_host_name(gate: StartGate, host: str) -> None:
     running = await gate()
     got = await running.request(scrape_request(host=host))
     assert got.status in {400, 403}
@@ -68,14 +68,14 @@ async def test_page_by_a_name_of_its_own_does_not(gate: StartGate, host: str) ->
         "Host: evil",
     ],
 )
-async def test_what_was_passed_on_is_not_from_here(gate: StartGate, line: str) -> None:
+async def test_request_through_a_proxy_is_not_local(gate: StartGate, line: str) -> None:
     assert (await (await gate()).request(scrape_request(line))).status in {400, 403}
 
 
-async def test_other_machine_does_not(gate: StartGate) -> None:
+async def test_page_is_not_served_to_another_address(gate: StartGate) -> None:
     address = other_address()
     if address is None:
-        pytest.skip("this machine has no address but loopback")
+        pytest.skip("this machine only has loopback addresses")
     running = await gate(BIND_ADDRESS="0.0.0.0")
     wire = await Wire.connect(running.url.replace("0.0.0.0", address))
     wire.send(scrape_request())
@@ -84,7 +84,7 @@ async def test_other_machine_does_not(gate: StartGate) -> None:
 
 
 @pytest.mark.parametrize("host", ["localhost", "gate", "evil.example"])
-async def test_unix_socket_sees_them_by_any_name(
+async def test_page_is_served_over_a_unix_socket_under_any_host_name(
     gate: StartGate, tmp_path: Path, host: str
 ) -> None:
     running = await gate(BIND_ADDRESS=f"unix:{tmp_path}/gate.sock")
@@ -110,11 +110,11 @@ async def test_unix_socket_sees_them_by_any_name(
         ("local", False),
     ],
 )
-def test_peer_on_loopback(peer: str, loopback: bool) -> None:
+def test_is_loopback(peer: str, loopback: bool) -> None:
     assert is_loopback(peer) is loopback
 
 
-# With a key.
+# With ADMIN_KEY.
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_peer_on_loopback(peer: str, loopback: bool) -> None:
         basic("prometheus", KEY),
     ],
 )
-async def test_key_shows_them_whoever_asks(gate: StartGate, line: str) -> None:
+async def test_page_is_served_to_any_peer_with_the_key(gate: StartGate, line: str) -> None:
     running = await gate(ADMIN_KEY=KEY)
     got = await running.request(
         scrape_request(line, "X-Forwarded-For: 192.0.2.7", host="gate.example.org")
@@ -155,7 +155,7 @@ async def test_key_shows_them_whoever_asks(gate: StartGate, line: str) -> None:
     ],
     ids=ascii,
 )
-async def test_nothing_else_does(gate: StartGate, lines: list[str]) -> None:
+async def test_page_is_not_served_without_the_right_key(gate: StartGate, lines: list[str]) -> None:
     running = await gate(ADMIN_KEY=KEY)
     got = await running.request(scrape_request(*lines))
     assert (got.status, got.reason) == (401, "invalid_admin_key")
@@ -166,26 +166,28 @@ async def test_nothing_else_does(gate: StartGate, lines: list[str]) -> None:
     assert shown.sum("rustygate_refusals_total", reason="invalid_admin_key") == 1
 
 
-# What is no such page.
+# Other paths.
 
 
 @pytest.mark.parametrize("settings", [{}, {"ADMIN_KEY": KEY}], ids=["without", "with"])
-async def test_health_is_open(gate: StartGate, settings: dict[str, object]) -> None:
+async def test_health_and_readiness_need_no_admin_key(
+    gate: StartGate, settings: dict[str, object]
+) -> None:
     running = await gate(**settings)
-    for target in OPEN:
+    for target in OPEN_PAGES:
         assert (await running.request(get(target))).status == 200
 
 
-async def test_admin_key_is_not_asked_of_the_api(gate: StartGate, simulator: str) -> None:
+async def test_api_needs_no_admin_key(gate: StartGate, simulator: str) -> None:
     running = await gate(OPENAI_BASE_URL=simulator, ADMIN_KEY=KEY)
     assert (await running.request(chat())).status == 200
 
 
 @pytest.mark.parametrize("target", ["/metrics/", "/metrics/x", "/Metrics", "//metrics"])
-async def test_only_the_page_itself_is_there(gate: StartGate, target: str) -> None:
+async def test_similar_path_is_not_found(gate: StartGate, target: str) -> None:
     assert (await (await gate()).request(scrape_request(target=target))).status == 404
 
 
-async def test_page_about_the_gate_is_told_without_its_body(gate: StartGate) -> None:
+async def test_head_request_for_a_page_has_no_body(gate: StartGate) -> None:
     got = await (await gate()).request(scrape_request().replace(b"GET", b"HEAD"))
     assert (got.status, got.body) == (200, b"")

@@ -1,4 +1,4 @@
-"""Clients with keys: who gets in, under which name, within which limits."""
+"""Client keys: who is served, under which name, and within which limits."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ KEYS = {name: f"rg-{name}-canary-key" for name in ("search", "batch", "other")}
 
 
 def table(**lines: str) -> str:
-    """A clients file: for each client its other lines."""
+    """A clients file: the clients, each with further lines."""
     return "\n".join(
         f'[client.{name}]\nkey_sha256 = "{hash_key(KEYS[name])}"\n{more}\n'
         for name, more in lines.items()
@@ -35,7 +35,7 @@ def key_of(name: str) -> str:
     return f"Authorization: Bearer {KEYS[name]}"
 
 
-def asked(name: str, target: str = "/v1/models", *lines: str) -> bytes:
+def request_of(name: str, target: str = "/v1/models", *lines: str) -> bytes:
     head = f"GET {target} HTTP/1.1\r\nHost: gate\r\n{key_of(name)}\r\n"
     return "".join([head, *(f"{line}\r\n" for line in lines), "\r\n"]).encode()
 
@@ -47,12 +47,14 @@ def clients(tmp_path: Path) -> Path:
     return path
 
 
-async def test_client_goes_by_the_name_of_its_key(
+async def test_client_has_the_name_of_its_key(
     gate: StartGate, upstream: Upstream, clients: Path
 ) -> None:
     upstream.reply = response()
     running = await gate(CLIENTS_FILE=clients)
-    got = await running.request(asked("search", "/v1/models", "X-RustyGate-Client: somebody-else"))
+    got = await running.request(
+        request_of("search", "/v1/models", "X-RustyGate-Client: another-client")
+    )
     assert got.status == 200
     assert (await running.settled())[0]["client"] == "search"
     assert upstream.calls[0].head["authorization"] == f"Bearer {UPSTREAM_KEY}"
@@ -71,10 +73,10 @@ async def test_client_goes_by_the_name_of_its_key(
         f"X-API-Key: {KEYS['search']}",
     ],
 )
-async def test_without_a_key_nobody_gets_in(
+async def test_request_without_a_valid_key_is_refused(
     gate: StartGate, upstream: Upstream, clients: Path, line: str
 ) -> None:
-    """Before anything is read or queued."""
+    """The refusal comes before the body is read and before the queue."""
     running = await gate(CLIENTS_FILE=clients)
     head = f"POST /v1/files HTTP/1.1\r\nHost: gate\r\n{line}\r\nContent-Length: 1000000\r\n\r\n"
     client = await running.send(head.encode())
@@ -86,13 +88,13 @@ async def test_without_a_key_nobody_gets_in(
     assert upstream.calls == []
 
 
-async def test_who_has_no_key_goes_by_no_client_s_name(
+async def test_refused_request_is_not_logged_under_a_client_name(
     gate: StartGate, upstream: Upstream, clients: Path
 ) -> None:
     running = await gate(CLIENTS_FILE=clients)
     name = "X-RustyGate-Client: search"
-    await running.request(asked("other", "/v1/models", name))
-    await running.request(asked("search", "/v1/models", name, "Origin: https://evil.example"))
+    await running.request(request_of("other", "/v1/models", name))
+    await running.request(request_of("search", "/v1/models", name, "Origin: https://evil.example"))
     assert [line["client"] for line in await running.settled(2)] == ["127.0.0.1"] * 2
 
 
@@ -112,9 +114,9 @@ async def test_health_needs_no_key(gate: StartGate, clients: Path) -> None:
         (b'{"input": "no model"}', 200),
         (b'{"model": "o1", "x": "\\ud800"}', 403),
         (b"[" * 20_000, 403),
-        (b"no JSON", 403),
+        (b"not JSON", 403),
     ],
-    ids=["allowed", "other", "none", "unreadable", "deep", "no JSON"],
+    ids=["allowed", "other", "none", "unreadable", "deep", "not JSON"],
 )
 async def test_models_are_restricted(
     gate: StartGate, upstream: Upstream, clients: Path, body: bytes, status: int
@@ -141,7 +143,7 @@ async def test_models_are_restricted(
         ("/v1/vector_stores", 200),
     ],
 )
-async def test_model_that_is_named_elsewhere_is_not_shown(
+async def test_path_that_hides_its_models_is_refused(
     gate: StartGate, upstream: Upstream, clients: Path, path: str, status: int
 ) -> None:
     write(clients, table(search='models = ["gpt-4o*"]'))
@@ -153,7 +155,7 @@ async def test_model_that_is_named_elsewhere_is_not_shown(
 
 
 @pytest.mark.parametrize(("path", "status"), [("/v1/files", 200), ("/v1/audio/translations", 403)])
-async def test_body_that_is_not_read_shows_no_model(
+async def test_streamed_body_does_not_show_its_model(
     gate: StartGate, upstream: Upstream, clients: Path, path: str, status: int
 ) -> None:
     write(clients, table(search='models = ["gpt-4o*"]'))
@@ -166,16 +168,16 @@ async def test_body_that_is_not_read_shows_no_model(
 @pytest.mark.parametrize(
     "limit", ["requests_per_second = 2\nburst = 1", "concurrency = 1"], ids=["rate", "slots"]
 )
-async def test_client_at_its_own_limit_waits_and_holds_up_nobody(
+async def test_client_at_its_own_limit_does_not_delay_others(
     gate: StartGate, upstream: Upstream, clients: Path, limit: str
 ) -> None:
     write(clients, table(search=limit, other=""))
     running = await gate(CLIENTS_FILE=clients)
-    first = await running.send(asked("search"))
+    first = await running.send(request_of("search"))
     call = await upstream.call()
-    others = [await running.send(asked("search")) for _ in range(2)]
+    others = [await running.send(request_of("search")) for _ in range(2)]
     await running.wait_until(waiters=2)
-    free = await running.send(asked("other", "/v1/free"))
+    free = await running.send(request_of("other", "/v1/free"))
     while (other := await upstream.call()).target != "/v1/free":
         await other.respond(response())
     await other.respond(response())
@@ -185,7 +187,9 @@ async def test_client_at_its_own_limit_waits_and_holds_up_nobody(
     assert [(await client.response()).status for client in (first, *others)] == [200] * 3
 
 
-async def test_own_tokens_are_settled(gate: StartGate, upstream: Upstream, clients: Path) -> None:
+async def test_tokens_of_a_client_limit_are_settled(
+    gate: StartGate, upstream: Upstream, clients: Path
+) -> None:
     write(clients, table(search="tokens_per_minute = 6000"))
     usage = {"prompt_tokens": 0, "completion_tokens": 5950, "total_tokens": 5950}
     body = json.dumps({"usage": usage}).encode()
@@ -202,10 +206,10 @@ async def test_own_tokens_are_settled(gate: StartGate, upstream: Upstream, clien
 async def test_clients_share_by_weight(gate: StartGate, upstream: Upstream, clients: Path) -> None:
     write(clients, table(search="weight = 3", other=""))
     running = await gate(CLIENTS_FILE=clients, CONCURRENCY_LIMIT=1)
-    await running.send(asked("other", "/v1/holder"))
+    await running.send(request_of("other", "/v1/holder"))
     call = await upstream.call()
     for name in ("other", "search") * 8:
-        await running.send(asked(name, f"/v1/{name}"))
+        await running.send(request_of(name, f"/v1/{name}"))
     await running.wait_until(waiters=16)
     order = []
     for _ in range(8):
@@ -215,20 +219,20 @@ async def test_clients_share_by_weight(gate: StartGate, upstream: Upstream, clie
     assert order.count("search") in (5, 6, 7)
 
 
-async def test_reading_the_file_again_lets_in_and_shuts_out(
+async def test_reload_adds_and_removes_clients(
     gate: StartGate, upstream: Upstream, clients: Path
 ) -> None:
     upstream.reply = response()
     running = await gate(CLIENTS_FILE=clients)
-    assert (await running.request(asked("other"))).status == 401
+    assert (await running.request(request_of("other"))).status == 401
     write(clients, table(other=""))
     running.daemon.reload()
-    assert (await running.request(asked("other"))).status == 200
-    assert (await running.request(asked("search"))).status == 401
+    assert (await running.request(request_of("other"))).status == 200
+    assert (await running.request(request_of("search"))).status == 401
 
 
 @pytest.mark.parametrize("text", ["[client.x", "[client.search]\nkey_sha256 = 'short'"])
-async def test_file_that_will_not_do_leaves_the_clients_in_force(
+async def test_invalid_file_leaves_the_clients_in_force(
     gate: StartGate, upstream: Upstream, clients: Path, text: str
 ) -> None:
     upstream.reply = response()
@@ -239,21 +243,21 @@ async def test_file_that_will_not_do_leaves_the_clients_in_force(
     remove(clients)
     with pytest.raises(ClientsError, match="No such file"):
         running.daemon.reload()
-    assert (await running.request(asked("search"))).status == 200
+    assert (await running.request(request_of("search"))).status == 200
 
 
-def test_gate_knows_of_clients_without_limits(clients: Path) -> None:
-    """Or limits given to them later would not hold for those of their requests that wait."""
+def test_limits_include_clients_without_limits(clients: Path) -> None:
+    """Otherwise limits added on a reload would not apply to requests that wait already."""
     write(clients, table(search=""))
     assert ClientAuth(str(clients)).limits["search"] == Limits()
 
 
-async def test_new_limits_hold_for_those_that_wait(
+async def test_new_limits_apply_to_waiting_requests(
     gate: StartGate, upstream: Upstream, clients: Path
 ) -> None:
     write(clients, table(search="concurrency = 1"))
     running = await gate(CLIENTS_FILE=clients)
-    sent = [await running.send(asked("search")) for _ in range(3)]
+    sent = [await running.send(request_of("search")) for _ in range(3)]
     first = await upstream.call()
     await running.wait_until(waiters=2)
     write(clients, table(search=""))
@@ -264,7 +268,7 @@ async def test_new_limits_hold_for_those_that_wait(
     assert [(await client.response()).status for client in sent] == [200] * 3
 
 
-OPENING = (
+HANDSHAKE = (
     "GET {} HTTP/1.1\r\nHost: gate\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
     "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
     "Sec-WebSocket-Protocol: realtime, openai-insecure-api-key.{}\r\n\r\n"
@@ -280,20 +284,22 @@ OPENING = (
         ("/v1/realtime?model=gpt-4o-realtime&model=o1", KEYS["search"], 403),
         ("/v1/responses", KEYS["search"], 403),
     ],
-    ids=["allowed", "wrong key", "other model", "two models", "model in the frames"],
+    ids=["allowed", "wrong key", "other model", "two models", "model in a frame"],
 )
-async def test_websocket_s_key_may_be_a_subprotocol(
+async def test_websocket_key_can_be_a_subprotocol(
     gate: StartGate, upstream: Upstream, clients: Path, target: str, key: str, status: int
 ) -> None:
     write(clients, table(search='models = ["gpt-4o*"]'))
     upstream.reply = response()
-    got = await (await gate(CLIENTS_FILE=clients)).request(OPENING.format(target, key).encode())
+    got = await (await gate(CLIENTS_FILE=clients)).request(HANDSHAKE.format(target, key).encode())
     assert got.status == status
     for call in upstream.calls:
         assert KEYS["search"].encode() not in call.head.raw
 
 
-def test_key_is_made_with_its_table(capsys: pytest.CaptureFixture[str], clients: Path) -> None:
+def test_key_command_prints_a_key_and_its_table(
+    capsys: pytest.CaptureFixture[str], clients: Path
+) -> None:
     assert main(["key", "new.one"]) == 0
     out = capsys.readouterr().out
     [key] = [line for line in out.splitlines() if line.startswith("rg-")]
@@ -303,7 +309,7 @@ def test_key_is_made_with_its_table(capsys: pytest.CaptureFixture[str], clients:
     assert key not in capsys.readouterr().out
 
 
-def test_key_for_what_is_no_name_is_bad_usage() -> None:
+def test_key_command_rejects_an_invalid_name() -> None:
     with pytest.raises(SystemExit) as ended:
         main(["key", "a b"])
     assert ended.value.code == 2

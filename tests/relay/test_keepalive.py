@@ -12,7 +12,7 @@ from tests.support.http import (
     chunk,
     response_head,
 )
-from tests.support.streams import KEEPALIVE, SHORT, opened, some_time_passes
+from tests.support.streams import KEEPALIVE, SHORT, open_stream, wait_two_intervals
 from tests.support.upstream import Upstream
 
 
@@ -34,10 +34,10 @@ async def test_silent_stream_gets_keepalives_before_its_first_byte(
     [b"data: x\n\n", b"data: x\r\n\r\n", b"data: x\r\r", b": comment\n\n"],
     ids=repr,
 )
-async def test_idle_stream_gets_keepalives_at_a_boundary(
+async def test_idle_stream_gets_keepalives_at_an_event_boundary(
     gate: StartGate, upstream: Upstream, first: bytes
 ) -> None:
-    client, call = await opened(await gate(SSE_KEEPALIVE_INTERVAL=SHORT), upstream, first)
+    client, call = await open_stream(await gate(SSE_KEEPALIVE_INTERVAL=SHORT), upstream, first)
     await client.expect_body(KEEPALIVE)
     await client.expect_body(KEEPALIVE)
     call.send(chunk(b"data: y\n\n"), LAST_CHUNK)
@@ -53,8 +53,8 @@ async def test_no_keepalive_inside_an_event(
     gate: StartGate, upstream: Upstream, first: bytes
 ) -> None:
     running = await gate(SSE_KEEPALIVE_INTERVAL=SHORT)
-    client, call = await opened(running, upstream, first)
-    await some_time_passes(running, upstream)
+    client, call = await open_stream(running, upstream, first)
+    await wait_two_intervals(running, upstream)
     call.send(chunk(b"!\n\n"), LAST_CHUNK)
     assert await client.read_rest() == b"!\n\n"
 
@@ -65,13 +65,13 @@ async def test_no_keepalive_inside_an_event(
         EVENT_STREAM.replace(b"\r\n\r\n", b"\r\nContent-Encoding: gzip\r\n\r\n"),
         EVENT_STREAM.replace(b"text/event-stream", b"application/json"),
         EVENT_STREAM.replace(b"text/event-stream", b"application/x-ndjson"),
-        # A comment would not fit into a promised length.
+        # A comment would exceed the declared length.
         response_head("Content-Type: text/event-stream", "Content-Length: 18"),
     ],
     ids=["compressed", "JSON", "JSON lines", "with a length"],
 )
 @pytest.mark.parametrize("first", [b"data: 1\n\n", b""], ids=["idle", "silent"])
-async def test_no_keepalive_in_what_is_no_plain_event_stream(
+async def test_no_keepalive_unless_the_body_is_a_plain_event_stream(
     gate: StartGate, upstream: Upstream, head: bytes, first: bytes
 ) -> None:
     running = await gate(SSE_KEEPALIVE_INTERVAL=SHORT)
@@ -80,29 +80,29 @@ async def test_no_keepalive_in_what_is_no_plain_event_stream(
     framed = chunk if b"chunked" in head else bytes
     call.send(head, framed(first) if first else b"")
     await client.head()
-    await some_time_passes(running, upstream)
+    await wait_two_intervals(running, upstream)
     rest = b"data: 1\n\ndata: 2\n\n".removeprefix(first)
     call.send(framed(rest), LAST_CHUNK if b"chunked" in head else b"")
     assert await client.read_rest() == first + rest
 
 
-async def test_zero_turns_keepalives_off(gate: StartGate, upstream: Upstream) -> None:
-    client, call = await opened(await gate(SSE_KEEPALIVE_INTERVAL=0), upstream)
-    await some_time_passes(await gate(SSE_KEEPALIVE_INTERVAL=SHORT), upstream)
+async def test_interval_zero_disables_keepalives(gate: StartGate, upstream: Upstream) -> None:
+    client, call = await open_stream(await gate(SSE_KEEPALIVE_INTERVAL=0), upstream)
+    await wait_two_intervals(await gate(SSE_KEEPALIVE_INTERVAL=SHORT), upstream)
     call.send(LAST_CHUNK)
     assert await client.read_rest() == b""
 
 
 async def test_busy_stream_gets_no_keepalive(gate: StartGate, upstream: Upstream) -> None:
-    """Its events come faster than the interval passes, for longer than the interval."""
+    """Its events come more often than the interval, for longer than the interval."""
     running = await gate(SSE_KEEPALIVE_INTERVAL=0.5)
-    idle, _ = await opened(running, upstream)
-    client, call = await opened(running, upstream)
-    told = asyncio.create_task(idle.expect_body(KEEPALIVE))
-    while not told.done():
+    idle, _ = await open_stream(running, upstream)
+    client, call = await open_stream(running, upstream)
+    interval = asyncio.create_task(idle.expect_body(KEEPALIVE))
+    while not interval.done():
         call.send(chunk(b"data: x\n\n"))
         await client.expect_body(b"data: x\n\n")
         await asyncio.sleep(0.01)
-    await told
+    await interval
     call.send(LAST_CHUNK)
     assert await client.read_rest() == b""

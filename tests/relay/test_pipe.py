@@ -15,7 +15,7 @@ from tests.support.http import (
     response,
     response_head,
 )
-from tests.support.streams import NEVER, fill, opened, stalled
+from tests.support.streams import NEVER, fill_buffers, open_stalled, open_stream
 from tests.support.upstream import Upstream
 from tests.support.wire import Wire
 
@@ -28,16 +28,16 @@ BODIES = {
     "many lines": b"data: one\ndata: two\ndata:\ndata:three\n\n",
     "no space": b"data:x\nevent:y\n\n",
     "byte order mark": b"\xef\xbb\xbfdata: x\n\n",
-    "no UTF-8": b"data: \xff\xfe\x00\n\n",
+    "not UTF-8": b"data: \xff\xfe\x00\n\n",
     "no DONE": b'data: {"done": false}\n\n',
     "no last blank line": b"data: one\n\ndata: two\n",
-    "nothing": b"",
+    "empty": b"",
     "umlauts": "data: \N{LATIN SMALL LETTER A WITH DIAERESIS}\N{GRINNING FACE}\n\n".encode(),
 }
 
 
 @pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
-async def test_stream_that_comes_at_once_is_passed_byte_for_byte(
+async def test_complete_stream_passes_byte_for_byte(
     gate: StartGate, upstream: Upstream, body: bytes
 ) -> None:
     upstream.reply = EVENT_STREAM + (chunk(body) if body else b"") + LAST_CHUNK
@@ -47,11 +47,11 @@ async def test_stream_that_comes_at_once_is_passed_byte_for_byte(
 
 
 @pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
-async def test_stream_that_comes_byte_by_byte_is_passed_at_once(
+async def test_each_byte_passes_as_soon_as_it_arrives(
     gate: StartGate, upstream: Upstream, body: bytes
 ) -> None:
     """Upstream sends the next byte only when the one before has arrived."""
-    client, call = await opened(await gate(SSE_KEEPALIVE_INTERVAL=NEVER), upstream)
+    client, call = await open_stream(await gate(SSE_KEEPALIVE_INTERVAL=NEVER), upstream)
     for byte in body:
         call.send(chunk(bytes([byte])))
         await client.expect_body(bytes([byte]))
@@ -69,14 +69,14 @@ async def test_head_does_not_wait_for_the_first_event(gate: StartGate, upstream:
 
 
 async def test_bytes_after_done_still_pass(gate: StartGate, upstream: Upstream) -> None:
-    client, call = await opened(await gate(), upstream, b"data: [DONE]\n\n")
+    client, call = await open_stream(await gate(), upstream, b"data: [DONE]\n\n")
     call.send(chunk(b"data: after\n\n"), LAST_CHUNK)
     assert await client.read_rest() == b"data: after\n\n"
 
 
-async def test_other_bodies_stream_too(gate: StartGate, upstream: Upstream) -> None:
+async def test_binary_body_streams(gate: StartGate, upstream: Upstream) -> None:
     head = response_head("Content-Type: audio/mpeg", "Transfer-Encoding: chunked")
-    client, call = await opened(await gate(), upstream, b"\x00", request=post(), head=head)
+    client, call = await open_stream(await gate(), upstream, b"\x00", request=post(), head=head)
     for piece in (b"\x00\x01", b"\xff" * 1000):
         call.send(chunk(piece))
         await client.expect_body(piece)
@@ -84,14 +84,14 @@ async def test_other_bodies_stream_too(gate: StartGate, upstream: Upstream) -> N
     assert await client.read_rest() == b""
 
 
-async def test_long_stream_is_whole(gate: StartGate, upstream: Upstream) -> None:
+async def test_long_stream_arrives_complete(gate: StartGate, upstream: Upstream) -> None:
     events = [b'data: {"n": %d}\n\n' % number for number in range(20_000)]
-    client, call = await opened(await gate(), upstream)
+    client, call = await open_stream(await gate(), upstream)
     call.send(*map(chunk, events), LAST_CHUNK)
     assert await client.read_rest() == b"".join(events)
 
 
-async def test_many_streams_at_once_are_all_whole(gate: StartGate, upstream: Upstream) -> None:
+async def test_concurrent_streams_arrive_complete(gate: StartGate, upstream: Upstream) -> None:
     running = await gate()
     clients = [await running.send(chat(stream=True)) for _ in range(300)]
     calls = [await upstream.call() for _ in clients]
@@ -114,8 +114,8 @@ MEGABYTE = 1 << 20
 FLOOD = 24 * MEGABYTE
 
 
-async def taken_from(wire: Wire, stalled_s: float = 0.3) -> int:
-    """How much of a flood is taken before it stalls, or all of it."""
+async def count_taken(wire: Wire, stalled_s: float = 0.3) -> int:
+    """Send a flood; returns how many bytes of the body were taken before it stalled, or FLOOD."""
     piece, sent = chunk(b"x" * (64 << 10)), 0
     while sent < FLOOD:
         try:
@@ -137,30 +137,30 @@ async def taken_from(wire: Wire, stalled_s: float = 0.3) -> int:
     ],
     ids=["tiny", "default", "large channel", "large buffer"],
 )
-async def test_client_that_does_not_read_pauses_upstream(
+async def test_slow_client_pauses_upstream(
     gate: StartGate, upstream: Upstream, settings: dict[str, int], least: int, most: int
 ) -> None:
     running = await gate(SSE_KEEPALIVE_INTERVAL=NEVER, **settings)
-    _, call = await stalled(running, upstream)
-    assert least <= await taken_from(call.wire) <= most
+    _, call = await open_stalled(running, upstream)
+    assert least <= await count_taken(call.wire) <= most
 
 
-async def test_paused_stream_goes_on_where_it_stopped(gate: StartGate, upstream: Upstream) -> None:
+async def test_paused_stream_resumes_where_it_stopped(gate: StartGate, upstream: Upstream) -> None:
     running = await gate(SSE_CHANNEL_CAPACITY=1)
-    client, call = await stalled(running, upstream)
+    client, call = await open_stalled(running, upstream)
     body = b"".join(b"data: %d\n\n" % number for number in range(200_000))
     call.send(chunk(body), LAST_CHUNK)
-    await opened(running, upstream)
+    await open_stream(running, upstream)
     client.wire.resume_reading()
     assert await client.read_rest() == body
 
 
-async def test_client_that_does_not_read_is_no_silence_of_upstream(
+async def test_pause_by_the_client_does_not_count_as_upstream_silence(
     gate: StartGate, upstream: Upstream
 ) -> None:
-    """It takes longer than another exchange, which times out."""
+    """The pause is longer than three exchanges that time out one after the other."""
     running = await gate(SSE_CHANNEL_CAPACITY=1, UPSTREAM_READ_TIMEOUT=0.3)
-    client, call = await stalled(running, upstream)
+    client, call = await open_stalled(running, upstream)
     event = b"data: " + b"x" * 100 + b"\n\n"
     call.send(chunk(event) * 40_000, LAST_CHUNK)
     for _ in range(3):
@@ -169,13 +169,14 @@ async def test_client_that_does_not_read_is_no_silence_of_upstream(
     assert await client.read_rest() == event * 40_000
 
 
-async def test_end_that_is_read_late_is_no_byte_of_the_next_answer(
+async def test_late_read_of_the_end_does_not_affect_the_next_response(
     gate: StartGate, upstream: Upstream
 ) -> None:
-    """Its connection may serve another by then; breaks it there, that is tried again."""
+    """By then the connection may serve another request. If upstream closes it there, that request
+    is retried."""
     running = await gate(SSE_KEEPALIVE_INTERVAL=NEVER)
-    client, call = await stalled(running, upstream)
-    await fill(running, call)
+    client, call = await open_stalled(running, upstream)
+    await fill_buffers(running, call)
     call.send(chunk(b"the end"), LAST_CHUNK)
     call.done.set()
     await running.request(get("/health"))
@@ -189,24 +190,24 @@ async def test_end_that_is_read_late_is_no_byte_of_the_next_answer(
     assert (await other.response()).body == b"other"
 
 
-# Many small chunks in one read are enough to pause it; the parser heeds that only with the read
-# after it, of which it holds back the rest.
+# Many small chunks in one read pause the connection. The parser applies the pause at the next
+# read, and holds back the rest of that one.
 TINY = {"SSE_CHANNEL_CAPACITY": 1, "SSE_BUFFER_CAPACITY": 1024}
 PAUSING = range(14, 30)
 
 
-async def test_end_that_was_held_back_is_passed(gate: StartGate, upstream: Upstream) -> None:
+async def test_end_that_the_parser_held_back_is_passed(
+    gate: StartGate, upstream: Upstream
+) -> None:
     for number in PAUSING:
-        client, call = await opened(await gate(**TINY), upstream)
+        client, call = await open_stream(await gate(**TINY), upstream)
         call.send(chunk(b"x") * number)
         await client.expect_body(b"x" * number)
         call.send(chunk(b"a"), chunk(b"b"), LAST_CHUNK)
         assert await client.read_rest() == b"ab"
 
 
-async def test_answer_behind_one_that_paused_is_passed(
-    gate: StartGate, upstream: Upstream
-) -> None:
+async def test_response_after_a_paused_one_is_passed(gate: StartGate, upstream: Upstream) -> None:
     for number in PAUSING:
         client = await (await gate(**TINY)).connect()
         for body in [b"x"] * number, [b"a"]:
@@ -216,13 +217,13 @@ async def test_answer_behind_one_that_paused_is_passed(
             assert (await client.response()).body == b"".join(body)
 
 
-async def test_break_behind_what_was_held_back_comes_after_it(
+async def test_data_that_the_parser_held_back_comes_before_the_cut(
     gate: StartGate, upstream: Upstream
 ) -> None:
-    """A client that reads slowly is passed all that it is owed first."""
+    """A slow client gets all of the data first."""
     running = await gate(**TINY, SSE_KEEPALIVE_INTERVAL=NEVER)
-    client, call = await stalled(running, upstream)
-    await fill(running, call)
+    client, call = await open_stalled(running, upstream)
+    await fill_buffers(running, call)
     call.send(chunk(b"y" * 40_000), b"nonsense\r\n")
     await running.request(get("/health"))
     client.wire.resume_reading()

@@ -1,7 +1,7 @@
-"""Uploads and downloads of any size: whole, at the pace of the slower side, in little memory.
+"""Uploads and downloads of any size: complete, at the pace of the slower side, in little memory.
 
-Memory is measured where it counts, in a gate that is a process of its own. `TRANSFER_MB=500`
-makes its bodies larger.
+Memory is measured in a gate that runs as a process of its own. `TRANSFER_MB=500` makes the bodies
+larger.
 """
 
 import asyncio
@@ -17,6 +17,7 @@ import pytest
 from rustygate.downstream.request_body import INITIAL_READ_BUFFER
 from tests.conftest import StartGate
 from tests.support.client import Client
+from tests.support.flood import send_until_stalled
 from tests.support.gate import Gate
 from tests.support.http import (
     CONTINUE,
@@ -35,19 +36,19 @@ from tests.support.wire import Wire
 
 MEGABYTE = 1 << 20
 
-# A large body, in pieces that do not meet the sizes of any buffer.
+# A large body, in pieces whose size differs from that of every buffer.
 PIECE = bytes(range(251)) * 1024
 PIECES = int(os.environ.get("TRANSFER_MB", "64")) * MEGABYTE // len(PIECE)
 SIZE = PIECES * len(PIECE)
-WHOLE = sha256()
+DIGEST = sha256()
 for _ in range(PIECES):
-    WHOLE.update(PIECE)
+    DIGEST.update(PIECE)
 
-# How much a process may grow by while a body crosses it that is larger than this.
+# How much a process may grow while it passes a body larger than this.
 GROWTH_KB = 40_000
 
-# What two full sockets on loopback and the gate's own buffers may hold between them.
-BETWEEN = 24 * MEGABYTE
+# How much the sockets on loopback and the gate's own buffers may hold in all.
+BUFFERED_LIMIT = 24 * MEGABYTE
 
 BOUNDARY = "----WebKitFormBoundary7MA4YWxkTrZu0gW='odd,chars'?"
 MULTIPART = f'Content-Type: multipart/form-data; boundary="{BOUNDARY}"'
@@ -62,7 +63,7 @@ START = request("POST", "/v1/files", MULTIPART, f"Content-Length: {SIZE}")
 START_CHUNKED = request("POST", "/v1/files", MULTIPART, "Transfer-Encoding: chunked")
 
 
-# A gate that is a process of its own.
+# A gate in a process of its own.
 
 
 class GateProcess:
@@ -74,7 +75,7 @@ class GateProcess:
 
     @classmethod
     async def start(cls, upstream: Upstream, directory: Path, **settings: str) -> "GateProcess":
-        given = {
+        environment = {
             "OPENAI_API_KEY": UPSTREAM_KEY,
             "OPENAI_BASE_URL": upstream.url,
             "PORT": "0",
@@ -83,17 +84,17 @@ class GateProcess:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "rustygate"),
             cwd=directory,
-            env=given | settings,
+            env=environment | settings,
             stderr=asyncio.subprocess.PIPE,
         )
         assert process.stderr
-        said = (
+        lines = (
             await process.stderr.readuntil(b"listening url=")
         ) + await process.stderr.readline()
-        return cls(process, re.findall(rb"listening url=(\S+)", said)[0].decode())
+        return cls(process, re.findall(rb"listening url=(\S+)", lines)[0].decode())
 
     def memory_kb(self, name: str = "VmHWM") -> int:
-        """What the kernel says of its memory; the most it ever had, if not told otherwise."""
+        """A figure of the kernel's about its memory; by default the peak."""
         status = Path(f"/proc/{self._process.pid}/status").read_text()
         return int(re.findall(rf"{name}:\s+(\d+)", status)[0])
 
@@ -130,8 +131,8 @@ async def flood(wire: Wire, *, chunked: bool = False) -> None:
         wire.send(LAST_CHUNK)
 
 
-async def drained(end: Call | Client) -> bytes:
-    """The digest of the rest of a body, of which nothing is kept."""
+async def read_digest(end: Call | Client) -> bytes:
+    """Read the rest of a body and keep none of it; returns its digest."""
     digest = sha256()
     while piece := await end.body.read_some():
         digest.update(piece)
@@ -150,7 +151,7 @@ async def test_large_upload_uses_little_memory(
     sending = asyncio.create_task(flood(client.wire, chunked=chunked))
     call = await upstream.call()
     assert call.head.all("content-length") == ([] if chunked else [str(SIZE)])
-    assert await drained(call) == WHOLE.digest()
+    assert await read_digest(call) == DIGEST.digest()
     await sending
     await call.respond(response())
     assert (await client.response()).status == 200
@@ -171,7 +172,7 @@ async def test_large_download_uses_little_memory(
     call.send(response_head(framing, "Content-Type: application/octet-stream"))
     sending = asyncio.create_task(flood(call.wire, chunked=chunked))
     assert (await client.head()).all("content-length") == ([] if chunked else [str(SIZE)])
-    assert await drained(client) == WHOLE.digest()
+    assert await read_digest(client) == DIGEST.digest()
     await sending
     assert gate.memory_kb() - before < GROWTH_KB
     client.disconnect()
@@ -180,7 +181,7 @@ async def test_large_download_uses_little_memory(
 async def test_queued_uploads_stay_within_queue_bytes(
     process: StartProcess, upstream: Upstream
 ) -> None:
-    """What is read ahead of each counts too; without room for it they stay in their sockets."""
+    """What is read ahead of each counts too; beyond the limit bodies stay in their sockets."""
     gate = await process(CONCURRENCY_LIMIT="1", QUEUE_BYTES="10000000")
     clients = [await gate.connect() for _ in range(101)]
     clients[0].send(get())
@@ -188,64 +189,47 @@ async def test_queued_uploads_stay_within_queue_bytes(
     before = gate.memory_kb()
     for client in clients[1:]:
         client.send(START, PIECE * 8)
-        await is_stalled(client.wire)
-    # One read of 256 KiB at most comes with each head.
+        await wait_until_stalled(client.wire)
+    # At most one read of 256 KiB arrives with each head.
     assert gate.memory_kb() - before < 10_000 + 100 * 256 + 4_000
     for client in clients:
         client.disconnect()
 
 
-async def is_stalled(wire: Wire) -> None:
-    """Wait until the kernel takes no more of what was sent."""
+async def wait_until_stalled(wire: Wire) -> None:
+    """Wait until the kernel takes no more of the data."""
     left = -1
     while left != (left := wire.transport.get_write_buffer_size()):  # noqa: ASYNC110
         await asyncio.sleep(0.01)
 
 
-# The pace.
+# Backpressure.
 
 
-async def taken_from(wire: Wire, framed: bytes = PIECE) -> int:
-    """How many bytes are taken before nobody takes any more, or so many as should never be."""
-    taken = 0
-    while taken < 2 * BETWEEN:
-        try:
-            async with asyncio.timeout(0.3):
-                await wire.send_all(framed)
-        except TimeoutError:
-            break
-        taken += len(framed)
-    return taken
-
-
-async def test_slow_upstream_pauses_the_client(
-    gate: StartGate, upstream: Upstream
-) -> None:
+async def test_slow_upstream_pauses_the_client(gate: StartGate, upstream: Upstream) -> None:
     client = await (await gate()).send(
-        request("POST", "/v1/files", MULTIPART, f"Content-Length: {2 * BETWEEN}")
+        request("POST", "/v1/files", MULTIPART, f"Content-Length: {2 * BUFFERED_LIMIT}")
     )
     client.send(PIECE)
     call = await upstream.call()
     call.wire.pause_reading()
-    taken = await taken_from(client.wire)
-    assert taken < BETWEEN
+    taken = await send_until_stalled(client.wire, PIECE, limit=2 * BUFFERED_LIMIT)
+    assert taken < BUFFERED_LIMIT
     call.wire.resume_reading()
-    # The piece that was sent first, and the one that was not taken any more.
-    crossed = len(call.head.raw) + taken + 2 * len(PIECE)
-    await until(lambda: len(call.wire.received) == crossed)
+    # The first piece, and the one that was not taken.
+    received = len(call.head.raw) + taken + 2 * len(PIECE)
+    await until(lambda: len(call.wire.received) == received)
     assert call.wire.received.endswith(PIECE * (taken // len(PIECE) + 2))
 
 
-async def test_slow_client_pauses_the_download(
-    gate: StartGate, upstream: Upstream
-) -> None:
+async def test_slow_client_pauses_the_download(gate: StartGate, upstream: Upstream) -> None:
     client = await (await gate()).send(get("/v1/files/f-1/content"))
     call = await upstream.call()
-    call.send(response_head(f"Content-Length: {3 * BETWEEN}", "Content-Type: audio/mpeg"))
+    call.send(response_head(f"Content-Length: {3 * BUFFERED_LIMIT}", "Content-Type: audio/mpeg"))
     await client.head()
     client.wire.pause_reading()
-    taken = await taken_from(call.wire)
-    assert taken < BETWEEN
+    taken = await send_until_stalled(call.wire, PIECE, limit=2 * BUFFERED_LIMIT)
+    assert taken < BUFFERED_LIMIT
     client.wire.resume_reading()
     sent = PIECE * (taken // len(PIECE) + 1)
     await until(lambda: client.wire.received.endswith(sent))
@@ -255,7 +239,7 @@ async def test_slow_client_pauses_the_download(
 
 
 async def test_end_that_the_parser_held_back_arrives(gate: StartGate, upstream: Upstream) -> None:
-    """Small chunks that came at once are as many as pause the reading."""
+    """Enough small chunks at once pause the reading."""
     running = await gate()
     number = INITIAL_READ_BUFFER // 16 + 1
     for size in range(number - 3, number + 3):
@@ -271,13 +255,15 @@ async def test_end_that_the_parser_held_back_arrives(gate: StartGate, upstream: 
         assert (await client.response()).status == 200
 
 
-@pytest.mark.parametrize("asks", [False, True], ids=["sent at once", "asks before"])
-async def test_form_arrives_byte_for_byte(gate: StartGate, upstream: Upstream, asks: bool) -> None:
-    lines = [MULTIPART, *(["Expect: 100-continue"] if asks else [])]
+@pytest.mark.parametrize("expects", [False, True], ids=["sent at once", "100-continue"])
+async def test_form_arrives_byte_for_byte(
+    gate: StartGate, upstream: Upstream, expects: bool
+) -> None:
+    lines = [MULTIPART, *(["Expect: 100-continue"] if expects else [])]
     client = await (await gate()).send(
         request("POST", "/v1/files", *lines, f"Content-Length: {len(FORM)}")
     )
-    if asks:
+    if expects:
         assert (await client.head()).raw == CONTINUE
     client.send(FORM)
     call = await upstream.call()
@@ -288,22 +274,22 @@ async def test_form_arrives_byte_for_byte(gate: StartGate, upstream: Upstream, a
     assert (await client.response()).status == 200
 
 
-@pytest.mark.parametrize("asks", [False, True], ids=["sent at once", "asks before"])
+@pytest.mark.parametrize("expects", [False, True], ids=["sent at once", "100-continue"])
 async def test_queued_upload_arrives_complete(
-    gate: StartGate, upstream: Upstream, asks: bool
+    gate: StartGate, upstream: Upstream, expects: bool
 ) -> None:
-    """Whether its beginning has been read ahead, or nothing of it asked for yet."""
+    """Whether its start has been read ahead or the client still waits for a 100."""
     running = await gate(CONCURRENCY_LIMIT=1)
     first = await running.send(get("/v1/holder"))
     holder = await upstream.call()
-    lines = [MULTIPART, *(["Expect: 100-continue"] if asks else [])]
+    lines = [MULTIPART, *(["Expect: 100-continue"] if expects else [])]
     body = PIECE * 8
     head = request("POST", "/v1/files", *lines, f"Content-Length: {len(body)}")
-    client = await running.send(head, b"" if asks else body)
-    await running.wait_until(waiters=1, held_bytes=0 if asks else 512 << 10)
+    client = await running.send(head, b"" if expects else body)
+    await running.wait_until(waiters=1, held_bytes=0 if expects else 512 << 10)
     await holder.respond(response())
     await first.response()
-    if asks:
+    if expects:
         assert (await client.head()).raw == CONTINUE
         client.send(body)
     call = await upstream.call()
@@ -352,21 +338,21 @@ async def test_upload_that_grows_too_large_is_refused_while_it_is_sent(
 
 async def test_broken_upload_does_not_affect_another(gate: StartGate, upstream: Upstream) -> None:
     running = await gate()
-    whole = await running.send(START_CHUNKED, chunk(FORM[:1000]))
+    intact = await running.send(START_CHUNKED, chunk(FORM[:1000]))
     call = await upstream.call()
     await call.expect_body(FORM[:1000])
     for ending in (b"", b"zz\r\n", b"5\r\n123"):
-        await breaks(running, upstream, ending)
-        whole.send(chunk(FORM[1000:2000]))
+        await break_upload(running, upstream, ending)
+        intact.send(chunk(FORM[1000:2000]))
         await call.expect_body(FORM[1000:2000])
-    whole.send(chunk(FORM[2000:]), LAST_CHUNK)
+    intact.send(chunk(FORM[2000:]), LAST_CHUNK)
     assert await call.read_rest() == FORM[2000:]
     await call.respond(response())
-    assert (await whole.response()).status == 200
+    assert (await intact.response()).status == 200
 
 
-async def breaks(running: Gate, upstream: Upstream, ending: bytes) -> None:
-    """An upload that ends so; upstream is never told that it had all of it."""
+async def break_upload(running: Gate, upstream: Upstream, ending: bytes) -> None:
+    """An upload with such an end; upstream never sees a complete body."""
     client = await running.send(START_CHUNKED, chunk(FORM[:1000]))
     call = await upstream.call()
     await call.expect_body(FORM[:1000])
@@ -390,7 +376,7 @@ TWO_RANGES = (
     b"\r\n--THIS_STRING_SEPARATES--\r\n"
 )
 
-ANSWERS = {
+RESPONSES = {
     "file": ("200 OK", ["Content-Type: application/octet-stream"], PICTURE),
     "picture": ("200 OK", ["Content-Type: image/png", "Accept-Ranges: bytes"], PICTURE),
     "range": (
@@ -404,14 +390,18 @@ ANSWERS = {
         ["Content-Range: bytes */102408", "Content-Type: application/json"],
         b'{"error": {}}',
     ),
-    "packed": ("200 OK", ["Content-Encoding: gzip", "Content-Type: text/csv"], b"\x1f\x8b\x08x"),
-    "nothing": ("200 OK", ["Content-Type: audio/mpeg"], b""),
+    "compressed": (
+        "200 OK",
+        ["Content-Encoding: gzip", "Content-Type: text/csv"],
+        b"\x1f\x8b\x08x",
+    ),
+    "empty": ("200 OK", ["Content-Type: audio/mpeg"], b""),
 }
 ADDED = {"x-rustygate-queued-ms", "x-rustygate-attempts", "server-timing", "date", "server"}
 
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
-@pytest.mark.parametrize(("status", "lines", "body"), ANSWERS.values(), ids=ANSWERS)
+@pytest.mark.parametrize(("status", "lines", "body"), RESPONSES.values(), ids=RESPONSES)
 async def test_binary_response_arrives_byte_for_byte(
     gate: StartGate, upstream: Upstream, status: str, lines: list[str], body: bytes, chunked: bool
 ) -> None:
@@ -425,9 +415,9 @@ async def test_binary_response_arrives_byte_for_byte(
     call.send(LAST_CHUNK if chunked else b"")
     got = await client.response()
     assert (got.head.start, got.body) == (f"HTTP/1.1 {status}", body)
-    crossed = [line for line in got.head.fields if line[0] not in ADDED]
+    passed = [line for line in got.head.fields if line[0] not in ADDED]
     sent = [tuple(line.lower().split(": ", 1)) for line in [*lines, framing]]
-    assert sorted((name, value.lower()) for name, value in crossed) == sorted(sent)
+    assert sorted((name, value.lower()) for name, value in passed) == sorted(sent)
 
 
 async def test_speech_passes_as_it_is_generated(gate: StartGate, upstream: Upstream) -> None:

@@ -42,12 +42,12 @@ MEGABYTE = 1 << 20
 
 async def test_websocket_is_in_flight_until_it_ends(gate: StartGate, upstream: Upstream) -> None:
     running = await gate(CONCURRENCY_LIMIT=1)
-    client, far = await open_websocket(running, upstream)
+    client, server = await open_websocket(running, upstream)
     waiting = await running.send(handshake())
     await running.wait_until(in_flight=1, waiters=1)
     client.close()
-    await far.close_frame()
-    far.close()
+    await server.close_frame()
+    server.close()
     await client.close_frame()
     call = await upstream.call()
     call.send(handshake_response(call.head))
@@ -55,7 +55,7 @@ async def test_websocket_is_in_flight_until_it_ends(gate: StartGate, upstream: U
     await running.wait_until(in_flight=1, waiters=0)
 
 
-async def test_websocket_takes_a_unit_and_may_wait_in_vain(
+async def test_websocket_costs_a_request_and_can_time_out_in_the_queue(
     gate: StartGate, upstream: Upstream
 ) -> None:
     running = await gate(RATE_LIMIT="0.001", RATE_LIMIT_BURST=1)
@@ -64,7 +64,7 @@ async def test_websocket_takes_a_unit_and_may_wait_in_vain(
     assert (got.status, got.reason) == (429, "queue_timeout")
 
 
-async def test_client_that_leaves_the_queue_frees_its_place(
+async def test_client_disconnect_in_the_queue_frees_its_place(
     gate: StartGate, upstream: Upstream
 ) -> None:
     running = await gate(CONCURRENCY_LIMIT=1)
@@ -76,7 +76,7 @@ async def test_client_that_leaves_the_queue_frees_its_place(
     assert len(upstream.calls) == 1
 
 
-async def test_client_that_leaves_during_the_opening_takes_it_along(
+async def test_client_disconnect_during_the_handshake_ends_it_upstream(
     gate: StartGate, upstream: Upstream
 ) -> None:
     running = await gate()
@@ -92,7 +92,7 @@ async def test_client_that_leaves_during_the_opening_takes_it_along(
 
 PIECES: dict[str, list[tuple[bytes, int, bool]]] = {
     "text": [(b"hello", TEXT, True)],
-    "umlaut": [("\N{LATIN SMALL LETTER A WITH DIAERESIS}".encode(), TEXT, True)],
+    "not ASCII": [("\N{LATIN SMALL LETTER A WITH DIAERESIS}".encode(), TEXT, True)],
     "binary": [(bytes(range(256)), BINARY, True)],
     "empty": [(b"", TEXT, True), (b"", BINARY, True)],
     "large": [(b"x" * MEGABYTE, BINARY, True)],
@@ -105,60 +105,65 @@ PIECES: dict[str, list[tuple[bytes, int, bool]]] = {
 
 
 @pytest.mark.parametrize("pieces", PIECES.values(), ids=PIECES)
-@pytest.mark.parametrize("way", ["up", "down"])
-async def test_frames_pass_as_they_are(
-    gate: StartGate, upstream: Upstream, way: str, pieces: list[tuple[bytes, int, bool]]
+@pytest.mark.parametrize("direction", ["up", "down"])
+async def test_frames_pass_unchanged(
+    gate: StartGate, upstream: Upstream, direction: str, pieces: list[tuple[bytes, int, bool]]
 ) -> None:
-    client, far = await open_websocket(await gate(), upstream)
-    sender, taker = (client, far) if way == "up" else (far, client)
+    client, server = await open_websocket(await gate(), upstream)
+    sender, receiver = (client, server) if direction == "up" else (server, client)
     for payload, opcode, final in pieces:
         sender.send(payload, opcode, final=final)
-        assert await taker.frame() == Frame(opcode, payload, final)
+        assert await receiver.frame() == Frame(opcode, payload, final)
 
 
-async def test_mask_of_the_client_is_kept(gate: StartGate, upstream: Upstream) -> None:
-    client, far = await open_websocket(await gate(), upstream)
+async def test_client_mask_passes_unchanged(gate: StartGate, upstream: Upstream) -> None:
+    client, server = await open_websocket(await gate(), upstream)
     client.send(b"hello")
-    assert (await far.frame()).raw == frame(b"hello", mask=MASK)
+    assert (await server.frame()).raw == frame(b"hello", mask=MASK)
 
 
-async def test_frame_that_comes_in_bytes_passes(gate: StartGate, upstream: Upstream) -> None:
-    client, far = await open_websocket(await gate(), upstream)
-    for data, sender, taker in (
-        (frame(b"x" * 200, mask=MASK), client, far),
-        (frame(b"y" * 200), far, client),
+async def test_frame_that_arrives_byte_by_byte_passes(gate: StartGate, upstream: Upstream) -> None:
+    client, server = await open_websocket(await gate(), upstream)
+    for data, sender, receiver in (
+        (frame(b"x" * 200, mask=MASK), client, server),
+        (frame(b"y" * 200), server, client),
     ):
         for byte in data:
             await sender.wire.send_all(bytes([byte]))
-        assert (await taker.frame()).raw == data
+        assert (await receiver.frame()).raw == data
 
 
-async def test_payload_does_not_wait_for_its_end(gate: StartGate, upstream: Upstream) -> None:
-    client, far = await open_websocket(await gate(), upstream)
+async def test_start_of_a_payload_passes_before_its_end(
+    gate: StartGate, upstream: Upstream
+) -> None:
+    client, server = await open_websocket(await gate(), upstream)
     data = frame(b"x" * 100_000)
-    far.wire.send(data[:50_000])
+    server.wire.send(data[:50_000])
     async with soon():
         assert len(await client.wire.read_some()) > 0
-    far.wire.send(data[50_000:])
+    server.wire.send(data[50_000:])
 
 
 @pytest.mark.parametrize("count", [1, 50])
-async def test_what_comes_with_the_agreement_is_not_lost(
+async def test_frames_that_arrive_with_the_handshake_are_not_lost(
     gate: StartGate, upstream: Upstream, count: int
 ) -> None:
     early = [b"x" * 3000 + b"%d" % number for number in range(count)]
-    asked = handshake() + b"".join(frame(text, mask=MASK) for text in early)
-    client = await (await gate()).send(asked)
+    request = handshake() + b"".join(frame(text, mask=MASK) for text in early)
+    client = await (await gate()).send(request)
     call = await upstream.call()
     call.send(handshake_response(call.head), *map(frame, early))
     assert (await client.head()).status == 101
-    near, far = WebSocketEnd(client.wire, masks=True), WebSocketEnd(call.wire, masks=False)
+    client_end, server = (
+        WebSocketEnd(client.wire, masks=True),
+        WebSocketEnd(call.wire, masks=False),
+    )
     for text in early:
-        await near.expect(text)
-        await far.expect(text)
+        await client_end.expect(text)
+        await server.expect(text)
 
 
-async def test_whole_conversation_may_come_with_the_agreement(
+async def test_whole_conversation_can_arrive_with_the_handshake(
     gate: StartGate, upstream: Upstream
 ) -> None:
     running = await gate()
@@ -167,33 +172,33 @@ async def test_whole_conversation_may_come_with_the_agreement(
     call.send(handshake_response(call.head), frame(b"only"), frame(close_payload(1000), CLOSE))
     call.close()
     assert (await client.head()).status == 101
-    near = WebSocketEnd(client.wire, masks=True)
-    await near.expect(b"only")
-    assert (await near.close_frame()).code == 1000
-    assert await near.ended() == "closed"
+    client_end = WebSocketEnd(client.wire, masks=True)
+    await client_end.expect(b"only")
+    assert (await client_end.close_frame()).code == 1000
+    assert await client_end.ended() == "closed"
     assert (await running.settled())[0]["outcome"] == "ok"
 
 
-async def test_silence_does_not_end_it(gate: StartGate, upstream: Upstream) -> None:
-    """Others are given up meanwhile, one after the other."""
+async def test_silent_websocket_stays_open(gate: StartGate, upstream: Upstream) -> None:
+    """Three other requests time out meanwhile."""
     running = await gate(UPSTREAM_READ_TIMEOUT=0.2)
-    client, far = await open_websocket(running, upstream)
+    client, server = await open_websocket(running, upstream)
     for _ in range(3):
         assert (await running.request(get())).status == 504
     client.send(b"still here")
-    await far.expect(b"still here")
-    far.send(b"me too")
+    await server.expect(b"still here")
+    server.send(b"me too")
     await client.expect(b"me too")
 
 
-async def test_compressed_frames_pass_as_they_are(gate: StartGate, upstream: Upstream) -> None:
-    client, far = await open_websocket(await gate(), upstream, compressed=True)
-    for sender, taker in ((client, far), (far, client)):
+async def test_compressed_frames_pass_unchanged(gate: StartGate, upstream: Upstream) -> None:
+    client, server = await open_websocket(await gate(), upstream, compressed=True)
+    for sender, receiver in ((client, server), (server, client)):
         sender.send(b"\xaaV\xca\xff", TEXT, reserved=4)
-        assert await taker.frame() == Frame(TEXT, b"\xaaV\xca\xff", reserved=4)
+        assert await receiver.frame() == Frame(TEXT, b"\xaaV\xca\xff", reserved=4)
 
 
-async def test_compression_that_upstream_declines_is_declined(
+async def test_compression_is_declined_if_upstream_declines_it(
     gate: StartGate, upstream: Upstream
 ) -> None:
     client, call = await accept_handshake(await gate(), upstream, request=handshake(COMPRESSION))
@@ -201,15 +206,15 @@ async def test_compression_that_upstream_declines_is_declined(
     assert "sec-websocket-extensions" not in await client.head()
 
 
-async def test_many_at_once_do_not_mix(gate: StartGate, upstream: Upstream) -> None:
+async def test_concurrent_websockets_do_not_mix(gate: StartGate, upstream: Upstream) -> None:
     running = await gate()
     pairs = [await open_websocket(running, upstream) for _ in range(50)]
     assert running.snapshot()["in_flight"] == 50
-    for number, (client, far) in enumerate(pairs):
+    for number, (client, server) in enumerate(pairs):
         client.send(b"up %d" % number)
-        far.send(b"down %d" % number)
-    for number, (client, far) in enumerate(pairs):
-        await far.expect(b"up %d" % number)
+        server.send(b"down %d" % number)
+    for number, (client, server) in enumerate(pairs):
+        await server.expect(b"up %d" % number)
         await client.expect(b"down %d" % number)
 
 
@@ -218,20 +223,20 @@ binaries = st.tuples(st.just(BINARY), st.binary(max_size=2000) | st.just(b"\xff"
 messages = st.lists(st.tuples(st.booleans(), texts | binaries), max_size=12)
 
 
-async def test_whatever_is_said_arrives(gate: StartGate, upstream: Upstream) -> None:
-    client, far = await open_websocket(await gate(), upstream)
+async def test_any_messages_arrive(gate: StartGate, upstream: Upstream) -> None:
+    client, server = await open_websocket(await gate(), upstream)
     loop = asyncio.get_running_loop()
 
-    async def say(said: list[tuple[bool, tuple[int, bytes]]]) -> None:
-        for up, (opcode, payload) in said:
-            (client if up else far).send(payload, opcode)
-        for up, (opcode, payload) in said:
-            await (far if up else client).expect(payload, opcode)
+    async def exchange(sent: list[tuple[bool, tuple[int, bytes]]]) -> None:
+        for up, (opcode, payload) in sent:
+            (client if up else server).send(payload, opcode)
+        for up, (opcode, payload) in sent:
+            await (server if up else client).expect(payload, opcode)
 
     @settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
     @given(messages)
-    def law(said: list[tuple[bool, tuple[int, bytes]]]) -> None:
-        asyncio.run_coroutine_threadsafe(say(said), loop).result()
+    def law(sent: list[tuple[bool, tuple[int, bytes]]]) -> None:
+        asyncio.run_coroutine_threadsafe(exchange(sent), loop).result()
 
     await asyncio.to_thread(law)
 
@@ -239,26 +244,26 @@ async def test_whatever_is_said_arrives(gate: StartGate, upstream: Upstream) -> 
 # Backpressure.
 
 
-@pytest.mark.parametrize("way", ["up", "down"])
+@pytest.mark.parametrize("direction", ["up", "down"])
 async def test_side_that_does_not_read_pauses_the_other(
-    gate: StartGate, upstream: Upstream, way: str
+    gate: StartGate, upstream: Upstream, direction: str
 ) -> None:
     running = await gate()
-    client, far = await open_websocket(running, upstream)
-    sender, taker = (client, far) if way == "up" else (far, client)
-    piece = frame(b"x" * 60_000, BINARY, mask=MASK if way == "up" else b"")
-    taker.wire.pause_reading()
+    client, server = await open_websocket(running, upstream)
+    sender, receiver = (client, server) if direction == "up" else (server, client)
+    piece = frame(b"x" * 60_000, BINARY, mask=MASK if direction == "up" else b"")
+    receiver.wire.pause_reading()
     sent = await send_until_stalled(sender.wire, piece)
     assert sent < 12 * MEGABYTE
-    # The other way is open.
-    taker.send(b"meanwhile")
+    # The other direction stays open.
+    receiver.send(b"meanwhile")
     await sender.expect(b"meanwhile")
-    taker.wire.resume_reading()
+    receiver.wire.resume_reading()
     for _ in range(sent // len(piece)):
-        await taker.expect(b"x" * 60_000, BINARY)
+        await receiver.expect(b"x" * 60_000, BINARY)
 
 
-async def test_client_that_does_not_even_read_its_answer_pauses_upstream(
+async def test_client_that_does_not_read_the_handshake_response_pauses_upstream(
     gate: StartGate, upstream: Upstream
 ) -> None:
     client = await (await gate()).connect(receive_buffer=4096)
@@ -271,17 +276,17 @@ async def test_client_that_does_not_even_read_its_answer_pauses_upstream(
     assert sent < 12 * MEGABYTE
     client.wire.resume_reading()
     await client.head()
-    near = WebSocketEnd(client.wire, masks=True)
+    client_end = WebSocketEnd(client.wire, masks=True)
     for _ in range(sent // len(piece)):
-        await near.expect(b"x" * 60_000, BINARY)
+        await client_end.expect(b"x" * 60_000, BINARY)
 
 
-async def test_client_that_leaves_while_it_is_not_read_is_missed(
+async def test_client_reset_is_noticed_while_its_reading_is_paused(
     gate: StartGate, upstream: Upstream
 ) -> None:
     running = await gate()
-    client, far = await open_websocket(running, upstream)
-    far.wire.pause_reading()
+    client, server = await open_websocket(running, upstream)
+    server.wire.pause_reading()
     await send_until_stalled(client.wire, frame(b"x" * 60_000, BINARY, mask=MASK))
     client.wire.reset()
     await running.wait_until(in_flight=0)
@@ -291,18 +296,16 @@ async def test_client_that_leaves_while_it_is_not_read_is_missed(
 # Log and tokens.
 
 
-async def test_websocket_settles_with_one_line(
-    gate: StartGate, upstream: Upstream, log: Log
-) -> None:
+async def test_websocket_logs_one_line(gate: StartGate, upstream: Upstream, log: Log) -> None:
     running = await gate()
-    client, far = await open_websocket(running, upstream)
+    client, server = await open_websocket(running, upstream)
     client.send(b"a secret of the client")
-    await far.expect(b"a secret of the client")
-    far.send(b"a secret of upstream")
+    await server.expect(b"a secret of the client")
+    server.send(b"a secret of upstream")
     await client.expect(b"a secret of upstream")
     client.close(4000, "a secret reason")
-    await far.close_frame()
-    far.close(4000)
+    await server.close_frame()
+    server.close(4000)
     await client.close_frame()
     [line] = await running.settled()
     assert (line["method"], line["path"], line["status"]) == ("GET", "/v1/realtime", 101)
@@ -312,29 +315,29 @@ async def test_websocket_settles_with_one_line(
     assert "secret" not in log.text
 
 
-async def test_tokens_of_a_conversation_add_up(gate: StartGate, upstream: Upstream) -> None:
+async def test_tokens_of_all_responses_add_up(gate: StartGate, upstream: Upstream) -> None:
     running = await gate()
-    client, far = await open_websocket(running, upstream)
+    client, server = await open_websocket(running, upstream)
     done = b'{"type": "response.done", "response": {"usage": %b}, "event_id": "event_1"}'
     usage = b'{"total_tokens": 5, "input_tokens": 3, "output_tokens": 2}'
-    far.send(b'{"type": "response.created", "response": {"usage": null}}')
-    far.wire.send(frame(done % usage) * 2)
-    far.send(done[:30], final=False)
-    far.send((done % usage)[30:], CONTINUATION)
-    far.close()
+    server.send(b'{"type": "response.created", "response": {"usage": null}}')
+    server.wire.send(frame(done % usage) * 2)
+    server.send(done[:30], final=False)
+    server.send((done % usage)[30:], CONTINUATION)
+    server.close()
     while (await client.frame()).opcode != CLOSE:
         pass
     client.close()
-    await far.close_frame()
+    await server.close_frame()
     [line] = await running.settled()
     assert (line["tokens_in"], line["tokens_out"]) == (9, 6)
 
 
-async def test_tokens_of_a_conversation_are_paid_for(gate: StartGate, upstream: Upstream) -> None:
+async def test_tokens_of_a_websocket_are_settled(gate: StartGate, upstream: Upstream) -> None:
     running = await gate(TOKENS_PER_MINUTE=60, RATE_LIMIT_TIMEOUT=1)
-    client, far = await open_websocket(running, upstream)
-    far.send(b'{"response": {"usage": {"input_tokens": 30, "output_tokens": 30}}}')
-    far.close()
+    client, server = await open_websocket(running, upstream)
+    server.send(b'{"response": {"usage": {"input_tokens": 30, "output_tokens": 30}}}')
+    server.close()
     await client.frame()
     await client.close_frame()
     client.close()

@@ -24,7 +24,7 @@ from tests.support.websocket import (
 
 @pytest.fixture
 async def echo(_no_task_is_left: None) -> AsyncIterator[str]:
-    """A server of aiohttp's that sends back what it gets; its value is the base URL."""
+    """An aiohttp server that echoes each message; the value is its base URL."""
 
     async def handle(request: web.Request) -> web.WebSocketResponse:
         socket = web.WebSocketResponse(protocols=("realtime",), max_msg_size=0)
@@ -45,11 +45,11 @@ async def echo(_no_task_is_left: None) -> AsyncIterator[str]:
     await runner.cleanup()
 
 
-SAID: list[str | bytes] = ["hello", "", b"\x00\xff", b"", "\N{GRINNING FACE}" * 100_000]
+MESSAGES: list[str | bytes] = ["hello", "", b"\x00\xff", b"", "\N{GRINNING FACE}" * 100_000]
 
 
 @pytest.mark.parametrize("compression", ["deflate", None])
-async def test_websockets_package_talks_through_the_gate(
+async def test_websockets_package_connects_through_the_gate(
     gate: StartGate, echo: str, compression: str | None
 ) -> None:
     running = await gate(OPENAI_BASE_URL=echo)
@@ -62,18 +62,20 @@ async def test_websockets_package_talks_through_the_gate(
     ):
         assert socket.subprotocol == "realtime"
         assert len(socket.protocol.extensions) == (compression is not None)
-        for message in SAID:
+        for message in MESSAGES:
             await socket.send(message)
             assert await socket.recv() == message
         await (await socket.ping(b"x"))
         await socket.close(4001, "done")
-        # What aiohttp answers to any code.
+        # aiohttp responds to any code with this one.
         assert socket.close_code == 1000
     assert (await running.settled())[0]["outcome"] == "ok"
 
 
 @pytest.mark.parametrize("compress", [15, 0])
-async def test_aiohttp_talks_through_the_gate(gate: StartGate, echo: str, compress: int) -> None:
+async def test_aiohttp_connects_through_the_gate(
+    gate: StartGate, echo: str, compress: int
+) -> None:
     running = await gate(OPENAI_BASE_URL=echo)
     async with (
         soon(),
@@ -83,7 +85,7 @@ async def test_aiohttp_talks_through_the_gate(gate: StartGate, echo: str, compre
         ) as socket,
     ):
         assert bool(socket.compress) == bool(compress)
-        for message in SAID:
+        for message in MESSAGES:
             await (
                 socket.send_str(message)
                 if isinstance(message, str)
@@ -94,7 +96,7 @@ async def test_aiohttp_talks_through_the_gate(gate: StartGate, echo: str, compre
     assert (await running.settled())[0]["outcome"] == "ok"
 
 
-async def test_websockets_package_is_told_why_it_is_refused(
+async def test_websockets_package_sees_the_refused_handshake(
     gate: StartGate, upstream: Upstream
 ) -> None:
     upstream.reply = response(b"no", "x-own: 1", status="403 Forbidden")
@@ -105,7 +107,9 @@ async def test_websockets_package_is_told_why_it_is_refused(
     assert (refused.status_code, refused.body, refused.headers["x-own"]) == (403, b"no", "1")
 
 
-async def test_websockets_package_can_tell_a_break(gate: StartGate, upstream: Upstream) -> None:
+async def test_websockets_package_sees_a_cut_as_code_1006(
+    gate: StartGate, upstream: Upstream
+) -> None:
     running = await gate()
     connecting = asyncio.create_task(
         _connect(f"{running.url}/v1/realtime".replace("http", "ws", 1))
@@ -123,7 +127,7 @@ async def _connect(url: str) -> websockets.ClientConnection:
     return await websockets.connect(url)
 
 
-async def test_openai_s_sdk_talks_through_the_gate(
+async def test_openai_sdk_connects_through_the_gate(
     gate: StartGate, upstream: Upstream, async_client: Callable[..., openai.AsyncOpenAI]
 ) -> None:
     running = await gate()
@@ -131,11 +135,11 @@ async def test_openai_s_sdk_talks_through_the_gate(
     async def serve() -> Call:
         call = await upstream.call()
         call.send(handshake_response(call.head))
-        far = WebSocketEnd(call.wire, masks=False)
-        asked = json.loads((await far.frame()).payload)
-        far.send(json.dumps({"type": "session.updated", "session": asked["session"]}).encode())
-        await far.close_frame()
-        far.close()
+        server = WebSocketEnd(call.wire, masks=False)
+        asked = json.loads((await server.frame()).payload)
+        server.send(json.dumps({"type": "session.updated", "session": asked["session"]}).encode())
+        await server.close_frame()
+        server.close()
         return call
 
     serving = asyncio.create_task(serve())

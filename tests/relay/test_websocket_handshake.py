@@ -26,7 +26,9 @@ from tests.support.websocket import (
 KEY_PROTOCOL = "openai-insecure-api-key."
 
 
-async def test_opening_goes_up_as_a_request_does(gate: StartGate, upstream: Upstream) -> None:
+async def test_handshake_headers_go_upstream_like_those_of_other_requests(
+    gate: StartGate, upstream: Upstream
+) -> None:
     lines = [
         "User-Agent: MyApp/1.0",
         "OpenAI-Beta: realtime=v1",
@@ -60,7 +62,9 @@ async def test_opening_goes_up_as_a_request_does(gate: StartGate, upstream: Upst
     )
 
 
-async def test_answer_comes_down_as_others_do(gate: StartGate, upstream: Upstream) -> None:
+async def test_handshake_response_headers_come_down_like_those_of_other_responses(
+    gate: StartGate, upstream: Upstream
+) -> None:
     lines = ["x-request-id: req_1", "Set-Cookie: a=b", "Date: now", "Server: cloudflare"]
     client, _ = await accept_handshake(await gate(), upstream, *lines)
     head = await client.head()
@@ -82,7 +86,7 @@ async def test_answer_comes_down_as_others_do(gate: StartGate, upstream: Upstrea
     )
 
 
-async def test_client_is_not_answered_before_upstream_agrees(
+async def test_client_gets_no_response_before_upstream_accepts(
     gate: StartGate, upstream: Upstream
 ) -> None:
     running = await gate()
@@ -94,7 +98,7 @@ async def test_client_is_not_answered_before_upstream_agrees(
     assert (await client.head()).status == 101
 
 
-async def test_any_path_may_be_a_websocket(gate: StartGate, upstream: Upstream) -> None:
+async def test_any_path_can_be_a_websocket(gate: StartGate, upstream: Upstream) -> None:
     for target in ("/v1/responses", "/v1/other/path?a=%2F"):
         client, call = await accept_handshake(
             await gate(), upstream, request=handshake(target=target)
@@ -103,7 +107,7 @@ async def test_any_path_may_be_a_websocket(gate: StartGate, upstream: Upstream) 
 
 
 @pytest.mark.parametrize(
-    ("offered", "sent", "chosen", "told"),
+    ("offered", "sent", "chosen", "returned"),
     [
         ("realtime", "realtime", "realtime", "realtime"),
         ("a, b", "a, b", "b", "b"),
@@ -121,21 +125,23 @@ async def test_any_path_may_be_a_websocket(gate: StartGate, upstream: Upstream) 
             f"{KEY_PROTOCOL}{CLIENT_KEY}",
         ),
     ],
-    ids=["one", "the second", "none", "beside a key", "the key"],
+    ids=["one", "the second", "none", "with a key", "the key"],
 )
-async def test_subprotocols_cross_but_keys_are_exchanged(
+async def test_subprotocols_pass_and_keys_are_replaced(
     gate: StartGate,
     upstream: Upstream,
     offered: str,
     sent: str,
     chosen: str | None,
-    told: str | None,
+    returned: str | None,
 ) -> None:
     lines = [] if chosen is None else [f"Sec-WebSocket-Protocol: {chosen}"]
-    asked = handshake(f"Sec-WebSocket-Protocol: {offered}")
-    client, call = await accept_handshake(await gate(), upstream, *lines, request=asked)
+    client_handshake = handshake(f"Sec-WebSocket-Protocol: {offered}")
+    client, call = await accept_handshake(await gate(), upstream, *lines, request=client_handshake)
     assert call.head["sec-websocket-protocol"] == sent
-    assert (await client.head()).all("sec-websocket-protocol") == ([] if told is None else [told])
+    assert (await client.head()).all("sec-websocket-protocol") == (
+        [] if returned is None else [returned]
+    )
     assert CLIENT_KEY.encode() not in call.wire.received
 
 
@@ -148,7 +154,7 @@ async def test_subprotocols_cross_but_keys_are_exchanged(
         handshake().replace(b"GET", b"POST"),
         handshake().replace(b"HTTP/1.1", b"HTTP/1.0"),
     ],
-    ids=["another protocol", "no Connection", "a choice", "POST", "HTTP/1.0"],
+    ids=["another protocol", "no Connection", "two protocols", "POST", "HTTP/1.0"],
 )
 async def test_other_upgrades_are_stripped(
     gate: StartGate, upstream: Upstream, request_: bytes
@@ -171,9 +177,9 @@ async def test_other_upgrades_are_stripped(
         handshake("Content-Length: 2") + b"{}",
         handshake("Transfer-Encoding: chunked") + LAST_CHUNK,
     ],
-    ids=["version", "nothing", "short key", "odd key", "odd protocol", "body", "chunked body"],
+    ids=["version", "no key", "short key", "invalid key", "bad protocol", "body", "chunked body"],
 )
-async def test_malformed_opening_is_refused(
+async def test_malformed_handshake_is_refused(
     gate: StartGate, upstream: Upstream, request_: bytes
 ) -> None:
     got = await (await gate()).request(request_)
@@ -182,7 +188,7 @@ async def test_malformed_opening_is_refused(
     assert upstream.calls == []
 
 
-async def test_connection_of_a_refused_opening_serves_on(
+async def test_connection_serves_requests_after_a_refused_handshake(
     gate: StartGate, upstream: Upstream
 ) -> None:
     upstream.reply = response(b"next")
@@ -191,18 +197,20 @@ async def test_connection_of_a_refused_opening_serves_on(
     assert (await client.request(get())).body == b"next"
 
 
-async def test_page_that_is_not_listed_opens_none(gate: StartGate, upstream: Upstream) -> None:
+async def test_handshake_from_an_origin_that_is_not_listed_is_refused(
+    gate: StartGate, upstream: Upstream
+) -> None:
     running = await gate(CORS_ALLOW_ORIGINS="http://localhost:3000")
     got = await running.request(handshake("Origin: https://elsewhere.example"))
     assert (got.status, got.reason) == (403, "origin_not_allowed")
     assert upstream.calls == []
-    asked = handshake("Origin: http://localhost:3000")
-    client, call = await accept_handshake(running, upstream, request=asked)
+    client_handshake = handshake("Origin: http://localhost:3000")
+    client, call = await accept_handshake(running, upstream, request=client_handshake)
     assert (await client.head()).status == 101
     assert "origin" not in call.head
 
 
-async def test_websocket_elsewhere_is_not_found(gate: StartGate, upstream: Upstream) -> None:
+async def test_websocket_outside_v1_is_not_found(gate: StartGate, upstream: Upstream) -> None:
     got = await (await gate()).request(handshake(target="/realtime"))
     assert (got.status, got.reason) == (404, "not_found")
     assert upstream.calls == []
@@ -221,7 +229,7 @@ async def test_websocket_elsewhere_is_not_found(gate: StartGate, upstream: Upstr
         "503 Service Unavailable",
     ],
 )
-async def test_refusal_of_upstream_passes_whole(
+async def test_error_from_upstream_passes_complete(
     gate: StartGate, upstream: Upstream, status: str
 ) -> None:
     body = b'{"error":  {"message": "no", "code": "insufficient_quota"}}'
@@ -237,7 +245,7 @@ async def test_refusal_of_upstream_passes_whole(
     assert (await running.settled(2))[0]["outcome"] == "ok"
 
 
-async def test_refusal_that_streams_is_streamed(gate: StartGate, upstream: Upstream) -> None:
+async def test_error_from_upstream_streams(gate: StartGate, upstream: Upstream) -> None:
     client = await (await gate()).send(handshake())
     call = await upstream.call()
     call.send(response_head("Transfer-Encoding: chunked", status="403 No"), chunk(b"first"))
@@ -247,7 +255,7 @@ async def test_refusal_that_streams_is_streamed(gate: StartGate, upstream: Upstr
     assert await client.read_rest() == b""
 
 
-async def test_upstream_that_is_busy_is_tried_again(gate: StartGate, upstream: Upstream) -> None:
+async def test_rate_limited_handshake_is_retried(gate: StartGate, upstream: Upstream) -> None:
     client = await (await gate()).send(handshake())
     call = await upstream.call()
     body = b'{"error": {"code": "rate_limit_exceeded"}}'
@@ -263,15 +271,15 @@ async def test_upstream_that_is_busy_is_tried_again(gate: StartGate, upstream: U
     [
         ["Sec-WebSocket-Accept: x"],
         [f"Sec-WebSocket-Accept: {accept_key(CLIENT_NONCE)}"],
-        ["Sec-WebSocket-Protocol: unasked"],
+        ["Sec-WebSocket-Protocol: not-offered"],
         ["Sec-WebSocket-Extensions: permessage-deflate"],
         ["Upgrade: h2c"],
         ["Upgrade: "],
         ["Connection: close"],
     ],
-    ids=["proof", "another's proof", "protocol", "extension", "upgrade", "no upgrade", "close"],
+    ids=["accept", "client's accept", "protocol", "extension", "upgrade", "no upgrade", "close"],
 )
-async def test_agreement_that_does_not_fit_is_an_error(
+async def test_mismatched_101_is_a_502(
     gate: StartGate, upstream: Upstream, lines: list[str]
 ) -> None:
     running = await gate()
@@ -283,16 +291,14 @@ async def test_agreement_that_does_not_fit_is_an_error(
     assert (await running.settled())[0]["outcome"] == "upstream_error"
 
 
-async def test_agreement_to_what_was_no_opening_is_an_error(
-    gate: StartGate, upstream: Upstream
-) -> None:
+async def test_101_for_an_ordinary_request_is_a_502(gate: StartGate, upstream: Upstream) -> None:
     client = await (await gate()).send(get())
     call = await upstream.call()
     call.send(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n")
     assert (await client.response()).reason == "upstream_disconnected"
 
 
-async def test_upstream_that_cannot_be_reached_is_tried_again(
+async def test_handshake_with_unreachable_upstream_is_retried(
     gate: StartGate, upstream: Upstream
 ) -> None:
     sock = loopback_socket()
@@ -303,7 +309,7 @@ async def test_upstream_that_cannot_be_reached_is_tried_again(
     sock.close()
 
 
-async def test_upstream_that_leaves_unanswered_is_tried_again(
+async def test_handshake_without_a_response_is_retried(
     gate: StartGate, upstream: Upstream
 ) -> None:
     client = await (await gate()).send(handshake())
@@ -313,14 +319,12 @@ async def test_upstream_that_leaves_unanswered_is_tried_again(
     assert (await client.head())["x-rustygate-attempts"] == "2"
 
 
-async def test_upstream_that_does_not_answer_is_given_up(
-    gate: StartGate, upstream: Upstream
-) -> None:
+async def test_handshake_times_out(gate: StartGate, upstream: Upstream) -> None:
     got = await (await gate(UPSTREAM_READ_TIMEOUT=0.2)).request(handshake())
     assert (got.status, got.reason) == (504, "upstream_timeout")
 
 
-async def test_pooled_connection_may_become_a_websocket(
+async def test_pooled_connection_can_become_a_websocket(
     gate: StartGate, upstream: Upstream
 ) -> None:
     running = await gate()
@@ -328,7 +332,7 @@ async def test_pooled_connection_may_become_a_websocket(
     first = await upstream.call()
     await first.respond(response())
     await client.response()
-    socket, far = await open_websocket(running, upstream)
-    assert far.wire is first.wire
+    socket, server = await open_websocket(running, upstream)
+    assert server.wire is first.wire
     socket.send(b"hello")
-    await far.expect(b"hello")
+    await server.expect(b"hello")

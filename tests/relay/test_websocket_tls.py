@@ -31,7 +31,7 @@ OpenSecure = Callable[..., Awaitable[tuple[Gate, WebSocketEnd, WebSocketEnd]]]
 async def secure(
     gate: StartGate, authority: Authority, _no_task_is_left: None
 ) -> AsyncIterator[OpenSecure]:
-    """Opens a WebSocket by TLS: the gate and the two ends."""
+    """Opens a WebSocket over TLS; returns the gate and the two ends."""
     upstream = Upstream()
     await upstream.start(authority.server_context("127.0.0.1"))
     trusted = {"SSL_CERT_FILE": authority.file, **authority.issue("127.0.0.1")}
@@ -50,36 +50,36 @@ async def secure(
     await upstream.stop()
 
 
-async def test_frames_and_closes_pass_by_tls(secure: OpenSecure) -> None:
-    running, client, far = await secure()
-    for sender, taker in ((client, far), (far, client)):
+async def test_frames_and_close_frames_pass_over_tls(secure: OpenSecure) -> None:
+    running, client, server = await secure()
+    for sender, receiver in ((client, server), (server, client)):
         for payload in (b"", b"hello", b"x" * MEGABYTE):
             sender.send(payload, BINARY)
-            await taker.expect(payload, BINARY)
+            await receiver.expect(payload, BINARY)
     client.close(4000)
-    assert (await far.close_frame()).code == 4000
-    far.close(4000)
+    assert (await server.close_frame()).code == 4000
+    server.close(4000)
     assert (await client.close_frame()).code == 4000
     assert await client.ended() == "closed"
     assert (await running.settled())[0]["outcome"] == "ok"
 
 
-@pytest.mark.parametrize("way", ["up", "down"])
-async def test_side_that_answers_a_close_and_leaves_ends_it_well_by_tls(
-    secure: OpenSecure, way: str
+@pytest.mark.parametrize("direction", ["up", "down"])
+async def test_close_frame_and_disconnect_end_cleanly_over_tls(
+    secure: OpenSecure, direction: str
 ) -> None:
-    running, client, far = await secure()
-    sender, taker = (client, far) if way == "up" else (far, client)
+    running, client, server = await secure()
+    sender, receiver = (client, server) if direction == "up" else (server, client)
     sender.close()
-    await taker.close_frame()
-    taker.close()
-    taker.wire.close()
+    await receiver.close_frame()
+    receiver.close()
+    receiver.wire.close()
     await sender.close_frame()
     assert await sender.ended() == "closed"
     assert (await running.settled())[0]["outcome"] == "ok"
 
 
-async def test_tls_that_was_closed_twice_holds_nothing(secure: OpenSecure) -> None:
+async def test_tls_transport_closed_twice_has_no_unsent_bytes(secure: OpenSecure) -> None:
     """asyncio forgets then what it had."""
     _, client, _ = await secure()
     client.wire.transport.close()
@@ -87,12 +87,12 @@ async def test_tls_that_was_closed_twice_holds_nothing(secure: OpenSecure) -> No
     assert unsent_bytes(client.wire.transport) == 0
 
 
-async def test_what_was_sent_before_a_break_arrives_by_tls(secure: OpenSecure) -> None:
-    running, client, far = await secure()
+async def test_frames_before_a_disconnect_arrive_over_tls(secure: OpenSecure) -> None:
+    running, client, server = await secure()
     client.wire.pause_reading()
     for number in range(200):
-        far.send(b"x" * 1000 + b"%d" % number)
-    far.wire.close()
+        server.send(b"x" * 1000 + b"%d" % number)
+    server.wire.close()
     client.wire.resume_reading()
     for number in range(200):
         await client.expect(b"x" * 1000 + b"%d" % number)
@@ -100,27 +100,27 @@ async def test_what_was_sent_before_a_break_arrives_by_tls(secure: OpenSecure) -
     assert (await running.settled())[0]["outcome"] == "aborted"
 
 
-@pytest.mark.parametrize("way", ["up", "down"])
-async def test_side_that_does_not_read_pauses_the_other_by_tls(
-    secure: OpenSecure, way: str
+@pytest.mark.parametrize("direction", ["up", "down"])
+async def test_side_that_does_not_read_pauses_the_other_over_tls(
+    secure: OpenSecure, direction: str
 ) -> None:
-    _, client, far = await secure()
-    sender, taker = (client, far) if way == "up" else (far, client)
-    taker.wire.pause_reading()
+    _, client, server = await secure()
+    sender, receiver = (client, server) if direction == "up" else (server, client)
+    receiver.wire.pause_reading()
     # By TLS no limit of 0 is ever kept.
     sender.wire.transport.set_write_buffer_limits(high=1)
-    piece = frame(b"x" * 60_000, BINARY, mask=MASK if way == "up" else b"")
+    piece = frame(b"x" * 60_000, BINARY, mask=MASK if direction == "up" else b"")
     sent = await send_until_stalled(sender.wire, piece)
     assert sent < FLOOD
-    taker.wire.resume_reading()
+    receiver.wire.resume_reading()
     for _ in range(sent // len(piece)):
-        await taker.expect(b"x" * 60_000, BINARY)
+        await receiver.expect(b"x" * 60_000, BINARY)
 
 
-async def test_drain_by_tls_ends_with_going_away(secure: OpenSecure) -> None:
-    running, client, far = await secure(DRAIN_TIMEOUT=0)
+async def test_drain_sends_close_code_1001_over_tls(secure: OpenSecure) -> None:
+    running, client, server = await secure(DRAIN_TIMEOUT=0)
     draining = asyncio.create_task(running.daemon.drain())
-    for side in (client, far):
+    for side in (client, server):
         assert (await side.close_frame()).code == 1001
         side.close(1001)
     async with soon():
@@ -128,20 +128,20 @@ async def test_drain_by_tls_ends_with_going_away(secure: OpenSecure) -> None:
     assert (await running.settled())[0]["reason"] == "draining"
 
 
-async def test_client_whose_frames_are_not_sound_is_ended_by_tls(secure: OpenSecure) -> None:
+async def test_client_violation_ends_both_sides_over_tls(secure: OpenSecure) -> None:
     """TLS has no half of an end, so the client has a moment to leave."""
-    running, client, far = await secure()
+    running, client, server = await secure()
     client.send(b"x", reserved=1)
     assert (await client.close_frame()).code == 1002
-    assert (await far.close_frame()).code == 1001
-    far.close(1001)
+    assert (await server.close_frame()).code == 1001
+    server.close(1001)
     assert (await running.settled())[0]["reason"] == "bad_request"
     assert await client.read_until_end() == b""
 
 
-async def test_client_that_leaves_takes_upstream_along_by_tls(secure: OpenSecure) -> None:
-    running, client, far = await secure()
+async def test_client_disconnect_ends_the_upstream_side_over_tls(secure: OpenSecure) -> None:
+    running, client, server = await secure()
     client.wire.reset()
     await running.wait_until(in_flight=0)
-    assert await far.read_until_end() == b""
+    assert await server.read_until_end() == b""
     assert (await running.settled())[0]["outcome"] == "client_left"

@@ -17,7 +17,7 @@ SHORT, NEVER = 0.05, 0
 KEEPALIVE = b": keep-alive\n"
 
 
-async def opened(
+async def open_stream(
     gate: Gate,
     upstream: Upstream,
     first: bytes = b"data: first\n\n",
@@ -25,7 +25,7 @@ async def opened(
     request: bytes = b"",
     head: bytes = EVENT_STREAM,
 ) -> tuple[Client, Call]:
-    """A stream of which the head and the first bytes have come down."""
+    """A stream whose head and first bytes the client has received."""
     client = await gate.send(request or chat(stream=True))
     call = await upstream.call()
     chunked = b"chunked" in head
@@ -35,15 +35,15 @@ async def opened(
     return client, call
 
 
-async def some_time_passes(gate: Gate, upstream: Upstream) -> None:
-    """Two intervals, as a stream of its own shows by its keepalives."""
-    idle, _ = await opened(gate, upstream)
+async def wait_two_intervals(gate: Gate, upstream: Upstream) -> None:
+    """Wait for two intervals, measured by the keepalives of another stream."""
+    idle, _ = await open_stream(gate, upstream)
     await idle.expect_body(KEEPALIVE)
     await idle.expect_body(KEEPALIVE)
 
 
-async def stalled(gate: Gate, upstream: Upstream) -> tuple[Client, Call]:
-    """A stream whose client reads no more."""
+async def open_stalled(gate: Gate, upstream: Upstream) -> tuple[Client, Call]:
+    """A stream whose client has stopped reading."""
     client = await gate.connect(receive_buffer=4096)
     client.send(chat(stream=True))
     call = await upstream.call()
@@ -54,8 +54,8 @@ async def stalled(gate: Gate, upstream: Upstream) -> tuple[Client, Call]:
     return client, call
 
 
-async def fill(gate: Gate, call: Call) -> None:
-    """Send until the gate holds what its only client does not read."""
+async def fill_buffers(gate: Gate, call: Call) -> None:
+    """Send until the write buffer for the gate's only client is full."""
     server = gate.daemon._runner.server
     assert server is not None
     [connection] = server.connections
