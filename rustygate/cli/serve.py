@@ -26,7 +26,7 @@ def add_arguments(_: argparse.ArgumentParser) -> None:
 
 
 def run(_: argparse.Namespace) -> int:
-    # SIGHUP would end the process while the server is imported and started.
+    # By default SIGHUP would end the process while it imports and starts the server.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     from rustygate.cli.gate_server import running_gate
     from rustygate.downstream.listener import inherited_sockets, with_inherited_address

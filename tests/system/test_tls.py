@@ -151,7 +151,7 @@ async def test_stalled_handshake_is_cut_and_delays_no_other_client(
     client_tls: ssl.SSLContext,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(listener, "HANDSHAKE_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(listener, "TLS_TIMEOUT_S", 0.3)
     running = await gate(**files)
     silent = [await running.connect() for _ in range(20)]
     halfway = await running.send(b"\x16\x03\x01\x02\x00\x01")
