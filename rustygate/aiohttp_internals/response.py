@@ -62,6 +62,6 @@ class RawResponse(web.StreamResponse):
         await request._prepare_hook(self)
         self._keep_alive = self.add_headers(request, writer)
         major, minor = request.version
-        status_line = f"HTTP/{major}.{minor} {self._status} {self._reason}"
-        await writer.write_headers(status_line, self._headers)
+        status_line = f"HTTP/{major}.{minor} {self.status} {self.reason}"
+        await writer.write_headers(status_line, self.headers)
         return writer
