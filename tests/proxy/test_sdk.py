@@ -6,172 +6,30 @@ asynchronous one promises to.
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from time import monotonic
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
 import openai
 import pytest
 
 from tests.conftest import StartGate
 from tests.support import http
-from tests.support.client import Client
-from tests.support.gate import Gate
 from tests.support.http import UPSTREAM_KEY
+from tests.support.sdk import (
+    ENDLESS,
+    HELLO,
+    QUOTA_HEADERS,
+    THREADS,
+    Ask,
+    StartSdk,
+    chat,
+    raw_chat,
+    stats,
+    text_of,
+)
+from tests.support.sdk import response as response_request
 from tests.support.upstream import Upstream
-from tests.support.waiting import soon, until
-from tests.support.wire import Wire
-
-# At most so many blocking calls at a time.
-THREADS = 20
-
-HELLO = [{"role": "user", "content": "Hello, who is there?"}]
-ENDLESS = {"X-Simulate": "tokens=100000,tokens_per_second=100"}
-QUOTA_HEADERS = {
-    f"x-ratelimit-{what}-{kind}"
-    for what in ("limit", "remaining", "reset")
-    for kind in ("requests", "tokens")
-}
-
-Ask = Callable[[Any], Any]
-
-
-class Sdk(Protocol):
-    """A client of one gate, whichever way it works."""
-
-    async def call(self, ask: Ask) -> Any:
-        """What the client answers."""
-
-    async def events(self, ask: Ask) -> list[Any]:
-        """A stream, read to its end."""
-
-    async def glimpse(self, ask: Ask) -> Any:
-        """A stream's first event; then the stream is closed."""
-
-
-StartSdk = Callable[..., Sdk]
-
-
-class Blocking:
-    """`openai.OpenAI`, in threads beside the gate."""
-
-    def __init__(self, client: openai.OpenAI, threads: ThreadPoolExecutor) -> None:
-        self._client = client
-        self._threads = threads
-
-    async def call(self, ask: Ask) -> Any:
-        return await self._in_thread(ask)
-
-    async def events(self, ask: Ask) -> list[Any]:
-        events: list[Any] = await self._in_thread(lambda client: list(ask(client)))
-        return events
-
-    async def glimpse(self, ask: Ask) -> Any:
-        def first(client: openai.OpenAI) -> Any:
-            with ask(client) as stream:
-                return next(iter(stream))
-
-        return await self._in_thread(first)
-
-    async def _in_thread(self, work: Callable[[openai.OpenAI], Any]) -> Any:
-        loop = asyncio.get_running_loop()
-        async with soon():
-            return await loop.run_in_executor(self._threads, work, self._client)
-
-
-class Asynchronous:
-    """`openai.AsyncOpenAI`."""
-
-    def __init__(self, client: openai.AsyncOpenAI) -> None:
-        self._client = client
-
-    async def call(self, ask: Ask) -> Any:
-        async with soon():
-            return await ask(self._client)
-
-    async def events(self, ask: Ask) -> list[Any]:
-        async with soon():
-            return [event async for event in await ask(self._client)]
-
-    async def glimpse(self, ask: Ask) -> Any:
-        async with soon(), await ask(self._client) as stream:
-            return await anext(aiter(stream))
-
-
-@pytest.fixture
-def threads() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor(THREADS) as threads:
-        yield threads
-
-
-@pytest.fixture(params=["blocking", "asynchronous"])
-def sdk(
-    request: pytest.FixtureRequest,
-    threads: ThreadPoolExecutor,
-    openai_client: Callable[..., openai.OpenAI],
-    async_client: Callable[..., openai.AsyncOpenAI],
-) -> StartSdk:
-    """Makes clients of a gate, which do not retry unless they are told to.
-
-    They are spared the CA certificates: nobody speaks TLS here, and reading them takes longer
-    than most tests.
-    """
-
-    def start(gate: Gate, **options: Any) -> Sdk:
-        if request.param == "blocking":
-            http_client = openai.DefaultHttpxClient(verify=False)
-            return Blocking(openai_client(gate, http_client=http_client, **options), threads)
-        async_http_client = openai.DefaultAsyncHttpxClient(verify=False)
-        return Asynchronous(async_client(gate, http_client=async_http_client, **options))
-
-    return start
-
-
-@pytest.fixture
-def simulated(gate: StartGate, simulator: str) -> StartGate:
-    """Starts gates in front of the simulator."""
-
-    def start(**settings: object) -> Awaitable[Gate]:
-        return gate(OPENAI_BASE_URL=simulator, **settings)
-
-    return start
-
-
-def chat(**more: Any) -> Ask:
-    asked = {"model": "gpt-4o", "messages": HELLO} | more
-    return lambda client: client.chat.completions.create(**asked)
-
-
-def raw_chat(**more: Any) -> Ask:
-    asked = {"model": "gpt-4o", "messages": HELLO} | more
-    return lambda client: client.chat.completions.with_raw_response.create(**asked)
-
-
-def response(**more: Any) -> Ask:
-    asked = {"model": "gpt-5", "input": "Hi"} | more
-    return lambda client: client.responses.create(**asked)
-
-
-def text_of(chunks: list[Any]) -> str:
-    """The text of a streamed chat."""
-    choices = [choice for chunk in chunks for choice in chunk.choices]
-    return "".join(choice.delta.content or "" for choice in choices)
-
-
-async def stats(simulator: str) -> dict[str, Any]:
-    """What the simulator saw."""
-    client = Client(await Wire.connect(simulator))
-    try:
-        seen = (await client.request(http.get("/simulator/stats"))).json
-    finally:
-        client.disconnect()
-    assert isinstance(seen, dict)
-    return seen
-
-
-# Chat.
+from tests.support.waiting import soon
 
 
 async def test_chat_is_answered(simulated: StartGate, sdk: StartSdk) -> None:
@@ -229,7 +87,7 @@ async def test_compressed_answer_is_read(simulated: StartGate, sdk: StartSdk) ->
 
 
 async def test_response_is_answered(simulated: StartGate, sdk: StartSdk) -> None:
-    answered = await sdk(await simulated()).call(response(instructions="Be kind."))
+    answered = await sdk(await simulated()).call(response_request(instructions="Be kind."))
     assert answered.status == "completed"
     assert answered.usage.output_tokens == len(answered.output_text.split())
 
@@ -238,8 +96,8 @@ async def test_streamed_response_has_its_events_in_order(
     simulated: StartGate, sdk: StartSdk
 ) -> None:
     client = sdk(await simulated())
-    plain = await client.call(response(max_output_tokens=2))
-    events = await client.events(response(max_output_tokens=2, stream=True))
+    plain = await client.call(response_request(max_output_tokens=2))
+    events = await client.events(response_request(max_output_tokens=2, stream=True))
     assert [event.type for event in events] == [
         "response.created",
         "response.in_progress",
@@ -379,154 +237,3 @@ async def test_stream_closed_early_ends_upstream_too(
             pass
     assert (await stats(simulator))["left"] == 1
     assert (await client.call(chat())).choices
-
-
-# What goes wrong.
-
-
-@pytest.mark.parametrize(
-    ("fault", "kind", "code"),
-    [
-        ("400", openai.BadRequestError, None),
-        ("409", openai.ConflictError, None),
-        ("500", openai.InternalServerError, None),
-        ("insufficient_quota", openai.RateLimitError, "insufficient_quota"),
-    ],
-)
-async def test_upstream_s_error_is_raised_as_its_own(
-    simulated: StartGate, sdk: StartSdk, fault: str, kind: type[openai.APIStatusError], code: str
-) -> None:
-    client = sdk(await simulated())
-    with pytest.raises(kind) as raised:
-        await client.call(chat(extra_headers={"X-Simulate": fault}))
-    assert raised.value.code == code
-    assert raised.value.request_id is not None
-    assert "X-RustyGate-Error" not in raised.value.response.headers
-
-
-async def test_unknown_model_is_not_found(simulated: StartGate, sdk: StartSdk) -> None:
-    client = sdk(await simulated())
-    with pytest.raises(openai.NotFoundError) as raised:
-        await client.call(chat(model="no-such-model"))
-    assert (raised.value.code, raised.value.param) == ("model_not_found", "model")
-
-
-async def test_base_url_without_v1_is_told_so(simulated: StartGate, sdk: StartSdk) -> None:
-    gate = await simulated()
-    client = sdk(gate, base_url=gate.url)
-    with pytest.raises(openai.NotFoundError, match="the API is under /v1/") as raised:
-        await client.call(chat())
-    assert raised.value.response.headers["X-RustyGate-Error"] == "not_found"
-
-
-@pytest.mark.parametrize("ask", [chat, response], ids=["chat", "response"])
-async def test_stream_that_breaks_off_raises(
-    simulated: StartGate, sdk: StartSdk, ask: Callable[..., Ask]
-) -> None:
-    client = sdk(await simulated())
-    with pytest.raises(openai.APIError) as raised:
-        await client.events(ask(stream=True, extra_headers={"X-Simulate": "cut=3"}))
-    assert raised.value.code == "upstream_disconnected"
-
-
-@pytest.mark.parametrize("ask", [chat, response], ids=["chat", "response"])
-async def test_stream_that_breaks_off_inside_an_event_raises(
-    simulated: StartGate, sdk: StartSdk, ask: Callable[..., Ask]
-) -> None:
-    client = sdk(await simulated())
-    with pytest.raises(openai.APIConnectionError):
-        await client.events(ask(stream=True, extra_headers={"X-Simulate": "cut_inside=3"}))
-
-
-async def test_answer_that_breaks_off_raises(simulated: StartGate, sdk: StartSdk) -> None:
-    client = sdk(await simulated())
-    with pytest.raises(openai.APIConnectionError):
-        await client.call(chat(extra_headers={"X-Simulate": "cut"}))
-
-
-# Rate limiting.
-
-
-async def test_ten_at_once_are_served_in_order_as_the_rate_allows(
-    simulated: StartGate, sdk: StartSdk
-) -> None:
-    """Ten times as fast as compose's RATE_LIMIT=1 and RATE_LIMIT_BURST=3."""
-    await warm_up(sdk, await simulated())
-    gate = await simulated(RATE_LIMIT=10, RATE_LIMIT_BURST=3)
-    client = sdk(gate)
-    names = [f"model-{number}" for number in range(10)]
-    began = monotonic()
-    calls = await arriving(gate, [client.call(raw_chat(model=name)) for name in names])
-    answers = [await call for call in calls]
-    took = monotonic() - began
-    assert [answered.parse().model for answered in answers] == names
-    assert 0.7 <= took < 1.4
-    lines = (await gate.settled(11))[1:]
-    waited = [line["model"] for line in lines if line["queued_ms"]]
-    assert waited == names[-len(waited) :]
-    assert int(answers[-1].headers["X-RustyGate-Queued-Ms"]) == lines[-1]["queued_ms"]
-
-
-async def test_two_clients_take_turns(simulated: StartGate, sdk: StartSdk) -> None:
-    """However many requests one of them queued before the other came."""
-    gate = await simulated(CONCURRENCY_LIMIT=1, RATE_LIMIT=20, RATE_LIMIT_BURST=1)
-    holder = await gate.send(http.chat("X-Simulate: stall", "X-RustyGate-Client: holder"))
-    await gate.wait_until(in_flight=1)
-    await gate.send(http.chat("X-RustyGate-Client: next"))
-    await gate.wait_until(waiters=1)
-    many, few = (
-        sdk(gate, default_headers={"X-RustyGate-Client": name}) for name in ("many", "few")
-    )
-    calls = await arriving(gate, [client.call(chat()) for client in [many] * 4 + [few] * 2])
-    holder.disconnect()
-    await asyncio.gather(*calls)
-    served = [line["client"] for line in await gate.settled(8)]
-    assert served == ["holder", "next", "many", "few", "many", "few", "many", "many"]
-
-
-async def test_refusal_is_a_rate_limit_error(simulated: StartGate, sdk: StartSdk) -> None:
-    gate = await simulated(RATE_LIMIT=0.01, RATE_LIMIT_BURST=1, RATE_LIMIT_TIMEOUT=1)
-    client = sdk(gate)
-    await client.call(chat())
-    with pytest.raises(openai.RateLimitError) as raised:
-        await client.call(chat())
-    assert (raised.value.type, raised.value.code) == ("requests", "rate_limit_exceeded")
-    assert raised.value.response.headers["X-RustyGate-Error"] == "queue_timeout"
-    assert 90_000 < int(raised.value.response.headers["retry-after-ms"]) <= 100_000
-
-
-async def test_refused_sdk_comes_back_when_it_was_told_to(
-    simulated: StartGate, sdk: StartSdk
-) -> None:
-    gate = await simulated(RATE_LIMIT=2, RATE_LIMIT_BURST=1, RATE_LIMIT_TIMEOUT=0.05)
-    client = sdk(gate, max_retries=1)
-    await client.call(raw_chat())
-    raw = await client.call(raw_chat())
-    assert raw.retries_taken == 1
-    outcomes = [line["outcome"] for line in await gate.settled(3)]
-    assert outcomes == ["ok", "refused", "ok"]
-
-
-async def warm_up(sdk: StartSdk, gate: Gate) -> None:
-    """Let the SDK do what it does once, at its first call, and takes its time for."""
-    await sdk(gate).call(chat())
-    await gate.settled()
-
-
-async def arriving(gate: Gate, calls: list[Coroutine[Any, Any, Any]]) -> list[asyncio.Task[Any]]:
-    """Start calls, each as soon as the gate knows of the one before."""
-    tasks = []
-    for number, call in enumerate(calls, known_to(gate) + 1):
-        tasks.append(asyncio.create_task(call))
-        await until(partial(knows, gate, number))
-    return tasks
-
-
-def knows(gate: Gate, count: int) -> bool:
-    return known_to(gate) == count
-
-
-def known_to(gate: Gate) -> int:
-    """How many exchanges a gate has in hand, and were settled."""
-    now = gate.snapshot()
-    return now["waiters"] + now["in_flight"] + len(gate.log.exchanges)

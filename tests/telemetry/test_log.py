@@ -17,7 +17,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from loguru import logger
 
-from rustygate.core.log_levels import parse_rust_log
 from rustygate.telemetry.log import configure
 
 INSTANT = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
@@ -38,53 +37,6 @@ def _as_before() -> Iterator[None]:
 
 def written(capfd: pytest.CaptureFixture[str]) -> list[str]:
     return capfd.readouterr().err.splitlines()
-
-
-@pytest.mark.parametrize(
-    ("rust_log", "asked"),
-    [
-        ("info", {"": "INFO"}),
-        ("WARN", {"": "WARNING"}),
-        ("off", {"": False}),
-        ("rustygate=info", {"": "ERROR", "rustygate": "INFO"}),
-        ("rustygate=info,other=debug", {"": "ERROR", "rustygate": "INFO"}),
-        ("other=debug", {"": "ERROR"}),
-        ("warn, rustygate = Debug ,", {"": "WARNING", "rustygate": "DEBUG"}),
-        ("rustygate::proxy=trace,off", {"": False, "rustygate.proxy": "TRACE"}),
-        ("rustygate.proxy=trace,off", {"": False, "rustygate.proxy": "TRACE"}),
-        ("rustygate", {"": "ERROR", "rustygate": "TRACE"}),
-        ("info,debug", {"": "DEBUG"}),
-        ("my-crate::x=info,rustygates=info", {"": "ERROR"}),
-    ],
-)
-def test_directives_are_read(rust_log: str, asked: dict[str, str | bool]) -> None:
-    assert parse_rust_log(rust_log) == asked
-
-
-@pytest.mark.parametrize(
-    "rust_log",
-    [
-        *("", ",", "loud", "warning", "other", "info/regex", "3", "=info", "a b=info", "a=b=info"),
-        *(
-            "rustygate=",
-            "rustygate=loud",
-            "other=loud",
-            "rustygate[span]=info",
-            "rustygate::=info",
-        ),
-    ],
-)
-def test_what_is_no_directive_is_refused(rust_log: str) -> None:
-    with pytest.raises(ValueError, match=r"^no(t a)? directive$"):
-        parse_rust_log(rust_log)
-
-
-@given(st.text())
-def test_directives_are_read_or_refused(rust_log: str) -> None:
-    try:
-        assert "" in parse_rust_log(rust_log)
-    except ValueError:
-        return
 
 
 def lines_of(rust_log: str, name: str, capfd: pytest.CaptureFixture[str]) -> list[str]:

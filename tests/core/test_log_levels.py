@@ -1,0 +1,54 @@
+"""`RUST_LOG` directives."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rustygate.core.log_levels import parse_rust_log
+
+
+@pytest.mark.parametrize(
+    ("rust_log", "asked"),
+    [
+        ("info", {"": "INFO"}),
+        ("WARN", {"": "WARNING"}),
+        ("off", {"": False}),
+        ("rustygate=info", {"": "ERROR", "rustygate": "INFO"}),
+        ("rustygate=info,other=debug", {"": "ERROR", "rustygate": "INFO"}),
+        ("other=debug", {"": "ERROR"}),
+        ("warn, rustygate = Debug ,", {"": "WARNING", "rustygate": "DEBUG"}),
+        ("rustygate::proxy=trace,off", {"": False, "rustygate.proxy": "TRACE"}),
+        ("rustygate.proxy=trace,off", {"": False, "rustygate.proxy": "TRACE"}),
+        ("rustygate", {"": "ERROR", "rustygate": "TRACE"}),
+        ("info,debug", {"": "DEBUG"}),
+        ("my-crate::x=info,rustygates=info", {"": "ERROR"}),
+    ],
+)
+def test_directives_are_read(rust_log: str, asked: dict[str, str | bool]) -> None:
+    assert parse_rust_log(rust_log) == asked
+
+
+@pytest.mark.parametrize(
+    "rust_log",
+    [
+        *("", ",", "loud", "warning", "other", "info/regex", "3", "=info", "a b=info", "a=b=info"),
+        *(
+            "rustygate=",
+            "rustygate=loud",
+            "other=loud",
+            "rustygate[span]=info",
+            "rustygate::=info",
+        ),
+    ],
+)
+def test_what_is_no_directive_is_refused(rust_log: str) -> None:
+    with pytest.raises(ValueError, match=r"^no(t a)? directive$"):
+        parse_rust_log(rust_log)
+
+
+@given(st.text())
+def test_directives_are_read_or_refused(rust_log: str) -> None:
+    try:
+        assert "" in parse_rust_log(rust_log)
+    except ValueError:
+        return

@@ -1,0 +1,66 @@
+"""Fixtures of the tests that send requests through a gate."""
+
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import openai
+import pytest
+
+from tests.conftest import StartGate
+from tests.support.gate import Gate, Log
+from tests.support.hostile import MARK
+from tests.support.sdk import THREADS, Asynchronous, Blocking, Sdk, StartSdk
+
+
+@pytest.fixture
+def no_byte_is_logged(log: Log) -> Iterator[None]:
+    """Of no request, whatever became of it; and nothing is the gate's own fault."""
+    yield
+    assert MARK not in log.text
+    assert "Traceback" not in log.text
+    assert {line["outcome"] for line in log.exchanges} <= {"ok", "refused", "client_left"}
+
+
+@pytest.fixture
+async def running(gate: StartGate) -> Gate:
+    return await gate()
+
+
+@pytest.fixture
+def threads() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(THREADS) as threads:
+        yield threads
+
+
+@pytest.fixture(params=["blocking", "asynchronous"])
+def sdk(
+    request: pytest.FixtureRequest,
+    threads: ThreadPoolExecutor,
+    openai_client: Callable[..., openai.OpenAI],
+    async_client: Callable[..., openai.AsyncOpenAI],
+) -> StartSdk:
+    """Makes clients of a gate, which do not retry unless they are told to.
+
+    They are spared the CA certificates: nobody speaks TLS here, and reading them takes longer
+    than most tests.
+    """
+
+    def start(gate: Gate, **options: Any) -> Sdk:
+        if request.param == "blocking":
+            http_client = openai.DefaultHttpxClient(verify=False)
+            return Blocking(openai_client(gate, http_client=http_client, **options), threads)
+        async_http_client = openai.DefaultAsyncHttpxClient(verify=False)
+        return Asynchronous(async_client(gate, http_client=async_http_client, **options))
+
+    return start
+
+
+@pytest.fixture
+def simulated(gate: StartGate, simulator: str) -> StartGate:
+    """Starts gates in front of the simulator."""
+
+    def start(**settings: object) -> Awaitable[Gate]:
+        return gate(OPENAI_BASE_URL=simulator, **settings)
+
+    return start

@@ -1,0 +1,204 @@
+"""Request bodies: held or streamed, `Expect: 100-continue`, early responses."""
+
+import gzip
+
+import pytest
+
+from tests.conftest import StartGate
+from tests.support.http import (
+    CHAT,
+    CONTINUE,
+    EVENT_STREAM,
+    LAST_CHUNK,
+    chunk,
+    get,
+    post,
+    request,
+    response,
+)
+from tests.support.upstream import Upstream
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"model": "gpt-4o"}',
+        b'  {"model":\n"gpt-4o"}\n\n',
+        b"no JSON at all",
+        b"\x00\xff\xfe",
+        b'{"model": "\\ud800", "n": 1e999}',
+        b"[" * 100_000 + b"]" * 100_000,
+        b'{"n": ' + b"9" * 5000 + b"}",
+        b'["model"]',
+        b'{"model": {"a": 1}, "stream": "yes"}',
+    ],
+    ids=lambda body: repr(body[:24]),
+)
+async def test_held_body_goes_up_as_it_came(
+    gate: StartGate, upstream: Upstream, body: bytes
+) -> None:
+    running = await gate()
+    client = await running.send(post(body))
+    call = await upstream.call()
+    assert await call.read_rest() == body
+    assert call.head["content-length"] == str(len(body))
+    await call.respond(response())
+    assert (await client.response()).status == 200
+
+
+async def test_compressed_request_body_goes_up_as_it_came(
+    gate: StartGate, upstream: Upstream
+) -> None:
+    body = gzip.compress(b'{"model": "gpt-4o"}')
+    client = await (await gate()).send(post(body, "Content-Encoding: gzip"))
+    call = await upstream.call()
+    assert (await call.read_rest(), call.head["content-encoding"]) == (body, "gzip")
+    await call.respond(response())
+    await client.response()
+
+
+@pytest.mark.parametrize(
+    ("lines", "settings"),
+    [
+        (("Content-Type: multipart/form-data; boundary=x",), {}),
+        (("Content-Type: application/json",), {"MAX_BUFFERED_BODY": 10}),
+        (("Content-Type: application/octet-stream",), {"MAX_BUFFERED_BODY": 0}),
+        (("Content-Type: application/json",), {"QUEUE_BYTES": 0}),
+    ],
+    ids=["multipart", "large", "nothing may be held", "no room"],
+)
+async def test_body_that_is_not_held_goes_up_as_it_comes(
+    gate: StartGate, upstream: Upstream, lines: tuple[str, ...], settings: dict[str, int]
+) -> None:
+    running = await gate(**settings)
+    client = await running.send(request("POST", CHAT, *lines, "Content-Length: 24"))
+    for piece in (b"first-piece.", b"second-piece"):
+        client.send(piece)
+        if piece == b"first-piece.":
+            call = await upstream.call()
+            assert call.head["content-length"] == "24"
+            assert "transfer-encoding" not in call.head
+        await call.expect_body(piece)
+    await call.respond(response())
+    assert (await client.response()).status == 200
+    assert running.snapshot()["held_bytes"] == 0
+
+
+async def test_chunked_body_that_is_not_held_stays_chunked(
+    gate: StartGate, upstream: Upstream
+) -> None:
+    running = await gate(MAX_BUFFERED_BODY=4)
+    head = request("POST", CHAT, "Transfer-Encoding: chunked")
+    client = await running.send(head, chunk(b"first-piece."))
+    call = await upstream.call()
+    assert call.head["transfer-encoding"] == "chunked"
+    assert "content-length" not in call.head
+    await call.expect_body(b"first-piece.")
+    client.send(chunk(b"second"), LAST_CHUNK)
+    assert await call.read_rest() == b"second"
+    await call.respond(response())
+    assert (await client.response()).status == 200
+
+
+async def test_chunked_body_that_is_held_goes_up_whole(
+    gate: StartGate, upstream: Upstream
+) -> None:
+    head = request("POST", CHAT, "Transfer-Encoding: chunked", "Content-Type: application/json")
+    client = await (await gate()).send(head, chunk(b'{"a"'), chunk(b": 1}"), LAST_CHUNK)
+    call = await upstream.call()
+    assert await call.read_rest() == b'{"a": 1}'
+    await call.respond(response())
+    assert (await client.response()).status == 200
+
+
+async def test_large_body_crosses_whole(gate: StartGate, upstream: Upstream) -> None:
+    body = bytes(range(256)) * 64 * 1024
+    client = await (await gate()).send(post(body))
+    call = await upstream.call()
+    assert await call.read_rest() == body
+    await call.respond(response(body))
+    assert (await client.response()).body == body
+
+
+async def test_get_with_a_body_keeps_it(gate: StartGate, upstream: Upstream) -> None:
+    client = await (await gate()).send(request("GET", "/v1/x", body=b"{}"))
+    call = await upstream.call()
+    assert await call.read_rest() == b"{}"
+    await call.respond(response())
+    await client.response()
+
+
+# Expect.
+
+
+async def test_expected_json_body_is_asked_for_at_once(
+    gate: StartGate, upstream: Upstream
+) -> None:
+    """Its cost is needed for admission."""
+    running = await gate(RATE_LIMIT="0.001", RATE_LIMIT_BURST=1, RATE_LIMIT_TIMEOUT=3600)
+    upstream.reply = response()
+    await running.request(get())
+    lines = ["Content-Type: application/json", "Expect: 100-continue", "Content-Length: 2"]
+    client = await running.send(request("POST", CHAT, *lines))
+    assert (await client.head()).raw == CONTINUE
+    client.send(b"{}")
+    await running.wait_until(waiters=1)
+
+
+async def test_other_expected_body_is_asked_for_once_admitted(
+    gate: StartGate, upstream: Upstream
+) -> None:
+    running = await gate(CONCURRENCY_LIMIT=1)
+    first = await running.send(get())
+    holder = await upstream.call()
+    lines = ["Content-Type: application/octet-stream", "Expect: 100-continue"]
+    client = await running.send(request("POST", "/v1/files", *lines, "Content-Length: 4"))
+    await running.wait_until(waiters=1)
+    assert client.wire.received == b""
+    await holder.respond(response())
+    await first.response()
+    assert (await client.head()).raw == CONTINUE
+    client.send(b"file")
+    call = await upstream.call()
+    assert await call.read_rest() == b"file"
+    assert "expect" not in call.head
+    await call.respond(response())
+    assert (await client.response()).status == 200
+
+
+async def test_refused_request_is_not_asked_for_its_body(
+    gate: StartGate, upstream: Upstream
+) -> None:
+    lines = ["Content-Type: application/json", "Expect: 100-continue", "Content-Length: 2"]
+    client = await (await gate()).send(request("POST", "/v2/x", *lines))
+    assert (await client.head()).status == 404
+
+
+# Upstream responds in the middle of an upload.
+
+
+async def test_early_answer_passes_at_once_and_ends_the_upload(
+    gate: StartGate, upstream: Upstream
+) -> None:
+    running = await gate()
+    lines = ["Content-Type: multipart/form-data; boundary=x", "Content-Length: 1000000"]
+    client = await running.send(request("POST", "/v1/files", *lines), b"x" * 1000)
+    call = await upstream.call()
+    call.send(response(b'{"error": {}}', status="413 Too Large"))
+    got = await client.response()
+    assert (got.status, got.body, got.reason) == (413, b'{"error": {}}', None)
+    await call.ended()
+
+
+async def test_early_answer_streams_while_the_upload_stands(
+    gate: StartGate, upstream: Upstream
+) -> None:
+    running = await gate()
+    lines = ["Content-Type: multipart/form-data; boundary=x", "Content-Length: 1000000"]
+    client = await running.send(request("POST", "/v1/files", *lines), b"x" * 1000)
+    call = await upstream.call()
+    call.send(EVENT_STREAM, chunk(b"data: 1\n\n"))
+    assert (await client.head()).status == 200
+    await client.expect_body(b"data: 1\n\n")
+    call.send(chunk(b"data: 2\n\n"), LAST_CHUNK)
+    assert await client.read_rest() == b"data: 2\n\n"

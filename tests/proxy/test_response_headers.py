@@ -1,0 +1,122 @@
+"""Statuses and response headers cross as sent, but for a few that are dropped or added."""
+
+import pytest
+
+from tests.conftest import StartGate
+from tests.support.http import (
+    chat,
+    get,
+    response,
+)
+from tests.support.upstream import Upstream
+
+
+@pytest.mark.parametrize(
+    "status",
+    [
+        "200 OK",
+        "201 Created",
+        "200 Fine By Me",
+        "299 Odd",
+        "400 Bad Request",
+        "401 Unauthorized",
+        "404 Not Found",
+        "409 Conflict",
+        "418 I'm a teapot",
+        "500 Internal Server Error",
+        "502 Bad Gateway",
+        "503 Service Unavailable",
+        "504 Gateway Timeout",
+        "599 x",
+    ],
+)
+async def test_upstream_s_own_answer_passes_untouched(
+    gate: StartGate, upstream: Upstream, status: str
+) -> None:
+    body = b'{"error":  {"message": "\xc3\xa4", "code": "own"}}'
+    upstream.reply = response(body, "Content-Type: application/json", "x-own: 1", status=status)
+    got = await (await gate()).request(chat())
+    assert got.head.start == f"HTTP/1.1 {status}"
+    assert (got.body, got.head["x-own"], got.reason) == (body, "1", None)
+    assert got.head["content-type"] == "application/json"
+    assert len(upstream.calls) == 1
+
+
+async def test_answer_headers_cross_as_sent(gate: StartGate, upstream: Upstream) -> None:
+    lines = [
+        "Content-Type: application/json",
+        "Date: Thu, 01 Jan 1970 00:00:00 GMT",
+        "Server: cloudflare",
+        "x-request-id: req_1",
+        "X-Repeated: one",
+        "x-ratelimit-remaining-requests: 9",
+        "X-Repeated: two, three",
+        "X-Blank:",
+        "X-Umlaut: \xc3\xa4",
+        "Vary: Origin",
+        "CF-RAY: x-FRA",
+        'ETag: W/"x"',
+        "X-Repeated: four",
+        "Server-Timing: theirs;dur=1",
+    ]
+    upstream.reply = response(b"{}", *lines)
+    head = (await (await gate()).request(get())).head
+    sent = [tuple(line.split(":", 1)) for line in lines]
+    expected = [(name.lower(), value.strip(" ")) for name, value in sent]
+    added = {"x-rustygate-queued-ms", "x-rustygate-attempts", "content-length"}
+    crossed = [field for field in head.fields if field[0] not in added]
+    timing = [f for f in crossed if f[0] == "server-timing" and f not in expected]
+    assert len(timing) == 1
+    assert sorted(crossed) == sorted([*expected, *timing])
+    assert head.all("x-repeated") == ["one", "two, three", "four"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Set-Cookie: __cf_bm=x; path=/",
+        'Alt-Svc: h3=":443"',
+        "Strict-Transport-Security: max-age=1",
+        "Keep-Alive: timeout=5",
+        "Proxy-Authenticate: Basic",
+        "Trailer: X-T",
+        "Upgrade: h2c",
+        "Connection: X-Hop",
+    ],
+)
+async def test_header_does_not_come_down(gate: StartGate, upstream: Upstream, line: str) -> None:
+    upstream.reply = response(b"{}", line, "X-Hop: 1", "X-Kept: 1")
+    head = (await (await gate()).request(get())).head
+    added = {"x-rustygate-queued-ms", "x-rustygate-attempts", "server-timing", "date", "server"}
+    names = {name for name, _ in head.fields} - added - {"x-hop"}
+    assert names == {"content-length", "x-kept"}
+    assert ("x-hop" in head) == (line != "Connection: X-Hop")
+
+
+async def test_what_the_gate_adds_is_its_own(gate: StartGate, upstream: Upstream) -> None:
+    upstream.reply = response()
+    head = (await (await gate()).request(get())).head
+    assert head["x-rustygate-attempts"] == "1"
+    assert head["x-rustygate-queued-ms"] == "0"
+    queue, upstreams = head["server-timing"].split(", ")
+    assert queue.startswith("queue;dur=")
+    assert upstreams.startswith("upstream;dur=")
+    added = {"x-rustygate-queued-ms", "x-rustygate-attempts", "server-timing", "date", "server"}
+    assert {name for name, _ in head.fields} == added | {"content-length"}
+
+
+@pytest.mark.parametrize("status", ["301 Moved", "302 Found", "307 Temporary", "308 Permanent"])
+async def test_redirect_is_passed_on(gate: StartGate, upstream: Upstream, status: str) -> None:
+    location = "Location: https://elsewhere.example/v1/x?y#z"
+    upstream.reply = response(b"", location, status=status)
+    got = await (await gate()).request(get())
+    assert (got.head.start, got.head["location"]) == (f"HTTP/1.1 {status}", location[10:])
+    assert len(upstream.calls) == 1
+
+
+async def test_cookies_are_not_kept(gate: StartGate, upstream: Upstream) -> None:
+    upstream.reply = response(b"{}", "Set-Cookie: a=b; path=/")
+    running = await gate()
+    await running.request(get())
+    await running.request(get())
+    assert "cookie" not in upstream.calls[1].head

@@ -1,0 +1,57 @@
+"""The gate's own routes, and paths that are not served."""
+
+import pytest
+
+from tests.conftest import StartGate
+from tests.support.http import (
+    get,
+    request,
+)
+from tests.support.upstream import Upstream
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_health_is_ok(gate: StartGate, upstream: Upstream, method: str) -> None:
+    got = await (await gate()).request(request(method, "/health"))
+    assert (got.status, got.body) == (200, b"OK" if method == "GET" else b"")
+    assert got.head["content-type"].startswith("text/plain")
+    assert upstream.calls == []
+
+
+async def test_ready_answers_json(gate: StartGate) -> None:
+    got = await (await gate()).request(get("/ready"))
+    assert got.status == 200
+    assert got.head["content-type"].startswith("application/json")
+    assert isinstance(got.json, dict)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/",
+        "/v1",
+        "/v1?x",
+        "/v1%2fmodels",
+        "/v1%2Fmodels",
+        "/V1/models",
+        "/v2/x",
+        "//v1/models",
+        "/%76%31/models",
+        "/healthz",
+        "/health/",
+        "/ready/x",
+        "/v1models",
+    ],
+)
+async def test_other_paths_are_not_found(gate: StartGate, upstream: Upstream, target: str) -> None:
+    got = await (await gate()).request(get(target))
+    assert (got.status, got.reason) == (404, "not_found")
+    assert got.error["type"] == "invalid_request_error"
+    assert upstream.calls == []
+
+
+@pytest.mark.parametrize("method", ["TRACE", "CONNECT"])
+async def test_method_is_not_forwarded(gate: StartGate, upstream: Upstream, method: str) -> None:
+    client = await (await gate()).send(request(method, "/v1/models"))
+    assert (await client.head()).status == 405
+    assert upstream.calls == []

@@ -1,0 +1,105 @@
+"""The official SDK under the gate's limits."""
+
+import asyncio
+from collections.abc import Coroutine
+from functools import partial
+from time import monotonic
+from typing import Any
+
+import openai
+import pytest
+
+from tests.conftest import StartGate
+from tests.support import http
+from tests.support.gate import Gate
+from tests.support.sdk import (
+    StartSdk,
+    chat,
+    raw_chat,
+)
+from tests.support.waiting import until
+
+
+async def test_ten_at_once_are_served_in_order_as_the_rate_allows(
+    simulated: StartGate, sdk: StartSdk
+) -> None:
+    """Ten times as fast as compose's RATE_LIMIT=1 and RATE_LIMIT_BURST=3."""
+    await warm_up(sdk, await simulated())
+    gate = await simulated(RATE_LIMIT=10, RATE_LIMIT_BURST=3)
+    client = sdk(gate)
+    names = [f"model-{number}" for number in range(10)]
+    began = monotonic()
+    calls = await arriving(gate, [client.call(raw_chat(model=name)) for name in names])
+    answers = [await call for call in calls]
+    took = monotonic() - began
+    assert [answered.parse().model for answered in answers] == names
+    assert 0.7 <= took < 1.4
+    lines = (await gate.settled(11))[1:]
+    waited = [line["model"] for line in lines if line["queued_ms"]]
+    assert waited == names[-len(waited) :]
+    assert int(answers[-1].headers["X-RustyGate-Queued-Ms"]) == lines[-1]["queued_ms"]
+
+
+async def test_two_clients_take_turns(simulated: StartGate, sdk: StartSdk) -> None:
+    """However many requests one of them queued before the other came."""
+    gate = await simulated(CONCURRENCY_LIMIT=1, RATE_LIMIT=20, RATE_LIMIT_BURST=1)
+    holder = await gate.send(http.chat("X-Simulate: stall", "X-RustyGate-Client: holder"))
+    await gate.wait_until(in_flight=1)
+    await gate.send(http.chat("X-RustyGate-Client: next"))
+    await gate.wait_until(waiters=1)
+    many, few = (
+        sdk(gate, default_headers={"X-RustyGate-Client": name}) for name in ("many", "few")
+    )
+    calls = await arriving(gate, [client.call(chat()) for client in [many] * 4 + [few] * 2])
+    holder.disconnect()
+    await asyncio.gather(*calls)
+    served = [line["client"] for line in await gate.settled(8)]
+    assert served == ["holder", "next", "many", "few", "many", "few", "many", "many"]
+
+
+async def test_refusal_is_a_rate_limit_error(simulated: StartGate, sdk: StartSdk) -> None:
+    gate = await simulated(RATE_LIMIT=0.01, RATE_LIMIT_BURST=1, RATE_LIMIT_TIMEOUT=1)
+    client = sdk(gate)
+    await client.call(chat())
+    with pytest.raises(openai.RateLimitError) as raised:
+        await client.call(chat())
+    assert (raised.value.type, raised.value.code) == ("requests", "rate_limit_exceeded")
+    assert raised.value.response.headers["X-RustyGate-Error"] == "queue_timeout"
+    assert 90_000 < int(raised.value.response.headers["retry-after-ms"]) <= 100_000
+
+
+async def test_refused_sdk_comes_back_when_it_was_told_to(
+    simulated: StartGate, sdk: StartSdk
+) -> None:
+    gate = await simulated(RATE_LIMIT=2, RATE_LIMIT_BURST=1, RATE_LIMIT_TIMEOUT=0.05)
+    client = sdk(gate, max_retries=1)
+    await client.call(raw_chat())
+    raw = await client.call(raw_chat())
+    assert raw.retries_taken == 1
+    outcomes = [line["outcome"] for line in await gate.settled(3)]
+    assert outcomes == ["ok", "refused", "ok"]
+
+
+async def warm_up(sdk: StartSdk, gate: Gate) -> None:
+    """Let the SDK do what it does once, at its first call, and takes its time for."""
+    await sdk(gate).call(chat())
+    await gate.settled()
+
+
+async def arriving(gate: Gate, calls: list[Coroutine[Any, Any, Any]]) -> list[asyncio.Task[Any]]:
+    """Start calls, each as soon as the gate knows of the one before."""
+    tasks = []
+    for number, call in enumerate(calls, known_to(gate) + 1):
+        tasks.append(asyncio.create_task(call))
+        await until(partial(knows, gate, number))
+    return tasks
+
+
+def knows(gate: Gate, count: int) -> bool:
+    return known_to(gate) == count
+
+
+def known_to(gate: Gate) -> int:
+    """How many exchanges a gate has in hand, and were settled."""
+    now = gate.snapshot()
+    return now["waiters"] + now["in_flight"] + len(gate.log.exchanges)
