@@ -1,4 +1,4 @@
-"""Who may ask, and for how much: the table of clients, as CLIENTS_FILE has it.
+"""The clients that may use the gate, and their limits: the table in CLIENTS_FILE.
 
 ```toml
 [client.search]
@@ -6,8 +6,8 @@ key_sha256 = "<64 hex digits>"
 weight = 2
 ```
 
-Nothing but the hash of a key is ever known here. A table with anything wrong in it is refused
-whole, with all that is wrong in one report.
+Only hashes of keys are stored here. A table with any error in it is rejected as a whole, and all
+errors are reported at once.
 """
 
 import re
@@ -27,16 +27,17 @@ from rustygate.core.priority_class import CLASS_WEIGHTS
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
-# Best first; a client may ask for its own and those behind it.
-_RANKED = tuple(CLASS_WEIGHTS)
+# Best first. A client may use its own class and those after it.
+_BEST_FIRST = tuple(CLASS_WEIGHTS)
 
-# No weight makes another's share vanish in rounding, nor its own turn come at infinity.
+# With weights in this range, no other client's share vanishes in rounding, and no client's turn
+# is infinitely far away.
 MIN_WEIGHT, MAX_WEIGHT = 0.001, 1000
-_MOST = 10**12
+_MAX_NUMBER = 10**12
 
 
 class ClientsError(ValueError):
-    """The table will not do; `problems` has a line for each reason, with no key in it."""
+    """The table is invalid. `problems` has a line for each reason; none contains a key."""
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))
@@ -45,8 +46,11 @@ class ClientsError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """A client's own limits; None is no limit. `burst` is what may go at once after a quiet time;
-    without it, as much as a second allows."""
+    """A client's own limits; None means no limit.
+
+    `burst` is the number of requests that may be sent at once after a quiet time, by default as
+    many as a second allows.
+    """
 
     requests_per_second: float | None = None
     burst: int | None = None
@@ -54,7 +58,7 @@ class Limits:
     concurrency: int | None = None
 
     def budgets(self) -> Budgets:
-        """Full budgets with these limits."""
+        """New, full budgets with these limits."""
         requests = tokens = None
         if self.requests_per_second is not None:
             burst = self.burst or max(1, ceil(self.requests_per_second))
@@ -69,8 +73,8 @@ class Client:
     """One client of the table.
 
     Args:
-        priority: the best class it may ask for.
-        models: shell patterns of the models it may ask; none are all.
+        priority: the best class it may use.
+        models: shell patterns of the models it may use; empty means all models.
     """
 
     name: str
@@ -80,17 +84,17 @@ class Client:
     models: tuple[str, ...] = ()
     limits: Limits = Limits()
 
-    def cap_priority(self, asked: str) -> str:
-        """The class it gets: the one it asks for, or the best it may have."""
-        return max(asked, self.priority, key=_RANKED.index)
+    def cap_priority(self, requested: str) -> str:
+        """The requested class, or the client's best class if that is lower."""
+        return max(requested, self.priority, key=_BEST_FIRST.index)
 
     def may_use(self, model: str) -> bool:
-        """Whether one of its patterns matches."""
-        return not self.models or any(fnmatchcase(model, each) for each in self.models)
+        """Whether the client may use a model."""
+        return not self.models or any(fnmatchcase(model, pattern) for pattern in self.models)
 
 
 class Clients:
-    """The table, by name and by key."""
+    """The clients of a table, by name and by key."""
 
     def __init__(self, clients: Mapping[str, Client]) -> None:
         self.by_name = dict(clients)
@@ -100,52 +104,52 @@ class Clients:
         return f"<Clients {', '.join(self.by_name)}>"
 
     def find_by_key(self, key: str) -> Client | None:
-        """Whose key it is. Looked up by its hash, so that time tells nothing of the key."""
+        """The client with this key. The lookup is by hash, so its timing reveals nothing."""
         return self._by_hash.get(hash_key(key))
 
 
 def hash_key(key: str) -> str:
-    """A key as the table has it."""
+    """The hash of a key, as the table stores it."""
     return sha256(key.encode(errors="surrogateescape")).hexdigest()
 
 
 def is_valid_name(text: str) -> bool:
-    """Whether a client may be called that."""
+    """Whether a text is allowed as the name of a client."""
     return _NAME.fullmatch(text) is not None
 
 
 def parse_clients(text: str) -> Clients:
-    """Read a table. Raises ClientsError."""
+    """Parse a table. Raises ClientsError."""
     try:
         table = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
-        # The parser's words may hold a piece of the file only as the character it stopped at.
-        raise ClientsError([f"expected TOML: {_place(error)}"]) from None
+        # Of the parser's message only the position is shown: the rest may quote the file.
+        raise ClientsError([f"expected TOML: {_position(error)}"]) from None
     problems = [
-        f"unknown table {name!r}: expected [client.NAME]" for name in table if name != _TOP
+        f"unknown table {name!r}: expected [client.NAME]" for name in table if name != _TABLE
     ]
-    entries = table.get(_TOP, {})
+    entries = table.get(_TABLE, {})
     if not isinstance(entries, dict):
         raise ClientsError([*problems, "client: expected tables [client.NAME]"])
     clients: dict[str, Client] = {}
     for name, entry in entries.items():
-        reading = _Reading(name, entry)
-        problems += reading.problems
-        if not reading.problems:
-            clients[name] = reading.client()
+        parser = _EntryParser(name, entry)
+        problems += parser.problems
+        if not parser.problems:
+            clients[name] = parser.client()
     problems += _shared_keys(clients)
     if problems:
         raise ClientsError(problems)
     return Clients(clients)
 
 
-_TOP = "client"
-_LIMITS = frozenset(limit.name for limit in fields(Limits))
+_TABLE = "client"
+_LIMIT_KEYS = frozenset(limit.name for limit in fields(Limits))
 
 
-def _place(error: Exception) -> str:
-    place = re.search(r"at line \d+, column \d+|at end of document", str(error))
-    return f"it cannot be read {place[0] if place else 'as that'}"
+def _position(error: Exception) -> str:
+    position = re.search(r"at line \d+, column \d+|at end of document", str(error))
+    return f"syntax error {position[0]}" if position else "syntax error"
 
 
 def _shared_keys(clients: Mapping[str, Client]) -> Iterator[str]:
@@ -153,11 +157,11 @@ def _shared_keys(clients: Mapping[str, Client]) -> Iterator[str]:
     for client in clients.values():
         first = owner.setdefault(client.key_sha256, client.name)
         if first != client.name:
-            yield f"client.{client.name}.key_sha256: is that of client.{first} too"
+            yield f"client.{client.name}.key_sha256: the same key as client.{first}"
 
 
-class _Reading:
-    """One entry of the table, and what is wrong with it."""
+class _EntryParser:
+    """Parses one entry of the table and collects its problems."""
 
     def __init__(self, name: str, entry: object) -> None:
         self.problems: list[str] = []
@@ -165,35 +169,35 @@ class _Reading:
         self._label = _label(name)
         self._values: dict[str, Any] = {}
         if not is_valid_name(name):
-            self._wrong("", "expected a name of letters, digits, `_`, `.` and `-`, at most 64")
+            self._reject("", "expected a name of at most 64 letters, digits, `_`, `.` and `-`")
         if not isinstance(entry, dict):
-            self._wrong("", "expected a table")
+            self._reject("", "expected a table")
             return
         for key, value in entry.items():
-            self._read(key, value)
+            self._parse(key, value)
         if "key_sha256" not in entry:
-            self._wrong(".key_sha256", f"not set; {_EXPECTED['key_sha256']}")
+            self._reject(".key_sha256", f"not set; {_EXPECTED['key_sha256']}")
         if "burst" in entry and "requests_per_second" not in entry:
-            self._wrong(".burst", "expected with requests_per_second only")
+            self._reject(".burst", "expected only together with requests_per_second")
 
     def client(self) -> Client:
-        own = {key: value for key, value in self._values.items() if key not in _LIMITS}
-        limits = {key: value for key, value in self._values.items() if key in _LIMITS}
-        return Client(self._name, limits=Limits(**limits), **own)
+        limits = {key: value for key, value in self._values.items() if key in _LIMIT_KEYS}
+        others = {key: value for key, value in self._values.items() if key not in _LIMIT_KEYS}
+        return Client(self._name, limits=Limits(**limits), **others)
 
-    def _read(self, key: str, value: object) -> None:
-        reader = _READERS.get(key)
-        if reader is None:
-            self._wrong(f".{_label(key)}", f"unknown; known are {', '.join(_READERS)}")
+    def _parse(self, key: str, value: object) -> None:
+        parse = _PARSERS.get(key)
+        if parse is None:
+            self._reject(f".{_label(key)}", f"unknown key; expected one of {', '.join(_PARSERS)}")
             return
-        read = reader(value)
-        if read is None:
+        parsed = parse(value)
+        if parsed is None:
             shown = "" if key == "key_sha256" else f"={_shown(value)}"
-            self._wrong(f".{key}{shown}", _EXPECTED[key])
-        self._values[key] = read
+            self._reject(f".{key}{shown}", _EXPECTED[key])
+        self._values[key] = parsed
 
-    def _wrong(self, where: str, what: str) -> None:
-        self.problems.append(f"client.{self._label}{where}: {what}")
+    def _reject(self, key: str, reason: str) -> None:
+        self.problems.append(f"client.{self._label}{key}: {reason}")
 
 
 def _label(name: str) -> str:
@@ -204,7 +208,7 @@ def _shown(value: object) -> str:
     try:
         text = ascii(value)
     except ValueError:
-        # TOML's hexadecimals may have more digits than Python writes in decimal.
+        # A hexadecimal TOML integer may have more digits than Python converts to decimal.
         return "(too long to show)"
     return text if len(text) <= 80 else text[:80] + "..."
 
@@ -223,14 +227,14 @@ def _weight(value: object) -> float | None:
 def _rate(value: object) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    # Compared first: not every integer is a float.
-    return float(value) if 0 < value <= _MOST else None
+    # Compared before conversion: a float cannot hold every integer.
+    return float(value) if 0 < value <= _MAX_NUMBER else None
 
 
 def _count(value: object) -> int | None:
     if isinstance(value, bool) or not isinstance(value, int):
         return None
-    return value if 1 <= value <= _MOST else None
+    return value if 1 <= value <= _MAX_NUMBER else None
 
 
 def _priority(value: object) -> str | None:
@@ -240,10 +244,10 @@ def _priority(value: object) -> str | None:
 def _patterns(value: object) -> tuple[str, ...] | None:
     if not isinstance(value, list) or not value:
         return None
-    return tuple(value) if all(isinstance(each, str) and each for each in value) else None
+    return tuple(value) if all(isinstance(item, str) and item for item in value) else None
 
 
-_READERS: dict[str, Any] = {
+_PARSERS: dict[str, Any] = {
     "key_sha256": _hash,
     "weight": _weight,
     "priority": _priority,

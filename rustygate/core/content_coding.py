@@ -1,4 +1,4 @@
-"""Content codings (RFC 9110, 8.4.1): whether a body is encoded, and how to inflate a copy of it."""
+"""Content codings (RFC 9110, 8.4.1): is a body encoded, and what does it inflate to?"""
 
 import zlib
 

@@ -1,8 +1,8 @@
 """Which headers cross the gate, in either direction, and how (RFC 9110, 7.6.1).
 
-Strip first, inject after: a client that names `Authorization` in its `Connection` header must
-not erase the gate's key. Headers come as aiohttp's parsers give them, pairs of raw bytes in the
-order sent, and leave as pairs of text in that order.
+Headers are stripped first and added afterwards: a client that names `Authorization` in its
+`Connection` header must not remove the gate's key. Headers arrive as aiohttp's parsers give them,
+pairs of raw bytes in the order received, and leave as pairs of text in that order.
 """
 
 import re
@@ -16,6 +16,7 @@ Headers = list[tuple[str, str]]
 K = TypeVar("K", bound=str | bytes | tuple[bytes, ...])
 V = TypeVar("V")
 
+# These concern a single connection, like the headers that `Connection` names (RFC 9110, 7.6.1).
 HOP_BY_HOP = frozenset(
     {
         "connection",
@@ -27,49 +28,64 @@ HOP_BY_HOP = frozenset(
         "upgrade",
     }
 )
+# So do the credentials of a proxy, and its request for them: Proxy-Authorization,
+# Proxy-Authenticate, Proxy-Authentication-Info.
 _PROXY_AUTH = "proxy-auth"
 
-# The client's own credentials and cookies, what would name it to upstream, and what the gate
-# answers for itself.
 _REQUEST_DROPS = HOP_BY_HOP | {
+    # The client's own credentials and cookies. Upstream gets the gate's key.
     "authorization",
     "cookie",
+    # The gate itself tells the client to send its body.
     "expect",
+    # The addresses of the client and of the proxies in between.
     "forwarded",
+    "x-real-ip",
+    # The gate's host; the request gets upstream's.
     "host",
+    # The web page that sent the request.
     "origin",
     "referer",
-    "x-real-ip",
 }
-_REQUEST_DROP_PREFIXES = (_PROXY_AUTH, "x-forwarded-", "sec-", "x-rustygate-")
+_REQUEST_DROP_PREFIXES = (
+    _PROXY_AUTH,
+    # The addresses of the client and of the proxies in between.
+    "x-forwarded-",
+    # What a browser says about the page and itself (Sec-Fetch-*, Sec-CH-*), and the WebSocket
+    # handshake, which is a separate one on each hop.
+    "sec-",
+    # Addressed to the gate.
+    "x-rustygate-",
+)
 
-# What speaks of upstream's host to a client that never talked to it, what each hop of a
-# WebSocket says for itself, and what the gate tells of itself, in case upstream is another gate.
 _RESPONSE_DROPS = HOP_BY_HOP | {
+    # About upstream's host, which the client never connected to.
     "alt-svc",
+    "set-cookie",
+    "strict-transport-security",
+    # The WebSocket handshake, which is a separate one on each hop.
     "sec-websocket-accept",
     "sec-websocket-extensions",
     "sec-websocket-protocol",
-    "set-cookie",
-    "strict-transport-security",
+    # Added by this gate, and by upstream if it is another gate.
     "x-rustygate-attempts",
     "x-rustygate-queued-ms",
 }
 _RESPONSE_DROP_PREFIXES = (_PROXY_AUTH,)
 
-# The content codings that the gate can read, to find the usage in an answer.
+# The content codings that the gate can read, to find the usage in a response.
 READABLE_CODINGS = frozenset({"gzip", "deflate", "identity"})
 
-# How many heads are remembered, and how large: what an SDK sends has some five hundred bytes of
-# names. A client may invent others, of a hundred kilobytes each.
-CACHE_ENTRIES = 512
-CACHE_KEY_SIZE = 2048
+# Limits of the caches below. An SDK sends some five hundred bytes of header names; a client could
+# send others, up to a hundred kilobytes in each request.
+MAX_CACHE_ENTRIES = 512
+MAX_CACHE_KEY_SIZE = 2048
 
 _CONTROLS = re.compile("[\x00-\x08\x0a-\x1f\x7f]")
 
 
 class UnreadableHeader(ValueError):
-    """A header value that aiohttp cannot carry unchanged. Shows the name, not the value."""
+    """A header value that aiohttp cannot pass on unchanged. Shows the name, not the value."""
 
     def __init__(self, name: str) -> None:
         super().__init__(f"The value of header {name} is not UTF-8.")
@@ -81,66 +97,68 @@ class Credentials:
 
     Args:
         key: upstream's key.
-        account: headers that say whose account is meant, for requests that do not say.
+        account_headers: the organization and project, for requests that name none.
     """
 
     key: str = field(repr=False)
-    account: Headers
+    account_headers: Headers
 
     @classmethod
     def for_account(cls, key: str, organization: str | None, project: str | None) -> Self:
-        named = (("OpenAI-Organization", organization), ("OpenAI-Project", project))
-        return cls(key, [(name, value) for name, value in named if value is not None])
+        headers = (("OpenAI-Organization", organization), ("OpenAI-Project", project))
+        return cls(key, [(name, value) for name, value in headers if value is not None])
 
 
 def request_headers(raw: RawHeaders, credentials: Credentials, streaming: bool) -> Headers:
-    """The headers that go upstream, but for `Host` and the length of a held body.
+    """The headers of the upstream request, without `Host` and the length of a buffered body.
 
-    Repeated headers take the spelling of the first: aiohttp's client keeps only the last of
-    those that differ in case. Raises `UnreadableHeader`.
+    Repeated headers take the spelling of the first: of several that differ in case, aiohttp's
+    client keeps only the last. Raises `UnreadableHeader`.
 
     Args:
-        streaming: the request asks for an event stream, which must come unencoded.
+        streaming: the request wants an event stream, which must come without content coding.
     """
     plan = _REQUEST_PLANS[tuple([raw_name for raw_name, _ in raw])]
-    texts = _texts(raw)
+    values = _decoded_values(raw)
     headers: Headers = []
-    for place, name in plan.crossing:
-        value = texts[place]
+    for index, name in plan.forwarded:
+        value = values[index]
         if value is None:
             raise UnreadableHeader(name)
         headers.append((name, value))
-    for place in plan.codings:
-        name, value = headers[place]
-        headers[place] = (name, narrow_accept_encoding(value, streaming))
+    for index in plan.accept_encoding:
+        name, value = headers[index]
+        headers[index] = (name, narrow_accept_encoding(value, streaming))
     if plan.connection:
-        headers = _without_named(headers, [raw[place][1] for place in plan.connection])
+        headers = _without_named(headers, [raw[index][1] for index in plan.connection])
     headers.append(("Authorization", f"Bearer {credentials.key}"))
-    if credentials.account:
+    if credentials.account_headers:
         sent = {name.lower() for name, _ in headers}
-        headers += [header for header in credentials.account if header[0].lower() not in sent]
+        headers += [each for each in credentials.account_headers if each[0].lower() not in sent]
     return headers
 
 
 def response_headers(raw: RawHeaders) -> Headers:
-    """The headers that go downstream. One that cannot be carried is left out: the answer it
-    came with has been paid for."""
+    """The headers of the downstream response.
+
+    A header that aiohttp cannot pass on is left out: the response has already been paid for.
+    """
     plan = _RESPONSE_PLANS[tuple([raw_name for raw_name, _ in raw])]
-    texts = _texts(raw)
-    crossing = [(name, texts[place]) for place, name in plan.crossing]
-    headers = [(name, value) for name, value in crossing if value is not None]
+    values = _decoded_values(raw)
+    forwarded = [(name, values[index]) for index, name in plan.forwarded]
+    headers = [(name, value) for name, value in forwarded if value is not None]
     if plan.connection:
-        headers = _without_named(headers, [raw[place][1] for place in plan.connection])
+        headers = _without_named(headers, [raw[index][1] for index in plan.connection])
     return headers
 
 
 def reason_phrase(reason: str | None) -> str | None:
-    """A reason phrase that aiohttp can write; None lets it take the status's own."""
+    """A reason phrase that aiohttp can write. None selects the default of the status."""
     return reason if reason is not None and reason.isascii() and reason.isprintable() else None
 
 
-class _Remembered(dict[K, V]):
-    """What a function makes of what is asked for again and again, if that is not large."""
+class _Cache(dict[K, V]):
+    """Caches the results of a function for keys of moderate size; cleared when it is full."""
 
     def __init__(self, function: Callable[[K], V]) -> None:
         super().__init__()
@@ -149,15 +167,15 @@ class _Remembered(dict[K, V]):
     def __missing__(self, key: K) -> V:
         value = self._function(key)
         size = sum(map(len, key)) if isinstance(key, tuple) else len(key)
-        if size <= CACHE_KEY_SIZE:
-            if len(self) >= CACHE_ENTRIES:
+        if size <= MAX_CACHE_KEY_SIZE:
+            if len(self) >= MAX_CACHE_ENTRIES:
                 self.clear()
             self[key] = value
         return value
 
 
 def narrow_accept_encoding(accept_encoding: str, streaming: bool) -> str:
-    """An Accept-Encoding reduced to the codings that the gate can read (RFC 9110, 12.5.3)."""
+    """An Accept-Encoding limited to the codings that the gate can read (RFC 9110, 12.5.3)."""
     return "identity" if streaming else _READABLE[accept_encoding]
 
 
@@ -167,48 +185,50 @@ def _readable(accept_encoding: str) -> str:
     return ", ".join(readable) or "identity"
 
 
-_READABLE = _Remembered(_readable)
+_READABLE = _Cache(_readable)
 
 
 def _without_named(headers: Headers, connection: Iterable[bytes]) -> Headers:
-    """The headers but those that `Connection` names."""
-    named = set().union(*map(_OPTIONS.__getitem__, connection))
+    """The headers without those that the values of `Connection` name."""
+    named = set().union(*map(_CONNECTION_OPTIONS.__getitem__, connection))
     return [header for header in headers if header[0].lower() not in named] if named else headers
 
 
-def _options(connection: bytes) -> frozenset[str]:
-    """The headers that a `Connection` names, in lower case. It may not name a length, without
-    which the body would pass for another message."""
+def _connection_options(connection: bytes) -> frozenset[str]:
+    """The header names in a `Connection`, in lower case.
+
+    `Content-Length` is not among them: without it, the body could pass for another message.
+    """
     options = (option.strip().lower() for option in connection.decode("latin-1").split(","))
     return frozenset(options) - {"keep-alive", "close", "content-length", ""}
 
 
-_OPTIONS = _Remembered(_options)
+_CONNECTION_OPTIONS = _Cache(_connection_options)
 
 
-# A client sends the same names in the same order each time, and so does upstream: what becomes of
-# them is found out once.
+# A client sends the same header names in the same order each time, and so does upstream. So it is
+# decided once for each list of names which headers are forwarded.
 
 
 class _Plan(NamedTuple):
-    """What crosses of headers with certain names.
+    """Which headers of a list of names are forwarded.
 
     Args:
-        crossing: places in the head, and the names to write.
-        codings: places among the crossing of those that name content codings.
-        connection: places in the head of `Connection`.
+        forwarded: their indexes in the list, and the names to write.
+        accept_encoding: indexes, among those forwarded, of `Accept-Encoding`.
+        connection: indexes in the list of `Connection`.
     """
 
-    crossing: tuple[tuple[int, str], ...]
-    codings: tuple[int, ...]
+    forwarded: tuple[tuple[int, str], ...]
+    accept_encoding: tuple[int, ...]
     connection: tuple[int, ...]
 
 
 def _request_plan(raw_names: tuple[bytes, ...]) -> _Plan:
     spelling: dict[str, str] = {}
     plan = _plan(raw_names, _REQUEST_DROPS, _REQUEST_DROP_PREFIXES)
-    spelled = [(place, spelling.setdefault(name.lower(), name)) for place, name in plan.crossing]
-    return plan._replace(crossing=tuple(spelled))
+    spelled = [(index, spelling.setdefault(name.lower(), name)) for index, name in plan.forwarded]
+    return plan._replace(forwarded=tuple(spelled))
 
 
 def _response_plan(raw_names: tuple[bytes, ...]) -> _Plan:
@@ -219,38 +239,38 @@ def _plan(raw_names: tuple[bytes, ...], drops: frozenset[str], prefixes: tuple[s
     names = [raw_name.decode("latin-1") for raw_name in raw_names]
     lower = [name.lower() for name in names]
     kept = [
-        place
-        for place, name in enumerate(lower)
+        index
+        for index, name in enumerate(lower)
         if name not in drops and not name.startswith(prefixes)
     ]
     return _Plan(
-        tuple((place, names[place]) for place in kept),
-        tuple(at for at, place in enumerate(kept) if lower[place] == "accept-encoding"),
-        tuple(place for place, name in enumerate(lower) if name == "connection"),
+        tuple((index, names[index]) for index in kept),
+        tuple(place for place, index in enumerate(kept) if lower[index] == "accept-encoding"),
+        tuple(index for index, name in enumerate(lower) if name == "connection"),
     )
 
 
-_REQUEST_PLANS = _Remembered(_request_plan)
-_RESPONSE_PLANS = _Remembered(_response_plan)
+_REQUEST_PLANS = _Cache(_request_plan)
+_RESPONSE_PLANS = _Cache(_response_plan)
 
 
-def _texts(raw: RawHeaders) -> Sequence[str | None]:
-    """The headers' values, None for those that aiohttp could not write as they came.
+def _decoded_values(raw: RawHeaders) -> Sequence[str | None]:
+    """The header values as text, None for those that aiohttp could not write unchanged.
 
-    Decoded together, which takes a third of the time; no value holds a newline.
+    They are decoded together, which takes a third of the time. No value contains a newline.
     """
     try:
         text = b"\n".join([raw_value for _, raw_value in raw]).decode()
     except UnicodeDecodeError:
-        return [_text(raw_value) for _, raw_value in raw]
-    # `isprintable` is the cheap question; what it denies may still be a tab or a soft space.
+        return [_decoded_value(raw_value) for _, raw_value in raw]
+    # `isprintable` is the cheap check. A value that fails it can be valid: it may have a tab.
     if not text.replace("\n", "").isprintable() or not raw:
-        return [_text(raw_value) for _, raw_value in raw]
+        return [_decoded_value(raw_value) for _, raw_value in raw]
     return text.split("\n")
 
 
-def _text(raw_value: bytes) -> str | None:
-    """A header's value, or None if aiohttp could not write it as it came."""
+def _decoded_value(raw_value: bytes) -> str | None:
+    """A header value as text, or None if aiohttp could not write it unchanged."""
     try:
         value = raw_value.decode()
     except UnicodeDecodeError:

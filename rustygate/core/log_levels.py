@@ -1,12 +1,14 @@
-"""RUST_LOG, read as `env_logger` and `tracing` read it, where Python's dots and Rust's `::` both
-part a target."""
+"""RUST_LOG, read as `env_logger` and `tracing` read it.
+
+The parts of a target may be separated by Python's dot or by Rust's `::`.
+"""
 
 import re
 
-# Target to level, False for off; as loguru's filters are typed.
+# Target to level, False for off: the type of loguru's filters.
 Levels = dict[str | None, str | int | bool]
 
-# What RUST_LOG calls a level, and what loguru does.
+# The levels of RUST_LOG, and loguru's names for them.
 LEVELS: dict[str, str | bool] = {
     "trace": "TRACE",
     "debug": "DEBUG",
@@ -20,26 +22,28 @@ _TARGET = re.compile(r"[A-Za-z_][\w-]*((::|\.)[A-Za-z_][\w-]*)*", re.ASCII)
 
 
 def parse_rust_log(rust_log: str) -> Levels:
-    """What RUST_LOG asks for, as loguru's filter: target to level, False for off.
+    """RUST_LOG as a filter for loguru: target to level, False for off.
 
-    The target "" stands for all that is not named; without a bare level it gets errors only.
-    Directives for targets that are not ours are checked and left out. Raises ValueError.
+    The target "" stands for all that are not named; its level is ERROR unless RUST_LOG has a
+    bare level. Directives for targets of other programs are checked, then left out.
+
+    Raises ValueError.
     """
     directives = [part.strip() for part in rust_log.split(",") if part.strip()]
     if not directives:
         raise ValueError("no directive")
-    asked: Levels = {"": "ERROR"}
-    asked.update((name, level) for name, level in map(_directive, directives) if _is_ours(name))
-    return asked
+    levels: Levels = {"": "ERROR"}
+    levels.update((name, level) for name, level in map(_directive, directives) if _is_ours(name))
+    return levels
 
 
 def is_debug(rust_log: str) -> bool:
-    """Whether anything of the gate is asked for that is finer than `info`."""
+    """Whether RUST_LOG enables debug or trace logs for any part of the gate."""
     return any(level in ("DEBUG", "TRACE") for level in parse_rust_log(rust_log).values())
 
 
 def _directive(text: str) -> tuple[str, str | bool]:
-    """Target and level of `level`, `target=level`, or of one of our targets alone: all of it."""
+    """Target and level of `level`, `target=level`, or a target of ours alone (at trace level)."""
     target, equals, word = (part.strip() for part in text.rpartition("="))
     if not equals and _is_ours(word.replace("::", ".")):
         target, equals, word = word, "=", "trace"

@@ -1,72 +1,71 @@
-"""What answers took lately, to reckon those whose request names no cap.
+"""How many tokens recent responses took, to estimate requests that set no cap.
 
-Reckoned is a quantile of the last answers, one that the next exceeds with a chance of one in ten:
-of `k` answers of one distribution, any of which may turn out the greater, the next is above the
-`j`-th smallest with a chance of `(k + 1 - j) / (k + 1)` (order statistics; no assumption about
-the distribution). A mean would be exceeded by half of them, and every excess is a request that
-upstream refuses; the greatest would hold back more than is used for as long as it is remembered.
+The estimate is a quantile of the recent responses that the next one exceeds with a probability of
+one in ten. Of `k` responses with one distribution, the next is above the `j`-th smallest with
+probability `(k + 1 - j) / (k + 1)` (order statistics; the distribution does not matter). Half of
+all responses would exceed a mean, and each excess may become a request that upstream rejects. The
+maximum would reserve more than is used for as long as it is remembered.
 """
 
 from collections import OrderedDict, deque
 from collections.abc import Collection
 
-# So many answers are remembered. After a change it takes four to follow it up, and at most all of
-# them to follow it down. Forty less one, so that the quantile is exact.
+# Responses that are remembered. After a change, the estimate rises after four responses and falls
+# after all of them at most. One less than forty makes the quantile exact.
 WINDOW = 39
 
-# The fewest of which one can be reckoned that the next exceeds only once in ten: the greatest.
+# The fewest responses that give an estimate which the next exceeds once in ten: their maximum.
 MIN_SAMPLES = 9
 
-# Reckoned where too little is known: a long answer of a chat.
+# The estimate with too few responses: a long chat response.
 DEFAULT_ESTIMATE = 1000
 
-# More than any model writes; a usage that claims more lies, and would be reckoned for long.
+# More than any model writes. A usage above it is wrong, and would distort estimates for long.
 MAX_OUTPUT = 1_000_000
 
-# Pairs of client and model that are remembered, some two kilobytes each.
+# Pairs of client and model that are remembered, at about two kilobytes each.
 MAX_PAIRS = 1000
 
 _ALL_CLIENTS = None
-_NONE: Collection[int] = ()
+_NO_OUTPUTS: Collection[int] = ()
 
 
 class OutputHistory:
-    """The model's tokens that answers took lately, by client and model.
+    """The model tokens of recent responses, by client and model.
 
-    A client that has had few answers from a model is reckoned by those of all clients, or by the
-    greatest of its own. The pair that was noted least recently is forgotten first.
+    For a client with few responses from a model, the estimate uses those of all clients, or the
+    largest of its own. The pair that was recorded least recently is forgotten first.
     """
 
-    __slots__ = ("_answers",)
+    __slots__ = ("_outputs",)
 
     def __init__(self) -> None:
-        self._answers: OrderedDict[tuple[str | None, str | None], deque[int]] = OrderedDict()
+        self._outputs: OrderedDict[tuple[str | None, str | None], deque[int]] = OrderedDict()
 
     def __repr__(self) -> str:
-        return f"<OutputHistory {len(self._answers)} of {MAX_PAIRS} pairs>"
+        return f"<OutputHistory {len(self._outputs)} of {MAX_PAIRS} pairs>"
 
     def record(self, client: str, model: str | None, tokens_out: int) -> None:
-        """Remember what an answer took."""
+        """Remember how many tokens a response took."""
         for key in ((client, model), (_ALL_CLIENTS, model)):
-            answers = self._answers.get(key)
-            if answers is None:
-                answers = self._answers[key] = deque(maxlen=WINDOW)
-            answers.append(min(tokens_out, MAX_OUTPUT))
-            self._answers.move_to_end(key)
-        while len(self._answers) > MAX_PAIRS:
-            self._answers.popitem(last=False)
+            outputs = self._outputs.get(key)
+            if outputs is None:
+                outputs = self._outputs[key] = deque(maxlen=WINDOW)
+            outputs.append(min(tokens_out, MAX_OUTPUT))
+            self._outputs.move_to_end(key)
+        while len(self._outputs) > MAX_PAIRS:
+            self._outputs.popitem(last=False)
 
     def estimate(self, client: str, model: str | None) -> int:
-        """What this client's next answer from this model will seldom exceed."""
-        own = self._answers.get((client, model), _NONE)
+        """A number of tokens that this client's next response from this model seldom exceeds."""
+        own = self._outputs.get((client, model), _NO_OUTPUTS)
         if len(own) >= MIN_SAMPLES:
-            return _seldom_exceeded(own)
-        everybodys = self._answers.get((_ALL_CLIENTS, model), _NONE)
-        enough = len(everybodys) >= MIN_SAMPLES
-        usual = _seldom_exceeded(everybodys) if enough else DEFAULT_ESTIMATE
-        return max(usual, *own) if own else usual
+            return _quantile(own)
+        of_all = self._outputs.get((_ALL_CLIENTS, model), _NO_OUTPUTS)
+        estimate = _quantile(of_all) if len(of_all) >= MIN_SAMPLES else DEFAULT_ESTIMATE
+        return max(estimate, *own) if own else estimate
 
 
-def _seldom_exceeded(answers: Collection[int]) -> int:
-    """The `j`-th smallest, for the least `j` that the next exceeds at most once in ten."""
-    return sorted(answers)[-((len(answers) + 1) // 10)]
+def _quantile(outputs: Collection[int]) -> int:
+    """The smallest output that the next one exceeds at most once in ten."""
+    return sorted(outputs)[-((len(outputs) + 1) // 10)]

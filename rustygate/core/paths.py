@@ -1,28 +1,29 @@
-"""Which request targets are forwarded, and which would leave upstream's base path.
+"""Request targets: which are forwarded, and which would leave upstream's base path.
 
-A target is looked at, never rewritten: what passes here goes upstream byte for byte, so nothing
-may pass whose meaning depends on who normalises it (RFC 3986, 5.2.4 and 6.2.2.3).
+A target is inspected, never rewritten: it goes upstream byte for byte. So no target may pass whose
+meaning depends on who normalizes it (RFC 3986, 5.2.4 and 6.2.2.3).
 """
 
 import re
 
 PREFIX = "/v1/"
 
-# What upstream may take for a slash or a dot. Decoded once, as upstream would.
+# What upstream may decode to a dot, a slash or a backslash, which may count as a slash. Decoded
+# once, as upstream would.
 _ENCODED = re.compile("%(2e|2f|5c)", re.IGNORECASE)
 _DECODED = {"2e": ".", "2f": "/", "5c": "/"}
-# A scheme and an authority, which a query may follow without a path between.
+# A scheme and an authority. A query may follow without a path in between.
 _ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")
 _UNSAFE = re.compile("[\\x00-\\x20\\x7f#\\\\\\\\]")
 
 
 def path_of(target: str) -> str:
-    """The path of an origin-form or absolute-form target, without the query, as sent."""
+    """The path of an origin-form or absolute-form target, as sent, without the query."""
     return origin_form(target).partition("?")[0]
 
 
 def origin_form(target: str) -> str:
-    """An absolute-form target (RFC 9112, 3.2.2) reduced to its path and query."""
+    """The path and query of a target, which may be in absolute form (RFC 9112, 3.2.2)."""
     if target.startswith("/"):
         return target
     absolute = _ABSOLUTE.match(target)
@@ -30,7 +31,7 @@ def origin_form(target: str) -> str:
 
 
 def has_dot_segment(path: str) -> bool:
-    """Whether a path holds `.` or `..` as a segment, plain or percent-encoded."""
+    """Whether a path has `.` or `..` as a segment, plain or percent-encoded."""
     if "." not in path and "%" not in path:
         return False
     plain = _ENCODED.sub(lambda match: _DECODED[match[1].lower()], path)
@@ -38,5 +39,5 @@ def has_dot_segment(path: str) -> bool:
 
 
 def is_unsafe(target: str) -> bool:
-    """Whether a target holds what no client may send: controls, spaces, `#`, a backslash."""
+    """Whether a target contains a control character, a space, `#` or a backslash."""
     return _UNSAFE.search(target) is not None

@@ -1,13 +1,13 @@
-"""The body of a request to a model, as far as it matters: scalars, and how much input there is.
+"""The fields of a request body that the gate reads: scalars, and the size of the input.
 
-One pass of a typed decoder over the body, which builds the text and passes over the rest. Only
-where a field is not of its shape are the fields read one by one, so that an odd one spoils no
-other. The shapes are those of chat's and the older completions, the Responses API, embeddings
-and moderations.
+A typed decoder reads the body in one pass. It builds the text and skips the rest. Only if a field
+has an unexpected type are the fields read one by one, so that one odd field does not spoil the
+others. The types are those of chat and legacy completions, the Responses API, embeddings and
+moderations.
 
-Input is counted in characters. Definitions and calls of tools count as the JSON they are, so does
-input of no known shape. An image, a recording or a file counts as a constant: the length of its
-base64 says nothing.
+Input is measured in characters. Tool definitions and tool calls count with the length of their
+JSON, as does input of unknown type. An image, a recording or a file counts as a constant, because
+the length of its base64 says nothing about its tokens.
 """
 
 import re
@@ -20,10 +20,10 @@ CHARACTERS_PER_TOKEN = 4
 # 765 tokens, what an image of 1024 x 1024 in high detail takes (OpenAI, "Images and vision").
 MEDIA_CHARACTERS = 765 * CHARACTERS_PER_TOKEN
 
-# More than any model writes: a greater cap is how a client says that it wants none.
+# More than any model writes. Clients that want no cap send a greater number.
 NUMBER_LIMIT = 10_000_000
 
-# What a decoder raises for bytes that it cannot read.
+# The exceptions of a decoder that cannot read its input.
 DECODE_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 _MEDIA = frozenset(
@@ -38,9 +38,9 @@ _MEDIA = frozenset(
     }
 )
 
-_NOTHING = msgspec.Raw()
+_ABSENT = msgspec.Raw()
 
-# The shapes make no cycles, so the garbage collector need not know of them.
+# The structs form no cycles, so the garbage collector can ignore them (`gc=False`).
 
 
 class _Part(msgspec.Struct, gc=False):
@@ -58,34 +58,34 @@ _Content = str | list[str | _Part] | _Part | None
 
 
 class _Item(_Part, gc=False):
-    """A message, or what else a conversation holds: a call of a tool, its output, a summary."""
+    """An item of a conversation: a message, a tool call, a tool's output, or a summary."""
 
     content: _Content = None
     output: _Content = None
     summary: _Content = None
     arguments: str | None = None
     input: str | None = None
-    tool_calls: msgspec.Raw = _NOTHING
+    tool_calls: msgspec.Raw = _ABSENT
 
     def characters(self) -> int:
         count = _characters(self.content) if self.content else 0
         if self.tool_calls:
             count += _json_characters(self.tool_calls)
-        # A chat's messages, the most there are, have no type.
-        return count if self.type is None else count + self._characters_beside_content()
+        # Chat messages, the most frequent items, have no type.
+        return count if self.type is None else count + self._characters_of_other_fields()
 
-    def _characters_beside_content(self) -> int:
+    def _characters_of_other_fields(self) -> int:
         others = (self.output, self.summary, self.arguments, self.input)
         return _Part.characters(self) + sum(map(_characters, others))
 
 
 _Scalar = bool | int | float | str | None
-# Numbers are ids of tokens, in a list for each of several inputs.
+# Numbers are token ids; with several inputs, there is a list for each.
 _Input = str | list[str | int | list[int] | _Item] | _Item | None
 
 
 class Request(msgspec.Struct, gc=False):
-    """What was read of a body; what was not there, or made no sense, is None."""
+    """The fields that were read. One that is absent, or makes no sense, is None."""
 
     model: _Scalar = None
     stream: _Scalar = None
@@ -97,19 +97,19 @@ class Request(msgspec.Struct, gc=False):
     input: _Input = None
     prompt: _Input = None
     instructions: _Input = None
-    tools: msgspec.Raw = _NOTHING
-    functions: msgspec.Raw = _NOTHING
-    response_format: msgspec.Raw = _NOTHING
-    text: msgspec.Raw = _NOTHING
+    tools: msgspec.Raw = _ABSENT
+    functions: msgspec.Raw = _ABSENT
+    response_format: msgspec.Raw = _ABSENT
+    text: msgspec.Raw = _ABSENT
 
     def output_cap(self) -> int | None:
-        """The most tokens that the answer may take, all choices together; None if not said."""
-        said = (self.max_tokens, self.max_completion_tokens, self.max_output_tokens)
-        caps = [cap for cap in map(_number, said) if cap is not None]
+        """The most tokens that the response may take, all choices together; None if not set."""
+        fields = (self.max_tokens, self.max_completion_tokens, self.max_output_tokens)
+        caps = [cap for cap in map(_number, fields) if cap is not None]
         return max(caps) * (_number(self.n) or 1) if caps else None
 
     def input_characters(self) -> int:
-        """Characters of the input, media and tokens as what they are worth."""
+        """Characters of the input; media and token ids count at a fixed rate."""
         count = 0
         for text in (self.messages, self.input, self.prompt, self.instructions):
             if text:
@@ -130,14 +130,14 @@ _INPUTS = frozenset({"messages", "input", "prompt", "instructions"})
 
 
 def read_request(body: bytes) -> Request | None:
-    """Read a body, whatever is in it; None if it is not a JSON object."""
+    """Read any body. None if it is not a JSON object."""
     try:
         return _decode(body)
     except DECODE_ERRORS:
-        return _read_one_by_one(body)
+        return _read_field_by_field(body)
 
 
-def _read_one_by_one(body: bytes) -> Request | None:
+def _read_field_by_field(body: bytes) -> Request | None:
     try:
         fields = _decode_fields(body)
     except DECODE_ERRORS:
@@ -149,7 +149,7 @@ def _read_one_by_one(body: bytes) -> Request | None:
 
 
 def _field(name: str, raw: msgspec.Raw) -> object:
-    """A field's value; input of no known shape is the text of its JSON."""
+    """The value of a field. For input of unknown type, this is the text of its JSON."""
     try:
         return _field_decoders[name](raw)
     except DECODE_ERRORS:
@@ -157,7 +157,7 @@ def _field(name: str, raw: msgspec.Raw) -> object:
 
 
 def _number(value: _Scalar) -> int | None:
-    """A whole number within reason."""
+    """A whole number of plausible size."""
     if value is None or isinstance(value, bool | str):
         return None
     return int(value) if 0 <= value <= NUMBER_LIMIT and value == int(value) else None
@@ -165,7 +165,7 @@ def _number(value: _Scalar) -> int | None:
 
 def _characters(value: Any) -> int:
     """Characters of an `_Input` or a `_Content`."""
-    # Compared by identity: `isinstance` takes three times as long to say no to a struct.
+    # Types are compared by identity: for a struct, `isinstance` takes three times as long.
     if type(value) is str:
         return len(value)
     if type(value) is list:
@@ -179,16 +179,16 @@ def _characters(value: Any) -> int:
 
 
 def _json_characters(raw: msgspec.Raw) -> int:
-    """How long JSON is as text, without the data URLs in it."""
+    """The length of JSON as text, without the data URLs in it."""
     text = bytes(raw)
-    # Most hold no semicolon at all, and one byte is found fifty times faster than several.
+    # Most JSON has no semicolon, and finding one byte is fifty times faster than finding several.
     if b";" in text and b";base64," in text:
         text = _without_data(text)
     return len(_as_text(text))
 
 
-# A string so long without a space or an escape is data. It begins with a quote so that the
-# pattern is not tried anew within a string.
+# A long string without a space or an escape is data. The pattern begins with the quote so that
+# it is not tried again at each character of a string.
 _DATA = re.compile(rb'"[\w+/=:;,.-]{512,}"')
 _ESCAPED = re.compile(rb"\\u[0-9a-fA-F]{4}")
 
@@ -198,7 +198,7 @@ def _without_data(json: bytes) -> bytes:
 
 
 def _as_text(json: bytes) -> str:
-    """JSON as text, in which an escaped character counts as one."""
+    """JSON as text, with one character for each escape sequence."""
     if b"\\" in json:
         json = _ESCAPED.sub(b"?", json)
     return json.decode(errors="replace")

@@ -1,14 +1,15 @@
-"""Server-sent events as far as a pipe needs them (WHATWG HTML, 9.2 "Server-sent events").
+"""Server-sent events, as far as the pipe needs them (WHATWG HTML, 9.2 "Server-sent events").
 
-Streams are never decoded: all that is asked is whether the bytes passed so far end at an event
-boundary, which their last four tell. What the gate itself may put into a stream is made here.
+Streams are never decoded. The pipe only needs to know whether the bytes so far end at an event
+boundary, which the last four bytes show. The module also builds what the gate itself writes into
+a stream: keepalives and error events.
 """
 
 import json
 from collections.abc import Mapping
 from typing import Any
 
-# One newline: after a comment a blank line makes some SDKs dispatch an empty event.
+# A single newline: a blank line after a comment makes some SDKs dispatch an empty event.
 KEEPALIVE = b": keep-alive\n"
 
 _BOUNDARIES = (b"\n\n", b"\r\n\r\n", b"\r\r")
@@ -16,9 +17,9 @@ _LONGEST = max(map(len, _BOUNDARIES))
 
 
 class EventBoundary:
-    """Follows a stream's bytes; tells whether they end at an event boundary.
+    """Follows the bytes of a stream. True if they end at an event boundary.
 
-    Nothing passed yet counts as one. The answer does not depend on how the bytes were cut.
+    The beginning of the stream is a boundary too. How the bytes are cut makes no difference.
     """
 
     __slots__ = ("_tail",)
@@ -27,7 +28,7 @@ class EventBoundary:
         self._tail = b""
 
     def feed(self, chunk: bytes) -> None:
-        """Note bytes that passed."""
+        """Note the next bytes of the stream."""
         self._tail = chunk[-_LONGEST:] if len(chunk) >= _LONGEST else self._join(chunk)
 
     def _join(self, chunk: bytes) -> bytes:
@@ -38,18 +39,18 @@ class EventBoundary:
 
 
 def is_event_stream(content_type: str | None) -> bool:
-    """Whether a Content-Type names an event stream, parameters aside."""
+    """Whether a Content-Type is that of an event stream, whatever its parameters."""
     return (content_type or "").partition(";")[0].strip().lower() == "text/event-stream"
 
 
 def error_event(path: str, error: Mapping[str, Any]) -> bytes:
-    """An in-stream error that OpenAI's SDKs raise: chat's form, or the Responses API's.
+    """An error event that OpenAI's SDKs raise, in the form of chat or of the Responses API.
 
-    The SDKs raise on a truthy `error` in any event; the Responses API's own error event spreads
-    the same fields over the event, so on its paths both are there.
+    The SDKs raise if any event has a truthy `error`. The Responses API's own error event has the
+    fields of the error at its top level. On its paths the event has both.
 
     Args:
-        path: the request's path, `/v1/...`; the Responses API is known by it.
+        path: the request's path, `/v1/...`, which tells the two APIs apart.
         error: OpenAI's error object, with `message`, `type`, `param` and `code`.
     """
     if path.split("/", 3)[2:3] != ["responses"]:

@@ -1,12 +1,12 @@
-"""WebSocket frames as far as a bridge needs them (RFC 6455, 5; RFC 7692, 6).
+"""WebSocket frames, as far as the relay needs them (RFC 6455, 5; RFC 7692, 6).
 
-Frames are never rebuilt: a bridge passes the bytes it reads, masks and compression included, and
-asks here how much of them may pass. What is followed is where frames and messages begin and end,
-which also tells where a Close frame of the gate's own may stand between them. What no endpoint
-would have to accept is a `ProtocolViolation`, and does not pass.
+Frames are never rebuilt. The relay passes on the bytes it reads, masks and compression included,
+and a `FrameTracker` says how many of them may pass. It follows where frames and messages begin and
+end, which also shows where the gate may insert a Close frame of its own. Bytes that no endpoint
+has to accept are a `ProtocolViolation`, and do not pass.
 
-A frame's head, and a control frame whole, is held until all of it is there; of other payloads
-nothing is kept. What a compressed message inflates to is for the endpoints to judge.
+The header of a frame is held until it is complete, and so is a whole control frame. Other payloads
+are not kept. A compressed message is not inflated: the endpoints check its contents.
 """
 
 from codecs import getincrementaldecoder
@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from codecs import IncrementalDecoder
 
-# Larger messages are refused. OpenAI's own limit for an event is 15 MiB (append audio).
+# Larger messages are rejected. OpenAI's own limit for an event is 15 MiB (append audio).
 MESSAGE_LIMIT = 16 * 2**20
 
-# A message in more pieces than this is nobody's; 256 bytes each would make a message of 16 MiB.
+# No real client sends a message in more fragments. At 256 bytes each they make 16 MiB.
 FRAGMENTS_LIMIT = 65_536
 
 # Close codes (RFC 6455, 7.4.1).
@@ -29,21 +29,21 @@ INVALID_PAYLOAD = 1007
 MESSAGE_TOO_BIG = 1009
 INTERNAL_ERROR = 1011
 
-CONTINUATION, TEXT, CLOSE, PONG = 0x0, 0x1, 0x8, 0xA
+CONTINUATION, TEXT, BINARY, CLOSE, PONG = 0x0, 0x1, 0x2, 0x8, 0xA
 
 _FIN, _RESERVED, _COMPRESSED, _OPCODE = 0x80, 0x70, 0x40, 0x0F
 _MASKED, _LENGTH = 0x80, 0x7F
 MASK_BYTES = 4
 
-# A control frame's payload is shorter than this; longer lengths stand in bytes of their own.
-_SHORT = 126
-_LENGTH_SIZE = {126: 2, 127: 8}
+# A control frame's payload is shorter than this. Longer lengths follow in 2 or 8 bytes.
+_EXTENDED_LENGTH = 126
+_EXTENDED_LENGTH_BYTES = {126: 2, 127: 8}
 
 _utf8 = getincrementaldecoder("utf-8")
 
 
 class ProtocolViolation(Exception):
-    """What no endpoint would have to accept. `code` is what its sender is to be told."""
+    """Bytes that no endpoint has to accept. `code` is the close code for their sender."""
 
     def __init__(self, code: int, message: str) -> None:
         super().__init__(message)
@@ -52,28 +52,29 @@ class ProtocolViolation(Exception):
 
 
 class FrameTracker:
-    """Follows what comes from one side, however the bytes were cut.
+    """Follows the bytes from one side, however they are cut.
 
-    `closed`: a Close frame has passed, and nothing after it does. `violation`: what was met, and
-    nothing from there on passes. `at_boundary`: what has passed ends where a frame does.
+    `closed`: a Close frame has passed, and nothing passes after it. `violation`: the first
+    violation; nothing passes from there on. `at_boundary`: the bytes passed end with a frame.
 
     Args:
-        masked: frames must be masked, as a client's must; a server's must not.
-        compressed: permessage-deflate was agreed upon.
-        on_text: is given the pieces of each text that is not compressed, and whether one ends it.
+        masked: frames must be masked (from a client) or must not be (from a server).
+        compressed: the two sides negotiated permessage-deflate.
+        on_text: called with each piece of an uncompressed text message, and whether it is the
+            last one.
     """
 
     __slots__ = (
+        "_bytes_left",
         "_compressed",
         "_decoder",
-        "_final",
         "_fragments",
         "_held",
-        "_left",
+        "_in_message",
+        "_is_final",
         "_mask",
         "_masked",
         "_on_text",
-        "_open",
         "_size",
         "at_boundary",
         "closed",
@@ -94,19 +95,18 @@ class FrameTracker:
         self._compressed = compressed
         self._on_text = on_text
         self._held = b""
-        # The frame whose payload comes: what is left of it, its mask, and whether it ends its
-        # message.
-        self._left = 0
+        # The current frame: payload bytes still to come, its mask, and whether it ends a message.
+        self._bytes_left = 0
         self._mask = b""
-        self._final = True
-        # The message: whether more frames of it must come, and what it has by now.
-        self._open = False
+        self._is_final = True
+        # The current message: whether more frames of it must come, its bytes and frames so far.
+        self._in_message = False
         self._size = 0
         self._fragments = 0
         self._decoder: IncrementalDecoder | None = None
 
     def __repr__(self) -> str:
-        state = "closed" if self.closed else self.violation or f"{self._left} bytes left"
+        state = "closed" if self.closed else self.violation or f"{self._bytes_left} bytes left"
         return f"<FrameTracker {state}, {len(self._held)} held, message of {self._size} bytes>"
 
     @property
@@ -115,37 +115,40 @@ class FrameTracker:
         return self.closed or self.violation is not None
 
     def feed(self, data: bytes) -> bytes:
-        """Follow bytes as they came; returns what may pass now."""
+        """Take the next bytes. Returns those that may pass now, with any held before."""
         if self.finished:
             return b""
         if self._held:
             data, self._held = self._held + data, b""
-        sound = 0
+        valid = 0
         try:
-            if self._left:
-                sound = self._payload(data, 0)
-            while sound < len(data) and not self.finished:
+            if self._bytes_left:
+                valid = self._payload(data, 0)
+            while valid < len(data) and not self.finished:
                 self.at_boundary = True
-                end = self._frame(data, sound)
-                if end == sound:
-                    self._held = data[sound:]
-                    return data[:sound]
-                sound = end
-            self.at_boundary = not self._left
+                end = self._frame(data, valid)
+                if end == valid:
+                    self._held = data[valid:]
+                    return data[:valid]
+                valid = end
+            self.at_boundary = not self._bytes_left
         except ProtocolViolation as violation:
             self.violation = violation
-        return data if sound == len(data) else data[:sound]
+        return data if valid == len(data) else data[:valid]
 
     def _frame(self, data: bytes, start: int) -> int:
-        """Where a frame, or what has come of it, ends; `start` if it has to be held."""
+        """Take a frame, or the part of it that is there. Returns its end.
+
+        Returns `start` if the bytes must be held until more arrive.
+        """
         if len(data) < start + 2:
             return start
         first, second = data[start], data[start + 1]
         opcode, length = first & _OPCODE, second & _LENGTH
-        self._check(first, second, opcode, length)
+        self._check_header(first, second, opcode, length)
         at = start + 2
-        if length >= _SHORT:
-            size = _LENGTH_SIZE[length]
+        if length >= _EXTENDED_LENGTH:
+            size = _EXTENDED_LENGTH_BYTES[length]
             length = int.from_bytes(data[at : at + size])
             at += size
         mask = b""
@@ -159,33 +162,33 @@ class FrameTracker:
                 _check_close(apply_mask(data[at : at + length], mask))
                 self.closed = True
             return at + length
-        self._begin(first, opcode, length)
-        self._left, self._mask = length, mask
+        self._begin_data_frame(first, opcode, length)
+        self._bytes_left, self._mask = length, mask
         return self._payload(data, at)
 
-    def _check(self, first: int, second: int, opcode: int, length: int) -> None:
-        """Raise for what the first two bytes may not say."""
+    def _check_header(self, first: int, second: int, opcode: int, length: int) -> None:
+        """Raise if the first two bytes of a frame are invalid."""
         reserved = first & _RESERVED
         if reserved and not (self._compressed and reserved == _COMPRESSED and 0 < opcode < CLOSE):
             raise ProtocolViolation(PROTOCOL_ERROR, "reserved bits are set")
         if bool(second & _MASKED) != self._masked:
-            wrong = "not masked" if self._masked else "masked"
-            raise ProtocolViolation(PROTOCOL_ERROR, f"the frame is {wrong}")
+            found = "not masked" if self._masked else "masked"
+            raise ProtocolViolation(PROTOCOL_ERROR, f"the frame is {found}")
         if opcode >= CLOSE:
             if opcode > PONG:
                 raise ProtocolViolation(PROTOCOL_ERROR, f"opcode {opcode} is unknown")
-            if not first & _FIN or length >= _SHORT:
+            if not first & _FIN or length >= _EXTENDED_LENGTH:
                 raise ProtocolViolation(
                     PROTOCOL_ERROR, "a control frame is fragmented or too long"
                 )
-        elif opcode > TEXT + 1:
+        elif opcode > BINARY:
             raise ProtocolViolation(PROTOCOL_ERROR, f"opcode {opcode} is unknown")
-        elif (opcode == CONTINUATION) != self._open:
-            wrong = "inside another" if self._open else "without its beginning"
-            raise ProtocolViolation(PROTOCOL_ERROR, f"a message came {wrong}")
+        elif (opcode == CONTINUATION) != self._in_message:
+            wrong = "starts inside another" if self._in_message else "continues without a start"
+            raise ProtocolViolation(PROTOCOL_ERROR, f"a message {wrong}")
 
-    def _begin(self, first: int, opcode: int, length: int) -> None:
-        """Note the head of a data frame. Raises for a message that grows too large."""
+    def _begin_data_frame(self, first: int, opcode: int, length: int) -> None:
+        """Note the header of a data frame. Raises if its message becomes too large."""
         if opcode == CONTINUATION:
             self._size += length
             self._fragments += 1
@@ -194,30 +197,29 @@ class FrameTracker:
             self._decoder = _utf8() if opcode == TEXT and not first & _COMPRESSED else None
         if self._size > MESSAGE_LIMIT:
             raise ProtocolViolation(
-                MESSAGE_TOO_BIG, f"a message has {self._size} bytes of {MESSAGE_LIMIT} at most"
+                MESSAGE_TOO_BIG, f"a message has {self._size} bytes, more than {MESSAGE_LIMIT}"
             )
         if self._fragments > FRAGMENTS_LIMIT:
             raise ProtocolViolation(
                 MESSAGE_TOO_BIG, f"a message has more than {FRAGMENTS_LIMIT} fragments"
             )
-        self._final = bool(first & _FIN)
-        self._open = not self._final
+        self._is_final = bool(first & _FIN)
+        self._in_message = not self._is_final
 
     def _payload(self, data: bytes, at: int) -> int:
-        """Where what has come of a data frame's payload ends."""
-        end = min(at + self._left, len(data))
-        left = self._left - (end - at)
+        """Take the part of a data frame's payload that is there. Returns its end."""
+        end = min(at + self._bytes_left, len(data))
+        left = self._bytes_left - (end - at)
         if self._decoder is not None:
-            self._read(
-                self._decoder, apply_mask(data[at:end], self._mask), self._final and not left
-            )
-        turn = (end - at) % MASK_BYTES
-        self._mask = self._mask[turn:] + self._mask[:turn]
-        self._left = left
+            text = apply_mask(data[at:end], self._mask)
+            self._read_text(self._decoder, text, self._is_final and not left)
+        shift = (end - at) % MASK_BYTES
+        self._mask = self._mask[shift:] + self._mask[:shift]
+        self._bytes_left = left
         return end
 
-    def _read(self, decoder: "IncrementalDecoder", piece: bytes, last: bool) -> None:
-        """Read a piece of a text message. Raises for what is not UTF-8."""
+    def _read_text(self, decoder: "IncrementalDecoder", piece: bytes, last: bool) -> None:
+        """Read a piece of a text message. Raises if it is not UTF-8."""
         try:
             decoder.decode(piece, last)
         except UnicodeDecodeError:
@@ -227,31 +229,31 @@ class FrameTracker:
 
 
 def close_frame(code: int, reason: str, mask: bytes = b"") -> bytes:
-    """A Close frame; with a mask, as clients must send it. `reason` may have 123 bytes."""
+    """A Close frame, masked if there is a mask. `reason` may have up to 123 bytes."""
     payload = code.to_bytes(2) + reason.encode()
     head = bytes([_FIN | CLOSE, (_MASKED if mask else 0) | len(payload)])
     return head + mask + apply_mask(payload, mask)
 
 
 def apply_mask(payload: bytes, mask: bytes) -> bytes:
-    """A payload without its mask, or with it: masking is its own inverse (RFC 6455, 5.3)."""
+    """Mask a payload, or unmask it: the two are the same (RFC 6455, 5.3)."""
     if not mask:
         return payload
     size = len(payload)
     key = (mask * (size // MASK_BYTES + 1))[:size]
-    # One operation on long numbers is by far the fastest that Python itself has.
+    # A single operation on long integers is by far the fastest way in pure Python.
     return (int.from_bytes(payload, "little") ^ int.from_bytes(key, "little")).to_bytes(
         size, "little"
     )
 
 
 def _check_close(payload: bytes) -> None:
-    """Raise for a Close frame's payload that may not be sent. None at all may: no code."""
+    """Raise if the payload of a Close frame is invalid. An empty one is valid: no code."""
     if not payload:
         return
     code = int.from_bytes(payload[:2])
     if len(payload) < 2 or not _is_sendable(code):
-        raise ProtocolViolation(PROTOCOL_ERROR, f"close code {code} is none to be sent")
+        raise ProtocolViolation(PROTOCOL_ERROR, f"close code {code} may not be sent")
     try:
         payload[2:].decode()
     except UnicodeDecodeError:
@@ -259,6 +261,9 @@ def _check_close(payload: bytes) -> None:
 
 
 def _is_sendable(code: int) -> bool:
-    """Whether a close code may stand in a frame: 1005, 1006 and 1015 are for what came without
-    one (RFC 6455, 7.4; IANA's registry knows those up to 1014)."""
+    """Whether a close code may be sent in a frame.
+
+    1005, 1006 and 1015 may not: they stand for a close without a code (RFC 6455, 7.4). IANA has
+    registered codes up to 1014.
+    """
     return 1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code <= 4999

@@ -1,9 +1,9 @@
-"""A WebSocket's opening: what a client asks, what goes upstream, what is answered (RFC 6455, 4).
+"""The WebSocket handshake: the client's request, upstream's, and the responses (RFC 6455, 4).
 
-Each hop has its own key and proof. Subprotocols cross as they are offered and chosen, but for
-the one that carries an API key, as browsers send it: upstream is offered the gate's, and the
-client never sees that. Compression is agreed upon between client and upstream, since frames pass
-the gate as they are; other extensions could change what a frame is, and are not offered.
+Each hop has its own key and accept value. Subprotocols cross as they are offered and chosen,
+except the one in which browsers send an API key: upstream is offered the gate's key in its place,
+and the client never sees that. Compression is negotiated between client and upstream, because
+frames pass the gate unchanged. Other extensions could change what a frame is, and are not offered.
 """
 
 import binascii
@@ -16,12 +16,12 @@ from typing import Self
 
 from rustygate.core.headers import Headers
 
-# Names, in any case, and values.
-Fields = Collection[tuple[str, str]]
+# Header names, in any case, and values.
+HeaderFields = Collection[tuple[str, str]]
 
 VERSION = "13"
 
-# A plain number: looking a member up in `HTTPStatus` costs a call each time.
+# A plain number: each access to a member of `HTTPStatus` costs a call.
 SWITCHING_PROTOCOLS = 101
 NONCE_BYTES = 16
 
@@ -36,15 +36,15 @@ _VISIBLE = re.compile(r"[!-~]+")
 
 
 class InvalidHandshake(Exception):
-    """Upstream's answer to an opening is not one that a client could take."""
+    """Upstream's response to a handshake is one that no client could accept."""
 
 
 @dataclass(frozen=True, slots=True)
 class WebSocketHandshake:
-    """What the head of an opening says, the client's own or the one that went upstream.
+    """The request of a handshake: the client's own, or the one sent upstream.
 
     Args:
-        protocols: among them an API key, it may be.
+        protocols: the subprotocols offered; one of them may contain an API key.
     """
 
     key: str
@@ -52,31 +52,30 @@ class WebSocketHandshake:
     extensions: tuple[str, ...]
 
     @classmethod
-    def from_headers(cls, fields: Fields) -> Self:
-        """Read a request's head. Raises ValueError, with a reason to tell, for one that is not
-        as it must be."""
+    def from_headers(cls, fields: HeaderFields) -> Self:
+        """Read the headers of a request. Raises ValueError, with a reason for the client."""
         keys = _elements(fields, "sec-websocket-key")
         if _elements(fields, "sec-websocket-version") != [VERSION]:
-            raise ValueError(f"Sec-WebSocket-Version is not {VERSION}.")
+            raise ValueError(f"Sec-WebSocket-Version must be {VERSION}.")
         if len(keys) != 1 or not _is_key(keys[0]):
-            raise ValueError("Sec-WebSocket-Key is not one of 16 bytes.")
+            raise ValueError(f"Sec-WebSocket-Key must be {NONCE_BYTES} bytes in base64.")
         protocols = _elements(fields, "sec-websocket-protocol")
         if not all(map(_VISIBLE.fullmatch, protocols)):
-            raise ValueError("Sec-WebSocket-Protocol names what is no protocol.")
+            raise ValueError("Sec-WebSocket-Protocol must be a list of subprotocol names.")
         return cls(keys[0], tuple(protocols), _compressions(fields))
 
     @property
     def api_key(self) -> str | None:
-        """The client's own key, if it is offered as a subprotocol."""
+        """The client's own API key, if one is offered as a subprotocol."""
         keys = (name[len(KEY_PROTOCOL) :] for name in self.protocols if carries_key(name))
         return next(keys, None)
 
     def upstream_headers(self, nonce: bytes, api_key: str) -> Headers:
-        """The headers of the opening that goes upstream.
+        """The headers of the request that is sent upstream.
 
         Args:
             nonce: 16 random bytes.
-            api_key: the gate's, in place of the client's.
+            api_key: the gate's, which replaces the client's.
         """
         headers = [
             ("Connection", "Upgrade"),
@@ -85,7 +84,7 @@ class WebSocketHandshake:
             ("Sec-WebSocket-Key", b64encode(nonce).decode()),
         ]
         protocols = dict.fromkeys(_with_key(name, api_key) for name in self.protocols)
-        # A key that is no token cannot be sent this way; `Authorization` has it anyway.
+        # A key that is not a token cannot be sent this way. `Authorization` has it anyway.
         offered = [name for name in protocols if not carries_key(name) or _TOKEN.fullmatch(name)]
         if offered:
             headers.append(("Sec-WebSocket-Protocol", ", ".join(offered)))
@@ -93,45 +92,45 @@ class WebSocketHandshake:
             headers.append(("Sec-WebSocket-Extensions", ", ".join(self.extensions)))
         return headers
 
-    def response_headers(self, sent: "WebSocketHandshake", answered: Fields) -> Headers:
-        """The headers of the client's answer, from upstream's. Raises `Disagreement`.
+    def response_headers(self, sent: "WebSocketHandshake", received: HeaderFields) -> Headers:
+        """The headers of the response to the client. Raises `InvalidHandshake`.
 
         Args:
-            sent: the opening that went upstream.
-            answered: the headers that came back with its 101.
+            sent: the request that was sent upstream.
+            received: the headers of upstream's 101.
         """
-        if not is_websocket_upgrade(answered):
-            raise InvalidHandshake("another protocol")
-        if _elements(answered, "sec-websocket-accept") != [_proof(sent.key)]:
-            raise InvalidHandshake("no proof of the key")
+        if not is_websocket_upgrade(received):
+            raise InvalidHandshake("a switch to another protocol")
+        if _elements(received, "sec-websocket-accept") != [_accept_value(sent.key)]:
+            raise InvalidHandshake("a wrong Sec-WebSocket-Accept")
         headers = [
             ("Connection", "Upgrade"),
             ("Upgrade", "websocket"),
-            ("Sec-WebSocket-Accept", _proof(self.key)),
+            ("Sec-WebSocket-Accept", _accept_value(self.key)),
         ]
-        for chosen in _one_of(_elements(answered, "sec-websocket-protocol"), sent.protocols):
-            headers.append(("Sec-WebSocket-Protocol", self._own(chosen)))
-        extensions = _elements(answered, "sec-websocket-extensions")
+        for chosen in _chosen_protocol(received, sent.protocols):
+            headers.append(("Sec-WebSocket-Protocol", self._as_offered(chosen)))
+        extensions = _elements(received, "sec-websocket-extensions")
         if extensions:
             if len(extensions) > 1 or not (sent.extensions and _is_compression(extensions[0])):
                 raise InvalidHandshake("an extension that was not offered")
             headers.append(("Sec-WebSocket-Extensions", extensions[0]))
         return headers
 
-    def _own(self, chosen: str) -> str:
-        """The client's own word for the subprotocol that upstream chose."""
+    def _as_offered(self, chosen: str) -> str:
+        """The subprotocol that upstream chose, with the client's own API key if it has one."""
         return next(filter(carries_key, self.protocols)) if carries_key(chosen) else chosen
 
 
-def is_websocket_upgrade(fields: Fields) -> bool:
-    """Whether a head is about a WebSocket: a request's asks for one, an answer's agrees to it."""
+def is_websocket_upgrade(fields: HeaderFields) -> bool:
+    """Whether the headers of a request or a response are those of a switch to WebSocket."""
     upgrade = [value.strip().lower() for name, value in fields if name.lower() == "upgrade"]
     options = map(str.lower, _elements(fields, "connection"))
     return upgrade == ["websocket"] and "upgrade" in options
 
 
 def carries_key(protocol: str) -> bool:
-    """Whether a subprotocol carries an API key."""
+    """Whether a subprotocol contains an API key."""
     return protocol.lower().startswith(KEY_PROTOCOL)
 
 
@@ -139,13 +138,15 @@ def _with_key(protocol: str, api_key: str) -> str:
     return KEY_PROTOCOL + api_key if carries_key(protocol) else protocol
 
 
-def _one_of(chosen: list[str], offered: tuple[str, ...]) -> list[str]:
+def _chosen_protocol(received: HeaderFields, offered: tuple[str, ...]) -> list[str]:
+    """The subprotocol that upstream chose; empty if it chose none."""
+    chosen = _elements(received, "sec-websocket-protocol")
     if len(chosen) > 1 or not set(chosen) <= set(offered):
         raise InvalidHandshake("a subprotocol that was not offered")
     return chosen
 
 
-def _compressions(fields: Fields) -> tuple[str, ...]:
+def _compressions(fields: HeaderFields) -> tuple[str, ...]:
     return tuple(filter(_is_compression, _elements(fields, "sec-websocket-extensions")))
 
 
@@ -154,8 +155,8 @@ def _is_compression(extension: str) -> bool:
     return name == _COMPRESSION and extension.isascii() and extension.isprintable()
 
 
-def _elements(fields: Fields, name: str) -> list[str]:
-    """The elements of a header that is a list, over all its lines (RFC 9110, 5.6.1)."""
+def _elements(fields: HeaderFields, name: str) -> list[str]:
+    """The elements of a list header, from all its field lines (RFC 9110, 5.6.1)."""
     values = (value for field, value in fields if field.lower() == name)
     return [text for value in values for part in value.split(",") if (text := part.strip())]
 
@@ -167,6 +168,6 @@ def _is_key(text: str) -> bool:
         return False
 
 
-def _proof(key: str) -> str:
-    """What answers a key (RFC 6455, 4.2.2)."""
+def _accept_value(key: str) -> str:
+    """The Sec-WebSocket-Accept for a key (RFC 6455, 4.2.2)."""
     return b64encode(sha1(key.encode() + _GUID).digest()).decode()
