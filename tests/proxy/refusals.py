@@ -15,28 +15,28 @@ from tests.support.http import (
 from tests.support.upstream import Upstream
 
 Prepare = Callable[[StartGate, Upstream], Awaitable[Gate]]
-Happen = Callable[[Gate, Upstream], Awaitable[None]]
+Act = Callable[[Gate, Upstream], Awaitable[None]]
 
-# Silence that is too long, and a wait too.
+# A time limit that passes soon.
 SHORT = 0.1
 
 
-def started(**settings: object) -> Prepare:
+def with_settings(**settings: object) -> Prepare:
     async def prepare(gate: StartGate, upstream: Upstream) -> Gate:
         return await gate(**settings)
 
     return prepare
 
 
-async def spent(gate: StartGate, upstream: Upstream) -> Gate:
-    """No unit is left, for longer than a request may wait."""
+async def without_units(gate: StartGate, upstream: Upstream) -> Gate:
+    """The request budget is empty for longer than a request may wait."""
     upstream.reply = response()
     running = await gate(RATE_LIMIT=0.001, RATE_LIMIT_BURST=1)
     await running.request(get())
     return running
 
 
-def busy(**settings: object) -> Prepare:
+def with_slot_taken(**settings: object) -> Prepare:
     """The only slot is taken."""
 
     async def prepare(gate: StartGate, upstream: Upstream) -> Gate:
@@ -48,31 +48,31 @@ def busy(**settings: object) -> Prepare:
     return prepare
 
 
-async def crowded(gate: StartGate, upstream: Upstream) -> Gate:
-    """The only slot is taken, and the only place in the queue too."""
-    running = await busy(QUEUE_LIMIT=1)(gate, upstream)
+async def with_full_queue(gate: StartGate, upstream: Upstream) -> Gate:
+    """The only slot and the only place in the queue are taken."""
+    running = await with_slot_taken(QUEUE_LIMIT=1)(gate, upstream)
     await running.send(get())
     await running.wait_until(waiters=1)
     return running
 
 
-async def deserted(gate: StartGate, upstream: Upstream) -> Gate:
-    """Nobody listens upstream."""
+async def without_upstream(gate: StartGate, upstream: Upstream) -> Gate:
+    """Upstream is not listening."""
     running = await gate(UPSTREAM_RETRIES=0)
     await upstream.stop()
     return running
 
 
-async def nothing(running: Gate, upstream: Upstream) -> None:
+async def do_nothing(running: Gate, upstream: Upstream) -> None:
     return
 
 
-async def drains(running: Gate, upstream: Upstream) -> None:
+async def drain(running: Gate, upstream: Upstream) -> None:
     await running.wait_until(waiters=1)
     await running.daemon.drain()
 
 
-async def breaks(running: Gate, upstream: Upstream) -> None:
+async def reset_upstream(running: Gate, upstream: Upstream) -> None:
     call = await upstream.call()
     await call.read_rest()
     call.reset()
@@ -80,7 +80,10 @@ async def breaks(running: Gate, upstream: Upstream) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A refusal: how it comes about, what it says, and what the SDK raises."""
+    """A refusal: how it comes about, what it contains, and what the SDK raises.
+
+    `prepare` starts a gate that will refuse the next request; `act` runs after that is sent.
+    """
 
     reason: str
     prepare: Prepare
@@ -90,14 +93,14 @@ class Case:
     message: str
     raises: type[openai.APIStatusError]
     retry: str | None = None
-    happen: Happen = nothing
+    act: Act = do_nothing
     outcome: str = "refused"
 
 
 CASES = {
     "queue_timeout, early": Case(
         "queue_timeout",
-        spent,
+        without_units,
         429,
         "requests",
         "rate_limit_exceeded",
@@ -108,7 +111,7 @@ CASES = {
     ),
     "queue_timeout, late": Case(
         "queue_timeout",
-        busy(RATE_LIMIT_TIMEOUT=SHORT),
+        with_slot_taken(RATE_LIMIT_TIMEOUT=SHORT),
         429,
         "requests",
         "rate_limit_exceeded",
@@ -119,7 +122,7 @@ CASES = {
     ),
     "queue_full": Case(
         "queue_full",
-        crowded,
+        with_full_queue,
         429,
         "requests",
         "rate_limit_exceeded",
@@ -129,18 +132,18 @@ CASES = {
     ),
     "draining": Case(
         "draining",
-        busy(DRAIN_TIMEOUT=0),
+        with_slot_taken(DRAIN_TIMEOUT=0),
         503,
         "service_unavailable_error",
         "draining",
         r"The gate is shutting down; try again in 1 s\.$",
         openai.InternalServerError,
         "true",
-        drains,
+        drain,
     ),
     "upstream_unreachable": Case(
         "upstream_unreachable",
-        deserted,
+        without_upstream,
         502,
         "upstream_error",
         "upstream_unreachable",
@@ -151,19 +154,19 @@ CASES = {
     ),
     "upstream_disconnected": Case(
         "upstream_disconnected",
-        started(UPSTREAM_RETRIES=0),
+        with_settings(UPSTREAM_RETRIES=0),
         502,
         "upstream_error",
         "upstream_disconnected",
         r"Upstream closed the connection without responding\.$",
         openai.InternalServerError,
         "true",
-        breaks,
+        reset_upstream,
         "upstream_error",
     ),
     "upstream_timeout": Case(
         "upstream_timeout",
-        started(UPSTREAM_READ_TIMEOUT=SHORT),
+        with_settings(UPSTREAM_READ_TIMEOUT=SHORT),
         504,
         "upstream_error",
         "upstream_timeout",
@@ -174,15 +177,20 @@ CASES = {
     ),
     "body_too_large": Case(
         "body_too_large",
-        started(MAX_BODY_SIZE=10),
+        with_settings(MAX_BODY_SIZE=10),
         413,
         "invalid_request_error",
         "body_too_large",
-        r"has \d\d+ bytes .* at most 10 ",
+        r"has at least \d\d+ bytes; MAX_BODY_SIZE is 10\.$",
         openai.APIStatusError,
     ),
 }
 every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-busy_cases = pytest.mark.parametrize(
+every_429 = pytest.mark.parametrize(
     "case", [case for case in CASES.values() if case.status == 429], ids=lambda case: case.message
 )
+
+
+def fail(*arguments: object) -> None:
+    """Fail as a defect of the gate would."""
+    raise RuntimeError("a defect")

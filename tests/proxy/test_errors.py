@@ -6,7 +6,7 @@ from math import ceil
 import pytest
 
 from tests.conftest import StartGate
-from tests.proxy.refusals import CASES, Case, busy_cases, every_case
+from tests.proxy.refusals import CASES, Case, every_429, every_case, fail
 from tests.support.client import Client
 from tests.support.gate import Log
 from tests.support.http import (
@@ -32,26 +32,23 @@ MULTIPART = "Content-Type: multipart/form-data; boundary=x"
 
 
 def check_refusal(got: Response, reason: str, status: int, kind: str, code: str) -> None:
-    """It has the contract's form, and tells no key."""
+    """Check the shape of a refusal, and that it contains no key."""
     assert (got.status, got.reason) == (status, reason)
     assert got.head["content-type"] == "application/json"
     assert got.json.keys() == {"error"}
     assert got.error.keys() == {"message", "type", "param", "code"}
     assert (got.error["type"], got.error["code"], got.error["param"]) == (kind, code, None)
-    everything = got.head.raw + got.body
-    assert CLIENT_KEY.encode() not in everything
-    assert UPSTREAM_KEY.encode() not in everything
+    received = got.head.raw + got.body
+    assert CLIENT_KEY.encode() not in received
+    assert UPSTREAM_KEY.encode() not in received
 
 
 async def refused(gate: StartGate, upstream: Upstream, case: Case) -> tuple[Client, Response]:
     """A client whose chat was refused, and the refusal."""
     running = await case.prepare(gate, upstream)
     client = await running.send(chat())
-    await case.happen(running, upstream)
+    await case.act(running, upstream)
     return client, await client.response()
-
-
-# As bytes.
 
 
 @every_case
@@ -77,9 +74,9 @@ async def test_refusal_is_logged(
     assert got.head["x-rustygate-attempts"] == str(line["attempts"])
 
 
-@busy_cases
+@every_429
 async def test_429_says_when_to_try_again(gate: StartGate, upstream: Upstream, case: Case) -> None:
-    """In whole seconds rounded up, and in milliseconds; never at once."""
+    """In whole seconds, rounded up, and in milliseconds; never zero."""
     _, got = await refused(gate, upstream, case)
     milliseconds = int(got.head["retry-after-ms"])
     assert milliseconds > 0
@@ -121,13 +118,13 @@ async def test_draining_gate_refuses_requests_on_open_connections(
 
 
 TOO_LARGE = {
-    "announced": (request("POST", CHAT, JSON, "Content-Length: 11"), b"x" * 11, 11),
-    "announced, multipart": (
+    "declared": (request("POST", CHAT, JSON, "Content-Length: 11"), b"x" * 11, 11),
+    "declared, multipart": (
         request("POST", "/v1/files", MULTIPART, "Content-Length: 11"),
         b"x" * 11,
         11,
     ),
-    "announced, and asked for": (
+    "declared, 100-continue": (
         request("POST", CHAT, JSON, "Content-Length: 11", "Expect: 100-continue"),
         b"x" * 11,
         11,
@@ -148,7 +145,7 @@ async def test_too_large_body_is_refused_before_its_end(
     client = await running.send(sent)
     got = await client.response()
     check_refusal(got, "body_too_large", 413, "invalid_request_error", "body_too_large")
-    assert f"has {size} bytes" in got.error["message"]
+    assert f"has at least {size} bytes" in got.error["message"]
     assert got.head["connection"] == "close"
     client.send(rest)
     assert await client.ended() == "closed"
@@ -187,7 +184,7 @@ async def test_body_of_exactly_the_limit_passes(gate: StartGate, upstream: Upstr
     assert (await running.request(head + chunk(b"x" * 10) + LAST_CHUNK)).status == 200
 
 
-NOT_SERVED = {
+NOT_FORWARDED = {
     "dot segment": (get("/v1/../models"), 400, "bad_request", "dot segments"),
     "encoded dot segment": (get("/v1/%2e%2E/models"), 400, "bad_request", "dot segments"),
     "fragment": (get("/v1/models#x"), 400, "bad_request", "a URL must not contain"),
@@ -200,14 +197,14 @@ NOT_SERVED = {
     "path": (get(f"/v2/models?api_key={CLIENT_KEY}"), 404, "not_found", "/v2/models; .* /v1/"),
     "long path": (get("/v2/" + "x" * 9000), 404, "not_found", "at /v2/x{196}; "),
     "no path": (request("OPTIONS", "*"), 404, "not_found", r"at \*"),
-    "other method of a page": (post(target="/health"), 404, "not_found", "/health"),
+    "wrong method of a page": (post(target="/health"), 404, "not_found", "/health"),
     "TRACE": (request("TRACE", "/v1/models"), 405, "method_not_allowed", "TRACE"),
     "CONNECT": (request("CONNECT", "/v1/models"), 405, "method_not_allowed", "CONNECT"),
 }
 
 
 @pytest.mark.parametrize(
-    ("sent", "status", "reason", "message"), NOT_SERVED.values(), ids=NOT_SERVED
+    ("sent", "status", "reason", "message"), NOT_FORWARDED.values(), ids=NOT_FORWARDED
 )
 async def test_request_that_is_not_forwarded_is_refused(
     gate: StartGate, upstream: Upstream, sent: bytes, status: int, reason: str, message: str
@@ -230,7 +227,7 @@ async def test_refusal_of_a_head_request_has_no_body(gate: StartGate) -> None:
 
 
 NOT_HTTP = {
-    "a word": b"nonsense\r\n\r\n",
+    "one word": b"nonsense\r\n\r\n",
     "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n",
     "no colon": get("/v1/models", CLIENT_KEY),
     "two lengths": request("POST", CHAT, "Content-Length: 1", "Content-Length: 2"),
@@ -268,11 +265,7 @@ async def test_invalid_body_framing_is_refused_and_closes_the_connection(
     assert (await running.settled())[0]["outcome"] == "refused"
 
 
-# Defects of the gate.
-
-
-def fail(*arguments: object) -> None:
-    raise RuntimeError("a defect")
+# Internal errors.
 
 
 async def test_internal_error_only_names_the_exchange_id(
@@ -298,11 +291,11 @@ async def test_internal_error_only_names_the_exchange_id(
 async def test_internal_error_in_mid_response_cuts_it(
     gate: StartGate, upstream: Upstream, log: Log, monkeypatch: pytest.MonkeyPatch, version: str
 ) -> None:
-    def fail_at_the_second(_: object, passed: bytes) -> None:
-        if b"2" in passed:
+    def fail_at_second_event(_: object, data: bytes) -> None:
+        if b"2" in data:
             fail()
 
-    monkeypatch.setattr("rustygate.relay.stream.EventBoundary.feed", fail_at_the_second)
+    monkeypatch.setattr("rustygate.relay.stream.EventBoundary.feed", fail_at_second_event)
     running = await gate()
     client = await running.send(f"GET /v1/x HTTP/{version}\r\nHost: gate\r\n\r\n".encode())
     call = await upstream.call()

@@ -9,7 +9,16 @@ import openai
 import pytest
 
 from tests.conftest import StartGate
-from tests.proxy.refusals import CASES, SHORT, Case, breaks, busy, drains, every_case
+from tests.proxy.refusals import (
+    CASES,
+    SHORT,
+    Case,
+    drain,
+    every_case,
+    fail,
+    reset_upstream,
+    with_slot_taken,
+)
 from tests.support.gate import Gate, Log
 from tests.support.http import (
     EVENT_STREAM,
@@ -33,20 +42,20 @@ def sdk(
     async_client: Callable[..., openai.AsyncOpenAI],
     openai_client: Callable[..., openai.OpenAI],
 ) -> Sdk:
-    """Asks for a chat in the background, through the asynchronous client or the blocking one."""
+    """Starts a chat completion in the background, with the asynchronous or the blocking client."""
     blocking = getattr(request, "param", "async") == "blocking"
 
-    async def ask(running: Gate, **options: Any) -> object:
+    async def complete(running: Gate, **options: Any) -> object:
         async with soon():
             if blocking:
-                return await asyncio.to_thread(ask_for_chat, openai_client(running, **options))
-            return await ask_for_chat(async_client(running, **options))
+                return await asyncio.to_thread(create_chat, openai_client(running, **options))
+            return await create_chat(async_client(running, **options))
 
-    return lambda running, **options: asyncio.create_task(ask(running, **options))
+    return lambda running, **options: asyncio.create_task(complete(running, **options))
 
 
-def ask_for_chat(client: Any) -> Any:
-    """A chat completion of a blocking client; of an asynchronous one, the promise of it."""
+def create_chat(client: Any) -> Any:
+    """A chat completion of a blocking client; an awaitable of an asynchronous one."""
     messages = [{"role": "user", "content": "Hello!"}]
     return client.chat.completions.create(model="gpt-4o", messages=messages)
 
@@ -60,10 +69,10 @@ async def test_sdk_raises_the_refusal(
     gate: StartGate, upstream: Upstream, sdk: Sdk, case: Case
 ) -> None:
     running = await case.prepare(gate, upstream)
-    asked = sdk(running)
-    await case.happen(running, upstream)
+    pending = sdk(running)
+    await case.act(running, upstream)
     with pytest.raises(case.raises) as caught:
-        await asked
+        await pending
     error = caught.value
     assert type(error) is case.raises
     assert (error.status_code, error.type, error.code) == (case.status, case.kind, case.code)
@@ -92,7 +101,7 @@ async def test_sdk_raises_an_error_for_a_wrong_base_url(
 async def test_large_upload_gets_a_413_and_not_a_reset(
     gate: StartGate, async_client: Callable[..., openai.AsyncOpenAI]
 ) -> None:
-    """The SDK sends all of its body before it reads the answer."""
+    """The SDK sends the whole body before it reads the response."""
     running = await gate(MAX_BODY_SIZE=1000)
     files = async_client(running, max_retries=2).files
     with pytest.raises(openai.APIStatusError) as caught:
@@ -113,7 +122,7 @@ async def test_sdk_raises_an_internal_error(
     log.errors.clear()
 
 
-# What makes the SDK try again, and what does not.
+# Which refusals the SDK retries.
 
 
 async def test_sdk_retries_after_the_announced_wait(
@@ -123,7 +132,7 @@ async def test_sdk_retries_after_the_announced_wait(
     running = await gate(RATE_LIMIT=2, RATE_LIMIT_BURST=1, RATE_LIMIT_TIMEOUT=0.05)
     client = async_client(running, max_retries=1)
     for _ in range(2):
-        await ask_for_chat(client)
+        await create_chat(client)
     lines = await running.settled(3)
     assert [line["outcome"] for line in lines] == ["ok", "refused", "ok"]
 
@@ -134,35 +143,35 @@ async def test_sdk_retries_when_the_queue_is_full(
     running = await gate(CONCURRENCY_LIMIT=1, QUEUE_LIMIT=0)
     holder = await running.send(get())
     held = await upstream.call()
-    asked = sdk(running, max_retries=1)
+    pending = sdk(running, max_retries=1)
     [line] = await running.settled()
     assert line["reason"] == "queue_full"
     upstream.reply = COMPLETION
     await held.respond(response())
     await holder.response()
-    await asked
+    await pending
 
 
 async def test_sdk_retries_while_the_gate_restarts(
     gate: StartGate, upstream: Upstream, sdk: Sdk
 ) -> None:
-    running = await busy(DRAIN_TIMEOUT=0)(gate, upstream)
-    asked = sdk(running, max_retries=1)
-    await drains(running, upstream)
+    running = await with_slot_taken(DRAIN_TIMEOUT=0)(gate, upstream)
+    pending = sdk(running, max_retries=1)
+    await drain(running, upstream)
     upstream.reply = COMPLETION
     await gate(PORT=running.url.rpartition(":")[2])
-    await asked
+    await pending
 
 
 async def test_sdk_retries_after_an_upstream_disconnect(
     gate: StartGate, upstream: Upstream, sdk: Sdk
 ) -> None:
     running = await gate(UPSTREAM_RETRIES=0)
-    asked = sdk(running, max_retries=1)
-    await breaks(running, upstream)
+    pending = sdk(running, max_retries=1)
+    await reset_upstream(running, upstream)
     call = await upstream.call()
     await call.respond(COMPLETION)
-    await asked
+    await pending
     assert [line["status"] for line in await running.settled(2)] == [502, 200]
 
 
@@ -177,7 +186,7 @@ async def test_sdk_does_not_retry(
     assert len(upstream.calls) == (reason == "upstream_timeout")
 
 
-# Answers that break off.
+# Cut responses.
 
 CHAT_EVENT = (
     b'data: {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "gpt-4o", '
@@ -200,9 +209,9 @@ def stream_response(client: openai.AsyncOpenAI) -> Awaitable[openai.AsyncStream[
     return client.responses.create(model="gpt-4o", input="Hello!", stream=True)
 
 
-Open = Callable[[openai.AsyncOpenAI], Awaitable[openai.AsyncStream[Any]]]
+Start = Callable[[openai.AsyncOpenAI], Awaitable[openai.AsyncStream[Any]]]
 both_apis = pytest.mark.parametrize(
-    ("ask", "event"),
+    ("start", "event"),
     [(stream_chat, CHAT_EVENT), (stream_response, RESPONSE_EVENT)],
     ids=["chat", "responses"],
 )
@@ -214,16 +223,16 @@ async def test_sdk_raises_the_reason_of_a_cut_between_events(
     gate: StartGate,
     upstream: Upstream,
     async_client: Callable[..., openai.AsyncOpenAI],
-    ask: Open,
+    start: Start,
     event: bytes,
     reason: str,
 ) -> None:
     running = await gate(UPSTREAM_READ_TIMEOUT=3 * SHORT if reason == "upstream_timeout" else 600)
-    asked = asyncio.ensure_future(ask(async_client(running, max_retries=2)))
+    pending = asyncio.ensure_future(start(async_client(running, max_retries=2)))
     call = await upstream.call()
     call.send(EVENT_STREAM, chunk(event))
     async with soon():
-        stream = await asked
+        stream = await pending
         assert "Hi" in str(await anext(stream))
         if reason == "upstream_disconnected":
             call.reset()
@@ -239,15 +248,15 @@ async def test_sdk_raises_on_a_cut_inside_an_event(
     gate: StartGate,
     upstream: Upstream,
     async_client: Callable[..., openai.AsyncOpenAI],
-    ask: Open,
+    start: Start,
     event: bytes,
 ) -> None:
     running = await gate()
-    asked = asyncio.ensure_future(ask(async_client(running, max_retries=2)))
+    pending = asyncio.ensure_future(start(async_client(running, max_retries=2)))
     call = await upstream.call()
     call.send(EVENT_STREAM, chunk(event), chunk(event[:-20]))
     async with soon():
-        stream = await asked
+        stream = await pending
         await anext(stream)
         call.reset()
         with pytest.raises(openai.APIConnectionError):
@@ -257,9 +266,9 @@ async def test_sdk_raises_on_a_cut_inside_an_event(
 
 async def test_sdk_raises_on_a_cut_response(gate: StartGate, upstream: Upstream, sdk: Sdk) -> None:
     running = await gate()
-    asked = sdk(running)
+    pending = sdk(running)
     call = await upstream.call()
     call.send(response_head(JSON, "Content-Length: 100"), b'{"id": "c", "choices": []}')
     call.close()
     with pytest.raises(openai.APIConnectionError):
-        await asked
+        await pending
