@@ -11,22 +11,16 @@ Labels are bounded whatever clients send. A client's name may be its own to choo
 upstream has answered well for it.
 """
 
-from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
-from functools import lru_cache
-from itertools import accumulate
 
 from prometheus_client.metrics_core import (
     CounterMetricFamily,
     GaugeMetricFamily,
-    HistogramMetricFamily,
     Metric,
 )
 from prometheus_client.registry import Collector
-from prometheus_client.samples import Sample
 
 from rustygate.admission.gate import Gate
-from rustygate.core.bucket import SECOND
 from rustygate.errors import (
     BadRequest,
     InvalidApiKey,
@@ -36,57 +30,25 @@ from rustygate.errors import (
     reasons,
 )
 from rustygate.exchange import MS, Exchange
-
-Labels = tuple[str, ...]
-
-# How many names are told apart; more are no help on a dashboard.
-CLIENTS = 200
-MODELS = 200
-
-# Series of a counter, after which a client that would add one counts as another; and how many more
-# there may be for those, before a model does too.
-SERIES = 1000
-SERIES_OF_OTHERS = 250
-
-# What stands in place of a name: there are too many; the request had none; nobody vouches for it,
-# since it was turned away, or upstream never answered well for it.
-OTHER, NONE, UNKNOWN = "(other)", "(none)", "(unknown)"
+from rustygate.telemetry.prometheus_text import written
+from rustygate.telemetry.series import (
+    CLIENTS,
+    MODELS,
+    NONE,
+    OTHER,
+    OWN,
+    UNKNOWN,
+    Histogram,
+    Labels,
+    Names,
+    Tally,
+)
 
 # Whoever is refused so early may have made up any name, somebody else's too.
 _TURNED_AWAY = frozenset(
     refusal.reason
     for refusal in (BadRequest, InvalidApiKey, MethodNotAllowed, NotFound, OriginNotAllowed)
 )
-
-# The lane of the budgets that are the gate's own.
-OWN = ""
-
-# From an answer out of a cache to that of a model that thinks for minutes.
-BOUNDS_S = (
-    *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
-    *(1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0),
-)
-_BOUNDS = [round(bound * SECOND) for bound in BOUNDS_S]
-_EDGES = [*map(str, BOUNDS_S), "+Inf"]
-
-
-class Names(dict[str, str]):
-    """The label of each name: itself for the first `limit`, `OTHER` for more and for one that
-    looks like another."""
-
-    def __init__(self, limit: int) -> None:
-        super().__init__()
-        self._limit = limit
-        self._taken = {OTHER, NONE, UNKNOWN, OWN}
-
-    def __missing__(self, name: str) -> str:
-        # A lone surrogate, which JSON may hold, cannot be encoded.
-        label = name.encode(errors="replace").decode()
-        if len(self) >= self._limit or label in self._taken:
-            return OTHER
-        self._taken.add(label)
-        self[name] = label
-        return label
 
 
 class Metrics(Collector):
@@ -96,18 +58,18 @@ class Metrics(Collector):
         self._gate = gate
         self._clients = Names(CLIENTS)
         self._models = Names(MODELS)
-        self._exchanges = _Tally()
-        self._tokens = _Tally()
-        self._retries = _Tally()
+        self._exchanges = Tally()
+        self._tokens = Tally()
+        self._retries = Tally()
         # From 0, so that the first one is seen to be an increase.
-        self._refusals = _Tally({(reason,): 0 for reason in sorted(reasons())})
-        self._queue_wait = _Histogram()
-        self._first_byte = _Histogram()
-        self._whole = _Histogram()
+        self._refusals = Tally({(reason,): 0 for reason in sorted(reasons())})
+        self._queue_wait = Histogram()
+        self._first_byte = Histogram()
+        self._whole = Histogram()
 
     def text(self) -> bytes:
         """All metrics in Prometheus' text format, version 0.0.4."""
-        return "".join(map(_written, self.collect())).encode()
+        return "".join(map(written, self.collect())).encode()
 
     # Counting.
 
@@ -236,44 +198,6 @@ class Metrics(Collector):
         )
 
 
-class _Tally(dict[Labels, int]):
-    """A counter: numbers by labels, of which the first two are a client's and a model's where
-    there are many."""
-
-    def add(self, labels: Labels, amount: int = 1) -> None:
-        count = self.get(labels)
-        if count is None:
-            labels = self._bounded(labels)
-            count = self.get(labels, 0)
-        self[labels] = count + amount
-
-    def _bounded(self, labels: Labels) -> Labels:
-        """What a series is counted under that is not there yet."""
-        if len(self) < SERIES:
-            return labels
-        labels = (OTHER, *labels[1:])
-        if labels in self or len(self) < SERIES + SERIES_OF_OTHERS:
-            return labels
-        return (OTHER, OTHER, *labels[2:])
-
-
-class _Histogram:
-    """Durations, counted by `BOUNDS_S`."""
-
-    def __init__(self) -> None:
-        self._counts = [0] * len(_EDGES)
-        self._sum = 0
-
-    def observe(self, duration: int) -> None:
-        """Count a duration, in nanoseconds."""
-        self._counts[bisect_left(_BOUNDS, duration)] += 1
-        self._sum += duration
-
-    def family(self, name: str, text: str) -> Metric:
-        buckets = list(zip(_EDGES, accumulate(self._counts), strict=True))
-        return HistogramMetricFamily(name, text, buckets, self._sum / SECOND)
-
-
 def _counter(name: str, text: str, labels: Labels, counted: Mapping[Labels, int]) -> Metric:
     family = CounterMetricFamily(name, text, labels=labels)
     for values, count in counted.items():
@@ -286,30 +210,3 @@ def _gauge(name: str, text: str, labels: Labels, levels: Iterable[tuple[Labels, 
     for values, level in levels:
         family.add_metric(values, level)
     return family
-
-
-# The text format, version 0.0.4.
-
-_ESCAPED_IN_HELP = str.maketrans({"\\": r"\\", "\n": r"\n"})
-_ESCAPED = _ESCAPED_IN_HELP | str.maketrans({'"': r"\""})
-
-
-def _written(family: Metric) -> str:
-    name = f"{family.name}_total" if family.type == "counter" else family.name
-    text = family.documentation.translate(_ESCAPED_IN_HELP)
-    head = f"# HELP {name} {text}\n# TYPE {name} {family.type}\n"
-    return head + "".join(map(_line, family.samples))
-
-
-def _line(sample: Sample) -> str:
-    if not sample.labels:
-        return f"{sample.name} {sample.value}\n"
-    labels = ",".join(
-        [f'{key}="{_quoted(label)}"' for key, label in sorted(sample.labels.items())]
-    )
-    return f"{sample.name}{{{labels}}} {sample.value}\n"
-
-
-@lru_cache(maxsize=1024)
-def _quoted(label: str) -> str:
-    return label.translate(_ESCAPED)
