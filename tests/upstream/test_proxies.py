@@ -1,4 +1,4 @@
-"""The way to upstream by proxies, and whom the gate trusts there."""
+"""Proxies on the way to upstream, and the certificates that the gate trusts."""
 
 import shutil
 import subprocess
@@ -31,7 +31,7 @@ CREDENTIALS = "Basic bWU6cEBzcy1jYW5hcnk="
 
 @pytest.fixture
 async def secure(_no_task_is_left: None, authority: Authority) -> AsyncIterator[Upstream]:
-    """An upstream by TLS, as `upstream.test` and as its address."""
+    """An upstream with TLS, whose certificate is for `upstream.test` and for its address."""
     upstream = Upstream()
     await upstream.start(authority.server_context("upstream.test", "127.0.0.1"))
     yield upstream
@@ -40,14 +40,14 @@ async def secure(_no_task_is_left: None, authority: Authority) -> AsyncIterator[
 
 @pytest.fixture
 async def proxy(_no_task_is_left: None) -> AsyncIterator[Proxy]:
-    """A proxy that does not listen yet."""
+    """A proxy that does not listen until a test starts it."""
     proxy = Proxy()
     yield proxy
     await proxy.stop()
 
 
-def by(proxy: Proxy, authority: Authority, credentials: str = "") -> dict[str, str]:
-    """Settings for an upstream by TLS that only the proxy can find."""
+def settings_for(proxy: Proxy, authority: Authority, credentials: str = "") -> dict[str, str]:
+    """Settings for an upstream with TLS whose name only the proxy can resolve."""
     return {
         "OPENAI_BASE_URL": HTTPS,
         "HTTPS_PROXY": f"http://{credentials}{proxy.address}",
@@ -58,12 +58,12 @@ def by(proxy: Proxy, authority: Authority, credentials: str = "") -> dict[str, s
 # Proxies.
 
 
-async def test_tunnel_leads_to_an_upstream_by_tls(
+async def test_tunnel_reaches_an_upstream_with_tls(
     gate: StartGate, secure: Upstream, proxy: Proxy, authority: Authority
 ) -> None:
     await proxy.start(secure.port)
     secure.reply = response(b"body")
-    running = await gate(**by(proxy, authority))
+    running = await gate(**settings_for(proxy, authority))
     for _ in range(2):
         assert (await running.request(chat())).body == b"body"
     [head] = proxy.heads
@@ -74,21 +74,21 @@ async def test_tunnel_leads_to_an_upstream_by_tls(
     assert secure.calls[0].head["authorization"] == f"Bearer {UPSTREAM_KEY}"
 
 
-async def test_tunnel_leads_through_a_proxy_by_tls(
+async def test_tunnel_through_a_proxy_with_tls(
     gate: StartGate, secure: Upstream, proxy: Proxy, authority: Authority
 ) -> None:
     await proxy.start(secure.port, authority.server_context("127.0.0.1"))
     secure.reply = response(b"body")
-    settings = by(proxy, authority) | {"HTTPS_PROXY": f"https://{proxy.address}"}
+    settings = settings_for(proxy, authority) | {"HTTPS_PROXY": f"https://{proxy.address}"}
     assert (await (await gate(**settings)).request(chat())).body == b"body"
     assert proxy.heads[0].start == "CONNECT upstream.test:443 HTTP/1.1"
 
 
-async def test_streams_and_bodies_pass_the_tunnel(
+async def test_streams_and_bodies_pass_through_the_tunnel(
     gate: StartGate, secure: Upstream, proxy: Proxy, authority: Authority
 ) -> None:
     await proxy.start(secure.port)
-    running = await gate(**by(proxy, authority))
+    running = await gate(**settings_for(proxy, authority))
     body = bytes(range(256)) * 4096
     client = await running.send(post(body))
     call = await secure.call()
@@ -100,19 +100,19 @@ async def test_streams_and_bodies_pass_the_tunnel(
     assert await client.read_rest() == b"data: 2\n\n"
 
 
-async def test_proxy_gets_its_credentials_and_upstream_does_not(
+async def test_credentials_are_sent_to_the_proxy_and_not_to_upstream(
     gate: StartGate, secure: Upstream, proxy: Proxy, authority: Authority
 ) -> None:
     await proxy.start(secure.port)
     secure.reply = response()
-    running = await gate(**by(proxy, authority, f"me:{PASSWORD}@"))
+    running = await gate(**settings_for(proxy, authority, f"me:{PASSWORD}@"))
     assert (await running.request(chat())).status == 200
     assert proxy.heads[0]["proxy-authorization"] == CREDENTIALS
     assert "proxy-authorization" not in secure.calls[0].head
 
 
 @pytest.mark.parametrize("target", ["/v1/models?a=%zz&b=[1]", "/v1/a%2Fb%20c", "/v1/x?"])
-async def test_upstream_by_http_is_asked_for_in_full(
+async def test_upstream_without_tls_is_requested_in_absolute_form(
     gate: StartGate, upstream: Upstream, proxy: Proxy, target: str
 ) -> None:
     await proxy.start(upstream.port)
@@ -126,10 +126,10 @@ async def test_upstream_by_http_is_asked_for_in_full(
     assert upstream.calls[0].target == target
 
 
-async def test_credentials_come_with_each_request_on_one_connection(
+async def test_credentials_are_sent_with_each_request_on_a_connection(
     gate: StartGate, upstream: Upstream
 ) -> None:
-    """The proxy of an upstream by http is here one and the same as upstream."""
+    """The proxy and upstream are the same server here."""
     upstream.reply = response()
     address = f"127.0.0.1:{upstream.port}"
     running = await gate(OPENAI_BASE_URL=HTTP, HTTP_PROXY=f"http://me:{PASSWORD}@{address}")
@@ -147,15 +147,15 @@ async def test_credentials_come_with_each_request_on_one_connection(
         {"http_proxy": "http://127.0.0.1:1", "no_proxy": "*"},
         {},
     ],
-    ids=["of another scheme", "not for this host", "for none", "none"],
+    ids=["another scheme", "host in NO_PROXY", "NO_PROXY=*", "no proxy"],
 )
-async def test_upstream_is_asked_directly(
+async def test_request_goes_directly_to_upstream(
     gate: StartGate,
     upstream: Upstream,
     monkeypatch: pytest.MonkeyPatch,
     settings: dict[str, str],
 ) -> None:
-    """Whatever the process's environment says; settings are all that counts."""
+    """Only the settings count, not the environment of the process."""
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:2")
     upstream.reply = response()
     assert (await (await gate(**settings)).request(chat())).status == 200
@@ -174,13 +174,13 @@ async def test_netrc_does_not_replace_the_key(
     monkeypatch.setenv("NETRC", str(netrc))
     await proxy.start(secure.port)
     secure.reply = response()
-    assert (await (await gate(**by(proxy, authority))).request(chat())).status == 200
+    assert (await (await gate(**settings_for(proxy, authority))).request(chat())).status == 200
     assert secure.calls[0].head["authorization"] == f"Bearer {UPSTREAM_KEY}"
     assert "proxy-authorization" not in proxy.heads[0]
 
 
 @pytest.mark.parametrize(
-    ("reply", "words", "attempts"),
+    ("reply", "message", "attempts"),
     [
         (None, "No connection to upstream, through the proxy at {}: connection refused.", 3),
         (b"HTTP/1.1 407 No\r\n\r\n", "The proxy at {} responded with status 407 instead", 1),
@@ -192,51 +192,53 @@ async def test_netrc_does_not_replace_the_key(
         (CONNECTED, "No connection to upstream, through the proxy at {}: ", 3),
         (CONNECTED + b"no TLS\r\n", "No connection to upstream, through the proxy at {}: ", 3),
     ],
-    ids=["refused", "407", "403", "502", "odd", "closed", "SSH", "no tunnel", "no TLS"],
+    ids=["refused", "407", "403", "502", "not ASCII", "closed", "SSH", "no tunnel", "no TLS"],
 )
-async def test_proxy_that_fails_is_named_without_credentials(
+async def test_failed_proxy_is_named_without_its_credentials(
     gate: StartGate,
     secure: Upstream,
     proxy: Proxy,
     authority: Authority,
     reply: bytes | None,
-    words: str,
+    message: str,
     attempts: int,
 ) -> None:
     if reply is not None:
         proxy.reply = reply
         await proxy.start(secure.port)
-    running = await gate(**by(proxy, authority, f"me:{PASSWORD}@"))
+    running = await gate(**settings_for(proxy, authority, f"me:{PASSWORD}@"))
     got = await running.request(chat())
     assert (got.status, got.reason) == (502, "upstream_unreachable")
     assert got.head["x-rustygate-attempts"] == str(attempts)
-    assert got.error["message"].startswith(words.format(proxy.address))
+    assert got.error["message"].startswith(message.format(proxy.address))
     assert "canary" not in got.head.raw.decode() + got.body.decode() + running.log.text
     assert secure.calls == []
 
 
-async def test_proxy_that_wants_credentials_for_http_is_named(
+async def test_proxy_that_requires_credentials_for_http_is_named(
     gate: StartGate, upstream: Upstream, proxy: Proxy
 ) -> None:
-    proxy.reply = response(b"whose?", "Proxy-Authenticate: Basic", status="407 No")
+    proxy.reply = response(b"proxy", "Proxy-Authenticate: Basic", status="407 No")
     await proxy.start(upstream.port)
     running = await gate(OPENAI_BASE_URL=HTTP, HTTP_PROXY=f"http://{proxy.address}")
     got = await running.request(chat())
     assert (got.status, got.reason) == (502, "upstream_unreachable")
-    assert got.error["message"].startswith(f"The proxy at {proxy.address} responded with status 407")
+    assert got.error["message"].startswith(
+        f"The proxy at {proxy.address} responded with status 407"
+    )
     assert got.head["x-rustygate-attempts"] == "1"
 
 
-async def test_upstreams_own_407_passes(gate: StartGate, upstream: Upstream) -> None:
-    upstream.reply = response(b"theirs", status="407 No")
+async def test_407_from_upstream_is_passed_on(gate: StartGate, upstream: Upstream) -> None:
+    upstream.reply = response(b"upstream", status="407 No")
     got = await (await gate()).request(chat())
-    assert (got.status, got.body) == (407, b"theirs")
+    assert (got.status, got.body) == (407, b"upstream")
 
 
-async def test_silent_proxy_is_given_the_time_to_connect(
+async def test_silent_proxy_times_out_like_a_connection(
     gate: StartGate, upstream: Upstream
 ) -> None:
-    """What listens there is an upstream that never answers."""
+    """An upstream that never responds plays the proxy."""
     address = f"127.0.0.1:{upstream.port}"
     running = await gate(
         OPENAI_BASE_URL=HTTPS,
@@ -246,11 +248,13 @@ async def test_silent_proxy_is_given_the_time_to_connect(
     )
     got = await running.request(chat())
     assert (got.status, got.reason) == (502, "upstream_unreachable")
-    words = f"Upstream did not accept a connection within 0.2 s, through the proxy at {address}."
-    assert got.error["message"] == words
+    expected = (
+        f"Upstream did not accept a connection within 0.2 s, through the proxy at {address}."
+    )
+    assert got.error["message"] == expected
 
 
-# Trust.
+# Certificates.
 
 
 async def test_private_authority_is_trusted(
@@ -277,7 +281,7 @@ async def test_directory_of_authorities_is_trusted(
 
 
 @pytest.mark.parametrize("case", ["unknown authority", "another name", "another authority"])
-async def test_certificate_that_does_not_fit_is_refused_at_once(
+async def test_wrong_certificate_fails_without_a_retry(
     gate: StartGate, secure: Upstream, authority: Authority, tmp_path: Path, case: str
 ) -> None:
     url, settings = f"https://127.0.0.1:{secure.port}/v1", {}

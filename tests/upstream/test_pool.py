@@ -1,0 +1,169 @@
+"""The connection pool: reused connections, stale ones, and data that was not requested."""
+
+import pytest
+
+from tests.conftest import StartGate
+from tests.support.attempts import (
+    close_or_reset,
+    disconnect,
+    expect_failure,
+    expect_success,
+    fill_pool,
+    with_streamed_bodies,
+)
+from tests.support.gate import Gate
+from tests.support.http import Response, chat, get, request, response
+from tests.support.upstream import Upstream
+
+
+@close_or_reset
+@pytest.mark.parametrize(
+    "sent", [get(), chat(), request("DELETE", "/v1/x")], ids=["GET", "chat", "DELETE"]
+)
+async def test_stale_pooled_connection_is_replaced_at_once_and_not_counted(
+    gate: StartGate, upstream: Upstream, sent: bytes, how: str
+) -> None:
+    running = await gate(UPSTREAM_RETRIES=0)
+    pooled = {call.wire for call in await fill_pool(running, upstream, 2)}
+    client = await running.send(sent)
+    stale = await disconnect(upstream, how)
+    assert stale.wire in pooled
+    fresh = await upstream.call()
+    assert fresh.wire not in pooled
+    await fresh.respond(response(b"fresh"))
+    assert (await expect_success(running, client, 1, 3)).body == b"fresh"
+
+
+async def test_all_pooled_connections_may_be_stale(gate: StartGate, upstream: Upstream) -> None:
+    running = await gate(UPSTREAM_RETRIES=0)
+    pooled = {call.wire for call in await fill_pool(running, upstream, 3)}
+    clients = [await running.send(chat()) for _ in pooled]
+    stale = [await upstream.call() for _ in pooled]
+    assert {call.wire for call in stale} == pooled
+    for call in stale:
+        await call.read_rest()
+        call.reset()
+    for _ in pooled:
+        await (await upstream.call()).respond(response())
+    for client in clients:
+        got = await client.response()
+        assert (got.status, got.head["x-rustygate-attempts"]) == (200, "1")
+
+
+@pytest.mark.parametrize("retries", [0, 1])
+async def test_disconnect_of_the_fresh_connection_counts_as_the_same_attempt(
+    gate: StartGate, upstream: Upstream, retries: int
+) -> None:
+    running = await gate(UPSTREAM_RETRIES=retries)
+    await fill_pool(running, upstream)
+    client = await running.send(chat())
+    for _ in range(2 + retries):
+        await disconnect(upstream, "reset")
+    await expect_failure(running, client, "upstream_disconnected", 1 + retries, 2)
+    assert len(upstream.calls) == 1 + 2 + retries
+
+
+@close_or_reset
+async def test_partial_response_on_a_pooled_connection_is_not_retried(
+    gate: StartGate, upstream: Upstream, how: str
+) -> None:
+    running = await gate()
+    await fill_pool(running, upstream)
+    client = await running.send(chat())
+    await disconnect(upstream, how, b"HTTP/1.1 200")
+    await expect_failure(running, client, "upstream_disconnected", 1, 2)
+    assert len(upstream.calls) == 2
+
+
+@with_streamed_bodies
+async def test_streamed_body_on_a_pooled_connection_is_not_retried(
+    gate: StartGate, upstream: Upstream, sent: bytes, settings: dict[str, object]
+) -> None:
+    running = await gate(**settings)
+    await fill_pool(running, upstream)
+    client = await running.send(sent)
+    await disconnect(upstream, "reset")
+    await expect_failure(running, client, "upstream_disconnected", 1, 2)
+    assert len(upstream.calls) == 2
+
+
+async def test_connection_closed_by_upstream_is_not_reused(
+    gate: StartGate, upstream: Upstream
+) -> None:
+    running = await gate(UPSTREAM_RETRIES=0)
+    [call] = await fill_pool(running, upstream)
+    call.wire.half_close()
+    await call.ended()
+    upstream.reply = response()
+    await expect_success(running, await running.send(chat()), 1, 2)
+    assert (len(upstream.calls), len(upstream.wires)) == (2, 2)
+
+
+sent_early_or_late = pytest.mark.parametrize(
+    "late", [False, True], ids=["with the response", "later"]
+)
+
+
+async def response_after(
+    running: Gate, upstream: Upstream, unrequested: bytes, late: bool
+) -> Response:
+    """The response to a request after upstream sent unrequested data, together with the previous
+    response or after it."""
+    client = await running.send(get())
+    call = await upstream.call()
+    await call.respond(response(), b"" if late else unrequested)
+    assert (await client.response()).status == 200
+    call.send(unrequested if late else b"")
+    upstream.reply = response(b"requested")
+    return await running.request(chat())
+
+
+@sent_early_or_late
+async def test_unrequested_response_is_never_passed_on(
+    gate: StartGate, upstream: Upstream, late: bool
+) -> None:
+    unrequested = response(b"unrequested", status="408 Request Timeout")
+    got = await response_after(await gate(), upstream, unrequested, late)
+    assert got.body == b"requested"
+
+
+@sent_early_or_late
+@pytest.mark.parametrize(
+    "partial",
+    [
+        b"H",
+        b"HTTP/1.1 200 OK",
+        b"HTTP/1.1 200 OK\r\nX-Unrequested: ",
+        b"HTTP/1.1 200 OK\r\nX-Unrequested: 1\r\n\r",
+    ],
+    ids=["one letter", "status line", "header name", "all but a newline"],
+)
+async def test_unrequested_partial_head_does_not_start_a_response(
+    gate: StartGate, upstream: Upstream, partial: bytes, late: bool
+) -> None:
+    got = await response_after(await gate(), upstream, partial, late)
+    assert (got.head.start, got.body) == ("HTTP/1.1 200 OK", b"requested")
+    assert len(upstream.wires) == 2
+
+
+async def test_empty_lines_after_a_response_are_ignored(
+    gate: StartGate, upstream: Upstream
+) -> None:
+    upstream.reply = response() + b"\r\n"
+    running = await gate()
+    for _ in range(3):
+        assert (await running.request(get())).status == 200
+    assert len(upstream.wires) == 1
+
+
+@pytest.mark.parametrize(
+    "values",
+    [["x" * 60_000], ["x" * 8_000] * 7, ["x"] * 400, ["x" * 150] * 400],
+    ids=["long", "several long", "many", "many and large"],
+)
+async def test_large_response_head_passes(
+    gate: StartGate, upstream: Upstream, values: list[str]
+) -> None:
+    upstream.reply = response(b"{}", *[f"X-Large: {value}" for value in values])
+    got = await (await gate()).request(chat())
+    assert (got.status, got.head.all("x-large")) == (200, values)
