@@ -33,7 +33,7 @@ def test_period_is_rounded_up_so_that_the_rate_is_never_exceeded(rate: float, pe
 
 
 @pytest.mark.parametrize("rate", [1e-20, 1e-320])
-def test_wait_for_the_slowest_rate_is_a_number(rate: float) -> None:
+def test_wait_at_the_lowest_rate_is_finite(rate: float) -> None:
     bucket = TokenBucket.from_rate(rate, 10**12)
     bucket.take(0, 10**12)
     assert bucket.wait(0, 10**12) / SECOND > 10**24
@@ -84,7 +84,7 @@ def test_take_then_give_back_is_identity(
 
 
 @given(periods, bursts, instants)
-def test_asking_takes_nothing(period: int, burst: int, now: int) -> None:
+def test_wait_and_level_take_nothing(period: int, burst: int, now: int) -> None:
     bucket = TokenBucket(period, burst)
     before = repr(bucket)
     bucket.wait(now, burst)

@@ -14,18 +14,20 @@ def budgets(slots: int | None = None) -> Budgets:
 
 
 @pytest.mark.parametrize(
-    ("requests", "tokens", "asked", "wait"),
+    ("requests", "tokens", "wanted", "wait"),
     [(0, 0, 10, 0), (2, 0, 0, SECOND), (1, 10, 4, 2 * SECOND), (2, 10, 1, SECOND)],
     ids=["room", "no requests", "no tokens", "both"],
 )
-def test_wait_is_that_of_the_scarcest(requests: int, tokens: int, asked: int, wait: int) -> None:
+def test_wait_is_that_of_the_scarcest_budget(
+    requests: int, tokens: int, wanted: int, wait: int
+) -> None:
     spent = budgets()
     for number in range(requests):
         spent.take(0, 0 if number else tokens)
-    assert spent.wait(0, asked) == wait
+    assert spent.wait(0, wanted) == wait
 
 
-def test_slot_takes_a_release() -> None:
+def test_slot_becomes_free_by_a_release() -> None:
     full = budgets(slots=1)
     full.take(0)
     assert full.wait(0) is None
@@ -33,33 +35,33 @@ def test_slot_takes_a_release() -> None:
     assert full.wait(0) == 0
 
 
-def test_cost_above_the_capacity_counts_as_that() -> None:
-    some = budgets()
-    assert some.wait(0, 1000) == 0
-    some.take(0, 1000)
-    assert some.wait(0, 1) == SECOND // 2
-    some.give_back(1000)
-    assert some.wait(0, 10) == 0
+def test_cost_above_the_capacity_counts_as_the_capacity() -> None:
+    taken = budgets()
+    assert taken.wait(0, 1000) == 0
+    taken.take(0, 1000)
+    assert taken.wait(0, 1) == SECOND // 2
+    taken.give_back(1000)
+    assert taken.wait(0, 10) == 0
 
 
-def test_debt_is_bounded_whatever_was_used() -> None:
-    some = budgets()
-    some.take(0, 5)
-    some.settle(0, 5, 10**9)
-    assert some.wait(0, 10) == 10 * SECOND
+def test_debt_is_bounded() -> None:
+    taken = budgets()
+    taken.take(0, 5)
+    taken.settle(0, 5, 10**9)
+    assert taken.wait(0, 10) == 10 * SECOND
 
 
 @pytest.mark.parametrize(("tokens", "cost"), [(0, SECOND), (2, SECOND), (6, 3 * SECOND)])
-def test_cost_is_the_time_of_the_budget_it_strains_most(tokens: int, cost: int) -> None:
+def test_cost_is_the_refill_time_of_the_most_strained_budget(tokens: int, cost: int) -> None:
     assert budgets().cost(tokens) == cost
 
 
-def test_without_budgets_all_cost_the_same() -> None:
+def test_without_buckets_every_exchange_costs_one() -> None:
     assert Budgets(slots=3).cost(5000) == Budgets().cost(0) == 1
 
 
 @given(st.lists(st.integers(0, 3), max_size=3), st.integers(0, 10), st.integers(0, 10))
-def test_settling_is_as_if_the_actual_cost_had_been_taken(
+def test_settling_is_like_taking_the_actual_cost(
     before: list[int], estimated: int, actual: int
 ) -> None:
     one, other = budgets(), budgets()
@@ -73,11 +75,11 @@ def test_settling_is_as_if_the_actual_cost_had_been_taken(
 
 
 @given(st.integers(0, 100))
-def test_taking_and_giving_back_is_nothing(tokens: int) -> None:
-    some = budgets()
-    some.take(SECOND, 7)
-    before = repr(some)
-    some.take(SECOND, tokens)
-    some.give_back(tokens)
-    some.release()
-    assert repr(some) == before
+def test_take_then_give_back_is_identity(tokens: int) -> None:
+    taken = budgets()
+    taken.take(SECOND, 7)
+    before = repr(taken)
+    taken.take(SECOND, tokens)
+    taken.give_back(tokens)
+    taken.release()
+    assert repr(taken) == before

@@ -1,4 +1,4 @@
-"""The table of clients: what is read, and everything that is wrong with it at once."""
+"""The table of clients: how it is parsed, and how its problems are reported."""
 
 from contextlib import suppress
 
@@ -36,7 +36,7 @@ def problems(text: str) -> list[str]:
     return caught.value.problems
 
 
-def test_table_is_read() -> None:
+def test_parses_all_settings_of_a_client() -> None:
     clients = parse_clients(WHOLE)
     assert clients.by_name == {
         "search": Client(
@@ -51,7 +51,7 @@ def test_table_is_read() -> None:
     }
 
 
-def test_client_is_found_by_its_key_alone() -> None:
+def test_finds_a_client_by_its_exact_key() -> None:
     clients = parse_clients(WHOLE)
     assert clients.find_by_key("rg-one") is clients.by_name["search"]
     assert clients.find_by_key("rg-other") is clients.by_name["nightly.job"]
@@ -59,13 +59,13 @@ def test_client_is_found_by_its_key_alone() -> None:
         assert clients.find_by_key(wrong) is None
 
 
-def test_no_key_shows() -> None:
+def test_repr_shows_no_hash() -> None:
     clients = parse_clients(WHOLE)
     assert HASH not in repr(clients) + repr(clients.by_name)
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "expected"),
     [
         ("weight = 0", "client.a.weight=0: expected a number from 0.001 to 1000"),
         ("weight = 1e-300", "client.a.weight=1e-300"),
@@ -78,7 +78,7 @@ def test_no_key_shows() -> None:
         ('weight = "2"', "client.a.weight='2'"),
         ('priority = "urgent"', "expected one of interactive, default, batch"),
         ("requests_per_second = 0.0", "client.a.requests_per_second=0.0"),
-        ("burst = 3", "client.a.burst: expected with requests_per_second only"),
+        ("burst = 3", "client.a.burst: expected only together with requests_per_second"),
         ("requests_per_second = 1\nburst = 1.5", "client.a.burst=1.5: expected a whole number"),
         (f"tokens_per_minute = 0x{'f' * 5000}", "client.a.tokens_per_minute=(too long to show)"),
         ("tokens_per_minute = 0", "client.a.tokens_per_minute=0"),
@@ -86,61 +86,61 @@ def test_no_key_shows() -> None:
         ("models = []", "client.a.models=[]: expected a list of shell patterns"),
         ('models = "gpt-4o"', "client.a.models='gpt-4o'"),
         ("models = [1]", "client.a.models=[1]"),
-        ('"a\\nb" = 5', r"client.a.'a\nb': unknown; known are key_sha256, weight"),
-        ("rate = 5", "client.a.rate: unknown; known are key_sha256, weight"),
+        ('"a\\nb" = 5', r"client.a.'a\nb': unknown key; expected one of key_sha256, weight"),
+        ("rate = 5", "client.a.rate: unknown key; expected one of key_sha256, weight"),
     ],
 )
-def test_wrong_value_is_named_with_what_was_expected(line: str, said: str) -> None:
+def test_problem_names_the_value_and_what_is_expected(line: str, expected: str) -> None:
     [problem] = problems(entry(line))
-    assert said in problem
+    assert expected in problem
     assert problem.isprintable()
 
 
 @pytest.mark.parametrize("key", ["", "abc", HASH[:-1], HASH + "0", "g" * 64, "rg-a-key-itself"])
-def test_wrong_hash_is_refused_and_not_shown(key: str) -> None:
-    """It may be the key itself, put there by mistake."""
+def test_invalid_hash_is_rejected_and_not_shown(key: str) -> None:
+    """It may be the key itself, entered by mistake."""
     [problem] = problems(entry(key=key))
     assert problem.startswith("client.a.key_sha256: expected 64 hex digits")
     assert not key or key not in problem
 
 
 @pytest.mark.parametrize("name", ['""', '"a b"', r'"a\nb"', '"ä"', '"-a"', '"' + "a" * 65 + '"'])
-def test_name_that_is_no_label_is_refused(name: str) -> None:
+def test_name_that_cannot_be_a_label_is_rejected(name: str) -> None:
     [problem] = problems(entry(name=name))
-    assert "expected a name of letters" in problem
+    assert "expected a name of at most 64 letters" in problem
     assert problem.isprintable()
 
 
-def test_all_problems_come_in_one_report() -> None:
+def test_all_problems_are_reported_at_once() -> None:
     text = entry("weight = -1", "unknown = 1") + entry(name="b") + "[client.c]\n[other]\nx = 1\n"
-    said = problems(text + entry(name="d"))
-    assert len(said) == 5
-    assert "client.c.key_sha256: not set" in said[3]
-    assert said[4].endswith("client.d.key_sha256: is that of client.b too") or "b" in said[4]
+    found = problems(text + entry(name="d"))
+    assert len(found) == 5
+    assert "client.c.key_sha256: not set" in found[3]
+    assert found[4].endswith("client.d.key_sha256: the same key as client.b") or "b" in found[4]
 
 
 @pytest.mark.parametrize(
     "text",
     ["[client.a", "key = rg-secret-value", "client = 1", "[client]\na = 1", "[[client]]\n", "\0"],
 )
-def test_what_is_no_table_is_refused(text: str) -> None:
-    said = problems(text)
-    assert said
-    assert "rg-secret" not in "".join(said)
+def test_text_without_client_tables_is_rejected(text: str) -> None:
+    found = problems(text)
+    assert found
+    assert "rg-secret" not in "".join(found)
 
 
-def test_empty_table_lets_nobody_in() -> None:
+def test_empty_table_has_no_clients() -> None:
     assert parse_clients("").find_by_key("rg-one") is None
 
 
 @given(st.text(max_size=200))
-def test_no_text_breaks_the_reader(text: str) -> None:
+def test_parser_survives_any_text(text: str) -> None:
     with suppress(ClientsError):
         parse_clients(text)
 
 
 @pytest.mark.parametrize(
-    ("best", "asked", "gets"),
+    ("best", "requested", "capped"),
     [
         ("default", "interactive", "default"),
         ("default", "default", "default"),
@@ -149,12 +149,12 @@ def test_no_text_breaks_the_reader(text: str) -> None:
         ("batch", "default", "batch"),
     ],
 )
-def test_class_is_at_best_what_a_client_may_have(best: str, asked: str, gets: str) -> None:
-    assert Client("a", HASH, priority=best).cap_priority(asked) == gets
+def test_priority_is_capped_at_the_client_s_best(best: str, requested: str, capped: str) -> None:
+    assert Client("a", HASH, priority=best).cap_priority(requested) == capped
 
 
 @pytest.mark.parametrize(
-    ("patterns", "model", "may"),
+    ("patterns", "model", "allowed"),
     [
         ((), "anything", True),
         (("gpt-4o*",), "gpt-4o-mini", True),
@@ -163,11 +163,11 @@ def test_class_is_at_best_what_a_client_may_have(best: str, asked: str, gets: st
         (("gpt-4o",), "GPT-4o", False),
     ],
 )
-def test_models_are_shell_patterns(patterns: tuple[str, ...], model: str, may: bool) -> None:
-    assert Client("a", HASH, models=patterns).may_use(model) is may
+def test_models_are_shell_patterns(patterns: tuple[str, ...], model: str, allowed: bool) -> None:
+    assert Client("a", HASH, models=patterns).may_use(model) is allowed
 
 
-def test_burst_is_a_second_s_worth_if_not_said() -> None:
+def test_burst_defaults_to_one_second_of_requests() -> None:
     requests = Limits(requests_per_second=2.5).budgets().requests
     assert requests is not None
     assert requests.burst == 3

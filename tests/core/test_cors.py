@@ -1,4 +1,4 @@
-"""Which pages may use the gate, and what their browsers are told."""
+"""Which pages may use the gate, and the headers for their browsers."""
 
 import pytest
 
@@ -30,7 +30,7 @@ APP = "https://app.example.org"
         ("https://xn--bcher-kva.example:08443", ("https://xn--bcher-kva.example:8443",)),
     ],
 )
-def test_origins_are_kept_as_browsers_write_them(text: str, origins: tuple[str, ...]) -> None:
+def test_origins_are_normalized_as_browsers_send_them(text: str, origins: tuple[str, ...]) -> None:
     assert parse_origins(text) == origins
 
 
@@ -56,7 +56,7 @@ def test_origins_are_kept_as_browsers_write_them(text: str, origins: tuple[str, 
         f"{APP} {APP}",
     ],
 )
-def test_what_is_no_origin_is_refused(text: str) -> None:
+def test_invalid_origin_is_rejected(text: str) -> None:
     with pytest.raises(ValueError, match="not an origin"):
         parse_origins(text)
 
@@ -77,13 +77,13 @@ def test_what_is_no_origin_is_refused(text: str) -> None:
         (["*"], False),
     ],
 )
-def test_only_what_is_listed_is_allowed(sent: list[str], allowed: bool) -> None:
+def test_only_listed_origins_are_allowed(sent: list[str], allowed: bool) -> None:
     assert is_origin_allowed(sent, [APP, "http://localhost:3000"]) is allowed
     assert is_origin_allowed(sent, ["*"])
     assert not is_origin_allowed(sent, [])
 
 
-def test_preflight_allows_what_it_was_asked_for() -> None:
+def test_preflight_allows_the_requested_method_and_headers() -> None:
     assert preflight_headers("PATCH", "authorization, x-stainless-os") == [
         ("Access-Control-Max-Age", "7200"),
         ("Access-Control-Allow-Methods", "PATCH"),
@@ -92,7 +92,7 @@ def test_preflight_allows_what_it_was_asked_for() -> None:
 
 
 @pytest.mark.parametrize("odd", ["", "a\nb", "a:b", "\udcff", "\u00e9", "(x)"])
-def test_preflight_repeats_nothing_odd(odd: str) -> None:
+def test_preflight_does_not_repeat_invalid_values(odd: str) -> None:
     assert preflight_headers(odd, odd) == [("Access-Control-Max-Age", "7200")]
 
 
@@ -107,14 +107,14 @@ def test_preflight_repeats_nothing_odd(odd: str) -> None:
         (["*"], False),
     ],
 )
-def test_shared_answer_varies_by_origin(vary: list[str], added: bool) -> None:
+def test_response_varies_by_origin(vary: list[str], added: bool) -> None:
     headers = cors_headers(APP, vary)
     assert headers[0] == ("Access-Control-Allow-Origin", APP)
     assert (("Vary", "Origin") in headers) is added
 
 
 @pytest.mark.parametrize(
-    ("name", "verdict"),
+    ("name", "expected"),
     [
         ("Access-Control-Allow-Origin", True),
         ("access-control-max-age", True),
@@ -122,5 +122,5 @@ def test_shared_answer_varies_by_origin(vary: list[str], added: bool) -> None:
         ("X-Access-Control-Allow-Origin", False),
     ],
 )
-def test_headers_that_say_who_may_read(name: str, verdict: bool) -> None:
-    assert is_cors_header(name) is verdict
+def test_cors_headers_are_recognized(name: str, expected: bool) -> None:
+    assert is_cors_header(name) is expected

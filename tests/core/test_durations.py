@@ -1,4 +1,4 @@
-"""Durations as headers have them."""
+"""Go durations, as upstream writes them."""
 
 import pytest
 from hypothesis import given
@@ -57,7 +57,7 @@ def test_durations(text: str, ns: int | None) -> None:
 
 
 @given(st.integers(0, MAX_DURATION // SECOND), st.integers(0, 999_999_999))
-def test_what_go_writes_is_read_exactly(seconds: int, ns: int) -> None:
+def test_durations_written_by_go_are_read_exactly(seconds: int, ns: int) -> None:
     hours, minutes = seconds // 3600, seconds // 60 % 60
     written = f"{hours}h{minutes}m{seconds % 60}.{ns:09}s"
     expected = seconds * SECOND + ns

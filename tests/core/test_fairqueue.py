@@ -1,4 +1,4 @@
-"""The fair queue's laws. A FIFO queue in its place must fail them."""
+"""The laws of the fair queue. A FIFO queue must fail the fairness test."""
 
 import time
 from collections import Counter, deque
@@ -21,7 +21,7 @@ ONE = Size()
 
 
 class Fifo:
-    """What the gate must not be: first come, first served over all flows."""
+    """An unfair queue: first in, first out over all flows."""
 
     def __init__(self) -> None:
         self._items: deque[Item] = deque()
@@ -34,7 +34,7 @@ class Fifo:
 
 
 def filled(flows: Iterable[tuple[Flow, int]], cost: int = 1) -> FairQueue[Item]:
-    """A queue of so many items of each flow, the flows' items pushed one after the other."""
+    """A queue with `depth` items of each flow, pushed flow by flow."""
     queue: FairQueue[Item] = FairQueue()
     for flow, depth in flows:
         for number in range(depth):
@@ -47,7 +47,7 @@ def served(queue: "FairQueue[Item] | Fifo", turns: int) -> list[str]:
 
 
 def shares_of_two_backlogged_flows(queue: "FairQueue[Item] | Fifo", depth: int) -> list[int]:
-    """Serve half of what a flood and a later equal flow have queued; how much each got."""
+    """Serve half of the items of a flood and of an equal flow that came later: turns of each."""
     for flow in ("flood", "late"):
         for number in range(depth):
             queue.push((flow, number), Flow(flow))
@@ -59,11 +59,11 @@ def test_backlogged_flows_get_equal_turns() -> None:
     assert shares_of_two_backlogged_flows(FairQueue(), 100) == [50, 50]
 
 
-def test_a_queue_without_restraint_fails_that() -> None:
+def test_fifo_queue_gives_unequal_turns() -> None:
     assert shares_of_two_backlogged_flows(Fifo(), 100) == [100, 0]
 
 
-def test_with_equal_costs_it_is_round_robin() -> None:
+def test_equal_costs_give_round_robin() -> None:
     assert "".join(served(filled([(A, 3), (B, 2), (C, 1)]), 6)) == "abcaba"
 
 
@@ -75,19 +75,19 @@ def test_shares_follow_the_weights(weights: tuple[float, float]) -> None:
     assert got["a"] / got["b"] == pytest.approx(one / other, rel=0.05)
 
 
-def test_classes_share_as_they_are_weighted_while_all_wait() -> None:
+def test_classes_share_by_weight_while_all_wait() -> None:
     queue = filled((Flow(name, name), 2000) for name in CLASS_WEIGHTS)
     got = Counter(served(queue, 2100))
     for name, weight in CLASS_WEIGHTS.items():
         assert got[name] == pytest.approx(2100 * weight / 21, rel=0.05)
 
 
-def test_class_alone_gets_everything() -> None:
+def test_single_class_gets_everything() -> None:
     assert served(filled([(Flow("a", "batch"), 5)]), 5) == ["a"] * 5
 
 
-def test_flows_of_a_class_do_not_multiply_its_share() -> None:
-    """Twenty interactive clients get together what one would."""
+def test_more_flows_do_not_increase_a_class_s_share() -> None:
+    """Twenty interactive clients together get what one would get."""
     many = [(Flow(f"i{number}", "interactive"), 100) for number in range(20)]
     got = Counter(name[0] for name in served(filled([*many, (Flow("d"), 1000)]), 1000))
     assert got["i"] / got["d"] == pytest.approx(4, rel=0.05)
@@ -122,7 +122,7 @@ def test_idle_flow_and_class_earn_no_credit(priority: str) -> None:
     assert got["idle"] == pytest.approx(expected, abs=2)
 
 
-def test_share_is_by_cost_and_not_by_count() -> None:
+def test_flows_share_by_cost_and_not_by_count() -> None:
     queue: FairQueue[Item] = FairQueue()
     for number in range(200):
         queue.push(("big", number), Flow("big"), Size(9))
@@ -131,7 +131,7 @@ def test_share_is_by_cost_and_not_by_count() -> None:
     assert turns.count("big") == pytest.approx(10, abs=1)
 
 
-def test_refunded_item_put_back_in_front_keeps_its_place() -> None:
+def test_refunded_item_pushed_with_a_rank_keeps_its_place() -> None:
     queue: FairQueue[Item] = FairQueue()
     for item in (("a", 0), ("b", 0), ("a", 1), ("b", 1)):
         queue.push(item, Flow(item[0]))
@@ -141,15 +141,15 @@ def test_refunded_item_put_back_in_front_keeps_its_place() -> None:
     assert [queue.pop() for _ in range(4)] == [("a", 0), ("b", 0), ("a", 1), ("b", 1)]
 
 
-def test_those_in_front_go_by_their_rank() -> None:
+def test_ranked_items_go_first_by_rank() -> None:
     queue = filled([(A, 1)])
     for rank in (3, 1, 2):
-        queue.push(("front", rank), A, rank=rank)
-    assert queue.remove(("front", 2), A)
-    assert [queue.pop() for _ in range(3)] == [("front", 1), ("front", 3), ("a", 0)]
+        queue.push(("ranked", rank), A, rank=rank)
+    assert queue.remove(("ranked", 2), A)
+    assert [queue.pop() for _ in range(3)] == [("ranked", 1), ("ranked", 3), ("a", 0)]
 
 
-def test_turn_that_was_not_used_is_refunded() -> None:
+def test_unused_turn_is_refunded() -> None:
     queue: FairQueue[Item] = FairQueue()
     for item in (("a", 0), ("b", 0), ("a", 1), ("b", 1)):
         queue.push(item, Flow(item[0]))
@@ -177,21 +177,21 @@ def test_repr_shows_the_live_state() -> None:
     assert repr(queue) == "<FairQueue 2 items {'default': {'a': 1}, 'batch': {'b': 1}}>"
 
 
-def test_comers_and_goers_leave_nothing_behind() -> None:
-    """Flows that come and go while others wait must not pile up."""
+def test_flows_that_leave_are_forgotten() -> None:
+    """Flows that come and go while others wait must not accumulate."""
     queue = filled([(Flow("waits"), 10_000)])
     for number in range(5000):
         flow = Flow(number)
         queue.push(("goes", number), flow)
         assert queue.remove(("goes", number), flow)
         queue.pop()
-    its_class = queue._classes["default"]
-    assert len(its_class.flows) <= 3
-    assert len(its_class.server) <= 3
+    priority_class = queue._classes["default"]
+    assert len(priority_class.flows) <= 3
+    assert len(priority_class.server) <= 3
 
 
-def test_a_hundred_thousand_waiters_are_no_trouble() -> None:
-    """As many pushes and pops take no longer each than with a thousand, but for a logarithm."""
+def test_cost_per_turn_grows_slowly_with_the_number_of_waiters() -> None:
+    """With a hundred thousand waiters a turn takes little longer than with a thousand."""
 
     def seconds_each(waiters: int) -> float:
         queue = filled((Flow(number), 1) for number in range(waiters))
@@ -204,8 +204,8 @@ def test_a_hundred_thousand_waiters_are_no_trouble() -> None:
     assert min(seconds_each(100_000) for _ in range(3)) < 8 * seconds_each(1000)
 
 
-def test_waiter_leaves_without_a_look_at_those_in_front() -> None:
-    """Thousands may be there to be tried again, and as many behind them may leave at once."""
+def test_removing_an_item_does_not_scan_the_ranked_items() -> None:
+    """Thousands may wait for a retry, and as many behind them may leave at once."""
 
     class Waiter:
         compared = 0
@@ -225,7 +225,7 @@ def test_waiter_leaves_without_a_look_at_those_in_front() -> None:
     assert Waiter.compared < 2000
 
 
-def test_new_costs_keep_the_order_in_each_flow_and_make_all_equal() -> None:
+def test_resizing_keeps_the_order_within_each_flow() -> None:
     queue = filled([(A, 30), (B, 30), (Flow("i", "interactive"), 20)], cost=1)
     served(queue, 20)
     queue.resize_items(lambda item: Size(1_000_000))
@@ -237,7 +237,7 @@ def test_new_costs_keep_the_order_in_each_flow_and_make_all_equal() -> None:
         assert own == sorted(own)
 
 
-def test_prediction_counts_only_what_goes_first() -> None:
+def test_prediction_counts_only_what_is_served_first() -> None:
     queue = filled([(Flow("flood"), 1000), (Flow("i", "interactive"), 10)])
     served(queue, 1)
     assert queue.work_ahead(Flow("flood")).items >= 1000
@@ -246,7 +246,7 @@ def test_prediction_counts_only_what_goes_first() -> None:
 
 
 @pytest.mark.parametrize("flows", [1, 10, 1000])
-def test_prediction_is_near_the_truth(flows: int) -> None:
+def test_prediction_is_close_to_the_actual_turn(flows: int) -> None:
     queue = filled((Flow(number), 7) for number in range(flows))
     served(queue, flows // 2)
     predicted = queue.work_ahead(Flow("newcomer")).items
@@ -255,8 +255,8 @@ def test_prediction_is_near_the_truth(flows: int) -> None:
     assert predicted == pytest.approx(actual, rel=0.3, abs=2)
 
 
-def test_prediction_tells_items_and_tokens_of_those_that_go_first() -> None:
-    """A flow of small items and one of large ones share in cost, so in items they do not."""
+def test_prediction_counts_items_and_tokens() -> None:
+    """Flows of small and of large items share by cost, so not by the number of items."""
     queue: FairQueue[Item] = FairQueue()
     for number in range(100):
         queue.push(("small", number), Flow("small"), Size(10, 1))
@@ -267,14 +267,14 @@ def test_prediction_tells_items_and_tokens_of_those_that_go_first() -> None:
     assert ahead.tokens == pytest.approx(100 + 100 + 1000, rel=0.1)
 
 
-def test_a_hog_among_many_flows_is_predicted_for() -> None:
-    """However few they are among the flows that a prediction may look at."""
+def test_prediction_for_a_deep_flow_among_many() -> None:
+    """Even if deep flows are rare among the flows that a prediction looks at."""
     queue = filled([*((Flow(number), 1) for number in range(1000)), (A, 500), (B, 1000)])
     assert queue.work_ahead(A).items == pytest.approx(1000 + 500 + 500, rel=0.05)
 
 
-def test_prediction_knows_that_those_next_in_turn_are_not_the_average() -> None:
-    """Who has had a large item is far behind, so that what is next is small."""
+def test_prediction_uses_the_items_that_are_next_in_turn() -> None:
+    """A flow that was served a large item is far behind, so the next items are small."""
     queue = filled([])
     for number in range(200):
         size = Size(100 if number < 100 else 1)
@@ -283,13 +283,13 @@ def test_prediction_knows_that_those_next_in_turn_are_not_the_average() -> None:
     served(queue, 200)
     predicted, actual = queue.work_ahead(Flow(150)).cost, 0
     queue.push(("mine", 0), Flow(150))
-    while (whose := queue.pop()[0]) != "mine":
-        actual += 100 if whose == "large" else 1
+    while (name := queue.pop()[0]) != "mine":
+        actual += 100 if name == "large" else 1
     assert predicted == pytest.approx(actual, rel=0.3)
 
 
-def test_idle_flows_are_forgotten_though_no_turn_comes() -> None:
-    """While new flows keep coming, the virtual time may stand still for ever."""
+def test_idle_flows_are_forgotten_while_virtual_time_stands_still() -> None:
+    """While new flows keep coming, the virtual time may never advance."""
     queue = filled([(Flow("first"), 1)])
     for number in range(5000):
         queue.push(("next", number), Flow(number))
@@ -298,7 +298,7 @@ def test_idle_flows_are_forgotten_though_no_turn_comes() -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), costs), min_size=1, max_size=80), st.data())
-def test_between_any_two_turns_waiting_flows_differ_by_one_item_each(
+def test_service_of_waiting_flows_differs_by_at_most_one_item_each(
     items: Sequence[tuple[str, int]], data: st.DataObject
 ) -> None:
     """Goyal's fairness theorem: backlogged flows' service differs by at most their largest,
@@ -327,7 +327,7 @@ FLOWS = [A, B, Flow("a", "batch"), Flow("c", "interactive", 2)]
 
 
 class Machine(RuleBasedStateMachine):
-    """Against a model: nothing is lost or made, and each flow is first in, first out."""
+    """Compared with a model: no item is lost or added, and each flow is FIFO."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -335,13 +335,13 @@ class Machine(RuleBasedStateMachine):
         self.model: dict[Flow, list[Item]] = {flow: [] for flow in FLOWS}
         self.number = 0
         self.popped: tuple[Item, Flow, int] | None = None
-        self.known: dict[Item, tuple[Flow, int]] = {}
+        self.pushed: dict[Item, tuple[Flow, int]] = {}
 
     @rule(flow=st.sampled_from(FLOWS), cost=costs)
     def push(self, flow: Flow, cost: int) -> None:
         item = (str(flow.client), self.number)
         self.number += 1
-        self.known[item] = (flow, cost)
+        self.pushed[item] = (flow, cost)
         self.queue.push(item, flow, Size(cost))
         self.model[flow].append(item)
 
@@ -349,7 +349,7 @@ class Machine(RuleBasedStateMachine):
     @rule()
     def pop(self) -> None:
         item = self.queue.pop()
-        flow, cost = self.known[item]
+        flow, cost = self.pushed[item]
         assert self.model[flow].pop(0) == item
         self.popped = (item, flow, cost)
 
@@ -364,23 +364,23 @@ class Machine(RuleBasedStateMachine):
         self.model[flow].insert(0, item)
         self.popped = None
 
-    @rule(flow=st.sampled_from(FLOWS), place=st.integers(0, 5))
-    def leave(self, flow: Flow, place: int) -> None:
+    @rule(flow=st.sampled_from(FLOWS), index=st.integers(0, 5))
+    def leave(self, flow: Flow, index: int) -> None:
         waiting = self.model[flow]
-        if place < len(waiting):
-            assert self.queue.remove(waiting.pop(place), flow)
+        if index < len(waiting):
+            assert self.queue.remove(waiting.pop(index), flow)
         else:
-            assert not self.queue.remove(("nobody", -1), flow)
+            assert not self.queue.remove(("absent", -1), flow)
 
     @invariant()
-    def size_is_right(self) -> None:
+    def length_matches_the_model(self) -> None:
         assert len(self.queue) == sum(map(len, self.model.values()))
 
     @invariant()
-    def prediction_is_in_bounds(self) -> None:
-        total = sum(self.known[item][1] for items in self.model.values() for item in items)
+    def prediction_is_between_own_and_total_cost(self) -> None:
+        total = sum(self.pushed[item][1] for items in self.model.values() for item in items)
         for flow, items in self.model.items():
-            own = sum(self.known[item][1] for item in items)
+            own = sum(self.pushed[item][1] for item in items)
             assert own <= self.queue.work_ahead(flow).cost <= total + 1e-6
 
 

@@ -1,4 +1,4 @@
-"""What crosses the gate."""
+"""Which headers cross the gate."""
 
 import tracemalloc
 
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from rustygate.core.headers import (
     _REQUEST_PLANS,
-    CACHE_ENTRIES,
+    MAX_CACHE_ENTRIES,
     Credentials,
     UnreadableHeader,
     narrow_accept_encoding,
@@ -17,12 +17,14 @@ from rustygate.core.headers import (
     response_headers,
 )
 
-NOBODY = Credentials.for_account("sk-gate", None, None)
+KEY_ONLY = Credentials.for_account("sk-gate", None, None)
 ACCOUNT = Credentials.for_account("sk-gate", "org-1", "proj-1")
 
 
-def up(*raw: tuple[bytes, bytes], credentials: Credentials = NOBODY) -> list[tuple[str, str]]:
-    """What goes upstream of these headers, the key aside."""
+def upstream_headers(
+    *raw: tuple[bytes, bytes], credentials: Credentials = KEY_ONLY
+) -> list[tuple[str, str]]:
+    """The headers that go upstream, without the key."""
     headers = request_headers(raw, credentials, streaming=False)
     assert ("Authorization", "Bearer sk-gate") in headers
     return [header for header in headers if header[0] != "Authorization"]
@@ -39,54 +41,54 @@ def up(*raw: tuple[bytes, bytes], credentials: Credentials = NOBODY) -> list[tup
     ],
 )  # fmt: skip
 def test_dropped_from_requests(name: bytes) -> None:
-    assert up((name, b"x")) == []
+    assert upstream_headers((name, b"x")) == []
 
 
 @pytest.mark.parametrize(
     "name", [b"User-Agent", b"OpenAI-Beta", b"traceparent", b"x-stainless-lang", b"Security"]
 )
-def test_passed_in_requests_as_sent(name: bytes) -> None:
-    assert up((name, b" v\tw ")) == [(name.decode(), " v\tw ")]
+def test_forwarded_unchanged_in_requests(name: bytes) -> None:
+    assert upstream_headers((name, b" v\tw ")) == [(name.decode(), " v\tw ")]
 
 
-def test_repeated_headers_stay_repeated_in_order_in_one_spelling() -> None:
+def test_repeated_headers_keep_their_order_in_one_spelling() -> None:
     """aiohttp's client would drop the first of two that differ in case."""
     raw = [(b"X-Tag", b"1"), (b"Other", b"o"), (b"x-tag", b"2")]
-    assert up(*raw) == [("X-Tag", "1"), ("Other", "o"), ("X-Tag", "2")]
+    assert upstream_headers(*raw) == [("X-Tag", "1"), ("Other", "o"), ("X-Tag", "2")]
 
 
-def test_headers_named_by_connection_are_stripped_but_not_the_key() -> None:
+def test_connection_may_not_remove_the_gate_s_key() -> None:
     raw = [(b"Connection", b"close, X-Hop , Authorization"), (b"X-Hop", b"1"), (b"X-End", b"2")]
-    assert up(*raw) == [("X-End", "2")]
+    assert upstream_headers(*raw) == [("X-End", "2")]
 
 
-def test_account_is_named_where_the_client_named_none() -> None:
+def test_account_headers_are_added_where_the_client_sent_none() -> None:
     raw = [(b"openai-organization", b"org-client")]
-    assert up(*raw, credentials=ACCOUNT) == [
+    assert upstream_headers(*raw, credentials=ACCOUNT) == [
         ("openai-organization", "org-client"),
         ("OpenAI-Project", "proj-1"),
     ]
 
 
-def test_length_stays_whatever_connection_names() -> None:
+def test_connection_may_not_remove_the_content_length() -> None:
     raw = [(b"Connection", b"Content-Length, X-Hop"), (b"X-Hop", b"1"), (b"Content-Length", b"2")]
-    assert up(*raw) == [("Content-Length", "2")]
+    assert upstream_headers(*raw) == [("Content-Length", "2")]
 
 
-def test_account_that_connection_names_is_the_gate_s() -> None:
-    """Strip first, inject after."""
+def test_account_header_named_by_connection_is_the_gate_s() -> None:
+    """Headers are stripped first and added afterwards."""
     raw = [(b"Connection", b"OpenAI-Organization"), (b"OpenAI-Organization", b"org-client")]
-    assert up(*raw, credentials=ACCOUNT) == [*ACCOUNT.account]
+    assert upstream_headers(*raw, credentials=ACCOUNT) == [*ACCOUNT.account_headers]
 
 
 @pytest.mark.parametrize("value", [b"caf\xe9", b"a\x00b", b"a\rb", b"\x7f"])
-def test_value_that_cannot_be_carried_is_refused_without_showing_it(value: bytes) -> None:
+def test_unreadable_value_is_rejected_and_not_shown(value: bytes) -> None:
     with pytest.raises(UnreadableHeader, match="The value of header X-Odd is not UTF-8"):
-        up((b"X-Odd", value))
+        upstream_headers((b"X-Odd", value))
 
 
-def test_utf8_values_are_carried() -> None:
-    assert up((b"X-Odd", "grüße ☃\u00a0".encode())) == [("X-Odd", "grüße ☃\u00a0")]
+def test_utf8_values_are_forwarded() -> None:
+    assert upstream_headers((b"X-Odd", "grüße ☃\u00a0".encode())) == [("X-Odd", "grüße ☃\u00a0")]
 
 
 @pytest.mark.parametrize(
@@ -99,16 +101,16 @@ def test_utf8_values_are_carried() -> None:
         ("identity;q=0, gzip", "identity;q=0, gzip"),
     ],
 )
-def test_codings_are_narrowed_to_what_the_gate_can_read(sent: str, narrowed: str) -> None:
+def test_accept_encoding_is_narrowed_to_readable_codings(sent: str, narrowed: str) -> None:
     assert narrow_accept_encoding(sent, streaming=False) == narrowed
     assert narrow_accept_encoding(sent, streaming=True) == "identity"
 
 
-def test_no_coding_is_named_where_the_client_named_none() -> None:
-    assert up() == []
+def test_no_accept_encoding_is_added() -> None:
+    assert upstream_headers() == []
 
 
-def test_response_headers_stay_repeated_in_order_and_case() -> None:
+def test_repeated_response_headers_keep_order_and_case() -> None:
     raw = [(b"X-A", b"1"), (b"x-a", b"2"), (b"Content-Length", b"5")]
     assert response_headers(raw) == [("X-A", "1"), ("x-a", "2"), ("Content-Length", "5")]
 
@@ -121,7 +123,7 @@ def test_dropped_from_responses(name: bytes) -> None:
     assert response_headers([(name, b"x")]) == []
 
 
-def test_response_header_that_cannot_be_carried_is_left_out() -> None:
+def test_unreadable_response_header_is_left_out() -> None:
     raw = [(b"X-Latin", b"\xe9"), (b"X-Control", b"a\x01"), (b"X-Good", b"1")]
     assert response_headers(raw) == [("X-Good", "1")]
 
@@ -130,33 +132,33 @@ def test_response_header_that_cannot_be_carried_is_left_out() -> None:
     ("reason", "written"),
     [("OK", "OK"), ("", ""), ("I'm a teapot", "I'm a teapot"), ("a\rb", None), ("\udce9", None)],
 )
-def test_reason_phrase_that_cannot_be_written_is_left_to_the_status(
+def test_unwritable_reason_phrase_is_replaced_by_the_default(
     reason: str, written: str | None
 ) -> None:
     assert reason_phrase(reason) == written
 
 
-def test_what_clients_invent_fills_no_memory() -> None:
-    """As large as heads may be, and another each time."""
+def test_random_header_names_do_not_fill_memory() -> None:
+    """As large as a request head may be, and different each time."""
     tracemalloc.start()
     try:
         for number in range(50):
-            made_up = b"a%d," % number + b"a," * 15_000
-            names = [(b"%d-%s" % (part, made_up), b"") for part in range(3)]
-            up(*names, (b"Connection", made_up), (b"Accept-Encoding", made_up))
+            invented = b"a%d," % number + b"a," * 15_000
+            names = [(b"%d-%s" % (part, invented), b"") for part in range(3)]
+            upstream_headers(*names, (b"Connection", invented), (b"Accept-Encoding", invented))
         assert tracemalloc.get_traced_memory()[0] < 500_000
     finally:
         tracemalloc.stop()
 
 
-def test_many_heads_are_remembered_but_not_all() -> None:
-    for number in range(3 * CACHE_ENTRIES):
-        assert up((b"X-%d" % number, b"")) == [(f"X-{number}", "")]
-    assert 0 < len(_REQUEST_PLANS) <= CACHE_ENTRIES
+def test_cache_of_header_plans_is_bounded() -> None:
+    for number in range(3 * MAX_CACHE_ENTRIES):
+        assert upstream_headers((b"X-%d" % number, b"")) == [(f"X-{number}", "")]
+    assert 0 < len(_REQUEST_PLANS) <= MAX_CACHE_ENTRIES
 
 
 @given(st.lists(st.tuples(st.binary(min_size=1), st.binary())))
-def test_any_bytes_give_headers_or_a_refusal(raw: list[tuple[bytes, bytes]]) -> None:
+def test_any_bytes_give_headers_or_an_error(raw: list[tuple[bytes, bytes]]) -> None:
     names = [(name.hex().encode(), value) for name, value in raw]
     try:
         headers = request_headers(names, ACCOUNT, streaming=True)

@@ -1,4 +1,4 @@
-"""What upstream teaches a lane, with passed-in time. The gate's tests show what comes of it."""
+"""What a lane learns from upstream, with passed-in time. The gate's tests show the effects."""
 
 from typing import Any
 
@@ -11,29 +11,29 @@ from rustygate.core.lane import AdmissionTotals, Lane
 from rustygate.core.rate_limit_headers import Quota, RateLimitUpdate
 
 
-def news(limit: int, remaining: int | None = None) -> RateLimitUpdate:
+def update(limit: int, remaining: int | None = None) -> RateLimitUpdate:
     return RateLimitUpdate(Quota(limit, remaining, None), None)
 
 
-def asked(lane: Lane, now: int, count: int = 1) -> AdmissionTotals:
-    """Admit some at an instant; the last one's mark."""
+def admit(lane: Lane, now: int, count: int = 1) -> AdmissionTotals:
+    """Admit requests at an instant; the totals of the last one."""
     for _ in range(count):
         lane.take(now)
     return lane.totals
 
 
-def test_limit_without_a_remainder_is_a_full_bucket_less_what_was_admitted_since() -> None:
+def test_limit_without_remaining_is_a_full_bucket_minus_later_admissions() -> None:
     lane = Lane()
-    mark = asked(lane, 0)
-    asked(lane, 0, 4)
-    lane.learn(SECOND, mark, news(60))
+    admitted = admit(lane, 0)
+    admit(lane, 0, 4)
+    lane.learn(SECOND, admitted, update(60))
     assert lane.requests is not None
     assert (lane.requests.burst, lane.requests.level(SECOND)) == (60, 56)
 
 
-def test_answer_without_news_of_a_kind_leaves_its_bucket() -> None:
+def test_response_without_a_quota_leaves_its_bucket() -> None:
     lane = Lane()
-    lane.learn(0, asked(lane, 0), news(60, 30))
+    lane.learn(0, admit(lane, 0), update(60, 30))
     before = repr(lane.requests)
     lane.learn(0, lane.totals, RateLimitUpdate(None, Quota(1000, 10, None)))
     assert repr(lane.requests) == before
@@ -45,14 +45,14 @@ def test_answer_without_news_of_a_kind_leaves_its_bucket() -> None:
     [(1, 30, 30), (9, 2, 2), (30, 0, 30), (30, 50, 59), (30, 20, 50)],
     ids=["fresh", "just fresh", "old and lower", "old and higher", "old and between"],
 )
-def test_old_news_only_lowers_the_level_and_is_credited_the_refill(
+def test_old_update_is_credited_the_refill_and_may_only_lower_the_level(
     age_s: int, remaining: int, level: int
 ) -> None:
-    """The lane's own reckoning stands at 60, or a little below, when the answer comes."""
+    """The lane's own level is 60, or a little less, when the response arrives."""
     lane = Lane()
-    lane.learn(0, asked(lane, 0), news(60, 59))
-    mark = asked(lane, 0)
-    lane.learn(age_s * SECOND, mark, news(60, remaining))
+    lane.learn(0, admit(lane, 0), update(60, 59))
+    admitted = admit(lane, 0)
+    lane.learn(age_s * SECOND, admitted, update(60, remaining))
     assert lane.requests is not None
     assert lane.requests.level(age_s * SECOND) == pytest.approx(level, abs=1)
 
@@ -63,15 +63,15 @@ def test_old_news_only_lowers_the_level_and_is_credited_the_refill(
     st.none() | st.integers(0, 10**12),
     st.integers(0, 10**6),
 )
-def test_whatever_is_told_there_is_a_next_attempt(
+def test_any_update_allows_a_next_attempt(
     elapsed: int, limit: int, remaining: int | None, tokens: int
 ) -> None:
-    """Even a clock that steps back leaves the wait bounded by what filling up takes."""
+    """Even after the clock steps back, the wait is bounded by the time to fill up."""
     lane = Lane()
     lane.take(10 * SECOND, tokens)
     now = 10 * SECOND + elapsed
-    told = Quota(limit, None if remaining is None else min(limit, remaining), None)
-    lane.learn(now, lane.totals, RateLimitUpdate(told, told))
+    quota = Quota(limit, None if remaining is None else min(limit, remaining), None)
+    lane.learn(now, lane.totals, RateLimitUpdate(quota, quota))
     lane.pause(now, MINUTE)
     lane.slow_down(now, lane.totals)
     lane.release()
@@ -80,43 +80,43 @@ def test_whatever_is_told_there_is_a_next_attempt(
     assert wait <= MINUTE + 2 * MINUTE + 2 * SECOND
 
 
-def test_slowing_follows_the_rate_there_was_and_ends() -> None:
+def test_slow_down_halves_the_measured_rate_and_ends() -> None:
     lane = Lane(known=True)
     for tenth in range(200):
-        asked(lane, tenth * SECOND // 10)
+        admit(lane, tenth * SECOND // 10)
     now = 20 * SECOND
     lane.slow_down(now, lane.totals)
     assert lane.wait(now) == pytest.approx(SECOND / 5, rel=0.1)
     for _ in range(2):
-        asked(lane, now)
+        admit(lane, now)
     assert lane.wait(now) == pytest.approx(3 * SECOND / 5, rel=0.1)
     assert lane.wait(now + 5 * MINUTE) == 0
 
 
-def test_slowing_a_quiet_lane_holds_nobody_up_for_long() -> None:
+def test_slow_down_of_a_quiet_lane_delays_little() -> None:
     lane = Lane(known=True)
-    asked(lane, 0)
+    admit(lane, 0)
     lane.slow_down(30 * SECOND, lane.totals)
     assert lane.wait(30 * SECOND) == SECOND
-    asked(lane, 31 * SECOND)
+    admit(lane, 31 * SECOND)
     assert lane.wait(31 * SECOND) == pytest.approx(SECOND, rel=0.01)
 
 
-def test_second_slowing_halves_what_was_recovered() -> None:
+def test_second_slow_down_halves_the_recovered_rate() -> None:
     lane = Lane(known=True)
     for tenth in range(200):
-        asked(lane, tenth * SECOND // 10)
+        admit(lane, tenth * SECOND // 10)
     lane.slow_down(20 * SECOND, lane.totals)
     now = 20 * SECOND + MINUTE
-    asked(lane, now)
+    admit(lane, now)
     lane.slow_down(now + 1, lane.totals)
-    share = (0.5 + 0.5 / 5) / 2
-    asked(lane, now + SECOND)
-    assert lane.wait(now + SECOND) == pytest.approx(SECOND / 10 / share, rel=0.1)
+    fraction = (0.5 + 0.5 / 5) / 2
+    admit(lane, now + SECOND)
+    assert lane.wait(now + SECOND) == pytest.approx(SECOND / 10 / fraction, rel=0.1)
 
 
 @pytest.mark.parametrize(
-    ("state", "forgettable"),
+    ("state", "evictable"),
     [
         ({}, True),
         ({"known": True}, False),
@@ -124,9 +124,7 @@ def test_second_slowing_halves_what_was_recovered() -> None:
         ({"paused_until": 2}, False),
         ({"paused_until": 1}, True),
     ],
-    ids=["new", "known", "in flight", "paused", "not paused any more"],
+    ids=["new", "known", "in flight", "paused", "pause over"],
 )
-def test_lane_that_says_something_is_not_forgotten(
-    state: dict[str, Any], forgettable: bool
-) -> None:
-    assert Lane(**state).is_evictable(1) is forgettable
+def test_lane_in_use_is_not_evictable(state: dict[str, Any], evictable: bool) -> None:
+    assert Lane(**state).is_evictable(1) is evictable

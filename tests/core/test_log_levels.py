@@ -8,7 +8,7 @@ from rustygate.core.log_levels import parse_rust_log
 
 
 @pytest.mark.parametrize(
-    ("rust_log", "asked"),
+    ("rust_log", "levels"),
     [
         ("info", {"": "INFO"}),
         ("WARN", {"": "WARNING"}),
@@ -24,8 +24,8 @@ from rustygate.core.log_levels import parse_rust_log
         ("my-crate::x=info,rustygates=info", {"": "ERROR"}),
     ],
 )
-def test_directives_are_read(rust_log: str, asked: dict[str, str | bool]) -> None:
-    assert parse_rust_log(rust_log) == asked
+def test_directives_are_read(rust_log: str, levels: dict[str, str | bool]) -> None:
+    assert parse_rust_log(rust_log) == levels
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What answers took lately."""
+"""Estimates from what recent responses took."""
 
 import pytest
 from hypothesis import given
@@ -15,15 +15,15 @@ from rustygate.core.output_history import (
 tokens = st.integers(0, 100_000)
 
 
-def history_of(*answers: int, client: str = "a") -> OutputHistory:
+def history_of(*outputs: int, client: str = "a") -> OutputHistory:
     history = OutputHistory()
-    for tokens_out in answers:
+    for tokens_out in outputs:
         history.record(client, "m", tokens_out)
     return history
 
 
 @pytest.mark.parametrize(
-    ("answers", "typical"),
+    ("outputs", "estimate"),
     [
         ((), DEFAULT_ESTIMATE),
         ((3,), DEFAULT_ESTIMATE),
@@ -35,11 +35,11 @@ def history_of(*answers: int, client: str = "a") -> OutputHistory:
     ],
     ids=str,
 )
-def test_typical_of_own_answers(answers: range, typical: int) -> None:
-    assert history_of(*answers).estimate("a", "m") == typical
+def test_estimate_from_own_outputs(outputs: range, estimate: int) -> None:
+    assert history_of(*outputs).estimate("a", "m") == estimate
 
 
-def test_client_with_few_answers_is_reckoned_by_all_clients() -> None:
+def test_client_with_few_outputs_is_estimated_by_all_clients() -> None:
     history = history_of(*[7] * MIN_SAMPLES)
     assert history.estimate("b", "m") == 7
     history.record("b", "m", 50)
@@ -47,40 +47,40 @@ def test_client_with_few_answers_is_reckoned_by_all_clients() -> None:
     assert history.estimate("a", "m") == 7
 
 
-def test_models_are_kept_apart() -> None:
+def test_models_are_separate() -> None:
     history = history_of(*[7] * MIN_SAMPLES)
     assert history.estimate("a", "other") == DEFAULT_ESTIMATE
     assert history.estimate("a", None) == DEFAULT_ESTIMATE
 
 
 @given(st.lists(tokens, min_size=MIN_SAMPLES + 1, max_size=WINDOW + 1))
-def test_of_answers_in_any_order_the_last_exceeds_it_once_in_ten(answers: list[int]) -> None:
-    """So it does for independent answers of any distribution, whose orders are all as likely."""
+def test_last_of_any_outputs_exceeds_the_estimate_once_in_ten(outputs: list[int]) -> None:
+    """Independent outputs of any distribution are equally likely in any order."""
     exceeding = 0
-    for place, last in enumerate(answers):
-        others = answers[:place] + answers[place + 1 :]
+    for index, last in enumerate(outputs):
+        others = outputs[:index] + outputs[index + 1 :]
         exceeding += last > history_of(*others).estimate("a", "m")
-    assert exceeding <= len(answers) / 10
+    assert exceeding <= len(outputs) / 10
 
 
 @given(st.lists(tokens, max_size=200), tokens)
-def test_it_follows_a_change_within_its_window(before: list[int], after: int) -> None:
+def test_estimate_follows_a_change_within_its_window(before: list[int], after: int) -> None:
     history = history_of(*before, *[after] * WINDOW)
     assert history.estimate("a", "m") == after
 
 
 @given(st.lists(tokens, min_size=WINDOW, max_size=WINDOW), st.integers(100_001, 10**6))
-def test_four_answers_raise_it(before: list[int], greater: int) -> None:
+def test_four_outputs_raise_the_estimate(before: list[int], greater: int) -> None:
     assert history_of(*before, *[greater] * 4).estimate("a", "m") == greater
 
 
 @given(st.lists(tokens, max_size=100))
-def test_it_lies_among_what_was_noted(answers: list[int]) -> None:
-    typical = history_of(*answers).estimate("a", "m")
-    assert typical in answers if len(answers) >= MIN_SAMPLES else typical >= DEFAULT_ESTIMATE
+def test_estimate_is_one_of_the_recorded_outputs(outputs: list[int]) -> None:
+    estimate = history_of(*outputs).estimate("a", "m")
+    assert estimate in outputs if len(outputs) >= MIN_SAMPLES else estimate >= DEFAULT_ESTIMATE
 
 
-def test_pairs_are_bounded_and_the_least_recently_noted_is_forgotten() -> None:
+def test_least_recently_recorded_pair_is_forgotten() -> None:
     history = history_of(*[7] * MIN_SAMPLES)
     for number in range(2 * MAX_PAIRS):
         history.record(f"client {number}", "m", 3)
@@ -90,12 +90,12 @@ def test_pairs_are_bounded_and_the_least_recently_noted_is_forgotten() -> None:
     assert history.estimate("a", "m") == 4
 
 
-def test_asking_remembers_nothing() -> None:
+def test_estimating_remembers_nothing() -> None:
     history = OutputHistory()
     history.estimate("a", "m")
     assert repr(history) == f"<OutputHistory 0 of {MAX_PAIRS} pairs>"
 
 
-def test_an_answer_is_remembered_only_so_long() -> None:
+def test_only_a_window_of_outputs_is_remembered() -> None:
     history = history_of(*range(1000))
-    assert {len(answers) for answers in history._answers.values()} == {WINDOW}
+    assert {len(outputs) for outputs in history._outputs.values()} == {WINDOW}

@@ -20,7 +20,7 @@ from rustygate.core.paths import has_dot_segment, is_unsafe, origin_form
         "/..",
     ],
 )
-def test_dot_segments_are_seen_however_encoded(path: str) -> None:
+def test_dot_segments_are_found_in_any_encoding(path: str) -> None:
     assert has_dot_segment(path)
 
 
@@ -28,17 +28,17 @@ def test_dot_segments_are_seen_however_encoded(path: str) -> None:
     "path",
     ["/v1/models", "/v1/a..b", "/v1/...", "/v1/.well-known", "/v1/%252e%252e/x", "/v1/a%2fb", "/"],
 )
-def test_other_dots_are_no_dot_segments(path: str) -> None:
+def test_other_dots_are_not_dot_segments(path: str) -> None:
     assert not has_dot_segment(path)
 
 
 @pytest.mark.parametrize("target", ["/v1/a b", "/v1/a\x00", "/v1/a\x7f", "/v1/a#b", "/v1/a\\b"])
-def test_unsafe_targets(target: str) -> None:
+def test_targets_with_unsafe_characters(target: str) -> None:
     assert is_unsafe(target)
 
 
 @pytest.mark.parametrize("target", ["/v1/a?b=c&d[]=%20+e", "/v1/ü", "/v1/~a!$'()*,;:@"])
-def test_odd_targets_that_are_safe(target: str) -> None:
+def test_odd_but_safe_targets(target: str) -> None:
     assert not is_unsafe(target)
 
 

@@ -1,4 +1,4 @@
-"""What upstream says of its quotas."""
+"""The `x-ratelimit-*` headers."""
 
 import pytest
 from hypothesis import given
@@ -15,7 +15,7 @@ from rustygate.core.rate_limit_headers import (
 from tests.support.rate_limit_headers import NAMES, headers_of, quota_headers
 
 
-def test_news_of_both_quotas() -> None:
+def test_reads_both_quotas() -> None:
     headers = headers_of(
         **quota_headers("requests", "10000", "9999", "6ms"),
         **quota_headers("tokens", "30000000", "29999000", "2m0s"),
@@ -47,22 +47,22 @@ def test_news_of_both_quotas() -> None:
     ],
     ids=lambda value: str(value)[:20],
 )
-def test_news_of_one_quota(
+def test_reads_one_quota(
     kind: str, limit: str, remaining: str, reset: str, quota: Quota | None
 ) -> None:
-    news = read_rate_limits(headers_of(**quota_headers(kind, limit, remaining, reset)))
-    assert news == RateLimitUpdate(**{kind: quota})
+    update = read_rate_limits(headers_of(**quota_headers(kind, limit, remaining, reset)))
+    assert update == RateLimitUpdate(**{kind: quota})
 
 
-def test_no_headers_are_no_news() -> None:
+def test_no_limit_headers_give_no_update() -> None:
     assert read_rate_limits(headers_of(date="now")) is NO_UPDATE
     assert read_rate_limits(headers_of(x_ratelimit_remaining_tokens="5")) is NO_UPDATE
 
 
 @given(st.dictionaries(st.sampled_from(NAMES), st.text() | st.integers().map(str)))
-def test_any_headers_give_news_that_make_sense(headers: dict[str, str]) -> None:
-    news = read_rate_limits(CIMultiDict(headers))
-    for quota in (news.requests, news.tokens):
+def test_any_headers_give_plausible_quotas(headers: dict[str, str]) -> None:
+    update = read_rate_limits(CIMultiDict(headers))
+    for quota in (update.requests, update.tokens):
         if quota is not None:
             assert 0 < quota.limit <= MAX_QUOTA
             assert quota.remaining is None or 0 <= quota.remaining <= quota.limit

@@ -1,4 +1,4 @@
-"""Facts of requests, from whatever bodies strangers send."""
+"""What requests may cost, from any body."""
 
 import pytest
 from hypothesis import given
@@ -46,7 +46,7 @@ def test_facts_of_a_request(body: bytes, facts: RequestFacts) -> None:
         (None, None),
     ],
 )
-def test_only_a_model_that_writes_has_an_output(path: str | None, output_cap: int | None) -> None:
+def test_only_text_generation_has_an_output(path: str | None, output_cap: int | None) -> None:
     assert read_request_facts(b'{"input":"four"}', path) == RequestFacts(
         None, False, 4, output_cap
     )
@@ -55,7 +55,7 @@ def test_only_a_model_that_writes_has_an_output(path: str | None, output_cap: in
     )
 
 
-def test_a_cap_counts_wherever_it_is_said() -> None:
+def test_cap_counts_on_any_path() -> None:
     assert read_request_facts(b'{"max_tokens":5}', "/v1/odd").output_cap == 5
 
 
@@ -69,7 +69,9 @@ def test_a_cap_counts_wherever_it_is_said() -> None:
         (RequestFacts(input_characters=9, output_cap=None), 503),
     ],
 )
-def test_cost_is_input_by_four_rounded_up_and_the_output(facts: RequestFacts, cost: int) -> None:
+def test_cost_is_a_quarter_of_the_input_rounded_up_plus_the_output(
+    facts: RequestFacts, cost: int
+) -> None:
     assert facts.cost(typical_output=500) == cost
 
 
@@ -92,5 +94,5 @@ def test_any_body_has_facts(body: bytes) -> None:
         ("/v1/realtime?%ff=%zz&model=%ff", "\N{REPLACEMENT CHARACTER}"),
     ],
 )
-def test_model_may_stand_in_the_query(target: str, expected: str | None) -> None:
+def test_model_in_the_query(target: str, expected: str | None) -> None:
     assert model_in_query(target) == expected

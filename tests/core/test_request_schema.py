@@ -1,4 +1,4 @@
-"""How much input there is, of the shapes that upstream takes and of any other."""
+"""The size of the input, of the types that upstream accepts and of any other."""
 
 import json
 from typing import Any
@@ -18,7 +18,7 @@ from rustygate.core.request_schema import (
 DATA = "data:image/png;base64," + "iVBORw0KGgo" * 1000
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 
-# A request in which every field that is read says something.
+# A request in which every field that is read has a value.
 WHOLE: dict[str, Any] = {
     "model": "gpt-4o",
     "stream": True,
@@ -74,10 +74,10 @@ def characters(**fields: Any) -> int:
         pytest.param(
             {"messages": [{"content": None, "tool_calls": [TOOL]}]},
             len(dumped([TOOL])),
-            id="calls-of-tools",
+            id="tool-calls",
         ),
         pytest.param({"tools": [TOOL]}, len(dumped([TOOL])), id="tools"),
-        pytest.param({"functions": [TOOL["function"]]}, len(dumped([TOOL["function"]])), id="old"),
+        pytest.param({"functions": [TOOL["function"]]}, len(dumped([TOOL["function"]])), id="legacy"),
         pytest.param({"response_format": {"type": "text"}}, len('{"type":"text"}'), id="format"),
         pytest.param({"tools": ["é☃"]}, len('["é☃"]'), id="tools-in-characters"),
         pytest.param({"prompt": "12345"}, 5, id="prompt"),
@@ -133,7 +133,7 @@ def test_input_in_characters(fields: dict[str, Any], expected: int) -> None:
     ],
     ids=lambda part: str(part)[:40],
 )
-def test_media_count_the_same_whatever_their_length(part: dict[str, Any]) -> None:
+def test_media_count_the_same_at_any_length(part: dict[str, Any]) -> None:
     message = {"role": "user", "content": [{"type": "text", "text": "12345"}, part]}
     assert characters(messages=[message]) == 5 + MEDIA_CHARACTERS
     assert characters(input=[message]) == 5 + MEDIA_CHARACTERS
@@ -150,11 +150,11 @@ def test_media_count_the_same_whatever_their_length(part: dict[str, Any]) -> Non
     ],
     ids=lambda item: str(item["type"]),
 )
-def test_media_among_the_items_too(item: dict[str, Any]) -> None:
+def test_media_among_items_count_the_same(item: dict[str, Any]) -> None:
     assert characters(input=[item]) == MEDIA_CHARACTERS
 
 
-def test_data_in_definitions_do_not_count() -> None:
+def test_data_in_definitions_does_not_count() -> None:
     mask = {"type": "image_generation", "input_image_mask": {"image_url": DATA}}
     assert characters(tools=[mask]) < 100
 
@@ -169,12 +169,12 @@ def test_escaped_characters_count_as_one() -> None:
     [5, True, {"text": {"value": "12345"}}, [None, "12345"], [{"text": 5}], [[["12345"]]]],
     ids=str,
 )
-def test_input_of_no_known_shape_counts_as_its_json(content: Any) -> None:
+def test_input_of_unknown_type_counts_as_its_json(content: Any) -> None:
     messages = [{"content": content}]
     assert characters(messages=messages, input="12") == len(dumped(messages)) + 2
 
 
-def test_but_without_the_data_in_it() -> None:
+def test_input_of_unknown_type_counts_without_its_data() -> None:
     audio = {"type": "input_audio", "input_audio": {"data": "UklGR" * 1000}}
     assert characters(messages=[{"content": [audio, {"text": 5}]}]) < 200
 
@@ -226,7 +226,7 @@ def test_output_cap(fields: dict[str, Any], cap: int | None) -> None:
     ids=lambda odd: repr(odd)[:20],
 )
 @pytest.mark.parametrize("name", WHOLE)
-def test_odd_field_spoils_no_other(name: str, odd: bytes) -> None:
+def test_odd_field_does_not_spoil_the_others(name: str, odd: bytes) -> None:
     unspoilt = read({key: value for key, value in WHOLE.items() if key != name})
     body = dumped(WHOLE)[:-1] + b',"' + name.encode() + b'":' + odd + b"}"
     request = read_request(body)
@@ -237,12 +237,12 @@ def test_odd_field_spoils_no_other(name: str, odd: bytes) -> None:
 
 
 def same(one: Any, other: Any) -> bool:
-    """Equality of what was read; raw JSON has none of its own."""
+    """Compares the fields that were read; raw JSON has no equality of its own."""
     return repr(one) == repr(other) or bytes(one) == bytes(other)
 
 
 @given(st.sampled_from(sorted(WHOLE)), json_values())
-def test_any_value_in_any_field_is_read(name: str, value: Any) -> None:
+def test_any_value_in_any_field_is_accepted(name: str, value: Any) -> None:
     request = read(WHOLE | {name: value})
     assert request.input_characters() >= 0
     assert (request.output_cap() or 0) >= 0
@@ -253,19 +253,19 @@ def test_any_value_in_any_field_is_read(name: str, value: Any) -> None:
 
 
 @given(json_values())
-def test_any_json_is_a_request_if_it_is_an_object(value: Any) -> None:
+def test_any_json_object_is_a_request(value: Any) -> None:
     request = read_request(dumped(value))
     assert (request is not None) is isinstance(value, dict)
 
 
 @given(st.binary(max_size=300))
-def test_any_bytes_are_read_without_harm(body: bytes) -> None:
+def test_any_bytes_are_accepted(body: bytes) -> None:
     read_request(body)
     read_request(b'{"messages":' + body)
 
 
 @given(st.lists(st.text(), max_size=8), st.lists(st.text(), max_size=8))
-def test_characters_are_what_python_counts(contents: list[str], parts: list[str]) -> None:
+def test_characters_are_counted_as_by_python(contents: list[str], parts: list[str]) -> None:
     messages: list[dict[str, Any]] = [{"role": "user", "content": text} for text in contents]
     messages.append({"content": [{"type": "text", "text": text} for text in parts]})
     assert characters(messages=messages) == len("".join(contents + parts))
@@ -283,6 +283,6 @@ def test_characters_are_what_python_counts(contents: list[str], parts: list[str]
     ],
     ids=lambda body: repr(body)[:30],
 )
-def test_what_strangers_send_raises_nothing(body: bytes) -> None:
+def test_hostile_bodies_raise_nothing(body: bytes) -> None:
     request = read_request(body)
     assert request is None or request.input_characters() >= 0

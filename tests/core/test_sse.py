@@ -43,9 +43,7 @@ def test_boundaries_whole_byte_by_byte_and_with_trailing_data(
 
 
 @given(st.lists(st.sampled_from([b"data: x", b"\n", b"\r\n", b"\r", b":", b"\n\n"])), st.data())
-def test_the_answer_does_not_depend_on_how_bytes_are_cut(
-    parts: list[bytes], data: st.DataObject
-) -> None:
+def test_how_bytes_are_cut_makes_no_difference(parts: list[bytes], data: st.DataObject) -> None:
     stream = b"".join(parts)
     cuts = data.draw(st.lists(st.integers(0, len(stream)), max_size=6).map(sorted))
     edges = [0, *cuts, len(stream)]
@@ -64,13 +62,13 @@ def test_the_answer_does_not_depend_on_how_bytes_are_cut(
         (None, False),
     ],
 )
-def test_event_streams_are_known_by_their_media_type(
+def test_event_stream_is_recognized_by_its_media_type(
     content_type: str | None, expected: bool
 ) -> None:
     assert is_event_stream(content_type) is expected
 
 
-def test_keepalive_is_a_comment_of_one_line() -> None:
+def test_keepalive_is_a_single_comment_line() -> None:
     assert KEEPALIVE == b": keep-alive\n"
 
 

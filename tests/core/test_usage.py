@@ -51,7 +51,7 @@ def read(*chunks: bytes, encoding: str = "") -> Usage | None:
     ],
     ids=lambda value: repr(value)[:40],
 )
-def test_usage_of_an_answer_whole_and_byte_by_byte(body: bytes, usage: Usage | None) -> None:
+def test_usage_of_a_response_whole_and_byte_by_byte(body: bytes, usage: Usage | None) -> None:
     assert read(body) == usage
     assert read(*(body[i : i + 1] for i in range(len(body)))) == usage
 
@@ -68,23 +68,23 @@ def test_only_a_tail_is_kept() -> None:
 @pytest.mark.parametrize(
     ("encoding", "encode"), [("gzip", gzip.compress), ("deflate", zlib.compress)]
 )
-def test_encoded_answers_are_read_from_a_copy(encoding: str, encode) -> None:  # type: ignore[no-untyped-def]
+def test_compressed_responses_are_read_from_a_copy(encoding: str, encode) -> None:  # type: ignore[no-untyped-def]
     body = encode(json.dumps({"pad": "x" * 100_000}).encode()[:-1] + b"," + CHAT[1:])
     assert read(body, encoding=encoding) == Usage(12, 34)
     assert read(body[:9], body[9:], encoding=encoding) == Usage(12, 34)
 
 
-def test_identity_is_no_encoding() -> None:
+def test_identity_is_not_an_encoding() -> None:
     assert read(CHAT, encoding="Identity") == Usage(12, 34)
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "br"])
-def test_what_cannot_be_decoded_tells_nothing(encoding: str) -> None:
+def test_undecodable_body_has_no_usage(encoding: str) -> None:
     assert read(b"\x00\x01rubbish", CHAT, encoding=encoding) is None
 
 
 @given(st.lists(st.binary(max_size=60)), st.sampled_from(["", "gzip"]))
-def test_any_bytes_are_read_without_harm(chunks: list[bytes], encoding: str) -> None:
+def test_any_bytes_are_accepted(chunks: list[bytes], encoding: str) -> None:
     read(*chunks, encoding=encoding)
 
 
@@ -97,13 +97,13 @@ def test_any_bytes_are_read_without_harm(chunks: list[bytes], encoding: str) -> 
         ("", False),
     ],
 )
-def test_usage_is_looked_for_where_it_may_be(content_type: str, expected: bool) -> None:
+def test_content_types_that_may_contain_usage(content_type: str, expected: bool) -> None:
     assert may_contain_usage(content_type) is expected
 
 
-def test_usages_of_a_conversation_add_up() -> None:
-    running = UsageTotal()
-    assert running.total is None
+def test_usages_of_a_websocket_add_up() -> None:
+    usages = UsageTotal()
+    assert usages.total is None
     for piece, last in (
         (b'{"usage": null}', True),
         (RESPONSE[:50], False),
@@ -111,5 +111,5 @@ def test_usages_of_a_conversation_add_up() -> None:
         (b'{"delta": "x"}', True),
         (CHAT, True),
     ):
-        running.feed(piece, last)
-    assert running.total == Usage(5 + 12, 6 + 34)
+        usages.feed(piece, last)
+    assert usages.total == Usage(5 + 12, 6 + 34)

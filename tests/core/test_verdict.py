@@ -1,4 +1,4 @@
-"""What a refusal of upstream means."""
+"""What a 429 or 503 from upstream means."""
 
 import gzip
 import json
@@ -43,15 +43,15 @@ def error(**fields: Any) -> bytes:
     return json.dumps({"error": {"message": "", "param": None} | fields}).encode()
 
 
-def judged_as(status: int, body: bytes = b"", **headers: str) -> Verdict:
+def verdict_on(status: int, body: bytes = b"", **headers: str) -> Verdict:
     return judge(status, headers_of(**headers), body, NOW_S * SECOND)
 
 
 def pause_of(body: bytes = b"", **headers: str) -> int:
     """How long the lane pauses after a 429."""
-    judged = judged_as(429, body, **headers)
-    assert judged.action is Action.PAUSE
-    return judged.wait_ns
+    verdict = verdict_on(429, body, **headers)
+    assert verdict.action is Action.PAUSE
+    return verdict.wait_ns
 
 
 @pytest.mark.parametrize(
@@ -59,18 +59,20 @@ def pause_of(body: bytes = b"", **headers: str) -> int:
     [
         pytest.param(429, {"code": "rate_limit_exceeded", "type": "tokens"}, PAUSE, id="limited"),
         pytest.param(429, {"code": None, "type": "requests"}, PAUSE, id="limited-no-code"),
-        pytest.param(429, {"code": 429, "type": "throttled"}, PAUSE, id="limited-other-words"),
-        pytest.param(429, {"code": {}, "type": []}, PAUSE, id="limited-no-words"),
+        pytest.param(429, {"code": 429, "type": "throttled"}, PAUSE, id="limited-other-codes"),
+        pytest.param(429, {"code": {}, "type": []}, PAUSE, id="limited-no-codes"),
         pytest.param(
             429,
             {"code": "rate_limit_exceeded", "message": RATE_LIMITED},
             PAUSE,
-            id="has-room-later",
+            id="fits-later",
         ),
         pytest.param(
             429, {"code": "rate_limit_exceeded", "message": TOO_LARGE}, PASS, id="too-large"
         ),
-        pytest.param(429, {"message": "Request too large for m."}, PASS, id="too-large-in-words"),
+        pytest.param(
+            429, {"message": "Request too large for m."}, PASS, id="too-large-message-only"
+        ),
         pytest.param(
             429,
             {"message": "Limit 6,000, Used 5,000, Requested 6,001."},
@@ -99,7 +101,7 @@ def pause_of(body: bytes = b"", **headers: str) -> int:
     ],
 )
 def test_verdicts(status: int, fields: dict[str, Any], expected: Verdict) -> None:
-    assert judged_as(status, error(**fields)) == expected
+    assert verdict_on(status, error(**fields)) == expected
 
 
 @pytest.mark.parametrize(
@@ -119,9 +121,9 @@ def test_verdicts(status: int, fields: dict[str, Any], expected: Verdict) -> Non
     ],
     ids=lambda body: repr(body)[:30],
 )
-def test_429_that_cannot_be_read_is_a_rate_limit_and_503_is_plain(body: bytes) -> None:
-    assert judged_as(429, body) == PAUSE
-    assert judged_as(503, body) == PASS
+def test_unreadable_429_is_a_rate_limit_and_503_is_passed_on(body: bytes) -> None:
+    assert verdict_on(429, body) == PAUSE
+    assert verdict_on(503, body) == PASS
 
 
 LIMITED = error(code="rate_limit_exceeded", type="tokens")
@@ -134,68 +136,72 @@ TOKENS_LEFT = quota_headers("tokens", "1000", "7", "9s")
     ("headers", "wait_ns"),
     [
         pytest.param({"retry_after_ms": "1500", "retry_after": "9"}, 1500 * MS, id="ms-first"),
-        pytest.param({"retry_after_ms": "0.5"}, MIN_PAUSE, id="not-less-than-the-least"),
+        pytest.param({"retry_after_ms": "0.5"}, MIN_PAUSE, id="not-below-the-minimum"),
         pytest.param({"retry_after_ms": "soon", "retry_after": "9"}, 9 * SECOND, id="unreadable"),
         pytest.param({"retry_after": "2.5"}, 2500 * MS, id="fraction"),
         pytest.param({"retry_after": "0"}, MIN_PAUSE, id="at-once"),
         pytest.param({"retry_after": "86400"}, MAX_PAUSE, id="tomorrow"),
         pytest.param({"retry_after": formatdate(NOW_S + 7, usegmt=True)}, 7 * SECOND, id="date"),
         pytest.param({"retry_after": formatdate(NOW_S - 7, usegmt=True)}, MIN_PAUSE, id="past"),
-        pytest.param({"retry_after": "Thu, 09 Oct 2025 08:53:25 -0000"}, 5 * SECOND, id="no-zone"),
+        pytest.param(
+            {"retry_after": "Thu, 09 Oct 2025 08:53:25 -0000"}, 5 * SECOND, id="no-time-zone"
+        ),
         pytest.param({"retry_after": "Thu, 09 Oct 9999 08:53:25 GMT"}, MAX_PAUSE, id="y9999"),
         pytest.param({"retry_after": "-5"}, DEFAULT_PAUSE, id="negative"),
         pytest.param({"retry_after": "inf"}, DEFAULT_PAUSE, id="inf"),
         pytest.param({"retry_after": "Thu, 99 Foo 2025"}, DEFAULT_PAUSE, id="no-date"),
         pytest.param({"retry_after": "9" * 5000}, DEFAULT_PAUSE, id="digits"),
-        pytest.param({"retry_after": "9", **REQUESTS_SPENT}, 9 * SECOND, id="before-the-reset"),
+        pytest.param(
+            {"retry_after": "9", **REQUESTS_SPENT}, 9 * SECOND, id="retry-after-before-reset"
+        ),
         pytest.param(REQUESTS_SPENT, 6 * SECOND, id="reset-of-requests"),
-        pytest.param(REQUESTS_SPENT | TOKENS_SPENT, 9 * SECOND, id="both-must-be-there"),
+        pytest.param(REQUESTS_SPENT | TOKENS_SPENT, 9 * SECOND, id="later-of-two-resets"),
         pytest.param(TOKENS_LEFT, DEFAULT_PAUSE, id="none-exhausted"),
         pytest.param(quota_headers("tokens", "9", "0", "1h0m0s"), MAX_PAUSE, id="long-reset"),
         pytest.param(quota_headers("tokens", "9", "0", "soon"), DEFAULT_PAUSE, id="odd-reset"),
-        pytest.param({}, DEFAULT_PAUSE, id="nothing-said"),
+        pytest.param({}, DEFAULT_PAUSE, id="no-headers"),
     ],
 )
 def test_pauses(headers: dict[str, str], wait_ns: int) -> None:
     assert pause_of(error(code="rate_limit_exceeded"), **headers) == wait_ns
 
 
-def test_error_names_the_quota_that_is_exhausted() -> None:
+def test_error_type_names_the_exhausted_quota() -> None:
     assert pause_of(LIMITED, **TOKENS_LEFT) == 9 * SECOND
 
 
-def test_slow_down_waits_as_long_as_it_is_told() -> None:
-    judged = judged_as(503, error(code="slow_down"), retry_after="3")
-    assert judged == Verdict(Action.SLOW, 3 * SECOND)
+def test_slow_down_waits_for_retry_after() -> None:
+    verdict = verdict_on(503, error(code="slow_down"), retry_after="3")
+    assert verdict == Verdict(Action.SLOW, 3 * SECOND)
 
 
 @pytest.mark.parametrize(
     ("encoding", "encode"), [("gzip", gzip.compress), ("deflate", zlib.compress)]
 )
-def test_encoded_errors_are_read(encoding: str, encode: Any) -> None:
+def test_compressed_errors_are_read(encoding: str, encode: Any) -> None:
     body = encode(error(code="insufficient_quota"))
-    assert judged_as(429, body, content_encoding=encoding) == PASS
-    assert judged_as(429, body[:-20], content_encoding=encoding) == PAUSE
-    assert judged_as(429, error(code="insufficient_quota"), content_encoding=encoding) == PAUSE
+    assert verdict_on(429, body, content_encoding=encoding) == PASS
+    assert verdict_on(429, body[:-20], content_encoding=encoding) == PAUSE
+    assert verdict_on(429, error(code="insufficient_quota"), content_encoding=encoding) == PAUSE
     bomb = encode(error(code="insufficient_quota", message="x" * 10_000_000))
-    assert judged_as(429, bomb, content_encoding=encoding) == PAUSE
+    assert verdict_on(429, bomb, content_encoding=encoding) == PAUSE
 
 
-words = st.none() | st.text() | st.sampled_from(["slow_down", "requests", "insufficient_quota"])
+codes = st.none() | st.text() | st.sampled_from(["slow_down", "requests", "insufficient_quota"])
 
 
 @given(
     st.sampled_from([429, 503]),
-    st.binary() | st.builds(error, code=words, type=words, message=st.text()),
+    st.binary() | st.builds(error, code=codes, type=codes, message=st.text()),
     st.dictionaries(
         st.sampled_from(["Retry-After", "retry-after-ms", "Content-Encoding", *NAMES]), st.text()
     ),
 )
-def test_any_answer_has_a_verdict_whose_pause_ends(
+def test_any_response_has_a_verdict_with_a_bounded_pause(
     status: int, body: bytes, headers: dict[str, str]
 ) -> None:
-    judged = judge(status, CIMultiDict(headers), body, NOW_S * SECOND)
-    if judged.action is Action.PASS:
-        assert judged.wait_ns == 0
+    verdict = judge(status, CIMultiDict(headers), body, NOW_S * SECOND)
+    if verdict.action is Action.PASS:
+        assert verdict.wait_ns == 0
     else:
-        assert MIN_PAUSE <= judged.wait_ns <= MAX_PAUSE
+        assert MIN_PAUSE <= verdict.wait_ns <= MAX_PAUSE

@@ -1,4 +1,4 @@
-"""What passes of a direction's bytes, however they are cut."""
+"""Which bytes of a WebSocket pass, however they are cut."""
 
 from itertools import pairwise
 
@@ -32,7 +32,7 @@ UMLAUT = "\N{LATIN SMALL LETTER A WITH DIAERESIS}".encode()
 def follow(
     *chunks: bytes, masked: bool = False, compressed: bool = False
 ) -> tuple[bytes, FrameTracker]:
-    """What has passed, and what followed it."""
+    """The bytes that passed, and the tracker."""
     frames = FrameTracker(masked=masked, compressed=compressed)
     return b"".join(map(frames.feed, chunks)), frames
 
@@ -41,7 +41,7 @@ def byte_by_byte(data: bytes) -> list[bytes]:
     return [data[i : i + 1] for i in range(len(data))]
 
 
-SOUND = {
+VALID = {
     "text": frame(b"hello"),
     "empty": frame(b""),
     "medium": frame(b"x" * 126),
@@ -59,14 +59,14 @@ SOUND = {
 }
 
 
-@pytest.mark.parametrize("data", SOUND.values(), ids=SOUND)
-def test_sound_frames_pass_as_they_are(data: bytes) -> None:
+@pytest.mark.parametrize("data", VALID.values(), ids=VALID)
+def test_valid_frames_pass_unchanged(data: bytes) -> None:
     for chunks in ([data], byte_by_byte(data)):
         passed, frames = follow(*chunks)
         assert (passed, frames.violation, frames.at_boundary) == (data, None, True)
 
 
-UNSOUND = {
+INVALID = {
     "reserved bit 1": (frame(b"x", reserved=4), 1002),
     "reserved bit 2": (frame(b"x", reserved=2), 1002),
     "reserved bit 3": (frame(b"x", reserved=1), 1002),
@@ -77,13 +77,13 @@ UNSOUND = {
     "long ping": (frame(b"x" * 126, PING), 1002),
     "long close": (frame(close_payload(1000, "r" * 124), CLOSE), 1002),
     "continuation of nothing": (frame(b"x", CONTINUATION), 1002),
-    "no UTF-8": (frame(b"a\xff"), 1007),
+    "not UTF-8": (frame(b"a\xff"), 1007),
     "half a character": (frame(UMLAUT[:1]), 1007),
     "surrogate": (frame(b"\xed\xa0\x80"), 1007),
     "too long": (frame(b"", length=MESSAGE_LIMIT + 1), 1009),
     "much too long": (frame(b"", length=2**63), 1009),
     "close with half a code": (frame(b"\x03", CLOSE), 1002),
-    "close with a reason that is no UTF-8": (frame(b"\x03\xe8\xff", CLOSE), 1007),
+    "close with a reason not in UTF-8": (frame(b"\x03\xe8\xff", CLOSE), 1007),
     **{
         f"close with {code}": (frame(close_payload(code), CLOSE), 1002)
         for code in (0, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000, 65535)
@@ -91,8 +91,8 @@ UNSOUND = {
 }
 
 
-@pytest.mark.parametrize(("data", "code"), UNSOUND.values(), ids=UNSOUND)
-def test_what_is_not_sound_stops_before_its_frame(data: bytes, code: int) -> None:
+@pytest.mark.parametrize(("data", "code"), INVALID.values(), ids=INVALID)
+def test_nothing_passes_from_an_invalid_frame_on(data: bytes, code: int) -> None:
     before = frame(b"before") + frame(b"", PONG)
     passed, frames = follow(before + data + frame(b"after"), frame(b"later"))
     assert frames.violation is not None
@@ -100,14 +100,14 @@ def test_what_is_not_sound_stops_before_its_frame(data: bytes, code: int) -> Non
     assert frames.finished
 
 
-@pytest.mark.parametrize(("data", "code"), UNSOUND.values(), ids=UNSOUND)
-def test_what_is_not_sound_is_found_byte_by_byte_too(data: bytes, code: int) -> None:
+@pytest.mark.parametrize(("data", "code"), INVALID.values(), ids=INVALID)
+def test_invalid_frames_are_found_byte_by_byte_too(data: bytes, code: int) -> None:
     passed, frames = follow(*byte_by_byte(data))
     assert frames.violation is not None
     assert frames.violation.code == code
     assert data.startswith(passed)
     assert len(passed) < len(data)
-    # A Close frame may follow only what ends where a frame does.
+    # A Close frame may only follow a complete frame.
     assert frames.at_boundary is (passed == b"")
 
 
@@ -115,8 +115,8 @@ INTERRUPTED = [frame(b"new"), frame(b"new", BINARY), frame(b"x", CONTINUATION, r
 
 
 @pytest.mark.parametrize("data", INTERRUPTED, ids=["text", "binary", "compressed"])
-@pytest.mark.parametrize("first", [b"a", b""], ids=["begun", "begun with nothing"])
-def test_message_inside_another_is_not_sound(first: bytes, data: bytes) -> None:
+@pytest.mark.parametrize("first", [b"a", b""], ids=["begun", "begun empty"])
+def test_message_inside_another_is_invalid(first: bytes, data: bytes) -> None:
     begun = frame(first, final=False)
     passed, frames = follow(begun + data, compressed=True)
     assert passed == begun
@@ -124,7 +124,7 @@ def test_message_inside_another_is_not_sound(first: bytes, data: bytes) -> None:
     assert frames.violation.code == 1002
 
 
-def test_text_that_breaks_in_a_later_piece_stops_there() -> None:
+def test_text_invalid_in_a_later_fragment_stops_there() -> None:
     begun = frame(b"a" + UMLAUT[:1], final=False)
     passed, frames = follow(begun, frame(b"b", CONTINUATION))
     assert passed == begun
@@ -132,13 +132,13 @@ def test_text_that_breaks_in_a_later_piece_stops_there() -> None:
     assert (frames.violation.code, frames.at_boundary) == (1007, True)
 
 
-def test_text_that_breaks_inside_a_frame_leaves_no_place_for_another() -> None:
+def test_text_invalid_inside_a_frame_is_not_at_a_boundary() -> None:
     data = frame(b"good" + b"\xff" + b"more")
     passed, frames = follow(data[:6], data[6:])
     assert (passed, frames.at_boundary) == (data[:6], False)
 
 
-def test_frame_must_be_masked_where_a_client_sends() -> None:
+def test_client_frames_must_be_masked() -> None:
     data = frame(b"x")
     assert follow(data, masked=True)[1].violation is not None
     data = frame(b"x", mask=MASK)
@@ -146,13 +146,13 @@ def test_frame_must_be_masked_where_a_client_sends() -> None:
 
 
 @pytest.mark.parametrize("opcode", [TEXT, BINARY])
-def test_compressed_message_passes_unread(opcode: int) -> None:
+def test_compressed_message_is_not_checked_for_utf8(opcode: int) -> None:
     data = frame(b"\xff\xfe", opcode, reserved=4, final=False) + frame(b"\xff", CONTINUATION)
     assert follow(data, compressed=True)[0] == data
     assert follow(data, compressed=False)[1].violation is not None
 
 
-def test_control_frame_is_never_compressed() -> None:
+def test_compressed_control_frame_is_invalid() -> None:
     assert follow(frame(b"x", PING, reserved=4), compressed=True)[1].violation is not None
 
 
@@ -162,7 +162,7 @@ def test_nothing_passes_after_a_close_frame() -> None:
     assert (passed, frames.closed, frames.finished) == (close, True, True)
 
 
-def test_large_payload_passes_as_it_comes() -> None:
+def test_large_payload_passes_as_it_arrives() -> None:
     data = frame(b"x" * 1000, BINARY)
     frames = FrameTracker(masked=False, compressed=False)
     assert frames.feed(data[:3]) == b""
@@ -178,7 +178,7 @@ def test_largest_message_passes() -> None:
     assert follow(data)[0] == data
 
 
-def test_message_may_not_grow_too_large_in_fragments() -> None:
+def test_fragments_may_not_add_up_to_too_large_a_message() -> None:
     half = frame(b"x" * (MESSAGE_LIMIT // 2), BINARY, final=False)
     rest = frame(b"x" * (MESSAGE_LIMIT // 2), CONTINUATION, final=False)
     passed, frames = follow(half + rest, frame(b"x", CONTINUATION))
@@ -187,7 +187,7 @@ def test_message_may_not_grow_too_large_in_fragments() -> None:
     assert frames.violation.code == 1009
 
 
-def test_message_may_not_have_endless_fragments() -> None:
+def test_message_may_not_have_too_many_fragments() -> None:
     frames = FrameTracker(masked=False, compressed=False)
     frames.feed(frame(b"", final=False))
     frames.feed(frame(b"", CONTINUATION, final=False) * (FRAGMENTS_LIMIT - 1))
@@ -197,7 +197,7 @@ def test_message_may_not_have_endless_fragments() -> None:
     assert frames.violation.code == 1009
 
 
-def test_next_message_counts_anew() -> None:
+def test_limits_apply_to_each_message() -> None:
     frames = FrameTracker(masked=False, compressed=False)
     for _ in range(3):
         frames.feed(frame(b"x" * (MESSAGE_LIMIT - 1), BINARY))
@@ -223,7 +223,7 @@ messages = st.lists(
 
 
 @given(messages, st.binary(min_size=4, max_size=4) | st.just(b""), st.data())
-def test_what_passes_does_not_depend_on_how_bytes_are_cut(
+def test_how_bytes_are_cut_makes_no_difference(
     messages: list[tuple[int, list[str]]], mask: bytes, data: st.DataObject
 ) -> None:
     stream = b"".join(
@@ -245,7 +245,7 @@ def test_what_passes_does_not_depend_on_how_bytes_are_cut(
 
 
 @given(st.lists(st.binary(max_size=300), max_size=5), st.booleans())
-def test_noise_never_raises_and_passes_nothing_twice(chunks: list[bytes], masked: bool) -> None:
+def test_random_bytes_never_raise_and_never_pass_twice(chunks: list[bytes], masked: bool) -> None:
     passed, frames = follow(*chunks, masked=masked, compressed=True)
     assert b"".join(chunks).startswith(passed)
     assert frames.feed(b"") == b""
@@ -258,7 +258,7 @@ def test_masking_is_its_own_inverse(payload: bytes, mask: bytes) -> None:
 
 
 @pytest.mark.parametrize("mask", [b"", MASK], ids=["server", "client"])
-def test_close_frame_of_our_own_is_sound(mask: bytes) -> None:
-    made = close_frame(1001, "reason", mask)
-    assert made == frame(close_payload(1001, "reason"), CLOSE, mask=mask)
-    assert follow(made, masked=bool(mask))[1].closed
+def test_own_close_frame_is_valid(mask: bytes) -> None:
+    built = close_frame(1001, "reason", mask)
+    assert built == frame(close_payload(1001, "reason"), CLOSE, mask=mask)
+    assert follow(built, masked=bool(mask))[1].closed

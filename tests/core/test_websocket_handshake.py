@@ -1,4 +1,4 @@
-"""What a WebSocket's opening says, upstream and downstream."""
+"""The WebSocket handshake: requests and responses, upstream and downstream."""
 
 from base64 import b64decode
 
@@ -20,12 +20,12 @@ UPGRADE = [("Upgrade", "websocket"), ("Connection", "Upgrade")]
 FIELDS = [("sec-websocket-version", "13"), ("SEC-WebSocket-Key", CLIENT_NONCE)]
 
 
-def opening(*fields: tuple[str, str]) -> WebSocketHandshake:
+def handshake(*fields: tuple[str, str]) -> WebSocketHandshake:
     return WebSocketHandshake.from_headers([*FIELDS, *fields])
 
 
-def protocols(*values: str) -> WebSocketHandshake:
-    return opening(*(("Sec-WebSocket-Protocol", value) for value in values))
+def offering(*values: str) -> WebSocketHandshake:
+    return handshake(*(("Sec-WebSocket-Protocol", value) for value in values))
 
 
 def value(headers: Headers, name: str) -> str | None:
@@ -34,12 +34,12 @@ def value(headers: Headers, name: str) -> str | None:
     return found[0] if found else None
 
 
-def answered(
-    asked: WebSocketHandshake, *fields: tuple[str, str], api_key: str = GATE_KEY
+def response_to(
+    request: WebSocketHandshake, *fields: tuple[str, str], api_key: str = GATE_KEY
 ) -> Headers:
-    """The client's answer to an opening that upstream agreed to with `fields`."""
-    sent = WebSocketHandshake.from_headers(asked.upstream_headers(NONCE, api_key))
-    return asked.response_headers(
+    """The response to the client when upstream accepted the handshake with `fields`."""
+    sent = WebSocketHandshake.from_headers(request.upstream_headers(NONCE, api_key))
+    return request.response_headers(
         sent, [*UPGRADE, ("Sec-WebSocket-Accept", accept_key(sent.key)), *fields]
     )
 
@@ -58,12 +58,12 @@ def answered(
         ([], False),
     ],
 )
-def test_opening_is_known_by_its_upgrade(fields: Headers, expected: bool) -> None:
+def test_recognizes_a_websocket_upgrade(fields: Headers, expected: bool) -> None:
     assert is_websocket_upgrade(fields) is expected
 
 
 @pytest.mark.parametrize(
-    ("fields", "told"),
+    ("fields", "named"),
     [
         ([("Sec-WebSocket-Key", CLIENT_NONCE)], "Version"),
         ([("Sec-WebSocket-Version", "8"), ("Sec-WebSocket-Key", CLIENT_NONCE)], "Version"),
@@ -79,20 +79,20 @@ def test_opening_is_known_by_its_upgrade(fields: Headers, expected: bool) -> Non
         ([*FIELDS, ("Sec-WebSocket-Protocol", "\udce4")], "Protocol"),
     ],
 )
-def test_opening_that_is_not_as_it_must_be_is_refused(fields: Headers, told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_invalid_request_is_rejected_naming_the_header(fields: Headers, named: str) -> None:
+    with pytest.raises(ValueError, match=named):
         WebSocketHandshake.from_headers(fields)
 
 
 def test_each_hop_has_its_own_key() -> None:
-    onward = opening().upstream_headers(NONCE, GATE_KEY)
-    assert b64decode(value(onward, "Sec-WebSocket-Key") or "") == NONCE
-    assert value(onward, "Sec-WebSocket-Version") == "13"
-    assert value(answered(opening()), "Sec-WebSocket-Accept") == accept_key(CLIENT_NONCE)
+    headers = handshake().upstream_headers(NONCE, GATE_KEY)
+    assert b64decode(value(headers, "Sec-WebSocket-Key") or "") == NONCE
+    assert value(headers, "Sec-WebSocket-Version") == "13"
+    assert value(response_to(handshake()), "Sec-WebSocket-Accept") == accept_key(CLIENT_NONCE)
 
 
 @pytest.mark.parametrize(
-    ("asked", "onward"),
+    ("offered", "sent"),
     [
         ([], None),
         (["realtime"], "realtime"),
@@ -105,11 +105,9 @@ def test_each_hop_has_its_own_key() -> None:
         ([f"{KEY}one, {KEY}two"], f"{KEY}{GATE_KEY}"),
     ],
 )
-def test_subprotocols_are_offered_as_the_client_offers_them(
-    asked: list[str], onward: str | None
-) -> None:
-    headers = protocols(*asked).upstream_headers(NONCE, GATE_KEY)
-    assert value(headers, "Sec-WebSocket-Protocol") == onward
+def test_subprotocols_are_offered_as_by_the_client(offered: list[str], sent: str | None) -> None:
+    headers = offering(*offered).upstream_headers(NONCE, GATE_KEY)
+    assert value(headers, "Sec-WebSocket-Protocol") == sent
 
 
 @pytest.mark.parametrize(
@@ -120,33 +118,33 @@ def test_subprotocols_are_offered_as_the_client_offers_them(
         ("OpenAI-Insecure-API-Key.rg-One", "rg-One"),
     ],
 )
-def test_client_s_key_is_read_however_its_name_is_spelt(offered: str, key: str | None) -> None:
-    assert protocols(offered).api_key == key
+def test_client_s_key_is_found_in_any_spelling(offered: str, key: str | None) -> None:
+    assert offering(offered).api_key == key
 
 
-def test_key_that_is_no_token_is_not_offered() -> None:
-    headers = protocols(f"realtime, {KEY}sk-client").upstream_headers(NONCE, "a,b=")
+def test_key_that_is_not_a_token_is_not_offered() -> None:
+    headers = offering(f"realtime, {KEY}sk-client").upstream_headers(NONCE, "a,b=")
     assert value(headers, "Sec-WebSocket-Protocol") == "realtime"
 
 
 @pytest.mark.parametrize(
-    ("chosen", "told"),
+    ("chosen", "returned"),
     [
         ("realtime", "realtime"),
         (f"{KEY}{GATE_KEY}", f"{KEY}sk-client"),
         (None, None),
     ],
 )
-def test_chosen_subprotocol_is_told_in_the_client_s_words(
-    chosen: str | None, told: str | None
+def test_chosen_subprotocol_is_returned_as_the_client_offered_it(
+    chosen: str | None, returned: str | None
 ) -> None:
-    asked = protocols(f"realtime, {KEY}sk-client")
+    request = offering(f"realtime, {KEY}sk-client")
     fields = [] if chosen is None else [("Sec-WebSocket-Protocol", chosen)]
-    assert value(answered(asked, *fields), "Sec-WebSocket-Protocol") == told
+    assert value(response_to(request, *fields), "Sec-WebSocket-Protocol") == returned
 
 
 @pytest.mark.parametrize(
-    ("asked", "onward"),
+    ("offered", "sent"),
     [
         ("permessage-deflate", "permessage-deflate"),
         (
@@ -159,18 +157,18 @@ def test_chosen_subprotocol_is_told_in_the_client_s_words(
         ("permessage-deflate; x=\udcff", ""),
     ],
 )
-def test_only_compression_is_offered(asked: str, onward: str | None) -> None:
-    headers = opening(("Sec-WebSocket-Extensions", asked)).upstream_headers(NONCE, GATE_KEY)
-    expected = "Permessage-Deflate;server_no_context_takeover" if onward is None else onward
+def test_only_compression_is_offered(offered: str, sent: str | None) -> None:
+    headers = handshake(("Sec-WebSocket-Extensions", offered)).upstream_headers(NONCE, GATE_KEY)
+    expected = "Permessage-Deflate;server_no_context_takeover" if sent is None else sent
     assert (value(headers, "Sec-WebSocket-Extensions") or "") == expected
 
 
-def test_compression_is_agreed_upon_as_upstream_says() -> None:
-    asked = opening(("Sec-WebSocket-Extensions", "permessage-deflate; client_max_window_bits"))
-    agreed = "permessage-deflate; client_max_window_bits=12"
-    headers = answered(asked, ("sec-websocket-extensions", agreed))
-    assert value(headers, "Sec-WebSocket-Extensions") == agreed
-    assert value(answered(asked), "Sec-WebSocket-Extensions") is None
+def test_upstream_s_compression_parameters_reach_the_client() -> None:
+    request = handshake(("Sec-WebSocket-Extensions", "permessage-deflate; client_max_window_bits"))
+    accepted = "permessage-deflate; client_max_window_bits=12"
+    headers = response_to(request, ("sec-websocket-extensions", accepted))
+    assert value(headers, "Sec-WebSocket-Extensions") == accepted
+    assert value(response_to(request), "Sec-WebSocket-Extensions") is None
 
 
 @pytest.mark.parametrize(
@@ -182,11 +180,11 @@ def test_compression_is_agreed_upon_as_upstream_says() -> None:
     ],
     ids=["none", "wrong", "the client's"],
 )
-def test_upstream_must_prove_that_it_read_the_key(fields: Headers) -> None:
-    asked = opening()
+def test_upstream_must_send_the_right_accept_value(fields: Headers) -> None:
+    request = handshake()
     with pytest.raises(InvalidHandshake):
-        asked.response_headers(
-            WebSocketHandshake.from_headers(asked.upstream_headers(NONCE, GATE_KEY)),
+        request.response_headers(
+            WebSocketHandshake.from_headers(request.upstream_headers(NONCE, GATE_KEY)),
             [*UPGRADE, *fields],
         )
 
@@ -194,11 +192,11 @@ def test_upstream_must_prove_that_it_read_the_key(fields: Headers) -> None:
 @pytest.mark.parametrize(
     "fields", [[], UPGRADE[:1], UPGRADE[1:], [("Upgrade", "h2c"), UPGRADE[1]]], ids=repr
 )
-def test_upstream_must_switch_to_the_websocket(fields: Headers) -> None:
-    asked = opening()
-    sent = WebSocketHandshake.from_headers(asked.upstream_headers(NONCE, GATE_KEY))
+def test_upstream_must_switch_to_websocket(fields: Headers) -> None:
+    request = handshake()
+    sent = WebSocketHandshake.from_headers(request.upstream_headers(NONCE, GATE_KEY))
     with pytest.raises(InvalidHandshake):
-        asked.response_headers(sent, [*fields, ("Sec-WebSocket-Accept", accept_key(sent.key))])
+        request.response_headers(sent, [*fields, ("Sec-WebSocket-Accept", accept_key(sent.key))])
 
 
 @pytest.mark.parametrize(
@@ -213,10 +211,12 @@ def test_upstream_must_switch_to_the_websocket(fields: Headers) -> None:
 )
 def test_upstream_may_not_choose_what_was_not_offered(field: tuple[str, str]) -> None:
     with pytest.raises(InvalidHandshake):
-        answered(protocols("realtime, x"), field)
+        response_to(offering("realtime, x"), field)
 
 
-def test_upstream_may_not_add_an_extension_to_compression() -> None:
-    asked = opening(("Sec-WebSocket-Extensions", "permessage-deflate"))
+def test_upstream_may_not_choose_two_extensions() -> None:
+    request = handshake(("Sec-WebSocket-Extensions", "permessage-deflate"))
     with pytest.raises(InvalidHandshake):
-        answered(asked, ("Sec-WebSocket-Extensions", "permessage-deflate, permessage-deflate"))
+        response_to(
+            request, ("Sec-WebSocket-Extensions", "permessage-deflate, permessage-deflate")
+        )

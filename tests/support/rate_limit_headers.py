@@ -2,7 +2,7 @@
 
 from multidict import CIMultiDict, CIMultiDictProxy
 
-NAMES = [f"X-RateLimit-{what}-{kind}" for what in ("Limit", "Remaining", "Reset")
+NAMES = [f"X-RateLimit-{field}-{kind}" for field in ("Limit", "Remaining", "Reset")
          for kind in ("Requests", "Tokens")]  # fmt: skip
 
 
