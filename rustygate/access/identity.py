@@ -1,4 +1,4 @@
-"""What a request's headers say about its client: name, priority class, and patience.
+"""What a request's headers say about its client: name, priority class and maximum wait.
 
 With CLIENTS_FILE, a client's name comes from its key instead: see `client_auth`.
 """

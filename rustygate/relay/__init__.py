@@ -1,1 +1,1 @@
-"""Relaying upstream's response to the client: as a whole, as a stream, or as a WebSocket."""
+"""Relaying upstream's response to the client: in one write, as a stream, or as a WebSocket."""

@@ -1,7 +1,7 @@
 """Ending a client's connection in the middle of a response.
 
-A response that is cut is never ended cleanly, so that a client can always tell a whole response
-from a cut one.
+A response that is cut is never ended cleanly, so that a client can always tell a complete
+response from a cut one.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ async def flush_and_abort(request: web.Request) -> None:
 
 
 def abort(request: web.Request, transport: asyncio.Transport) -> None:
-    """Abort a connection so that a partial body cannot pass for a whole one.
+    """Abort a connection so that a partial body cannot pass for a complete one.
 
     In HTTP/1.0 closing the connection ends a body, so only a reset marks it as cut.
     """

@@ -146,7 +146,7 @@ def passthrough_response(
 
 
 def usage_reader(response: UpstreamResponse) -> UsageReader | None:
-    """What reads the usage in a response's body; None for a body that cannot contain one."""
+    """A reader of the usage in a response's body; None for a body that cannot contain one."""
     headers = response.headers
     if not may_contain_usage(headers.get(hdrs.CONTENT_TYPE, "")):
         return None
