@@ -1,5 +1,5 @@
 """The pure core: no asyncio, no I/O, no clock, no environment.
 
-Everything here is a function of its arguments; time is one of them (`now`, integer
-nanoseconds of any monotonic clock). It imports nothing else of RustyGate.
+Everything in it depends on arguments alone. Time is one of them: `now`, in integer nanoseconds of
+any monotonic clock. The core imports no other package of RustyGate.
 """

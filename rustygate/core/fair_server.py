@@ -158,10 +158,8 @@ class FairServer(Generic[E]):
         return [entity for _, _, entity in self._order[self._first : end : stride]]
 
     def least_service_before(self, busy: E, other: E) -> float:
-        """The least that a busy entity is served before another's turn, if that asked now.
-
-        In cost at weight one.
-        """
+        """The least service, in cost at weight one, that a busy entity gets before the turn of
+        another one that becomes busy now."""
         start_tag, sequence = self.place_of(other)
         if (busy.start_tag, busy.sequence) > (start_tag, sequence):
             return 0

@@ -1,8 +1,8 @@
 """A lane: the budgets of one model, learned from upstream's responses.
 
 Each upstream response carries the limits of the model and what is left of them. A lane's buckets
-have that capacity and refill it in a minute, and each response sets their level: to what upstream
-says is left, minus what was admitted after the exchange that it answers, because upstream had not
+have that capacity and refill it in a minute. Each response sets their level: to what upstream
+says is left, minus what was admitted after the exchange of the response, because upstream had not
 seen that yet. Between responses the buckets refill by themselves. This corrects wrong estimates,
 other consumers of the same quota and changed limits in one and the same way.
 

@@ -50,7 +50,7 @@ def read_request_facts(body: bytes, path: str | None = None) -> RequestFacts:
     """Read a buffered body. One that is not a JSON object costs its length.
 
     Args:
-        path: the request's path, which tells text generation from embeddings and the like.
+        path: the request's path, which distinguishes text generation from embeddings and others.
             Without a path, the request counts as text generation.
     """
     if not body:

@@ -50,7 +50,7 @@ def error_event(path: str, error: Mapping[str, Any]) -> bytes:
     fields of the error at its top level. On its paths the event has both.
 
     Args:
-        path: the request's path, `/v1/...`, which tells the two APIs apart.
+        path: the request's path, `/v1/...`, which distinguishes the two APIs.
         error: OpenAI's error object, with `message`, `type`, `param` and `code`.
     """
     if path.split("/", 3)[2:3] != ["responses"]:

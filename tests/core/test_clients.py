@@ -149,7 +149,9 @@ def test_parser_survives_any_text(text: str) -> None:
         ("batch", "default", "batch"),
     ],
 )
-def test_priority_is_capped_at_the_client_s_best(best: str, requested: str, capped: str) -> None:
+def test_priority_is_capped_at_the_best_class_of_a_client(
+    best: str, requested: str, capped: str
+) -> None:
     assert Client("a", HASH, priority=best).cap_priority(requested) == capped
 
 

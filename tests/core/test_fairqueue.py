@@ -86,7 +86,7 @@ def test_single_class_gets_everything() -> None:
     assert served(filled([(Flow("a", "batch"), 5)]), 5) == ["a"] * 5
 
 
-def test_more_flows_do_not_increase_a_class_s_share() -> None:
+def test_more_flows_do_not_increase_the_share_of_a_class() -> None:
     """Twenty interactive clients together get what one would get."""
     many = [(Flow(f"i{number}", "interactive"), 100) for number in range(20)]
     got = Counter(name[0] for name in served(filled([*many, (Flow("d"), 1000)]), 1000))

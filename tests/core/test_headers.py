@@ -57,7 +57,7 @@ def test_repeated_headers_keep_their_order_in_one_spelling() -> None:
     assert upstream_headers(*raw) == [("X-Tag", "1"), ("Other", "o"), ("X-Tag", "2")]
 
 
-def test_connection_may_not_remove_the_gate_s_key() -> None:
+def test_connection_may_not_remove_the_upstream_key() -> None:
     raw = [(b"Connection", b"close, X-Hop , Authorization"), (b"X-Hop", b"1"), (b"X-End", b"2")]
     assert upstream_headers(*raw) == [("X-End", "2")]
 
@@ -75,7 +75,7 @@ def test_connection_may_not_remove_the_content_length() -> None:
     assert upstream_headers(*raw) == [("Content-Length", "2")]
 
 
-def test_account_header_named_by_connection_is_the_gate_s() -> None:
+def test_account_header_named_by_connection_is_replaced() -> None:
     """Headers are stripped first and added afterwards."""
     raw = [(b"Connection", b"OpenAI-Organization"), (b"OpenAI-Organization", b"org-client")]
     assert upstream_headers(*raw, credentials=ACCOUNT) == [*ACCOUNT.account_headers]

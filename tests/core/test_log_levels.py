@@ -24,7 +24,7 @@ from rustygate.core.log_levels import parse_rust_log
         ("my-crate::x=info,rustygates=info", {"": "ERROR"}),
     ],
 )
-def test_directives_are_read(rust_log: str, levels: dict[str, str | bool]) -> None:
+def test_parses_directives(rust_log: str, levels: dict[str, str | bool]) -> None:
     assert parse_rust_log(rust_log) == levels
 
 
@@ -41,13 +41,13 @@ def test_directives_are_read(rust_log: str, levels: dict[str, str | bool]) -> No
         ),
     ],
 )
-def test_what_is_no_directive_is_refused(rust_log: str) -> None:
+def test_invalid_directive_is_rejected(rust_log: str) -> None:
     with pytest.raises(ValueError, match=r"^no(t a)? directive$"):
         parse_rust_log(rust_log)
 
 
 @given(st.text())
-def test_directives_are_read_or_refused(rust_log: str) -> None:
+def test_any_text_is_parsed_or_rejected(rust_log: str) -> None:
     try:
         assert "" in parse_rust_log(rust_log)
     except ValueError:

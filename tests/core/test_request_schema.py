@@ -77,7 +77,9 @@ def characters(**fields: Any) -> int:
             id="tool-calls",
         ),
         pytest.param({"tools": [TOOL]}, len(dumped([TOOL])), id="tools"),
-        pytest.param({"functions": [TOOL["function"]]}, len(dumped([TOOL["function"]])), id="legacy"),
+        pytest.param(
+            {"functions": [TOOL["function"]]}, len(dumped([TOOL["function"]])), id="functions"
+        ),
         pytest.param({"response_format": {"type": "text"}}, len('{"type":"text"}'), id="format"),
         pytest.param({"tools": ["é☃"]}, len('["é☃"]'), id="tools-in-characters"),
         pytest.param({"prompt": "12345"}, 5, id="prompt"),

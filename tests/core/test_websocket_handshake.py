@@ -118,7 +118,7 @@ def test_subprotocols_are_offered_as_by_the_client(offered: list[str], sent: str
         ("OpenAI-Insecure-API-Key.rg-One", "rg-One"),
     ],
 )
-def test_client_s_key_is_found_in_any_spelling(offered: str, key: str | None) -> None:
+def test_client_key_is_found_in_any_spelling(offered: str, key: str | None) -> None:
     assert offering(offered).api_key == key
 
 
@@ -163,7 +163,7 @@ def test_only_compression_is_offered(offered: str, sent: str | None) -> None:
     assert (value(headers, "Sec-WebSocket-Extensions") or "") == expected
 
 
-def test_upstream_s_compression_parameters_reach_the_client() -> None:
+def test_compression_parameters_of_upstream_reach_the_client() -> None:
     request = handshake(("Sec-WebSocket-Extensions", "permessage-deflate; client_max_window_bits"))
     accepted = "permessage-deflate; client_max_window_bits=12"
     headers = response_to(request, ("sec-websocket-extensions", accepted))
