@@ -1,4 +1,5 @@
-"""Slow clients are cut off and many are turned away; who waits or is answered takes its time."""
+"""Limits on connections: slow clients are cut off, too many are rejected, and a client whose
+request waits or is being answered may take its time."""
 
 import asyncio
 import gc
@@ -8,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from rustygate.downstream import connections
-from rustygate.downstream import request_body as body
+from rustygate.downstream import connections, request_body
 from rustygate.downstream.connections import ConnectionLimiter
 from tests.conftest import StartGate
 from tests.support.certificates import Authority
@@ -35,56 +35,57 @@ MULTIPART = "Content-Type: multipart/form-data; boundary=x"
 
 
 @pytest.fixture
-def _short_heads(monkeypatch: pytest.MonkeyPatch) -> None:
+def _short_head_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "HEAD_TIMEOUT_S", SHORT_S)
 
 
 @pytest.fixture
-def _short_silences(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(body, "BODY_TIMEOUT_S", SHORT_S)
+def _short_body_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(request_body, "BODY_TIMEOUT_S", SHORT_S)
 
 
-short_heads = pytest.mark.usefixtures("_short_heads")
-short_silences = pytest.mark.usefixtures("_short_silences")
+short_head_timeout = pytest.mark.usefixtures("_short_head_timeout")
+short_body_timeout = pytest.mark.usefixtures("_short_body_timeout")
 
 
-async def time_for_a_head(gate: Gate) -> None:
-    """As long as a head may take: a connection that says nothing lasts until then."""
+async def head_timeout(gate: Gate) -> None:
+    """Wait for the head timeout: a silent connection is closed when it is over."""
     silent = await gate.connect()
     assert await silent.ended() == "closed"
     assert silent.wire.received == b""
 
 
-async def is_cut_off(client: Client) -> None:
-    """It is refused for its slowness, and closed."""
+async def expect_request_timeout(client: Client) -> None:
+    """The gate responds with 408 and closes the connection."""
     got = await client.response()
     assert (got.status, got.reason) == (408, "request_timeout")
     assert got.head["x-should-retry"] == "true"
     assert await client.ended() == "closed"
 
 
-async def is_turned_away(client: Client) -> None:
+async def expect_rejection(client: Client) -> None:
+    """The gate responds with 503 and closes the connection."""
     async with asyncio.timeout(A_SECOND_S):
         got = await client.response()
     assert (got.status, got.reason) == (503, "too_many_connections")
     assert got.error["type"] == "service_unavailable_error"
-    told = [got.head[name] for name in ("retry-after", "x-should-retry", "connection")]
-    assert told == ["1", "true", "close"]
+    names = ("retry-after", "x-should-retry", "connection")
+    assert [got.head[name] for name in names] == ["1", "true", "close"]
     assert await client.ended() == "closed"
 
 
 # Heads.
 
 
-@short_heads
-@pytest.mark.parametrize("cut", [1, 20, -3], ids=["one byte", "a line", "all but the end"])
-async def test_slow_head_is_cut_off(gate: StartGate, cut: int) -> None:
+@short_head_timeout
+@pytest.mark.parametrize("cut", [1, 20, -3], ids=["one byte", "part of a line", "all but the end"])
+async def test_slow_head_times_out(gate: StartGate, cut: int) -> None:
     running = await gate()
-    await is_cut_off(await running.send(get()[:cut]))
+    await expect_request_timeout(await running.send(get()[:cut]))
 
 
-@short_heads
-async def test_head_that_dribbles_gets_no_more_time(gate: StartGate) -> None:
+@short_head_timeout
+async def test_trickling_head_does_not_extend_the_timeout(gate: StartGate) -> None:
     client = await (await gate()).connect()
     async with soon():
         for byte in get("/v1/" + "x" * 10_000):
@@ -92,45 +93,43 @@ async def test_head_that_dribbles_gets_no_more_time(gate: StartGate) -> None:
             await asyncio.sleep(SHORT_S / 20)
             if client.wire.received:
                 break
-    await is_cut_off(client)
+    await expect_request_timeout(client)
 
 
-@short_heads
-async def test_connection_between_requests_may_idle(gate: StartGate, upstream: Upstream) -> None:
+@short_head_timeout
+async def test_connection_may_idle_between_requests(gate: StartGate, upstream: Upstream) -> None:
     upstream.reply = response()
     running = await gate()
     client = await running.connect()
     for _ in range(2):
         assert (await client.request(post())).status == 200
-        await time_for_a_head(running)
+        await head_timeout(running)
     client.send(b"\r\n")
-    await time_for_a_head(running)
+    await head_timeout(running)
     assert (await client.request(post())).status == 200
 
 
-@short_heads
-async def test_slow_head_of_a_later_request_is_cut_off(
-    gate: StartGate, upstream: Upstream
-) -> None:
+@short_head_timeout
+async def test_slow_head_of_a_later_request_times_out(gate: StartGate, upstream: Upstream) -> None:
     upstream.reply = response()
     client = await (await gate()).connect()
     assert (await client.request(post())).status == 200
     client.send(post()[:30])
-    await is_cut_off(client)
+    await expect_request_timeout(client)
 
 
-@short_heads
-async def test_who_waits_or_is_answered_may_take_longer(
+@short_head_timeout
+async def test_waiting_and_streaming_requests_outlast_the_head_timeout(
     gate: StartGate, upstream: Upstream
 ) -> None:
-    """Even if the next request has begun by then."""
+    """Even while the head of the next request is incomplete."""
     running = await gate()
     client = await running.send(post(), get("/v1/next")[:20])
     call = await upstream.call()
-    await time_for_a_head(running)
+    await head_timeout(running)
     call.send(EVENT_STREAM, chunk(b"data: 1\n\n"))
     await client.head()
-    await time_for_a_head(running)
+    await head_timeout(running)
     call.send(LAST_CHUNK)
     call.done.set()
     assert await client.read_rest() == b"data: 1\n\n"
@@ -139,39 +138,41 @@ async def test_who_waits_or_is_answered_may_take_longer(
     assert (await client.response()).body == b"next"
 
 
-@short_heads
-async def test_body_is_no_slow_head(gate: StartGate, upstream: Upstream) -> None:
+@short_head_timeout
+async def test_slow_body_is_not_a_slow_head(gate: StartGate, upstream: Upstream) -> None:
     running = await gate()
     client = await running.send(post(b"{}")[:-1])
-    await time_for_a_head(running)
+    await head_timeout(running)
     client.send(b"}")
     await (await upstream.call()).respond(response())
     assert (await client.response()).status == 200
 
 
-@pytest.mark.parametrize("behind", [False, True], ids=["", "behind one that waits"])
-async def test_head_that_is_large_on_the_whole_is_refused(
-    gate: StartGate, upstream: Upstream, behind: bool
+@pytest.mark.parametrize("pipelined", [False, True], ids=["first", "pipelined"])
+async def test_head_of_many_allowed_lines_is_too_large(
+    gate: StartGate, upstream: Upstream, pipelined: bool
 ) -> None:
-    """Each of its lines is not."""
+    """Each line is within its limit, the head as a whole is not."""
     client = await (await gate()).connect()
-    if behind:
+    if pipelined:
         client.send(get())
         call = await upstream.call()
     for number in range(20):
         client.send(get("/v1/large").removesuffix(b"\r\n") if not number else b"")
         client.send(b"X-%d: %b\r\n" % (number, b"x" * 20_000))
         await asyncio.sleep(0)
-    if behind:
+    if pipelined:
         await call.respond(response())
         assert (await client.response()).status == 200
     got = await client.response()
     assert (got.status, got.reason) == (400, "bad_request")
     assert await client.ended() in ("closed", "reset")
-    assert len(upstream.calls) == behind
+    assert len(upstream.calls) == pipelined
 
 
-async def test_bodies_do_not_count_as_heads(gate: StartGate, upstream: Upstream) -> None:
+async def test_body_bytes_do_not_count_towards_the_head_limit(
+    gate: StartGate, upstream: Upstream
+) -> None:
     upstream.reply = response()
     client = await (await gate()).connect()
     large = post(b"x" * MEGABYTE)
@@ -182,35 +183,37 @@ async def test_bodies_do_not_count_as_heads(gate: StartGate, upstream: Upstream)
 # Bodies.
 
 
-@short_silences
-@pytest.mark.parametrize("lines", [(), ("Expect: 100-continue",)], ids=["", "asked for"])
-async def test_body_that_stops_is_cut_off(
+@short_body_timeout
+@pytest.mark.parametrize(
+    "lines", [(), ("Expect: 100-continue",)], ids=["plain", "Expect: 100-continue"]
+)
+async def test_stalled_body_times_out(
     gate: StartGate, upstream: Upstream, lines: tuple[str, ...]
 ) -> None:
     running = await gate()
     client = await running.send(post(b"{}", *lines)[:-1])
     if lines:
         assert (await client.head()).raw == CONTINUE
-    await is_cut_off(client)
+    await expect_request_timeout(client)
     assert upstream.calls == []
     [line] = await running.settled()
     assert (line["outcome"], line["reason"]) == ("refused", "request_timeout")
 
 
-@short_silences
-async def test_upload_that_stops_is_cut_off_and_never_ended(
+@short_body_timeout
+async def test_stalled_upload_times_out_and_is_never_ended_upstream(
     gate: StartGate, upstream: Upstream
 ) -> None:
     running = await gate()
     client = await running.send(request("POST", CHAT, MULTIPART, body=b"x" * 10_000)[:-1])
     call = await upstream.call()
     await call.expect_body(b"x" * 9_999)
-    await is_cut_off(client)
+    await expect_request_timeout(client)
     await call.ended()
 
 
-@short_silences
-async def test_slow_body_that_goes_on_is_taken(gate: StartGate, upstream: Upstream) -> None:
+@short_body_timeout
+async def test_slow_but_steady_body_is_accepted(gate: StartGate, upstream: Upstream) -> None:
     client = await (await gate()).send(post(b"1234567")[:-7])
     for byte in b"1234567":
         await asyncio.sleep(SHORT_S / 3)
@@ -221,8 +224,8 @@ async def test_slow_body_that_goes_on_is_taken(gate: StartGate, upstream: Upstre
     assert (await client.response()).status == 200
 
 
-@short_silences
-async def test_upload_that_upstream_holds_up_is_not_slow(
+@short_body_timeout
+async def test_upload_paused_by_upstream_does_not_time_out(
     gate: StartGate, upstream: Upstream
 ) -> None:
     running = await gate()
@@ -230,16 +233,16 @@ async def test_upload_that_upstream_holds_up_is_not_slow(
     client = await running.send(sent)
     call = await upstream.call()
     call.wire.pause_reading()
-    # The silence of others measures the time.
+    # Two other requests time out in the meantime.
     for _ in range(2):
-        await is_cut_off(await running.send(post(b"{}")[:-1]))
+        await expect_request_timeout(await running.send(post(b"{}")[:-1]))
     call.wire.resume_reading()
     await call.respond(response())
     assert (await client.response()).status == 200
 
 
-@short_silences
-async def test_upload_that_stops_once_it_is_answered_cuts_no_answer(
+@short_body_timeout
+async def test_stalled_upload_does_not_cut_a_response_that_has_started(
     gate: StartGate, upstream: Upstream
 ) -> None:
     running = await gate()
@@ -247,15 +250,15 @@ async def test_upload_that_stops_once_it_is_answered_cuts_no_answer(
     call = await upstream.call()
     call.send(EVENT_STREAM, chunk(b"data: 1\n\n"))
     await client.head()
-    await is_cut_off(await running.send(post(b"{}")[:-1]))
+    await expect_request_timeout(await running.send(post(b"{}")[:-1]))
     call.send(chunk(b"data: 2\n\n"), LAST_CHUNK)
     assert await client.read_rest() == b"data: 1\n\ndata: 2\n\n"
 
 
-# How many.
+# The connection limit.
 
 
-async def test_connections_beyond_the_limit_are_turned_away(
+async def test_connections_above_the_limit_are_rejected(
     gate: StartGate, upstream: Upstream
 ) -> None:
     running = await gate(CONNECTION_LIMIT=2)
@@ -265,8 +268,8 @@ async def test_connections_beyond_the_limit_are_turned_away(
     await streaming.head()
     idle = await running.connect()
     assert (await idle.request(get("/health"))).status == 200
-    await is_turned_away(await running.connect())
-    await is_turned_away(await running.send(post()))
+    await expect_rejection(await running.connect())
+    await expect_rejection(await running.send(post()))
     call.send(chunk(b"data: 1\n\n"), LAST_CHUNK)
     assert await streaming.read_rest() == b"data: 1\n\n"
     assert (await idle.request(get("/health"))).status == 200
@@ -278,35 +281,35 @@ async def test_connections_beyond_the_limit_are_turned_away(
     assert "connection limit reached: 2" in running.log.text
 
 
-async def test_connections_by_tls_are_turned_away_too(
+async def test_tls_connections_above_the_limit_are_rejected(
     gate: StartGate, authority: Authority
 ) -> None:
     running = await gate(CONNECTION_LIMIT=1, **authority.issue("127.0.0.1"))
     connect = partial(running.connect, tls=authority.client_context())
     served = await connect()
     assert (await served.request(get("/health"))).status == 200
-    await is_turned_away(await connect())
+    await expect_rejection(await connect())
     assert (await served.request(get("/health"))).status == 200
 
 
-async def test_who_is_turned_away_and_stays_is_cut_off(
+async def test_rejected_client_that_lingers_is_aborted(
     gate: StartGate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connections, "LINGER_TIMEOUT_S", SHORT_S)
     monkeypatch.setattr(connections, "LINGERING_LIMIT", 1)
     running = await gate(CONNECTION_LIMIT=1)
     served = await running.connect()
-    lingers, another = await running.connect(), await running.connect()
-    for client in lingers, another:
-        await is_turned_away(client)
+    lingering, other = await running.connect(), await running.connect()
+    for client in lingering, other:
+        await expect_rejection(client)
     async with soon():
-        while lingers.wire.end != "reset":
-            lingers.send(b"more")
+        while lingering.wire.end != "reset":
+            lingering.send(b"more")
             await asyncio.sleep(SHORT_S / 10)
     assert (await served.request(get("/health"))).status == 200
 
 
-async def test_a_crowd_is_turned_away_and_leaves_nothing(gate: StartGate) -> None:
+async def test_rejected_crowd_leaves_no_connections(gate: StartGate) -> None:
     running = await gate(CONNECTION_LIMIT=5)
     for client in await asyncio.gather(*(running.send(get("/health")) for _ in range(100))):
         assert (await client.response()).status in (200, 503)
@@ -315,31 +318,31 @@ async def test_a_crowd_is_turned_away_and_leaves_nothing(gate: StartGate) -> Non
     assert (await running.request(get("/health"))).status == 200
 
 
-async def test_door_shows_its_state() -> None:
+async def test_connection_limiter_repr_shows_its_state() -> None:
     assert repr(ConnectionLimiter(7)) == "<ConnectionLimiter limit=7, 0 lingering>"
 
 
-# The end.
+# Drain and garbage.
 
 
-async def test_who_connected_before_the_drain_and_asks_then_is_told(gate: StartGate) -> None:
+async def test_request_on_an_open_connection_is_refused_while_draining(gate: StartGate) -> None:
     running = await gate()
     client = await running.connect()
     await running.request(get("/health"))
 
-    async def end() -> None:
+    async def shut_down() -> None:
         await running.daemon.drain()
         await running.daemon.stop()
 
-    ending = asyncio.create_task(end())
+    shutdown = asyncio.create_task(shut_down())
     await asyncio.sleep(SHORT_S / 3)
     got = await client.request(get())
     assert (got.status, got.reason) == (503, "draining")
     async with asyncio.timeout(A_SECOND_S):
-        await ending
+        await shutdown
 
 
-async def test_who_never_asks_holds_no_drain_up(gate: StartGate) -> None:
+async def test_silent_connection_does_not_delay_the_drain(gate: StartGate) -> None:
     running = await gate()
     silent = await running.connect()
     await running.request(get("/health"))
@@ -352,12 +355,12 @@ async def test_who_never_asks_holds_no_drain_up(gate: StartGate) -> None:
 @pytest.mark.parametrize(
     ("data", "status"),
     [(post(), 200), (post(target="/nothing"), 404), (get("/v1/x", "Connection: close"), 200)],
-    ids=["answered", "refused", "closed by the gate"],
+    ids=["served", "refused", "closed by the gate"],
 )
-async def test_connection_that_is_over_waits_for_no_collection(
+async def test_closed_connection_is_freed_without_garbage_collection(
     gate: StartGate, upstream: Upstream, data: bytes, status: int
 ) -> None:
-    """Collections are seldom; until then its memory would grow what the gate takes."""
+    """Collections are rare; until the next one, the gate would grow by the memory of each."""
     upstream.reply = EVENT_STREAM + chunk(b"data: x\n\n") + LAST_CHUNK
     running = await gate()
     client = await running.connect()
@@ -365,12 +368,15 @@ async def test_connection_that_is_over_waits_for_no_collection(
     assert server is not None
     await until(lambda: len(server.connections) == 1)
     [connection] = server.connections
-    left: list[weakref.ref[Any]] = [weakref.ref(connection), weakref.ref(connection.transport)]
+    references: list[weakref.ref[Any]] = [
+        weakref.ref(connection),
+        weakref.ref(connection.transport),
+    ]
     del connection
     gc.disable()
     try:
         assert (await client.request(data)).status == status
         client.disconnect()
-        await until(lambda: all(each() is None for each in left))
+        await until(lambda: all(reference() is None for reference in references))
     finally:
         gc.enable()

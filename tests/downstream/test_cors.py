@@ -1,4 +1,4 @@
-"""Web pages before the gate: who is refused, what preflights get, what a page may read."""
+"""Requests from web pages: refusals, preflights, and the responses that a page may read."""
 
 import pytest
 
@@ -18,41 +18,41 @@ from tests.support.upstream import Upstream
 
 APP = "https://app.example.org"
 FROM_APP = f"Origin: {APP}"
-LISTED = {"CORS_ALLOW_ORIGINS": f"http://localhost:3000,{APP}"}
+ALLOWED = {"CORS_ALLOW_ORIGINS": f"http://localhost:3000,{APP}"}
 
 # What the official SDK sends from a browser.
 SDK_HEADERS = "authorization,content-type,openai-organization,x-stainless-lang,x-stainless-os"
 
 
 def preflight(*lines: str, target: str = CHAT) -> bytes:
-    """As browsers send it: without a key."""
-    asked = [
+    """A preflight as browsers send it, without a key."""
+    request_lines = [
         "Access-Control-Request-Method: POST",
         f"Access-Control-Request-Headers: {SDK_HEADERS}",
     ]
-    fields = [f"OPTIONS {target} HTTP/1.1", "Host: gate", *asked, *lines, "", ""]
+    fields = [f"OPTIONS {target} HTTP/1.1", "Host: gate", *request_lines, *lines, "", ""]
     return "\r\n".join(fields).encode()
 
 
-def assert_shared(head: Head, origin: str = APP) -> None:
-    """A page at `origin` may read the answer."""
+def assert_readable(head: Head, origin: str = APP) -> None:
+    """A page at `origin` may read the response."""
     assert head["access-control-allow-origin"] == origin
     assert head["access-control-expose-headers"] == "*"
     assert "Origin" in head.all("vary")
     assert "access-control-allow-credentials" not in head
 
 
-# Who is refused.
+# Refusals.
 
 
 @pytest.mark.parametrize(
-    "asked", [chat(FROM_APP), get("/v1/models", FROM_APP), preflight(FROM_APP)]
+    "sent", [chat(FROM_APP), get("/v1/models", FROM_APP), preflight(FROM_APP)]
 )
-async def test_pages_are_refused_unless_listed(
-    gate: StartGate, upstream: Upstream, asked: bytes
+async def test_page_is_refused_unless_its_origin_is_allowed(
+    gate: StartGate, upstream: Upstream, sent: bytes
 ) -> None:
     running = await gate()
-    got = await running.request(asked)
+    got = await running.request(sent)
     assert (got.status, got.reason) == (403, "origin_not_allowed")
     assert got.error["type"] == "invalid_request_error"
     assert got.error["code"] == "origin_not_allowed"
@@ -76,41 +76,43 @@ async def test_pages_are_refused_unless_listed(
     ],
     ids=repr,
 )
-async def test_what_is_not_listed_is_refused(
+async def test_other_origins_are_refused(
     gate: StartGate, upstream: Upstream, lines: list[str]
 ) -> None:
-    got = await (await gate(**LISTED)).request(get("/v1/models", *lines))
+    got = await (await gate(**ALLOWED)).request(get("/v1/models", *lines))
     assert (got.status, got.reason) == (403, "origin_not_allowed")
     assert upstream.calls == []
 
 
 @pytest.mark.parametrize("origin", [APP, "null", "", "what?"])
-async def test_star_lets_anybody_in(gate: StartGate, upstream: Upstream, origin: str) -> None:
+async def test_star_allows_every_origin(gate: StartGate, upstream: Upstream, origin: str) -> None:
     upstream.reply = response()
     running = await gate(CORS_ALLOW_ORIGINS="*")
     got = await running.request(get("/v1/models", f"Origin: {origin}"))
     assert got.status == 200
-    assert_shared(got.head, "*")
+    assert_readable(got.head, "*")
 
 
-async def test_who_is_no_page_sees_nothing_of_it(gate: StartGate, upstream: Upstream) -> None:
-    own = "Access-Control-Allow-Origin: https://theirs.example"
-    upstream.reply = response(b"{}", own)
-    head = (await (await gate(**LISTED)).request(get())).head
+async def test_request_without_an_origin_gets_no_cors_headers(
+    gate: StartGate, upstream: Upstream
+) -> None:
+    cors_header = "Access-Control-Allow-Origin: https://upstream.example"
+    upstream.reply = response(b"{}", cors_header)
+    head = (await (await gate(**ALLOWED)).request(get())).head
     names = [field for field in head.fields if field[0].startswith(("access-control-", "vary"))]
-    assert names == [("access-control-allow-origin", "https://theirs.example")]
+    assert names == [("access-control-allow-origin", "https://upstream.example")]
 
 
 # Preflights.
 
 
 @pytest.mark.parametrize("target", [CHAT, "/v1/responses", "/nothing", "/health"])
-async def test_preflight_is_answered_by_the_gate(
+async def test_gate_responds_to_preflights(
     gate: StartGate, upstream: Upstream, target: str
 ) -> None:
-    got = await (await gate(**LISTED)).request(preflight(FROM_APP, target=target))
+    got = await (await gate(**ALLOWED)).request(preflight(FROM_APP, target=target))
     assert (got.status, got.body) == (204, b"")
-    assert_shared(got.head)
+    assert_readable(got.head)
     assert got.head["access-control-allow-methods"] == "POST"
     assert got.head["access-control-allow-headers"] == SDK_HEADERS
     assert int(got.head["access-control-max-age"]) > 0
@@ -118,7 +120,7 @@ async def test_preflight_is_answered_by_the_gate(
 
 
 async def test_preflight_is_not_queued(gate: StartGate, upstream: Upstream) -> None:
-    running = await gate(CONCURRENCY_LIMIT=1, QUEUE_LIMIT=0, **LISTED)
+    running = await gate(CONCURRENCY_LIMIT=1, QUEUE_LIMIT=0, **ALLOWED)
     holder = await running.send(chat(FROM_APP))
     call = await upstream.call()
     assert (await running.request(preflight(FROM_APP))).status == 204
@@ -129,57 +131,53 @@ async def test_preflight_is_not_queued(gate: StartGate, upstream: Upstream) -> N
 @pytest.mark.parametrize(
     "lines",
     [["Access-Control-Request-Method: POST"], [FROM_APP], []],
-    ids=["no origin", "no method asked for", "neither"],
+    ids=["no origin", "no requested method", "neither"],
 )
-async def test_other_options_are_forwarded(
+async def test_other_options_requests_are_forwarded(
     gate: StartGate, upstream: Upstream, lines: list[str]
 ) -> None:
-    upstream.reply = response(b"theirs")
-    got = await (await gate(**LISTED)).request(request("OPTIONS", "/v1/models", *lines))
-    assert got.body == b"theirs"
+    upstream.reply = response(b"upstream")
+    got = await (await gate(**ALLOWED)).request(request("OPTIONS", "/v1/models", *lines))
+    assert got.body == b"upstream"
 
 
-# What a page may read.
+# Responses to a page.
 
 
-async def test_answer_is_shared_and_upstreams_own_word_on_it_replaced(
-    gate: StartGate, upstream: Upstream
-) -> None:
+async def test_cors_headers_of_upstream_are_replaced(gate: StartGate, upstream: Upstream) -> None:
     lines = [
         "Access-Control-Allow-Origin: *",
-        "access-control-expose-headers: x-theirs",
+        "access-control-expose-headers: x-upstream",
         "Access-Control-Allow-Credentials: true",
         "Vary: Accept-Encoding",
         "Vary: Accept",
         "x-request-id: req_1",
     ]
     upstream.reply = response(b"{}", *lines)
-    got = await (await gate(**LISTED)).request(chat(FROM_APP))
-    assert_shared(got.head)
+    got = await (await gate(**ALLOWED)).request(chat(FROM_APP))
+    assert_readable(got.head)
     assert got.head.all("vary") == ["Accept-Encoding", "Accept", "Origin"]
     assert got.head["x-request-id"] == "req_1"
     assert "origin" not in upstream.calls[0].head
 
 
-async def test_vary_that_names_the_origin_is_left_alone(
-    gate: StartGate, upstream: Upstream
-) -> None:
+async def test_vary_that_names_origin_is_not_repeated(gate: StartGate, upstream: Upstream) -> None:
     upstream.reply = response(b"{}", "Vary: Origin")
-    got = await (await gate(**LISTED)).request(chat(FROM_APP))
+    got = await (await gate(**ALLOWED)).request(chat(FROM_APP))
     assert got.head.all("vary") == ["Origin"]
 
 
-async def test_stream_is_shared(gate: StartGate, upstream: Upstream) -> None:
-    client = await (await gate(**LISTED)).send(chat(FROM_APP, stream=True))
+async def test_page_may_read_a_stream(gate: StartGate, upstream: Upstream) -> None:
+    client = await (await gate(**ALLOWED)).send(chat(FROM_APP, stream=True))
     call = await upstream.call()
     call.send(EVENT_STREAM)
-    assert_shared(await client.head())
+    assert_readable(await client.head())
     call.send(chunk(b"data: 1\n\n"), LAST_CHUNK)
     assert await client.read_rest() == b"data: 1\n\n"
 
 
 @pytest.mark.parametrize(
-    ("settings", "asked", "status"),
+    ("settings", "sent", "status"),
     [
         ({"RATE_LIMIT_TIMEOUT": 0, "CONCURRENCY_LIMIT": 1, "QUEUE_LIMIT": 0}, chat(FROM_APP), 429),
         ({"OPENAI_BASE_URL": "http://127.0.0.1:1/v1", "UPSTREAM_RETRIES": 0}, chat(FROM_APP), 502),
@@ -190,39 +188,39 @@ async def test_stream_is_shared(gate: StartGate, upstream: Upstream) -> None:
     ],
     ids=["429", "502", "413", "404", "400", "unrouted"],
 )
-async def test_error_of_the_gate_is_shared(
+async def test_page_may_read_an_error_of_the_gate(
     gate: StartGate,
     upstream: Upstream,
     settings: dict[str, object],
-    asked: bytes,
+    sent: bytes,
     status: int,
 ) -> None:
-    running = await gate(**settings, **LISTED)
+    running = await gate(**settings, **ALLOWED)
     holder = await running.send(chat()) if status == 429 else None
     call = await upstream.call() if holder else None
-    got = await running.request(asked)
+    got = await running.request(sent)
     assert got.status == status
     assert got.reason is not None
-    assert_shared(got.head)
+    assert_readable(got.head)
     if holder and call:
         await call.respond(response())
         await holder.response()
 
 
-async def test_upstreams_error_is_shared(gate: StartGate, upstream: Upstream) -> None:
+async def test_page_may_read_an_error_of_upstream(gate: StartGate, upstream: Upstream) -> None:
     upstream.reply = response(b"{}", "retry-after-ms: 5", status="429 Too Many Requests")
-    got = await (await gate(**LISTED)).request(chat(FROM_APP))
+    got = await (await gate(**ALLOWED)).request(chat(FROM_APP))
     assert (got.status, got.head["retry-after-ms"]) == (429, "5")
-    assert_shared(got.head)
+    assert_readable(got.head)
 
 
-async def test_page_is_answered_over_and_over_on_one_connection(
+async def test_origin_is_checked_for_each_request_on_a_connection(
     gate: StartGate, upstream: Upstream
 ) -> None:
     upstream.reply = response()
-    client = await (await gate(**LISTED)).connect()
+    client = await (await gate(**ALLOWED)).connect()
     assert (await client.request(preflight(FROM_APP))).status == 204
-    assert_shared((await client.request(chat(FROM_APP))).head)
+    assert_readable((await client.request(chat(FROM_APP))).head)
     assert "access-control-allow-origin" not in (await client.request(chat())).head
     assert (await client.request(chat("Origin: https://evil.example"))).status == 403
-    assert_shared((await client.request(chat(FROM_APP))).head)
+    assert_readable((await client.request(chat(FROM_APP))).head)

@@ -1,4 +1,4 @@
-"""Where the gate listens: whose a unix socket is, from its first instant to its last."""
+"""Listening sockets: a unix socket's permissions, its replacement and its removal."""
 
 import asyncio
 import fcntl
@@ -25,7 +25,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def stale(path: Path) -> Path:
-    """A socket that a crash left behind."""
+    """A socket left by a crash."""
     with socket.socket(socket.AF_UNIX) as crashed:
         crashed.bind(str(path))
         crashed.listen()
@@ -48,8 +48,8 @@ def listening(path: Path) -> Iterator[Listener]:
         listener.close()
 
 
-def refused(path: Path, why: str) -> None:
-    with pytest.raises(OSError, match=why), listening(path):
+def assert_cannot_listen(path: Path, reason: str) -> None:
+    with pytest.raises(OSError, match=reason), listening(path):
         pass
 
 
@@ -67,12 +67,12 @@ async def test_gate_serves_on_a_unix_socket(
 
 
 @pytest.mark.usefixtures("umask")
-def test_socket_is_its_owners_and_groups_alone(path: Path) -> None:
+def test_only_owner_and_group_may_connect(path: Path) -> None:
     with listening(path):
         assert stat.S_IMODE(path.stat().st_mode) == 0o660
 
 
-def test_socket_has_its_mode_before_anybody_can_connect(
+def test_socket_has_its_mode_before_clients_can_connect(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     modes = []
@@ -87,7 +87,7 @@ def test_socket_has_its_mode_before_anybody_can_connect(
         assert modes == [0o660]
 
 
-def test_socket_is_removed_at_the_end(path: Path) -> None:
+def test_socket_is_removed_on_close(path: Path) -> None:
     with listening(path) as listener:
         listener.close()
         assert not path.exists()
@@ -99,20 +99,23 @@ def test_stale_socket_is_replaced(stale: Path) -> None:
     assert not stale.exists()
 
 
-@pytest.mark.parametrize("full", [False, True], ids=["", "no room for more"])
-def test_live_socket_is_left_alone(path: Path, full: bool) -> None:
-    with socket.socket(socket.AF_UNIX) as live, socket.socket(socket.AF_UNIX) as waiting:
-        live.bind(str(path))
-        live.listen(0)
+@pytest.mark.parametrize("full", [False, True], ids=["accepting", "full backlog"])
+def test_listening_socket_is_not_replaced(path: Path, full: bool) -> None:
+    with (
+        socket.socket(socket.AF_UNIX) as listening_socket,
+        socket.socket(socket.AF_UNIX) as waiting,
+    ):
+        listening_socket.bind(str(path))
+        listening_socket.listen(0)
         if full:
             waiting.connect(str(path))
-        refused(path, "another process is listening on it")
+        assert_cannot_listen(path, "another process is listening on it")
         assert path.is_socket()
-        live.accept()[0].close()
+        listening_socket.accept()[0].close()
 
 
 @pytest.mark.parametrize("kind", ["file", "directory", "link", "broken link", "pipe"])
-def test_what_is_no_socket_is_left_alone(path: Path, kind: str) -> None:
+def test_file_that_is_not_a_socket_is_not_replaced(path: Path, kind: str) -> None:
     match kind:
         case "file":
             path.write_text("precious")
@@ -123,32 +126,32 @@ def test_what_is_no_socket_is_left_alone(path: Path, kind: str) -> None:
         case _:
             path.symlink_to("/dev/null" if kind == "link" else "nowhere")
     before = path.lstat()
-    refused(path, "the path exists and is not a socket")
+    assert_cannot_listen(path, "the path exists and is not a socket")
     assert path.lstat() == before
 
 
-def test_socket_of_another_kind_is_left_alone(path: Path) -> None:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
-        other.bind(str(path))
-        refused(path, "wrong type")
+def test_datagram_socket_is_not_replaced(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as datagrams:
+        datagrams.bind(str(path))
+        assert_cannot_listen(path, "wrong type")
     assert path.is_socket()
 
 
-def test_directory_that_is_not_there_is_told(tmp_path: Path) -> None:
-    refused(tmp_path / "missing" / "gate.sock", "No such file or directory")
+def test_missing_directory_is_reported(tmp_path: Path) -> None:
+    assert_cannot_listen(tmp_path / "missing" / "gate.sock", "No such file or directory")
 
 
-def test_two_that_start_at_once_do_not_replace_each_other(stale: Path) -> None:
-    """The first holds the directory from its look at what is there until it listens."""
+def test_gates_that_start_at_once_do_not_replace_each_other(stale: Path) -> None:
+    """The first locks the directory from its check of the path until it listens."""
     first = os.open(stale.parent, os.O_RDONLY)
     fcntl.flock(first, fcntl.LOCK_EX)
-    refused(stale, "another process has locked ")
+    assert_cannot_listen(stale, "another process has locked ")
     os.close(first)
     with listening(stale):
         pass
 
 
-def test_socket_that_took_its_place_is_left_alone(path: Path) -> None:
+def test_socket_of_a_successor_is_not_removed(path: Path) -> None:
     with listening(path) as listener, socket.socket(socket.AF_UNIX) as successor:
         path.unlink()
         successor.bind(str(path))
@@ -156,11 +159,11 @@ def test_socket_that_took_its_place_is_left_alone(path: Path) -> None:
         assert path.is_socket()
 
 
-def test_socket_that_is_gone_already_is_no_trouble(path: Path) -> None:
+def test_missing_socket_is_ignored_on_close(path: Path) -> None:
     with listening(path):
         path.unlink()
 
 
-def test_longest_path_that_is_taken_can_be_listened_on(tmp_path: Path) -> None:
+def test_longest_valid_path_can_be_listened_on(tmp_path: Path) -> None:
     with listening(tmp_path / ("x" * (107 - len(os.fsencode(tmp_path)) - 1))):
         pass
