@@ -210,7 +210,7 @@ def connection_of(pooled: Connection) -> UpstreamConnection:
 
 
 def take_buffered(body: StreamReader) -> bytes:
-    """What arrived of a body before it broke off; aiohttp's public methods raise instead."""
+    """What arrived of a body before it was cut; aiohttp's public methods raise instead."""
     return body._read_nowait(-1)
 
 

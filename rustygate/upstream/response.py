@@ -63,7 +63,7 @@ class UpstreamResponse:
         return None if self._pooled is None else connection_of(self._pooled)
 
     def take_buffered(self) -> bytes:
-        """What arrived of the body before it broke off."""
+        """What arrived of the body before upstream cut it."""
         return take_buffered(self.content)
 
     def close(self) -> None:
