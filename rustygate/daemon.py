@@ -67,7 +67,7 @@ class Daemon:
         self._gate = Gate(settings)
         self._upstream = UpstreamClient(settings)
         metrics = Metrics(self._gate)
-        admin = AdminGuard(settings, metrics.refused)
+        admin = AdminGuard(settings, metrics.count_refusal)
         self._ledger = Ledger(metrics, self._tracing)
         self._auth = ClientAuth(settings.clients_file)
         self._gate.limit_clients(self._auth.limits)

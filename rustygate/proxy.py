@@ -137,7 +137,7 @@ class Proxy:
         wait_s = max_wait_s(request, self._settings.rate_limit_timeout)
         exchange.deadline = exchange.arrived + int(wait_s * SECOND)
         if self._tracing is not None:
-            self._tracing.begin(exchange, request.headers)
+            self._tracing.start_exchange(exchange, request.headers)
         return exchange
 
     async def _run(self, request: web.Request, exchange: Exchange) -> web.StreamResponse:
@@ -231,7 +231,7 @@ class Proxy:
                 async with self._gate.admission(exchange) as admission:
                     self._log_step(exchange, "admitted", queued_ms=exchange.queued // MS)
                     if failed is not None:
-                        self._ledger.retried(failed.reason)
+                        self._ledger.count_retry(failed.reason)
                     result = await forward(request, admission, keepalive)
             except (QueueTimeout, RequestTooLarge):
                 if failed is None:
@@ -250,7 +250,7 @@ class Proxy:
     ) -> web.StreamResponse | FailedAttempt:
         assert self._tracing is not None
         with self._tracing.attempt(request.exchange) as span:
-            traced = replace(request, headers=span.carried(request.headers))
+            traced = replace(request, headers=span.inject(request.headers))
             result = await self._forward(traced, admission, keepalive)
             if isinstance(result, FailedAttempt) and result.failure is not None:
                 span.fail(result.failure.reason)

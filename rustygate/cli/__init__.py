@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
-        print_errors(f"internal error\n{log.places(error)}")
+        print_errors(f"internal error\n{log.format_exception(error)}")
         return 1
 
 

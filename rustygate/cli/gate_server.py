@@ -13,7 +13,7 @@ from rustygate.cli.signals import run_until_signal
 from rustygate.config import Settings, exposure_warning, mask_credentials
 from rustygate.daemon import Daemon
 from rustygate.downstream.listener import AddressInUse
-from rustygate.telemetry.tracing import configured
+from rustygate.telemetry.tracing import configure_tracing
 
 
 @asynccontextmanager
@@ -21,7 +21,7 @@ async def running_gate(
     settings: Settings, signals: asyncio.Queue[int], sockets: Sequence[socket.socket] = ()
 ) -> AsyncIterator[Daemon]:
     """A serving gate. When the context ends it drains, and a further signal stops it at once."""
-    daemon = Daemon(settings, sockets, configured(settings))
+    daemon = Daemon(settings, sockets, configure_tracing(settings))
     try:
         await daemon.start()
     except AddressInUse as error:

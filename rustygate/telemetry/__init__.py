@@ -1,1 +1,1 @@
-"""What the gate tells of itself: ledger, log lines, metrics, traces."""
+"""What operators see of the gate: the log, metrics and traces."""

@@ -1,8 +1,8 @@
-"""Settlement: what is kept of an exchange when it is over.
+"""Settlement: the one place where an ended exchange is counted and logged.
 
-It is counted, and one `info` line is written. Lines are written a few at a time: between the steps
-of an exchange, where nothing of the logging code is in the processor's caches, a line costs three
-times as much as right after another.
+Each exchange gets one `info` line. Lines are written in small batches: between the steps of an
+exchange the logging code is no longer in the processor's caches, and a line costs three times as
+much as one written right after another.
 """
 
 import asyncio
@@ -18,8 +18,8 @@ from rustygate.telemetry.metrics import Metrics
 if TYPE_CHECKING:
     from rustygate.telemetry.tracing.spans import Tracing
 
-# How long a line may wait for others.
-LINES_WAIT_S = 0.02
+# How long a line may wait for others to be written with it.
+BATCH_WAIT_S = 0.02
 
 
 class Ledger:
@@ -32,24 +32,25 @@ class Ledger:
         self._settled: list[Exchange] = []
 
     def settle(self, exchange: Exchange) -> None:
-        """Note an exchange that is over. Called once for each, whatever happened."""
+        """Record an ended exchange. Called exactly once for each exchange."""
         exchange.settled = monotonic_ns()
         if self._tracing is not None:
-            self._tracing.end(exchange)
+            self._tracing.end_exchange(exchange)
         if not self._settled:
-            self._loop.call_later(LINES_WAIT_S, self.flush)
+            self._loop.call_later(BATCH_WAIT_S, self.flush)
         self._settled.append(exchange)
         self._metrics.settle(exchange)
 
-    def retried(self, reason: str) -> None:
-        """Note that an exchange makes another attempt."""
-        self._metrics.retried(reason)
+    def count_retry(self, reason: str) -> None:
+        """Count another attempt of an exchange."""
+        self._metrics.count_retry(reason)
 
     def flush(self) -> None:
-        """Write the lines that wait."""
+        """Write the pending lines."""
         settled, self._settled = self._settled, []
         if settled:
-            # One record for them all: loguru takes three times as long for one as its line does.
+            # One record for the whole batch: creating a loguru record takes three times as long
+            # as writing its line.
             logger.info("exchange", **{LINES: [_fields(exchange) for exchange in settled]})
 
 

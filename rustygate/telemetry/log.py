@@ -1,11 +1,12 @@
-"""Where log lines go and how they look: one sink to stderr, text or JSON, set up here alone.
+"""The log: one sink to stderr, text or JSON, configured here and nowhere else.
 
-Everyone logs through `from loguru import logger`. A line is a sentence and the fields bound to
-it. No line can be forged: what comes from outside is quoted and escaped. An exception is written
-as its type and its places, never its text, which may hold raw bytes of somebody's request. The
-standard library's logging ends here too: aiohttp's loggers are silent, since they print requests
-they cannot parse, and asyncio's lines are cut before the first value. So do Python's warnings, and
-the exceptions that nobody caught or that Python could not raise.
+All modules log through `from loguru import logger`. A line is a short sentence and the fields
+bound to it. Clients cannot forge a line: values are quoted and escaped. An exception is written as
+its type and traceback, never its text, which may contain raw bytes of a request.
+
+The standard library's logging ends here too. aiohttp's loggers are silenced, since they print
+requests that they cannot parse. asyncio's messages are cut before the first value. Python's
+warnings, uncaught exceptions and exceptions that cannot be raised are logged as well.
 """
 
 import json
@@ -31,80 +32,88 @@ if TYPE_CHECKING:
 
 STDERR = 2
 
-# The field of a record that stands for several lines: a list of their fields.
+# The field of a record that is written as several lines: a list with the fields of each.
 LINES = "lines"
 
-_WORDS = {name: word for word, name in LEVELS.items()} | {"SUCCESS": "info", "CRITICAL": "error"}
+_LEVEL_NAMES = {name: word for word, name in LEVELS.items()} | {
+    "SUCCESS": "info",
+    "CRITICAL": "error",
+}
 
-_BEFORE_VALUES = re.compile(r"[\n(<]")
+_VALUE_START = re.compile(r"[\n(<]")
 
-# asyncio says so once for each connection that may wait to be accepted: a thousand times a second.
-_SHORTAGE = "socket.accept() out of system resource"
-_SHORTAGE_INTERVAL_S = 60.0
+# asyncio's message when the process has no file descriptor left for a connection. It comes once
+# for each connection in the backlog, a thousand times a second.
+_OUT_OF_FILES = "socket.accept() out of system resource"
+_OUT_OF_FILES_INTERVAL_S = 60.0
 
-# Frames of a traceback that are shown, the innermost ones; recursion makes a thousand.
-_FRAMES = 30
+# How many innermost frames of a traceback are written. A recursion error has a thousand.
+_MAX_FRAMES = 30
 
 
 def configure(rust_log: str, log_format: str) -> None:
-    """Set up the one sink, in place of all others, and silence or catch `logging`'s.
+    """Replace all sinks by the one to stderr, and redirect or silence the standard logging.
 
-    `rust_log` as `levels` takes it; `log_format` is `text` or `json`.
+    Args:
+        rust_log: the setting, in the syntax of `parse_rust_log`.
+        log_format: `text` or `json`.
     """
-    asked = parse_rust_log(rust_log)
+    targets = parse_rust_log(rust_log)
     logger.remove()
-    wanted = [logger.level(name).no for name in asked.values() if isinstance(name, str)]
-    # With stderr closed, descriptor 2 may come to be somebody's socket.
-    if wanted and sys.stderr is not None:
-        # The format is empty, since the sink writes the line from the record: parsing a format
+    enabled = [logger.level(name).no for name in targets.values() if isinstance(name, str)]
+    # If stderr is closed, descriptor 2 may be reused for a client's socket.
+    if enabled and sys.stderr is not None:
+        # The format is empty because the sink renders the line from the record: parsing a format
         # for each line costs more than the line.
         logger.add(
             _sink(_json_line if log_format == "json" else _text_line),
-            level=min(wanted),
-            filter=asked if len(set(asked.values())) > 1 else None,
+            level=min(enabled),
+            filter=targets if len(set(targets.values())) > 1 else None,
             format="",
             colorize=False,
             backtrace=False,
             diagnose=False,
         )
-    _catch_standard_logging()
-    _catch_what_python_prints()
+    _redirect_standard_logging()
+    _redirect_python_reports()
 
 
-def _sink(render: Callable[["Record"], bytes]) -> Callable[["Message"], None]:
+def _sink(render_line: Callable[["Record"], bytes]) -> Callable[["Message"], None]:
     def write(message: "Message") -> None:
-        # Nobody reads any more, or the disk is full: the gate goes on.
+        # The reader has closed the pipe, or the disk is full: the gate keeps serving.
         with suppress(OSError):
-            os.write(STDERR, _rendered(message.record, render))
+            os.write(STDERR, _render(message.record, render_line))
 
     return write
 
 
-def _rendered(record: "Record", render: Callable[["Record"], bytes]) -> bytes:
+def _render(record: "Record", render_line: Callable[["Record"], bytes]) -> bytes:
     try:
         lines = record["extra"].get(LINES)
         if lines is None:
-            return render(record)
-        return b"".join([render(_with_fields(record, fields)) for fields in lines])
+            return render_line(record)
+        return b"".join([render_line(_with_fields(record, fields)) for fields in lines])
     except Exception as error:
-        # loguru would print the record and the exception, with the values in them.
-        return f"a log line could not be written\n{places(error)}".encode()
+        # loguru would print the record and the exception, including their values.
+        return f"a log line could not be written\n{format_exception(error)}".encode()
 
 
 def _with_fields(record: "Record", fields: dict[str, Any]) -> "Record":
-    one = record.copy()
-    one["extra"] = fields
-    return one
+    copy = record.copy()
+    copy["extra"] = fields
+    return copy
 
 
 def _text_line(record: "Record") -> bytes:
     message = record["message"]
     if not message.isprintable():
         message = json.dumps(message)[1:-1]
-    level = _word(record).upper()
-    line = f"{_instant(record)} {level:>5} {record['name']}: {message}{_fields(record['extra'])}\n"
+    level = _level_name(record).upper()
+    line = (
+        f"{_timestamp(record)} {level:>5} {record['name']}: {message}{_fields(record['extra'])}\n"
+    )
     if record["exception"] is not None:
-        line += places(record["exception"].value)
+        line += format_exception(record["exception"].value)
     return line.encode("utf-8", "backslashreplace")
 
 
@@ -112,22 +121,26 @@ def _fields(extra: dict[str, Any]) -> str:
     """` name=value` for each field that has a value."""
     fields = [f" {name}={value}" for name, value in extra.items() if value is not None]
     text = "".join(fields)
-    # One look at the whole, since there is seldom a value to be quoted.
-    if _is_bare(text, separators=len(fields)):
+    # Values rarely need quotes, so one check of the whole text usually suffices.
+    if _is_plain(text, separators=len(fields)):
         return text
     return "".join(
-        f" {name}={_quoted(str(value))}" for name, value in extra.items() if value is not None
+        f" {name}={_quote(str(value))}" for name, value in extra.items() if value is not None
     )
 
 
-def _quoted(text: str) -> str:
-    if _is_bare(text, separators=0):
+def _quote(text: str) -> str:
+    if _is_plain(text, separators=0):
         return text
     return json.dumps(text, ensure_ascii=not text.isprintable())
 
 
-def _is_bare(text: str, separators: int) -> bool:
-    """Whether `text` needs no quotes: it has only so many blanks and equals signs."""
+def _is_plain(text: str, separators: int) -> bool:
+    """Whether `text` can be written without quotes.
+
+    Args:
+        separators: how many spaces and equals signs it may contain, between its fields.
+    """
     return (
         text.isprintable()
         and '"' not in text
@@ -138,88 +151,89 @@ def _is_bare(text: str, separators: int) -> bool:
 
 def _json_line(record: "Record") -> bytes:
     fields: dict[str, Any] = {
-        "time": _instant(record),
-        "level": _word(record),
+        "time": _timestamp(record),
+        "level": _level_name(record),
         "target": record["name"],
         "message": record["message"],
         **record["extra"],
     }
     if record["exception"] is not None:
-        fields["exception"] = places(record["exception"].value)
+        fields["exception"] = format_exception(record["exception"].value)
     try:
         return msgspec.json.encode(fields, enc_hook=str) + b"\n"
     except UnicodeEncodeError:
-        # Lone surrogates, which JSON from strangers may hold and UTF-8 may not.
+        # A client's JSON may contain lone surrogates, which UTF-8 cannot encode.
         text = json.dumps(fields, default=str, ensure_ascii=False)
         return text.encode("utf-8", "replace") + b"\n"
 
 
-def _word(record: "Record") -> str:
+def _level_name(record: "Record") -> str:
     name = record["level"].name
-    return _WORDS.get(name) or name.lower()
+    return _LEVEL_NAMES.get(name) or name.lower()
 
 
-def _instant(record: "Record") -> str:
+def _timestamp(record: "Record") -> str:
     moment = record["time"]
-    return f"{_second(int(moment.timestamp()))}.{moment.microsecond // 1000:03}Z"
+    return f"{_format_second(int(moment.timestamp()))}.{moment.microsecond // 1000:03}Z"
 
 
 @lru_cache(maxsize=2)
-def _second(seconds: int) -> str:
-    """A second since 1970 in UTC. Most lines share theirs with the line before."""
+def _format_second(seconds: int) -> str:
+    """A Unix time in UTC. Most lines fall into the same second as the line before."""
     return strftime("%Y-%m-%dT%H:%M:%S", gmtime(seconds))
 
 
-def places(error: BaseException | None) -> str:
-    """An exception and what it came from, innermost first: places in the code, and types."""
+def format_exception(error: BaseException | None) -> str:
+    """The tracebacks and types of an exception and its causes, innermost first, without texts."""
     seen: list[BaseException] = []
     while error is not None and error not in seen:
         seen.append(error)
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     return "".join(
-        "".join(format_tb(error.__traceback__, -_FRAMES)) + type(error).__qualname__ + "\n"
+        "".join(format_tb(error.__traceback__, -_MAX_FRAMES)) + type(error).__qualname__ + "\n"
         for error in reversed(seen)
     )
 
 
-class _Catcher(logging.Handler):
-    """Takes the standard library's log records over, without the values in them."""
+class _Redirect(logging.Handler):
+    """Passes records of the standard logging on to loguru, without their values."""
 
-    _shortage_at = -_SHORTAGE_INTERVAL_S
+    _out_of_files_logged = -_OUT_OF_FILES_INTERVAL_S
 
     def emit(self, record: logging.LogRecord) -> None:
-        if str(record.msg).startswith(_SHORTAGE):
-            self._tell_shortage()
+        if str(record.msg).startswith(_OUT_OF_FILES):
+            self._log_out_of_files()
             return
-        # asyncio puts a callback's arguments and an exception's text into its message, after
-        # the first of these. Other messages' values are arguments, which stay out.
-        sentence = _BEFORE_VALUES.split(str(record.msg), maxsplit=1)[0].strip()
+        # asyncio formats a callback's arguments and an exception's text into its message, after
+        # the first of these characters. Other libraries pass values as arguments, which are left
+        # out.
+        sentence = _VALUE_START.split(str(record.msg), maxsplit=1)[0].strip()
         error = record.exc_info[1] if record.exc_info else None
         level = "ERROR" if record.levelno >= logging.ERROR else "WARNING"
-        named = logger.patch(lambda taken: taken.update({"name": record.name}))
+        named = logger.patch(lambda patched: patched.update({"name": record.name}))
         named.opt(exception=error).log(level, sentence)
 
-    def _tell_shortage(self) -> None:
+    def _log_out_of_files(self) -> None:
         now = monotonic()
-        if now - self._shortage_at >= _SHORTAGE_INTERVAL_S:
-            self._shortage_at = now
-            logger.error("no connection can be accepted: no more files may be open")
+        if now - self._out_of_files_logged >= _OUT_OF_FILES_INTERVAL_S:
+            self._out_of_files_logged = now
+            logger.error("cannot accept connections: too many open files")
 
 
-def _catch_what_python_prints() -> None:
-    """What Python would print by itself, with the values in it: to stderr, past the sink."""
+def _redirect_python_reports() -> None:
+    """Log what Python would print to stderr itself, including values."""
     sys.excepthook = lambda kind, error, traceback: _report("uncaught exception", error)
     sys.unraisablehook = lambda args: _report("exception in a finalizer", args.exc_value)
     threading.excepthook = lambda args: _report("exception in a thread", args.exc_value)
     logging.captureWarnings(True)
 
 
-def _report(what: str, error: BaseException | None) -> None:
-    logger.opt(exception=error).error(what)
+def _report(message: str, error: BaseException | None) -> None:
+    logger.opt(exception=error).error(message)
 
 
-def _catch_standard_logging() -> None:
-    logging.root.handlers = [_Catcher()]
+def _redirect_standard_logging() -> None:
+    logging.root.handlers = [_Redirect()]
     logging.root.setLevel(logging.WARNING)
     silent = logging.getLogger("aiohttp")
     silent.handlers = [logging.NullHandler()]

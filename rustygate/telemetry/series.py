@@ -1,4 +1,7 @@
-"""Series that stay bounded: label values, counters and histograms."""
+"""Bounded time series: label values, counters and histograms.
+
+Clients choose client and model names, so the number of names and of series has limits.
+"""
 
 from bisect import bisect_left
 from itertools import accumulate
@@ -9,23 +12,23 @@ from rustygate.core.bucket import SECOND
 
 Labels = tuple[str, ...]
 
-# How many names are told apart; more are no help on a dashboard.
-CLIENTS = 200
-MODELS = 200
+# Names with a label of their own. A dashboard cannot show more.
+CLIENT_LIMIT = 200
+MODEL_LIMIT = 200
 
-# Series of a counter, after which a client that would add one counts as another; and how many more
-# there may be for those, before a model does too.
-SERIES = 1000
-SERIES_OF_OTHERS = 250
+# Once a counter has this many series, new ones are counted under the client OTHER; once it has
+# OVERFLOW_LIMIT more, under the model OTHER as well.
+SERIES_LIMIT = 1000
+OVERFLOW_LIMIT = 250
 
-# What stands in place of a name: there are too many; the request had none; nobody vouches for it,
-# since it was turned away, or upstream never answered well for it.
+# Labels in place of a name: beyond the limit; absent from the request; unverified, because the
+# request was refused early or upstream has never confirmed the model.
 OTHER, NONE, UNKNOWN = "(other)", "(none)", "(unknown)"
 
-# The lane of the budgets that are the gate's own.
-OWN = ""
+# The lane label of the gate's own budgets.
+OWN_LANE = ""
 
-# From an answer out of a cache to that of a model that thinks for minutes.
+# From a cached response to that of a model that reasons for minutes.
 BOUNDS_S = (
     *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
     *(1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0),
@@ -34,17 +37,20 @@ _BOUNDS = [round(bound * SECOND) for bound in BOUNDS_S]
 _EDGES = [*map(str, BOUNDS_S), "+Inf"]
 
 
-class Names(dict[str, str]):
-    """The label of each name: itself for the first `limit`, `OTHER` for more and for one that
-    looks like another."""
+class BoundedLabels(dict[str, str]):
+    """Maps names to labels.
+
+    The first `limit` names are their own labels. Later ones map to OTHER, and so does a name
+    whose label is already taken.
+    """
 
     def __init__(self, limit: int) -> None:
         super().__init__()
         self._limit = limit
-        self._taken = {OTHER, NONE, UNKNOWN, OWN}
+        self._taken = {OTHER, NONE, UNKNOWN, OWN_LANE}
 
     def __missing__(self, name: str) -> str:
-        # A lone surrogate, which JSON may hold, cannot be encoded.
+        # JSON may contain a lone surrogate, which UTF-8 cannot encode.
         label = name.encode(errors="replace").decode()
         if len(self) >= self._limit or label in self._taken:
             return OTHER
@@ -53,9 +59,8 @@ class Names(dict[str, str]):
         return label
 
 
-class Tally(dict[Labels, int]):
-    """A counter: numbers by labels, of which the first two are a client's and a model's where
-    there are many."""
+class Counter(dict[Labels, int]):
+    """Counts by labels. In a counter with many series, client and model are the first two."""
 
     def add(self, labels: Labels, amount: int = 1) -> None:
         count = self.get(labels)
@@ -65,24 +70,24 @@ class Tally(dict[Labels, int]):
         self[labels] = count + amount
 
     def _bounded(self, labels: Labels) -> Labels:
-        """What a series is counted under that is not there yet."""
-        if len(self) < SERIES:
+        """The labels under which a new series is counted."""
+        if len(self) < SERIES_LIMIT:
             return labels
         labels = (OTHER, *labels[1:])
-        if labels in self or len(self) < SERIES + SERIES_OF_OTHERS:
+        if labels in self or len(self) < SERIES_LIMIT + OVERFLOW_LIMIT:
             return labels
         return (OTHER, OTHER, *labels[2:])
 
 
 class Histogram:
-    """Durations, counted by `BOUNDS_S`."""
+    """Durations in buckets with the upper bounds BOUNDS_S."""
 
     def __init__(self) -> None:
         self._counts = [0] * len(_EDGES)
         self._sum = 0
 
     def observe(self, duration: int) -> None:
-        """Count a duration, in nanoseconds."""
+        """Count a duration in nanoseconds."""
         self._counts[bisect_left(_BOUNDS, duration)] += 1
         self._sum += duration
 

@@ -61,7 +61,7 @@ async def scraped() -> Scrape:
     lane = gate.lanes.queue("m").lane
     lane.known, lane.requests = True, TokenBucket(1, 5)
     counts = Metrics(gate)
-    counts.retried("upstream_429")
+    counts.count_retry("upstream_429")
     for reason in (None, "queue_timeout"):
         outcome = "refused" if reason else "ok"
         over = Exchange("a", "POST", "/v1/x", model="m", outcome=outcome, reason=reason)
@@ -89,7 +89,7 @@ def promtool(*arguments: str, cwd: Path = ROOT) -> None:
 # Both.
 
 
-def test_what_is_asked_for_is_shown_and_all_of_it(shown: Scrape) -> None:
+def test_what_is_requested_is_shown_and_all_of_it(shown: Scrape) -> None:
     there = {sample.name for family in shown.families for sample in family.samples}
     asked = set().union(*map(names_in, queries()))
     assert asked <= there

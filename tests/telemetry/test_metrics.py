@@ -21,7 +21,7 @@ from rustygate.config import Settings
 from rustygate.core.bucket import TokenBucket
 from rustygate.errors import reasons
 from rustygate.exchange import MS, Exchange
-from rustygate.telemetry import series as bounds
+from rustygate.telemetry import series
 from rustygate.telemetry.metrics import Metrics
 from rustygate.telemetry.series import NONE, OTHER, UNKNOWN
 from tests.conftest import StartGate
@@ -224,11 +224,11 @@ async def test_budgets_are_shown_with_their_limits(gate: StartGate, upstream: Up
 
 def flood(gate: Gate, counts: Metrics) -> None:
     """All the series that clients can bring about: each asks each model, with any outcome."""
-    models = [f"model-number-{number}" for number in range(bounds.MODELS)]
+    models = [f"model-number-{number}" for number in range(series.MODEL_LIMIT)]
     for model in models:
         lane = gate.lanes.queue(model).lane
         lane.known, lane.requests, lane.tokens = True, TokenBucket(1, 5), TokenBucket(1, 5)
-    for client in range(bounds.CLIENTS):
+    for client in range(series.CLIENT_LIMIT):
         for model in models:
             counts.settle(exchange(f"client-{client}", model=model, tokens_in=1, tokens_out=1))
     for model, status in product(models, range(400, 420)):
@@ -253,7 +253,7 @@ async def test_scrape_is_quick_while_ten_thousand_wait_and_after_a_flood_of_name
     assert perf_counter() - began < 0.1
     shown = Scrape(text)
     assert shown.sum("rustygate_waiters", **{"class": "default"}) == 10_000
-    assert len(list(shown.samples("rustygate_exchanges_total"))) > bounds.SERIES
+    assert len(list(shown.samples("rustygate_exchanges_total"))) > series.SERIES_LIMIT
     for waiter in waiters:
         waiter.cancel()
     await asyncio.gather(*waiters, return_exceptions=True)
@@ -267,11 +267,11 @@ async def test_names_that_clients_make_up_are_bounded(gate: StartGate, upstream:
     upstream.reply = response(status="404 Not Found")
     running = await gate()
     client = await running.connect()
-    for number in range(bounds.CLIENTS + 20):
+    for number in range(series.CLIENT_LIMIT + 20):
         await client.request(asked(f"made-up-{number}", f"X-RustyGate-Client: c{number}"))
     shown = await Scrape.of(running)
     clients = shown.labels("rustygate_exchanges_total", "client")
-    assert clients == {f"c{number}" for number in range(bounds.CLIENTS)} | {OTHER}
+    assert clients == {f"c{number}" for number in range(series.CLIENT_LIMIT)} | {OTHER}
     assert shown.labels("rustygate_exchanges_total", "model") == {UNKNOWN}
     assert shown.sum("rustygate_exchanges_total", client=OTHER) == 20
 
@@ -290,27 +290,29 @@ async def test_names_of_who_is_turned_away_are_nobodys(gate: StartGate, tmp_path
 
 
 async def test_models_are_bounded() -> None:
-    models = [f"m{number}" for number in range(bounds.MODELS + 20)]
+    models = [f"m{number}" for number in range(series.MODEL_LIMIT + 20)]
     async with counting(*models) as counts:
         for line in counts._gate.lanes:
             line.lane.requests = TokenBucket(1, 5)
         for model in models:
             counts.settle(exchange(model=model))
         shown = Scrape(counts.text())
-    named = set(models[: bounds.MODELS])
+    named = set(models[: series.MODEL_LIMIT])
     assert shown.labels("rustygate_exchanges_total", "model") == named | {OTHER}
     assert shown.labels("rustygate_budget_units", "lane") == named | {""}
 
 
 async def test_series_are_bounded() -> None:
-    async with counting(*(f"model-number-{number}" for number in range(bounds.MODELS))) as counts:
+    async with counting(
+        *(f"model-number-{number}" for number in range(series.MODEL_LIMIT))
+    ) as counts:
         flood(counts._gate, counts)
     shown = Scrape(counts.text())
     for name, rest in (("rustygate_exchanges_total", 21), ("rustygate_tokens_total", 2)):
         count = len(list(shown.samples(name)))
-        assert bounds.SERIES < count <= bounds.SERIES + bounds.SERIES_OF_OTHERS + rest
-    asked = bounds.CLIENTS * bounds.MODELS
-    assert shown.sum("rustygate_exchanges_total") == asked + 20 * bounds.MODELS
+        assert series.SERIES_LIMIT < count <= series.SERIES_LIMIT + series.OVERFLOW_LIMIT + rest
+    asked = series.CLIENT_LIMIT * series.MODEL_LIMIT
+    assert shown.sum("rustygate_exchanges_total") == asked + 20 * series.MODEL_LIMIT
     assert shown.sum("rustygate_tokens_total") == 2 * asked
 
 

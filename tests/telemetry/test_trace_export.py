@@ -13,8 +13,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from rustygate.config import Settings, load
 from rustygate.daemon import Daemon
-from rustygate.telemetry.tracing import configured, spans
-from rustygate.telemetry.tracing.environment import is_asked_for
+from rustygate.telemetry.tracing import configure_tracing, spans
+from rustygate.telemetry.tracing.environment import is_requested
 from tests.support.gate import Log
 from tests.support.http import (
     UPSTREAM_KEY,
@@ -51,7 +51,7 @@ def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_environment_asks_for_traces(environ: dict[str, str], asked: bool) -> None:
-    assert is_asked_for(environ) == asked
+    assert is_requested(environ) == asked
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_what_cannot_be_done_is_a_warning_and_stops_nothing(
 ) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
     monkeypatch.setenv(name, value)
-    assert configured(Settings(openai_api_key="sk-test")) is None
+    assert configure_tracing(Settings(openai_api_key="sk-test")) is None
     assert said in log.text
 
 
@@ -78,22 +78,22 @@ def test_what_opentelemetry_does_not_take_stops_nothing(
 
     monkeypatch.setenv("OTEL_TRACES_EXPORTER", "otlp")
     monkeypatch.setattr(spans, "OTLPSpanExporter", fail)
-    assert configured(Settings(openai_api_key="sk-test")) is None
-    assert "its variables will not do" in log.text
+    assert configure_tracing(Settings(openai_api_key="sk-test")) is None
+    assert "OpenTelemetry rejected the OTEL_* variables" in log.text
 
 
 def test_missing_extra_is_a_warning(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_TRACES_EXPORTER", "otlp")
     monkeypatch.setitem(sys.modules, "rustygate.telemetry.tracing.spans", None)
-    assert configured(Settings(openai_api_key="sk-test")) is None
-    assert "the extra otel is not installed" in log.text
+    assert configure_tracing(Settings(openai_api_key="sk-test")) is None
+    assert "the otel extra is not installed" in log.text
 
 
-def test_nothing_of_it_is_imported_unless_it_is_asked_for() -> None:
+def test_nothing_of_it_is_imported_unless_it_is_requested() -> None:
     code = (
         "import sys\n"
         "from rustygate import cli, config, daemon\nfrom rustygate.telemetry import tracing\n"
-        "assert tracing.configured(config.Settings(openai_api_key='sk-test')) is None\n"
+        "assert tracing.configure_tracing(config.Settings(openai_api_key='sk-test')) is None\n"
         "sys.exit([name for name in sys.modules if 'opentelemetry' in name] or None)"
     )
     environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
@@ -138,7 +138,7 @@ async def collector(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def daemon(upstream: Upstream) -> Daemon:
     settings = load({"OPENAI_API_KEY": UPSTREAM_KEY, "OPENAI_BASE_URL": upstream.url, "PORT": "0"})
-    tracing = configured(settings)
+    tracing = configure_tracing(settings)
     assert tracing is not None
     return Daemon(settings, tracing=tracing)
 
@@ -189,5 +189,5 @@ async def test_collector_that_never_answers_holds_up_the_end_for_a_moment_only(
     upstream.reply = response()
     async with soon(), daemon(upstream) as running:
         await ask(running)
-    assert "the last spans could not be sent in 0.1 s" in log.text
+    assert "the last spans could not be sent within 0.1 s" in log.text
     log.errors.clear()

@@ -1,8 +1,8 @@
-"""Traces for OpenTelemetry: whether they are asked for, and by what they can be made.
+"""Traces for OpenTelemetry: whether they are requested, and the object that makes them.
 
-They take the `otel` extra and OpenTelemetry's own variables (its specification, "Environment
-Variable Specification"), which its SDK reads from the environment by itself. Without either,
-nothing of it is imported. What a span holds, and the import, is in `spans`.
+Tracing needs the `otel` extra and OpenTelemetry's own variables ("Environment Variable
+Specification"), which its SDK reads from the environment. Without either, OpenTelemetry is not
+imported. `spans` says what a span contains; it is the only module that imports OpenTelemetry.
 """
 
 import os
@@ -11,28 +11,29 @@ from typing import TYPE_CHECKING
 from loguru import logger
 
 from rustygate.config import Settings
-from rustygate.telemetry.tracing.environment import fault_in, is_asked_for
+from rustygate.telemetry.tracing.environment import is_requested, unsupported_setting
 
 if TYPE_CHECKING:
     from rustygate.telemetry.tracing.spans import Tracing
 
 
-def configured(settings: Settings) -> "Tracing | None":
-    """What makes the spans, if the environment asks for them. What is wrong is a warning: no
-    gate stops for its traces."""
-    if not is_asked_for(os.environ):
+def configure_tracing(settings: Settings) -> "Tracing | None":
+    """The tracing that the environment requests, if any.
+
+    Whatever is wrong with it is logged as a warning: the gate also starts without tracing.
+    """
+    if not is_requested(os.environ):
         return None
-    tracing, fault = None, fault_in(os.environ)
+    fault = unsupported_setting(os.environ)
     if fault is None:
         try:
             from rustygate.telemetry.tracing.spans import Tracing
 
-            tracing = Tracing.of_environment(settings)
+            return Tracing.from_environment(settings)
         except ImportError:
-            fault = "the extra otel is not installed"
+            fault = "the otel extra is not installed"
         except Exception as error:
-            logger.opt(exception=error).warning("OpenTelemetry does not take its variables")
-            fault = "its variables will not do"
-    if fault is not None:
-        logger.warning("no traces, though OTEL_* asks for them: {}", fault)
-    return tracing
+            fault = "OpenTelemetry rejected the OTEL_* variables"
+            logger.opt(exception=error).warning("cannot set up OpenTelemetry")
+    logger.warning("tracing is off: {}", fault)
+    return None

@@ -1,4 +1,4 @@
-"""OpenTelemetry's variables: whether they ask for traces, and what of it the gate cannot do."""
+"""OpenTelemetry's variables: whether they request traces, and which values are not supported."""
 
 from collections.abc import Mapping
 
@@ -6,13 +6,13 @@ EXPORTER = "OTEL_TRACES_EXPORTER"
 EXPORTERS = ("otlp", "console")
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 
-# The one for traces counts first.
+# The one for traces takes precedence.
 PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 PROTOCOL = "http/protobuf"
 
 
-def is_asked_for(environ: Mapping[str, str]) -> bool:
-    """Whether the environment names an exporter, or where to."""
+def is_requested(environ: Mapping[str, str]) -> bool:
+    """Whether the environment names an exporter or an endpoint."""
     if _value(environ, "OTEL_SDK_DISABLED") == "true":
         return False
     exporter = _value(environ, EXPORTER)
@@ -21,8 +21,8 @@ def is_asked_for(environ: Mapping[str, str]) -> bool:
     return any(_value(environ, name) for name in ENDPOINTS)
 
 
-def fault_in(environ: Mapping[str, str]) -> str | None:
-    """What of it the gate cannot do."""
+def unsupported_setting(environ: Mapping[str, str]) -> str | None:
+    """The variable whose value the gate does not support, and what it expects."""
     if _value(environ, EXPORTER) not in ("", *EXPORTERS):
         return f"{EXPORTER}: expected one of {', '.join(EXPORTERS)}, none"
     protocols = [value for name in PROTOCOLS if (value := _value(environ, name))]

@@ -1,13 +1,15 @@
-"""What spans there are and what they hold: one of a server for each exchange, which continues
-its client's trace, and below it one of a client for each attempt, which upstream's continues.
+"""Spans and their attributes.
 
-Names are those of OpenTelemetry's semantic conventions (HTTP spans; generative AI, "Inference"),
-and a few of ours, which lead from a trace to the exchange's log line. Usage stands in the
-attempt's span alone, so that no sum over spans counts it twice. No span holds a key, a body, a
-query or an exception's text; what strangers say is cut, and is UTF-8, or the exporter would drop
-all the spans that it was to send together.
+Each exchange has a server span, which continues the client's trace. Below it, each attempt has a
+client span, which upstream's trace continues.
 
-This is the only module that imports OpenTelemetry. Requests are sent from a thread of its own.
+Names follow OpenTelemetry's semantic conventions (HTTP spans; generative AI, "Inference"). A few
+of our own link a trace to the exchange's log line. Token usage is on the attempt's span only, so
+that no sum over spans counts it twice. No span contains a key, a body, a query or an exception's
+text. Values from clients and upstream are cut, and are valid UTF-8: the exporter drops a whole
+batch of spans because of one invalid string.
+
+This is the only module that imports OpenTelemetry. Spans are exported on a thread of its own.
 """
 
 import asyncio
@@ -36,13 +38,13 @@ from rustygate.errors import Refusal
 from rustygate.exchange import MS, Exchange
 from rustygate.telemetry.tracing.environment import EXPORTER
 
-# How long the last spans may take to be sent once the gate stops.
+# How long the gate waits for the last spans to be sent when it stops.
 FLUSH_TIMEOUT_S = 2.0
 
-# How much of what a stranger said a span repeats.
-SHOWN = 256
+# How many characters of a client's value a span contains.
+VALUE_LIMIT = 256
 
-# Of which kind of inference a path is, where the conventions have a name for it.
+# The conventions' names for the operations of these paths.
 OPERATIONS = {
     "/v1/chat/completions": "chat",
     "/v1/responses": "chat",
@@ -52,57 +54,57 @@ OPERATIONS = {
 
 Attributes = dict[str, str | int]
 
-# Two names for one thing: collectors older than the conventions of 2025 know the first.
+# Two names for one attribute: collectors older than the conventions of 2025 know the first.
 _PROVIDER: Attributes = {"gen_ai.system": "openai", "gen_ai.provider.name": "openai"}
 
-# What a method is called that is not one of these: anybody may invent some.
+# Stands for an unknown method, since clients can invent any number of them.
 _OTHER_METHOD = "_OTHER"
 
 _W3C = TraceContextTextMapPropagator()
 
 
 class Tracing:
-    """Makes the spans of exchanges: `begin`, an `attempt` or several, `end`."""
+    """Makes the spans of exchanges: `start_exchange`, `attempt` once or more, `end_exchange`."""
 
     def __init__(self, settings: Settings, provider: TracerProvider) -> None:
         self._provider = provider
         self._tracer = provider.get_tracer("rustygate", __version__)
-        self._here: Attributes = {
+        self._server_attributes: Attributes = {
             "server.address": settings.bind_address,
             "url.scheme": "https" if settings.tls_cert_file else "http",
         }
-        self._there = _PROVIDER | _address(settings.openai_base_url)
-        # Of the exchanges under way, by their ids.
+        self._client_attributes = _PROVIDER | _address(settings.openai_base_url)
+        # Spans of exchanges that have not ended, by exchange id.
         self._spans: dict[str, Span] = {}
 
     @classmethod
-    def of_environment(cls, settings: Settings) -> Self:
-        """As OTEL_* ask for. Raises what the SDK raises if it does not take them."""
+    def from_environment(cls, settings: Settings) -> Self:
+        """Tracing as the OTEL_* variables request it. Raises the SDK's errors for bad values."""
         console = os.environ.get(EXPORTER, "").strip().lower() == "console"
         exporter: SpanExporter = ConsoleSpanExporter() if console else OTLPSpanExporter()
-        # What is left is sent by `stop`, in bounded time; at exit it would not be.
+        # `stop` sends the last spans within FLUSH_TIMEOUT_S; the SDK's exit handler has no limit.
         provider = TracerProvider(resource=_resource(), shutdown_on_exit=False)
         provider.add_span_processor(BatchSpanProcessor(exporter))
         return cls(settings, provider)
 
-    def begin(self, exchange: Exchange, headers: CIMultiDictProxy[str]) -> None:
-        """Begin an exchange's span, which continues the trace that its request tells of."""
+    def start_exchange(self, exchange: Exchange, headers: CIMultiDictProxy[str]) -> None:
+        """Start an exchange's span, which continues the trace in its request's headers."""
         self._spans[exchange.id] = self._tracer.start_span(
-            _server_name(exchange),
-            _W3C.extract(_told(headers), Context()),
+            _server_span_name(exchange),
+            _W3C.extract(_trace_context(headers), Context()),
             SpanKind.SERVER,
-            self._here | _request(exchange) | {"rustygate.exchange.id": exchange.id},
+            self._server_attributes | _request(exchange) | {"rustygate.exchange.id": exchange.id},
         )
 
     @contextmanager
     def attempt(self, exchange: Exchange) -> Iterator["Attempt"]:
-        """A span around one attempt, until its answer's body has ended."""
+        """A span around one attempt, until its response's body has ended."""
         exchange.upstream_status = None
         span = self._tracer.start_span(
-            _client_name(exchange),
+            _client_span_name(exchange),
             set_span_in_context(self._spans[exchange.id], Context()),
             SpanKind.CLIENT,
-            self._there | _request(exchange) | _inference(exchange),
+            self._client_attributes | _request(exchange) | _inference(exchange),
         )
         attempt = Attempt(exchange, span)
         try:
@@ -113,10 +115,10 @@ class Tracing:
         finally:
             attempt.end()
 
-    def end(self, exchange: Exchange) -> None:
-        """End an exchange's span. Called once for each that began."""
+    def end_exchange(self, exchange: Exchange) -> None:
+        """End an exchange's span. Called once for each exchange that was started."""
         span = self._spans.pop(exchange.id)
-        span.set_attributes(_response(exchange.status) | _passage(exchange))
+        span.set_attributes(_response(exchange.status) | _gate_attributes(exchange))
         server_error = exchange.status is not None and exchange.status >= 500
         if exchange.reason is not None or server_error:
             span.set_attribute("error.type", exchange.reason or str(exchange.status))
@@ -125,7 +127,7 @@ class Tracing:
         span.end()
 
     async def stop(self) -> None:
-        """Send what has not been sent yet, for as long as that may take."""
+        """Send the spans that are left, within FLUSH_TIMEOUT_S."""
         loop, sent = asyncio.get_running_loop(), asyncio.Event()
 
         def flush() -> None:
@@ -133,13 +135,13 @@ class Tracing:
             with suppress(RuntimeError):
                 loop.call_soon_threadsafe(sent.set)
 
-        # Not the loop's executor, which the process would wait for.
+        # Not in the loop's executor: the process would wait for it at exit.
         Thread(target=flush, daemon=True).start()
         try:
             async with asyncio.timeout(FLUSH_TIMEOUT_S):
                 await sent.wait()
         except TimeoutError:
-            logger.warning("the last spans could not be sent in {:g} s", FLUSH_TIMEOUT_S)
+            logger.warning("the last spans could not be sent within {:g} s", FLUSH_TIMEOUT_S)
 
     def __repr__(self) -> str:
         return f"<Tracing {len(self._spans)} exchanges>"
@@ -153,19 +155,19 @@ class Attempt:
         self._span = span
         self._failure: str | None = None
 
-    def carried(self, headers: Headers) -> Headers:
-        """The headers, with this span in the place of the client's as what upstream continues."""
-        told: dict[str, str] = {}
-        _W3C.inject(told, set_span_in_context(self._span, Context()))
+    def inject(self, headers: Headers) -> Headers:
+        """The request headers, with this span as the parent instead of the client's."""
+        context: dict[str, str] = {}
+        _W3C.inject(context, set_span_in_context(self._span, Context()))
         kept = [header for header in headers if header[0].lower() not in _W3C.fields]
-        return [*kept, *told.items()]
+        return [*kept, *context.items()]
 
     def fail(self, reason: str) -> None:
-        """Note why there is no answer, or no whole one."""
+        """Note why there is no complete response."""
         self._failure = reason
 
     def end(self) -> None:
-        """End it, with what has become of the attempt."""
+        """End the span with the result of the attempt."""
         exchange, span = self._exchange, self._span
         status = exchange.upstream_status
         span.set_attributes(_response(status) | _usage(exchange))
@@ -179,30 +181,32 @@ class Attempt:
 
 
 def _resource() -> Resource:
-    """Whose spans they are: ours, unless OTEL_SERVICE_NAME or OTEL_RESOURCE_ATTRIBUTES say."""
-    said = OTELResourceDetector().detect().attributes
-    return Resource.create({"service.name": "rustygate", "service.version": __version__, **said})
+    """The service that spans belong to: the gate, unless OTEL_SERVICE_NAME or
+    OTEL_RESOURCE_ATTRIBUTES names another."""
+    given = OTELResourceDetector().detect().attributes
+    return Resource.create({"service.name": "rustygate", "service.version": __version__, **given})
 
 
-def _told(headers: CIMultiDictProxy[str]) -> Mapping[str, str]:
-    """The trace a request tells of. Two parents are none (W3C Trace Context, 3.2)."""
+def _trace_context(headers: CIMultiDictProxy[str]) -> Mapping[str, str]:
+    """The trace context of a request. A repeated `traceparent` is invalid (W3C Trace Context,
+    3.2)."""
     parents = headers.getall("traceparent", [])
     if len(parents) != 1:
         return {}
     return {"traceparent": parents[0], "tracestate": ",".join(headers.getall("tracestate", []))}
 
 
-def _server_name(exchange: Exchange) -> str:
+def _server_span_name(exchange: Exchange) -> str:
     method = _method(exchange)
     name = "HTTP" if method == _OTHER_METHOD else method
     return f"{name} {exchange.path}" if exchange.path in OPERATIONS else name
 
 
-def _client_name(exchange: Exchange) -> str:
+def _client_span_name(exchange: Exchange) -> str:
     operation = OPERATIONS.get(exchange.path)
     if operation is None:
-        return _server_name(exchange)
-    return f"{operation} {_shown(exchange.model or '')}".rstrip()
+        return _server_span_name(exchange)
+    return f"{operation} {_cut(exchange.model or '')}".rstrip()
 
 
 def _method(exchange: Exchange) -> str:
@@ -216,7 +220,7 @@ def _address(url: str) -> Attributes:
 
 
 def _request(exchange: Exchange) -> Attributes:
-    return {"http.request.method": _method(exchange), "url.path": _shown(exchange.path)}
+    return {"http.request.method": _method(exchange), "url.path": _cut(exchange.path)}
 
 
 def _inference(exchange: Exchange) -> Attributes:
@@ -224,7 +228,7 @@ def _inference(exchange: Exchange) -> Attributes:
     if exchange.path in OPERATIONS:
         attributes["gen_ai.operation.name"] = OPERATIONS[exchange.path]
     if exchange.model is not None:
-        attributes["gen_ai.request.model"] = _shown(exchange.model)
+        attributes["gen_ai.request.model"] = _cut(exchange.model)
     if exchange.attempts:
         attributes["http.request.resend_count"] = exchange.attempts
     return attributes
@@ -243,18 +247,18 @@ def _usage(exchange: Exchange) -> Attributes:
     return attributes
 
 
-def _passage(exchange: Exchange) -> Attributes:
-    """What the gate alone knows of an exchange."""
+def _gate_attributes(exchange: Exchange) -> Attributes:
+    """Attributes of an exchange that only the gate knows."""
     attributes: Attributes = {
-        "rustygate.client": _shown(exchange.client),
+        "rustygate.client": _cut(exchange.client),
         "rustygate.queued_ms": exchange.queued // MS,
         "rustygate.attempts": exchange.attempts,
         "rustygate.outcome": exchange.outcome or "",
     }
     if exchange.model is not None:
-        attributes["gen_ai.request.model"] = _shown(exchange.model)
+        attributes["gen_ai.request.model"] = _cut(exchange.model)
     return attributes
 
 
-def _shown(text: str) -> str:
-    return text[:SHOWN].encode(errors="replace").decode()
+def _cut(text: str) -> str:
+    return text[:VALUE_LIMIT].encode(errors="replace").decode()
