@@ -1,4 +1,4 @@
-"""Fixtures of the proxy's tests: a gate over real sockets, what stands behind it, what asks it."""
+"""Shared fixtures: gates over real sockets, their upstreams and clients."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -29,8 +29,8 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 
 @pytest.fixture
-async def _no_task_is_left() -> AsyncIterator[None]:
-    """Whatever the test and its fixtures started has ended, or ends now."""
+async def _no_task_left() -> AsyncIterator[None]:
+    """Check that all tasks of the test and its fixtures have ended."""
     before = asyncio.all_tasks()
     yield
     await until(lambda: asyncio.all_tasks() <= before | {asyncio.current_task()})
@@ -38,15 +38,15 @@ async def _no_task_is_left() -> AsyncIterator[None]:
 
 @pytest.fixture
 def log() -> Iterator[Log]:
-    """All that is logged; at the end it must hold no key and no error."""
+    """Everything logged; at the end it must contain no key and no error."""
     with captured_log() as log:
         yield log
     check_log(log)
 
 
 @pytest.fixture
-async def upstream(_no_task_is_left: None) -> AsyncIterator[Upstream]:
-    """A scripted upstream that listens."""
+async def upstream(_no_task_left: None) -> AsyncIterator[Upstream]:
+    """A listening scripted upstream."""
     upstream = Upstream()
     await upstream.start()
     yield upstream
@@ -54,8 +54,8 @@ async def upstream(_no_task_is_left: None) -> AsyncIterator[Upstream]:
 
 
 @pytest.fixture
-async def simulator(_no_task_is_left: None) -> AsyncIterator[str]:
-    """The simulator; its value is the base URL."""
+async def simulator(_no_task_left: None) -> AsyncIterator[str]:
+    """A running simulator; the value is its base URL."""
     runner = web.AppRunner(make_app(Options(rpm=100_000, tpm=10**9)), shutdown_timeout=0)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -67,9 +67,9 @@ async def simulator(_no_task_is_left: None) -> AsyncIterator[str]:
 async def gate(upstream: Upstream, log: Log) -> AsyncIterator[StartGate]:
     """Starts gates in front of `upstream`, or of another `OPENAI_BASE_URL`.
 
-    Settings are given as the environment has them: `await gate(RATE_LIMIT=5)`. At the end each
-    must have let go of everything within a second after its clients left. `provider` is what
-    makes spans, if there are to be some.
+    Settings are given as in the environment: `await gate(RATE_LIMIT=5)`. At the end, each gate
+    must release everything within a second after its clients disconnect. With a `provider` the
+    gate makes spans.
     """
     gates: list[Gate] = []
 
@@ -86,7 +86,7 @@ async def gate(upstream: Upstream, log: Log) -> AsyncIterator[StartGate]:
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """Starts commands in an empty working directory, with the environment given and no more."""
+    """Starts commands in an empty working directory, with only the given environment."""
     processes = []
 
     def start(*arguments: str, **given: Any) -> Process:
@@ -101,11 +101,11 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 @pytest.fixture
 async def async_client() -> AsyncIterator[Callable[..., openai.AsyncOpenAI]]:
-    """Makes the official SDK's asynchronous client of a gate; it does not retry."""
+    """Creates asynchronous clients of the official SDK; they do not retry."""
     clients: list[openai.AsyncOpenAI] = []
 
     def make(gate: Gate, **options: Any) -> openai.AsyncOpenAI:
-        clients.append(openai.AsyncOpenAI(**_told(gate, options)))
+        clients.append(openai.AsyncOpenAI(**_client_options(gate, options)))
         return clients[-1]
 
     yield make
@@ -115,11 +115,11 @@ async def async_client() -> AsyncIterator[Callable[..., openai.AsyncOpenAI]]:
 
 @pytest.fixture
 def openai_client() -> Iterator[Callable[..., openai.OpenAI]]:
-    """Makes the official SDK's blocking client, to be used in a thread beside the gate."""
+    """Creates blocking clients of the official SDK, for use in a thread beside the gate."""
     clients: list[openai.OpenAI] = []
 
     def make(gate: Gate, **options: Any) -> openai.OpenAI:
-        clients.append(openai.OpenAI(**_told(gate, options)))
+        clients.append(openai.OpenAI(**_client_options(gate, options)))
         return clients[-1]
 
     yield make
@@ -127,6 +127,6 @@ def openai_client() -> Iterator[Callable[..., openai.OpenAI]]:
         client.close()
 
 
-def _told(gate: Gate, options: dict[str, Any]) -> dict[str, Any]:
+def _client_options(gate: Gate, options: dict[str, Any]) -> dict[str, Any]:
     defaults = {"api_key": CLIENT_KEY, "max_retries": 0, "timeout": SOON_S}
     return {"base_url": f"{gate.url}/v1", **defaults, **options}

@@ -1,5 +1,5 @@
-"""What the proxy's tests stand it between: raw clients and raw upstreams that do as they are told.
+"""Helpers of the tests: raw clients, scripted upstreams, running gates.
 
-Everything here speaks in bytes over loopback sockets, and knows nothing of how the gate works.
-Tests wait for events, each with a time limit, and never for time to pass.
+They exchange bytes over loopback sockets and know nothing of how the gate works. Tests wait for
+events, each with a time limit, and never for time to pass.
 """

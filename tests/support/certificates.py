@@ -1,4 +1,4 @@
-"""Certificates that a private authority issues for a test."""
+"""Certificates from a private authority."""
 
 import ssl
 from pathlib import Path
@@ -7,7 +7,7 @@ import trustme
 
 
 class Authority:
-    """A private certificate authority whose files are in a directory of the tests'."""
+    """A private certificate authority that writes its files to a directory."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -16,7 +16,7 @@ class Authority:
         self._ca.cert_pem.write_to_path(str(self.file))
 
     def issue(self, *names: str) -> dict[str, str]:
-        """Settings that name the files of a new certificate for these names, and of its key."""
+        """TLS settings with the files of a new certificate for these names, and of its key."""
         issued = self._ca.issue_cert(*names)
         cert = self._directory / f"{names[0]}.pem"
         key = self._directory / f"{names[0]}.key"
@@ -25,13 +25,13 @@ class Authority:
         return {"TLS_CERT_FILE": str(cert), "TLS_KEY_FILE": str(key)}
 
     def server_context(self, *names: str) -> ssl.SSLContext:
-        """What a server with a new certificate for these names accepts with."""
+        """The context of a server with a new certificate for these names."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._ca.issue_cert(*names).configure_cert(context)
         return context
 
     def client_context(self) -> ssl.SSLContext:
-        """What a client that trusts this authority, and no other, connects with."""
+        """The context of a client that trusts only this authority."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         self._ca.configure_trust(context)
         return context

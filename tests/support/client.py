@@ -1,12 +1,12 @@
-"""A client of the gate that sends exactly the bytes a test says, and may leave at any time."""
+"""A raw client of the gate: it sends exactly the given bytes and may disconnect at any time."""
 
-from tests.support.http import BodyReader, Head, Response, head_from
+from tests.support.http import BodyReader, Head, Response, read_head
 from tests.support.waiting import soon
 from tests.support.wire import End, Wire
 
 
 class Client:
-    """A raw connection to the gate. Whatever is awaited has a time limit."""
+    """A raw connection to the gate. Everything awaited has a time limit."""
 
     def __init__(self, wire: Wire) -> None:
         self.wire = wire
@@ -16,19 +16,19 @@ class Client:
         self.wire.send(b"".join(data))
 
     async def head(self, *, bodiless: bool = False) -> Head:
-        """The next head, an interim one too; then `body` reads what belongs to it."""
+        """Read the next response head, which may be an interim one. `body` then reads its body."""
         async with soon():
-            head = await head_from(self.wire)
+            head = await read_head(self.wire)
         self.body = BodyReader(self.wire, head, bodiless=bodiless or head.status < 200)
         return head
 
     async def response(self, *, bodiless: bool = False) -> Response:
-        """The next answer, whole."""
+        """Read the next response completely."""
         head = await self.head(bodiless=bodiless)
         return Response(head, await self.read_rest())
 
     async def request(self, data: bytes) -> Response:
-        """Send a request and take its answer."""
+        """Send a request and read its response."""
         self.send(data)
         return await self.response(bodiless=data.startswith(b"HEAD "))
 
@@ -37,7 +37,7 @@ class Client:
             return await self.body.read_some()
 
     async def expect_body(self, expected: bytes) -> None:
-        """Read as many bytes of the body as are expected, and compare."""
+        """Read exactly these bytes of the body."""
         async with soon():
             assert await self.body.read_exactly(len(expected)) == expected
 
@@ -54,8 +54,8 @@ class Client:
             return await self.wire.ended()
 
     def disconnect(self) -> None:
-        """Close the connection, whatever is going on."""
-        self.wire.transport.abort()
+        """Close the connection at once; unsent data is lost."""
+        self.wire.abort()
 
     def reset(self) -> None:
         self.wire.reset()

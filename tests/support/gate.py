@@ -1,4 +1,4 @@
-"""A running gate, what it logs, and the proof that it let go of everything."""
+"""A running gate, its log, and checks that it released everything."""
 
 import logging
 import ssl
@@ -22,20 +22,20 @@ if TYPE_CHECKING:
 
 IDLE = {"waiters": 0, "in_flight": 0, "held_bytes": 0}
 
-# Limits that no test meets unless it is about them.
+# Limits that no test reaches unless it sets its own.
 HIGH_LIMITS = {"RATE_LIMIT": "100000", "RATE_LIMIT_BURST": "100000"}
 
 
 class Log:
-    """All that was logged, at any level, by us or by the libraries below."""
+    """Everything logged at any level, by the gate or its libraries."""
 
     def __init__(self) -> None:
         self.text = ""
         self.exchanges: list[dict[str, Any]] = []
         self.errors: list[str] = []
 
-    def take(self, message: "Message") -> None:
-        """loguru's sink."""
+    def write(self, message: "Message") -> None:
+        """The sink for loguru."""
         record = message.record
         self.text += message
         if record["message"] == "exchange":
@@ -44,7 +44,7 @@ class Log:
         if record["level"].no >= logging.ERROR:
             self.errors.append(str(message))
 
-    def take_standard(self, record: logging.LogRecord) -> None:
+    def write_standard(self, record: logging.LogRecord) -> None:
         line = logging.Formatter().format(record)
         self.text += line
         if record.levelno >= logging.ERROR:
@@ -57,16 +57,16 @@ class _Handler(logging.Handler):
         self._log = log
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._log.take_standard(record)
+        self._log.write_standard(record)
 
 
 @contextmanager
 def captured_log() -> Iterator[Log]:
-    """Collect everything that is logged inside."""
+    """Collect everything that is logged in the block."""
     log, libraries = Log(), [logging.getLogger(name) for name in ("aiohttp", "asyncio")]
     handler = _Handler(log)
     logger.remove()
-    sink = logger.add(log.take, level=0, format="{message} {extra} {exception}", diagnose=False)
+    sink = logger.add(log.write, level=0, format="{message} {extra} {exception}", diagnose=False)
     for library in libraries:
         library.addHandler(handler)
     try:
@@ -78,7 +78,7 @@ def captured_log() -> Iterator[Log]:
 
 
 class Gate:
-    """A gate that runs in the test's own loop, and the raw clients that were connected to it."""
+    """A gate on the test's event loop, and the raw clients connected to it."""
 
     def __init__(
         self,
@@ -120,21 +120,21 @@ class Gate:
         return client
 
     async def request(self, data: bytes) -> Response:
-        """Send a request over a new connection and take its answer."""
+        """Send a request over a new connection and read its response."""
         return await (await self.connect()).request(data)
 
     async def wait_until(self, limit_s: float = A_SECOND_S, **numbers: int) -> None:
-        """Wait until the gate's snapshot says so, within the contract's second."""
+        """Wait until the gate's snapshot shows these numbers, within the contract's second."""
         await until(lambda: numbers.items() <= self.snapshot().items(), limit_s)
 
     async def settled(self, count: int = 1) -> list[dict[str, Any]]:
-        """The fields of the exchanges' lines, once there are so many."""
+        """The fields of the exchanges' log lines, once there are this many."""
         await until(lambda: len(self.log.exchanges) >= count)
         assert len(self.log.exchanges) == count
         return self.log.exchanges
 
     async def close(self) -> None:
-        """Take the clients away, see that the gate lets go of all they had, and stop it."""
+        """Disconnect the clients, check that the gate releases everything, and stop it."""
         for client in self._clients:
             client.disconnect()
         try:
@@ -149,7 +149,7 @@ class Gate:
 
 
 def check_log(log: Log) -> None:
-    """No key stands in the log, and no error that a test did not take out of it."""
+    """Check that the log contains no key, and no error that a test did not remove from it."""
     assert UPSTREAM_KEY not in log.text
     assert CLIENT_KEY not in log.text
     assert log.errors == []

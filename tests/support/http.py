@@ -1,6 +1,6 @@
-"""HTTP/1.1 as bytes: making requests and answers, taking heads and bodies apart.
+"""HTTP/1.1 as bytes: build requests and responses, parse heads and bodies.
 
-Strict, and no cleverer than the tests need: it is the judge of what the gate sends.
+The parser is strict and no cleverer than the tests need, because it judges what the gate sends.
 """
 
 import json
@@ -23,11 +23,11 @@ CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 Framing = Literal["none", "length", "chunked", "close"]
 
 
-# Making.
+# Building.
 
 
 def request(method: str, target: str, *lines: str, body: bytes | None = None) -> bytes:
-    """A client's request; `lines` are header lines, and a body brings its length."""
+    """A client's request with these header lines; a body adds its Content-Length."""
     length = [] if body is None else [f"Content-Length: {len(body)}"]
     fields = ["Host: gate", f"Authorization: Bearer {CLIENT_KEY}", *lines, *length]
     return _head(f"{method} {target} HTTP/1.1", fields) + (body or b"")
@@ -42,10 +42,10 @@ def post(body: bytes = b"{}", *lines: str, target: str = CHAT) -> bytes:
 
 
 def chat(*lines: str, stream: bool = False) -> bytes:
-    """A chat request, as an SDK would make it."""
+    """A chat request, as an SDK sends it."""
     messages = [{"role": "user", "content": "Hello!"}]
-    asked = {"model": "gpt-4o", "messages": messages, "stream": stream}
-    return post(json.dumps(asked).encode(), *lines)
+    body = {"model": "gpt-4o", "messages": messages, "stream": stream}
+    return post(json.dumps(body).encode(), *lines)
 
 
 def chunk(data: bytes) -> bytes:
@@ -53,12 +53,12 @@ def chunk(data: bytes) -> bytes:
 
 
 def response(body: bytes = b"{}", *lines: str, status: str = "200 OK") -> bytes:
-    """Upstream's answer, with its length."""
+    """Upstream's response, with its Content-Length."""
     return _head(f"HTTP/1.1 {status}", [*lines, f"Content-Length: {len(body)}"]) + body
 
 
 def response_head(*lines: str, status: str = "200 OK") -> bytes:
-    """The head of an answer that says of its body only what `lines` say."""
+    """A response head with only these header lines."""
     return _head(f"HTTP/1.1 {status}", lines)
 
 
@@ -66,12 +66,12 @@ def _head(start: str, lines: Sequence[str]) -> bytes:
     return "\r\n".join([start, *lines, "", ""]).encode("latin-1")
 
 
-# Taking apart.
+# Parsing.
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """A start line and header lines. `raw` is exactly what came."""
+    """A start line and header lines. `raw` are the bytes received."""
 
     raw: bytes
 
@@ -85,12 +85,12 @@ class Head:
 
     @property
     def lines(self) -> list[str]:
-        """The header lines, as they came."""
+        """The header lines as received."""
         return self.raw.decode("latin-1").split("\r\n")[1:-2]
 
     @property
     def fields(self) -> list[tuple[str, str]]:
-        """Names in lower case, and values."""
+        """Header names in lower case, and values."""
         parts = (line.partition(":") for line in self.lines)
         return [(name.lower(), value.strip(" \t")) for name, _, value in parts]
 
@@ -105,13 +105,13 @@ class Head:
         return value
 
 
-async def head_from(wire: Wire) -> Head:
-    """The next head. Raises `Cut`."""
+async def read_head(wire: Wire) -> Head:
+    """Read the next head. Raises `Cut`."""
     return Head(await wire.read_until(b"\r\n\r\n"))
 
 
 def framing_of(head: Head, *, bodiless: bool = False) -> Framing:
-    """How a body's end is known (RFC 9112, 6.3); without a word a request has none."""
+    """How the end of the body is known (RFC 9112, 6.3). A request without framing has no body."""
     if bodiless or (head.start.startswith("HTTP/") and head.status in {204, 304}):
         return "none"
     if "transfer-encoding" in head:
@@ -124,17 +124,17 @@ def framing_of(head: Head, *, bodiless: bool = False) -> Framing:
 
 
 class BodyReader:
-    """A body, read as its framing says. All methods raise `Cut` if it ends before its end."""
+    """Reads a body as its framing says. All methods raise `Cut` if the body is incomplete."""
 
     def __init__(self, wire: Wire, head: Head, *, bodiless: bool = False) -> None:
         self._wire = wire
         self.framing = framing_of(head, bodiless=bodiless)
-        self._left = int(head["content-length"]) if self.framing == "length" else 0
-        self._over = self.framing == "none"
+        self._remaining = int(head["content-length"]) if self.framing == "length" else 0
+        self._ended = self.framing == "none"
 
     async def read_some(self) -> bytes:
-        """The next bytes, of one chunk at most; none at the end."""
-        if self._over:
+        """The next bytes, at most one chunk; b"" at the end."""
+        if self._ended:
             return b""
         match self.framing:
             case "chunked":
@@ -143,11 +143,11 @@ class BodyReader:
                 piece = await self._read_remaining()
             case _:
                 piece = await self._wire.read_some()
-        self._over = not piece
+        self._ended = not piece
         return piece
 
     async def read_exactly(self, count: int) -> bytes:
-        """So many bytes, and if the framing lets one tell, not one more of the last piece."""
+        """Read `count` bytes, which must end with a chunk or a read."""
         body = b""
         while len(body) < count:
             piece = await self.read_some()
@@ -158,14 +158,14 @@ class BodyReader:
         return body
 
     async def read_rest(self) -> bytes:
-        """All that is left."""
+        """Read the rest of the body."""
         pieces = []
         while piece := await self.read_some():
             pieces.append(piece)
         return b"".join(pieces)
 
     async def read_until_cut(self) -> bytes:
-        """All that comes until the connection ends too early; fails if it does not."""
+        """Read until the connection ends too early. Fails if the body ends cleanly."""
         pieces: list[bytes] = []
         try:
             while piece := await self.read_some():
@@ -175,29 +175,29 @@ class BodyReader:
         raise AssertionError(f"the body ended cleanly: {b''.join(pieces)!r}")
 
     async def _read_remaining(self) -> bytes:
-        if not self._left:
+        if not self._remaining:
             return b""
-        piece = await self._wire.read_some(self._left)
-        self._left -= len(piece)
+        piece = await self._wire.read_some(self._remaining)
+        self._remaining -= len(piece)
         if not piece:
-            raise Cut(f"{self._left} bytes are missing")
+            raise Cut(f"{self._remaining} bytes missing")
         return piece
 
     async def _read_chunk(self) -> bytes:
-        if not self._left:
-            self._left = int(await self._wire.read_until(b"\r\n"), 16)
-            if not self._left:
+        if not self._remaining:
+            self._remaining = int(await self._wire.read_until(b"\r\n"), 16)
+            if not self._remaining:
                 assert await self._wire.read_until(b"\r\n") == b"\r\n"
                 return b""
         piece = await self._read_remaining()
-        if not self._left:
+        if not self._remaining:
             assert await self._wire.read_until(b"\r\n") == b"\r\n"
         return piece
 
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """A whole answer."""
+    """A complete response."""
 
     head: Head
     body: bytes
@@ -208,7 +208,7 @@ class Response:
 
     @property
     def reason(self) -> str | None:
-        """Why the gate answered by itself, if it did."""
+        """The reason in X-RustyGate-Error, if the gate responded itself."""
         reasons = self.head.all("x-rustygate-error")
         return reasons[0] if reasons else None
 

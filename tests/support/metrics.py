@@ -1,4 +1,4 @@
-"""What a gate shows at /metrics, as Prometheus reads it."""
+"""A scrape of a gate's /metrics, parsed as Prometheus parses it."""
 
 from collections.abc import Iterator
 
@@ -7,7 +7,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.gate import Gate
 
-# The contract's, by the type that Prometheus is told.
+# The metrics of the contract, with their types.
 TYPES = {
     "rustygate_exchanges": "counter",
     "rustygate_queue_wait_seconds": "histogram",
@@ -24,7 +24,7 @@ TYPES = {
 
 
 def scrape_request(*lines: str, host: str = "localhost", target: str = "/metrics") -> bytes:
-    """A scrape's request, with more header lines."""
+    """A request for /metrics, with more header lines."""
     return "\r\n".join([f"GET {target} HTTP/1.1", f"Host: {host}", *lines, "", ""]).encode()
 
 
@@ -36,13 +36,13 @@ class Scrape:
         self.families: list[Metric] = list(text_string_to_metric_families(self.text))
 
     @classmethod
-    async def of(cls, running: Gate) -> "Scrape":
-        got = await running.request(scrape_request())
-        assert got.status == 200
-        return cls(got.body)
+    async def of(cls, gate: Gate) -> "Scrape":
+        response = await gate.request(scrape_request())
+        assert response.status == 200
+        return cls(response.body)
 
     def samples(self, name: str) -> Iterator[tuple[dict[str, str], float]]:
-        """The labels and values of all samples of that name."""
+        """The labels and values of all samples with this name."""
         for family in self.families:
             for sample in family.samples:
                 if sample.name == name:

@@ -1,4 +1,4 @@
-"""The gate as a process of its own: what it prints, how it ends, what it does on signals."""
+"""The gate as a process: its output, exit code and signals."""
 
 import os
 import re
@@ -12,11 +12,11 @@ from typing import IO, Any
 
 ROOT = Path(__file__).parents[2]
 
-# A machine under load may take this long to start or to end a process, and a little more.
+# A busy machine may take this long to start or end a process.
 PROCESS_TIMEOUT_S = 30.0
 
-# Becomes a command to which sockets are handed over as systemd does it (sd_listen_fds(3)).
-_HAND_OVER = """
+# Runs a command with inherited sockets, as systemd passes them (sd_listen_fds(3)).
+_PASS_SOCKETS = """
 import fcntl, os, sys
 numbers, command = sys.argv[1].split(","), sys.argv[2:]
 copies = [fcntl.fcntl(int(number), fcntl.F_DUPFD, 100) for number in numbers]
@@ -28,11 +28,11 @@ os.execv(command[0], command)
 
 
 class Process:
-    """A command that runs; its output is read line by line.
+    """A running command; its output is read line by line.
 
     Args:
-        sockets: what is handed over to it as its listening sockets.
-        options: the ones of `subprocess.Popen`.
+        sockets: listening sockets passed to it.
+        options: more arguments of `subprocess.Popen`.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Process:
         command = [sys.executable, "-m", "rustygate", *arguments]
         numbers = [sock.fileno() for sock in sockets]
         if numbers:
-            command = [sys.executable, "-c", _HAND_OVER, ",".join(map(str, numbers)), *command]
+            command = [sys.executable, "-c", _PASS_SOCKETS, ",".join(map(str, numbers)), *command]
         self._popen = subprocess.Popen(
             command,
             cwd=cwd,
@@ -67,11 +67,11 @@ class Process:
         return self._popen.pid
 
     def exit_code(self) -> int:
-        """Exit code, once it has ended by itself."""
+        """The exit code, once the process has ended by itself."""
         return self._popen.wait(PROCESS_TIMEOUT_S)
 
     def ended(self) -> tuple[int, str, str]:
-        """Exit code and what is left of its output, once it has ended by itself."""
+        """The exit code and the remaining output, once the process has ended by itself."""
         stdout, stderr = self._popen.communicate(timeout=PROCESS_TIMEOUT_S)
         return self._popen.returncode, stdout, stderr
 
@@ -79,14 +79,14 @@ class Process:
         self._popen.send_signal(number)
 
     def wait_for_line(self, stream: IO[str], pattern: str) -> re.Match[str]:
-        """The first match in the lines to come."""
+        """The first match in the lines that follow."""
         for line in stream:
             if match := re.search(pattern, line):
                 return match
-        raise AssertionError(f"it ended before {pattern!r}")
+        raise AssertionError(f"the output ended before {pattern!r}")
 
     def listening_url(self) -> str:
-        """Its URL, once the gate serves there."""
+        """The gate's URL, once it listens."""
         return self.wait_for_line(self.stderr, r"listening url=(\S+)")[1]
 
     def close(self) -> None:

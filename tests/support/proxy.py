@@ -1,4 +1,4 @@
-"""A proxy on loopback that shows what it was asked, and passes it on or refuses as told."""
+"""A forward proxy on loopback that records its requests, and forwards or refuses them."""
 
 import asyncio
 import ssl
@@ -11,10 +11,12 @@ CONNECTED = b"HTTP/1.1 200 Connection established\r\n\r\n"
 
 
 class Proxy:
-    """Connects whoever asks for a tunnel (RFC 9110, 9.3.6), and whoever asks with an absolute
-    URL, to one port of loopback, whatever host is named.
+    """Forwards CONNECT tunnels (RFC 9110, 9.3.6) and absolute-form requests, whatever their host,
+    to one loopback port.
 
-    `heads` are all that it was asked with. With `reply` set it sends that instead, and closes.
+    Args:
+        heads: the request heads received.
+        reply: sent instead of forwarding, if set; then the connection is closed.
     """
 
     def __init__(self) -> None:
@@ -31,7 +33,7 @@ class Proxy:
         return f"{host}:{port}"
 
     async def start(self, port: int, tls: ssl.SSLContext | None = None) -> None:
-        """Listen, and connect to that port. Before, connections are refused."""
+        """Listen, and forward to `port`. Until then connections are refused."""
         self._port = port
         self._server = await asyncio.start_server(self._serve, sock=self._socket, ssl=tls)
 
@@ -56,24 +58,24 @@ class Proxy:
     async def _connect(
         self, head: Head, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        upstream, onwards = await asyncio.open_connection("127.0.0.1", self._port)
-        self._writers.append(onwards)
+        upstream_reader, upstream_writer = await asyncio.open_connection("127.0.0.1", self._port)
+        self._writers.append(upstream_writer)
         if head.start.startswith("CONNECT "):
             writer.write(CONNECTED)
         else:
-            onwards.write(_as_origin_form(head))
-        await asyncio.gather(_pass(reader, onwards), _pass(upstream, writer))
+            upstream_writer.write(_to_origin_form(head))
+        await asyncio.gather(_copy(reader, upstream_writer), _copy(upstream_reader, writer))
 
 
-def _as_origin_form(head: Head) -> bytes:
-    """A request to a proxy as it goes on from there."""
+def _to_origin_form(head: Head) -> bytes:
+    """An absolute-form request head, as a proxy forwards it."""
     method, target, version = head.start.split(" ")
     path = target.split("/", 3)[3]
     lines = [line for line in head.lines if not line.lower().startswith("proxy-")]
     return "\r\n".join([f"{method} /{path} {version}", *lines, "", ""]).encode("latin-1")
 
 
-async def _pass(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     with suppress(ConnectionError):
         while data := await reader.read(65536):
             writer.write(data)

@@ -1,20 +1,20 @@
-"""An upstream that shows every byte it gets and answers with exactly the bytes a test says."""
+"""A scripted upstream: it records every byte received and sends exactly the given responses."""
 
 import asyncio
 import socket
 import ssl
 from collections.abc import Callable
 
-from tests.support.http import BodyReader, Head, head_from
+from tests.support.http import BodyReader, Head, read_head
 from tests.support.waiting import soon, until
 from tests.support.wire import Cut, End, Wire
 
-# What upstream sends to a request: the bytes, or what makes them of the call.
+# The response to a call: its bytes, or a function that makes them.
 Reply = bytes | Callable[["Call"], bytes]
 
 
 class Call:
-    """One request upstream got, and the means to answer it. What is awaited has a time limit."""
+    """A request received by upstream, and ways to respond. Everything awaited has a time limit."""
 
     def __init__(self, wire: Wire, head: Head) -> None:
         self.wire = wire
@@ -27,7 +27,7 @@ class Call:
         return self.head.start.split(" ")[1]
 
     async def read_rest(self) -> bytes:
-        """What is left of the request's body."""
+        """Read the rest of the request's body."""
         async with soon():
             return await self.body.read_rest()
 
@@ -36,11 +36,11 @@ class Call:
             assert await self.body.read_exactly(len(expected)) == expected
 
     def send(self, *data: bytes) -> None:
-        """Send a part of the answer."""
+        """Send a part of the response."""
         self.wire.send(b"".join(data))
 
     async def respond(self, *data: bytes) -> None:
-        """Read the request's body, send the whole answer, and be ready for the next request."""
+        """Read the request's body, send the complete response, and accept the next request."""
         await self.read_rest()
         self.send(*data)
         self.done.set()
@@ -60,15 +60,18 @@ class Call:
 class Upstream:
     """A scripted upstream on loopback.
 
-    With `reply` set, every request is read and answered with it; otherwise each waits to be
-    taken by `call` and told what to do. `calls` are all that came, `wires` all connections.
+    Args:
+        reply: the response to every request. If None, requests wait until a test takes them with
+            `call`.
+        calls: all requests received.
+        wires: all connections accepted.
     """
 
     def __init__(self, *, send_buffer: int | None = None) -> None:
         self.calls: list[Call] = []
         self.wires: list[Wire] = []
         self.reply: Reply | None = None
-        self._untaken: asyncio.Queue[Call] = asyncio.Queue()
+        self._pending: asyncio.Queue[Call] = asyncio.Queue()
         self._tasks: set[asyncio.Task[None]] = set()
         self._socket = loopback_socket()
         if send_buffer is not None:
@@ -85,7 +88,7 @@ class Upstream:
         return port
 
     async def start(self, tls: ssl.SSLContext | None = None) -> None:
-        """Listen. Before, connections are refused at the same address."""
+        """Listen. Until then, connections to the same address are refused."""
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
             self._accept, sock=self._socket, backlog=1024, ssl=tls
@@ -104,12 +107,12 @@ class Upstream:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def call(self) -> Call:
-        """The next request that nobody took yet."""
+        """The next request that was not taken yet."""
         async with soon():
-            return await self._untaken.get()
+            return await self._pending.get()
 
     async def connected(self, count: int) -> None:
-        """Wait until so many connections have been made."""
+        """Wait until this many connections have been accepted."""
         await until(lambda: len(self.wires) >= count)
 
     def _accept(self) -> Wire:
@@ -123,20 +126,20 @@ class Upstream:
     async def _serve(self, wire: Wire) -> None:
         while True:
             try:
-                call = Call(wire, await head_from(wire))
+                call = Call(wire, await read_head(wire))
             except Cut:
                 wire.close()
                 return
             self.calls.append(call)
             if self.reply is None:
-                self._untaken.put_nowait(call)
+                self._pending.put_nowait(call)
             else:
                 await call.respond(self.reply(call) if callable(self.reply) else self.reply)
             await call.done.wait()
 
 
 def loopback_socket() -> socket.socket:
-    """A socket with an address of its own, at which connections are refused until it listens."""
+    """A bound socket whose address refuses connections until it listens."""
     sock = socket.socket()
     sock.bind(("127.0.0.1", 0))
     return sock

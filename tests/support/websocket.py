@@ -1,6 +1,6 @@
-"""WebSockets in raw frames: their opening, making frames and taking them apart (RFC 6455).
+"""WebSockets in raw frames: the handshake, building and parsing frames (RFC 6455).
 
-As strict as `support.http`, and as ready to send what no endpoint should.
+The parser is as strict as that of `support.http`; invalid frames can be sent too.
 """
 
 from base64 import b64encode
@@ -22,30 +22,32 @@ CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 MASK = b"\xa1\xb2\x03\x7f"
 
 
-# The opening.
+# The handshake.
 
 
 def handshake(*lines: str, target: str = REALTIME) -> bytes:
-    """A client's request; a line of `lines` goes before the one of the same name."""
-    own = {line.split(":")[0].lower() for line in lines}
-    usual = [
+    """A client's handshake request; `lines` replace the default header lines of the same name."""
+    replaced = {line.split(":")[0].lower() for line in lines}
+    defaults = [
         "Connection: Upgrade",
         "Upgrade: websocket",
         "Sec-WebSocket-Version: 13",
         f"Sec-WebSocket-Key: {CLIENT_NONCE}",
     ]
-    return get(target, *(line for line in usual if line.split(":")[0].lower() not in own), *lines)
+    return get(
+        target, *(line for line in defaults if line.split(":")[0].lower() not in replaced), *lines
+    )
 
 
 def handshake_response(head: Head, *lines: str) -> bytes:
-    """Upstream's 101 to an opening."""
-    own = {line.split(":")[0].lower() for line in lines}
-    usual = [
+    """Upstream's 101 response to a handshake."""
+    replaced = {line.split(":")[0].lower() for line in lines}
+    defaults = [
         "Connection: Upgrade",
         "Upgrade: websocket",
         f"Sec-WebSocket-Accept: {accept_key(head['sec-websocket-key'])}",
     ]
-    fields = [*(line for line in usual if line.split(":")[0].lower() not in own), *lines]
+    fields = [*(line for line in defaults if line.split(":")[0].lower() not in replaced), *lines]
     return "\r\n".join(["HTTP/1.1 101 Switching Protocols", *fields, "", ""]).encode()
 
 
@@ -60,7 +62,7 @@ def accept_key(nonce: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """A frame without its mask; `raw` is exactly what came."""
+    """An unmasked frame; `raw` are the bytes received."""
 
     opcode: int
     payload: bytes
@@ -70,7 +72,7 @@ class Frame:
 
     @property
     def code(self) -> int | None:
-        """A Close frame's code."""
+        """The code of a Close frame."""
         assert self.opcode == CLOSE, self
         return int.from_bytes(self.payload[:2]) if self.payload else None
 
@@ -88,7 +90,7 @@ def frame(
     reserved: int = 0,
     length: int | None = None,
 ) -> bytes:
-    """A frame; `length` is what its head says, if that is not its payload's."""
+    """A frame's bytes; `length` is the length in its header, if it differs from the payload's."""
     length = len(payload) if length is None else length
     masked = 0x80 if mask else 0
     head = bytes([final << 7 | reserved << 4 | opcode])
@@ -112,8 +114,8 @@ def mask_payload(payload: bytes, mask: bytes) -> bytes:
     return (int.from_bytes(payload) ^ int.from_bytes(repeated)).to_bytes(len(payload))
 
 
-async def frame_from(wire: Wire, *, masked: bool) -> Frame:
-    """The next frame, which must be masked or must not. Raises `Cut`."""
+async def read_frame(wire: Wire, *, masked: bool) -> Frame:
+    """Read the next frame, which must be masked or must not. Raises `Cut`."""
     raw = await _exactly(wire, 2)
     first, second = raw
     assert bool(second & 0x80) == masked, "masked" if second & 0x80 else "not masked"
@@ -143,8 +145,10 @@ async def _exactly(wire: Wire, count: int) -> bytes:
 
 
 class WebSocketEnd:
-    """One end of an open WebSocket: the client's, which masks, or upstream's. Whatever is awaited
-    has a time limit."""
+    """One end of an open WebSocket: the client's, which masks, or upstream's.
+
+    Everything awaited has a time limit.
+    """
 
     def __init__(self, wire: Wire, *, masks: bool) -> None:
         self.wire = wire
@@ -159,32 +163,32 @@ class WebSocketEnd:
         reserved: int = 0,
         length: int | None = None,
     ) -> None:
-        """Send a frame, as `frame` makes it."""
+        """Send a frame, as `frame` builds it."""
         mask = MASK if self._masks else b""
-        made = frame(payload, opcode, mask=mask, final=final, reserved=reserved, length=length)
-        self.wire.send(made)
+        data = frame(payload, opcode, mask=mask, final=final, reserved=reserved, length=length)
+        self.wire.send(data)
 
     def close(self, code: int | None = 1000, reason: str = "") -> None:
         """Send a Close frame."""
         self.send(close_payload(code, reason), CLOSE)
 
     async def frame(self) -> Frame:
-        """The next frame."""
+        """Read the next frame."""
         async with soon():
-            return await frame_from(self.wire, masked=not self._masks)
+            return await read_frame(self.wire, masked=not self._masks)
 
     async def expect(self, payload: bytes, opcode: int = TEXT) -> None:
-        """Wait for the next frame, which must be this one."""
+        """Read the next frame, which must be this one."""
         assert await self.frame() == Frame(opcode, payload)
 
     async def close_frame(self) -> Frame:
-        """The next frame, which must be a Close frame."""
+        """Read the next frame, which must be a Close frame."""
         frame = await self.frame()
         assert frame.opcode == CLOSE
         return frame
 
     async def read_until_end(self) -> bytes:
-        """Wait for the end of the connection; the bytes that came before it, without a frame."""
+        """Wait for the end of the connection; the bytes received before it that are no frame."""
         async with soon():
             await self.wire.ended()
             try:
@@ -200,7 +204,7 @@ class WebSocketEnd:
 async def accept_handshake(
     gate: Gate, upstream: Upstream, *lines: str, request: bytes | None = None
 ) -> tuple[Client, Call]:
-    """An opening that upstream has agreed to, with `lines`; the client is to be answered."""
+    """A handshake that upstream accepted, with `lines`; the client has not read the response."""
     client = await gate.send(request or handshake())
     call = await upstream.call()
     call.send(handshake_response(call.head, *lines))
@@ -210,7 +214,7 @@ async def accept_handshake(
 async def open_websocket(
     gate: Gate, upstream: Upstream, *, compressed: bool = False
 ) -> tuple[WebSocketEnd, WebSocketEnd]:
-    """A WebSocket's two ends: the client's and upstream's."""
+    """Open a WebSocket through the gate; its client's end and its upstream's end."""
     lines = [COMPRESSION] if compressed else []
     client, call = await accept_handshake(gate, upstream, *lines, request=handshake(*lines))
     assert (await client.head()).status == 101

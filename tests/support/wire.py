@@ -1,6 +1,7 @@
-"""One end of a connection: every byte that came, how it ended, and what can be done to it.
+"""One end of a connection: every byte received, how it ended, and ways to disturb it.
 
-Unlike asyncio's streams it keeps what came before a reset, and tells a reset from an end.
+Unlike asyncio's streams, it keeps data received before a reset, and distinguishes a reset from a
+close.
 """
 
 import asyncio
@@ -12,26 +13,28 @@ from urllib.parse import urlsplit
 
 End = Literal["closed", "reset"]
 
-# SO_LINGER switched on with no time: closing sends a reset (socket(7)).
+# SO_LINGER with a time of zero: closing sends a reset (socket(7)).
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
 class Cut(Exception):
-    """The connection ended before what was awaited was whole."""
+    """The connection ended before the expected data was complete."""
 
 
 class Wire(asyncio.Protocol):
-    """A connection's end.
+    """One end of a connection.
 
-    `received` is all that ever came; `end` is None while the other side may still send;
-    `connected` says that there was a `transport`, which by TLS takes a handshake.
+    Args:
+        received: all bytes received so far.
+        end: how the other side ended the connection; None while it may still send.
+        connected: whether `transport` exists; with TLS, only after the handshake.
     """
 
     def __init__(self) -> None:
         self.received = bytearray()
         self.end: End | None = None
         self.connected = False
-        self._taken = 0
+        self._read_count = 0
         self._changed = asyncio.Event()
         self._may_write = asyncio.Event()
         self._may_write.set()
@@ -40,8 +43,11 @@ class Wire(asyncio.Protocol):
     async def connect(
         cls, url: str, *, receive_buffer: int | None = None, tls: ssl.SSLContext | None = None
     ) -> Self:
-        """Connect to a URL's host and port, or to `unix:/path`; a small `receive_buffer` makes a
-        slow reader."""
+        """Connect to a URL's host and port, or to `unix:/path`.
+
+        Args:
+            receive_buffer: SO_RCVBUF in bytes; a small one makes a slow reader.
+        """
         parts = urlsplit(url)
         is_unix = parts.scheme == "unix"
         sock = socket.socket(socket.AF_UNIX if is_unix else socket.AF_INET)
@@ -54,7 +60,7 @@ class Wire(asyncio.Protocol):
         _, wire = await loop.create_connection(cls, sock=sock, ssl=tls, server_hostname=name)
         return wire
 
-    # What asyncio calls.
+    # Callbacks of asyncio.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -82,36 +88,40 @@ class Wire(asyncio.Protocol):
     def resume_writing(self) -> None:
         self._may_write.set()
 
-    # What a test does.
+    # Actions.
 
     def send(self, data: bytes) -> None:
-        """Send, or leave to be sent what the other side does not take yet."""
+        """Send; data that the other side does not accept yet is buffered."""
         self.transport.write(data)
 
     async def send_all(self, data: bytes) -> None:
-        """Send, and wait until all of it has left for the kernel."""
+        """Send, and wait until the kernel has taken all of it."""
         self.send(data)
         await self._may_write.wait()
 
     def half_close(self) -> None:
-        """Send an end and go on reading."""
+        """Close the sending side and continue to read."""
         self.transport.write_eof()
 
     def close(self) -> None:
-        """Close once everything has been sent."""
+        """Close after everything has been sent."""
         self.transport.close()
 
+    def abort(self) -> None:
+        """Close at once, as a process that exits; unsent data is lost."""
+        self.transport.abort()
+
     def reset(self) -> None:
-        """Break the connection, as a crash does."""
+        """Reset the connection, as a crash does."""
         sock = self.transport.get_extra_info("socket")
         if sock is not None and sock.fileno() >= 0:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
         self.transport.abort()
 
     def discard_read(self) -> None:
-        """Keep nothing of what a test has taken: it may be too much."""
-        del self.received[: self._taken]
-        self._taken = 0
+        """Forget the bytes that the test has read, to save memory."""
+        del self.received[: self._read_count]
+        self._read_count = 0
 
     def pause_reading(self) -> None:
         self.transport.pause_reading()
@@ -119,38 +129,40 @@ class Wire(asyncio.Protocol):
     def resume_reading(self) -> None:
         self.transport.resume_reading()
 
-    # What a test waits for.
+    # Reading and waiting.
 
     async def read_some(self, most: int | None = None) -> bytes:
-        """The bytes at hand, waiting for the first of them; none at a clean end. Raises `Cut`
-        after a reset."""
-        while self._taken == len(self.received):
+        """Wait for data and return what is there, at most `most` bytes; b"" at a clean end.
+
+        Raises `Cut` after a reset.
+        """
+        while self._read_count == len(self.received):
             if self.end == "reset":
                 raise Cut("the connection was reset")
             if self.end is not None:
                 return b""
             await self._wait_for_change()
-        limit = len(self.received) if most is None else self._taken + most
-        return self._take(min(limit, len(self.received)))
+        limit = len(self.received) if most is None else self._read_count + most
+        return self._advance(min(limit, len(self.received)))
 
     async def read_until(self, mark: bytes) -> bytes:
-        """All bytes up to and with `mark`. Raises `Cut`."""
-        while (at := self.received.find(mark, self._taken)) < 0:
+        """Read up to and including `mark`. Raises `Cut`."""
+        while (at := self.received.find(mark, self._read_count)) < 0:
             if self.end is not None:
                 raise Cut(f"{self.end} before {mark!r}")
             await self._wait_for_change()
-        return self._take(at + len(mark))
+        return self._advance(at + len(mark))
 
     async def ended(self) -> End:
-        """How the other side ended the connection."""
+        """Wait until the other side ends the connection, and return how."""
         while self.end is None:
             await self._wait_for_change()
         return self.end
 
-    def _take(self, end: int) -> bytes:
-        taken = bytes(self.received[self._taken : end])
-        self._taken = end
-        return taken
+    def _advance(self, end: int) -> bytes:
+        data = bytes(self.received[self._read_count : end])
+        self._read_count = end
+        return data
 
     async def _wait_for_change(self) -> None:
         self._changed.clear()
