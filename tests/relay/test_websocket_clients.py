@@ -136,8 +136,8 @@ async def test_openai_sdk_connects_through_the_gate(
         call = await upstream.call()
         call.send(handshake_response(call.head))
         server = WebSocketEnd(call.wire, masks=False)
-        request = json.loads((await server.frame()).payload)
-        server.send(json.dumps({"type": "session.updated", "session": request["session"]}).encode())
+        update = json.loads((await server.frame()).payload)
+        server.send(json.dumps({"type": "session.updated", "session": update["session"]}).encode())
         await server.close_frame()
         server.close()
         return call
