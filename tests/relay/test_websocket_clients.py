@@ -23,7 +23,7 @@ from tests.support.websocket import (
 
 
 @pytest.fixture
-async def echo(_no_task_is_left: None) -> AsyncIterator[str]:
+async def echo(_no_task_left: None) -> AsyncIterator[str]:
     """An aiohttp server that echoes each message; the value is its base URL."""
 
     async def handle(request: web.Request) -> web.WebSocketResponse:

@@ -29,7 +29,7 @@ OpenSecure = Callable[..., Awaitable[tuple[Gate, WebSocketEnd, WebSocketEnd]]]
 
 @pytest.fixture
 async def secure(
-    gate: StartGate, authority: Authority, _no_task_is_left: None
+    gate: StartGate, authority: Authority, _no_task_left: None
 ) -> AsyncIterator[OpenSecure]:
     """Opens a WebSocket over TLS; returns the gate and the two ends."""
     upstream = Upstream()

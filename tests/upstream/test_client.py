@@ -44,7 +44,7 @@ SHORT_S = 0.2
 
 
 @pytest.fixture
-async def stopped_upstream(_no_task_is_left: None) -> AsyncIterator[Upstream]:
+async def stopped_upstream(_no_task_left: None) -> AsyncIterator[Upstream]:
     """An upstream that refuses connections until a test starts it."""
     upstream = Upstream()
     yield upstream

@@ -30,7 +30,7 @@ CREDENTIALS = "Basic bWU6cEBzcy1jYW5hcnk="
 
 
 @pytest.fixture
-async def secure(_no_task_is_left: None, authority: Authority) -> AsyncIterator[Upstream]:
+async def secure(_no_task_left: None, authority: Authority) -> AsyncIterator[Upstream]:
     """An upstream with TLS, whose certificate is for `upstream.test` and for its address."""
     upstream = Upstream()
     await upstream.start(authority.server_context("upstream.test", "127.0.0.1"))
@@ -39,7 +39,7 @@ async def secure(_no_task_is_left: None, authority: Authority) -> AsyncIterator[
 
 
 @pytest.fixture
-async def proxy(_no_task_is_left: None) -> AsyncIterator[Proxy]:
+async def proxy(_no_task_left: None) -> AsyncIterator[Proxy]:
     """A proxy that does not listen until a test starts it."""
     proxy = Proxy()
     yield proxy
