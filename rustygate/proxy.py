@@ -1,4 +1,4 @@
-"""The handler for `/v1/*`: accept, identify, admit, forward, relay, settle.
+"""The handler for `/v1/*`: accept, identify, admit, forward, pipe, settle.
 
 The steps are the methods of `Proxy`, in that order. Only this module knows the order, and only
 here does a refusal become a response.
@@ -160,7 +160,7 @@ class Proxy:
             check_model(client, exchange, facts if is_visible else None)
             headers = self._headers(request, facts, handshake)
             upstream_request = UpstreamRequest(exchange, target, headers, body)
-            # Admit, forward and relay.
+            # Admit, forward and pipe.
             async with self._queue_keepalive(request, exchange, facts) as keepalive:
                 try:
                     return await self._admit(upstream_request, keepalive)
@@ -236,7 +236,7 @@ class Proxy:
             except (QueueTimeout, RequestTooLarge):
                 if failed is None:
                     raise
-                return await _relay_failed(failed, keepalive)
+                return await _pass_on_failed(failed, keepalive)
             if isinstance(result, web.StreamResponse):
                 return result
             failed = result
@@ -277,13 +277,13 @@ class Proxy:
             raise
         body.stop()
         try:
-            return await self._relay(request, admission, response, keepalive)
+            return await self._pipe(request, admission, response, keepalive)
         finally:
             response.close()
 
-    # Relay: pass the response on, unless another attempt may do better.
+    # Pipe: pass the response on, unless another attempt may do better.
 
-    async def _relay(
+    async def _pipe(
         self,
         request: UpstreamRequest,
         admission: Admission,
@@ -336,8 +336,8 @@ async def _pass_on(
     return await pipe(downstream, response, body_start)
 
 
-async def _relay_failed(failed: FailedAttempt, keepalive: QueueKeepalive) -> web.StreamResponse:
-    """Relay the result of the last attempt, since another cannot be admitted in time."""
+async def _pass_on_failed(failed: FailedAttempt, keepalive: QueueKeepalive) -> web.StreamResponse:
+    """Pass on the result of the last attempt, since another cannot be admitted in time."""
     if failed.response is None:
         assert failed.failure is not None
         raise failed.failure
