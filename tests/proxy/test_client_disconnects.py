@@ -1,4 +1,4 @@
-"""A client that disconnects takes everything with it, in each phase of its exchange."""
+"""When a client disconnects, the gate releases everything, in each phase of the exchange."""
 
 import pytest
 
@@ -15,54 +15,53 @@ from tests.support.http import (
 )
 from tests.support.phases import (
     BODY,
-    ENDLESS,
+    ENDLESS_UPLOAD,
     PHASES,
-    Leaving,
+    Disconnect,
     Phase,
-    close,
+    check_next_request,
     either_way,
     in_each,
     open_files,
-    serves_the_next,
-    until_stalled,
-    uploads_to_nobody,
-    waits,
+    queued,
+    send_until_stalled,
+    uploading_to_stalled_upstream,
 )
 from tests.support.upstream import Upstream
 from tests.support.waiting import A_SECOND_S, until
 
 
 @either_way
-async def test_client_that_leaves_in_its_head_leaves_no_trace(
-    gate: StartGate, upstream: Upstream, leave: Leaving
+async def test_disconnect_during_the_head_is_no_exchange(
+    gate: StartGate, upstream: Upstream, disconnect: Disconnect
 ) -> None:
     running = await gate()
     before = open_files()
     client = await running.send(post(BODY)[:50])
     await running.request(get("/health"))
-    leave(client.wire)
-    # The other one's two ends are open still.
+    disconnect(client.wire)
+    # Both ends of the other connection are still open.
     await until(lambda: open_files() == before + 2, A_SECOND_S)
-    await serves_the_next(running, upstream)
+    await check_next_request(running, upstream)
     assert len(upstream.calls) == len(await running.settled()) == 1
 
 
 @either_way
 @in_each(PHASES)
-async def test_client_that_leaves_takes_everything_with_it(
-    gate: StartGate, upstream: Upstream, phase: Phase, leave: Leaving
+async def test_client_disconnect_releases_everything(
+    gate: StartGate, upstream: Upstream, phase: Phase, disconnect: Disconnect
 ) -> None:
     scene = await phase(gate, upstream)
     sent = len(upstream.calls)
-    leave(scene.client.wire)
-    await scene.gate.wait_until(**scene.numbers)
+    disconnect(scene.client.wire)
+    await scene.gate.wait_until(**scene.snapshot_after)
     if scene.call is not None:
         await scene.call.ended(A_SECOND_S)
     [line] = await scene.gate.settled()
     assert line["outcome"] == "client_left"
     if scene.holder is not None:
         await scene.holder.respond(response())
-    await serves_the_next(scene.gate, upstream)
+    await check_next_request(scene.gate, upstream)
     assert len(upstream.calls) == sent + 1
 
 
@@ -76,50 +75,50 @@ async def test_client_that_leaves_takes_everything_with_it(
     ],
     ids=["length", "chunked", "stream"],
 )
-async def test_client_that_leaves_after_the_last_byte_had_it_all(
-    gate: StartGate, upstream: Upstream, reply: bytes, leave: Leaving
+async def test_disconnect_after_the_last_byte_is_ok(
+    gate: StartGate, upstream: Upstream, reply: bytes, disconnect: Disconnect
 ) -> None:
     upstream.reply = reply
     running = await gate()
     client = await running.connect()
     await client.request(post(BODY))
-    leave(client.wire)
+    disconnect(client.wire)
     await running.wait_until(**IDLE)
     [line] = await running.settled()
     assert line["outcome"] == "ok"
-    await serves_the_next(running, upstream)
+    await check_next_request(running, upstream)
     assert len(upstream.wires) == 1
 
 
-async def test_client_that_breaks_a_stalled_upload_frees_the_way_upstream(
+async def test_reset_of_a_stalled_upload_closes_the_upstream_connection(
     gate: StartGate, upstream: Upstream
 ) -> None:
-    """What upstream does not read keeps no connection open, nor the rest of the body."""
+    """Neither unread data nor the rest of the body keeps the connection open."""
     before = open_files()
-    scene = await uploads_to_nobody(gate, upstream)
-    # The gate's listener, and both ends of both connections.
+    scene = await uploading_to_stalled_upstream(gate, upstream)
+    # The gate's listener and both ends of both connections.
     assert open_files() == before + 5
     scene.client.reset()
     await scene.gate.wait_until(**IDLE)
-    # The listener, and upstream's own end.
+    # The listener and upstream's own end.
     await until(lambda: open_files() == before + 2, A_SECOND_S)
     assert (await scene.gate.settled())[0]["outcome"] == "client_left"
-    await serves_the_next(scene.gate, upstream)
+    await check_next_request(scene.gate, upstream)
 
 
 @pytest.mark.xfail(
     strict=True,
-    reason="TCP delivers no end behind bytes that nobody takes: getsockopt(TCP_INFO) says "
-    "ESTABLISHED too, and however wide the window, a client that goes on sending fills it",
+    reason="TCP does not deliver a close behind unread data: getsockopt(TCP_INFO) still says "
+    "ESTABLISHED, and a client that keeps sending fills a window of any size",
 )
-async def test_client_that_closes_behind_a_full_socket_is_missed(
+async def test_client_close_behind_a_full_socket_is_noticed(
     gate: StartGate, upstream: Upstream
 ) -> None:
-    scene = await waits(gate, upstream, ENDLESS)
-    await until_stalled(scene.client.wire)
-    close(scene.client.wire)
+    scene = await queued(gate, upstream, ENDLESS_UPLOAD)
+    await send_until_stalled(scene.client.wire)
+    scene.client.wire.abort()
     try:
-        await scene.gate.wait_until(**scene.numbers)
+        await scene.gate.wait_until(**scene.snapshot_after)
     finally:
         assert scene.holder is not None
         await scene.holder.respond(response())

@@ -1,4 +1,4 @@
-"""Drain: waiters are refused, exchanges in flight may finish, late ones are aborted."""
+"""Draining: waiters are refused, exchanges in flight may finish, late ones are aborted."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -18,19 +18,19 @@ from tests.support.http import (
     response_head,
 )
 from tests.support.phases import (
-    ANSWERED,
     BODY,
     IN_FLIGHT,
-    LONG,
-    SHORT,
-    WAITING,
+    LONG_DRAIN_S,
+    QUEUED,
+    RESPONDING,
+    SHORT_DRAIN_S,
     Phase,
-    has_been_sent,
+    before_retry,
     in_each,
-    is_answered,
-    is_streamed,
-    sends_its_body,
-    waits_to_try_again,
+    responding,
+    sending_body,
+    sent_request,
+    streaming,
 )
 from tests.support.upstream import Upstream
 from tests.support.waiting import A_SECOND_S, soon
@@ -38,10 +38,10 @@ from tests.support.waiting import A_SECOND_S, soon
 
 @asynccontextmanager
 async def draining(gate: Gate) -> AsyncIterator[None]:
-    """The gate drains meanwhile, and has drained after."""
+    """The gate drains during the block, and has drained after it."""
     task = asyncio.create_task(gate.daemon.drain())
     try:
-        # Not before it has begun.
+        # Let the drain begin.
         await asyncio.sleep(0)
         yield
         async with soon():
@@ -50,22 +50,27 @@ async def draining(gate: Gate) -> AsyncIterator[None]:
         task.cancel()
 
 
-def is_told_to_try_again(got: Response) -> bool:
-    told = [got.head.all(name) for name in ("retry-after", "x-should-retry", "connection")]
-    return (got.status, got.reason) == (503, "draining") and told == [["1"], ["true"], ["close"]]
+def is_drain_refusal(refusal: Response) -> bool:
+    names = ("retry-after", "x-should-retry", "connection")
+    hints = [refusal.head.all(name) for name in names]
+    return (refusal.status, refusal.reason) == (503, "draining") and hints == [
+        ["1"],
+        ["true"],
+        ["close"],
+    ]
 
 
-@in_each(WAITING | {"waits to try again": waits_to_try_again})
-async def test_waiters_are_refused_at_once_when_the_gate_drains(
+@in_each(QUEUED | {"before retry": before_retry})
+async def test_drain_refuses_waiters_at_once(
     gate: StartGate, upstream: Upstream, phase: Phase
 ) -> None:
-    scene = await phase(partial(gate, DRAIN_TIMEOUT=LONG), upstream)
+    scene = await phase(partial(gate, DRAIN_TIMEOUT=LONG_DRAIN_S), upstream)
     async with draining(scene.gate):
         async with asyncio.timeout(A_SECOND_S):
-            got = await scene.client.response()
-        assert is_told_to_try_again(got)
-        assert got.error["code"] == "draining"
-        await scene.gate.wait_until(**scene.numbers)
+            received = await scene.client.response()
+        assert is_drain_refusal(received)
+        assert received.error["code"] == "draining"
+        await scene.gate.wait_until(**scene.snapshot_after)
         [line] = await scene.gate.settled()
         assert (line["outcome"], line["reason"]) == ("refused", "draining")
         if scene.holder is not None:
@@ -73,43 +78,43 @@ async def test_waiters_are_refused_at_once_when_the_gate_drains(
     assert len(upstream.calls) == 1
 
 
-async def test_who_has_not_sent_all_is_refused_once_it_has(
+async def test_drain_refuses_incomplete_requests_once_complete(
     gate: StartGate, upstream: Upstream
 ) -> None:
-    scene = await sends_its_body(partial(gate, DRAIN_TIMEOUT=LONG), upstream)
+    scene = await sending_body(partial(gate, DRAIN_TIMEOUT=LONG_DRAIN_S), upstream)
     late = await scene.gate.send(post(BODY)[:50])
     await scene.gate.request(get("/health"))
     async with draining(scene.gate):
-        assert is_told_to_try_again(await scene.finish())
+        assert is_drain_refusal(await scene.finish())
         late.send(post(BODY)[50:])
-        assert is_told_to_try_again(await late.response())
+        assert is_drain_refusal(await late.response())
     assert upstream.wires == []
     assert {line["outcome"] for line in await scene.gate.settled(2)} == {"refused"}
 
 
 @in_each(IN_FLIGHT)
-async def test_what_is_in_flight_may_finish_while_the_gate_drains(
+async def test_drain_lets_exchanges_in_flight_finish(
     gate: StartGate, upstream: Upstream, phase: Phase
 ) -> None:
-    scene = await phase(partial(gate, DRAIN_TIMEOUT=LONG), upstream)
+    scene = await phase(partial(gate, DRAIN_TIMEOUT=LONG_DRAIN_S), upstream)
     async with draining(scene.gate):
-        got = await scene.finish()
-        assert got.status == 200
+        received = await scene.finish()
+        assert received.status == 200
     [line] = await scene.gate.settled()
-    assert (line["outcome"], line["bytes"]) == ("ok", len(got.body))
+    assert (line["outcome"], line["bytes"]) == ("ok", len(received.body))
     assert scene.gate.snapshot() == IDLE
 
 
-@in_each(IN_FLIGHT | {"sends its body": sends_its_body})
-async def test_what_does_not_finish_in_time_is_aborted(
+@in_each(IN_FLIGHT | {"sending body": sending_body})
+async def test_exchange_that_exceeds_the_drain_timeout_is_aborted(
     gate: StartGate, upstream: Upstream, phase: Phase
 ) -> None:
-    scene = await phase(partial(gate, DRAIN_TIMEOUT=SHORT), upstream)
+    scene = await phase(partial(gate, DRAIN_TIMEOUT=SHORT_DRAIN_S), upstream)
     async with draining(scene.gate):
         pass
     assert scene.gate.snapshot() == IDLE
     scene.client.wire.resume_reading()
-    if phase in ANSWERED.values():
+    if phase in RESPONDING.values():
         await scene.client.read_until_cut()
     else:
         await scene.client.ended()
@@ -120,20 +125,20 @@ async def test_what_does_not_finish_in_time_is_aborted(
     assert (line["outcome"], line["reason"]) == ("aborted", "draining")
 
 
-async def test_http_1_0_client_can_tell_an_aborted_answer_from_a_whole_one(
+async def test_aborted_response_to_an_http_1_0_client_ends_in_a_reset(
     gate: StartGate, upstream: Upstream
 ) -> None:
-    asked = b"GET /v1/x HTTP/1.0\r\nHost: gate\r\n\r\n"
-    drained = partial(gate, DRAIN_TIMEOUT=SHORT)
-    scene = await is_answered(drained, upstream, response_head(), asked)
+    data = b"GET /v1/x HTTP/1.0\r\nHost: gate\r\n\r\n"
+    start = partial(gate, DRAIN_TIMEOUT=SHORT_DRAIN_S)
+    scene = await responding(start, upstream, response_head(), data)
     async with draining(scene.gate):
         pass
     assert await scene.client.ended() == "reset"
 
 
-async def test_second_signal_aborts_what_drains(gate: StartGate, upstream: Upstream) -> None:
-    """Stopping waits for nobody."""
-    scene = await is_streamed(partial(gate, DRAIN_TIMEOUT=LONG), upstream)
+async def test_stop_aborts_a_drain(gate: StartGate, upstream: Upstream) -> None:
+    """As on a second signal."""
+    scene = await streaming(partial(gate, DRAIN_TIMEOUT=LONG_DRAIN_S), upstream)
     async with draining(scene.gate):
         async with asyncio.timeout(A_SECOND_S):
             await scene.gate.daemon.stop()
@@ -141,10 +146,10 @@ async def test_second_signal_aborts_what_drains(gate: StartGate, upstream: Upstr
     assert (await scene.gate.settled())[0]["outcome"] == "aborted"
 
 
-async def test_draining_gate_takes_no_connection_and_no_exchange(
+async def test_draining_gate_accepts_no_connection_and_no_exchange(
     gate: StartGate, upstream: Upstream
 ) -> None:
-    scene = await has_been_sent(partial(gate, DRAIN_TIMEOUT=LONG), upstream)
+    scene = await sent_request(partial(gate, DRAIN_TIMEOUT=LONG_DRAIN_S), upstream)
     idle = await scene.gate.connect()
     assert (await idle.request(get("/ready"))).status == 200
     async with draining(scene.gate):
@@ -153,19 +158,19 @@ async def test_draining_gate_takes_no_connection_and_no_exchange(
             await asyncio.open_connection(address.hostname, address.port)
         assert (await idle.request(get("/ready"))).status == 503
         assert (await idle.request(get("/health"))).status == 200
-        assert is_told_to_try_again(await idle.request(post(BODY)))
+        assert is_drain_refusal(await idle.request(post(BODY)))
         assert await idle.ended() == "closed"
         await scene.finish()
     assert len(upstream.calls) == 1
 
 
-async def test_gate_with_nothing_in_hand_drains_at_once(gate: StartGate) -> None:
-    running = await gate(DRAIN_TIMEOUT=LONG)
+async def test_idle_gate_drains_at_once(gate: StartGate) -> None:
+    running = await gate(DRAIN_TIMEOUT=LONG_DRAIN_S)
     async with asyncio.timeout(A_SECOND_S):
         await running.daemon.drain()
 
 
-async def test_idle_connections_are_closed_in_the_end(gate: StartGate, upstream: Upstream) -> None:
+async def test_stop_closes_idle_connections(gate: StartGate, upstream: Upstream) -> None:
     upstream.reply = response()
     running = await gate()
     silent, idle = await running.connect(), await running.connect()

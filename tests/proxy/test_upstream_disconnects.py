@@ -1,4 +1,4 @@
-"""An upstream that disconnects fails or cuts the exchange, depending on its phase."""
+"""When upstream disconnects, the exchange fails or is cut, depending on its phase."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -12,102 +12,102 @@ from tests.support.http import (
     post,
 )
 from tests.support.phases import (
-    ANSWERED,
     BODY,
-    Leaving,
+    RESPONDING,
+    Disconnect,
     Phase,
     Scene,
+    check_next_request,
     either_way,
-    has_been_sent,
     in_each,
-    serves_the_next,
-    uploads,
-    uploads_to_nobody,
+    sent_request,
+    uploading,
+    uploading_to_stalled_upstream,
 )
 from tests.support.upstream import Upstream, loopback_socket, url_of
 from tests.support.waiting import A_SECOND_S
 from tests.support.wire import Wire
 
 
-async def is_answered_in_part(gate: StartGate, upstream: Upstream) -> Scene:
-    scene = await has_been_sent(gate, upstream)
+async def partial_response_head(gate: StartGate, upstream: Upstream) -> Scene:
+    scene = await sent_request(gate, upstream)
     assert scene.call is not None
     scene.call.send(b"HTTP/1.1 200 OK\r\nX-")
     return scene
 
 
-async def is_answered_by_a_head(gate: StartGate, upstream: Upstream) -> Scene:
-    scene = await has_been_sent(gate, upstream)
+async def response_head_only(gate: StartGate, upstream: Upstream) -> Scene:
+    scene = await sent_request(gate, upstream)
     assert scene.call is not None
     scene.call.send(EVENT_STREAM)
     return scene
 
 
-UNANSWERED = {
-    "uploads": uploads,
-    "uploads to nobody": uploads_to_nobody,
-    "has been sent": has_been_sent,
-    "is answered in part": is_answered_in_part,
-    "is answered by a head": is_answered_by_a_head,
+BEFORE_RESPONSE = {
+    "uploading": uploading,
+    "uploading to stalled upstream": uploading_to_stalled_upstream,
+    "sent": sent_request,
+    "partial response head": partial_response_head,
+    "response head only": response_head_only,
 }
 
 
 @asynccontextmanager
-async def slamming(leave: Leaving) -> AsyncIterator[str]:
-    """An upstream that ends each connection at once; its base URL."""
+async def closing_at_once(disconnect: Disconnect) -> AsyncIterator[str]:
+    """The base URL of an upstream that ends each connection at once."""
 
-    class Slammed(Wire):
+    class ClosedWire(Wire):
         def connection_made(self, transport: asyncio.BaseTransport) -> None:
             super().connection_made(transport)
-            leave(self)
+            disconnect(self)
 
     sock = loopback_socket()
-    async with await asyncio.get_running_loop().create_server(Slammed, sock=sock):
+    async with await asyncio.get_running_loop().create_server(ClosedWire, sock=sock):
         yield url_of(sock)
 
 
 @either_way
-async def test_upstream_that_leaves_before_it_reads_is_tried_again_and_given_up(
-    gate: StartGate, upstream: Upstream, leave: Leaving
+async def test_upstream_that_ends_connections_at_once_is_retried_then_502(
+    gate: StartGate, upstream: Upstream, disconnect: Disconnect
 ) -> None:
-    async with slamming(leave) as url:
+    async with closing_at_once(disconnect) as url:
         running = await gate(OPENAI_BASE_URL=url)
-        got = await running.request(post(BODY))
-        assert (got.status, got.reason) == (502, "upstream_disconnected")
+        received = await running.request(post(BODY))
+        assert (received.status, received.reason) == (502, "upstream_disconnected")
         await running.wait_until(**IDLE)
         [line] = await running.settled()
         assert (line["outcome"], line["attempts"]) == ("upstream_error", 3)
 
 
 @either_way
-@in_each(UNANSWERED)
-async def test_upstream_that_leaves_before_its_answer_is_a_failure(
-    gate: StartGate, upstream: Upstream, phase: Phase, leave: Leaving
+@in_each(BEFORE_RESPONSE)
+async def test_upstream_disconnect_before_its_response_is_502(
+    gate: StartGate, upstream: Upstream, phase: Phase, disconnect: Disconnect
 ) -> None:
     scene = await phase(partial(gate, UPSTREAM_RETRIES=0), upstream)
     assert scene.call is not None
-    leave(scene.call.wire)
-    got = await scene.client.response()
-    assert (got.status, got.reason) == (502, "upstream_disconnected")
+    disconnect(scene.call.wire)
+    received = await scene.client.response()
+    assert (received.status, received.reason) == (502, "upstream_disconnected")
     await scene.call.ended(A_SECOND_S)
     await scene.gate.wait_until(**IDLE)
     [line] = await scene.gate.settled()
     assert (line["outcome"], line["attempts"]) == ("upstream_error", 1)
-    await serves_the_next(scene.gate, upstream)
+    await check_next_request(scene.gate, upstream)
 
 
 @either_way
-@in_each(ANSWERED)
-async def test_upstream_that_leaves_in_its_answer_cuts_it(
-    gate: StartGate, upstream: Upstream, phase: Phase, leave: Leaving
+@in_each(RESPONDING)
+async def test_upstream_disconnect_during_its_response_cuts_it(
+    gate: StartGate, upstream: Upstream, phase: Phase, disconnect: Disconnect
 ) -> None:
     scene = await phase(gate, upstream)
     assert scene.call is not None
-    leave(scene.call.wire)
+    disconnect(scene.call.wire)
     scene.client.wire.resume_reading()
     await scene.client.read_until_cut()
     await scene.call.ended(A_SECOND_S)
     await scene.gate.wait_until(**IDLE)
     [line] = await scene.gate.settled()
     assert (line["outcome"], line["status"]) == ("aborted", 200)
-    await serves_the_next(scene.gate, upstream)
+    await check_next_request(scene.gate, upstream)

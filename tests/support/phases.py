@@ -1,4 +1,4 @@
-"""The phases of an exchange, each as a scene in which a client, upstream or the gate may leave."""
+"""The phases of an exchange, set up so that a test can disconnect a side or drain the gate."""
 
 import asyncio
 import os
@@ -31,28 +31,25 @@ BODY = b'{"model": "gpt-4o", "stream": true}'
 FILE = b"--x\r\n\r\n" + b"x" * 1000 + b"\r\n--x--"
 MULTIPART = "Content-Type: multipart/form-data; boundary=x"
 
-# More than the gate reads of a body that it does not hold, and less than what makes the kernel
-# keep the client's end to itself.
-IN_ITS_SOCKET = 600_000
+# More than the gate reads of a body that it does not buffer, and little enough that the kernel
+# still delivers the client's close.
+UNREAD_BODY_SIZE = 600_000
 
-# An upload of which no test sends all.
-ENDLESS = request("POST", "/v1/files", MULTIPART, f"Content-Length: {1 << 28}")
+# An upload that no test completes.
+ENDLESS_UPLOAD = request("POST", "/v1/files", MULTIPART, f"Content-Length: {1 << 28}")
 
-# Far more than fits between upstream and a client that does not read.
-FLOOD = 24 << 20
+# Far more than fits into the buffers between upstream and a client that does not read.
+FLOOD_SIZE = 24 << 20
 
-# A time to drain that no test waits for, and one that all do.
-LONG, SHORT = 20, 0.1
+# DRAIN_TIMEOUT: one that no test reaches, and one that expires at once.
+LONG_DRAIN_S, SHORT_DRAIN_S = 20, 0.1
 
-Leaving = Callable[[Wire], None]
-
-
-def close(wire: Wire) -> None:
-    """As a process that ends: what has not been sent is not sent any more."""
-    wire.transport.abort()
+Disconnect = Callable[[Wire], None]
 
 
-either_way = pytest.mark.parametrize("leave", [close, Wire.reset], ids=["close", "reset"])
+either_way = pytest.mark.parametrize(
+    "disconnect", [Wire.abort, Wire.reset], ids=["close", "reset"]
+)
 
 
 # The phases.
@@ -62,8 +59,10 @@ either_way = pytest.mark.parametrize("leave", [close, Wire.reset], ids=["close",
 class Scene:
     """An exchange in some phase.
 
-    `call` is its request upstream, if there is one already; `holder` the one it waits behind.
-    `finish` lets it come to its good end and takes the answer.
+    Args:
+        finish: completes the exchange and reads its response.
+        call: its request at upstream, if it has been sent.
+        holder: the request it waits behind, if it is queued.
     """
 
     gate: Gate
@@ -73,16 +72,16 @@ class Scene:
     holder: Call | None = None
 
     @property
-    def numbers(self) -> dict[str, int]:
-        """What the gate shows when this exchange is over."""
+    def snapshot_after(self) -> dict[str, int]:
+        """The gate's snapshot once this exchange has ended."""
         return IDLE | {"in_flight": 0 if self.holder is None else 1}
 
 
 Phase = Callable[[StartGate, Upstream], Awaitable[Scene]]
 
 
-async def sends_its_body(gate: StartGate, upstream: Upstream) -> Scene:
-    """The gate holds what has come so far."""
+async def sending_body(gate: StartGate, upstream: Upstream) -> Scene:
+    """The gate has buffered a part of the body."""
     running = await gate()
     client = await running.send(post(BODY)[:-1])
     await running.wait_until(held_bytes=len(BODY) - 1)
@@ -94,8 +93,8 @@ async def sends_its_body(gate: StartGate, upstream: Upstream) -> Scene:
     return Scene(running, client, finish)
 
 
-async def waits(gate: StartGate, upstream: Upstream, *data: bytes) -> Scene:
-    """In the queue, behind another exchange."""
+async def queued(gate: StartGate, upstream: Upstream, *data: bytes) -> Scene:
+    """In the queue behind another exchange."""
     running = await gate(CONCURRENCY_LIMIT=1)
     await running.send(get("/v1/holder"))
     holder = await upstream.call()
@@ -106,22 +105,22 @@ async def waits(gate: StartGate, upstream: Upstream, *data: bytes) -> Scene:
     return Scene(running, client, client.response, holder=holder)
 
 
-async def waits_with_its_body_in_its_socket(gate: StartGate, upstream: Upstream) -> Scene:
-    body = b"x" * IN_ITS_SOCKET
-    return await waits(gate, upstream, request("POST", "/v1/files", MULTIPART, body=body))
+async def queued_with_unread_body(gate: StartGate, upstream: Upstream) -> Scene:
+    body = b"x" * UNREAD_BODY_SIZE
+    return await queued(gate, upstream, request("POST", "/v1/files", MULTIPART, body=body))
 
 
-async def waits_to_be_told_to_send(gate: StartGate, upstream: Upstream) -> Scene:
+async def queued_before_100_continue(gate: StartGate, upstream: Upstream) -> Scene:
     lines = [MULTIPART, "Expect: 100-continue", "Content-Length: 1000"]
-    return await waits(gate, upstream, request("POST", "/v1/files", *lines))
+    return await queued(gate, upstream, request("POST", "/v1/files", *lines))
 
 
-async def waits_with_requests_sent_ahead(gate: StartGate, upstream: Upstream) -> Scene:
-    """More than aiohttp takes before it stops reading."""
-    return await waits(gate, upstream, *[get("/v1/ahead")] * 100)
+async def queued_with_pipelined_requests(gate: StartGate, upstream: Upstream) -> Scene:
+    """More requests than aiohttp parses before it pauses reading."""
+    return await queued(gate, upstream, *[get("/v1/ahead")] * 100)
 
 
-async def waits_to_try_again(gate: StartGate, upstream: Upstream) -> Scene:
+async def before_retry(gate: StartGate, upstream: Upstream) -> Scene:
     """Between two attempts."""
     running = await gate()
     client = await running.send(post(BODY))
@@ -137,8 +136,8 @@ async def waits_to_try_again(gate: StartGate, upstream: Upstream) -> Scene:
     return Scene(running, client, finish, call)
 
 
-async def uploads(gate: StartGate, upstream: Upstream) -> Scene:
-    """Half of the body has crossed."""
+async def uploading(gate: StartGate, upstream: Upstream) -> Scene:
+    """Half of the body has reached upstream."""
     running = await gate()
     client = await running.send(request("POST", "/v1/files", MULTIPART, body=FILE)[:-9])
     call = await upstream.call()
@@ -152,26 +151,26 @@ async def uploads(gate: StartGate, upstream: Upstream) -> Scene:
     return Scene(running, client, finish, call)
 
 
-async def uploads_to_nobody(gate: StartGate, upstream: Upstream) -> Scene:
-    """Upstream does not read, and nobody takes any more of the client's bytes."""
+async def uploading_to_stalled_upstream(gate: StartGate, upstream: Upstream) -> Scene:
+    """Upstream does not read, so that the gate no longer reads from the client either."""
     running = await gate()
-    client = await running.send(ENDLESS, FILE)
+    client = await running.send(ENDLESS_UPLOAD, FILE)
     call = await upstream.call()
     call.wire.pause_reading()
-    await until_stalled(client.wire)
+    await send_until_stalled(client.wire)
     return Scene(running, client, client.response, call)
 
 
-async def until_stalled(wire: Wire) -> None:
-    """Send until the other side takes no more."""
+async def send_until_stalled(wire: Wire) -> None:
+    """Send until the other side accepts no more."""
     with suppress(TimeoutError):
         while True:
             async with asyncio.timeout(0.2):
                 await wire.send_all(b"x" * (64 << 10))
 
 
-async def has_been_sent(gate: StartGate, upstream: Upstream) -> Scene:
-    """Upstream has all of the request and has not answered."""
+async def sent_request(gate: StartGate, upstream: Upstream) -> Scene:
+    """Upstream has received the whole request and has not responded."""
     running = await gate()
     client = await running.send(post(BODY))
     call = await upstream.call()
@@ -184,7 +183,7 @@ async def has_been_sent(gate: StartGate, upstream: Upstream) -> Scene:
     return Scene(running, client, finish, call)
 
 
-async def is_answered(
+async def responding(
     gate: StartGate,
     upstream: Upstream,
     head: bytes,
@@ -192,7 +191,7 @@ async def is_answered(
     flood: bytes = b"",
     end: bytes = LAST_CHUNK,
 ) -> Scene:
-    """The first bytes of the answer have come down; those of the flood are on their way."""
+    """The client has the first bytes of the response; `flood` is on its way."""
     running = await gate()
     client = await running.send(data)
     call = await upstream.call()
@@ -200,7 +199,7 @@ async def is_answered(
     first = b"data: first\n\n"
     framed = chunk if b"chunked" in head else bytes
     call.send(head, framed(first))
-    began = await client.head()
+    head_received = await client.head()
     await client.expect_body(first)
     if flood:
         client.wire.pause_reading()
@@ -210,44 +209,42 @@ async def is_answered(
         client.wire.resume_reading()
         call.send(end)
         call.done.set()
-        return Response(began, first + await client.read_rest())
+        return Response(head_received, first + await client.read_rest())
 
     return Scene(running, client, finish, call)
 
 
-is_answered_plainly = partial(
-    is_answered,
+responding_with_length = partial(
+    responding,
     head=response_head("Content-Length: 18", "Content-Type: application/json"),
     end=b"whole",
 )
-is_streamed = partial(is_answered, head=EVENT_STREAM)
-is_streamed_busily = partial(is_answered, head=EVENT_STREAM, flood=b"data: x\n\n" * (FLOOD // 9))
-
-
-WAITING = {
-    "waits": waits,
-    "waits with its body in its socket": waits_with_its_body_in_its_socket,
-    "waits to be told to send": waits_to_be_told_to_send,
-    "waits with requests sent ahead": waits_with_requests_sent_ahead,
-}
-ANSWERED = {
-    "is answered plainly": is_answered_plainly,
-    "is streamed": is_streamed,
-    "is streamed busily": is_streamed_busily,
-}
-IN_FLIGHT = {"uploads": uploads, "has been sent": has_been_sent} | ANSWERED
-PHASES = (
-    {"sends its body": sends_its_body, "waits to try again": waits_to_try_again}
-    | WAITING
-    | IN_FLIGHT
+streaming = partial(responding, head=EVENT_STREAM)
+streaming_to_slow_client = partial(
+    responding, head=EVENT_STREAM, flood=b"data: x\n\n" * (FLOOD_SIZE // 9)
 )
+
+
+QUEUED = {
+    "queued": queued,
+    "queued with unread body": queued_with_unread_body,
+    "queued before 100 Continue": queued_before_100_continue,
+    "queued with pipelined requests": queued_with_pipelined_requests,
+}
+RESPONDING = {
+    "responding with length": responding_with_length,
+    "streaming": streaming,
+    "streaming to slow client": streaming_to_slow_client,
+}
+IN_FLIGHT = {"uploading": uploading, "sent": sent_request} | RESPONDING
+PHASES = {"sending body": sending_body, "before retry": before_retry} | QUEUED | IN_FLIGHT
 
 
 def in_each(phases: Mapping[str, Phase]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("phase", phases.values(), ids=phases)
 
 
-async def serves_the_next(gate: Gate, upstream: Upstream) -> None:
+async def check_next_request(gate: Gate, upstream: Upstream) -> None:
     upstream.reply = response(b"next")
     assert (await gate.request(get("/v1/next"))).body == b"next"
     assert upstream.calls[-1].target == "/v1/next"
