@@ -33,6 +33,7 @@ class Exchange:
         tokens: the estimated cost in the model's tokens.
         min_tokens: the part of `tokens` that is known: the input and the output cap.
         status: the status sent downstream; `bytes` is the length of the body sent there.
+        failures: attempts that ended without a response.
         connected: the latest attempt got a connection, so upstream may have seen the request.
         upstream_status: the status of upstream's latest response.
     """
@@ -49,6 +50,7 @@ class Exchange:
     min_tokens: int = 0
     status: int | None = None
     attempts: int = 0
+    failures: int = 0
     connected: bool = False
     arrived: int = field(default_factory=monotonic_ns)
     queued: int = 0

@@ -1,8 +1,8 @@
 """Whether a failed attempt is followed by another.
 
-A failed connection is retried after a short pause, a 429 or 503 after the pause that its lane
-takes (`core.verdict`). A request is sent again only if its body is held, and only if its deadline
-allows for the pause.
+A failed connection is retried after a short pause, UPSTREAM_RETRIES times at most. A 429 or 503
+is waited out in the queue, for as long as its lane pauses (`core.verdict`) and however often. A
+request is sent again only if its body is held, and only if its deadline allows for the pause.
 """
 
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from rustygate.admission.admission import Admission
 from rustygate.admission.gate import Gate
 from rustygate.config import Settings
 from rustygate.core.bucket import SECOND
-from rustygate.core.verdict import Action, judge
+from rustygate.core.verdict import DEFAULT_PAUSE, MIN_PAUSE, Action, judge
 from rustygate.downstream.request_body import RequestBody
 from rustygate.errors import UpstreamFailure
 from rustygate.exchange import Exchange
@@ -54,10 +54,11 @@ class RetryPolicy:
         self, failure: UpstreamFailure, exchange: Exchange, body: RequestBody
     ) -> float | None:
         """Seconds to pause before another attempt; None if the failure is final."""
-        pause_s = RETRY_PAUSE_S * 2.0 ** (exchange.attempts - 1)
-        if failure.retryable and self._may_retry(exchange, body, int(pause_s * SECOND)):
-            return pause_s
-        return None
+        pause_s = RETRY_PAUSE_S * 2.0**exchange.failures
+        exchange.failures += 1
+        if not failure.retryable or exchange.failures > self._max_retries:
+            return None
+        return pause_s if self._may_retry(exchange, body, int(pause_s * SECOND)) else None
 
     def judge_response(
         self,
@@ -74,13 +75,19 @@ class RetryPolicy:
         verdict = judge(response.status, response.headers, body_start, time_ns())
         if verdict.action is Action.PASS:
             return None
-        admission.pause(verdict.wait_ns, slow=verdict.action is Action.SLOW)
-        if self._may_retry(exchange, body, verdict.wait_ns):
+        wait_ns = max(verdict.wait_ns, _least_pause(exchange))
+        admission.pause(wait_ns, slow=verdict.action is Action.SLOW)
+        if self._may_retry(exchange, body, wait_ns):
             return FailedAttempt(response=response, body_start=body_start)
         return None
 
     def _may_retry(self, exchange: Exchange, body: RequestBody, pause_ns: int) -> bool:
         """Whether the same request may be sent again, and in time."""
-        if body.held is None or exchange.attempts > self._max_retries:
-            return False
-        return self._gate.now() + pause_ns <= exchange.deadline
+        return body.held is not None and self._gate.now() + pause_ns <= exchange.deadline
+
+
+def _least_pause(exchange: Exchange) -> int:
+    """Nanoseconds to pause at least, twice as long each time upstream refuses the same request:
+    an upstream that keeps asking for a pause that is too short is not flooded."""
+    refusals = exchange.attempts - exchange.failures
+    return min(MIN_PAUSE << min(refusals - 1, 16), DEFAULT_PAUSE)

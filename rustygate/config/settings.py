@@ -158,8 +158,8 @@ class Settings:
     upstream_retries: Annotated[
         int,
         kinds.whole_number(0),
-        "retries per request: after a failed connection, a reset, or a 429 or overload that "
-        "passes in time",
+        "retries per request after a failed connection or a reset; waiting out a 429 is not "
+        "counted",
     ] = 2
     # A healthy handshake takes well under a second; a lost packet is resent within three.
     upstream_connect_timeout: Annotated[

@@ -25,7 +25,7 @@ MIN_PAUSE = MS
 # How long a lane pauses when upstream does not say.
 DEFAULT_PAUSE = SECOND
 
-# Error bodies are short. One that is longer, once inflated, counts as unreadable.
+# Error bodies are short. One that is longer, once inflated, is not read, and is passed on.
 MAX_ERROR_SIZE = 64 * 1024
 
 # The numbers are at the beginning of an error's message.
@@ -60,7 +60,11 @@ def judge(status: int, headers: Mapping[str, str], body: bytes, epoch_ns: int) -
     """
     if status not in (429, 503):
         return PASS
-    error = _error(body, headers.get("content-encoding", ""))
+    if is_encoded(headers.get("content-encoding", "")):
+        body = Inflater(MAX_ERROR_SIZE + 1).inflate(body)
+    if len(body) > MAX_ERROR_SIZE:
+        return PASS
+    error = _error(body)
     action = _action(status, error)
     if action is Action.PASS:
         return PASS
@@ -83,12 +87,10 @@ class _ErrorBody(msgspec.Struct):
 _decode = msgspec.json.Decoder(_ErrorBody).decode
 
 
-def _error(body: bytes, content_encoding: str) -> _Error:
+def _error(body: bytes) -> _Error:
     """OpenAI's error object; an empty one if the body holds none that can be read."""
-    if is_encoded(content_encoding):
-        body = Inflater(MAX_ERROR_SIZE).inflate(body)
     try:
-        return _decode(body[:MAX_ERROR_SIZE]).error
+        return _decode(body).error
     except DECODE_ERRORS:
         return _Error()
 
