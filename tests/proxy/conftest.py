@@ -1,4 +1,4 @@
-"""Fixtures of the tests that send requests through a gate."""
+"""Fixtures for tests that send requests through a gate."""
 
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,8 +14,8 @@ from tests.support.sdk import THREADS, Asynchronous, Blocking, Sdk, StartSdk
 
 
 @pytest.fixture
-def no_byte_is_logged(log: Log) -> Iterator[None]:
-    """Of no request, whatever became of it; and nothing is the gate's own fault."""
+def no_request_byte_is_logged(log: Log) -> Iterator[None]:
+    """Check that the log contains no byte of a request, no traceback and no internal error."""
     yield
     assert MARK not in log.text
     assert "Traceback" not in log.text
@@ -40,10 +40,9 @@ def sdk(
     openai_client: Callable[..., openai.OpenAI],
     async_client: Callable[..., openai.AsyncOpenAI],
 ) -> StartSdk:
-    """Makes clients of a gate, which do not retry unless they are told to.
+    """Creates SDK clients of a gate; they do not retry by default.
 
-    They are spared the CA certificates: nobody speaks TLS here, and reading them takes longer
-    than most tests.
+    They load no CA certificates: TLS is not used, and loading them takes longer than most tests.
     """
 
     def start(gate: Gate, **options: Any) -> Sdk:

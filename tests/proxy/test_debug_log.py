@@ -1,4 +1,4 @@
-"""At debug, each step of an exchange is logged."""
+"""The debug log contains the steps of each exchange."""
 
 import pytest
 
@@ -18,12 +18,12 @@ from tests.support.upstream import Upstream
         ("info", ["exchange"]),
     ],
 )
-async def test_debug_adds_the_steps(
+async def test_debug_logs_each_step(
     gate: StartGate, upstream: Upstream, log: Log, rust_log: str, steps: list[str]
 ) -> None:
     upstream.reply = response()
     running = await gate(RUST_LOG=rust_log)
     await running.request(chat())
     [line] = await running.settled()
-    told = [each for each in log.text.splitlines() if line["id"] in each]
-    assert [each.split(" {")[0] for each in told] == steps
+    lines = [each for each in log.text.splitlines() if line["id"] in each]
+    assert [each.split(" {")[0] for each in lines] == steps

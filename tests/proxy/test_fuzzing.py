@@ -1,4 +1,4 @@
-"""The gate survives any bytes."""
+"""Random bytes never crash the gate or provoke a 5xx response."""
 
 import asyncio
 import re
@@ -21,10 +21,10 @@ from tests.support.http import (
 )
 from tests.support.upstream import Upstream
 
-pytestmark = pytest.mark.usefixtures("no_byte_is_logged")
+pytestmark = pytest.mark.usefixtures("no_request_byte_is_logged")
 
 
-WORDS = [
+FRAGMENTS = [
     *(b"GET ", b"POST ", b"/v1/x", b"/v1/../", b" HTTP/1.1", b" HTTP/1.0", b"\r\n", b"\r\n\r\n"),
     *(
         b"\n",
@@ -47,17 +47,17 @@ WORDS = [
     *(b"Expect: 100-continue\r\n", b"Content-Type: application/json\r\n", b"0", b"2", b"-1", b"f"),
     *(get("/v1/x"), post(), chunked(chunk(b"{}"), LAST_CHUNK), chunked(), LAST_CHUNK),
 ]
-NOISE = st.lists(st.sampled_from(WORDS) | st.binary(max_size=8), max_size=30).map(b"".join)
+NOISE = st.lists(st.sampled_from(FRAGMENTS) | st.binary(max_size=8), max_size=30).map(b"".join)
 
 
 @st.composite
 def pieces(draw: st.DrawFn) -> list[bytes]:
-    """Noise, or an honest request with noise in it, cut somewhere."""
-    honest = draw(
+    """Noise, or a valid request with noise in it, cut into pieces."""
+    valid = draw(
         st.sampled_from([b"", get("/v1/x"), post(BODY), chunked(chunk(BODY), LAST_CHUNK)])
     )
-    at = draw(st.integers(0, len(honest)))
-    data = honest[:at] + draw(NOISE) + honest[at + draw(st.integers(0, 3)) :]
+    at = draw(st.integers(0, len(valid)))
+    data = valid[:at] + draw(NOISE) + valid[at + draw(st.integers(0, 3)) :]
     cuts = sorted(draw(st.lists(st.integers(0, len(data)), max_size=4)))
     return [data[a:b] for a, b in zip([0, *cuts], [*cuts, len(data)], strict=True)]
 
@@ -68,10 +68,10 @@ def pieces(draw: st.DrawFn) -> list[bytes]:
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(pieces())
-async def test_gate_survives_anything(
+async def test_gate_survives_any_bytes(
     running: Gate, upstream: Upstream, pieces: list[bytes]
 ) -> None:
-    """It answers, waits or closes, but never with an error of its own, and serves the next."""
+    """It responds, waits or closes, never with an internal error, and serves the next request."""
     upstream.reply = response(b"")
     client, other = await running.connect(), await running.connect()
     for piece in pieces:

@@ -1,4 +1,4 @@
-"""Broken bodies are refused; odd ones cross unchanged."""
+"""Malformed bodies are refused; unusual ones are forwarded unchanged."""
 
 import pytest
 
@@ -11,11 +11,11 @@ from tests.support.hostile import (
     MEGABYTE,
     MULTIPART,
     SMUGGLED,
-    byte_by_byte,
+    check_refused_and_closed,
+    check_unharmed,
     chunked,
     head_with,
-    is_refused_and_closed,
-    is_unharmed,
+    send_byte_by_byte,
 )
 from tests.support.http import (
     LAST_CHUNK,
@@ -27,7 +27,7 @@ from tests.support.http import (
 )
 from tests.support.upstream import Upstream
 
-pytestmark = pytest.mark.usefixtures("no_byte_is_logged")
+pytestmark = pytest.mark.usefixtures("no_request_byte_is_logged")
 
 
 ODD_BODIES = {
@@ -54,13 +54,15 @@ ODD_BODIES = {
 
 
 @pytest.mark.parametrize("body", ODD_BODIES.values(), ids=ODD_BODIES)
-async def test_odd_body_crosses_untouched(running: Gate, upstream: Upstream, body: bytes) -> None:
+async def test_unusual_body_is_forwarded_unchanged(
+    running: Gate, upstream: Upstream, body: bytes
+) -> None:
     client = await running.send(post(body))
     call = await upstream.call()
     assert await call.read_rest() == body
     await call.respond(response())
     assert (await client.response()).status == 200
-    await is_unharmed(running, upstream)
+    await check_unharmed(running, upstream)
 
 
 BAD_CHUNKS = {
@@ -94,34 +96,34 @@ bad_chunk = pytest.mark.parametrize("bad", BAD_CHUNKS.values(), ids=BAD_CHUNKS)
 async def test_body_with_a_bad_chunk_is_refused(
     running: Gate, upstream: Upstream, bad: bytes
 ) -> None:
-    """Whether the gate sees it with the head, or waits for it."""
-    await is_refused_and_closed(await running.send(chunked(chunk(BODY), bad, SMUGGLED)))
+    """Whether the chunk arrives with the head or later."""
+    await check_refused_and_closed(await running.send(chunked(chunk(BODY), bad, SMUGGLED)))
     client = await running.send(chunked(chunk(BODY)))
     await running.wait_until(held_bytes=len(BODY))
-    await byte_by_byte(client, bad + SMUGGLED)
-    await is_refused_and_closed(client)
+    await send_byte_by_byte(client, bad + SMUGGLED)
+    await check_refused_and_closed(client)
     assert upstream.wires == []
-    await is_unharmed(running, upstream)
+    await check_unharmed(running, upstream)
 
 
 @bad_chunk
-async def test_upload_with_a_bad_chunk_is_refused_and_never_ended(
+async def test_upload_with_a_bad_chunk_is_refused_and_left_incomplete(
     running: Gate, upstream: Upstream, bad: bytes
 ) -> None:
-    """Upstream can tell what it got from a whole body."""
+    """Upstream can tell that the body is incomplete."""
     head = request("POST", "/v1/files", MULTIPART, "Transfer-Encoding: chunked", MARKED)
     client = await running.send(head, chunk(BODY))
     call = await upstream.call()
     await call.expect_body(BODY)
-    await byte_by_byte(client, bad + SMUGGLED)
-    await is_refused_and_closed(client)
+    await send_byte_by_byte(client, bad + SMUGGLED)
+    await check_refused_and_closed(client)
     await call.ended()
     assert not call.wire.received.endswith(LAST_CHUNK)
     assert b"smuggled" not in call.wire.received
-    await is_unharmed(running, upstream)
+    await check_unharmed(running, upstream)
 
 
-async def test_bad_chunk_of_a_request_sent_ahead_is_refused_in_turn(
+async def test_bad_chunk_of_a_pipelined_request_is_refused_in_order(
     running: Gate, upstream: Upstream
 ) -> None:
     client = await running.send(get("/v1/x"))
@@ -132,11 +134,11 @@ async def test_bad_chunk_of_a_request_sent_ahead_is_refused_in_turn(
     await running.request(get("/health"))
     await call.respond(response(b"whole"))
     assert (await client.response()).body == b"whole"
-    got = await client.response()
-    assert (got.status, got.reason) == (400, "bad_request")
+    received = await client.response()
+    assert (received.status, received.reason) == (400, "bad_request")
     await client.ended()
     assert len(upstream.calls) == 1
-    await is_unharmed(running, upstream)
+    await check_unharmed(running, upstream)
 
 
 @pytest.mark.parametrize(
@@ -150,7 +152,9 @@ async def test_bad_chunk_of_a_request_sent_ahead_is_refused_in_turn(
     ],
     ids=["extension", "quoted extension", "zeros", "many chunks", "trailers"],
 )
-async def test_odd_chunks_leave_no_trace(running: Gate, upstream: Upstream, body: bytes) -> None:
+async def test_unusual_chunks_are_normalized(
+    running: Gate, upstream: Upstream, body: bytes
+) -> None:
     client = await running.send(chunked(body))
     call = await upstream.call()
     assert await call.read_rest() == b"{}"
@@ -162,64 +166,62 @@ async def test_odd_chunks_leave_no_trace(running: Gate, upstream: Upstream, body
 
 
 @pytest.mark.parametrize("length", [MEGABYTE + 1, 2**63, 2**64 - 1], ids=str)
-async def test_announced_body_that_is_too_large_is_refused_unread(
+async def test_body_with_a_too_large_length_is_refused_unread(
     gate: StartGate, upstream: Upstream, length: int
 ) -> None:
     running = await gate(MAX_BODY_SIZE=MEGABYTE)
-    got = await running.request(head_with(b"Content-Length: %d\r\n" % length))
-    assert (got.status, got.reason) == (413, "body_too_large")
-    assert got.head["connection"] == "close"
+    received = await running.request(head_with(b"Content-Length: %d\r\n" % length))
+    assert (received.status, received.reason) == (413, "body_too_large")
+    assert received.head["connection"] == "close"
     assert upstream.wires == []
-    await is_unharmed(running, upstream)
+    await check_unharmed(running, upstream)
 
 
-async def test_chunk_that_announces_all_there_is_takes_no_memory(
-    gate: StartGate, upstream: Upstream
-) -> None:
+async def test_huge_chunk_size_takes_no_memory(gate: StartGate, upstream: Upstream) -> None:
     running = await gate(MAX_BODY_SIZE=MEGABYTE)
     client = await running.send(chunked(b"f" * 16 + b"\r\n", BODY))
     await running.wait_until(held_bytes=len(BODY))
     client.send(b"x" * MEGABYTE)
-    got = await client.response()
-    assert (got.status, got.reason) == (413, "body_too_large")
-    await is_unharmed(running, upstream)
+    received = await client.response()
+    assert (received.status, received.reason) == (413, "body_too_large")
+    await check_unharmed(running, upstream)
 
 
 @pytest.mark.parametrize(
-    "said", [b"Content-Length: 1000\r\n", b"Transfer-Encoding: chunked\r\n"], ids=repr
+    "framing", [b"Content-Length: 1000\r\n", b"Transfer-Encoding: chunked\r\n"], ids=repr
 )
-async def test_body_that_ends_before_its_end_is_not_sent(
-    running: Gate, upstream: Upstream, said: bytes
+async def test_incomplete_body_is_not_sent(
+    running: Gate, upstream: Upstream, framing: bytes
 ) -> None:
-    framed = chunk(BODY) if b"chunked" in said else BODY
-    client = await running.send(head_with(said), framed)
+    framed = chunk(BODY) if b"chunked" in framing else BODY
+    client = await running.send(head_with(framing), framed)
     await running.wait_until(held_bytes=len(BODY))
     client.wire.half_close()
     await client.ended()
     assert client.wire.received == b""
     assert upstream.wires == []
-    await is_unharmed(running, upstream)
+    await check_unharmed(running, upstream)
 
 
-@pytest.mark.parametrize("said", ["Content-Length: 1000", "Transfer-Encoding: chunked"])
-async def test_upload_that_ends_before_its_end_is_never_ended(
-    running: Gate, upstream: Upstream, said: str
+@pytest.mark.parametrize("framing", ["Content-Length: 1000", "Transfer-Encoding: chunked"])
+async def test_incomplete_upload_stays_incomplete(
+    running: Gate, upstream: Upstream, framing: str
 ) -> None:
-    framed = chunk(BODY) if "chunked" in said else BODY
-    client = await running.send(request("POST", "/v1/files", MULTIPART, said), framed)
+    framed = chunk(BODY) if "chunked" in framing else BODY
+    client = await running.send(request("POST", "/v1/files", MULTIPART, framing), framed)
     call = await upstream.call()
     await call.expect_body(BODY)
     client.wire.half_close()
     await call.ended()
     assert call.wire.received.endswith(framed)
     assert client.wire.received == b""
-    await is_unharmed(running, upstream)
+    await check_unharmed(running, upstream)
 
 
-async def test_more_than_the_announced_body_is_a_request_of_its_own(
+async def test_data_after_the_body_is_a_request_of_its_own(
     running: Gate, upstream: Upstream
 ) -> None:
-    """Here and upstream alike: nothing of it rides on the first one's connection."""
+    """None of it reaches upstream on the first request's connection."""
     client = await running.send(head_with(b"Content-Length: 2\r\n") + b"{}")
     call = await upstream.call()
     client.send(b"{}" + SMUGGLED)
@@ -227,4 +229,4 @@ async def test_more_than_the_announced_body_is_a_request_of_its_own(
     assert (await client.response()).body == b"whole"
     assert (await client.response()).reason == "bad_request"
     assert len(upstream.calls) == 1
-    await is_unharmed(running, upstream)
+    await check_unharmed(running, upstream)

@@ -3,14 +3,14 @@
 import pytest
 
 from tests.support.gate import Gate
-from tests.support.hostile import MARKED, is_unharmed, started
+from tests.support.hostile import MARKED, check_unharmed, with_start_line
 from tests.support.http import (
     get,
     response,
 )
 from tests.support.upstream import Upstream
 
-pytestmark = pytest.mark.usefixtures("no_byte_is_logged")
+pytestmark = pytest.mark.usefixtures("no_request_byte_is_logged")
 
 
 @pytest.mark.parametrize(
@@ -44,21 +44,21 @@ pytestmark = pytest.mark.usefixtures("no_byte_is_logged")
         "/v1/models?a#b",
     ],
 )
-async def test_target_that_may_leave_the_base_is_refused(
+async def test_target_outside_the_base_path_is_refused(
     running: Gate, upstream: Upstream, target: str
 ) -> None:
     client = await running.connect()
-    got = await client.request(get(target, MARKED))
-    assert (got.status, got.reason) == (400, "bad_request")
+    received = await client.request(get(target, MARKED))
+    assert (received.status, received.reason) == (400, "bad_request")
     assert upstream.wires == []
     assert (await client.request(get("/health"))).status == 200
-    await is_unharmed(running, upstream)
+    await check_unharmed(running, upstream)
 
 
 @pytest.mark.parametrize(
     "target",
     [
-        # Decoded once, as upstream does, these are no dot segments.
+        # Decoded once, as upstream does, these are not dot segments.
         "/v1/%252e%252e/admin",
         "/v1/..%252fadmin",
         "/v1/%25%32%65%25%32%65/x",
@@ -66,7 +66,7 @@ async def test_target_that_may_leave_the_base_is_refused(
         "/v1/...",
         "/v1/..x/.y/z..",
         "/v1/x?to=../../admin&%2e%2e/",
-        # Nor are these a line's end, a string's, or a query.
+        # Nor are these the end of a line or string, or a query.
         "/v1/x%0d%0aX-Injected:%201",
         "/v1/x%0D%0A%0D%0AGET%20/v1/y%20HTTP/1.1",
         "/v1/x?a=%0d%0aAuthorization:%20Bearer%20x",
@@ -89,7 +89,7 @@ async def test_encoded_target_stays_encoded(
 
 @pytest.mark.parametrize("target", ["gate:443", "/v1/models"])
 async def test_connect_opens_no_tunnel(running: Gate, upstream: Upstream, target: str) -> None:
-    client = await running.send(started(f"CONNECT {target} HTTP/1.1".encode()))
+    client = await running.send(with_start_line(f"CONNECT {target} HTTP/1.1".encode()))
     assert (await client.head()).status == 405
     assert upstream.wires == []
-    await is_unharmed(running, upstream)
+    await check_unharmed(running, upstream)

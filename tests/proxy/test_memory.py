@@ -1,4 +1,4 @@
-"""Memory: what an exchange takes is had again when it is over, and at once."""
+"""Memory: an exchange frees everything when it ends, without waiting for the garbage collector."""
 
 import gc
 import json
@@ -22,63 +22,63 @@ USAGE = b'{"usage": {"prompt_tokens": 11, "completion_tokens": 7}}'
 JSON = "Content-Type: application/json"
 STREAM = EVENT_STREAM + chunk(b"data: x\n\n") + LAST_CHUNK
 
-# As many as bring about all that is remembered, and as many as would show a leak.
-AT_FIRST, MORE = 250, 300
+# Enough exchanges to fill every cache, and enough to show a leak.
+WARM_UP, MEASURED = 250, 300
 
 
-def made_up(number: int) -> bytes:
-    """By a client and for a model that nobody heard of before."""
+def invented(number: int) -> bytes:
+    """A request with a new client name and a new model."""
     body = json.dumps({"model": f"model-{number}", "user": f"user-{number}"}).encode()
     return post(body, f"X-RustyGate-Client: client-{number}")
 
 
-Ask = Callable[[int], bytes]
+BuildRequest = Callable[[int], bytes]
 
-ASKED: dict[str, tuple[Ask, bytes]] = {
-    "answered": (lambda _: chat(), response(USAGE, JSON)),
+REQUESTS: dict[str, tuple[BuildRequest, bytes]] = {
+    "plain": (lambda _: chat(), response(USAGE, JSON)),
     "streamed": (lambda _: chat(stream=True), STREAM),
     "refused": (lambda _: get("/nothing"), b""),
-    "made up": (made_up, response(status="404 Not Found")),
+    "invented names": (invented, response(status="404 Not Found")),
 }
-each = pytest.mark.parametrize(("ask", "reply"), ASKED.values(), ids=ASKED)
+each = pytest.mark.parametrize(("build", "reply"), REQUESTS.values(), ids=REQUESTS)
 
 
-async def asks(client: Client, ask: Ask, numbers: range) -> None:
+async def send_requests(client: Client, build: BuildRequest, numbers: range) -> None:
     for number in numbers:
-        await client.request(ask(number))
+        await client.request(build(number))
         client.wire.discard_read()
 
 
-async def held_by_the_gate(running: Gate, upstream: Upstream, exchanges: int) -> int:
-    """Bytes that our code has taken and not given back when so many exchanges have settled; the
-    tests' own records are let go."""
+async def memory_of_the_gate(running: Gate, upstream: Upstream, exchanges: int) -> int:
+    """Bytes allocated by the gate's code after this many exchanges; the tests' own records are
+    dropped first."""
     await until(lambda: len(running.log.exchanges) >= exchanges)
     running.log.exchanges.clear()
     upstream.calls.clear()
     gc.collect()
     code = str(Path(rustygate.__file__).parent / "*")
-    taken = tracemalloc.take_snapshot().filter_traces([tracemalloc.Filter(True, code)])
-    return sum(trace.size for trace in taken.traces)
+    snapshot = tracemalloc.take_snapshot().filter_traces([tracemalloc.Filter(True, code)])
+    return sum(trace.size for trace in snapshot.traces)
 
 
 @each
-async def test_exchanges_that_are_over_hold_no_memory(
-    gate: StartGate, upstream: Upstream, ask: Ask, reply: bytes
+async def test_ended_exchanges_hold_no_memory(
+    gate: StartGate, upstream: Upstream, build: BuildRequest, reply: bytes
 ) -> None:
     upstream.reply = reply
     running = await gate()
     client = await running.connect()
     tracemalloc.start()
     try:
-        await asks(client, ask, range(AT_FIRST))
-        before = await held_by_the_gate(running, upstream, AT_FIRST)
-        await asks(client, ask, range(AT_FIRST, AT_FIRST + MORE))
-        assert await held_by_the_gate(running, upstream, MORE) - before < 10 * MORE
+        await send_requests(client, build, range(WARM_UP))
+        before = await memory_of_the_gate(running, upstream, WARM_UP)
+        await send_requests(client, build, range(WARM_UP, WARM_UP + MEASURED))
+        assert await memory_of_the_gate(running, upstream, MEASURED) - before < 10 * MEASURED
     finally:
         tracemalloc.stop()
 
 
-async def test_answer_that_nobody_reads_any_more_waits_for_no_collection(
+async def test_abandoned_response_is_freed_without_a_collection(
     gate: StartGate, upstream: Upstream
 ) -> None:
     running = await gate()
@@ -100,17 +100,17 @@ async def test_answer_that_nobody_reads_any_more_waits_for_no_collection(
 
 
 @each
-async def test_exchanges_that_are_over_wait_for_no_collection(
-    gate: StartGate, upstream: Upstream, ask: Ask, reply: bytes
+async def test_ended_exchanges_leave_no_garbage(
+    gate: StartGate, upstream: Upstream, build: BuildRequest, reply: bytes
 ) -> None:
-    """Collections are seldom, for an exchange leaves nothing to be collected."""
+    """Collections are rare, because an exchange leaves nothing to collect."""
     upstream.reply = reply
     client = await (await gate()).connect()
-    await asks(client, ask, range(1))
+    await send_requests(client, build, range(1))
     gc.collect()
     gc.disable()
     try:
-        await asks(client, ask, range(1, 101))
+        await send_requests(client, build, range(1, 101))
         found = gc.collect()
     finally:
         gc.enable()

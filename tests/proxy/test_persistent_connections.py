@@ -1,4 +1,4 @@
-"""Connections serve several requests, on both sides; HTTP/1.0 clients are served."""
+"""Connections are reused on both sides; HTTP/1.0 clients are served."""
 
 import pytest
 
@@ -14,16 +14,14 @@ from tests.support.http import (
 from tests.support.upstream import Upstream
 
 
-async def test_client_s_connection_serves_one_request_after_the_other(
-    gate: StartGate, upstream: Upstream
-) -> None:
+async def test_client_connection_is_reused(gate: StartGate, upstream: Upstream) -> None:
     upstream.reply = lambda call: response(call.target.encode())
     client = await (await gate()).connect()
     for number in range(3):
         assert (await client.request(get(f"/v1/{number}"))).body == b"/v1/%d" % number
 
 
-async def test_pipelined_requests_are_answered_in_order(
+async def test_pipelined_requests_get_responses_in_order(
     gate: StartGate, upstream: Upstream
 ) -> None:
     upstream.reply = lambda call: response(call.target.encode())
@@ -31,7 +29,7 @@ async def test_pipelined_requests_are_answered_in_order(
     assert [(await client.response()).body for _ in range(3)] == [b"/v1/0", b"/v1/1", b"/v1/2"]
 
 
-async def test_connection_to_upstream_is_used_again(gate: StartGate, upstream: Upstream) -> None:
+async def test_upstream_connection_is_reused(gate: StartGate, upstream: Upstream) -> None:
     upstream.reply = response()
     running = await gate()
     for _ in range(3):
@@ -40,7 +38,7 @@ async def test_connection_to_upstream_is_used_again(gate: StartGate, upstream: U
 
 
 @pytest.mark.parametrize("framed", ["length", "chunked", "connection"])
-async def test_http_1_0_client_gets_its_answer(
+async def test_http_1_0_client_gets_its_response(
     gate: StartGate, upstream: Upstream, framed: str
 ) -> None:
     client = await (await gate()).send(b"GET /v1/x HTTP/1.0\r\nHost: gate\r\n\r\n")
@@ -54,7 +52,7 @@ async def test_http_1_0_client_gets_its_answer(
         case _:
             call.send(response_head(), b"body")
             call.close()
-    got = await client.response()
-    assert "transfer-encoding" not in got.head
-    assert got.body == b"body"
+    received = await client.response()
+    assert "transfer-encoding" not in received.head
+    assert received.body == b"body"
     assert await client.ended() == "closed"

@@ -1,4 +1,4 @@
-"""Request bodies: held or streamed, `Expect: 100-continue`, early responses."""
+"""Request bodies: buffered or streamed, `Expect: 100-continue`, early responses."""
 
 import gzip
 
@@ -34,7 +34,7 @@ from tests.support.upstream import Upstream
     ],
     ids=lambda body: repr(body[:24]),
 )
-async def test_held_body_goes_up_as_it_came(
+async def test_buffered_body_is_forwarded_unchanged(
     gate: StartGate, upstream: Upstream, body: bytes
 ) -> None:
     running = await gate()
@@ -46,9 +46,7 @@ async def test_held_body_goes_up_as_it_came(
     assert (await client.response()).status == 200
 
 
-async def test_compressed_request_body_goes_up_as_it_came(
-    gate: StartGate, upstream: Upstream
-) -> None:
+async def test_compressed_body_is_forwarded_unchanged(gate: StartGate, upstream: Upstream) -> None:
     body = gzip.compress(b'{"model": "gpt-4o"}')
     client = await (await gate()).send(post(body, "Content-Encoding: gzip"))
     call = await upstream.call()
@@ -65,9 +63,9 @@ async def test_compressed_request_body_goes_up_as_it_came(
         (("Content-Type: application/octet-stream",), {"MAX_BUFFERED_BODY": 0}),
         (("Content-Type: application/json",), {"QUEUE_BYTES": 0}),
     ],
-    ids=["multipart", "large", "nothing may be held", "no room"],
+    ids=["multipart", "large", "buffering off", "no buffer space"],
 )
-async def test_body_that_is_not_held_goes_up_as_it_comes(
+async def test_unbuffered_body_is_streamed(
     gate: StartGate, upstream: Upstream, lines: tuple[str, ...], settings: dict[str, int]
 ) -> None:
     running = await gate(**settings)
@@ -84,9 +82,7 @@ async def test_body_that_is_not_held_goes_up_as_it_comes(
     assert running.snapshot()["held_bytes"] == 0
 
 
-async def test_chunked_body_that_is_not_held_stays_chunked(
-    gate: StartGate, upstream: Upstream
-) -> None:
+async def test_unbuffered_chunked_body_stays_chunked(gate: StartGate, upstream: Upstream) -> None:
     running = await gate(MAX_BUFFERED_BODY=4)
     head = request("POST", CHAT, "Transfer-Encoding: chunked")
     client = await running.send(head, chunk(b"first-piece."))
@@ -100,7 +96,7 @@ async def test_chunked_body_that_is_not_held_stays_chunked(
     assert (await client.response()).status == 200
 
 
-async def test_chunked_body_that_is_held_goes_up_whole(
+async def test_buffered_chunked_body_is_forwarded_complete(
     gate: StartGate, upstream: Upstream
 ) -> None:
     head = request("POST", CHAT, "Transfer-Encoding: chunked", "Content-Type: application/json")
@@ -111,7 +107,7 @@ async def test_chunked_body_that_is_held_goes_up_whole(
     assert (await client.response()).status == 200
 
 
-async def test_large_body_crosses_whole(gate: StartGate, upstream: Upstream) -> None:
+async def test_large_body_is_forwarded_complete(gate: StartGate, upstream: Upstream) -> None:
     body = bytes(range(256)) * 64 * 1024
     client = await (await gate()).send(post(body))
     call = await upstream.call()
@@ -120,7 +116,7 @@ async def test_large_body_crosses_whole(gate: StartGate, upstream: Upstream) -> 
     assert (await client.response()).body == body
 
 
-async def test_get_with_a_body_keeps_it(gate: StartGate, upstream: Upstream) -> None:
+async def test_get_body_is_forwarded(gate: StartGate, upstream: Upstream) -> None:
     client = await (await gate()).send(request("GET", "/v1/x", body=b"{}"))
     call = await upstream.call()
     assert await call.read_rest() == b"{}"
@@ -131,10 +127,8 @@ async def test_get_with_a_body_keeps_it(gate: StartGate, upstream: Upstream) -> 
 # Expect.
 
 
-async def test_expected_json_body_is_asked_for_at_once(
-    gate: StartGate, upstream: Upstream
-) -> None:
-    """Its cost is needed for admission."""
+async def test_json_body_gets_100_continue_at_once(gate: StartGate, upstream: Upstream) -> None:
+    """Admission needs its cost."""
     running = await gate(RATE_LIMIT="0.001", RATE_LIMIT_BURST=1, RATE_LIMIT_TIMEOUT=3600)
     upstream.reply = response()
     await running.request(get())
@@ -145,7 +139,7 @@ async def test_expected_json_body_is_asked_for_at_once(
     await running.wait_until(waiters=1)
 
 
-async def test_other_expected_body_is_asked_for_once_admitted(
+async def test_other_body_gets_100_continue_after_admission(
     gate: StartGate, upstream: Upstream
 ) -> None:
     running = await gate(CONCURRENCY_LIMIT=1)
@@ -166,18 +160,16 @@ async def test_other_expected_body_is_asked_for_once_admitted(
     assert (await client.response()).status == 200
 
 
-async def test_refused_request_is_not_asked_for_its_body(
-    gate: StartGate, upstream: Upstream
-) -> None:
+async def test_refused_request_gets_no_100_continue(gate: StartGate, upstream: Upstream) -> None:
     lines = ["Content-Type: application/json", "Expect: 100-continue", "Content-Length: 2"]
     client = await (await gate()).send(request("POST", "/v2/x", *lines))
     assert (await client.head()).status == 404
 
 
-# Upstream responds in the middle of an upload.
+# Responses in the middle of an upload.
 
 
-async def test_early_answer_passes_at_once_and_ends_the_upload(
+async def test_early_response_is_forwarded_at_once_and_ends_the_upload(
     gate: StartGate, upstream: Upstream
 ) -> None:
     running = await gate()
@@ -185,12 +177,12 @@ async def test_early_answer_passes_at_once_and_ends_the_upload(
     client = await running.send(request("POST", "/v1/files", *lines), b"x" * 1000)
     call = await upstream.call()
     call.send(response(b'{"error": {}}', status="413 Too Large"))
-    got = await client.response()
-    assert (got.status, got.body, got.reason) == (413, b'{"error": {}}', None)
+    received = await client.response()
+    assert (received.status, received.body, received.reason) == (413, b'{"error": {}}', None)
     await call.ended()
 
 
-async def test_early_answer_streams_while_the_upload_stands(
+async def test_early_response_streams_while_the_upload_is_pending(
     gate: StartGate, upstream: Upstream
 ) -> None:
     running = await gate()

@@ -1,4 +1,4 @@
-"""Which request headers cross the gate, and which are replaced or dropped."""
+"""Which request headers are forwarded, replaced or dropped."""
 
 import pytest
 
@@ -19,22 +19,20 @@ def host(upstream: Upstream) -> tuple[str, str]:
     return "host", upstream.url.removeprefix("http://").removesuffix("/v1")
 
 
-async def test_nothing_is_added_but_the_key(gate: StartGate, upstream: Upstream) -> None:
+async def test_only_the_key_is_added(gate: StartGate, upstream: Upstream) -> None:
     upstream.reply = response()
     await (await gate()).request(b"GET /v1/models HTTP/1.1\r\nHost: gate\r\n\r\n")
     assert sorted(upstream.calls[0].head.fields) == [KEY_FIELD, host(upstream)]
 
 
-async def test_empty_post_brings_nothing_but_its_length(
-    gate: StartGate, upstream: Upstream
-) -> None:
+async def test_empty_post_adds_at_most_its_length(gate: StartGate, upstream: Upstream) -> None:
     upstream.reply = response()
     await (await gate()).request(b"POST /v1/x HTTP/1.1\r\nHost: gate\r\nContent-Length: 0\r\n\r\n")
     fields = [("content-length", "0"), *sorted([KEY_FIELD, host(upstream)])]
     assert sorted(upstream.calls[0].head.fields) in (sorted(fields), sorted(fields[1:]))
 
 
-async def test_headers_cross_as_sent(gate: StartGate, upstream: Upstream) -> None:
+async def test_headers_are_forwarded_unchanged(gate: StartGate, upstream: Upstream) -> None:
     lines = [
         "X-Repeated: one",
         'user-agent: MyApp/1.0 (odd; values="kept")',
@@ -53,8 +51,8 @@ async def test_headers_cross_as_sent(gate: StartGate, upstream: Upstream) -> Non
     await (await gate()).request(get("/v1/models", *lines))
     sent = [tuple(line.split(":", 1)) for line in lines]
     expected = [(name.lower(), value.strip(" ")) for name, value in sent]
-    crossed = [f for f in upstream.calls[0].head.fields if f not in (KEY_FIELD, host(upstream))]
-    assert sorted(crossed) == sorted(expected)
+    forwarded = [f for f in upstream.calls[0].head.fields if f not in (KEY_FIELD, host(upstream))]
+    assert sorted(forwarded) == sorted(expected)
     assert upstream.calls[0].head.all("x-repeated") == ["one", "two, three", "four"]
 
 
@@ -80,7 +78,7 @@ async def test_headers_cross_as_sent(gate: StartGate, upstream: Upstream) -> Non
         "Connection: X-Secret-Hop",
     ],
 )
-async def test_header_does_not_go_up(gate: StartGate, upstream: Upstream, line: str) -> None:
+async def test_header_is_not_forwarded(gate: StartGate, upstream: Upstream, line: str) -> None:
     upstream.reply = response()
     running = await gate(CORS_ALLOW_ORIGINS="*")
     await running.request(get("/v1/models", line, "X-Secret-Hop: 1", "X-Kept: 1"))
@@ -89,10 +87,12 @@ async def test_header_does_not_go_up(gate: StartGate, upstream: Upstream, line: 
     assert ("x-secret-hop" in upstream.calls[0].head) == (line != "Connection: X-Secret-Hop")
 
 
-async def test_upgrade_does_not_go_up(gate: StartGate, upstream: Upstream) -> None:
+async def test_upgrade_is_not_forwarded(gate: StartGate, upstream: Upstream) -> None:
     upstream.reply = response()
-    got = await (await gate()).request(get("/v1/models", "Connection: Upgrade", "Upgrade: h2c"))
-    assert got.status == 200
+    received = await (await gate()).request(
+        get("/v1/models", "Connection: Upgrade", "Upgrade: h2c")
+    )
+    assert received.status == 200
     assert "upgrade" not in upstream.calls[0].head
 
 
@@ -105,7 +105,7 @@ async def test_upgrade_does_not_go_up(gate: StartGate, upstream: Upstream) -> No
         "authorization: Basic eDp5",
     ],
 )
-async def test_nothing_a_client_sends_erases_the_key(
+async def test_client_headers_cannot_remove_the_key(
     gate: StartGate, upstream: Upstream, line: str
 ) -> None:
     upstream.reply = response()
@@ -121,7 +121,7 @@ async def test_nothing_a_client_sends_erases_the_key(
     assert CLIENT_KEY.encode() not in upstream.wires[0].received
 
 
-async def test_account_of_the_client_goes_before_the_gate_s(
+async def test_client_organization_overrides_the_configured_one(
     gate: StartGate, upstream: Upstream
 ) -> None:
     upstream.reply = response()
@@ -142,7 +142,7 @@ async def test_account_of_the_client_goes_before_the_gate_s(
         ("gzip, deflate, br", True, "identity"),
     ],
 )
-async def test_accept_encoding_is_narrowed_to_what_can_be_read(
+async def test_accept_encoding_is_limited_to_readable_codings(
     gate: StartGate, upstream: Upstream, sent: str, stream: bool, received: str
 ) -> None:
     upstream.reply = response()
@@ -155,6 +155,6 @@ async def test_header_value_that_is_not_utf_8_is_refused(
     gate: StartGate, upstream: Upstream, value: bytes
 ) -> None:
     head = get("/v1/models").removesuffix(b"\r\n")
-    got = await (await gate()).request(head + b"X-Odd: " + value + b"\r\n\r\n")
-    assert (got.status, got.reason) == (400, "bad_request")
+    received = await (await gate()).request(head + b"X-Odd: " + value + b"\r\n\r\n")
+    assert (received.status, received.reason) == (400, "bad_request")
     assert upstream.calls == []

@@ -1,17 +1,14 @@
-"""Methods and targets cross as sent."""
+"""Methods and targets are forwarded unchanged."""
 
 import pytest
 
 from tests.conftest import StartGate
 from tests.support.http import (
-    UPSTREAM_KEY,
     get,
     request,
     response,
 )
 from tests.support.upstream import Upstream
-
-KEY_FIELD = ("authorization", f"Bearer {UPSTREAM_KEY}")
 
 
 def host(upstream: Upstream) -> tuple[str, str]:
@@ -23,8 +20,8 @@ def host(upstream: Upstream) -> tuple[str, str]:
 )
 async def test_any_method_is_forwarded(gate: StartGate, upstream: Upstream, method: str) -> None:
     upstream.reply = response(b"" if method == "HEAD" else b"{}")
-    got = await (await gate()).request(request(method, "/v1/files/f-1"))
-    assert got.status == 200
+    received = await (await gate()).request(request(method, "/v1/files/f-1"))
+    assert received.status == 200
     assert upstream.calls[0].head.start == f"{method} /v1/files/f-1 HTTP/1.1"
 
 
@@ -47,21 +44,23 @@ async def test_any_method_is_forwarded(gate: StartGate, upstream: Upstream, meth
         '/v1/x?json={"a":[1]}',
     ],
 )
-async def test_target_is_not_touched(gate: StartGate, upstream: Upstream, target: str) -> None:
+async def test_target_is_forwarded_unchanged(
+    gate: StartGate, upstream: Upstream, target: str
+) -> None:
     upstream.reply = response()
     assert (await (await gate()).request(get(target))).status == 200
     assert upstream.calls[0].target == target
 
 
-async def test_target_goes_below_the_base_url(gate: StartGate, upstream: Upstream) -> None:
+async def test_target_is_appended_to_the_base_url(gate: StartGate, upstream: Upstream) -> None:
     upstream.reply = response()
     running = await gate(OPENAI_BASE_URL=upstream.url.replace("/v1", "/openai/deployments/x"))
     await running.request(get("/v1/models?limit=2"))
     assert upstream.calls[0].target == "/openai/deployments/x/models?limit=2"
 
 
-async def test_absolute_form_is_forwarded_by_its_path(gate: StartGate, upstream: Upstream) -> None:
-    """RFC 9112, 3.2.2; upstream is not for the client to choose."""
+async def test_absolute_form_is_reduced_to_its_path(gate: StartGate, upstream: Upstream) -> None:
+    """RFC 9112, 3.2.2. The client cannot choose the upstream."""
     upstream.reply = response()
     await (await gate()).request(get("http://elsewhere.example/v1/models?a=b"))
     assert upstream.calls[0].target == "/v1/models?a=b"

@@ -1,4 +1,4 @@
-"""Response bodies and their framing cross unchanged."""
+"""Response bodies and their framing are forwarded unchanged."""
 
 import gzip
 import json
@@ -19,7 +19,7 @@ from tests.support.http import (
 from tests.support.upstream import Upstream
 
 
-async def test_known_length_stays_known(gate: StartGate, upstream: Upstream) -> None:
+async def test_content_length_is_kept(gate: StartGate, upstream: Upstream) -> None:
     client = await (await gate()).send(get())
     call = await upstream.call()
     call.send(response_head("Content-Length: 10", "Content-Type: text/plain"), b"01234")
@@ -50,21 +50,21 @@ async def test_body_that_ends_with_the_connection_becomes_chunked(
     call = await upstream.call()
     call.send(response_head("Content-Type: text/plain"), b"all of it")
     call.close()
-    got = await client.response()
-    assert got.head["transfer-encoding"] == "chunked"
-    assert got.body == b"all of it"
+    received = await client.response()
+    assert received.head["transfer-encoding"] == "chunked"
+    assert received.body == b"all of it"
 
 
-async def test_chunk_extensions_and_trailers_do_not_disturb(
+async def test_chunk_extensions_and_trailers_are_dropped(
     gate: StartGate, upstream: Upstream
 ) -> None:
     head = response_head("Transfer-Encoding: chunked")
     upstream.reply = head + b"3;name=value\r\nabc\r\n0\r\nX-Trailer: 1\r\n\r\n"
-    got = await (await gate()).request(get())
-    assert got.body == b"abc"
+    received = await (await gate()).request(get())
+    assert received.body == b"abc"
 
 
-async def test_interim_answers_do_not_confuse(gate: StartGate, upstream: Upstream) -> None:
+async def test_interim_responses_are_skipped(gate: StartGate, upstream: Upstream) -> None:
     hints = b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n"
     upstream.reply = CONTINUE + hints + response(b"final")
     assert (await (await gate()).request(get())).body == b"final"
@@ -81,20 +81,20 @@ async def test_interim_answers_do_not_confuse(gate: StartGate, upstream: Upstrea
     ],
     ids=["HEAD", "HEAD of a stream", "204", "304", "empty"],
 )
-async def test_answer_without_a_body(
+async def test_response_without_a_body(
     gate: StartGate, upstream: Upstream, method: str, reply: bytes, length: str | None
 ) -> None:
     upstream.reply = reply
     client = await (await gate()).connect()
-    got = await client.request(request(method, "/v1/x"))
-    assert got.body == b""
-    assert got.head.all("content-length") == ([] if length is None else [length])
+    received = await client.request(request(method, "/v1/x"))
+    assert received.body == b""
+    assert received.head.all("content-length") == ([] if length is None else [length])
     upstream.reply = response(b"next")
     assert (await client.request(get())).body == b"next"
 
 
 @pytest.mark.parametrize("framed", ["length", "chunked"])
-async def test_compressed_body_is_not_touched(
+async def test_compressed_body_is_forwarded_unchanged(
     gate: StartGate, upstream: Upstream, framed: str
 ) -> None:
     body = gzip.compress(json.dumps({"text": "a" * 1000}).encode())
@@ -104,11 +104,11 @@ async def test_compressed_body_is_not_touched(
     else:
         head = response_head(*lines, "Transfer-Encoding: chunked")
         upstream.reply = head + chunk(body) + LAST_CHUNK
-    got = await (await gate()).request(chat("Accept-Encoding: gzip"))
-    assert (got.body, got.head["content-encoding"]) == (body, "gzip")
+    received = await (await gate()).request(chat("Accept-Encoding: gzip"))
+    assert (received.body, received.head["content-encoding"]) == (body, "gzip")
 
 
-async def test_no_content_type_is_invented(gate: StartGate, upstream: Upstream) -> None:
+async def test_no_content_type_is_added(gate: StartGate, upstream: Upstream) -> None:
     running = await gate()
     client = await running.send(get())
     call = await upstream.call()

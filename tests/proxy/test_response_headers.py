@@ -1,4 +1,4 @@
-"""Statuses and response headers cross as sent, but for a few that are dropped or added."""
+"""Statuses and most response headers are forwarded unchanged; a few are dropped or added."""
 
 import pytest
 
@@ -30,19 +30,21 @@ from tests.support.upstream import Upstream
         "599 x",
     ],
 )
-async def test_upstream_s_own_answer_passes_untouched(
+async def test_upstream_response_is_forwarded_unchanged(
     gate: StartGate, upstream: Upstream, status: str
 ) -> None:
     body = b'{"error":  {"message": "\xc3\xa4", "code": "own"}}'
     upstream.reply = response(body, "Content-Type: application/json", "x-own: 1", status=status)
-    got = await (await gate()).request(chat())
-    assert got.head.start == f"HTTP/1.1 {status}"
-    assert (got.body, got.head["x-own"], got.reason) == (body, "1", None)
-    assert got.head["content-type"] == "application/json"
+    received = await (await gate()).request(chat())
+    assert received.head.start == f"HTTP/1.1 {status}"
+    assert (received.body, received.head["x-own"], received.reason) == (body, "1", None)
+    assert received.head["content-type"] == "application/json"
     assert len(upstream.calls) == 1
 
 
-async def test_answer_headers_cross_as_sent(gate: StartGate, upstream: Upstream) -> None:
+async def test_response_headers_are_forwarded_unchanged(
+    gate: StartGate, upstream: Upstream
+) -> None:
     lines = [
         "Content-Type: application/json",
         "Date: Thu, 01 Jan 1970 00:00:00 GMT",
@@ -64,10 +66,10 @@ async def test_answer_headers_cross_as_sent(gate: StartGate, upstream: Upstream)
     sent = [tuple(line.split(":", 1)) for line in lines]
     expected = [(name.lower(), value.strip(" ")) for name, value in sent]
     added = {"x-rustygate-queued-ms", "x-rustygate-attempts", "content-length"}
-    crossed = [field for field in head.fields if field[0] not in added]
-    timing = [f for f in crossed if f[0] == "server-timing" and f not in expected]
+    forwarded = [field for field in head.fields if field[0] not in added]
+    timing = [f for f in forwarded if f[0] == "server-timing" and f not in expected]
     assert len(timing) == 1
-    assert sorted(crossed) == sorted([*expected, *timing])
+    assert sorted(forwarded) == sorted([*expected, *timing])
     assert head.all("x-repeated") == ["one", "two, three", "four"]
 
 
@@ -84,7 +86,9 @@ async def test_answer_headers_cross_as_sent(gate: StartGate, upstream: Upstream)
         "Connection: X-Hop",
     ],
 )
-async def test_header_does_not_come_down(gate: StartGate, upstream: Upstream, line: str) -> None:
+async def test_response_header_is_not_forwarded(
+    gate: StartGate, upstream: Upstream, line: str
+) -> None:
     upstream.reply = response(b"{}", line, "X-Hop: 1", "X-Kept: 1")
     head = (await (await gate()).request(get())).head
     added = {"x-rustygate-queued-ms", "x-rustygate-attempts", "server-timing", "date", "server"}
@@ -93,7 +97,7 @@ async def test_header_does_not_come_down(gate: StartGate, upstream: Upstream, li
     assert ("x-hop" in head) == (line != "Connection: X-Hop")
 
 
-async def test_what_the_gate_adds_is_its_own(gate: StartGate, upstream: Upstream) -> None:
+async def test_gate_adds_only_its_own_headers(gate: StartGate, upstream: Upstream) -> None:
     upstream.reply = response()
     head = (await (await gate()).request(get())).head
     assert head["x-rustygate-attempts"] == "1"
@@ -106,11 +110,14 @@ async def test_what_the_gate_adds_is_its_own(gate: StartGate, upstream: Upstream
 
 
 @pytest.mark.parametrize("status", ["301 Moved", "302 Found", "307 Temporary", "308 Permanent"])
-async def test_redirect_is_passed_on(gate: StartGate, upstream: Upstream, status: str) -> None:
+async def test_redirect_is_forwarded(gate: StartGate, upstream: Upstream, status: str) -> None:
     location = "Location: https://elsewhere.example/v1/x?y#z"
     upstream.reply = response(b"", location, status=status)
-    got = await (await gate()).request(get())
-    assert (got.head.start, got.head["location"]) == (f"HTTP/1.1 {status}", location[10:])
+    received = await (await gate()).request(get())
+    assert (received.head.start, received.head["location"]) == (
+        f"HTTP/1.1 {status}",
+        location[10:],
+    )
     assert len(upstream.calls) == 1
 
 

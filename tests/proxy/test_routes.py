@@ -1,4 +1,4 @@
-"""The gate's own routes, and paths that are not served."""
+"""The gate's own routes, and paths that return 404."""
 
 import pytest
 
@@ -12,17 +12,17 @@ from tests.support.upstream import Upstream
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 async def test_health_is_ok(gate: StartGate, upstream: Upstream, method: str) -> None:
-    got = await (await gate()).request(request(method, "/health"))
-    assert (got.status, got.body) == (200, b"OK" if method == "GET" else b"")
-    assert got.head["content-type"].startswith("text/plain")
+    received = await (await gate()).request(request(method, "/health"))
+    assert (received.status, received.body) == (200, b"OK" if method == "GET" else b"")
+    assert received.head["content-type"].startswith("text/plain")
     assert upstream.calls == []
 
 
-async def test_ready_answers_json(gate: StartGate) -> None:
-    got = await (await gate()).request(get("/ready"))
-    assert got.status == 200
-    assert got.head["content-type"].startswith("application/json")
-    assert isinstance(got.json, dict)
+async def test_ready_returns_json(gate: StartGate) -> None:
+    received = await (await gate()).request(get("/ready"))
+    assert received.status == 200
+    assert received.head["content-type"].startswith("application/json")
+    assert isinstance(received.json, dict)
 
 
 @pytest.mark.parametrize(
@@ -43,10 +43,10 @@ async def test_ready_answers_json(gate: StartGate) -> None:
         "/v1models",
     ],
 )
-async def test_other_paths_are_not_found(gate: StartGate, upstream: Upstream, target: str) -> None:
-    got = await (await gate()).request(get(target))
-    assert (got.status, got.reason) == (404, "not_found")
-    assert got.error["type"] == "invalid_request_error"
+async def test_other_paths_return_404(gate: StartGate, upstream: Upstream, target: str) -> None:
+    received = await (await gate()).request(get(target))
+    assert (received.status, received.reason) == (404, "not_found")
+    assert received.error["type"] == "invalid_request_error"
     assert upstream.calls == []
 
 

@@ -1,4 +1,4 @@
-"""Hostile requests, and what must be left of them: nothing."""
+"""Hostile requests, and checks that they do no harm."""
 
 import asyncio
 import json
@@ -13,11 +13,11 @@ from tests.support.http import (
 )
 from tests.support.upstream import Upstream
 
-# Stands in hostile heads and bodies, and nowhere else.
+# Appears in hostile heads and bodies, and nowhere else.
 MARK = "canary-of-the-request"
 MARKED = f"X-Mark: {MARK}"
 
-# What would be answered, if it were taken for a request of its own.
+# Would get a response if the gate parsed it as a request of its own.
 SMUGGLED = get("/v1/smuggled", MARKED)
 
 BODY = json.dumps({"model": "gpt-4o", "user": MARK}).encode()
@@ -26,12 +26,12 @@ MEGABYTE = 1 << 20
 
 
 def head_with(*lines: bytes, method: str = "POST") -> bytes:
-    """An honest head and hostile lines."""
+    """A valid head with hostile lines."""
     return request(method, CHAT, MARKED).removesuffix(b"\r\n") + b"".join(lines) + b"\r\n"
 
 
 def framed(*lines: bytes, body: bytes = b"") -> bytes:
-    """A request whose framing is in doubt, and one that hides behind it."""
+    """A request with ambiguous framing, and one hidden behind it."""
     return head_with(*(line + b"\r\n" for line in lines)) + body + SMUGGLED
 
 
@@ -39,13 +39,13 @@ def chunked(*body: bytes) -> bytes:
     return head_with(b"Transfer-Encoding: chunked\r\n") + b"".join(body)
 
 
-def started(line: bytes, *lines: str) -> bytes:
-    """A head that starts with that line."""
+def with_start_line(line: bytes, *lines: str) -> bytes:
+    """A head with this start line."""
     return line + b"\r\n" + get("/", MARKED, *lines).split(b"\r\n", 1)[1]
 
 
-async def byte_by_byte(client: Client, data: bytes) -> None:
-    """Send as TCP may deliver it; stop when the other side has heard enough."""
+async def send_byte_by_byte(client: Client, data: bytes) -> None:
+    """Send one byte at a time, as TCP may deliver them; stop when the other side closes."""
     for byte in data:
         if client.wire.end is not None:
             return
@@ -53,18 +53,18 @@ async def byte_by_byte(client: Client, data: bytes) -> None:
         await asyncio.sleep(0)
 
 
-async def is_refused_and_closed(client: Client) -> None:
-    """One answer in the error shape, and the end."""
-    got = await client.response()
-    assert (got.status, got.reason) == (400, "bad_request")
-    assert got.error["type"] == "invalid_request_error"
-    assert MARK.encode() not in got.head.raw + got.body
+async def check_refused_and_closed(client: Client) -> None:
+    """Check that one error response comes, and then the end of the connection."""
+    received = await client.response()
+    assert (received.status, received.reason) == (400, "bad_request")
+    assert received.error["type"] == "invalid_request_error"
+    assert MARK.encode() not in received.head.raw + received.body
     await client.ended()
-    assert client.wire.received == got.head.raw + got.body
+    assert client.wire.received == received.head.raw + received.body
 
 
-async def is_unharmed(running: Gate, upstream: Upstream) -> None:
-    """Nothing is held any more, and the next request is served."""
+async def check_unharmed(running: Gate, upstream: Upstream) -> None:
+    """Check that nothing is held and the next request is served."""
     await running.wait_until(**IDLE)
     before = len(upstream.calls)
     upstream.reply = response(b"next")
