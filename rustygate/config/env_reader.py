@@ -1,16 +1,36 @@
 """Reads each setting's value by its kind, with environs, and collects what is wrong."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, Field, fields
 from typing import Any
 
 from environs import Env, EnvValidationError
 
-from rustygate.config.kinds import with_scheme
+from rustygate.config.kinds import FILE, Kind, with_scheme
 from rustygate.config.masking import MASKED, show_rejected
 from rustygate.config.names import SECRET_FILES
 from rustygate.config.settings import Settings, kind_of, variable_of
 from rustygate.core.cors import parse_origins
+
+_QUOTES = "\"'`\u2018\u2019\u201c\u201d"
+
+
+def remove_quotes(variables: dict[str, str]) -> Iterator[str]:
+    """Remove quotes around values, with a problem for each.
+
+    A shell removes quotes, and so does the reader of `.env`; `docker run --env-file` does not.
+    """
+    known = {variable_of(each): kind_of(each) for each in fields(Settings)}
+    known |= dict.fromkeys(SECRET_FILES.values(), FILE)
+    for name in [name for name in known if name in variables]:
+        value = variables[name]
+        bare = value.strip(_QUOTES).strip()
+        if bare != value:
+            yield (
+                f"{name}={_shown(known[name], value)}: expected a value without quotes around it; "
+                "remove them (docker's --env-file does not)"
+            )
+            variables[name] = bare
 
 
 class EnvReader(Env):
@@ -22,9 +42,11 @@ class EnvReader(Env):
     def __init__(self, variables: Mapping[str, str]) -> None:
         super().__init__(eager=False)
         self._variables = variables
+        self._kinds = {variable_of(setting): kind_of(setting) for setting in fields(Settings)}
 
     def _get_value(self, env_key: str, default: Any) -> Any:
-        return self._variables.get(env_key, default)
+        value = self._variables.get(env_key)
+        return default if value is None else self._kinds[env_key].without_unit(value)
 
     def read(self, setting: Field[Any]) -> Any:
         kind = kind_of(setting)
@@ -73,5 +95,8 @@ class EnvReader(Env):
         name, kind = variable_of(setting), kind_of(setting)
         if name not in self._variables:
             return f"{name}: not set; expected {kind.expected}"
-        value = MASKED if kind.secret else show_rejected(kind.redact(self._variables[name]))
-        return f"{name}={value}: expected {kind.expected}"
+        return f"{name}={_shown(kind, self._variables[name])}: expected {kind.expected}"
+
+
+def _shown(kind: Kind, rejected: str) -> str:
+    return MASKED if kind.secret else show_rejected(kind.redact(rejected))

@@ -4,14 +4,14 @@ import os
 import re
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from environs import ValidationError, validate
 
-from rustygate.config import names
+from rustygate.config import names, units
 from rustygate.config.masking import mask_credentials
 from rustygate.core.cors import parse_origins
 from rustygate.core.log_levels import parse_rust_log
@@ -28,6 +28,10 @@ _SOCKET_PATH_LIMIT = 107 if sys.platform == "linux" else 103
 _LONGEST_S = 1_000_000_000
 
 
+# How an unset value is shown; unlike `auto` and `off` it cannot be set.
+NONE = "none"
+
+
 @dataclass(frozen=True, slots=True)
 class Kind:
     """The values that a setting takes.
@@ -36,6 +40,7 @@ class Kind:
         expected: a description of the values, which follows "expected" in an error.
         parser: the name of the `EnvReader` method that reads a value.
         check: raises `ValidationError` for a value that can be read but is not allowed.
+        without_unit: rewrites a value with a unit as a plain number.
         unset: the word for None.
         secret: whether values are masked wherever they are shown.
         redact: removes secret parts from a value that is shown.
@@ -44,9 +49,10 @@ class Kind:
     expected: str
     parser: str
     check: Callable[[Any], Any] | None = None
-    unset: str = "none"
+    unset: str = NONE
     secret: bool = False
     redact: Callable[[str], str] = str
+    without_unit: Callable[[str], str] = str
 
 
 def whole_number(minimum: int, maximum: int | None = None) -> Kind:
@@ -54,16 +60,27 @@ def whole_number(minimum: int, maximum: int | None = None) -> Kind:
     return Kind(f"a whole number {limits}", "int", validate.Range(minimum, maximum))
 
 
+def count(minimum: int) -> Kind:
+    expected = f"a whole number of {minimum} or more, such as 500 or 200k"
+    return Kind(expected, "int", validate.Range(minimum), without_unit=units.in_units)
+
+
+def size(minimum: int) -> Kind:
+    expected = f"a whole number of bytes, {minimum} or more, such as 65536 or 256MiB"
+    return Kind(expected, "int", validate.Range(minimum), without_unit=units.in_bytes)
+
+
 def seconds(*, zero: bool) -> Kind:
     limits = f"from 0 to {_LONGEST_S}" if zero else f"above 0, up to {_LONGEST_S}"
+    expected = f"a number of seconds {limits}, or a duration such as 500ms or 1m30s"
     check = validate.Range(0, _LONGEST_S, min_inclusive=zero)
-    return Kind(f"a number of seconds {limits}", "float", check)
+    return Kind(expected, "float", check, without_unit=units.in_seconds)
 
 
 def seconds_or_off() -> Kind:
-    expected = f"a number of seconds above 0, up to {_LONGEST_S}, or off"
-    check = validate.Range(0, _LONGEST_S, min_inclusive=False)
-    return Kind(expected, "seconds_or_off", check, unset="off")
+    kind = seconds(zero=False)
+    expected = f"{kind.expected.replace(', or', ',')}, or off"
+    return replace(kind, expected=expected, parser="seconds_or_off", unset="off")
 
 
 def id_of(owner: str) -> Kind:
@@ -174,7 +191,7 @@ PROXY = Kind(
     _check_proxy,
     redact=mask_credentials,
 )
-HOSTS = Kind("host names", "str")
+HOSTS = Kind("host names, IP addresses and CIDR blocks", "str")
 ORIGINS = Kind(
     "origins such as https://app.example.org or http://localhost:3000, comma-separated, or *",
     "origins",

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from rustygate.config import kinds
 from rustygate.config.kinds import UNIX_PREFIX, Kind
 from rustygate.config.names import ADMIN_KEY_FILE, API_KEY_FILE
+from rustygate.config.no_proxy import is_bypassed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,27 +92,25 @@ class Settings:
         "requests per second, any positive number; `auto`: only the limits that upstream reports",
     ] = 10.0
     rate_limit_burst: Annotated[
-        int, kinds.whole_number(1), "requests that may be sent at once after an idle period"
+        int, kinds.count(1), "requests that may be sent at once after an idle period"
     ] = 20
     # Longer than a burst takes to clear, shorter than people and load balancers wait.
     rate_limit_timeout: Annotated[
         float, kinds.seconds(zero=True), "seconds a request may wait for admission"
     ] = 30.0
     # Upstream's limits are not known in advance.
-    tokens_per_minute: Annotated[
-        int | None, kinds.whole_number(1), "token budget over all models"
-    ] = None
+    tokens_per_minute: Annotated[int | None, kinds.count(1), "token budget over all models"] = None
     concurrency_limit: Annotated[
-        int | None, kinds.whole_number(1), "maximum number of exchanges in flight upstream"
+        int | None, kinds.count(1), "maximum number of exchanges in flight upstream"
     ] = None
     # A waiter costs a few kilobytes and a socket, so this many are affordable.
     queue_limit: Annotated[
-        int, kinds.whole_number(0), "maximum number of requests waiting for admission"
+        int, kinds.count(0), "maximum number of requests waiting for admission"
     ] = 10_000
     # 256 MiB: what a small machine can spare.
     queue_bytes: Annotated[
         int,
-        kinds.whole_number(0),
+        kinds.size(0),
         "maximum bytes of buffered request bodies; further bodies stay in their sockets",
     ] = 256 << 20
     # The head of an early response can only be a 200, so clients must opt in.
@@ -129,30 +128,30 @@ class Settings:
     # Together 100 KiB per stream: some seconds of text, and a thousand streams in 100 MiB.
     sse_channel_capacity: Annotated[
         int,
-        kinds.whole_number(1),
+        kinds.count(1),
         "messages that may wait for a slow client before upstream is paused",
     ] = 100
     sse_buffer_capacity: Annotated[
         int,
-        kinds.whole_number(1),
+        kinds.size(1),
         "bytes counted per such message: a stream buffers at most about CHANNEL x BUFFER bytes",
     ] = 1024
     # As many as QUEUE_LIMIT: each waiter has a connection. An idle one costs a few kilobytes.
     connection_limit: Annotated[
         int,
-        kinds.whole_number(1),
+        kinds.count(1),
         "maximum number of open connections, over all listeners; further ones get 503",
     ] = 10_000
     # 8 MiB: long conversations and a few inline images.
     max_buffered_body: Annotated[
         int,
-        kinds.whole_number(0),
+        kinds.size(0),
         "request bodies up to this many bytes are buffered, so that they can be sent again; "
         "larger and multipart bodies are streamed",
     ] = 8 << 20
     # 512 MiB: the largest file that OpenAI accepts.
     max_body_size: Annotated[
-        int, kinds.whole_number(1), "request bodies above this many bytes get 413"
+        int, kinds.size(1), "request bodies above this many bytes get 413"
     ] = 512 << 20
     # As many as the official SDKs make.
     upstream_retries: Annotated[
@@ -179,7 +178,7 @@ class Settings:
     no_proxy: Annotated[
         str | None,
         kinds.HOSTS,
-        "comma-separated hosts and domains to reach without a proxy; `*`: all",
+        "comma-separated hosts, domains and CIDR blocks to reach without a proxy; `*`: all",
     ] = None
     # The system's certificate authorities are enough for public upstreams.
     ssl_cert_file: Annotated[
@@ -209,12 +208,8 @@ class Settings:
         proxy = self.https_proxy if parts.scheme == "https" else self.http_proxy
         if proxy is None or self.no_proxy is None:
             return proxy
-        # Imported here because it is slow and rarely needed. Requests relies on this function too.
-        from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]
-
         port = parts.port or (443 if parts.scheme == "https" else 80)
-        host = f"{parts.hostname}:{port}"
-        return None if proxy_bypass_environment(host, {"no": self.no_proxy}) else proxy
+        return None if is_bypassed(parts.hostname or "", port, self.no_proxy) else proxy
 
     @property
     def socket_path(self) -> str | None:

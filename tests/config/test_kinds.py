@@ -8,6 +8,8 @@ from rustygate.config import (
 from tests.config.problems import KEY, problems
 
 ADDRESS = "an IP address, a host name, or unix: and an absolute path of at most 107 bytes"
+BYTES = "a whole number of bytes, 1 or more, such as 65536 or 256MiB"
+DURATION = "1000000000, or a duration such as 500ms or 1m30s"
 NOT_NUMBERS = ["nan", "inf", "-inf", "1e999", "-1", "ten", "1 0", "0x10", "1,5"]
 NUMBERS = [
     "PORT",
@@ -69,6 +71,13 @@ NUMBERS = [
         ),
         ("HTTP_PROXY", "https://[::1]/", "https://[::1]/"),
         ("DRAIN_TIMEOUT", "1.5", 1.5),
+        ("RATE_LIMIT_TIMEOUT", "30s", 30.0),
+        ("QUEUE_KEEPALIVE_AFTER", "500ms", 0.5),
+        ("UPSTREAM_READ_TIMEOUT", "1m30s", 90.0),
+        ("TOKENS_PER_MINUTE", "200k", 200_000),
+        ("CONCURRENCY_LIMIT", "1K", 1000),
+        ("QUEUE_BYTES", "256MiB", 256 << 20),
+        ("MAX_BODY_SIZE", "1GB", 10**9),
     ],
 )
 def test_value_is_parsed(variable: str, value: str, parsed: object) -> None:
@@ -89,14 +98,24 @@ def test_value_that_is_not_a_number_is_rejected(variable: str, value: str) -> No
         ("PORT", "80.5", "a whole number from 0 to 65535"),
         ("PORT", "9" * 5000, "a whole number from 0 to 65535"),
         ("RATE_LIMIT", "0", "a positive number of requests per second, or auto"),
-        ("RATE_LIMIT_BURST", "0", "a whole number of 1 or more"),
-        ("CONCURRENCY_LIMIT", "0", "a whole number of 1 or more"),
-        ("SSE_CHANNEL_CAPACITY", "0", "a whole number of 1 or more"),
-        ("SSE_BUFFER_CAPACITY", "0", "a whole number of 1 or more"),
-        ("MAX_BODY_SIZE", "0", "a whole number of 1 or more"),
-        ("UPSTREAM_CONNECT_TIMEOUT", "0", "a number of seconds above 0, up to 1000000000"),
-        ("UPSTREAM_READ_TIMEOUT", "0", "a number of seconds above 0, up to 1000000000"),
-        ("DRAIN_TIMEOUT", "1e10", "a number of seconds from 0 to 1000000000"),
+        ("RATE_LIMIT_BURST", "0", "a whole number of 1 or more, such as 500 or 200k"),
+        ("CONCURRENCY_LIMIT", "0", "a whole number of 1 or more, such as 500 or 200k"),
+        ("SSE_CHANNEL_CAPACITY", "0", "a whole number of 1 or more, such as 500 or 200k"),
+        ("SSE_BUFFER_CAPACITY", "0", BYTES),
+        ("MAX_BODY_SIZE", "0", BYTES),
+        ("UPSTREAM_CONNECT_TIMEOUT", "0", f"a number of seconds above 0, up to {DURATION}"),
+        ("UPSTREAM_READ_TIMEOUT", "0s", f"a number of seconds above 0, up to {DURATION}"),
+        ("DRAIN_TIMEOUT", "1e10", f"a number of seconds from 0 to {DURATION}"),
+        (
+            "QUEUE_KEEPALIVE_AFTER",
+            "0",
+            f"a number of seconds above 0, up to {DURATION.replace(', or', ',')}, or off",
+        ),
+        ("RATE_LIMIT_TIMEOUT", "30x", f"a number of seconds from 0 to {DURATION}"),
+        ("TOKENS_PER_MINUTE", "200kB", "a whole number of 1 or more, such as 500 or 200k"),
+        ("TOKENS_PER_MINUTE", "0.0001k", "a whole number of 1 or more, such as 500 or 200k"),
+        ("MAX_BODY_SIZE", "256 mi", BYTES),
+        ("PORT", "8k", "a whole number from 0 to 65535"),
         ("LOG_FORMAT", "xml", "text or json"),
         ("BIND_ADDRESS", "127.0.0.256", ADDRESS),
         ("BIND_ADDRESS", "127.0.0.1:8080", ADDRESS),

@@ -1,0 +1,61 @@
+"""Values with units: `1m30s`, `200k` and `256MiB`, rewritten as plain numbers.
+
+A text that is no such value is returned as it is: the parser of plain numbers rejects it.
+"""
+
+import re
+from decimal import Decimal
+
+_NUMBER = r"\d{1,15}(?:\.\d{1,9})?"
+_PART = re.compile(rf"({_NUMBER})\s*([a-z]+)\s*", re.I | re.ASCII)
+_PARTS = re.compile(rf"({_PART.pattern})+", re.I | re.ASCII)
+
+_SECONDS = {
+    "ms": Decimal("0.001"),
+    **dict.fromkeys(("s", "sec"), Decimal(1)),
+    **dict.fromkeys(("m", "min"), Decimal(60)),
+    "h": Decimal(3600),
+    "d": Decimal(86_400),
+}
+_MULTIPLES = {"k": Decimal(10**3), "m": Decimal(10**6), "g": Decimal(10**9)}
+
+# A letter alone is a power of 1024, as in Docker, systemd and nginx.
+_BYTES = {
+    "b": Decimal(1),
+    **{f"{prefix}b": factor for prefix, factor in _MULTIPLES.items()},
+    **{f"{prefix}ib": Decimal(1024**power) for power, prefix in enumerate(_MULTIPLES, 1)},
+    **{prefix: Decimal(1024**power) for power, prefix in enumerate(_MULTIPLES, 1)},
+}
+
+
+def in_seconds(text: str) -> str:
+    """`30s`, `500ms` or `1m30s` in seconds; larger units come first."""
+    if not _PARTS.fullmatch(text):
+        return text
+    parts = [(Decimal(number), unit.lower()) for number, unit in _PART.findall(text)]
+    factors = [_SECONDS.get(unit) for _, unit in parts]
+    known = [factor for factor in factors if factor is not None]
+    if len(known) < len(factors) or known != sorted(set(known), reverse=True):
+        return text
+    return _plain(sum(number * factor for (number, _), factor in zip(parts, known, strict=True)))
+
+
+def in_units(text: str) -> str:
+    """`200k` or `2M` as a number."""
+    return _multiplied(text, _MULTIPLES)
+
+
+def in_bytes(text: str) -> str:
+    """`256MiB`, `1GB` or `64k` in bytes."""
+    return _multiplied(text, _BYTES)
+
+
+def _multiplied(text: str, factors: dict[str, Decimal]) -> str:
+    match = _PART.fullmatch(text)
+    factor = match and factors.get(match[2].lower())
+    return _plain(Decimal(match[1]) * factor) if match and factor else text
+
+
+def _plain(number: Decimal | int) -> str:
+    """Without an exponent, and without a fraction that is zero."""
+    return f"{number:f}" if number % 1 else str(int(number))

@@ -1,0 +1,69 @@
+"""Values with units are rewritten as plain numbers; anything else stays as it is."""
+
+from collections.abc import Callable
+
+import pytest
+
+from rustygate.config import units
+
+
+@pytest.mark.parametrize(
+    ("convert", "text", "plain"),
+    [
+        (units.in_seconds, "30s", "30"),
+        (units.in_seconds, "500ms", "0.500"),
+        (units.in_seconds, "1m30s", "90"),
+        (units.in_seconds, "1h 30min", "5400"),
+        (units.in_seconds, "1.5h", "5400"),
+        (units.in_seconds, "2d", "172800"),
+        (units.in_seconds, "1m500ms", "60.500"),
+        (units.in_seconds, "10 sec", "10"),
+        (units.in_seconds, "0s", "0"),
+        (units.in_seconds, "30S", "30"),
+        (units.in_units, "200k", "200000"),
+        (units.in_units, "200 K", "200000"),
+        (units.in_units, "2M", "2000000"),
+        (units.in_units, "1.5M", "1500000"),
+        (units.in_units, "1G", "1000000000"),
+        (units.in_bytes, "1B", "1"),
+        (units.in_bytes, "1kB", "1000"),
+        (units.in_bytes, "1KiB", "1024"),
+        (units.in_bytes, "64k", "65536"),
+        (units.in_bytes, "2MB", "2000000"),
+        (units.in_bytes, "256MiB", "268435456"),
+        (units.in_bytes, "256M", "268435456"),
+        (units.in_bytes, "1GB", "1000000000"),
+        (units.in_bytes, "1GiB", "1073741824"),
+        (units.in_bytes, "0.5 GiB", "536870912"),
+    ],
+)
+def test_value_with_a_unit_becomes_a_plain_number(
+    convert: Callable[[str], str], text: str, plain: str
+) -> None:
+    assert convert(text) == plain
+
+
+@pytest.mark.parametrize(
+    ("convert", "text"),
+    [
+        (units.in_seconds, "30"),
+        (units.in_seconds, ""),
+        (units.in_seconds, "30s1m"),
+        (units.in_seconds, "1s1s"),
+        (units.in_seconds, "1m30"),
+        (units.in_seconds, "30k"),
+        (units.in_seconds, "-1s"),
+        (units.in_seconds, "1e3s"),
+        (units.in_seconds, ".5s"),
+        (units.in_seconds, "s"),
+        (units.in_units, "30s"),
+        (units.in_units, "1k1k"),
+        (units.in_units, "1ki"),
+        (units.in_bytes, "1TB"),
+        (units.in_bytes, "1MiBB"),
+        (units.in_bytes, "\u0661kB"),
+        (units.in_bytes, "9" * 5000 + "k"),
+    ],
+)
+def test_other_text_stays_as_it_is(convert: Callable[[str], str], text: str) -> None:
+    assert convert(text) == text
