@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from rustygate import __version__
-from rustygate.cli.errors import CommandError, print_errors
+from rustygate.cli.errors import CommandError, print_errors, print_warnings
 from rustygate.config import ConfigError
 from rustygate.telemetry import log
 
@@ -40,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
     except ConfigError as error:
         print_errors(*error.problems)
+        print_warnings(*error.warnings)
         return 2
     except CommandError as error:
         print_errors(str(error))

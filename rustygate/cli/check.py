@@ -1,10 +1,18 @@
-"""`rustygate check`: validate the configuration and print it, with secrets masked."""
+"""`rustygate check`: validate the configuration and print it as a `.env` file."""
 
 import argparse
+from collections.abc import Iterator
 
 from rustygate.cli.environment import DOTENV
-from rustygate.cli.errors import print_errors
-from rustygate.config import describe, describe_limits, exposure_warning, load
+from rustygate.cli.errors import print_warnings
+from rustygate.config import (
+    Configuration,
+    assignments,
+    describe_client,
+    describe_limits,
+    load_configuration,
+    read_clients_file,
+)
 
 
 def add_arguments(_: argparse.ArgumentParser) -> None:
@@ -12,10 +20,24 @@ def add_arguments(_: argparse.ArgumentParser) -> None:
 
 
 def run(_: argparse.Namespace) -> int:
-    settings = load(dotenv=DOTENV)
-    lines = [f"{name}={value}" for name, value in describe(settings)]
-    lines += ["", "Limits in force:", *(f"- {line}" for line in describe_limits(settings))]
-    print(*lines, sep="\n", flush=True)
-    if warning := exposure_warning(settings):
-        print_errors(f"warning: {warning}")
+    loaded = load_configuration(dotenv=DOTENV)
+    print(*assignments(loaded), sep="\n")
+    for line in _comments(loaded):
+        print(f"# {line}".rstrip())
+    print_warnings(*loaded.warnings)
+    print("# OK", flush=True)
     return 0
+
+
+def _comments(loaded: Configuration) -> Iterator[str]:
+    """What follows from the settings; comments, so that the output is a valid `.env` file."""
+    yield ""
+    yield "Limits in force:"
+    yield from (f"- {line}" for line in describe_limits(loaded.settings))
+    if (path := loaded.settings.clients_file) is not None:
+        yield ""
+        yield f"Clients of {path}:"
+        yield from (
+            f"- {describe_client(each)}" for each in read_clients_file(path).by_name.values()
+        )
+    yield ""

@@ -17,7 +17,7 @@ from rustygate.cli.gate_server import running_gate
 from rustygate.cli.signals import stop_signals
 from rustygate.cli.simulator_server import running_simulator
 from rustygate.cli.urls import local_url
-from rustygate.config import UNIX_PREFIX, forget_secrets, load
+from rustygate.config import UNIX_PREFIX, Settings, forget_secrets, load_configuration
 from rustygate.simulator import Options
 from rustygate.telemetry import log
 
@@ -53,7 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     replaced = {**WITHOUT_KEYS, **WITHOUT_PROXY_OR_CA, "OPENAI_BASE_URL": "", "CLIENTS_FILE": ""}
-    settings = load({**os.environ, **replaced}, dotenv=DOTENV)
+    loaded = load_configuration({**os.environ, **replaced}, dotenv=DOTENV)
+    settings = loaded.settings
     forget_secrets()
     # A log line for each of a hundred exchanges per second would bury the traffic's own lines.
     log.configure("warn" if arguments.traffic else settings.rust_log, settings.log_format)
@@ -62,15 +63,24 @@ def run(arguments: argparse.Namespace) -> int:
         signals = stop_signals()
         async with running_simulator(Options(), "127.0.0.1", 0) as upstream:
             simulated = replace(settings, openai_base_url=f"{upstream}/v1")
-            async with running_gate(simulated, signals) as gate:
-                port = urlsplit(gate.url).port or settings.port
-                url = local_url(settings, port)
-                print(_instructions(url, upstream), flush=True)
+
+            def announce(gate_url: str) -> None:
+                print(_instructions(_reachable(settings, gate_url), upstream), flush=True)
+
+            async with running_gate(
+                simulated, signals, hints=loaded.hints, announce=announce
+            ) as gate:
+                url = _reachable(settings, gate.url)
                 async with _traffic(url) if arguments.traffic else nullcontext():
                     await signals.get()
 
     asyncio.run(serve())
     return 0
+
+
+def _reachable(settings: Settings, gate_url: str) -> str:
+    """The gate's URL for a client on this machine."""
+    return local_url(settings, urlsplit(gate_url).port or settings.port)
 
 
 @asynccontextmanager

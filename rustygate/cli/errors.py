@@ -21,6 +21,10 @@ def print_errors(*lines: str) -> None:
         print(f"rustygate: {line}", file=sys.stderr)
 
 
+def print_warnings(*lines: str) -> None:
+    print_errors(*(f"warning: {line}" for line in lines))
+
+
 def describe_error(error: Exception) -> str:
     """The reason for an error, in words that contain none of the values involved."""
     if isinstance(error, ssl.SSLError):

@@ -3,14 +3,14 @@
 import asyncio
 import gc
 import socket
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 
 from loguru import logger
 
 from rustygate.cli.errors import CommandError, cannot_listen
 from rustygate.cli.signals import run_until_signal
-from rustygate.config import Settings, exposure_warning, mask_credentials
+from rustygate.config import Settings, mask_credentials, settings_warnings
 from rustygate.daemon import Daemon
 from rustygate.downstream.listener import AddressInUse
 from rustygate.telemetry.tracing import configure_tracing
@@ -18,9 +18,18 @@ from rustygate.telemetry.tracing import configure_tracing
 
 @asynccontextmanager
 async def running_gate(
-    settings: Settings, signals: asyncio.Queue[int], sockets: Sequence[socket.socket] = ()
+    settings: Settings,
+    signals: asyncio.Queue[int],
+    sockets: Sequence[socket.socket] = (),
+    hints: Iterable[str] = (),
+    announce: Callable[[str], None] = lambda url: None,
 ) -> AsyncIterator[Daemon]:
-    """A serving gate. When the context ends it drains, and a further signal stops it at once."""
+    """A serving gate. When the context ends it drains, and a further signal stops it at once.
+
+    Args:
+        hints: warnings about the configuration besides those about the settings.
+        announce: is called with the gate's URL before it is logged.
+    """
     daemon = Daemon(settings, sockets, configure_tracing(settings))
     try:
         await daemon.start()
@@ -31,7 +40,8 @@ async def running_gate(
         raise cannot_listen(settings.bind_address, port, error) from error
     _tune_garbage_collector()
     try:
-        log_listening(settings, daemon.url)
+        announce(daemon.url)
+        log_listening(settings, daemon.url, hints)
         yield daemon
         logger.info("draining")
         await run_until_signal(daemon.drain(), signals)
@@ -51,7 +61,7 @@ def _tune_garbage_collector() -> None:
     gc.set_threshold(20_000, 50, 100)
 
 
-def log_listening(settings: Settings, url: str) -> None:
+def log_listening(settings: Settings, url: str, hints: Iterable[str] = ()) -> None:
     logger.bind(
         url=url,
         upstream=settings.openai_base_url,
@@ -60,5 +70,5 @@ def log_listening(settings: Settings, url: str) -> None:
         rate_limit_burst=settings.rate_limit_burst,
         concurrency_limit=settings.concurrency_limit,
     ).info("listening")
-    if warning := exposure_warning(settings):
-        logger.warning(warning)
+    for warning in (*hints, *settings_warnings(settings)):
+        logger.warning("{}", warning)

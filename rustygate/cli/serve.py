@@ -6,13 +6,14 @@ import os
 import resource
 import signal
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from loguru import logger
 
 from rustygate.cli.environment import DOTENV
 from rustygate.cli.signals import stop_signals
-from rustygate.config import forget_secrets, load
+from rustygate.config import forget_secrets, load_configuration
 from rustygate.core.clients import ClientsError
 from rustygate.system.systemd import ServiceManager
 from rustygate.telemetry import log
@@ -32,13 +33,16 @@ def run(_: argparse.Namespace) -> int:
     from rustygate.downstream.listener import inherited_sockets, with_inherited_address
 
     manager, sockets = ServiceManager(os.environ), inherited_sockets(os.environ)
-    settings = with_inherited_address(load(dotenv=DOTENV), sockets)
+    loaded = load_configuration(dotenv=DOTENV, listens_elsewhere=bool(sockets))
+    loaded = replace(loaded, settings=with_inherited_address(loaded.settings, sockets))
+    loaded.check_address()
+    settings = loaded.settings
     forget_secrets()
     log.configure(settings.rust_log, settings.log_format)
 
     async def serve() -> None:
         signals, loop = stop_signals(), asyncio.get_running_loop()
-        async with running_gate(settings, signals, sockets) as daemon:
+        async with running_gate(settings, signals, sockets, loaded.hints) as daemon:
             raise_open_files_limit(settings.connection_limit)
             loop.add_signal_handler(signal.SIGHUP, _reload, daemon, manager)
             manager.ready()

@@ -6,28 +6,40 @@ How the settings are used is not known here.
 from rustygate.config.clients_file import read_clients_file
 from rustygate.config.description import (
     Variable,
+    assignments,
     describe,
+    describe_client,
     describe_limits,
-    exposure_warning,
     variables,
 )
 from rustygate.config.kinds import UNIX_PREFIX
-from rustygate.config.loading import ConfigError, forget_secrets, load
+from rustygate.config.loading import (
+    ConfigError,
+    Configuration,
+    forget_secrets,
+    load,
+    load_configuration,
+)
 from rustygate.config.masking import mask, mask_credentials
 from rustygate.config.settings import Settings
+from rustygate.config.warnings import settings_warnings
 
 __all__ = [
     "UNIX_PREFIX",
     "ConfigError",
+    "Configuration",
     "Settings",
     "Variable",
+    "assignments",
     "describe",
+    "describe_client",
     "describe_limits",
-    "exposure_warning",
     "forget_secrets",
     "load",
+    "load_configuration",
     "mask",
     "mask_credentials",
     "read_clients_file",
+    "settings_warnings",
     "variables",
 ]

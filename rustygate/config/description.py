@@ -1,12 +1,17 @@
 """The configuration in words: for the documentation, for `rustygate check`, and for warnings."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import MISSING, dataclass, fields
+from math import ceil
 from typing import Any
 
-from rustygate.config.kinds import Kind
+from rustygate.config.kinds import NONE, Kind
+from rustygate.config.loading import Configuration
 from rustygate.config.masking import mask
+from rustygate.config.names import SECRET_FILES
 from rustygate.config.settings import Settings, kind_of, meaning_of, variable_of
+from rustygate.core.clients import Client
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +38,59 @@ def describe(settings: Settings) -> Iterator[tuple[str, str]]:
         yield variable_of(setting), _written(kind_of(setting), value)
 
 
+def assignments(loaded: Configuration) -> Iterator[str]:
+    """Each setting as a line of a `.env` file, with the source of its value as a comment.
+
+    A line that could not be read back, such as that of a masked secret, is a comment as a whole.
+    """
+    given = {name: loaded.sources.get(name, "default") for name, _ in describe(loaded.settings)}
+    for secret, file in SECRET_FILES.items():
+        if file in loaded.sources:
+            given[secret] = file
+        elif file in loaded.variables:
+            given[secret] = "systemd credential"
+    for setting in fields(Settings):
+        name, value = variable_of(setting), getattr(loaded.settings, setting.name)
+        kind, source = kind_of(setting), given[variable_of(setting)]
+        if _is_readable(kind, value):
+            yield f"{name}={_quoted(_written(kind, value))}  # {source}"
+        else:
+            yield f"# {name}={_written(kind, value)}  # {source}"
+        if source == SECRET_FILES.get(name):
+            yield f"{source}={_quoted(loaded.variables[source])}  # {loaded.sources[source]}"
+
+
+def _is_readable(kind: Kind, value: Any) -> bool:
+    """Whether the loader reads back the written value."""
+    if value is None:
+        return kind.unset != NONE
+    return not kind.secret and kind.redact(str(value)) == str(value)
+
+
+def _quoted(text: str) -> str:
+    """A value as a `.env` file needs it."""
+    if re.fullmatch(r"[^\s'\"#\\$`]*", text):
+        return text
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+def describe_client(client: Client) -> str:
+    """A client's share and its own limits, in one line."""
+    limits = client.limits
+    parts = [f"weight {client.weight:g}, class {client.priority} at best"]
+    if limits.requests_per_second is not None:
+        burst = limits.burst or max(1, ceil(limits.requests_per_second))
+        parts.append(f"{limits.requests_per_second:g} requests per second, {burst} at once")
+    if limits.tokens_per_minute is not None:
+        parts.append(f"{limits.tokens_per_minute} tokens per minute")
+    if limits.concurrency is not None:
+        parts.append(f"{_count(limits.concurrency, 'exchange')} in flight")
+    if client.models:
+        parts.append(f"models {', '.join(client.models)}")
+    return f"{client.name}: {'; '.join(parts)}"
+
+
 def describe_limits(settings: Settings) -> Iterator[str]:
     """The limits in force, one sentence each."""
     if settings.rate_limit is None:
@@ -53,17 +111,6 @@ def describe_limits(settings: Settings) -> Iterator[str]:
     yield (
         f"waiting: {_count(settings.queue_limit, 'request')}, each for "
         f"{settings.rate_limit_timeout:g} s or its client's own timeout, whichever is shorter"
-    )
-
-
-def exposure_warning(settings: Settings) -> str | None:
-    """A warning if clients on other machines may spend the upstream key without one of theirs."""
-    if settings.clients_file is not None or not settings.exposed:
-        return None
-    return (
-        f"BIND_ADDRESS={settings.bind_address} lets other machines connect: any client that can "
-        "connect is served without a key of its own and spends the upstream key; set "
-        "CLIENTS_FILE to require client keys"
     )
 
 

@@ -19,36 +19,123 @@ def test_bad_configuration_exits_with_2_and_one_line_per_problem(
     assert second == "rustygate: PORT='x': expected a whole number from 0 to 65535"
 
 
-def test_check_prints_settings_with_secrets_masked(start: Start, tmp_path: Path) -> None:
+def test_check_prints_each_value_with_its_source_and_ends_with_ok(
+    start: Start, tmp_path: Path
+) -> None:
     (tmp_path / ".env").write_text(f"OPENAI_API_KEY={SECRET}\nRATE_LIMIT=3\nPORT=1\n")
     code, stdout, stderr = start("check", PORT="2").ended()
     assert (code, stderr) == (0, "")
     lines = stdout.splitlines()
-    assert lines[0] == "OPENAI_API_KEY=sk-...wxyz"
-    assert {"PORT=2", "RATE_LIMIT=3", "CONCURRENCY_LIMIT=none"} < set(lines)
+    assert lines[0] == "# OPENAI_API_KEY=sk-...wxyz  # .env"
+    assert lines[-1] == "# OK"
+    assert {
+        "PORT=2  # environment",
+        "RATE_LIMIT=3  # .env",
+        "RATE_LIMIT_BURST=20  # default",
+        "# CONCURRENCY_LIMIT=none  # default",
+        "QUEUE_KEEPALIVE_AFTER=off  # default",
+    } < set(lines)
     assert SECRET not in stdout
+
+
+def test_output_of_check_is_a_dotenv_file(start: Start, tmp_path: Path) -> None:
+    awkward = tmp_path / "it's #1 \\ ä"
+    awkward.mkdir()
+    (awkward / "clients.toml").write_text("")
+    given = {
+        "ADMIN_KEY": "letmein",
+        "CLIENTS_FILE": str(awkward / "clients.toml"),
+        "CORS_ALLOW_ORIGINS": "https://a.org,http://b:81",
+        "HTTPS_PROXY": "http://me:canary@proxy.example.org:3128",
+        "HTTP_PROXY": "http://proxy.example.org:3128",
+        "NO_PROXY": "10.0.0.0/8, example.org",
+        "RATE_LIMIT": "auto",
+        "RATE_LIMIT_TIMEOUT": "1m30s",
+        "TOKENS_PER_MINUTE": "200k",
+        "QUEUE_BYTES": "256MiB",
+        "PYTHONUTF8": "1",
+    }
+    _, first, _ = start("check", OPENAI_API_KEY=SECRET, **given).ended()
+    (tmp_path / ".env").write_text(first)
+    code, second, stderr = start("check", OPENAI_API_KEY=SECRET, PYTHONUTF8="1").ended()
+    assert (code, stderr) == (0, "")
+    values = [[line.partition("  # ")[0] for line in out.splitlines()] for out in (first, second)]
+    assert set(values[0]) ^ set(values[1]) == {
+        "# ADMIN_KEY=********",
+        "# ADMIN_KEY=none",
+        "# HTTPS_PROXY=http://********@proxy.example.org:3128",
+        "# HTTPS_PROXY=none",
+    }
+    assert "RATE_LIMIT_TIMEOUT=90  # .env" in second.splitlines()
+
+
+def test_check_shows_the_file_of_a_key(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "key").write_text(SECRET)
+    _, stdout, _ = start("check", OPENAI_API_KEY_FILE="key").ended()
+    assert stdout.splitlines()[:2] == [
+        "# OPENAI_API_KEY=sk-...wxyz  # OPENAI_API_KEY_FILE",
+        "OPENAI_API_KEY_FILE=key  # environment",
+    ]
+
+
+def test_check_shows_that_the_key_is_a_systemd_credential(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "openai_api_key").write_text(SECRET)
+    _, stdout, _ = start("check", CREDENTIALS_DIRECTORY=str(tmp_path)).ended()
+    first, second, *_ = stdout.splitlines()
+    assert first == "# OPENAI_API_KEY=sk-...wxyz  # systemd credential"
+    assert second.startswith("OPENAI_BASE_URL=")
+
+
+def explained(stdout: str, heading: str) -> list[str]:
+    """The list under a heading."""
+    return stdout.partition(f"# {heading}:\n")[2].partition("#\n")[0].splitlines()
 
 
 def test_check_explains_the_limits_in_force(start: Start) -> None:
     given = {"RATE_LIMIT": "auto", "TOKENS_PER_MINUTE": "5000", "CONCURRENCY_LIMIT": "7"}
     _, stdout, _ = start("check", OPENAI_API_KEY=SECRET, **given).ended()
-    explained = stdout.partition("Limits in force:\n")[2].splitlines()
-    assert [line.partition(":")[0] for line in explained] == [
-        "- requests",
-        "- tokens",
-        "- in flight",
-        "- each model's requests and tokens per minute",
-        "- waiting",
+    limits = explained(stdout, "Limits in force")
+    assert [line.partition(":")[0] for line in limits] == [
+        "# - requests",
+        "# - tokens",
+        "# - in flight",
+        "# - each model's requests and tokens per minute",
+        "# - waiting",
     ]
-    assert "20 of its requests in flight" in explained[0]
-    assert "5000 per minute" in explained[1]
+    assert "20 of its requests in flight" in limits[0]
+    assert "5000 per minute" in limits[1]
+
+
+def test_check_shows_the_clients_own_limits(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "clients.toml").write_text(
+        f"""
+        [client.search]
+        key_sha256 = "{"a" * 64}"
+        weight = 2
+        priority = "interactive"
+        requests_per_second = 4.5
+        tokens_per_minute = 50000
+        concurrency = 8
+        models = ["gpt-4o*", "o3"]
+        [client.other]
+        key_sha256 = "{"b" * 64}"
+        requests_per_second = 1
+        burst = 10
+        """
+    )
+    _, stdout, _ = start("check", OPENAI_API_KEY=SECRET, CLIENTS_FILE="clients.toml").ended()
+    assert explained(stdout, "Clients of clients.toml") == [
+        "# - search: weight 2, class interactive at best; 4.5 requests per second, 5 at once; "
+        "50000 tokens per minute; 8 exchanges in flight; models gpt-4o*, o3",
+        "# - other: weight 1, class default at best; 1 requests per second, 10 at once",
+    ]
 
 
 def test_check_masks_the_password_of_a_proxy(start: Start) -> None:
     proxy = "http://me:canary@proxy.example.org:3128"
     code, stdout, _ = start("check", OPENAI_API_KEY=SECRET, HTTPS_PROXY=proxy).ended()
     assert code == 0
-    assert "HTTPS_PROXY=http://********@proxy.example.org:3128\n" in stdout
+    assert "\n# HTTPS_PROXY=http://********@proxy.example.org:3128  # environment\n" in stdout
 
 
 def test_check_warns_about_listening_for_other_machines(start: Start) -> None:
@@ -58,3 +145,33 @@ def test_check_warns_about_listening_for_other_machines(start: Start) -> None:
         "rustygate: warning: BIND_ADDRESS=0.0.0.0 lets other machines connect"
     )
     assert "spends the upstream key" in stderr
+
+
+def test_check_names_misspelt_variables(start: Start, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("RATE_LIMTI=3\n")
+    code, _, stderr = start("check", OPENAI_API_KEY=SECRET, rate_limit="4").ended()
+    assert code == 0
+    assert stderr.splitlines() == [
+        "rustygate: warning: RATE_LIMTI: did you mean RATE_LIMIT? It is set in .env and has no "
+        "effect",
+        "rustygate: warning: rate_limit: did you mean RATE_LIMIT? It is set in the environment "
+        "and has no effect",
+    ]
+
+
+@pytest.mark.parametrize("command", ["serve", "check"])
+def test_misspelt_key_is_named_after_the_missing_one(start: Start, command: str) -> None:
+    code, stdout, stderr = start(command, OPENAI_APIKEY=SECRET).ended()
+    assert (code, stdout) == (2, "")
+    first, second = stderr.splitlines()
+    assert first.startswith("rustygate: OPENAI_API_KEY: not set; expected ")
+    assert second.startswith("rustygate: warning: OPENAI_APIKEY: did you mean OPENAI_API_KEY? ")
+
+
+@pytest.mark.parametrize("command", ["serve", "check"])
+def test_gate_as_its_own_upstream_is_bad_configuration(start: Start, command: str) -> None:
+    url = "http://localhost:8080/v1"
+    code, stdout, stderr = start(command, OPENAI_API_KEY=SECRET, OPENAI_BASE_URL=url).ended()
+    assert (code, stdout) == (2, "")
+    assert stderr.startswith(f"rustygate: OPENAI_BASE_URL={url}: expected another address ")
+    assert stderr.count("\n") == 1

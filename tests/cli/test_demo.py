@@ -1,6 +1,7 @@
 """`rustygate demo`: a gate in front of a simulator, without a key."""
 
 import json
+import os
 import shlex
 import socket
 from pathlib import Path
@@ -31,6 +32,15 @@ def test_demo_ignores_the_configured_key_and_upstream(start: Start, tmp_path: Pa
     stats = get(simulator, "/simulator/stats")[1].decode()
     assert "/v1/chat/completions" in stats
     assert SECRET[-4:] not in stats
+
+
+def test_banner_of_the_demo_comes_before_log_lines(start: Start) -> None:
+    demo = start("demo", PORT="0", options={"preexec_fn": lambda: os.dup2(1, 2)})
+    assert demo.stdout.readline().startswith("RustyGate demo. ")
+    banner = list(iter(demo.stdout.readline, "Press Ctrl-C to stop.\n"))
+    assert not any("listening" in line for line in banner)
+    assert demo.stdout.readline() == "\n"
+    assert "listening" in demo.stdout.readline()
 
 
 def test_demo_over_tls_prints_an_https_url(start: Start, authority: Authority) -> None:

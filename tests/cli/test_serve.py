@@ -84,6 +84,14 @@ def test_serve_warns_when_other_machines_can_connect() -> None:
     ]
 
 
+def test_serve_names_misspelt_variables_in_its_log(start: Start) -> None:
+    gate = serve(start, RATE_LIMTI="3", OPENAI_BASE_URL="https://api.openai.com")
+    gate.listening_url()
+    line = gate.wait_for_line(gate.stderr, "WARN.* (RATE_LIMTI: did you mean RATE_LIMIT[?] .*)")[1]
+    assert line.endswith("? It is set in the environment and has no effect")
+    gate.wait_for_line(gate.stderr, "WARN.*OPENAI_BASE_URL=https://api.openai.com has no /v1")
+
+
 def test_address_of_another_machine_is_a_one_line_error(start: Start) -> None:
     gate = serve(start, BIND_ADDRESS="192.0.2.1", PORT="8080")
     reason = "Cannot assign requested address"

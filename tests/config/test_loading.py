@@ -155,6 +155,33 @@ def test_admin_key_and_its_file_are_mutually_exclusive() -> None:
     assert "letmein" not in problem
 
 
+@pytest.mark.parametrize("quoted", ['"3"', "'3'", '"3', "3'", "`3`", "\u201c3\u201d", '" 3 "'])
+def test_quotes_around_a_value_are_rejected(quoted: str) -> None:
+    assert problems(KEY | {"RATE_LIMIT": quoted}) == [
+        f"RATE_LIMIT={quoted!a}: expected a value without quotes around it; remove them "
+        "(docker's --env-file does not)"
+    ]
+
+
+@pytest.mark.parametrize("variable", ["OPENAI_API_KEY", "ADMIN_KEY"])
+def test_quoted_secret_is_rejected_and_not_shown(variable: str) -> None:
+    [problem] = problems(KEY | {variable: f'"{SECRET}"'})
+    assert problem.startswith(f"{variable}=********: expected a value without quotes around it")
+
+
+def test_quoted_path_of_a_key_file_is_rejected(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text(SECRET)
+    [problem] = problems({"OPENAI_API_KEY_FILE": f"'{tmp_path / 'key'}'"})
+    assert "expected a value without quotes around it" in problem
+
+
+def test_quotes_in_dotenv_are_removed(tmp_path: Path) -> None:
+    dotenv = tmp_path / ".env"
+    dotenv.write_text("RATE_LIMIT=\"3\"\nPORT='1'\n")
+    settings = load(KEY, dotenv=dotenv)
+    assert (settings.rate_limit, settings.port) == (3.0, 1)
+
+
 def test_environment_overrides_dotenv(tmp_path: Path) -> None:
     dotenv = tmp_path / ".env"
     dotenv.write_text(

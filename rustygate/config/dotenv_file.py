@@ -1,0 +1,32 @@
+"""Reading a `.env` file: lines of `NAME=value`, whose values are used as written."""
+
+from io import StringIO
+from pathlib import Path
+
+from dotenv.parser import Binding, parse_stream
+
+
+def read_dotenv(path: Path, problems: list[str]) -> dict[str, str]:
+    """The variables in a file; what is wrong with it is added to `problems`."""
+    try:
+        text = path.read_text("utf-8-sig")
+    except (FileNotFoundError, IsADirectoryError):
+        # A directory of this name may be a virtual environment.
+        return {}
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        problems.append(f"{path}: expected a readable file of NAME=value lines ({reason})")
+        return {}
+    values = {}
+    for binding in parse_stream(StringIO(text)):
+        if binding.key is not None and binding.value is not None:
+            values[binding.key] = binding.value
+        elif binding.error or binding.key is not None:
+            problems.append(f"{path} line {_line_number(binding)}: expected NAME=value")
+    return values
+
+
+def _line_number(binding: Binding) -> int:
+    """The line of a binding; the parser's own number is that of the blank lines before it."""
+    text = binding.original.string
+    return binding.original.line + text[: len(text) - len(text.lstrip())].count("\n")

@@ -1,0 +1,45 @@
+"""Warnings: settings that are valid, but probably not what was meant."""
+
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+from rustygate.config import names
+from rustygate.config.settings import Settings
+
+_OPENAI = "api.openai.com"
+
+
+def settings_warnings(settings: Settings) -> Iterator[str]:
+    """One line for each warning."""
+    for warning in (exposure_warning(settings), base_url_warning(settings)):
+        if warning is not None:
+            yield warning
+
+
+def exposure_warning(settings: Settings) -> str | None:
+    """A warning if clients on other machines may spend the upstream key without one of theirs."""
+    if settings.clients_file is not None or not settings.exposed:
+        return None
+    return (
+        f"BIND_ADDRESS={settings.bind_address} lets other machines connect: any client that can "
+        "connect is served without a key of its own and spends the upstream key; set "
+        "CLIENTS_FILE to require client keys"
+    )
+
+
+def base_url_warning(settings: Settings) -> str | None:
+    """A warning if OpenAI's base URL lacks its path, so that every request gets a 404."""
+    url = urlsplit(settings.openai_base_url)
+    host = url.hostname or ""
+    if url.path or not (host == _OPENAI or host.endswith(f".{_OPENAI}")):
+        return None
+    return (
+        f"{names.BASE_URL}={settings.openai_base_url} has no /v1: /v1/X here is sent to /X there, "
+        f"which does not exist; set {names.BASE_URL}={settings.openai_base_url}/v1"
+    )
+
+
+def misspelt_warning(name: str, meant: str, source: str) -> str:
+    """A warning about a variable that was probably meant to be a setting."""
+    place = ".env" if source == ".env" else f"the {source}"
+    return f"{name}: did you mean {meant}? It is set in {place} and has no effect"
