@@ -1,8 +1,8 @@
-"""No key ever shows: a gate as a process, driven through whatever can go wrong, and every byte it
-wrote searched for every secret it was told.
+"""No key ever appears in the log or in the gate's own responses.
 
-Upstream repeats the gate's key wherever it can. What it answers is passed as sent, by contract;
-all else that the gate writes, its log and its own answers, must hold no key in any form.
+A gate process is driven through everything that can go wrong, and every byte it wrote is searched
+for every secret. Upstream repeats the gate's key wherever it can. Its responses are forwarded
+unchanged, by contract; everything else that the gate writes must not contain a key in any form.
 """
 
 import asyncio
@@ -34,16 +34,16 @@ from tests.support.canaries import (
     CLIENTS,
     COLLECTOR,
     HOSTILE,
-    IMPATIENT,
     KEY,
     PROTOCOL,
     QUERY,
-    ask,
+    SHORT_TIMEOUT,
+    build_handshake,
+    build_head,
+    build_request,
+    build_scrape,
     found_in,
-    head,
-    metrics,
-    opening,
-    played,
+    scripted,
 )
 from tests.support.http import EVENT_STREAM, chunk
 from tests.support.upstream import Upstream, loopback_socket, url_of
@@ -53,11 +53,12 @@ from tests.support.wire import Wire
 
 ROOT = Path(__file__).parents[2]
 
-# A machine under load may take this long to start or to end a process.
-PATIENCE_S = 30.0
+# A busy machine may take this long to start or end a process.
+PROCESS_TIMEOUT_S = 30.0
 
-# A gate with defects: a body that asks for it meets all ways in which Python reports a failure.
-DEFECTIVE = """
+# A gate with defects: a body that contains "provoke" triggers every way in which Python reports a
+# failure.
+FAULTY_GATE = """
 import asyncio, sys, threading, time, warnings
 from rustygate import cli, proxy
 from rustygate.downstream import request_body as body
@@ -74,7 +75,7 @@ async def fail_later(secret):
 def fail(secret):
     raise KeyError(secret)
 
-def defective(body, path=None):
+def faulty(body, path=None):
     if b'"provoke"' not in body:
         return real(body, path)
     secret = body.decode()
@@ -89,12 +90,12 @@ def defective(body, path=None):
     time.sleep(0.2)
     raise RuntimeError(secret)
 
-real, proxy.read_request_facts = proxy.read_request_facts, defective
-# And little patience.
+real, proxy.read_request_facts = proxy.read_request_facts, faulty
+# With a short timeout.
 body.BODY_TIMEOUT_S = 0.5
 sys.exit(cli.main())
 """
-REPORTED = (
+REPORTS = (
     "Exception in callback",
     "Task exception was never retrieved",
     "Future exception was never retrieved",
@@ -103,9 +104,9 @@ REPORTED = (
     "KeyError",
     "RuntimeError",
 )
-REPORTED_IN_DEBUG = ("ResourceWarning: unclosed", "was never awaited", "Executing")
+DEBUG_REPORTS = ("ResourceWarning: unclosed", "was never awaited", "Executing")
 
-# Every reason of the gate's own errors.
+# Every reason in X-RustyGate-Error.
 REASONS = {
     "admin_only",
     "bad_request",
@@ -129,14 +130,14 @@ REASONS = {
 }
 
 
-class Gate:
-    """A gate as a process, and all that it wrote by itself."""
+class GateProcess:
+    """A gate process, and everything that it wrote itself."""
 
     def __init__(self, directory: Path, process: asyncio.subprocess.Process) -> None:
         self._directory = directory
         self._process = process
         self.url = ""
-        self.pages = b""
+        self.own_responses = b""
         self._wires: list[Wire] = []
 
     @property
@@ -145,16 +146,16 @@ class Gate:
 
     @property
     def everything(self) -> bytes:
-        return self.written + self.pages
+        return self.written + self.own_responses
 
     @property
     def reasons(self) -> set[str]:
-        found = re.findall(rb"^X-RustyGate-Error: (\w+)", self.pages, re.M | re.I)
+        found = re.findall(rb"^X-RustyGate-Error: (\w+)", self.own_responses, re.M | re.I)
         return {reason.decode() for reason in found}
 
-    async def listens(self) -> None:
+    async def wait_until_listening(self) -> None:
         listening = re.compile(rb"listening.*?(http://[\d.:]+)")
-        await until(lambda: bool(listening.search(self.written)), PATIENCE_S)
+        await until(lambda: bool(listening.search(self.written)), PROCESS_TIMEOUT_S)
         found = listening.search(self.written)
         assert found
         self.url = found[1].decode()
@@ -166,47 +167,49 @@ class Gate:
         return wire
 
     async def request(self, data: bytes, *, own: bool = False) -> bytes:
-        """What came, once the connection has ended; kept if it is the gate's own."""
+        """Everything received until the connection ended; kept if the gate responded itself."""
         wire = await self.send(data)
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(PROCESS_TIMEOUT_S):
             await wire.ended()
         return self.keep(wire, own=own)
 
     def keep(self, wire: Wire, *, own: bool = False) -> bytes:
         received = bytes(wire.received)
         if own or b"X-RustyGate-Error:" in received:
-            self.pages += received
+            self.own_responses += received
         return received
 
-    async def fills_up(self) -> None:
-        """Take the only slot and the only place in the queue; `queue_full` says that it is so."""
-        holder = await self.send(ask("slow", stream=True))
+    async def fill_queue(self) -> None:
+        """Take the only slot and the only place in the queue; a request then gets `queue_full`."""
+        holder = await self.send(build_request("slow", stream=True))
         await until(lambda: b"data:" in holder.received)
-        self.waiter = await self.send(ask("slow"))
-        while b"queue_full" not in await self.request(ask("slow", IMPATIENT)):
+        self.waiter = await self.send(build_request("slow"))
+        while b"queue_full" not in await self.request(build_request("slow", SHORT_TIMEOUT)):
             if self.waiter.end is not None:
-                self.waiter = await self.send(ask("slow"))
+                self.waiter = await self.send(build_request("slow"))
 
     def disconnect(self) -> None:
         for wire in self._wires:
-            wire.transport.abort()
+            wire.abort()
 
-    async def ends(self) -> int:
+    async def stop(self) -> int:
         self._process.send_signal(signal.SIGTERM)
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(PROCESS_TIMEOUT_S):
             return await self._process.wait()
 
 
-def _defective(directory: Path) -> str:
+def _write_script(directory: Path) -> str:
     directory.mkdir()
-    script = directory / "defective.py"
-    script.write_text(DEFECTIVE)
+    script = directory / "faulty_gate.py"
+    script.write_text(FAULTY_GATE)
     return str(script)
 
 
 @asynccontextmanager
-async def running(directory: Path, base_url: str, **environ: str) -> AsyncIterator[Gate]:
-    script = _defective(directory)
+async def running_gate(
+    directory: Path, base_url: str, **environ: str
+) -> AsyncIterator[GateProcess]:
+    script = _write_script(directory)
     given = {
         "PATH": os.environ["PATH"],
         "PYTHONPATH": str(ROOT),
@@ -228,9 +231,9 @@ async def running(directory: Path, base_url: str, **environ: str) -> AsyncIterat
         process = await asyncio.create_subprocess_exec(
             sys.executable, script, cwd=directory, env=given, stdout=stdout, stderr=stderr
         )
-    gate = Gate(directory, process)
+    gate = GateProcess(directory, process)
     try:
-        await gate.listens()
+        await gate.wait_until_listening()
         yield gate
     finally:
         gate.disconnect()
@@ -239,50 +242,50 @@ async def running(directory: Path, base_url: str, **environ: str) -> AsyncIterat
         await process.wait()
 
 
-async def leave_at_each_step(gate: Gate, upstream: Upstream) -> None:
-    """While upstream is silent, in the middle of a stream, and in the middle of a body."""
-    asked = len(upstream.calls)
-    silent = await gate.send(ask("silent"))
-    await until(lambda: len(upstream.calls) > asked)
-    silent.transport.abort()
-    stream = await gate.send(ask("slow", stream=True))
+async def disconnect_at_each_step(gate: GateProcess, upstream: Upstream) -> None:
+    """Disconnect while upstream is silent, during a stream, and during an upload."""
+    calls = len(upstream.calls)
+    silent = await gate.send(build_request("silent"))
+    await until(lambda: len(upstream.calls) > calls)
+    silent.abort()
+    stream = await gate.send(build_request("slow", stream=True))
     await until(lambda: b"data:" in stream.received)
     stream.reset()
-    asked = len(upstream.calls)
+    calls = len(upstream.calls)
     multipart = "Content-Type: multipart/form-data; boundary=x"
-    upload = await gate.send(head("POST", "/v1/silent/x", CHUNKED, multipart))
+    upload = await gate.send(build_head("POST", "/v1/silent/x", CHUNKED, multipart))
     upload.send(chunk(BODY.encode()))
-    await until(lambda: len(upstream.calls) > asked)
-    upload.transport.abort()
+    await until(lambda: len(upstream.calls) > calls)
+    upload.abort()
 
 
-async def go_wrong(gate: Gate, upstream: Upstream) -> None:
-    """All that can go wrong but for the end."""
+async def provoke_failures(gate: GateProcess, upstream: Upstream) -> None:
+    """Provoke every failure except those at the end of the process."""
     for data in HOSTILE.values():
         await gate.request(data, own=True)
     for path in ("/health", "/ready"):
-        await gate.request(head("GET", f"{path}?key={QUERY}"), own=True)
+        await gate.request(build_head("GET", f"{path}?key={QUERY}"), own=True)
     for name, (sent, _) in BROKEN.items():
-        await gate.request(ask(name, stream=sent.startswith(EVENT_STREAM)))
+        await gate.request(build_request(name, stream=sent.startswith(EVENT_STREAM)))
     for name in ("socket", "switches", "wrong-key", "closes"):
-        await gate.request(opening(name))
-    await gate.request(opening("socket") + frame(BODY.encode()))
+        await gate.request(build_handshake(name))
+    await gate.request(build_handshake("socket") + frame(BODY.encode()))
     for key in (ADMIN, CLIENTS[0]):
-        await gate.request(metrics(key), own=True)
-    await gate.request(ask("silent"))
-    await gate.request(ask("slow", max_output_tokens=2_000_000))
-    await gate.request(ask("slow", provoke=True))
-    await leave_at_each_step(gate, upstream)
-    await gate.fills_up()
+        await gate.request(build_scrape(key), own=True)
+    await gate.request(build_request("silent"))
+    await gate.request(build_request("slow", max_output_tokens=2_000_000))
+    await gate.request(build_request("slow", provoke=True))
+    await disconnect_at_each_step(gate, upstream)
+    await gate.fill_queue()
     gate.disconnect()
-    holder = await gate.send(ask("slow", stream=True))
+    holder = await gate.send(build_request("slow", stream=True))
     await until(lambda: b"data:" in holder.received)
-    await gate.request(ask("slow", IMPATIENT))
+    await gate.request(build_request("slow", SHORT_TIMEOUT))
     gate.disconnect()
 
 
 def clients_file(directory: Path) -> str:
-    """One client, the first, which may use one model."""
+    """A clients file with the first client, which may use one model."""
     digest = sha256(CLIENTS[0].encode()).hexdigest()
     path = directory / "clients.toml"
     path.write_text(f'[client.search]\nkey_sha256 = "{digest}"\nmodels = ["slow"]\n')
@@ -303,34 +306,39 @@ RUNS = {
 
 
 @pytest.mark.parametrize("run", RUNS)
-async def test_no_secret_shows_in_anything_the_gate_writes(
-    upstream: Upstream, tmp_path: Path, run: str
-) -> None:
+async def test_gate_writes_no_secret(upstream: Upstream, tmp_path: Path, run: str) -> None:
     environ = RUNS[run]
-    async with played(upstream), running(tmp_path / "gate", upstream.url, **environ) as gate:
-        await go_wrong(gate, upstream)
-        await gate.fills_up()
-        assert await gate.ends() == 0
+    async with (
+        scripted(upstream),
+        running_gate(tmp_path / "gate", upstream.url, **environ) as gate,
+    ):
+        await provoke_failures(gate, upstream)
+        await gate.fill_queue()
+        assert await gate.stop() == 0
         gate.keep(gate.waiter)
-    guarded = environ | {"ADMIN_KEY": "", "CONNECTION_LIMIT": "3"}
-    guarded["CLIENTS_FILE"] = clients_file(tmp_path)
-    with loopback_socket() as nobody:
-        async with running(tmp_path / "lonely", url_of(nobody), **guarded) as lonely:
-            await lonely.request(ask("slow"))
-            await lonely.request(ask("other"))
-            await lonely.request(ask("slow").replace(CLIENTS[0].encode(), CLIENTS[1].encode()))
-            await lonely.request(metrics(CLIENTS[0]))
+    restricted = environ | {"ADMIN_KEY": "", "CONNECTION_LIMIT": "3"}
+    restricted["CLIENTS_FILE"] = clients_file(tmp_path)
+    with loopback_socket() as refusing_socket:
+        async with running_gate(
+            tmp_path / "second", url_of(refusing_socket), **restricted
+        ) as second_gate:
+            await second_gate.request(build_request("slow"))
+            await second_gate.request(build_request("other"))
+            await second_gate.request(
+                build_request("slow").replace(CLIENTS[0].encode(), CLIENTS[1].encode())
+            )
+            await second_gate.request(build_scrape(CLIENTS[0]))
             for _ in range(3):
-                await lonely.send(b"GET")
-            await lonely.request(ask("slow"))
-            assert await lonely.ends() == 0
-    assert gate.reasons | lonely.reasons == REASONS
-    for report in REPORTED + (REPORTED_IN_DEBUG if run == "debug" else ()):
+                await second_gate.send(b"GET")
+            await second_gate.request(build_request("slow"))
+            assert await second_gate.stop() == 0
+    assert gate.reasons | second_gate.reasons == REASONS
+    for report in REPORTS + (DEBUG_REPORTS if run == "debug" else ()):
         assert report.encode() in gate.written
-    assert found_in(gate.everything + lonely.everything) == []
+    assert found_in(gate.everything + second_gate.everything) == []
 
 
-def test_no_repr_shows_a_secret() -> None:
+def test_no_repr_contains_a_secret() -> None:
     settings = Settings(openai_api_key=KEY)
     credentials = Credentials.for_account(KEY, None, None)
     headers = request_headers([(b"X-Key", BODY.encode())], credentials, streaming=False)
@@ -339,12 +347,12 @@ def test_no_repr_shows_a_secret() -> None:
     upstream_request = UpstreamRequest(exchange, f"/v1/x?key={QUERY}", headers, body)
     handshake = WebSocketHandshake(CLIENT_NONCE, (f"openai-insecure-api-key.{PROTOCOL}",), ())
     failed = FailedAttempt(body_start=BODY.encode())
-    shown = (settings, credentials, exchange, upstream_request, handshake, failed)
-    assert found_in(repr(shown).encode()) == []
+    values = (settings, credentials, exchange, upstream_request, handshake, failed)
+    assert found_in(repr(values).encode()) == []
 
 
-def test_secret_is_found_in_any_form() -> None:
-    """The search itself, or all of this would prove nothing."""
+def test_search_finds_secrets_in_any_form() -> None:
+    """Without this, the other tests would prove nothing."""
     for secret in CANARIES:
         for before in (b"", b"x", b"xy", b"Bearer "):
             data = before + secret.encode() + b":"

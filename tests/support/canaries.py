@@ -1,4 +1,4 @@
-"""Secrets in every place that a client or upstream may put them, and the search for them."""
+"""Secrets in every place where a client or upstream can put them, and the search for them."""
 
 import asyncio
 import json
@@ -22,11 +22,11 @@ ADMIN = "canary-admin-57e2c9"
 CANARIES = (KEY, *CLIENTS, QUERY, BODY, PROTOCOL, COOKIE, COLLECTOR, ADMIN)
 
 
-# What a client sends.
+# Client requests.
 
 
-def head(method: str, target: str, *lines: str) -> bytes:
-    """A request that shows its secrets everywhere, and wants the connection closed after it."""
+def build_head(method: str, target: str, *lines: str) -> bytes:
+    """A request head with secrets everywhere; the connection is closed after it."""
     fields = [
         f"{method} {target} HTTP/1.1",
         "Host: gate",
@@ -39,66 +39,69 @@ def head(method: str, target: str, *lines: str) -> bytes:
     return "\r\n".join([*fields, *lines, "", ""]).encode("latin-1")
 
 
-def ask(name: str, *lines: str, **said: object) -> bytes:
-    """A request that upstream answers as the name says."""
-    body = json.dumps({"model": name, "input": f"my key is {BODY}", "user": BODY, **said}).encode()
+def build_request(name: str, *lines: str, **fields: object) -> bytes:
+    """A request to which upstream responds as `name` says."""
+    body = json.dumps(
+        {"model": name, "input": f"my key is {BODY}", "user": BODY, **fields}
+    ).encode()
     target = f"/v1/{name}/responses?api_key={QUERY}"
-    typed = "Content-Type: application/json"
-    return head("POST", target, typed, *lines, f"Content-Length: {len(body)}") + body
+    content_type = "Content-Type: application/json"
+    return build_head("POST", target, content_type, *lines, f"Content-Length: {len(body)}") + body
 
 
-def opening(name: str, *lines: str) -> bytes:
-    """What opens a WebSocket that upstream answers as the name says."""
+def build_handshake(name: str, *lines: str) -> bytes:
+    """A WebSocket handshake to which upstream responds as `name` says."""
     nonce = () if lines else (f"Sec-WebSocket-Key: {CLIENT_NONCE}",)
-    usual = ("Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", *nonce)
-    return head("GET", f"/v1/{name}/realtime?model=m&api_key={QUERY}", *usual, *lines)
+    defaults = ("Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", *nonce)
+    return build_head("GET", f"/v1/{name}/realtime?model=m&api_key={QUERY}", *defaults, *lines)
 
 
-def metrics(key: str) -> bytes:
-    """A request for a page about the gate."""
+def build_scrape(key: str) -> bytes:
+    """A request for /metrics with an admin key."""
     basic = b64encode(f"admin:{key}".encode()).decode()
     return (
-        f"GET /metrics?key={QUERY} HTTP/1.1\r\nHost: gate\r\n"
+        f"GET /build_scrape?key={QUERY} HTTP/1.1\r\nHost: gate\r\n"
         f"Authorization: Basic {basic}\r\nConnection: close\r\n\r\n"
     ).encode()
 
 
-IMPATIENT = "x-stainless-read-timeout: 0.2"
+SHORT_TIMEOUT = "x-stainless-read-timeout: 0.2"
 CHUNKED = "Transfer-Encoding: chunked"
 HOSTILE = {
-    "a word": CLIENTS[0].encode() + b"\r\n\r\n",
-    "a word of HTTP": f"GET {CLIENTS[0]}\r\n\r\n".encode(),
-    "no colon": head("GET", "/v1/x", CLIENTS[0]),
-    "long header": head("GET", "/v1/x", f"X-Key: {CLIENTS[0] * 2000}"),
-    "control": head("GET", "/v1/x", f"X-Key: {CLIENTS[0]}\x00"),
-    "not UTF-8": head("GET", "/v1/x", f"X-Key: {CLIENTS[0]}\xe9"),
-    "folded": head("GET", "/v1/x", f"X-Key: a\r\n {CLIENTS[0]}"),
-    "body that stops": head("POST", "/v1/x", "Content-Length: 99") + BODY.encode(),
-    "length": head("POST", "/v1/x", f"Content-Length: {CLIENTS[0]}"),
-    "lengths": head("POST", "/v1/x", "Content-Length: 9", "Content-Length: 8") + BODY.encode(),
-    "coding": head("POST", "/v1/x", f"Transfer-Encoding: {CLIENTS[0]}"),
-    "chunk size": head("POST", "/v1/x", CHUNKED) + f"{BODY}\r\n".encode(),
-    "chunk end": head("POST", "/v1/x", CHUNKED) + b"3\r\nabc" + BODY.encode() + b"\r\n",
+    "one word": CLIENTS[0].encode() + b"\r\n\r\n",
+    "one word after the method": f"GET {CLIENTS[0]}\r\n\r\n".encode(),
+    "no colon": build_head("GET", "/v1/x", CLIENTS[0]),
+    "long header": build_head("GET", "/v1/x", f"X-Key: {CLIENTS[0] * 2000}"),
+    "control": build_head("GET", "/v1/x", f"X-Key: {CLIENTS[0]}\x00"),
+    "not UTF-8": build_head("GET", "/v1/x", f"X-Key: {CLIENTS[0]}\xe9"),
+    "folded": build_head("GET", "/v1/x", f"X-Key: a\r\n {CLIENTS[0]}"),
+    "incomplete body": build_head("POST", "/v1/x", "Content-Length: 99") + BODY.encode(),
+    "length": build_head("POST", "/v1/x", f"Content-Length: {CLIENTS[0]}"),
+    "lengths": build_head("POST", "/v1/x", "Content-Length: 9", "Content-Length: 8")
+    + BODY.encode(),
+    "coding": build_head("POST", "/v1/x", f"Transfer-Encoding: {CLIENTS[0]}"),
+    "chunk size": build_head("POST", "/v1/x", CHUNKED) + f"{BODY}\r\n".encode(),
+    "chunk end": build_head("POST", "/v1/x", CHUNKED) + b"3\r\nabc" + BODY.encode() + b"\r\n",
     "version": f"GET /v1/x?key={QUERY} HTTP/{CLIENTS[0]}\r\n\r\n".encode(),
     "http/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + CLIENTS[0].encode(),
     "tls": b"\x16\x03\x01\x02\x00\x01" + CLIENTS[0].encode() + b"\r\n\r\n",
-    "method": head("TRACE", f"/v1/x?key={QUERY}"),
-    "tunnel": head("CONNECT", "gate:443"),
-    "path": head("GET", f"/v2/x?key={QUERY}"),
-    "dots": head("GET", f"/v1/../x?key={QUERY}"),
-    "unsafe": head("GET", f"/v1/x?key={QUERY}#x"),
-    "odd query": head("GET", f"/v1/x?key={QUERY}\\"),
-    "absolute": head("GET", f"http://user:{CLIENTS[0]}@gate/v2/x?key={QUERY}"),
-    "absolute without a path": head("GET", f"http://gate?key=/{QUERY}"),
-    "priority": head("GET", f"/v1/x?key={QUERY}", "X-RustyGate-Priority: first"),
-    "page": head("GET", f"/v1/x?key={QUERY}", "Origin: https://elsewhere.example"),
-    "upgrade": head("GET", f"/health?key={QUERY}", "Upgrade: websocket"),
-    "nonce": opening("x", f"Sec-WebSocket-Key: {PROTOCOL}"),
-    "protocols": opening("x", f"Sec-WebSocket-Protocol: {PROTOCOL} {PROTOCOL}"),
-    "large": head("POST", f"/v1/x?key={QUERY}", "Content-Length: 200000") + bytes(200_000),
+    "method": build_head("TRACE", f"/v1/x?key={QUERY}"),
+    "tunnel": build_head("CONNECT", "gate:443"),
+    "path": build_head("GET", f"/v2/x?key={QUERY}"),
+    "dots": build_head("GET", f"/v1/../x?key={QUERY}"),
+    "unsafe": build_head("GET", f"/v1/x?key={QUERY}#x"),
+    "backslash in the query": build_head("GET", f"/v1/x?key={QUERY}\\"),
+    "absolute": build_head("GET", f"http://user:{CLIENTS[0]}@gate/v2/x?key={QUERY}"),
+    "absolute without a path": build_head("GET", f"http://gate?key=/{QUERY}"),
+    "priority": build_head("GET", f"/v1/x?key={QUERY}", "X-RustyGate-Priority: first"),
+    "page": build_head("GET", f"/v1/x?key={QUERY}", "Origin: https://elsewhere.example"),
+    "upgrade": build_head("GET", f"/health?key={QUERY}", "Upgrade: websocket"),
+    "nonce": build_handshake("x", f"Sec-WebSocket-Key: {PROTOCOL}"),
+    "protocols": build_handshake("x", f"Sec-WebSocket-Protocol: {PROTOCOL} {PROTOCOL}"),
+    "large": build_head("POST", f"/v1/x?key={QUERY}", "Content-Length: 200000") + bytes(200_000),
 }
 
-# What upstream sends, and what it does then.
+# What upstream sends, and whether it keeps, closes or resets the connection after that.
 _TOO_MANY = json.dumps({"error": {"code": "rate_limit_exceeded", "message": KEY}}).encode()
 _OVERLOADED = json.dumps({"error": {"code": "server_is_overloaded", "message": KEY}}).encode()
 _EVENT = chunk(f"data: {KEY}\n\n".encode())
@@ -163,20 +166,20 @@ BROKEN = {
 
 
 @asynccontextmanager
-async def played(upstream: Upstream) -> AsyncIterator[None]:
-    """Upstream's part: `slow` streams for as long as somebody listens, `silent` says nothing."""
+async def scripted(upstream: Upstream) -> AsyncIterator[None]:
+    """Play upstream: `slow` streams until the gate disconnects, `silent` never responds."""
 
-    async def play() -> None:
-        async with asyncio.TaskGroup() as parts:
+    async def respond_to_calls() -> None:
+        async with asyncio.TaskGroup() as tasks:
             while True:
                 with suppress(TimeoutError):
-                    parts.create_task(_play(await upstream.call()))
+                    tasks.create_task(_respond(await upstream.call()))
 
-    async with in_background(play()):
+    async with in_background(respond_to_calls()):
         yield
 
 
-async def _play(call: Call) -> None:
+async def _respond(call: Call) -> None:
     name = call.target.split("/")[2]
     if name == "slow":
         call.send(EVENT_STREAM)
@@ -195,14 +198,14 @@ async def _play(call: Call) -> None:
         {"keep": call.done.set, "close": call.close, "reset": call.reset}[then]()
 
 
-def forms(secret: str) -> list[bytes]:
-    """A secret as it is, and as base64 shows it, wherever in what was encoded it stands."""
-    shown = [secret.encode()]
+def encodings(secret: str) -> list[bytes]:
+    """A secret as it is, and in base64, for each position it may have in the encoded data."""
+    found = [secret.encode()]
     for before in range(3):
         encoded = b64encode(b"\0" * before + secret.encode())
-        shown.append(encoded[(0, 2, 3)[before] : len(encoded) // 4 * 4 - 4])
-    return shown
+        found.append(encoded[(0, 2, 3)[before] : len(encoded) // 4 * 4 - 4])
+    return found
 
 
 def found_in(data: bytes) -> list[str]:
-    return [secret for secret in CANARIES if any(form in data for form in forms(secret))]
+    return [secret for secret in CANARIES if any(form in data for form in encodings(secret))]
