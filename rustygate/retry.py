@@ -75,9 +75,9 @@ class RetryPolicy:
         verdict = judge(response.status, response.headers, body_start, time_ns())
         if verdict.action is Action.PASS:
             return None
-        wait_ns = max(verdict.wait_ns, _least_pause(exchange))
-        admission.pause(wait_ns, slow=verdict.action is Action.SLOW)
-        if self._may_retry(exchange, body, wait_ns):
+        least = _least_pause(exchange)
+        admission.pause(max(verdict.pause_ns, least), slow=verdict.action is Action.SLOW)
+        if self._may_retry(exchange, body, max(verdict.wait_ns, least)):
             return FailedAttempt(response=response, body_start=body_start)
         return None
 

@@ -1,4 +1,7 @@
-"""Times to wait, as upstream writes them: Go durations, `retry-after-ms` and `Retry-After`.
+"""Times to wait, in every form that upstreams write them.
+
+Durations: Go's (`1m30s`, `6ms`), words (`5 seconds`), plain seconds (`5.5`). Instants: an
+HTTP-date, RFC 3339, and seconds or milliseconds since the epoch. The time of day is passed in.
 
 The values come from outside. Whatever is in them, these functions return and do not raise; what
 makes no sense counts as missing.
@@ -6,82 +9,119 @@ makes no sense counts as missing.
 
 import re
 from collections.abc import Mapping
-from datetime import UTC
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from functools import lru_cache
 
 from rustygate.core.bucket import MINUTE, SECOND
 
 MS = 1_000_000
+HOUR = 60 * MINUTE
+DAY = 24 * HOUR
 
-# 32 days, longer than any quota's period. A longer duration is a mistake.
-MAX_DURATION = 32 * 86_400 * SECOND
+# Longer than any quota's period. A longer duration is a mistake.
+MAX_DURATION = 32 * DAY
 
-# Most responses say `6ms` or `0s`; other durations hardly ever repeat.
-DURATION_CACHE_SIZE = 512
+# The longest forms are an HTTP-date, up to 33 characters in the obsolete formats, and RFC 3339
+# with a long fraction. Longer texts are not parsed.
+MAX_LENGTH = 60
 
-# An HTTP-date has 29 characters, up to 33 in the obsolete formats.
-MAX_DATE_LENGTH = 40
+# Plain numbers from these on are instants: seconds since the epoch (from 2001) and milliseconds.
+_EPOCH_S, _EPOCH_MS, _EPOCH_END = 10**9, 10**11, 10**14
 
-_GO_DURATION = re.compile(
-    r"(?:(\d{1,6})h)?(?:(\d{1,9})m)?(?:(\d{1,12})(?:\.(\d{0,12}))?(s|ms|us|\u00b5s|\u03bcs|ns)?)?",
-    re.ASCII,
+# Nanoseconds of each unit, and how it is written.
+_UNITS = (
+    (DAY, r"d(?:ays?)?"),
+    (HOUR, r"h(?:(?:ou)?rs?)?"),
+    (MINUTE, r"m(?:in(?:ute)?s?)?"),
+    (SECOND, r"s(?:ec(?:ond)?s?)?"),
+    (MS, r"m(?:illi)?s(?:ec(?:ond)?s?)?"),
+    (1000, r"(?:[u\u00b5\u03bc]s|microseconds?)"),
+    (1, r"(?:ns|nanoseconds?)"),
 )
-_UNITS = {
-    None: SECOND,
-    "s": SECOND,
-    "ms": MS,
-    "us": 1000,
-    "\u00b5s": 1000,
-    "\u03bcs": 1000,
-    "ns": 1,
-}
+_NUMBER = r"\d{1,14}(?:\.\d{0,20})?"
+
+# A duration in units, the longest first. It matches the empty text, too.
+DURATION = "".join(rf"(?:({_NUMBER}) ?{unit}(?![a-z]),? ?(?:and )?)?" for _, unit in _UNITS)
+
+_duration = re.compile(DURATION, re.ASCII | re.IGNORECASE)
+_plain_number = re.compile(_NUMBER, re.ASCII)
+_rfc3339 = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d", re.ASCII | re.IGNORECASE)
 
 
-@lru_cache(maxsize=DURATION_CACHE_SIZE)
-def parse_go_duration(text: str) -> int | None:
-    """Nanoseconds of a duration as Go writes it (time.Duration.String: `6ms`, `6m0s`), or of
-    plain seconds. None if it is neither, or longer than any quota's period."""
-    match = _GO_DURATION.fullmatch(text)
-    if not match or not text:
+def parse_duration(text: str) -> int | None:
+    """Nanoseconds of a duration in units, or of plain seconds. None if it is neither, or longer
+    than any quota's period."""
+    if not text or len(text) > MAX_LENGTH:
         return None
-    hours, minutes, whole, fraction, unit = match.groups()
-    total = 0
-    if hours or minutes:
-        if whole and not unit:
-            return None
-        total = (int(hours or 0) * 60 + int(minutes or 0)) * MINUTE
-    if fraction:
-        total += int(whole + fraction) * _UNITS[unit] // 10 ** len(fraction)
-    elif whole:
-        total += int(whole) * _UNITS[unit]
-    return total if total <= MAX_DURATION else None
+    if _plain_number.fullmatch(text):
+        return _plausible(_scaled(text, SECOND))
+    match = _duration.fullmatch(text)
+    return sum_of_units(match.groups()) if match else None
+
+
+def sum_of_units(amounts: tuple[str | None, ...]) -> int | None:
+    """Nanoseconds of what the groups of `DURATION` matched."""
+    parts = [
+        _scaled(amount, unit)
+        for amount, (unit, _) in zip(amounts, _UNITS, strict=True)
+        if amount is not None
+    ]
+    return _plausible(sum(parts)) if parts else None
+
+
+def time_until(text: str, epoch_ns: int) -> int | None:
+    """Nanoseconds until an instant, 0 if it is in the past; None if the text is no instant."""
+    instant = None if len(text) > MAX_LENGTH else _instant(text)
+    return None if instant is None else max(0, instant - epoch_ns)
+
+
+def parse_wait(text: str, epoch_ns: int) -> int | None:
+    """Nanoseconds to wait, by a duration or an instant. None if it is neither, or a duration of
+    0; 0 for an instant in the past."""
+    wait = parse_duration(text)
+    return time_until(text, epoch_ns) if wait is None else wait or None
 
 
 def retry_after(headers: Mapping[str, str], epoch_ns: int) -> int | None:
     """Nanoseconds to wait, by OpenAI's `retry-after-ms` or else RFC 9110's `Retry-After`.
 
-    None if neither is there. A date in the past gives a negative number.
+    None if neither is there and makes sense.
     """
-    wait_ms = _decimal(headers.get("retry-after-ms", ""))
-    if wait_ms is not None:
-        return int(wait_ms * MS)
-    value = headers.get("retry-after", "")
-    wait_s = _decimal(value)
-    return _time_until(value, epoch_ns) if wait_s is None else int(wait_s * SECOND)
+    wait_ms = headers.get("retry-after-ms", "").strip()
+    if _plain_number.fullmatch(wait_ms):
+        wait = _scaled(wait_ms, MS)
+        if wait:
+            return wait
+    return parse_wait(headers.get("retry-after", "").strip(), epoch_ns)
 
 
-_DECIMAL = re.compile(r"\d{1,12}(?:\.\d{0,12})?", re.ASCII)
+def _scaled(number: str, unit: int) -> int:
+    """A decimal number times a unit, exactly, rounded down."""
+    whole, _, fraction = number.partition(".")
+    scale: int = 10 ** len(fraction)
+    return int(whole) * unit + int(fraction or 0) * unit // scale
 
 
-def _decimal(text: str) -> float | None:
-    return float(text) if _DECIMAL.fullmatch(text) else None
+def _plausible(duration: int) -> int | None:
+    return duration if duration <= MAX_DURATION else None
 
 
-def _time_until(http_date: str, epoch_ns: int) -> int | None:
-    """Nanoseconds until an HTTP-date (RFC 9110, 5.6.7); negative if it is in the past."""
+def _instant(text: str) -> int | None:
+    """Nanoseconds since the epoch."""
+    if _plain_number.fullmatch(text):
+        seconds = float(text)
+        if _EPOCH_S <= seconds < _EPOCH_MS:
+            return _scaled(text, SECOND)
+        return _scaled(text, MS) if _EPOCH_MS <= seconds < _EPOCH_END else None
     try:
-        date = parsedate_to_datetime(http_date[:MAX_DATE_LENGTH])
+        date = _date(text)
+        return int(date.replace(tzinfo=date.tzinfo or UTC).timestamp() * 1000) * MS
     except (ValueError, OverflowError, IndexError, TypeError):
         return None
-    return int(date.replace(tzinfo=date.tzinfo or UTC).timestamp()) * SECOND - epoch_ns
+
+
+def _date(text: str) -> datetime:
+    """A date by RFC 3339, or an HTTP-date (RFC 9110, 5.6.7)."""
+    if _rfc3339.match(text):
+        return datetime.fromisoformat(text.upper())
+    return parsedate_to_datetime(text)

@@ -13,7 +13,7 @@ from typing import Literal
 
 import msgspec
 
-from rustygate.core.durations import parse_go_duration
+from rustygate.core.durations import parse_wait
 
 # More than upstream allows anyone in a minute. A greater number is a mistake.
 MAX_QUOTA = 10**12
@@ -36,10 +36,9 @@ class Quota(msgspec.Struct, frozen=True):
     remaining: int | None
     reset: str | None = None
 
-    @property
-    def reset_ns(self) -> int | None:
-        """Nanoseconds until it is full."""
-        return None if self.reset is None else parse_go_duration(self.reset)
+    def time_to_reset(self, epoch_ns: int) -> int | None:
+        """Nanoseconds until it is full; `epoch_ns` is the time of day."""
+        return None if self.reset is None else parse_wait(self.reset.strip(), epoch_ns)
 
 
 class RateLimitUpdate(msgspec.Struct, frozen=True):

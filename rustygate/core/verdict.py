@@ -1,22 +1,22 @@
 """What a 429 or 503 from upstream means for its request and its lane.
 
-Headers and bodies come from outside. Whatever is in them, `judge` returns and does not raise.
+Headers and bodies come from outside. Whatever is in them, these functions return and do not raise.
 """
 
 import re
 from collections.abc import Mapping
 from enum import Enum
-from typing import Any
 
 import msgspec
 
 from rustygate.core.bucket import MINUTE, SECOND
 from rustygate.core.content_coding import Inflater, is_encoded
-from rustygate.core.durations import MS, retry_after
-from rustygate.core.rate_limit_headers import RateLimitUpdate, read_rate_limits
+from rustygate.core.durations import MS, parse_wait, retry_after
+from rustygate.core.error_body import ErrorBody, error_in, read_error
+from rustygate.core.rate_limit_headers import read_rate_limits
 from rustygate.core.request_schema import DECODE_ERRORS
 
-# Every pause ends within a minute, so that a lane always has a next attempt: even a daily quota
+# Every pause ends within a minute, so that a lane always has a next attempt: a long-lasting limit
 # is tried again each minute, because it may have been raised. No pause is zero, so that the next
 # attempt is a later one.
 MAX_PAUSE = MINUTE
@@ -28,9 +28,6 @@ DEFAULT_PAUSE = SECOND
 # Error bodies are short. One that is longer, once inflated, is not read, and is passed on.
 MAX_ERROR_SIZE = 64 * 1024
 
-# The numbers are at the beginning of an error's message.
-MESSAGE_PREFIX = 1000
-
 
 class Action(Enum):
     """What to do with a response."""
@@ -41,10 +38,20 @@ class Action(Enum):
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """What a response means; `wait_ns` is how long the lane pauses, 0 if it is passed on."""
+    """What a response means.
+
+    Args:
+        wait_ns: when upstream says that the request may be sent again, however late that is; 0 if
+            the response is passed on.
+    """
 
     action: Action
     wait_ns: int = 0
+
+    @property
+    def pause_ns(self) -> int:
+        """How long the lane pauses."""
+        return min(self.wait_ns, MAX_PAUSE)
 
 
 PASS = Verdict(Action.PASS)
@@ -56,77 +63,115 @@ def judge(status: int, headers: Mapping[str, str], body: bytes, epoch_ns: int) -
     Args:
         headers: any mapping that finds headers by their lower-case names.
         body: as received; if it is encoded or truncated, it is read as far as possible.
-        epoch_ns: the time of day, with which a date in `Retry-After` is compared.
+        epoch_ns: the time of day, with which dates are compared.
     """
-    if status not in (429, 503):
+    if status not in (429, 503) or headers.get("x-should-retry") == "false":
         return PASS
     if is_encoded(headers.get("content-encoding", "")):
         body = Inflater(MAX_ERROR_SIZE + 1).inflate(body)
     if len(body) > MAX_ERROR_SIZE:
         return PASS
-    error = _error(body)
-    action = _action(status, error)
-    if action is Action.PASS:
+    error = read_error(body)
+    action = _action(error)
+    # A 429 without a reason counts as one that passes with time, a 503 without one does not.
+    if action is Action.PASS or (status == 503 and action is not Action.SLOW):
         return PASS
-    wait_ns = retry_after(headers, epoch_ns)
-    if wait_ns is None:
-        wait_ns = _time_to_reset(read_rate_limits(headers), error.type)
-    return Verdict(action, min(max(MIN_PAUSE, wait_ns), MAX_PAUSE))
+    return Verdict(action, max(MIN_PAUSE, _wait(headers, error, epoch_ns)))
 
 
-class _Error(msgspec.Struct):
-    code: Any = None
-    type: Any = None
-    message: Any = None
+def judge_event(data: bytes, epoch_ns: int) -> Verdict | None:
+    """What the data of an event means that came in a successful stream.
 
-
-class _ErrorBody(msgspec.Struct):
-    error: _Error
-
-
-_decode = msgspec.json.Decoder(_ErrorBody).decode
-
-
-def _error(body: bytes) -> _Error:
-    """OpenAI's error object; an empty one if the body holds none that can be read."""
+    It may hold an error as chat completions send it (`{"error": {...}}`), an `error` event or a
+    failed response of the Responses API, or one of a Realtime socket. None if it holds no error.
+    An error passes with time only if it says so: there is no status to go by.
+    """
     try:
-        return _decode(body).error
+        event = msgspec.json.decode(data)
     except DECODE_ERRORS:
-        return _Error()
+        return None
+    return judge_event_fields(event, epoch_ns) if isinstance(event, dict) else None
+
+
+def judge_event_fields(event: Mapping[str, object], epoch_ns: int) -> Verdict | None:
+    """As `judge_event`, for an event that is decoded already."""
+    response = event.get("response")
+    if isinstance(response, dict) and response.get("error"):
+        event = response
+    if not event.get("error") and event.get("type") != "error":
+        return None
+    error = error_in(event)
+    action = _action(error)
+    if action is Action.PASS or not (action is Action.SLOW or _is_rate_limit(error)):
+        return PASS
+    return Verdict(action, max(MIN_PAUSE, error.wait_ns(epoch_ns) or DEFAULT_PAUSE))
 
 
 _OVERLOAD_CODES = {"server_is_overloaded", "slow_down"}
 
 # The account's credit, spend limit or usage limit is exhausted: a pause does not help.
 _EXHAUSTED_CODES = {
+    "access_terminated",
+    "budget_exceeded",
     "credit_balance_exhausted",
+    "exceeded_current_quota_error",
     "insufficient_quota",
     "organization_usage_limit_exceeded",
+    "usage_limit_reached",
+    "usage_not_included",
 }
-_SPEND_LIMIT_SUFFIX = "_spend_limit_exceeded"
+_EXHAUSTED = re.compile(r"billing_.*|.*_spend_limit_exceeded", re.DOTALL)
 
+# How servers call a rate limit where no status says it.
+_RATE_LIMIT_CODES = {
+    "429",
+    "rate_limit_error",
+    "rate_limit_exceeded",
+    "rate_limit_reached",
+    "rate_limited",
+    "rate_limit",
+    "requests",
+    "resource_exhausted",
+    "throttled",
+    "tokens",
+    "too_many_requests",
+}
 
-def _action(status: int, error: _Error) -> Action:
-    # OpenAI-compatible servers put the code into either field, next to values of their own.
-    codes = {code for code in (error.code, error.type) if isinstance(code, str)}
-    if codes & _EXHAUSTED_CODES or any(code.endswith(_SPEND_LIMIT_SUFFIX) for code in codes):
-        return Action.PASS
-    if codes & _OVERLOAD_CODES:
-        return Action.SLOW
-    # A 429 without a reason counts as one that passes with time.
-    return Action.PASS if status == 503 or _is_too_large(error.message) else Action.PAUSE
-
+# `requests per day (RPD)`, `free-models-per-day`, `Daily token limit`.
+_LONG_PERIOD = re.compile(
+    r"\bper[ _-]?(?:day|week|month)\b|\b[RT]PD\b"
+    r"|\b(?:daily|weekly|monthly)[ _-](?:\w+[ _-]){0,3}(?:limit|quota|cap|budget|allowance)",
+    re.ASCII | re.IGNORECASE,
+)
+_QUOTA_PER_DAY = re.compile(r"per_?-?(?:day|week|month)", re.ASCII | re.IGNORECASE)
 
 _NUMBERS = re.compile(r"\bLimit:? ([\d,]{1,20}).{0,100}?\bRequested:? ([\d,]{1,20})", re.ASCII)
 
 
-def _is_too_large(message: object) -> bool:
+def _action(error: ErrorBody) -> Action:
+    if _is_final(error):
+        return Action.PASS
+    return Action.SLOW if error.codes & _OVERLOAD_CODES else Action.PAUSE
+
+
+def _is_final(error: ErrorBody) -> bool:
+    """Whether a pause does not help the request of an error."""
+    if error.codes & _EXHAUSTED_CODES or any(map(_EXHAUSTED.fullmatch, error.codes)):
+        return True
+    if any(map(_QUOTA_PER_DAY.search, error.quota_ids)):
+        return True
+    return bool(_LONG_PERIOD.search(error.message)) or _is_too_large(error.message)
+
+
+def _is_rate_limit(error: ErrorBody) -> bool:
+    return any(code.lower() in _RATE_LIMIT_CODES for code in error.codes)
+
+
+def _is_too_large(message: str) -> bool:
     """Whether an error says that the request exceeds its quota's limit, and so never fits."""
-    if not isinstance(message, str):
-        return False
     if message.startswith("Request too large"):
         return True
-    match = _NUMBERS.search(message, 0, MESSAGE_PREFIX)
+    match = _NUMBERS.search(message)
     limit, requested = (_grouped_int(number) for number in match.groups()) if match else (0, 0)
     return requested > limit
 
@@ -135,12 +180,34 @@ def _grouped_int(number: str) -> int:
     return int(number.replace(",", "") or "0")
 
 
-def _time_to_reset(update: RateLimitUpdate, error_type: object) -> int:
-    """Nanoseconds until all quotas that are exhausted are full again."""
+def _wait(headers: Mapping[str, str], error: ErrorBody, epoch_ns: int) -> int:
+    """Nanoseconds until the request may be sent again.
+
+    A reset is the time until a quota is full, which is later than the request needs, so that a
+    shorter hint in the body counts instead.
+    """
+    wait = retry_after(headers, epoch_ns)
+    if wait is not None:
+        return wait
+    waits = (_time_to_reset(headers, error.kind, epoch_ns), error.wait_ns(epoch_ns))
+    return min((wait for wait in waits if wait), default=DEFAULT_PAUSE)
+
+
+def _time_to_reset(headers: Mapping[str, str], kind: str, epoch_ns: int) -> int | None:
+    """Nanoseconds until all quotas that are exhausted are full again; None if there is none.
+
+    Args:
+        kind: the quota that the error names.
+    """
+    update = read_rate_limits(headers)
     quotas = {"requests": update.requests, "tokens": update.tokens}
-    exhausted = [
-        quota
-        for kind, quota in quotas.items()
-        if quota is not None and (kind == error_type or quota.remaining == 0)
+    resets = [
+        quota.time_to_reset(epoch_ns) or 0
+        for name, quota in quotas.items()
+        if quota is not None and (name == kind or quota.remaining == 0)
     ]
-    return max((quota.reset_ns or 0 for quota in exhausted), default=0) or DEFAULT_PAUSE
+    if resets:
+        return max(resets)
+    # Look-alikes with one limit, and the IETF's draft of `RateLimit` headers.
+    reset = headers.get("x-ratelimit-reset") or headers.get("ratelimit-reset") or ""
+    return parse_wait(reset.strip(), epoch_ns)

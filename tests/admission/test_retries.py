@@ -150,3 +150,35 @@ async def test_pause_blocks_only_its_own_lane(gate: StartGate, upstream: Upstrea
     for waiting, body in ((client, b"retried"), (behind, b"behind")):
         await (await upstream.call()).respond(response(body))
         assert (await waiting.response()).body == body
+
+
+@pytest.mark.parametrize(
+    ("body", "line"),
+    [
+        (error("rate_limit_exceeded", "requests per day (RPD): Limit 9"), "Retry-After: 1"),
+        (error("billing_not_active"), "Retry-After: 1"),
+        (error("rate_limit_exceeded"), "x-should-retry: false"),
+    ],
+    ids=["per day", "billing", "should not retry"],
+)
+async def test_final_429_holds_up_nobody_else(
+    gate: StartGate, upstream: Upstream, body: bytes, line: str
+) -> None:
+    upstream.reply = respond_once(rate_limited(body, wait=line))
+    running = await gate()
+    assert (await running.request(chat())).status == 429
+    got = await running.request(chat())
+    assert (got.status, got.head["x-rustygate-queued-ms"]) == (200, "0")
+
+
+async def test_wait_beyond_the_deadline_holds_up_others_as_long_as_it_says(
+    gate: StartGate, upstream: Upstream
+) -> None:
+    body = error("rate_limit_exceeded", "Please try again in 700ms.")
+    upstream.reply = respond_once(response(body, status="429 Too Many Requests"))
+    running = await gate()
+    got = await running.request(chat("x-stainless-timeout: 0.5"))
+    assert (got.status, got.body, got.head["x-rustygate-attempts"]) == (429, body, "1")
+    got = await running.request(chat())
+    assert got.status == 200
+    assert 500 <= int(got.head["x-rustygate-queued-ms"]) <= 900

@@ -22,6 +22,7 @@ from rustygate.core.verdict import (
     Action,
     Verdict,
     judge,
+    judge_event,
 )
 from tests.support.rate_limit_headers import NAMES, headers_of, quota_headers
 
@@ -51,7 +52,7 @@ def pause_of(body: bytes = b"", **headers: str) -> int:
     """How long the lane pauses after a 429."""
     verdict = verdict_on(429, body, **headers)
     assert verdict.action is Action.PAUSE
-    return verdict.wait_ns
+    return verdict.pause_ns
 
 
 @pytest.mark.parametrize(
@@ -64,7 +65,7 @@ def pause_of(body: bytes = b"", **headers: str) -> int:
         pytest.param(
             429,
             {"code": "rate_limit_exceeded", "message": RATE_LIMITED},
-            PAUSE,
+            Verdict(Action.PAUSE, 2 * SECOND),
             id="fits-later",
         ),
         pytest.param(
@@ -92,6 +93,10 @@ def pause_of(body: bytes = b"", **headers: str) -> int:
         pytest.param(429, {"code": "organization_spend_limit_exceeded"}, PASS, id="org-spent"),
         pytest.param(429, {"code": "credit_balance_exhausted"}, PASS, id="no-credit"),
         pytest.param(429, {"code": "organization_usage_limit_exceeded"}, PASS, id="org-limit"),
+        pytest.param(429, {"type": "usage_limit_reached"}, PASS, id="usage-limit"),
+        pytest.param(429, {"code": "billing_not_active"}, PASS, id="billing"),
+        pytest.param(429, {"code": "billing_hard_limit_reached"}, PASS, id="billing-limit"),
+        pytest.param(429, {"code": "overbilling_x"}, PAUSE, id="not-billing"),
         pytest.param(503, {"code": None, "type": "server_error"}, PASS, id="plain-503"),
         pytest.param(500, {"code": "server_is_overloaded"}, PASS, id="500"),
         pytest.param(502, {}, PASS, id="502"),
@@ -138,7 +143,7 @@ TOKENS_LEFT = quota_headers("tokens", "1000", "7", "9s")
         pytest.param({"retry_after_ms": "0.5"}, MIN_PAUSE, id="not-below-the-minimum"),
         pytest.param({"retry_after_ms": "soon", "retry_after": "9"}, 9 * SECOND, id="unreadable"),
         pytest.param({"retry_after": "2.5"}, 2500 * MS, id="fraction"),
-        pytest.param({"retry_after": "0"}, MIN_PAUSE, id="at-once"),
+        pytest.param({"retry_after": "0"}, DEFAULT_PAUSE, id="zero"),
         pytest.param({"retry_after": "86400"}, MAX_PAUSE, id="tomorrow"),
         pytest.param({"retry_after": formatdate(NOW_S + 7, usegmt=True)}, 7 * SECOND, id="date"),
         pytest.param({"retry_after": formatdate(NOW_S - 7, usegmt=True)}, MIN_PAUSE, id="past"),
@@ -209,4 +214,205 @@ def test_any_response_has_a_verdict_with_a_bounded_pause(
     if verdict.action is Action.PASS:
         assert verdict.wait_ns == 0
     else:
-        assert MIN_PAUSE <= verdict.wait_ns <= MAX_PAUSE
+        assert MIN_PAUSE <= verdict.pause_ns <= MAX_PAUSE
+        assert verdict.wait_ns >= verdict.pause_ns
+
+
+GEMINI_PER_DAY = {
+    "code": 429,
+    "message": "You exceeded your current quota, please check your plan. Please retry in 34.07s.",
+    "status": "RESOURCE_EXHAUSTED",
+    "details": [
+        {
+            "@type": "type.googleapis.com/google.rpc.QuotaFailure",
+            "violations": [
+                {"quotaId": "GenerateRequestsPerMinutePerProjectPerModel-FreeTier"},
+                {"quotaId": "GenerateRequestsPerDayPerProjectPerModel-FreeTier"},
+            ],
+        },
+        {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "34s"},
+    ],
+}
+GEMINI_PER_MINUTE: dict[str, Any] = GEMINI_PER_DAY | {
+    "details": [
+        {"violations": [{"quotaId": "GenerateRequestsPerMinutePerProjectPerModel-FreeTier"}]},
+        {"retryDelay": "5s"},
+    ]
+}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {
+            "error": {
+                "code": "rate_limit_exceeded",
+                "message": "Rate limit reached for gpt-4o on requests per day (RPD): Limit 200, "
+                "Used 200, Requested 1. Please try again in 7m12s.",
+            }
+        },
+        {"error": {"message": "Limit reached on tokens per day (TPD). Try again in 1.5s."}},
+        {"error": {"message": "Rate limit exceeded: free-models-per-day. Add 10 credits"}},
+        {"error": {"message": "Daily token limit exceeded"}},
+        {"error": {"message": "You have reached your monthly quota."}},
+        {"detail": "Quota of requests per day reached"},
+        {"error": GEMINI_PER_DAY},
+        [{"error": GEMINI_PER_DAY}],
+    ],
+    ids=lambda body: repr(body)[:60],
+)
+@pytest.mark.parametrize("headers", [{}, {"retry_after": "2"}], ids=["plain", "retry-after"])
+def test_limits_of_long_periods_are_passed_on(body: object, headers: dict[str, str]) -> None:
+    assert verdict_on(429, json.dumps(body).encode(), **headers) == PASS
+
+
+def test_should_not_retry_is_passed_on() -> None:
+    body = error(code="rate_limit_exceeded")
+    assert verdict_on(429, body, x_should_retry="false", retry_after="1") == PASS
+    assert verdict_on(503, error(code="slow_down"), x_should_retry="false") == PASS
+    assert verdict_on(429, body, x_should_retry="true") == PAUSE
+
+
+@pytest.mark.parametrize(
+    ("body", "wait_ns"),
+    [
+        ({"message": "Please try again in 5.000s."}, 5 * SECOND),
+        ({"message": "Please try again in 1m30s. Visit https://x/1"}, 90 * SECOND),
+        ({"message": "Please try again in 120ms"}, 120 * MS),
+        ({"message": "Try again in 6m0s"}, 360 * SECOND),
+        ({"message": "Please retry after 5 seconds."}, 5 * SECOND),
+        ({"message": "Please retry your requests after 6 seconds."}, 6 * SECOND),
+        ({"message": "Too many requests, wait 20 seconds please"}, 20 * SECOND),
+        ({"message": "Too many requests. Wait for 1 minute and 5 secs"}, 65 * SECOND),
+        ({"message": "Please retry in 3.2s"}, 3200 * MS),
+        ({"message": "Limit resets in: 59 seconds"}, 59 * SECOND),
+        ({"message": "Please try again 30 seconds later"}, 30 * SECOND),
+        ({"message": "Retry after 7"}, 7 * SECOND),
+        ({"message": "Try again at 2025-10-09T08:53:25Z."}, 5 * SECOND),
+        ({"message": "Please try again in 0s"}, DEFAULT_PAUSE),
+        ({"message": "retry 3 times, 5 seconds is the limit of 10 requests"}, DEFAULT_PAUSE),
+        ({"message": "Try again in 5 apples"}, DEFAULT_PAUSE),
+        ({"message": "Try again in 99999999999999 hours"}, DEFAULT_PAUSE),
+        ({"retry_after": 5}, 5 * SECOND),
+        ({"retry_after": 2.5}, 2500 * MS),
+        ({"retry_after": "4s"}, 4 * SECOND),
+        ({"retryAfterMs": 300}, 300 * MS),
+        ({"retry_after": True}, DEFAULT_PAUSE),
+        ({"retry_after": -5}, DEFAULT_PAUSE),
+        ({"retry_after": {"in": 5}}, DEFAULT_PAUSE),
+        ({"metadata": {"headers": {"X-RateLimit-Reset": f"{NOW_S + 8}000"}}}, 8 * SECOND),
+        (GEMINI_PER_MINUTE, 5 * SECOND),
+        ({"details": [5, {"violations": [5, {}]}, {"retryDelay": None}]}, DEFAULT_PAUSE),
+    ],
+    ids=lambda value: repr(value)[:50],
+)
+def test_hints_in_bodies(body: dict[str, Any], wait_ns: int) -> None:
+    for shape in ({"error": body}, [{"error": body}], body):
+        assert verdict_on(429, json.dumps(shape).encode()).wait_ns == wait_ns
+
+
+@pytest.mark.parametrize(
+    ("body", "wait_ns"),
+    [
+        (b'{"error": "rate limited", "retry_after": 3}', 3 * SECOND),
+        (b'{"detail": "Rate limit exceeded, retry in 4 s"}', 4 * SECOND),
+        (b'"Try again in 6s"', 6 * SECOND),
+        (b"Too many requests, try again in 5 seconds", 5 * SECOND),
+        (b'{"error": 5, "message": "try again in 2s"}', 2 * SECOND),
+    ],
+)
+def test_hints_in_other_shapes(body: bytes, wait_ns: int) -> None:
+    assert pause_of(body) == wait_ns
+
+
+@pytest.mark.parametrize(
+    ("reset", "wait_ns"),
+    [
+        ("2025-10-09T08:53:25Z", 5 * SECOND),
+        (str(NOW_S + 5), 5 * SECOND),
+        (f"{NOW_S + 5}000", 5 * SECOND),
+        ("5", 5 * SECOND),
+        ("5s", 5 * SECOND),
+        ("59.5 seconds", 59_500 * MS),
+        (str(NOW_S - 5), DEFAULT_PAUSE),
+        ("0s", DEFAULT_PAUSE),
+    ],
+)
+def test_resets_in_every_form(reset: str, wait_ns: int) -> None:
+    assert pause_of(b"", **quota_headers("requests", "9", "0", reset)) == wait_ns
+    assert pause_of(x_ratelimit_reset=reset) == wait_ns
+    assert pause_of(ratelimit_reset=reset) == wait_ns
+
+
+def test_retry_after_goes_before_a_hint_and_the_shorter_of_hint_and_reset_counts() -> None:
+    body = error(message="Please try again in 7s")
+    assert pause_of(body, retry_after="9") == 9 * SECOND
+    assert pause_of(body, **quota_headers("requests", "9", "0", "60s")) == 7 * SECOND
+    assert pause_of(body, **quota_headers("requests", "9", "0", "6s")) == 6 * SECOND
+
+
+def test_wait_is_kept_as_said_and_the_pause_is_bounded() -> None:
+    verdict = verdict_on(429, retry_after="86400")
+    assert (verdict.wait_ns, verdict.pause_ns) == (86_400 * SECOND, MAX_PAUSE)
+
+
+@pytest.mark.parametrize(
+    ("event", "expected"),
+    [
+        ({"error": {"code": "rate_limit_exceeded", "message": "x"}}, PAUSE),
+        ({"error": {"code": 429, "message": "x"}}, PAUSE),
+        ({"error": {"type": "tokens", "message": "try again in 3s"}}, 3 * SECOND),
+        ({"error": {"type": "rate_limit_error", "retry_after": 4}}, 4 * SECOND),
+        ({"error": {"code": "Too_Many_Requests"}}, PAUSE),
+        (
+            {"type": "error", "code": "rate_limit_exceeded", "message": "try again in 2s"},
+            2 * SECOND,
+        ),
+        ({"type": "error", "error": {"code": "rate_limit_exceeded"}}, PAUSE),
+        (
+            {
+                "type": "response.failed",
+                "response": {"status": "failed", "error": {"code": "rate_limit_exceeded"}},
+            },
+            PAUSE,
+        ),
+        ({"error": {"code": "server_is_overloaded"}}, SLOW),
+        ({"error": {"code": "insufficient_quota"}}, PASS),
+        ({"error": {"code": "rate_limit_exceeded", "message": "5 requests per day"}}, PASS),
+        ({"error": {"code": "server_error"}}, PASS),
+        ({"error": "broken"}, PASS),
+        ({"type": "error"}, PASS),
+        ({"type": "response.completed", "response": {"error": None}}, None),
+        ({"choices": [], "error": None}, None),
+        ({"choices": [{"delta": {"content": "rate_limit_exceeded"}}]}, None),
+        ([], None),
+        ("error", None),
+    ],
+    ids=lambda value: repr(value)[:60],
+)
+def test_errors_in_a_stream(event: object, expected: Verdict | int | None) -> None:
+    if isinstance(expected, int):
+        expected = Verdict(Action.PAUSE, expected)
+    assert judge_event(json.dumps(event).encode(), NOW_S * SECOND) == expected
+
+
+@given(st.binary())
+def test_any_event_is_judged(data: bytes) -> None:
+    judge_event(data, 0)
+    assert judge_event(b"[DONE]", 0) is None
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(
+        st.sampled_from(["error", "code", "message", "type", "details", "violations", "quotaId",
+                         "retryDelay", "metadata", "headers", "retry_after", "response"]), inner
+    ),
+)  # fmt: skip
+
+
+@given(json_values)
+def test_any_json_is_judged(value: object) -> None:
+    body = json.dumps(value).encode()
+    assert verdict_on(429, body).wait_ns >= 0
+    judge_event(body, 0)
