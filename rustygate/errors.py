@@ -164,14 +164,21 @@ class OriginNotAllowed(Refusal):
 
 
 class InvalidApiKey(Refusal):
-    """The key is not a client's, or the request has no key. The key is not repeated."""
+    """The key is not a client's, or there is not exactly one. Keys are not repeated.
+
+    Args:
+        count: the number of different keys in the request.
+    """
 
     status, reason = 401, "invalid_api_key"
 
-    def __init__(self, sent: bool) -> None:
-        problem = "Unknown API key" if sent else "The request has no API key"
+    def __init__(self, count: int) -> None:
+        problem = "The request has no API key"
+        if count:
+            problem = "Unknown API key" if count == 1 else f"The request has {count} API keys"
         super().__init__(
-            f"{problem}. Send a key from CLIENTS_FILE as Authorization: Bearer rg-..."
+            f"{problem}. Send one key from CLIENTS_FILE as Authorization: Bearer rg-..., "
+            "api-key or x-api-key."
         )
 
     def headers(self) -> dict[str, str]:

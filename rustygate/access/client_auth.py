@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from urllib.parse import unquote
 
 from aiohttp import hdrs, web
+from multidict import istr
 
 from rustygate.config import read_clients_file
 from rustygate.core.clients import Client, Clients, Limits
@@ -25,6 +26,9 @@ _FILE_PATHS = ("/v1/files", "/v1/uploads")
 _HIDES_MODELS = re.compile(r"/+v1/+(batches/*|(evals|realtime)(/.*)?)", re.DOTALL)
 
 _SCHEME = "bearer "
+
+# Headers whose value is a key and nothing else, as Azure's and Anthropic's clients send it.
+KEY_HEADERS = (istr("api-key"), istr("x-api-key"))
 
 
 class ClientAuth:
@@ -65,18 +69,23 @@ class ClientAuth:
     ) -> Client | None:
         """The client whose key a request has, stamped on its exchange; None without a file.
 
-        Raises `InvalidApiKey`.
+        Several keys must all be the same client's: a request never gets by with a key beside a
+        wrong one. Raises `InvalidApiKey`.
 
         Args:
             subprotocol_key: the key in a WebSocket's subprotocols. A browser cannot set
-                `Authorization` for a WebSocket.
+                headers for a WebSocket.
         """
         if self._clients is None:
             return None
-        key = _key(request) or subprotocol_key
-        client = None if key is None else self._clients.find_by_key(key)
+        keys = _keys(request)
+        if subprotocol_key:
+            keys.add(subprotocol_key)
+        if len(keys) != 1:
+            raise InvalidApiKey(len(keys))
+        client = self._clients.find_by_key(keys.pop())
         if client is None:
-            raise InvalidApiKey(sent=key is not None)
+            raise InvalidApiKey(1)
         exchange.client, exchange.weight = client.name, client.weight
         exchange.priority = client.cap_priority(exchange.priority)
         return client
@@ -118,9 +127,14 @@ def _hides_models(exchange: Exchange) -> bool:
     return _HIDES_MODELS.fullmatch(unquote(exchange.path)) is not None
 
 
-def _key(request: web.Request) -> str | None:
-    """The Bearer token in a request."""
-    authorization = request.headers.get(hdrs.AUTHORIZATION, "")
-    if not authorization.lower().startswith(_SCHEME):
-        return None
-    return authorization[len(_SCHEME) :].strip() or None
+def _keys(request: web.Request) -> set[str]:
+    """The different keys in a request's headers."""
+    headers = request.headers
+    sent = [
+        value[len(_SCHEME) :]
+        for value in headers.getall(hdrs.AUTHORIZATION, ())
+        if value.lower().startswith(_SCHEME)
+    ]
+    for name in KEY_HEADERS:
+        sent += headers.getall(name, ())
+    return {key.strip() for key in sent} - {""}

@@ -33,9 +33,13 @@ HOP_BY_HOP = frozenset(
 _PROXY_AUTH = "proxy-auth"
 
 _REQUEST_DROPS = HOP_BY_HOP | {
-    # The client's own credentials and cookies. Upstream gets the gate's key.
+    # The client's own credentials and cookies. Upstream gets the gate's key. Azure's clients send
+    # `api-key`, Anthropic's `x-api-key`, Google's `x-goog-api-key`.
+    "api-key",
     "authorization",
     "cookie",
+    "x-api-key",
+    "x-goog-api-key",
     # The gate itself tells the client to send its body.
     "expect",
     # The addresses of the client and of the proxies in between.

@@ -62,6 +62,29 @@ async def test_client_has_the_name_of_its_key(
 
 
 @pytest.mark.parametrize(
+    "lines",
+    [
+        [f"api-key: {KEYS['search']}"],
+        [f"X-API-KEY: {KEYS['search']}"],
+        [f"x-api-key:{KEYS['search']}", key_of("search")],
+        [f"Api-Key: {KEYS['search']}", "Authorization: Basic eDp5", "X-Api-Key:"],
+        [f"api-key: {KEYS['search']}", "Connection: api-key"],
+    ],
+)
+async def test_client_key_may_come_in_the_headers_of_other_apis(
+    gate: StartGate, upstream: Upstream, clients: Path, lines: list[str]
+) -> None:
+    upstream.reply = response()
+    running = await gate(CLIENTS_FILE=clients)
+    head = "\r\n".join(["GET /v1/models HTTP/1.1", "Host: gate", *lines, "", ""])
+    assert (await running.request(head.encode())).status == 200
+    assert (await running.settled())[0]["client"] == "search"
+    assert upstream.calls[0].head["authorization"] == f"Bearer {UPSTREAM_KEY}"
+    assert KEYS["search"].encode() not in upstream.wires[0].received
+    assert KEYS["search"] not in running.log.text
+
+
+@pytest.mark.parametrize(
     "line",
     [
         "X-None: 1",
@@ -70,7 +93,13 @@ async def test_client_has_the_name_of_its_key(
         "Authorization: Basic cmctc2VhcmNo",
         f"Authorization: {KEYS['search']}",
         f"Authorization: Bearer {hash_key(KEYS['search'])}",
-        f"X-API-Key: {KEYS['search']}",
+        f"X-Goog-API-Key: {KEYS['search']}",
+        f"api-key: Bearer {KEYS['search']}",
+        f"Api_Key: {KEYS['search']}",
+        f"{key_of('search')}\r\nX-Api-Key: {KEYS['batch']}",
+        f"{key_of('search')}\r\nAuthorization: Bearer {KEYS['batch']}",
+        f"api-key: {KEYS['search']}\r\napi-key: rg-wrong",
+        f"{key_of('search')}\r\nX-Api-Key: rg-wrong",
     ],
 )
 async def test_request_without_a_valid_key_is_refused(

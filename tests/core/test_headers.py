@@ -33,7 +33,8 @@ def upstream_headers(
 @pytest.mark.parametrize(
     "name",
     [
-        b"Authorization", b"Connection", b"Cookie", b"Expect", b"Forwarded", b"Host",
+        b"Authorization", b"api-key", b"API-Key", b"X-Api-Key", b"x-goog-api-key",
+        b"Connection", b"Cookie", b"Expect", b"Forwarded", b"Host",
         b"Keep-Alive", b"Origin", b"Proxy-Authorization", b"Proxy-Authenticate",
         b"Proxy-Connection", b"Referer", b"Sec-Fetch-Mode", b"TE", b"Trailer",
         b"Transfer-Encoding", b"Upgrade",

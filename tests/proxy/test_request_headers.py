@@ -59,6 +59,9 @@ async def test_headers_are_forwarded_unchanged(gate: StartGate, upstream: Upstre
 @pytest.mark.parametrize(
     "line",
     [
+        "API-KEY: sk-1",
+        "x-api-key: sk-1",
+        "X-Goog-Api-Key: sk-1",
         "Cookie: session=1",
         "Forwarded: for=10.0.0.1",
         "X-Forwarded-For: 10.0.0.1",
