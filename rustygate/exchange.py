@@ -4,7 +4,7 @@ Each step stamps what it knows; the ledger reads the record once, at the end. Ti
 nanoseconds of the monotonic clock. None means that the exchange did not get that far.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import count
 from secrets import token_hex
@@ -36,6 +36,7 @@ class Exchange:
         failures: attempts that ended without a response.
         connected: the latest attempt got a connection, so upstream may have seen the request.
         upstream_status: the status of upstream's latest response.
+        steps: each step as text, if they are logged.
     """
 
     client: str
@@ -64,6 +65,15 @@ class Exchange:
     bytes: int = 0
     outcome: str | None = None
     reason: str | None = None
+    steps: list[str] | None = None
+
+    def record_step(self, step: str, fields: Mapping[str, object]) -> None:
+        """Remember a step, its time and its values for the log."""
+        values = "".join(f" {name}={value}" for name, value in fields.items())
+        text = f"{self.ms_until(monotonic_ns())} ms {step}{values}"
+        if self.steps is None:
+            self.steps = []
+        self.steps.append(text)
 
     def headers(self, queued: int | None = None) -> list[tuple[str, str]]:
         """The response headers about the exchange, with timings for browsers and tracers (W3C

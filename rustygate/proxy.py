@@ -20,7 +20,7 @@ from rustygate.config import Settings
 from rustygate.core.bucket import SECOND
 from rustygate.core.clients import Client
 from rustygate.core.headers import Credentials, Headers
-from rustygate.core.log_levels import is_debug
+from rustygate.core.log_levels import is_debug, is_trace
 from rustygate.core.output_history import OutputHistory
 from rustygate.core.paths import path_of
 from rustygate.core.rate_limit_headers import read_rate_limits
@@ -81,6 +81,7 @@ class Proxy:
         self._settings = settings
         self._without_queue_keepalive = replace(settings, queue_keepalive_after=None)
         self._logs_steps = is_debug(settings.rust_log)
+        self._traces_steps = is_trace(settings.rust_log)
         self._gate = gate
         self._upstream = upstream
         self._ledger = ledger
@@ -197,7 +198,7 @@ class Proxy:
         exchange.model = facts.model
         exchange.min_tokens = facts.cost(0)
         exchange.tokens = facts.cost(self._history.estimate(exchange.client, facts.model))
-        self._log_step(exchange, "cost estimated", model=exchange.model, tokens=exchange.tokens)
+        self._log_step(exchange, "cost estimated", tokens=exchange.tokens)
         return facts
 
     def _headers(
@@ -323,8 +324,11 @@ class Proxy:
             admission.settle(0)
 
     def _log_step(self, exchange: Exchange, step: str, **fields: object) -> None:
-        if self._logs_steps:
-            logger.debug(step, id=exchange.id, **fields)
+        """Log a step as it happens at `trace`; at `debug` the ledger logs all of them together."""
+        if self._traces_steps:
+            logger.trace(step, id=exchange.id, **fields)
+        elif self._logs_steps:
+            exchange.record_step(step, fields)
 
 
 async def _pass_on(

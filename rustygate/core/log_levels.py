@@ -42,6 +42,11 @@ def is_debug(rust_log: str) -> bool:
     return any(level in ("DEBUG", "TRACE") for level in parse_rust_log(rust_log).values())
 
 
+def is_trace(rust_log: str) -> bool:
+    """Whether RUST_LOG enables trace logs for any part of the gate."""
+    return "TRACE" in parse_rust_log(rust_log).values()
+
+
 def _directive(text: str) -> tuple[str, str | bool]:
     """Target and level of `level`, `target=level`, or a target of ours alone (at trace level)."""
     target, equals, word = (part.strip() for part in text.rpartition("="))

@@ -1,8 +1,8 @@
 """Settlement: the one place where an ended exchange is counted and logged.
 
-Each exchange gets one `info` line. Lines are written in small batches: between the steps of an
-exchange the logging code is no longer in the processor's caches, and a line costs three times as
-much as one written right after another.
+Each exchange gets one `info` line, and one `debug` line with its steps. Lines are written in small
+batches: between the steps of an exchange the logging code is no longer in the processor's caches,
+and a line costs three times as much as one written right after another.
 """
 
 import asyncio
@@ -52,6 +52,17 @@ class Ledger:
             # One record for the whole batch: creating a loguru record takes three times as long
             # as writing its line.
             logger.info("exchange", **{LINES: [_fields(exchange) for exchange in settled]})
+            _log_steps(settled)
+
+
+def _log_steps(settled: list[Exchange]) -> None:
+    lines = [
+        {"id": exchange.id, "steps": ", ".join(exchange.steps)}
+        for exchange in settled
+        if exchange.steps
+    ]
+    if lines:
+        logger.debug("steps", **{LINES: lines})
 
 
 def _fields(exchange: Exchange) -> dict[str, str | int | None]:

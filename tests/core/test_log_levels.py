@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rustygate.core.log_levels import parse_rust_log
+from rustygate.core.log_levels import is_debug, is_trace, parse_rust_log
 
 
 @pytest.mark.parametrize(
@@ -52,3 +52,17 @@ def test_any_text_is_parsed_or_rejected(rust_log: str) -> None:
         assert "" in parse_rust_log(rust_log)
     except ValueError:
         return
+
+
+@pytest.mark.parametrize(
+    ("rust_log", "debug", "trace"),
+    [
+        ("info", False, False),
+        ("debug", True, False),
+        ("trace", True, True),
+        ("info,rustygate.proxy=trace", True, True),
+        ("info,other=trace", False, False),
+    ],
+)
+def test_most_detailed_level_of_the_gate_is_known(rust_log: str, debug: bool, trace: bool) -> None:
+    assert (is_debug(rust_log), is_trace(rust_log)) == (debug, trace)

@@ -141,6 +141,12 @@ def test_compose_container_is_restricted(name: str) -> None:
     assert service["ulimits"] == {"core": 0}
 
 
+def test_compose_rotates_the_log_of_every_service() -> None:
+    for service in compose().values():
+        assert service["logging"]["driver"] == "json-file"
+        assert service["logging"]["options"] == {"max-size": "10m", "max-file": "3"}
+
+
 def test_compose_dependencies_share_a_profile() -> None:
     """Otherwise Compose cannot start a service by name, because its dependency is disabled."""
     services = compose()
