@@ -30,6 +30,7 @@ class Exchange:
         deadline: when it must be admitted at the latest.
         priority: its priority class.
         weight: its client's share within that class.
+        lane: the key of its lane, unless that is its model.
         tokens: the estimated cost in the model's tokens.
         min_tokens: the part of `tokens` that is known: the input and the output cap.
         status: the status sent downstream; `bytes` is the length of the body sent there.
@@ -47,6 +48,7 @@ class Exchange:
     weight: float = 1.0
     id: str = field(default_factory=new_id)
     model: str | None = None
+    lane: str | None = None
     tokens: int = 0
     min_tokens: int = 0
     status: int | None = None

@@ -20,6 +20,7 @@ from rustygate.config import Settings
 from rustygate.core.bucket import SECOND
 from rustygate.core.clients import Client
 from rustygate.core.headers import Credentials, Headers
+from rustygate.core.lane_key import READ_METHODS, endpoint_key
 from rustygate.core.log_levels import is_debug, is_trace
 from rustygate.core.output_history import OutputHistory
 from rustygate.core.paths import path_of
@@ -196,6 +197,9 @@ class Proxy:
         if handshake is not None:
             facts = RequestFacts(model_in_query(target))
         exchange.model = facts.model
+        # A read is never held up by a model's limits.
+        if facts.model is None or (handshake is None and exchange.method in READ_METHODS):
+            exchange.lane = endpoint_key(exchange.method, exchange.path)
         exchange.min_tokens = facts.cost(0)
         exchange.tokens = facts.cost(self._history.estimate(exchange.client, facts.model))
         self._log_step(exchange, "cost estimated", tokens=exchange.tokens)

@@ -28,7 +28,7 @@ class Admission(Waiter):
         lanes: Lanes,
         client_queue: ClientQueue | None,
     ) -> None:
-        self.lane_queue = lanes.queue(exchange.model)
+        self.lane_queue = lanes.queue(exchange.lane or exchange.model)
         lane_queue = self.lane_queue
         super().__init__(
             exchange, (lane_queue,) if client_queue is None else (client_queue, lane_queue)
@@ -93,7 +93,7 @@ class Admission(Waiter):
         self._release_lane_slot()
 
     def pause(self, wait: int, *, slow: bool = False) -> None:
-        """Admit no request for this model for `wait` ns; if `slow`, fewer of them after that."""
+        """Admit no request of this lane for `wait` ns; if `slow`, fewer of them after that."""
         lane, now = self.lane_queue.lane, self._dispatcher.now()
         lane.pause(now, wait)
         if slow:

@@ -1,7 +1,8 @@
-"""The lanes by model: a bounded set, because clients choose the names.
+"""The lanes by key: a bounded set, because clients choose the names.
 
-A lane whose model upstream has not confirmed is deleted when its last request leaves. Of the
-others, the least recently used go first when there are too many.
+The key is the model or, for requests that name none, the endpoint (`core.lane_key`). A lane that
+upstream has not confirmed with a successful response is deleted when its last request leaves. Of
+the others, the least recently used go first when there are too many.
 """
 
 import asyncio
@@ -23,8 +24,8 @@ class Lanes:
     """The wait queue of each lane, the least recently used first.
 
     Args:
-        probes: how many requests for a model may be in flight before its first response; None:
-            any number.
+        probes: how many requests of a lane may be in flight before its first response; None: any
+            number.
     """
 
     def __init__(
@@ -41,9 +42,9 @@ class Lanes:
     def __len__(self) -> int:
         return len(self._queues)
 
-    def queue(self, model: str | None) -> LaneQueue:
-        """The wait queue of a model's lane; requests without a model share one."""
-        name = model or ""
+    def queue(self, key: str | None) -> LaneQueue:
+        """The wait queue of a lane; requests without a key share one."""
+        name = key or ""
         queue = self._queues.get(name)
         if queue is None:
             lane = Lane(slots=self._probes)
@@ -54,9 +55,10 @@ class Lanes:
             self._queues.move_to_end(name)
         return queue
 
-    def is_known(self, model: str) -> bool:
-        """Whether upstream has confirmed that a model exists, as far as is remembered."""
-        queue = self._queues.get(model)
+    def is_known(self, key: str) -> bool:
+        """Whether upstream has confirmed that a model or endpoint exists, as far as is
+        remembered."""
+        queue = self._queues.get(key)
         return queue is not None and queue.lane.known
 
     def release(self, queue: LaneQueue) -> None:
@@ -74,10 +76,10 @@ class Lanes:
         Only a few are examined. Those in use count as used just now, so that they are not
         examined again next time.
         """
-        for model, queue in list(islice(self._queues.items(), _EXAMINED)):
+        for key, queue in list(islice(self._queues.items(), _EXAMINED)):
             if len(self._queues) <= MAX_LANES:
                 return
             if queue.users:
-                self._queues.move_to_end(model)
+                self._queues.move_to_end(key)
             else:
-                del self._queues[model]
+                del self._queues[key]

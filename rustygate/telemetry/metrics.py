@@ -187,7 +187,7 @@ class Metrics(Collector):
         yield _gauge_family(
             "rustygate_budget_units",
             "Units left in a budget: requests, the model's tokens, or slots in flight; negative "
-            "when overdrawn. lane is the model; it is empty for the gate's own budgets.",
+            "when overdrawn. lane is the model or endpoint, or empty for the gate's own budgets.",
             ("lane", "budget"),
             ((labels, level.units) for labels, level in levels),
         )

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tests.conftest import StartGate
-from tests.support.http import chat, get, post, response
+from tests.support.http import chat, get, post, request, response
 from tests.support.rate_limits import error, rate_limit_headers, rate_limited, respond_once
 from tests.support.upstream import Upstream
 
@@ -162,3 +162,52 @@ async def test_unknown_priority_class_is_refused(gate: StartGate, upstream: Upst
     got = await (await gate()).request(get("/v1/models", "X-RustyGate-Priority: urgent"))
     assert (got.status, got.reason) == (400, "bad_request")
     assert "must be interactive, default or batch, not 'urgent'" in got.error["message"]
+
+
+async def test_limits_of_one_endpoint_apply_to_no_other(
+    gate: StartGate, upstream: Upstream
+) -> None:
+    upstream.reply = lambda call: response(
+        b"{}", *(rate_limit_headers(5, 0) if call.target == "/v1/images/edits" else ())
+    )
+    running = await gate(**AUTO, RATE_LIMIT_TIMEOUT=5)
+    edit = request(
+        "POST", "/v1/images/edits", "Content-Type: multipart/form-data; boundary=x", body=b"--x"
+    )
+    await running.request(edit)
+    others = [
+        get("/v1/models"),
+        get("/v1/batches/x"),
+        request("POST", "/v1/audio/transcriptions", "Content-Type: text/plain", body=b"x"),
+        request("POST", "/v1/threads/x/runs", body=b"{}"),
+    ]
+    for other in others:
+        assert (await running.request(other)).head["x-rustygate-queued-ms"] == "0"
+    got = await running.request(edit)
+    assert (got.status, got.reason, got.head["retry-after"]) == (429, "queue_timeout", "12")
+    assert "Limit 5 requests/min reached for POST /v1/images/edits" in got.error["message"]
+
+
+async def test_429_to_a_read_holds_up_its_endpoint_only(
+    gate: StartGate, upstream: Upstream
+) -> None:
+    refusal = rate_limited(error("rate_limit_exceeded"), wait="Retry-After: 40")
+    upstream.reply = respond_once(refusal)
+    running = await gate()
+    assert (await running.request(get("/v1/batches/a"))).status == 429
+    assert (await running.request(get("/v1/batches/b"))).reason == "queue_timeout"
+    for other in (get("/v1/models"), get("/v1/batches"), chat()):
+        assert (await running.request(other)).head["x-rustygate-queued-ms"] == "0"
+
+
+async def test_reads_do_not_wait_for_the_limits_of_a_model(
+    gate: StartGate, upstream: Upstream
+) -> None:
+    upstream.reply = rate_limited(error("rate_limit_exceeded"), wait="Retry-After: 40")
+    running = await gate()
+    body = b'{"model": "m"}'
+    assert (await running.request(post(body))).reason is None
+    assert (await running.request(post(body))).reason == "queue_timeout"
+    upstream.reply = response()
+    read = request("GET", "/v1/responses/x", "Content-Type: application/json", body=body)
+    assert (await running.request(read)).head["x-rustygate-queued-ms"] == "0"
