@@ -13,6 +13,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from difflib import get_close_matches
 from importlib import import_module
 
 from rustygate import __version__
@@ -28,8 +29,12 @@ COMMANDS = {
     "check": "validate the configuration and print it, with secrets masked",
     "key": "make a key for a client and print its table for CLIENTS_FILE",
     "health": "succeed if the running gate responds",
+    "help": "show the help of a command",
 }
 DEFAULT_COMMAND = "serve"
+
+# Options before a command; others belong to the default command.
+GENERAL_OPTIONS = ("-h", "--help", "--version")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print_warnings(*error.warnings)
         return 2
     except CommandError as error:
-        print_errors(str(error))
+        print_errors(*error.lines)
         return error.exit_code
     except KeyboardInterrupt:
         return 0
@@ -56,6 +61,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
+def check_command(name: str) -> str:
+    """The name of a command. Raises argparse.ArgumentTypeError with the nearest one."""
+    if name in COMMANDS:
+        return name
+    nearest = get_close_matches(name, COMMANDS, n=1)
+    advice = f"did you mean {nearest[0]}?" if nearest else f"expected {', '.join(COMMANDS)}"
+    raise argparse.ArgumentTypeError(f"unknown command {name!r}; {advice}")
+
+
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="rustygate",
@@ -66,9 +80,19 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--version", action="version", version=f"rustygate {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command")
-    parser.set_defaults(command=DEFAULT_COMMAND)
+    if not argv or (argv[0].startswith("-") and argv[0] not in GENERAL_OPTIONS):
+        argv = [DEFAULT_COMMAND, *argv]
     for name, text in COMMANDS.items():
         command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
-        if name in argv:
+        if name == argv[0]:
             import_module(f"{__name__}.{name}").add_arguments(command)
+    if argv[0] not in GENERAL_OPTIONS:
+        _require_command(parser, argv[0])
     return parser.parse_args(argv)
+
+
+def _require_command(parser: argparse.ArgumentParser, name: str) -> None:
+    try:
+        check_command(name)
+    except argparse.ArgumentTypeError as error:
+        parser.error(str(error))

@@ -9,10 +9,11 @@ from rustygate.system import tls
 
 
 class CommandError(Exception):
-    """An expected failure. Its text is printed for the user, without a traceback."""
+    """An expected failure. Its lines are printed for the user, without a traceback."""
 
-    def __init__(self, message: str, exit_code: int = 1) -> None:
-        super().__init__(message)
+    def __init__(self, *lines: str, exit_code: int = 1) -> None:
+        super().__init__("\n".join(lines))
+        self.lines = lines
         self.exit_code = exit_code
 
 

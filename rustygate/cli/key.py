@@ -2,28 +2,54 @@
 
 import argparse
 import secrets
+import sys
 
-from rustygate.core.clients import hash_key, is_valid_name
+from rustygate.cli.errors import CommandError
+from rustygate.config import append_to_clients_file
+from rustygate.core.clients import ClientsError, hash_key, is_valid_name
 
 KEY_BITS = 256
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", type=_client_name, metavar="NAME", help="the client's name")
+    output = parser.add_mutually_exclusive_group()
+    output.add_argument(
+        "--toml", action="store_true", help="print only the table, and the key to stderr"
+    )
+    output.add_argument(
+        "--hash-only", action="store_true", help="print only the key's hash, and the key to stderr"
+    )
+    output.add_argument(
+        "--append", metavar="FILE", help="add the table to a clients file, and print the key"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
+    name: str = arguments.name
     key = f"rg-{secrets.token_urlsafe(KEY_BITS // 8)}"
-    table = f'[client.{_toml_key(arguments.name)}]\nkey_sha256 = "{hash_key(key)}"'
-    print(
-        f"Key of {arguments.name}, shown only once; its app sends it as its OpenAI API key:",
-        f"\n{key}\n",
-        "Add to CLIENTS_FILE, then send the gate SIGHUP:",
-        f"\n{table}",
-        sep="\n",
-        flush=True,
-    )
+    table = f'[client.{_toml_key(name)}]\nkey_sha256 = "{hash_key(key)}"'
+    shown = f"Key of {name}, shown only once; its app sends it as its OpenAI API key:\n\n{key}\n"
+    if arguments.toml or arguments.hash_only:
+        print(table if arguments.toml else hash_key(key), flush=True)
+        print(key, file=sys.stderr)
+    elif arguments.append is not None:
+        _append(arguments.append, name, table)
+        print(shown, f"Added to {arguments.append}; send the gate SIGHUP.", sep="\n", flush=True)
+    else:
+        add = f"Add to CLIENTS_FILE, then send the gate SIGHUP:\n\n{table}"
+        print(shown, add, sep="\n", flush=True)
     return 0
+
+
+def _append(file: str, name: str, table: str) -> None:
+    try:
+        append_to_clients_file(file, name, table)
+    except ClientsError as error:
+        problems = [f"{file}: {problem}" for problem in error.problems]
+        raise CommandError(*problems, exit_code=2) from error
+    except OSError as error:
+        raise CommandError(f"cannot write {file}: {error.strerror}") from error
 
 
 def _client_name(text: str) -> str:

@@ -13,7 +13,7 @@ from loguru import logger
 
 from rustygate.cli.environment import DOTENV
 from rustygate.cli.signals import stop_signals
-from rustygate.config import forget_secrets, load_configuration
+from rustygate.config import forget_secrets, load_configuration, names
 from rustygate.core.clients import ClientsError
 from rustygate.system.systemd import ServiceManager
 from rustygate.telemetry import log
@@ -22,18 +22,22 @@ if TYPE_CHECKING:
     from rustygate.daemon import Daemon
 
 
-def add_arguments(_: argparse.ArgumentParser) -> None:
-    """All of its configuration comes from the settings."""
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--port", metavar="N", help=f"overrides {names.PORT} for this run")
+    parser.add_argument("--bind", metavar="ADDRESS", help=f"overrides {names.BIND_ADDRESS}")
 
 
-def run(_: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
     # By default SIGHUP would end the process while it imports and starts the server.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     from rustygate.cli.gate_server import running_gate
     from rustygate.downstream.listener import inherited_sockets, with_inherited_address
 
     manager, sockets = ServiceManager(os.environ), inherited_sockets(os.environ)
-    loaded = load_configuration(dotenv=DOTENV, listens_elsewhere=bool(sockets))
+    flags = {names.PORT: arguments.port, names.BIND_ADDRESS: arguments.bind}
+    given = {name: value for name, value in flags.items() if value is not None}
+    environ = {**os.environ, **given}
+    loaded = load_configuration(environ, dotenv=DOTENV, listens_elsewhere=bool(sockets))
     loaded = replace(loaded, settings=with_inherited_address(loaded.settings, sockets))
     loaded.check_address()
     settings = loaded.settings

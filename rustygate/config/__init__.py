@@ -3,7 +3,7 @@
 How the settings are used is not known here.
 """
 
-from rustygate.config.clients_file import read_clients_file
+from rustygate.config.clients_file import append_to_clients_file, read_clients_file
 from rustygate.config.description import (
     Variable,
     assignments,
@@ -30,6 +30,7 @@ __all__ = [
     "Configuration",
     "Settings",
     "Variable",
+    "append_to_clients_file",
     "assignments",
     "describe",
     "describe_client",

@@ -1,16 +1,86 @@
-"""The file of `CLIENTS_FILE`: read as a whole or rejected; `core.clients` parses it."""
+"""The file of `CLIENTS_FILE`: read as a whole or rejected, and replaced as a whole.
 
+`core.clients` parses it.
+"""
+
+import fcntl
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from tempfile import NamedTemporaryFile
 
 from rustygate.core.clients import Clients, ClientsError, parse_clients
 
 # A client takes a few hundred bytes; a much larger file is the wrong one.
 _FILE_SIZE_LIMIT = 16 << 20
 
+# The gate may run as another user of the group; the file contains hashes, no keys.
+_NEW_FILE_MODE = 0o640
+
 
 def read_clients_file(path: str) -> Clients:
     """The clients in a file. Raises ClientsError."""
+    return parse_clients(_read(path))
+
+
+def append_to_clients_file(path: str, name: str, table: str) -> None:
+    """Add the table of a new client at the end of a file, which is created if it is missing.
+
+    The file keeps its mode and, where allowed, its owner. Raises ClientsError and changes nothing
+    if the file is invalid or has a client of that name, and OSError if it cannot be replaced.
+    """
+    path = os.path.realpath(path)
+    with _locked(os.path.dirname(path)):
+        text = _read(path) if os.path.lexists(path) else ""
+        if name in parse_clients(text).by_name:
+            raise ClientsError([f"client.{name} exists already; choose another name"])
+        separator = "" if not text else "\n" if text.endswith("\n") else "\n\n"
+        text += f"{separator}{table}\n"
+        parse_clients(text)
+        _replace(path, text)
+
+
+def _replace(path: str, text: str) -> None:
+    """Replace a file at once: whoever reads it gets the old content or the new one."""
+    with NamedTemporaryFile(
+        "w", encoding="utf-8", newline="", dir=os.path.dirname(path), delete=False
+    ) as file:
+        try:
+            _copy_owner_and_mode(path, file.fileno())
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+            os.replace(file.name, path)
+        except BaseException:
+            os.unlink(file.name)
+            raise
+
+
+def _copy_owner_and_mode(path: str, descriptor: int) -> None:
+    try:
+        old = os.stat(path)
+    except FileNotFoundError:
+        os.fchmod(descriptor, _NEW_FILE_MODE)
+        return
+    with suppress(PermissionError):
+        os.fchown(descriptor, old.st_uid, old.st_gid)
+    os.fchmod(descriptor, stat.S_IMODE(old.st_mode))
+
+
+@contextmanager
+def _locked(directory: str) -> Iterator[None]:
+    """One writer at a time. The file itself cannot be locked, because it is replaced."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _read(path: str) -> str:
+    """The text of a file. Raises ClientsError."""
     try:
         # Opening a pipe would block until it has a writer, and a pipe can be read only once.
         if stat.S_ISFIFO(os.stat(path).st_mode):
@@ -23,6 +93,6 @@ def read_clients_file(path: str) -> Clients:
     if len(content) > _FILE_SIZE_LIMIT:
         raise ClientsError([f"expected a file of at most {_FILE_SIZE_LIMIT} bytes"])
     try:
-        return parse_clients(content.decode("utf-8-sig"))
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ClientsError(["expected a UTF-8 file"]) from error

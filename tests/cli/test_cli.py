@@ -52,6 +52,50 @@ def test_bad_usage_exits_with_2(arguments: list[str], capsys: pytest.CaptureFixt
     assert capsys.readouterr().err.startswith("usage: rustygate")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (["serv"], "rustygate: error: unknown command 'serv'; did you mean serve?"),
+        (["Plan"], "rustygate: error: unknown command 'Plan'; did you mean plan?"),
+        (["helth", "x"], "rustygate: error: unknown command 'helth'; did you mean health?"),
+        (
+            ["help", "chekc"],
+            "rustygate help: error: argument COMMAND: unknown command 'chekc'; "
+            "did you mean check?",
+        ),
+        (
+            ["fly"],
+            f"rustygate: error: unknown command 'fly'; expected {', '.join(COMMANDS)}",
+        ),
+    ],
+)
+def test_unknown_command_is_answered_with_the_nearest(
+    arguments: list[str], error: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit:
+        main(arguments)
+    assert exit.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1] == error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "usage"),
+    [
+        (["help"], "usage: rustygate [-h] [--version] COMMAND ..."),
+        (["help", "plan"], "usage: rustygate plan "),
+        (["help", "help"], "usage: rustygate help "),
+    ],
+    ids=" ".join,
+)
+def test_help_shows_the_help_of_a_command(
+    arguments: list[str], usage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit:
+        main(arguments)
+    assert exit.value.code == 0
+    assert capsys.readouterr().out.startswith(usage)
+
+
 def test_closed_stdout_causes_no_traceback(start: Start) -> None:
     check = start("check", OPENAI_API_KEY=SECRET)
     check.stdout.close()

@@ -92,6 +92,20 @@ def test_serve_names_misspelt_variables_in_its_log(start: Start) -> None:
     gate.wait_for_line(gate.stderr, "WARN.*OPENAI_BASE_URL=https://api.openai.com has no /v1")
 
 
+@pytest.mark.parametrize("command", [["serve"], []], ids=["serve", "default"])
+def test_flags_override_port_and_address(start: Start, tmp_path: Path, command: list[str]) -> None:
+    (tmp_path / ".env").write_text("PORT=1\n")
+    given = {"OPENAI_API_KEY": SECRET, "PORT": "2", "BIND_ADDRESS": "192.0.2.1"}
+    gate = start(*command, "--port", "0", "--bind", "127.0.0.2", **given)
+    assert gate.listening_url().startswith("http://127.0.0.2:")
+
+
+def test_bad_flag_is_reported_like_the_setting(start: Start) -> None:
+    gate = start("--port", "70000", OPENAI_API_KEY=SECRET)
+    expected = "rustygate: PORT='70000': expected a whole number from 0 to 65535\n"
+    assert gate.ended() == (2, "", expected)
+
+
 def test_address_of_another_machine_is_a_one_line_error(start: Start) -> None:
     gate = serve(start, BIND_ADDRESS="192.0.2.1", PORT="8080")
     reason = "Cannot assign requested address"
