@@ -60,7 +60,7 @@ def build_scrape(key: str) -> bytes:
     """A request for /metrics with an admin key."""
     basic = b64encode(f"admin:{key}".encode()).decode()
     return (
-        f"GET /build_scrape?key={QUERY} HTTP/1.1\r\nHost: gate\r\n"
+        f"GET /metrics?key={QUERY} HTTP/1.1\r\nHost: gate\r\n"
         f"Authorization: Basic {basic}\r\nConnection: close\r\n\r\n"
     ).encode()
 
