@@ -58,7 +58,7 @@ class Refusal(Exception):
     reason: ClassVar[str]
     type: str = "invalid_request_error"
     code: ClassVar[str | None] = None
-    retry: ClassVar[bool | None] = None
+    retry: bool | None = None
     closes: ClassVar[bool] = False
     outcome: ClassVar[str] = "refused"
 
@@ -312,7 +312,7 @@ class UpstreamFailure(Refusal):
     """Upstream sent no response that could be passed on.
 
     `sent`: upstream may have seen the request. `retryable`: the gate may send the same request
-    again, since no byte of a response had arrived.
+    again, since that cannot make upstream do the work twice.
     """
 
     type, outcome = "upstream_error", "upstream_error"
@@ -338,16 +338,29 @@ class UpstreamUnreachable(UpstreamFailure):
 class UpstreamDisconnected(UpstreamFailure):
     """The connection was closed, or upstream sent invalid HTTP, before a response was passed on.
 
+    If upstream may have acted on the request, `x-should-retry` is not sent, so the client decides
+    as it would without the gate. `true` would ask it to pay twice, and `false` would switch off
+    the retries that its user has chosen.
+
     Args:
         started: bytes of a response had arrived.
-        stale: no bytes had arrived, and the connection came from the pool.
+        stale: upstream had closed the connection before the request reached it.
+        idempotent: the request may run twice without harm (RFC 9110, 9.2.2).
     """
 
-    status, reason, retry = 502, "upstream_disconnected", True
+    status, reason = 502, "upstream_disconnected"
 
-    def __init__(self, message: str, *, started: bool = False, stale: bool = False) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        started: bool = False,
+        stale: bool = False,
+        idempotent: bool = False,
+    ) -> None:
         super().__init__(message)
-        self.retryable = not started
+        self.retry = True if stale or idempotent else None
+        self.retryable = idempotent and not started
         self.stale = stale
 
 

@@ -43,6 +43,8 @@ class UpstreamConnection(ResponseHandler):
     # The number of requests sent, and whether bytes of a response to the latest have arrived.
     request_count = 0
     response_started = False
+    # When the head of the latest request was written, on the loop's clock.
+    sent_at: float | None = None
     # Called when more of a body, or its end, has arrived; never from within a read.
     on_data: Callable[[], None] | None = None
     _request_sent = False
@@ -62,6 +64,7 @@ class UpstreamConnection(ResponseHandler):
         """Prepare for the response to the next request. The last parser is reused if it fits."""
         self.request_count += 1
         self.response_started = self._request_sent = False
+        self.sent_at = None
         # The end of the last response, or data after it, may have restarted the clock.
         self._silent_since = None
         if self._skips_bodies is not skip_body:

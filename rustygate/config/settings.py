@@ -157,8 +157,8 @@ class Settings:
     upstream_retries: Annotated[
         int,
         kinds.whole_number(0),
-        "retries per request after a failed connection or a reset; waiting out a 429 is not "
-        "counted",
+        "retries of a GET, HEAD, PUT, DELETE or OPTIONS request that upstream left without a "
+        "response; other requests are not sent again, and waiting out a 429 is not counted",
     ] = 2
     # A healthy handshake takes well under a second; a lost packet is resent within three.
     upstream_connect_timeout: Annotated[

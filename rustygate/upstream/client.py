@@ -3,13 +3,19 @@
 A failure becomes an `errors.UpstreamFailure`. Its message describes what happened and never
 repeats an exception's text, which may contain raw bytes.
 
-A pooled connection may turn out to be closed by upstream. If a reused connection is reset before
-any byte of a response, the request is sent once more at once, over a fresh connection.
+Work is never run twice. A request whose connection ends without a response is sent again only in
+two cases:
+
+- A pooled connection turns out to be closed already. That shows at once, within
+  `STALE_END_LIMIT_S` of sending. The request is then sent once more over a fresh connection; this
+  does not count as a retry.
+- Its method is idempotent (RFC 9110, 9.2.2). `RetryPolicy` retries it.
 
 Only the settings decide about a proxy. aiohttp's `trust_env` stays off, since it would also read
 credentials from `.netrc`.
 """
 
+import asyncio
 import os
 import ssl
 from errno import errorcode
@@ -25,6 +31,7 @@ from aiohttp import (
     ClientHttpProxyError,
     ConnectionTimeoutError,
     ServerTimeoutError,
+    hdrs,
 )
 from yarl import URL
 
@@ -45,12 +52,23 @@ from rustygate.system.tls import describe_ssl_error
 from rustygate.upstream.pool import ConnectionPool
 from rustygate.upstream.response import UpstreamResponse
 
+# RFC 9110, 9.2.2. TRACE is not forwarded.
+IDEMPOTENT_METHODS = frozenset(
+    {hdrs.METH_GET, hdrs.METH_HEAD, hdrs.METH_PUT, hdrs.METH_DELETE, hdrs.METH_OPTIONS}
+)
+
+# How soon the end of a connection that was closed before the request must arrive. It is on its way
+# when the request is sent, so it arrives within half a round trip: at most about 0.1 s. A
+# connection that ends later may have ended because of the request.
+STALE_END_LIMIT_S = 0.1
+
 
 class UpstreamClient:
     """Sends requests upstream."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._loop = asyncio.get_running_loop()
         self._pool = ConnectionPool(settings)
         self._proxy = settings.proxy and URL(settings.proxy).host_port_subcomponent
         self._via = f", through the proxy at {self._proxy}" if self._proxy else ""
@@ -96,7 +114,7 @@ class UpstreamClient:
             response = await self._pool.send(pooled, exchange.method, target, headers, body)
         # Before ValueError, since an error about an untrusted certificate is both.
         except ClientError as error:
-            raise body.refusal or self._failure(error, connection) from error
+            raise body.refusal or self._failure(error, connection, exchange.method) from error
         except ValueError as error:
             raise BadRequest(
                 "The request target or a header contains characters that HTTP does not allow."
@@ -104,7 +122,9 @@ class UpstreamClient:
         if response.status == SWITCHING_PROTOCOLS and not _requested_upgrade(response):
             response.close()
             message = "Upstream switched protocols, but the request did not ask for that."
-            raise UpstreamDisconnected(message, started=True)
+            raise UpstreamDisconnected(
+                message, started=True, idempotent=exchange.method in IDEMPOTENT_METHODS
+            )
         if (
             self._pool.sends_absolute_form
             and response.status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED
@@ -114,7 +134,7 @@ class UpstreamClient:
         return response
 
     def _failure(
-        self, error: ClientError, connection: UpstreamConnection | None
+        self, error: ClientError, connection: UpstreamConnection | None, method: str
     ) -> UpstreamFailure:
         """The failure for an exception of the pool, and the connection, if there was one."""
         match error:
@@ -136,13 +156,29 @@ class UpstreamClient:
                     f"The proxy at {self._proxy} closed the connection or did not speak HTTP."
                 )
             case ClientConnectionError() if connection is None or not connection.response_started:
-                return UpstreamDisconnected(
-                    "Upstream closed the connection without responding.",
-                    stale=connection is not None and connection.request_count > 1,
-                )
+                return self._disconnected(connection, method)
             case _:
                 message = "Upstream's response was incomplete or not HTTP."
-                return UpstreamDisconnected(message, started=True)
+                idempotent = method in IDEMPOTENT_METHODS
+                return UpstreamDisconnected(message, started=True, idempotent=idempotent)
+
+    def _disconnected(
+        self, connection: UpstreamConnection | None, method: str
+    ) -> UpstreamDisconnected:
+        """The failure for a connection that ended without a byte of a response."""
+        message = "Upstream closed the connection without responding."
+        stale = connection is None or self._was_stale(connection)
+        idempotent = method in IDEMPOTENT_METHODS
+        if not stale and not idempotent:
+            message += " It may have acted on the request, so the request was not sent again."
+        return UpstreamDisconnected(message, stale=stale, idempotent=idempotent)
+
+    def _was_stale(self, connection: UpstreamConnection) -> bool:
+        """Whether upstream closed a connection before the request reached it."""
+        if connection.sent_at is None:
+            return True
+        elapsed_s = self._loop.time() - connection.sent_at
+        return connection.request_count > 1 and elapsed_s < STALE_END_LIMIT_S
 
     def _proxy_failure(self, status: int) -> UpstreamUnreachable:
         """The failure for a proxy that responds in upstream's place."""

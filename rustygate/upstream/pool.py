@@ -162,6 +162,7 @@ class ConnectionPool:
         transport = connection.transport
         if transport is None or transport.is_closing():
             raise ClientConnectionResetError
+        connection.sent_at = self._loop.time()
         piece = body.piece
         if piece is None:
             transport.write(head)

@@ -158,9 +158,10 @@ CASES = {
         502,
         "upstream_error",
         "upstream_disconnected",
-        r"Upstream closed the connection without responding\.$",
+        r"Upstream closed the connection without responding\. It may have acted on the request, "
+        r"so the request was not sent again\.$",
         openai.InternalServerError,
-        "true",
+        None,
         reset_upstream,
         "upstream_error",
     ),

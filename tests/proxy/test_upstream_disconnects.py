@@ -9,6 +9,7 @@ from tests.conftest import StartGate
 from tests.support.gate import IDLE
 from tests.support.http import (
     EVENT_STREAM,
+    get,
     post,
 )
 from tests.support.phases import (
@@ -67,12 +68,25 @@ async def closing_at_once(disconnect: Disconnect) -> AsyncIterator[str]:
 
 
 @either_way
-async def test_upstream_that_ends_connections_at_once_is_retried_then_502(
+async def test_upstream_that_ends_connections_at_once_gets_a_post_once(
     gate: StartGate, upstream: Upstream, disconnect: Disconnect
 ) -> None:
     async with closing_at_once(disconnect) as url:
         running = await gate(OPENAI_BASE_URL=url)
         received = await running.request(post(BODY))
+        assert (received.status, received.reason) == (502, "upstream_disconnected")
+        await running.wait_until(**IDLE)
+        [line] = await running.settled()
+        assert (line["outcome"], line["attempts"]) == ("upstream_error", 1)
+
+
+@either_way
+async def test_upstream_that_ends_connections_at_once_is_asked_again_for_a_get(
+    gate: StartGate, upstream: Upstream, disconnect: Disconnect
+) -> None:
+    async with closing_at_once(disconnect) as url:
+        running = await gate(OPENAI_BASE_URL=url)
+        received = await running.request(get())
         assert (received.status, received.reason) == (502, "upstream_disconnected")
         await running.wait_until(**IDLE)
         [line] = await running.settled()

@@ -135,7 +135,7 @@ async def test_retries_are_counted_by_what_came_before(
     gate: StartGate, upstream: Upstream
 ) -> None:
     running = await gate()
-    client = await running.send(chat())
+    client = await running.send(chat().replace(b"POST", b"PUT", 1))
     error = b'{"error": {"code": "rate_limit_exceeded"}}'
     slow = response(error, JSON, "retry-after-ms: 1", status="429 Too Many Requests")
     await (await upstream.call()).respond(slow)

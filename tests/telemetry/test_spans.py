@@ -196,7 +196,7 @@ async def test_each_attempt_has_its_own_span(
     gate: StartGate, upstream: Upstream, traced: Spans
 ) -> None:
     running = await gate(traced.provider)
-    client = await running.send(chat())
+    client = await running.send(chat().replace(b"POST", b"PUT", 1))
     await (await upstream.call()).respond(BUSY)
     (await upstream.call()).reset()
     await (await upstream.call()).respond(response(USAGE, JSON))

@@ -56,7 +56,7 @@ async def test_disconnect_of_the_fresh_connection_counts_as_the_same_attempt(
 ) -> None:
     running = await gate(UPSTREAM_RETRIES=retries)
     await fill_pool(running, upstream)
-    client = await running.send(chat())
+    client = await running.send(get())
     for _ in range(2 + retries):
         await disconnect(upstream, "reset")
     await expect_failure(running, client, "upstream_disconnected", 1 + retries, 2)
