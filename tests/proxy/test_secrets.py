@@ -218,6 +218,7 @@ async def running_gate(
         "PORT": "0",
         "RUST_LOG": "trace",
         "RATE_LIMIT": "auto",
+        "RATE_LIMIT_TIMEOUT": "2",
         "CONCURRENCY_LIMIT": "1",
         "TOKENS_PER_MINUTE": "1000000",
         "QUEUE_LIMIT": "1",
