@@ -10,7 +10,7 @@ import pytest
 from tests.conftest import StartGate
 from tests.support.gate import Gate, Log
 from tests.support.hostile import MARK
-from tests.support.sdk import THREADS, Asynchronous, Blocking, Sdk, StartSdk
+from tests.support.sdk import MAX_THREADS, AsyncClient, BlockingClient, SdkClient, StartSdk
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ async def running(gate: StartGate) -> Gate:
 
 @pytest.fixture
 def threads() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor(THREADS) as threads:
+    with ThreadPoolExecutor(MAX_THREADS) as threads:
         yield threads
 
 
@@ -45,12 +45,12 @@ def sdk(
     They load no CA certificates: TLS is not used, and loading them takes longer than most tests.
     """
 
-    def start(gate: Gate, **options: Any) -> Sdk:
+    def start(gate: Gate, **options: Any) -> SdkClient:
         if request.param == "blocking":
             http_client = openai.DefaultHttpxClient(verify=False)
-            return Blocking(openai_client(gate, http_client=http_client, **options), threads)
+            return BlockingClient(openai_client(gate, http_client=http_client, **options), threads)
         async_http_client = openai.DefaultAsyncHttpxClient(verify=False)
-        return Asynchronous(async_client(gate, http_client=async_http_client, **options))
+        return AsyncClient(async_client(gate, http_client=async_http_client, **options))
 
     return start
 

@@ -1,8 +1,4 @@
-"""The official SDK, blocking and asynchronous, through a gate to the simulator.
-
-What a client asks is a function of the SDK's client: the blocking one answers it, the
-asynchronous one promises to.
-"""
+"""The official SDK, blocking and asynchronous, through a gate to the simulator."""
 
 import asyncio
 import json
@@ -18,53 +14,51 @@ from tests.support.http import UPSTREAM_KEY
 from tests.support.sdk import (
     ENDLESS,
     HELLO,
+    MAX_THREADS,
     QUOTA_HEADERS,
-    THREADS,
-    Ask,
+    Operation,
     StartSdk,
     chat,
+    chat_text,
+    create_response,
     raw_chat,
-    stats,
-    text_of,
+    simulator_stats,
 )
-from tests.support.sdk import response as response_request
 from tests.support.upstream import Upstream
 from tests.support.waiting import soon
 
 
-async def test_chat_is_answered(simulated: StartGate, sdk: StartSdk) -> None:
+async def test_chat_completion(simulated: StartGate, sdk: StartSdk) -> None:
     completion = await sdk(await simulated()).call(chat(max_tokens=9, n=2))
     texts = [choice.message.content for choice in completion.choices]
     assert [len(text.split()) for text in texts] == [9, 9]
     assert (completion.usage.prompt_tokens, completion.usage.completion_tokens) == (5, 18)
 
 
-async def test_streamed_chat_has_the_text_of_the_plain_one_and_its_usage(
+async def test_streamed_chat_has_the_same_text_and_usage(
     simulated: StartGate, sdk: StartSdk
 ) -> None:
     client = sdk(await simulated())
     plain = await client.call(chat())
     chunks = await client.events(chat(stream=True, stream_options={"include_usage": True}))
-    assert text_of(chunks) == plain.choices[0].message.content
+    assert chat_text(chunks) == plain.choices[0].message.content
     assert chunks[-2].choices[0].finish_reason == "stop"
     assert (chunks[-1].choices, chunks[-1].usage) == ([], plain.usage)
 
 
 @pytest.mark.parametrize("kind", ["json_object", "json_schema"])
-async def test_json_is_whole_plain_and_streamed(
-    simulated: StartGate, sdk: StartSdk, kind: str
-) -> None:
+async def test_json_mode_streamed_and_not(simulated: StartGate, sdk: StartSdk, kind: str) -> None:
     schema = {"name": "answer", "schema": {"type": "object"}}
     as_json = {"type": kind} | ({"json_schema": schema} if kind == "json_schema" else {})
     client = sdk(await simulated())
     plain = await client.call(chat(response_format=as_json))
     chunks = await client.events(chat(response_format=as_json, stream=True))
-    assert text_of(chunks) == plain.choices[0].message.content
-    assert json.loads(text_of(chunks)).keys() == {"answer"}
+    assert chat_text(chunks) == plain.choices[0].message.content
+    assert json.loads(chat_text(chunks)).keys() == {"answer"}
 
 
 @pytest.mark.parametrize("model", ["gpt-4", "o1-mini", "gpt-4o"])
-async def test_any_model_answers_under_its_name(
+async def test_any_model_responds_under_its_name(
     simulated: StartGate, sdk: StartSdk, model: str
 ) -> None:
     gate = await simulated()
@@ -75,29 +69,29 @@ async def test_any_model_answers_under_its_name(
     assert (line["tokens_in"], line["tokens_out"]) == (5, completion.usage.completion_tokens)
 
 
-async def test_compressed_answer_is_read(simulated: StartGate, sdk: StartSdk) -> None:
+async def test_compressed_response_is_decoded(simulated: StartGate, sdk: StartSdk) -> None:
     client = sdk(await simulated())
     plain = await client.call(chat())
-    packed = await client.call(raw_chat(extra_headers={"X-Simulate": "gzip"}))
-    assert packed.headers["content-encoding"] == "gzip"
-    assert packed.parse().choices == plain.choices
+    compressed = await client.call(raw_chat(extra_headers={"X-Simulate": "gzip"}))
+    assert compressed.headers["content-encoding"] == "gzip"
+    assert compressed.parse().choices == plain.choices
 
 
 # Responses.
 
 
-async def test_response_is_answered(simulated: StartGate, sdk: StartSdk) -> None:
-    answered = await sdk(await simulated()).call(response_request(instructions="Be kind."))
-    assert answered.status == "completed"
-    assert answered.usage.output_tokens == len(answered.output_text.split())
+async def test_responses_api(simulated: StartGate, sdk: StartSdk) -> None:
+    completion = await sdk(await simulated()).call(create_response(instructions="Be kind."))
+    assert completion.status == "completed"
+    assert completion.usage.output_tokens == len(completion.output_text.split())
 
 
 async def test_streamed_response_has_its_events_in_order(
     simulated: StartGate, sdk: StartSdk
 ) -> None:
     client = sdk(await simulated())
-    plain = await client.call(response_request(max_output_tokens=2))
-    events = await client.events(response_request(max_output_tokens=2, stream=True))
+    plain = await client.call(create_response(max_output_tokens=2))
+    events = await client.events(create_response(max_output_tokens=2, stream=True))
     assert [event.type for event in events] == [
         "response.created",
         "response.in_progress",
@@ -118,7 +112,7 @@ async def test_streamed_response_has_its_events_in_order(
 async def test_streamed_response_names_its_events_on_the_wire(
     simulated: StartGate, async_client: Callable[..., openai.AsyncOpenAI]
 ) -> None:
-    """The SDK goes by the data; others go by the `event:` lines."""
+    """The SDK reads the type from the data; other clients read the `event:` lines."""
     responses = async_client(await simulated()).responses.with_streaming_response
     async with (
         soon(),
@@ -137,18 +131,18 @@ async def test_streamed_response_names_its_events_on_the_wire(
 async def test_embeddings_are_the_same_in_both_encodings(
     simulated: StartGate, sdk: StartSdk
 ) -> None:
-    """What the SDK asks for by itself is base64."""
+    """The SDK requests base64 by default."""
 
-    def embeddings(**more: Any) -> Ask:
-        asked = {"model": "text-embedding-3-small", "input": ["a", "b"], "dimensions": 16}
-        return lambda client: client.embeddings.create(**asked, **more)
+    def embeddings(**overrides: Any) -> Operation:
+        arguments = {"model": "text-embedding-3-small", "input": ["a", "b"], "dimensions": 16}
+        return lambda client: client.embeddings.create(**arguments, **overrides)
 
     client = sdk(await simulated())
-    packed = await client.call(embeddings())
+    compressed = await client.call(embeddings())
     floats = await client.call(embeddings(encoding_format="float"))
-    assert [one.embedding for one in packed.data] == [one.embedding for one in floats.data]
-    assert [len(one.embedding) for one in packed.data] == [16, 16]
-    assert packed.usage.prompt_tokens == 2
+    assert [one.embedding for one in compressed.data] == [one.embedding for one in floats.data]
+    assert [len(one.embedding) for one in compressed.data] == [16, 16]
+    assert compressed.usage.prompt_tokens == 2
 
 
 async def test_models_are_listed_and_retrieved(simulated: StartGate, sdk: StartSdk) -> None:
@@ -162,7 +156,7 @@ async def test_models_are_listed_and_retrieved(simulated: StartGate, sdk: StartS
 # Headers and queries.
 
 
-async def test_answer_tells_upstream_s_quota_and_the_gate_s_doings(
+async def test_response_has_headers_from_upstream_and_the_gate(
     simulated: StartGate, sdk: StartSdk
 ) -> None:
     raw = await sdk(await simulated()).call(raw_chat())
@@ -176,7 +170,7 @@ async def test_answer_tells_upstream_s_quota_and_the_gate_s_doings(
     assert raw.parse()._request_id == raw.request_id
 
 
-async def test_extra_headers_query_and_body_go_up(
+async def test_extra_headers_query_and_body_are_forwarded(
     gate: StartGate, upstream: Upstream, sdk: StartSdk
 ) -> None:
     upstream.reply = http.response(b'{"choices": []}', "Content-Type: application/json")
@@ -197,43 +191,43 @@ async def test_extra_headers_query_and_body_go_up(
     assert sent == {"model": "gpt-4o", "messages": HELLO, "vendor": {"odd": True}}
 
 
-async def test_upstream_sees_the_gate_s_key_alone(
+async def test_upstream_sees_only_the_gate_s_key(
     simulated: StartGate, simulator: str, sdk: StartSdk
 ) -> None:
     await sdk(await simulated()).call(chat())
-    assert list((await stats(simulator))["keys"]) == [f"...{UPSTREAM_KEY[-4:]}"]
+    assert list((await simulator_stats(simulator))["keys"]) == [f"...{UPSTREAM_KEY[-4:]}"]
 
 
-# Many at once, and one that leaves.
+# Concurrent calls, and a stream closed early.
 
 
-async def test_simultaneous_calls_each_get_their_own_answer(
+async def test_concurrent_calls_get_their_own_responses(
     simulated: StartGate, sdk: StartSdk
 ) -> None:
-    def asked(number: int) -> dict[str, Any]:
+    def arguments(number: int) -> dict[str, Any]:
         return {"model": f"model-{number}", "max_tokens": 5}
 
     client = sdk(await simulated())
-    alone = [await client.call(chat(**asked(number))) for number in range(THREADS)]
-    texts = [answered.choices[0].message.content for answered in alone]
-    plain = [client.call(chat(**asked(number))) for number in range(0, THREADS, 2)]
-    streamed = [client.events(chat(**asked(n), stream=True)) for n in range(1, THREADS, 2)]
-    answers, streams = await asyncio.gather(asyncio.gather(*plain), asyncio.gather(*streamed))
-    assert [answered.choices[0].message.content for answered in answers] == texts[::2]
-    assert [text_of(chunks) for chunks in streams] == texts[1::2]
+    completions = [await client.call(chat(**arguments(number))) for number in range(MAX_THREADS)]
+    texts = [completion.choices[0].message.content for completion in completions]
+    plain = [client.call(chat(**arguments(number))) for number in range(0, MAX_THREADS, 2)]
+    streamed = [client.events(chat(**arguments(n), stream=True)) for n in range(1, MAX_THREADS, 2)]
+    responses, streams = await asyncio.gather(asyncio.gather(*plain), asyncio.gather(*streamed))
+    assert [completion.choices[0].message.content for completion in responses] == texts[::2]
+    assert [chat_text(chunks) for chunks in streams] == texts[1::2]
 
 
-async def test_stream_closed_early_ends_upstream_too(
+async def test_stream_closed_early_is_closed_upstream(
     simulated: StartGate, simulator: str, sdk: StartSdk
 ) -> None:
     gate = await simulated()
     client = sdk(gate)
-    first = await client.glimpse(chat(stream=True, extra_headers=ENDLESS))
+    first = await client.first_event(chat(stream=True, extra_headers=ENDLESS))
     assert first.choices[0].delta.role == "assistant"
     await gate.wait_until(in_flight=0)
     assert (await gate.settled())[0]["outcome"] == "client_left"
     async with soon():
-        while (await stats(simulator))["streams_open"]:
+        while (await simulator_stats(simulator))["streams_open"]:
             pass
-    assert (await stats(simulator))["left"] == 1
+    assert (await simulator_stats(simulator))["left"] == 1
     assert (await client.call(chat())).choices

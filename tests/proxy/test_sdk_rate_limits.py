@@ -1,4 +1,4 @@
-"""The official SDK under the gate's limits."""
+"""The official SDK under the gate's rate limits."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -20,28 +20,28 @@ from tests.support.sdk import (
 from tests.support.waiting import until
 
 
-async def test_ten_at_once_are_served_in_order_as_the_rate_allows(
+async def test_ten_concurrent_calls_are_served_in_order_at_the_rate(
     simulated: StartGate, sdk: StartSdk
 ) -> None:
-    """Ten times as fast as compose's RATE_LIMIT=1 and RATE_LIMIT_BURST=3."""
+    """Ten times as fast as RATE_LIMIT=1 and RATE_LIMIT_BURST=3 in compose.yaml."""
     await warm_up(sdk, await simulated())
     gate = await simulated(RATE_LIMIT=10, RATE_LIMIT_BURST=3)
     client = sdk(gate)
     names = [f"model-{number}" for number in range(10)]
     began = monotonic()
-    calls = await arriving(gate, [client.call(raw_chat(model=name)) for name in names])
-    answers = [await call for call in calls]
-    took = monotonic() - began
-    assert [answered.parse().model for answered in answers] == names
-    assert 0.7 <= took < 1.4
+    calls = await start_in_order(gate, [client.call(raw_chat(model=name)) for name in names])
+    responses = [await call for call in calls]
+    elapsed = monotonic() - began
+    assert [completion.parse().model for completion in responses] == names
+    assert 0.7 <= elapsed < 1.4
     lines = (await gate.settled(11))[1:]
     waited = [line["model"] for line in lines if line["queued_ms"]]
     assert waited == names[-len(waited) :]
-    assert int(answers[-1].headers["X-RustyGate-Queued-Ms"]) == lines[-1]["queued_ms"]
+    assert int(responses[-1].headers["X-RustyGate-Queued-Ms"]) == lines[-1]["queued_ms"]
 
 
-async def test_two_clients_take_turns(simulated: StartGate, sdk: StartSdk) -> None:
-    """However many requests one of them queued before the other came."""
+async def test_two_clients_alternate(simulated: StartGate, sdk: StartSdk) -> None:
+    """However many requests one of them queued before the other arrived."""
     gate = await simulated(CONCURRENCY_LIMIT=1, RATE_LIMIT=20, RATE_LIMIT_BURST=1)
     holder = await gate.send(http.chat("X-Simulate: stall", "X-RustyGate-Client: holder"))
     await gate.wait_until(in_flight=1)
@@ -50,14 +50,14 @@ async def test_two_clients_take_turns(simulated: StartGate, sdk: StartSdk) -> No
     many, few = (
         sdk(gate, default_headers={"X-RustyGate-Client": name}) for name in ("many", "few")
     )
-    calls = await arriving(gate, [client.call(chat()) for client in [many] * 4 + [few] * 2])
+    calls = await start_in_order(gate, [client.call(chat()) for client in [many] * 4 + [few] * 2])
     holder.disconnect()
     await asyncio.gather(*calls)
     served = [line["client"] for line in await gate.settled(8)]
     assert served == ["holder", "next", "many", "few", "many", "few", "many", "many"]
 
 
-async def test_refusal_is_a_rate_limit_error(simulated: StartGate, sdk: StartSdk) -> None:
+async def test_refusal_raises_a_rate_limit_error(simulated: StartGate, sdk: StartSdk) -> None:
     gate = await simulated(RATE_LIMIT=0.01, RATE_LIMIT_BURST=1, RATE_LIMIT_TIMEOUT=1)
     client = sdk(gate)
     await client.call(chat())
@@ -68,9 +68,7 @@ async def test_refusal_is_a_rate_limit_error(simulated: StartGate, sdk: StartSdk
     assert 90_000 < int(raised.value.response.headers["retry-after-ms"]) <= 100_000
 
 
-async def test_refused_sdk_comes_back_when_it_was_told_to(
-    simulated: StartGate, sdk: StartSdk
-) -> None:
+async def test_sdk_retries_after_the_announced_time(simulated: StartGate, sdk: StartSdk) -> None:
     gate = await simulated(RATE_LIMIT=2, RATE_LIMIT_BURST=1, RATE_LIMIT_TIMEOUT=0.05)
     client = sdk(gate, max_retries=1)
     await client.call(raw_chat())
@@ -81,25 +79,27 @@ async def test_refused_sdk_comes_back_when_it_was_told_to(
 
 
 async def warm_up(sdk: StartSdk, gate: Gate) -> None:
-    """Let the SDK do what it does once, at its first call, and takes its time for."""
+    """Make a first call, for which the SDK needs extra time."""
     await sdk(gate).call(chat())
     await gate.settled()
 
 
-async def arriving(gate: Gate, calls: list[Coroutine[Any, Any, Any]]) -> list[asyncio.Task[Any]]:
-    """Start calls, each as soon as the gate knows of the one before."""
+async def start_in_order(
+    gate: Gate, calls: list[Coroutine[Any, Any, Any]]
+) -> list[asyncio.Task[Any]]:
+    """Start calls, each as soon as the gate has seen the previous one."""
     tasks = []
-    for number, call in enumerate(calls, known_to(gate) + 1):
+    for number, call in enumerate(calls, known_exchanges(gate) + 1):
         tasks.append(asyncio.create_task(call))
-        await until(partial(knows, gate, number))
+        await until(partial(has_seen, gate, number))
     return tasks
 
 
-def knows(gate: Gate, count: int) -> bool:
-    return known_to(gate) == count
+def has_seen(gate: Gate, count: int) -> bool:
+    return known_exchanges(gate) == count
 
 
-def known_to(gate: Gate) -> int:
-    """How many exchanges a gate has in hand, and were settled."""
+def known_exchanges(gate: Gate) -> int:
+    """How many exchanges a gate has seen: waiting, in flight and settled."""
     now = gate.snapshot()
     return now["waiters"] + now["in_flight"] + len(gate.log.exchanges)

@@ -1,4 +1,4 @@
-"""The official SDK, blocking and asynchronous, and what tests call with it."""
+"""The official SDK, blocking and asynchronous, and the operations that tests call."""
 
 import asyncio
 from collections.abc import Callable
@@ -12,8 +12,8 @@ from tests.support.client import Client
 from tests.support.waiting import soon
 from tests.support.wire import Wire
 
-# At most so many blocking calls at a time.
-THREADS = 20
+# The number of blocking calls that can run at a time.
+MAX_THREADS = 20
 
 HELLO = [{"role": "user", "content": "Hello, who is there?"}]
 ENDLESS = {"X-Simulate": "tokens=100000,tokens_per_second=100"}
@@ -23,42 +23,42 @@ QUOTA_HEADERS = {
     for kind in ("requests", "tokens")
 }
 
-Ask = Callable[[Any], Any]
+Operation = Callable[[Any], Any]
 
 
-class Sdk(Protocol):
-    """A client of one gate, whichever way it works."""
+class SdkClient(Protocol):
+    """An SDK client of one gate, blocking or not."""
 
-    async def call(self, ask: Ask) -> Any:
-        """What the client answers."""
+    async def call(self, operation: Operation) -> Any:
+        """The result of an operation."""
 
-    async def events(self, ask: Ask) -> list[Any]:
-        """A stream, read to its end."""
+    async def events(self, operation: Operation) -> list[Any]:
+        """All events of a stream."""
 
-    async def glimpse(self, ask: Ask) -> Any:
-        """A stream's first event; then the stream is closed."""
-
-
-StartSdk = Callable[..., Sdk]
+    async def first_event(self, operation: Operation) -> Any:
+        """The first event of a stream, which is then closed."""
 
 
-class Blocking:
+StartSdk = Callable[..., SdkClient]
+
+
+class BlockingClient:
     """`openai.OpenAI`, in threads beside the gate."""
 
     def __init__(self, client: openai.OpenAI, threads: ThreadPoolExecutor) -> None:
         self._client = client
         self._threads = threads
 
-    async def call(self, ask: Ask) -> Any:
-        return await self._in_thread(ask)
+    async def call(self, operation: Operation) -> Any:
+        return await self._in_thread(operation)
 
-    async def events(self, ask: Ask) -> list[Any]:
-        events: list[Any] = await self._in_thread(lambda client: list(ask(client)))
+    async def events(self, operation: Operation) -> list[Any]:
+        events: list[Any] = await self._in_thread(lambda client: list(operation(client)))
         return events
 
-    async def glimpse(self, ask: Ask) -> Any:
+    async def first_event(self, operation: Operation) -> Any:
         def first(client: openai.OpenAI) -> Any:
-            with ask(client) as stream:
+            with operation(client) as stream:
                 return next(iter(stream))
 
         return await self._in_thread(first)
@@ -69,52 +69,52 @@ class Blocking:
             return await loop.run_in_executor(self._threads, work, self._client)
 
 
-class Asynchronous:
+class AsyncClient:
     """`openai.AsyncOpenAI`."""
 
     def __init__(self, client: openai.AsyncOpenAI) -> None:
         self._client = client
 
-    async def call(self, ask: Ask) -> Any:
+    async def call(self, operation: Operation) -> Any:
         async with soon():
-            return await ask(self._client)
+            return await operation(self._client)
 
-    async def events(self, ask: Ask) -> list[Any]:
+    async def events(self, operation: Operation) -> list[Any]:
         async with soon():
-            return [event async for event in await ask(self._client)]
+            return [event async for event in await operation(self._client)]
 
-    async def glimpse(self, ask: Ask) -> Any:
-        async with soon(), await ask(self._client) as stream:
+    async def first_event(self, operation: Operation) -> Any:
+        async with soon(), await operation(self._client) as stream:
             return await anext(aiter(stream))
 
 
-def chat(**more: Any) -> Ask:
-    asked = {"model": "gpt-4o", "messages": HELLO} | more
-    return lambda client: client.chat.completions.create(**asked)
+def chat(**overrides: Any) -> Operation:
+    arguments = {"model": "gpt-4o", "messages": HELLO} | overrides
+    return lambda client: client.chat.completions.create(**arguments)
 
 
-def raw_chat(**more: Any) -> Ask:
-    asked = {"model": "gpt-4o", "messages": HELLO} | more
-    return lambda client: client.chat.completions.with_raw_response.create(**asked)
+def raw_chat(**overrides: Any) -> Operation:
+    arguments = {"model": "gpt-4o", "messages": HELLO} | overrides
+    return lambda client: client.chat.completions.with_raw_response.create(**arguments)
 
 
-def response(**more: Any) -> Ask:
-    asked = {"model": "gpt-5", "input": "Hi"} | more
-    return lambda client: client.responses.create(**asked)
+def create_response(**overrides: Any) -> Operation:
+    arguments = {"model": "gpt-5", "input": "Hi"} | overrides
+    return lambda client: client.responses.create(**arguments)
 
 
-def text_of(chunks: list[Any]) -> str:
+def chat_text(chunks: list[Any]) -> str:
     """The text of a streamed chat."""
     choices = [choice for chunk in chunks for choice in chunk.choices]
     return "".join(choice.delta.content or "" for choice in choices)
 
 
-async def stats(simulator: str) -> dict[str, Any]:
-    """What the simulator saw."""
+async def simulator_stats(simulator: str) -> dict[str, Any]:
+    """The simulator's statistics."""
     client = Client(await Wire.connect(simulator))
     try:
-        seen = (await client.request(http.get("/simulator/stats"))).json
+        counts = (await client.request(http.get("/simulator/stats"))).json
     finally:
         client.disconnect()
-    assert isinstance(seen, dict)
-    return seen
+    assert isinstance(counts, dict)
+    return counts
