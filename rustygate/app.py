@@ -3,6 +3,7 @@
 Requests under `/v1/` go to `Proxy.handle`, and so does every path that is not a page of the gate.
 """
 
+import json
 import logging
 
 from aiohttp import hdrs, web
@@ -10,6 +11,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from rustygate.access.admin import AdminGuard
 from rustygate.admission.gate import Gate
+from rustygate.aiohttp_internals.response import OwnResponse
 from rustygate.aiohttp_internals.server import Runner
 from rustygate.core.paths import PREFIX
 from rustygate.downstream.connections import FIELD_LIMIT, ConnectionLimiter, DownstreamConnection
@@ -30,16 +32,16 @@ def make_application(
     """The application with all routes."""
 
     async def health(request: web.Request) -> web.Response:
-        return web.Response(text="OK")
+        return OwnResponse(text="OK")
 
     async def ready(request: web.Request) -> web.Response:
-        if gate.closed:
-            return web.json_response({"status": "draining"}, status=503)
-        return web.json_response({"status": "ready"})
+        state, status = ("draining", 503) if gate.closed else ("ready", 200)
+        text = json.dumps({"status": state})
+        return OwnResponse(text=text, status=status, content_type="application/json")
 
     async def show_metrics(request: web.Request) -> web.Response:
         headers = {hdrs.CONTENT_TYPE: CONTENT_TYPE_PLAIN_0_0_4}
-        return web.Response(body=metrics.text(), headers=headers)
+        return OwnResponse(body=metrics.text(), headers=headers)
 
     application = web.Application()
     application.router.add_get("/health", health)

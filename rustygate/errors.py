@@ -3,6 +3,7 @@
 Refusal
   +-- BadRequest              400  bad_request
   |     +-- MalformedBody
+  |     +-- InvalidUrl
   |     +-- MalformedHandshake
   |     +-- NotHttp
   +-- InvalidAdminKey         401  invalid_admin_key
@@ -37,6 +38,8 @@ from math import ceil
 from typing import ClassVar
 
 from aiohttp import web
+
+from rustygate.aiohttp_internals.response import OwnResponse
 
 SECOND_MS = 1000
 
@@ -86,7 +89,7 @@ class Refusal(Exception):
         """The response to send, with `extra` headers."""
         headers = self.headers() | dict(extra)
         body = json.dumps({"error": self.error()}).encode()
-        response = web.Response(status=self.status, headers=headers, body=body)
+        response = OwnResponse(status=self.status, headers=headers, body=body)
         if self.closes:
             response.force_close()
         return response
@@ -102,6 +105,17 @@ class MalformedBody(BadRequest):
     """The body's framing is invalid, so nothing after it on the connection can be read."""
 
     closes = True
+
+
+class InvalidUrl(BadRequest):
+    """The URL contains characters that HTTP does not allow in it (RFC 3986, 2). They are not
+    repeated."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The URL contains characters that a URL must not contain. Spaces, control characters, "
+            "#, \\ and anything beyond ASCII must be percent-encoded: \u00e9 as %C3%A9."
+        )
 
 
 class MalformedHandshake(BadRequest):

@@ -37,6 +37,7 @@ class Exchange:
         failures: attempts that ended without a response.
         connected: the latest attempt got a connection, so upstream may have seen the request.
         upstream_status: the status of upstream's latest response.
+        request_id: the `x-request-id` of that response, upstream's own name for the request.
         steps: each step as text, if they are logged.
     """
 
@@ -60,6 +61,7 @@ class Exchange:
     sent: int | None = None
     responded: int | None = None
     upstream_status: int | None = None
+    request_id: str | None = None
     first_byte: int | None = None
     settled: int | None = None
     tokens_in: int | None = None
@@ -88,6 +90,7 @@ class Exchange:
         upstream = 0 if self.responded is None or self.sent is None else self.responded - self.sent
         timing = f"queue;dur={waited / MS:.1f}, upstream;dur={max(0, upstream) / MS:.1f}"
         return [
+            ("X-RustyGate-Id", self.id),
             ("X-RustyGate-Queued-Ms", str(waited // MS)),
             ("X-RustyGate-Attempts", str(self.attempts)),
             ("Server-Timing", timing),

@@ -148,6 +148,7 @@ class Proxy:
         preflight = self.cors.check(request)
         if preflight is not None:
             exchange.status = preflight.status
+            preflight.headers.extend(exchange.headers())
             return preflight
         target = check_target(request)
         # Identify, first the client, then, from the body, the model.

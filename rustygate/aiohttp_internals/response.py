@@ -1,15 +1,30 @@
-"""A response to a client whose head and chunks are written as given.
+"""Responses to a client: without aiohttp's `Server`, and with a head and chunks as given.
 
-aiohttp's own invents a Content-Type, and takes two coroutines and four calls for each chunk.
+aiohttp's own tell its version and Python's, invent a Content-Type, and take two coroutines and
+four calls for each chunk.
 """
 
 from typing import cast
 
-from aiohttp import ClientConnectionResetError, web
+from aiohttp import ClientConnectionResetError, hdrs, web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import StreamWriter
 
 from rustygate.core.headers import Headers
+
+
+class HandshakeResponse(web.StreamResponse):
+    """A response to a WebSocket handshake; `Server` is upstream's or missing."""
+
+    async def _prepare_headers(self) -> None:
+        is_named = hdrs.SERVER in self.headers
+        await super()._prepare_headers()
+        if not is_named:
+            del self.headers[hdrs.SERVER]
+
+
+class OwnResponse(HandshakeResponse, web.Response):
+    """A response that the gate itself makes."""
 
 
 class RawResponse(web.StreamResponse):

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Self, TypeVar
 
+from rustygate.core.location import LocationMap
+
 RawHeaders = Sequence[tuple[bytes, bytes]]
 Headers = list[tuple[str, str]]
 
@@ -73,9 +75,13 @@ _RESPONSE_DROPS = HOP_BY_HOP | {
     "sec-websocket-protocol",
     # Added by this gate, and by upstream if it is another gate.
     "x-rustygate-attempts",
+    "x-rustygate-id",
     "x-rustygate-queued-ms",
 }
 _RESPONSE_DROP_PREFIXES = (_PROXY_AUTH,)
+
+# URLs of what was created, moved or returned (RFC 9110, 10.2.2 and 8.7).
+_LOCATIONS = frozenset({"content-location", "location"})
 
 # The content codings that the gate can read, to find the usage in a response.
 READABLE_CODINGS = frozenset({"gzip", "deflate", "identity"})
@@ -142,14 +148,21 @@ def request_headers(raw: RawHeaders, credentials: Credentials, streaming: bool) 
     return headers
 
 
-def response_headers(raw: RawHeaders) -> Headers:
+def response_headers(raw: RawHeaders, locations: LocationMap | None = None) -> Headers:
     """The headers of the downstream response.
 
     A header that aiohttp cannot pass on is left out: the response has already been paid for.
+
+    Args:
+        locations: maps URLs under upstream's base to paths here.
     """
     plan = _RESPONSE_PLANS[tuple([raw_name for raw_name, _ in raw])]
     values = _decoded_values(raw)
     forwarded = [(name, values[index]) for index, name in plan.forwarded]
+    if plan.locations and locations is not None:
+        for index in plan.locations:
+            name, value = forwarded[index]
+            forwarded[index] = (name, value and locations.to_local(value))
     headers = [(name, value) for name, value in forwarded if value is not None]
     if plan.connection:
         headers = _without_named(headers, [raw[index][1] for index in plan.connection])
@@ -220,11 +233,13 @@ class _Plan(NamedTuple):
     Args:
         forwarded: their indexes in the list, and the names to write.
         accept_encoding: indexes, among those forwarded, of `Accept-Encoding`.
+        locations: indexes, among those forwarded, of `Location` and `Content-Location`.
         connection: indexes in the list of `Connection`.
     """
 
     forwarded: tuple[tuple[int, str], ...]
     accept_encoding: tuple[int, ...]
+    locations: tuple[int, ...]
     connection: tuple[int, ...]
 
 
@@ -250,6 +265,7 @@ def _plan(raw_names: tuple[bytes, ...], drops: frozenset[str], prefixes: tuple[s
     return _Plan(
         tuple((index, names[index]) for index in kept),
         tuple(place for place, index in enumerate(kept) if lower[index] == "accept-encoding"),
+        tuple(place for place, index in enumerate(kept) if lower[index] in _LOCATIONS),
         tuple(index for index, name in enumerate(lower) if name == "connection"),
     )
 

@@ -12,10 +12,11 @@ from contextlib import suppress
 from typing import Any
 
 from aiohttp import web
+from aiohttp.http_exceptions import InvalidURLError
 from loguru import logger
 
 from rustygate.aiohttp_internals.server import ServerConnection
-from rustygate.errors import NotHttp, Refusal, RequestTimeout, TooManyConnections
+from rustygate.errors import InvalidUrl, NotHttp, Refusal, RequestTimeout, TooManyConnections
 
 # From the start of a connection, or from the first byte of a later request, to the end of the
 # head. A slow phone needs two seconds; Apache allows twenty to forty, nginx sixty.
@@ -163,7 +164,9 @@ class DownstreamConnection(ServerConnection):
         logger.debug("request rejected: {} from {}", type(error).__name__, request.remote)
         if request.writer.output_size:
             raise ConnectionError
-        return (error if isinstance(error, Refusal) else NotHttp()).response([])
+        response = _refusal_for(error).response([])
+        response.force_close()
+        return response
 
     def on_reading_paused(self) -> None:
         if self._disconnect_timer is None:
@@ -194,6 +197,12 @@ async def wait_for_heads(server: web.Server, limit_s: float) -> None:
             await asyncio.sleep(DRAIN_POLL_INTERVAL_S)
             while any(map(_awaits_head, server.connections)):  # noqa: ASYNC110
                 await asyncio.sleep(DRAIN_POLL_INTERVAL_S)
+
+
+def _refusal_for(error: BaseException | None) -> Refusal:
+    if isinstance(error, InvalidURLError):
+        return InvalidUrl()
+    return error if isinstance(error, Refusal) else NotHttp()
 
 
 def _awaits_head(connection: web.RequestHandler) -> bool:

@@ -7,6 +7,7 @@ response to it, also one that the gate or aiohttp made.
 
 from aiohttp import hdrs, web
 
+from rustygate.aiohttp_internals.response import OwnResponse
 from rustygate.config import Settings
 from rustygate.core.cors import (
     ANY_ORIGIN,
@@ -43,7 +44,7 @@ class Cors:
         if request.method == hdrs.METH_OPTIONS and method is not None:
             names = request.headers.get(hdrs.ACCESS_CONTROL_REQUEST_HEADERS, "")
             headers = preflight_headers(method, names) + cors_headers(origin, [])
-            return web.Response(status=204, headers=headers)
+            return OwnResponse(status=204, headers=headers)
         request[_ORIGIN] = origin
         return None
 

@@ -5,7 +5,7 @@ from aiohttp import HttpVersion11, web
 from rustygate.core.headers import Credentials, Headers, UnreadableHeader, request_headers
 from rustygate.core.paths import PREFIX, has_dot_segment, is_unsafe, origin_form, path_of
 from rustygate.core.websocket_handshake import WebSocketHandshake, is_websocket_upgrade
-from rustygate.errors import BadRequest, MalformedHandshake, MethodNotAllowed, NotFound
+from rustygate.errors import BadRequest, InvalidUrl, MalformedHandshake, MethodNotAllowed, NotFound
 
 # How much of a path an error message repeats.
 SHOWN_PATH_LENGTH = 200
@@ -17,8 +17,8 @@ def check_target(request: web.Request) -> str:
         raise MethodNotAllowed(f"{request.method} requests are not forwarded.")
     target = origin_form(request.raw_path)
     path = path_of(target)
-    if is_unsafe(target):
-        raise BadRequest("The request target contains characters that a URL must not contain.")
+    if is_unsafe(target) or not target.isascii():
+        raise InvalidUrl
     if has_dot_segment(path):
         raise BadRequest("The request path contains dot segments; send the resolved path.")
     if not path.startswith(PREFIX):

@@ -2,13 +2,13 @@
 
 from aiohttp import HttpVersion10, HttpVersion11, hdrs, web
 from aiohttp.helpers import must_be_empty_body, rfc822_formatted_time, should_remove_content_length
-from aiohttp.http import SERVER_SOFTWARE, StreamWriter
+from aiohttp.http import StreamWriter
 
 from rustygate.aiohttp_internals.response import RawResponse
 
 
 class PassthroughResponse(RawResponse):
-    """A response with just these headers, `Date`, `Server`, and its framing (RFC 9112, 6)."""
+    """A response with just these headers, `Date`, and its framing (RFC 9112, 6)."""
 
     def add_headers(self, request: web.BaseRequest, writer: StreamWriter) -> bool:
         headers, version = self.headers, request.version
@@ -26,7 +26,6 @@ class PassthroughResponse(RawResponse):
                 keep_alive = False
         if hdrs.DATE not in headers:
             headers[hdrs.DATE] = rfc822_formatted_time()
-        headers.setdefault(hdrs.SERVER, SERVER_SOFTWARE)
         if not keep_alive:
             headers[hdrs.CONNECTION] = "close"
         elif version == HttpVersion10:

@@ -12,7 +12,7 @@ from time import monotonic_ns
 from aiohttp import hdrs, web
 
 from rustygate.config import Settings
-from rustygate.core.headers import reason_phrase, response_headers
+from rustygate.core.headers import reason_phrase
 from rustygate.core.sse import EventBoundary, error_event, is_event_stream
 from rustygate.core.usage import UsageReader, may_contain_usage
 from rustygate.downstream.response import PassthroughResponse
@@ -139,7 +139,7 @@ def passthrough_response(
     upstream_response: UpstreamResponse, exchange: Exchange, body: bytes | None = None
 ) -> PassthroughResponse:
     """A response with upstream's status and headers, and the gate's own headers."""
-    headers = response_headers(upstream_response.raw_headers) + exchange.headers()
+    headers = upstream_response.forwarded_headers() + exchange.headers()
     exchange.status = upstream_response.status
     reason = reason_phrase(upstream_response.reason)
     return PassthroughResponse(upstream_response.status, reason, headers, body)

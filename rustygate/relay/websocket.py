@@ -18,7 +18,8 @@ from contextlib import suppress
 from aiohttp import hdrs, web
 from aiohttp.client_proto import ResponseHandler
 
-from rustygate.core.headers import Headers, response_headers
+from rustygate.aiohttp_internals.response import HandshakeResponse
+from rustygate.core.headers import Headers
 from rustygate.core.usage import UsageTotal
 from rustygate.core.websocket_frames import (
     GOING_AWAY,
@@ -57,8 +58,8 @@ async def relay_websocket(
     if connection is None:
         raise _mismatch()
     headers = _handshake_headers(request, upstream_response)
-    headers += response_headers(upstream_response.raw_headers) + exchange.headers()
-    response = web.StreamResponse(status=SWITCHING_PROTOCOLS, headers=headers)
+    headers += upstream_response.forwarded_headers() + exchange.headers()
+    response = HandshakeResponse(status=SWITCHING_PROTOCOLS, headers=headers)
     response.force_close()
     exchange.status = SWITCHING_PROTOCOLS
     await response.prepare(request)

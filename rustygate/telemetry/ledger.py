@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 # How long a line may wait for others to be written with it.
 BATCH_WAIT_S = 0.02
 
+# How much of upstream's request id a line repeats. OpenAI's have 36 characters.
+REQUEST_ID_LIMIT = 128
+
 
 class Ledger:
     """Settles exchanges."""
@@ -68,6 +71,7 @@ def _log_steps(settled: list[Exchange]) -> None:
 def _fields(exchange: Exchange) -> dict[str, str | int | None]:
     fields = {
         "id": exchange.id,
+        "request_id": exchange.request_id and exchange.request_id[:REQUEST_ID_LIMIT],
         "client": exchange.client,
         "method": exchange.method,
         "path": exchange.path,

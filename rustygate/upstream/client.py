@@ -33,6 +33,7 @@ from aiohttp import (
     ServerTimeoutError,
     hdrs,
 )
+from multidict import istr
 from yarl import URL
 
 from rustygate.aiohttp_internals.client import TunnelError, UpstreamConnection, connection_of
@@ -61,6 +62,9 @@ IDEMPOTENT_METHODS = frozenset(
 # when the request is sent, so it arrives within half a round trip: at most about 0.1 s. A
 # connection that ends later may have ended because of the request.
 STALE_END_LIMIT_S = 0.1
+
+# Upstream's name for the request, which its support asks for.
+REQUEST_ID = istr("x-request-id")
 
 
 class UpstreamClient:
@@ -95,6 +99,7 @@ class UpstreamClient:
             response = await self._send_once(exchange, target, headers, body, fresh=True)
         exchange.responded = monotonic_ns()
         exchange.upstream_status = response.status
+        exchange.request_id = response.headers.get(REQUEST_ID)
         return response
 
     async def _send_once(

@@ -38,6 +38,7 @@ from rustygate.aiohttp_internals.client import (
 )
 from rustygate.config import Settings
 from rustygate.core.headers import Headers
+from rustygate.core.location import LocationMap
 from rustygate.core.paths import PREFIX
 from rustygate.core.websocket_handshake import SWITCHING_PROTOCOLS
 from rustygate.downstream.request_body import RequestBody
@@ -68,6 +69,7 @@ class ConnectionPool:
         self._destination = Destination(
             "GET", base, loop=self._loop, proxy=proxy, session=self._pooled
         )
+        self._locations = LocationMap(settings.openai_base_url)
         self._host = f"Host: {base.host_port_subcomponent}"
         # What precedes a target once its `/v1` is removed.
         self._prefix = URL(settings.openai_base_url, encoded=True).raw_path.rstrip("/")
@@ -124,7 +126,9 @@ class ConnectionPool:
             while True:
                 message, content = await connection.read()
                 if message.code >= FIRST_FINAL_STATUS or message.code == SWITCHING_PROTOCOLS:
-                    return UpstreamResponse(pooled, message, content, headers, upload)
+                    return UpstreamResponse(
+                        pooled, message, content, headers, upload, self._locations
+                    )
         except BaseException as error:
             if upload is not None:
                 upload.cancel()

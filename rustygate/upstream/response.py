@@ -12,7 +12,8 @@ from rustygate.aiohttp_internals.client import (
     drop_eof_callbacks,
     take_buffered,
 )
-from rustygate.core.headers import Headers, RawHeaders
+from rustygate.core.headers import Headers, response_headers
+from rustygate.core.location import LocationMap
 
 # Statuses below are of successful responses and redirects.
 FIRST_ERROR_STATUS = 400
@@ -26,8 +27,8 @@ class UpstreamResponse:
     """
 
     __slots__ = (
-        "_pooled", "_upload", "closed_early", "content", "headers", "raw_headers", "reason",
-        "request_headers", "status",
+        "_locations", "_message", "_pooled", "_upload", "closed_early", "content", "headers",
+        "reason", "request_headers", "status",
     )  # fmt: skip
 
     def __init__(
@@ -37,12 +38,14 @@ class UpstreamResponse:
         content: StreamReader,
         request_headers: Headers,
         upload: asyncio.Task[None] | None,
+        locations: LocationMap,
     ) -> None:
         self._pooled: Connection | None = pooled
+        self._message = message
+        self._locations = locations
         self.status: int = message.code
         self.reason: str | None = message.reason
         self.headers = message.headers
-        self.raw_headers: RawHeaders = message.raw_headers
         self.content = content
         self.request_headers = request_headers
         self._upload = upload
@@ -61,6 +64,10 @@ class UpstreamResponse:
     def connection(self) -> UpstreamConnection | None:
         """The connection, until it goes back to the pool or is closed."""
         return None if self._pooled is None else connection_of(self._pooled)
+
+    def forwarded_headers(self) -> Headers:
+        """The headers that go downstream."""
+        return response_headers(self._message.raw_headers, self._locations)
 
     def take_buffered(self) -> bytes:
         """What arrived of the body before upstream cut it."""

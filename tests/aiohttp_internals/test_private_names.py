@@ -57,6 +57,7 @@ PRIVATE_NAMES = [
     Name(RESPONSE, "aiohttp.web.StreamResponse", "_keep_alive"),
     Name(RESPONSE, "aiohttp.web.StreamResponse", "_must_be_empty_body"),
     Name(RESPONSE, "aiohttp.web.StreamResponse", "_payload_writer"),
+    Name(RESPONSE, "aiohttp.web.StreamResponse", "_prepare_headers", "self"),
     Name(RESPONSE, "aiohttp.web.StreamResponse", "_req"),
     Name(RESPONSE, "aiohttp.web.StreamResponse", "_start", "self, request"),
     Name(RESPONSE, "aiohttp.http.StreamWriter", "_headers_buf"),

@@ -190,7 +190,9 @@ def by_name(head: Head, *but: str) -> dict[str, list[str]]:
     return values
 
 
-ADDED = {"x-rustygate-queued-ms", "x-rustygate-attempts", "server-timing", "date", "server"}
+ADDED = {
+    "x-rustygate-id", "x-rustygate-queued-ms", "x-rustygate-attempts", "server-timing", "date",
+}  # fmt: skip
 
 
 @many_examples

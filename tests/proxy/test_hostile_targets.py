@@ -3,7 +3,7 @@
 import pytest
 
 from tests.support.gate import Gate
-from tests.support.hostile import MARKED, check_unharmed, with_start_line
+from tests.support.hostile import MARK, MARKED, check_unharmed, with_start_line
 from tests.support.http import (
     get,
     response,
@@ -91,5 +91,30 @@ async def test_encoded_target_stays_encoded(
 async def test_connect_opens_no_tunnel(running: Gate, upstream: Upstream, target: str) -> None:
     client = await running.send(with_start_line(f"CONNECT {target} HTTP/1.1".encode()))
     assert (await client.head()).status == 405
+    assert upstream.wires == []
+    await check_unharmed(running, upstream)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/v1/m\u00f6dels".encode(),
+        f"/v1/x?q={MARK}\u2603".encode(),
+        b"/v1/x?q=\xff\xfe" + MARK.encode(),
+        "http://gate/v1/\u00e4".encode(),
+        "/h\u00e4lth".encode(),
+        b"\xc3\xa4",
+        b"/v1/x\x7f",
+        b"/v1/x?\x01",
+        b"/v1/x\\y",
+    ],
+)
+async def test_refusal_of_a_raw_url_says_to_encode_it(
+    running: Gate, upstream: Upstream, target: bytes
+) -> None:
+    got = await running.request(b"GET " + target + b" HTTP/1.1\r\nHost: gate\r\n\r\n")
+    assert (got.status, got.reason) == (400, "bad_request")
+    assert "must be percent-encoded" in got.error["message"]
+    assert MARK.encode() not in got.body
     assert upstream.wires == []
     await check_unharmed(running, upstream)

@@ -8,7 +8,12 @@ from tests.support.http import (
     get,
     response,
 )
-from tests.support.upstream import Upstream
+from tests.support.upstream import Call, Upstream
+
+# What the gate adds to each response.
+ADDED = {
+    "x-rustygate-id", "x-rustygate-queued-ms", "x-rustygate-attempts", "server-timing", "date",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -65,7 +70,7 @@ async def test_response_headers_are_forwarded_unchanged(
     head = (await (await gate()).request(get())).head
     sent = [tuple(line.split(":", 1)) for line in lines]
     expected = [(name.lower(), value.strip(" ")) for name, value in sent]
-    added = {"x-rustygate-queued-ms", "x-rustygate-attempts", "content-length"}
+    added = ADDED - {"date", "server-timing"} | {"content-length"}
     forwarded = [field for field in head.fields if field[0] not in added]
     timing = [f for f in forwarded if f[0] == "server-timing" and f not in expected]
     assert len(timing) == 1
@@ -91,22 +96,22 @@ async def test_response_header_is_not_forwarded(
 ) -> None:
     upstream.reply = response(b"{}", line, "X-Hop: 1", "X-Kept: 1")
     head = (await (await gate()).request(get())).head
-    added = {"x-rustygate-queued-ms", "x-rustygate-attempts", "server-timing", "date", "server"}
-    names = {name for name, _ in head.fields} - added - {"x-hop"}
+    names = {name for name, _ in head.fields} - ADDED - {"x-hop"}
     assert names == {"content-length", "x-kept"}
     assert ("x-hop" in head) == (line != "Connection: X-Hop")
 
 
 async def test_gate_adds_only_its_own_headers(gate: StartGate, upstream: Upstream) -> None:
-    upstream.reply = response()
-    head = (await (await gate()).request(get())).head
+    upstream.reply = response(b"{}", "X-RustyGate-Id: theirs", "X-RustyGate-Attempts: 9")
+    running = await gate()
+    head = (await running.request(get())).head
     assert head["x-rustygate-attempts"] == "1"
     assert head["x-rustygate-queued-ms"] == "0"
+    assert head["x-rustygate-id"] == (await running.settled())[0]["id"]
     queue, upstreams = head["server-timing"].split(", ")
     assert queue.startswith("queue;dur=")
     assert upstreams.startswith("upstream;dur=")
-    added = {"x-rustygate-queued-ms", "x-rustygate-attempts", "server-timing", "date", "server"}
-    assert {name for name, _ in head.fields} == added | {"content-length"}
+    assert {name for name, _ in head.fields} == ADDED | {"content-length"}
 
 
 @pytest.mark.parametrize("status", ["301 Moved", "302 Found", "307 Temporary", "308 Permanent"])
@@ -127,3 +132,38 @@ async def test_cookies_are_not_kept(gate: StartGate, upstream: Upstream) -> None
     await running.request(get())
     await running.request(get())
     assert "cookie" not in upstream.calls[1].head
+
+
+@pytest.mark.parametrize("name", ["Location", "content-location"])
+@pytest.mark.parametrize(
+    ("sent", "received"),
+    [
+        ("{base}/files/f?a=b", "/v1/files/f?a=b"),
+        ("/v1/files/f", "/v1/files/f"),
+        ("/admin", "/admin"),
+        ("https://elsewhere.example/v1/x", "https://elsewhere.example/v1/x"),
+    ],
+)
+async def test_location_leads_back_to_the_gate(
+    gate: StartGate, upstream: Upstream, name: str, sent: str, received: str
+) -> None:
+    line = f"{name}: {sent.format(base=upstream.url)}"
+    upstream.reply = response(b"{}", line, "X-After: 1", status="201 Created")
+    head = (await (await gate()).request(get())).head
+    assert (head[name], head["x-after"]) == (received, "1")
+
+
+async def test_upstream_s_request_id_is_logged(gate: StartGate, upstream: Upstream) -> None:
+    ids = iter(["req_1", "x" * 1000])
+
+    def reply(call: Call) -> bytes:
+        return response(b"{}", f"X-Request-ID: {next(ids)}")
+
+    upstream.reply = reply
+    running = await gate()
+    for _ in range(2):
+        await running.request(get())
+    upstream.reply = response()
+    await running.request(get())
+    logged = [line["request_id"] for line in await running.settled(3)]
+    assert logged == ["req_1", "x" * 128, None]

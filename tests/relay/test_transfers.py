@@ -397,7 +397,9 @@ RESPONSES = {
     ),
     "empty": ("200 OK", ["Content-Type: audio/mpeg"], b""),
 }
-ADDED = {"x-rustygate-queued-ms", "x-rustygate-attempts", "server-timing", "date", "server"}
+ADDED = {
+    "x-rustygate-id", "x-rustygate-queued-ms", "x-rustygate-attempts", "server-timing", "date",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])

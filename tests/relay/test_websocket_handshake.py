@@ -81,6 +81,7 @@ async def test_handshake_response_headers_come_down_like_those_of_other_response
             ("upgrade", "websocket"),
             ("x-request-id", "req_1"),
             ("x-rustygate-attempts", "1"),
+            ("x-rustygate-id", head["x-rustygate-id"]),
             ("x-rustygate-queued-ms", "0"),
         ]
     )

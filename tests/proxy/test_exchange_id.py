@@ -1,0 +1,123 @@
+"""Every response to a request under /v1/ has the id of its log line, and none names software."""
+
+import pytest
+
+from tests.conftest import StartGate
+from tests.support.gate import Gate
+from tests.support.http import EVENT_STREAM, LAST_CHUNK, Head, chat, chunk, get, post, response
+from tests.support.upstream import Upstream
+from tests.support.websocket import accept_handshake, handshake
+
+APP = "https://app.example"
+EARLY = {"CONCURRENCY_LIMIT": 1, "QUEUE_KEEPALIVE_AFTER": 0.05}
+
+
+async def assert_names_its_exchange(running: Gate, head: Head, number: int = 0) -> None:
+    lines = await running.settled(number + 1)
+    assert head["x-rustygate-id"] == lines[number]["id"]
+    assert "server" not in head
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (get(), 200),
+        (b"HEAD /v1/models HTTP/1.1\r\nHost: gate\r\n\r\n", 200),
+        (b"GET /v1/models HTTP/1.0\r\nHost: gate\r\n\r\n", 200),
+        (get("/v1/../x"), 400),
+        (get("/v2/x"), 404),
+        (get("/v1/models", "X-RustyGate-Priority: first"), 400),
+        (get("/v1/models", "Origin: https://evil.example"), 403),
+        (get("/v1/models", "Sec-WebSocket-Key: x", "Upgrade: websocket", "Connection: u"), 200),
+        (handshake("Sec-WebSocket-Version: 12"), 400),
+        (b"TRACE /v1/models HTTP/1.1\r\nHost: gate\r\n\r\n", 405),
+        (post(b"x" * 20, target="/v1/x"), 413),
+        (
+            f"OPTIONS /v1/x HTTP/1.1\r\nHost: gate\r\nOrigin: {APP}\r\n"
+            "Access-Control-Request-Method: POST\r\n\r\n".encode(),
+            204,
+        ),
+    ],
+)
+async def test_response_has_the_exchange_s_id(
+    gate: StartGate, upstream: Upstream, sent: bytes, status: int
+) -> None:
+    upstream.reply = response(b"")
+    running = await gate(MAX_BODY_SIZE=10, CORS_ALLOW_ORIGINS=APP)
+    got = await running.request(sent)
+    assert got.status == status
+    await assert_names_its_exchange(running, got.head)
+
+
+async def test_unreachable_upstream_s_error_has_it(gate: StartGate) -> None:
+    running = await gate(OPENAI_BASE_URL="http://127.0.0.1:9/v1", UPSTREAM_CONNECT_TIMEOUT=0.1)
+    got = await running.request(get())
+    assert got.status == 502
+    await assert_names_its_exchange(running, got.head)
+
+
+async def test_stream_has_it(gate: StartGate, upstream: Upstream) -> None:
+    running = await gate()
+    client = await running.send(chat(stream=True))
+    call = await upstream.call()
+    call.send(EVENT_STREAM, chunk(b"data: 1\n\n"))
+    head = await client.head()
+    call.send(LAST_CHUNK)
+    await client.read_rest()
+    await assert_names_its_exchange(running, head)
+
+
+async def test_early_head_has_it(gate: StartGate, upstream: Upstream) -> None:
+    running = await gate(**EARLY)
+    holder = await running.send(get())
+    first = await upstream.call()
+    client = await running.send(chat(stream=True))
+    head = await client.head()
+    await first.respond(response())
+    await holder.response()
+    call = await upstream.call()
+    call.send(EVENT_STREAM, LAST_CHUNK)
+    await client.read_rest()
+    await assert_names_its_exchange(running, head, 1)
+
+
+async def test_websocket_has_it(gate: StartGate, upstream: Upstream) -> None:
+    running = await gate()
+    client, _ = await accept_handshake(running, upstream)
+    head = await client.head()
+    assert head.status == 101
+    client.disconnect()
+    await assert_names_its_exchange(running, head)
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (get("/health"), 200),
+        (get("/ready"), 200),
+        (get("/metrics"), 403),
+        (b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n", 200),
+        (b"\x16\x03\x01\r\n\r\n", 400),
+        (b"GET /v1/x HTTP/1.1\r\nBroken\r\n\r\n", 400),
+        (b"GET /v1/\xc3\xa4 HTTP/1.1\r\nHost: gate\r\n\r\n", 400),
+    ],
+)
+async def test_response_to_any_other_request_names_no_software(
+    gate: StartGate, sent: bytes, status: int
+) -> None:
+    got = await (await gate()).request(sent)
+    assert got.status == status
+    assert "server" not in got.head
+
+
+async def test_response_to_one_connection_too_many_names_no_software(gate: StartGate) -> None:
+    running = await gate(CONNECTION_LIMIT=1)
+    await running.request(get("/health"))
+    head = await (await running.send(get())).head()
+    assert (head.status, "server" in head) == (503, False)
+
+
+async def test_upstream_s_server_passes(gate: StartGate, upstream: Upstream) -> None:
+    upstream.reply = response(b"{}", "Server: cloudflare")
+    got = await (await gate()).request(get())
+    assert got.head["server"] == "cloudflare"
