@@ -1,8 +1,8 @@
-"""All faults at once, before a gate that is a process of its own, while a hundred streams pass.
+"""All faults at once, through one gate process, beside a hundred healthy streams.
 
-What one fault comes to in all its shapes is told elsewhere. Here they meet: each exchange has its
-one line in the log, with the outcome that its fault determines, the healthy ones notice nothing,
-and in the end nothing is left of any. `EXAMPLES=1000` makes ten rounds of it.
+Other tests cover the variants of each fault. Here, all faults happen together: each exchange has
+exactly one log line with the outcome of its fault, healthy streams are not affected, and nothing
+is left at the end. `EXAMPLES=1000` runs ten rounds.
 """
 
 import asyncio
@@ -24,18 +24,18 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Start
-from tests.support.fault_stage import (
+from tests.support.fault_testbed import (
     BURST,
     CLIENTS,
     SETTINGS,
     STREAMS,
-    Endings,
-    Ends,
-    Healthy,
-    Running,
-    Stage,
+    FaultTestbed,
+    GateProcess,
+    HealthyStreams,
+    Outcome,
+    Outcomes,
 )
-from tests.support.faults import EXCLUSIVE, FAULTS, Act, is_refused
+from tests.support.faults import EXCLUSIVE_FAULTS, FAULTS, Scenario, check_refusal
 from tests.support.http import (
     response,
 )
@@ -43,151 +43,153 @@ from tests.support.waiting import in_background, soon, until
 
 ROUNDS = max(1, int(os.environ.get("EXAMPLES", "100")) // 100)
 
-# All of it.
+# All faults together.
 
-SERVED = Counter([Ends("ok", 200)])
+SERVED = Counter([Outcome("ok", 200)])
 
-Run = Callable[[], Awaitable[Running]]
-
-
-@pytest.fixture
-async def stage() -> AsyncIterator[Stage]:
-    """Upstream, and at the end nobody is there any more."""
-    stage = Stage()
-    await stage.upstream.start()
-    async with in_background(stage.sort_calls()):
-        yield stage
-    stage.disconnect()
-    await stage.upstream.stop()
+StartGate = Callable[[], Awaitable[GateProcess]]
 
 
 @pytest.fixture
-def run(start: Start, stage: Stage, tmp_path: Path) -> Iterator[Run]:
-    """Starts gates on one socket, the next one as the stage's."""
+async def testbed() -> AsyncIterator[FaultTestbed]:
+    """A testbed with its upstream; at the end all clients disconnect."""
+    testbed = FaultTestbed()
+    await testbed.upstream.start()
+    async with in_background(testbed.sort_calls()):
+        yield testbed
+    testbed.disconnect()
+    await testbed.upstream.stop()
+
+
+@pytest.fixture
+def start_gate(start: Start, testbed: FaultTestbed, tmp_path: Path) -> Iterator[StartGate]:
+    """Starts gates on one listening socket; the testbed uses the newest."""
     (tmp_path / "clients.toml").write_text(CLIENTS)
-    given = SETTINGS | {"OPENAI_BASE_URL": stage.upstream.url, "CLIENTS_FILE": "clients.toml"}
-    started: list[Running] = []
+    given = SETTINGS | {"OPENAI_BASE_URL": testbed.upstream.url, "CLIENTS_FILE": "clients.toml"}
+    started: list[GateProcess] = []
 
-    async def run() -> Running:
+    async def start_gate() -> GateProcess:
         process = start(sockets=[listening], **given)
-        stage.running = await asyncio.to_thread(Running, process)
-        started.append(stage.running)
-        return stage.running
+        testbed.running = await asyncio.to_thread(GateProcess, process)
+        started.append(testbed.running)
+        return testbed.running
 
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        yield run
+        yield start_gate
     for running in started:
-        running.end()
+        running.kill()
 
 
 @asynccontextmanager
-async def healthy(stage: Stage) -> AsyncIterator[Healthy]:
-    """All the healthy streams, begun; those that are not told to end are cancelled."""
-    streams = Healthy(stage)
+async def healthy_streams(testbed: FaultTestbed) -> AsyncIterator[HealthyStreams]:
+    """All healthy streams, started; those still open at the end are cancelled."""
+    streams = HealthyStreams(testbed)
     try:
         for number in range(STREAMS):
-            await streams.begin(f"/v1/healthy/{number}")
+            await streams.start(f"/v1/healthy_streams/{number}")
         yield streams
     finally:
         await streams.stop()
 
 
-async def has_accounted_for(running: Running, expected: Mapping[str, Endings]) -> None:
-    """There is a line for each exchange and no other, and none of a defect."""
-    wanted = Counter(
-        {(path, each): n for path, ends_so in expected.items() for each, n in ends_so.items()}
+async def check_log(running: GateProcess, expected: Mapping[str, Outcomes]) -> None:
+    """Check that each exchange has exactly one log line, and that no line reports a defect."""
+    expected_lines = Counter(
+        {(path, each): n for path, outcomes in expected.items() for each, n in outcomes.items()}
     )
     with suppress(TimeoutError):
-        await until(lambda: len(running.exchanges) >= wanted.total())
-    found = Counter((line["path"], Ends.of(line)) for line in running.exchanges)
-    assert (wanted - found, found - wanted) == (Counter(), Counter())
+        await until(lambda: len(running.exchanges) >= expected_lines.total())
+    logged_lines = Counter((line["path"], Outcome.of(line)) for line in running.exchanges)
+    assert (expected_lines - logged_lines, logged_lines - expected_lines) == (Counter(), Counter())
     assert {line["level"] for line in running.lines} == {"info"}
 
 
-def spent(endings: Iterable[Endings]) -> int:
-    """Units that exchanges took which upstream may have seen."""
+def units_spent(outcomes: Iterable[Outcomes]) -> int:
+    """Units taken by exchanges that upstream may have seen."""
     return sum(
-        times * ended.attempts
-        for ending in endings
-        for ended, times in ending.items()
-        if ended.reason != "upstream_unreachable"
+        times * outcome.attempts
+        for outcomes_of_fault in outcomes
+        for outcome, times in outcomes_of_fault.items()
+        if outcome.reason != "upstream_unreachable"
     )
 
 
 @pytest.mark.timeout(60 * (1 + ROUNDS))
-async def test_each_fault_ends_in_its_outcome_and_leaves_nothing(stage: Stage, run: Run) -> None:
-    running = await run()
+async def test_each_fault_has_its_outcome_and_leaves_nothing(
+    testbed: FaultTestbed, start_gate: StartGate
+) -> None:
+    running = await start_gate()
     files = running.open_files
-    async with healthy(stage) as streams:
+    async with healthy_streams(testbed) as streams:
         expected = streams.expected
         for number in range(ROUNDS):
-            async with asyncio.TaskGroup() as together:
-                for fault, endings in FAULTS.items():
-                    act = Act(stage, f"/v1/{number}/{fault.__name__}")
-                    expected[act.target] = endings
-                    together.create_task(fault(act), name=fault.__name__)
+            async with asyncio.TaskGroup() as group:
+                for fault, outcomes in FAULTS.items():
+                    scenario = Scenario(testbed, f"/v1/{number}/{fault.__name__}")
+                    expected[scenario.target] = outcomes
+                    group.create_task(fault(scenario), name=fault.__name__)
                 running.process.signal(signal.SIGHUP)
-            for fault, endings in EXCLUSIVE.items():
-                act = Act(stage, f"/v1/{number}/{fault.__name__}")
-                expected[act.target] = endings
-                stage.hang_up(streams.wires)
-                await fault(act)
-        await running.says("clients file reloaded")
-        await stage.wait_until("rustygate_in_flight", STREAMS)
-        await streams.end()
-    await has_accounted_for(running, expected)
-    shown = await stage.wait_until("rustygate_in_flight", 0)
-    assert shown.sum("rustygate_waiters") == 0
-    assert shown.sum("rustygate_exchanges_total") == len(running.exchanges)
-    left = shown.sum("rustygate_budget_units", lane="", budget="requests")
-    assert left == BURST - spent(expected.values())
-    stage.disconnect()
-    stage.hang_up()
+            for fault, outcomes in EXCLUSIVE_FAULTS.items():
+                scenario = Scenario(testbed, f"/v1/{number}/{fault.__name__}")
+                expected[scenario.target] = outcomes
+                testbed.close_upstream_connections(streams.wires)
+                await fault(scenario)
+        await running.wait_for_log("clients file reloaded")
+        await testbed.wait_for_metric("rustygate_in_flight", STREAMS)
+        await streams.finish()
+    await check_log(running, expected)
+    scrape = await testbed.wait_for_metric("rustygate_in_flight", 0)
+    assert scrape.sum("rustygate_waiters") == 0
+    assert scrape.sum("rustygate_exchanges_total") == len(running.exchanges)
+    left = scrape.sum("rustygate_budget_units", lane="", budget="requests")
+    assert left == BURST - units_spent(expected.values())
+    testbed.disconnect()
+    testbed.close_upstream_connections()
     await until(lambda: running.open_files == files)
-    # A drain waits for whatever task is still at an exchange.
+    # A drain would wait for any exchange that is left.
     running.process.signal()
     async with soon():
         assert await running.exit_code() == 0
 
 
-async def test_gate_that_is_to_stop_finishes_what_it_has_and_tells_who_waits(
-    stage: Stage, run: Run
+async def test_draining_gate_finishes_its_exchanges_and_refuses_waiters(
+    testbed: FaultTestbed, start_gate: StartGate
 ) -> None:
-    """The next one has the socket already: nobody is refused by it."""
-    old = await run()
-    async with healthy(stage) as streams:
-        narrow, later = Act(stage, "/v1/narrow"), Act(stage, "/v1/later")
-        holder = await narrow.asks_narrowly()
-        call = await narrow.asked()
-        waiters = [await narrow.asks_narrowly() for _ in range(10)]
-        await stage.waits(10)
-        new = await run()
+    """The next gate already has the socket, so that no new request is refused."""
+    old = await start_gate()
+    async with healthy_streams(testbed) as streams:
+        limited, later = Scenario(testbed, "/v1/limited"), Scenario(testbed, "/v1/later")
+        holder = await limited.send_limited()
+        call = await limited.read_call()
+        waiters = [await limited.send_limited() for _ in range(10)]
+        await testbed.wait_for_waiters(10)
+        new = await start_gate()
         old.process.signal()
-        await old.says("draining")
+        await old.wait_for_log("draining")
         for waiter in waiters:
-            is_refused(await waiter.response(), 503, "draining")
+            check_refusal(await waiter.response(), 503, "draining")
         for _ in range(10):
-            await later.is_served()
+            await later.check_served()
         await call.respond(response(b"whole"))
         assert (await holder.response()).body == b"whole"
-        await streams.end()
+        await streams.finish()
         assert await old.exit_code() == 0
-    told = Counter({Ends("refused", 503, "draining", 0): 10})
-    await has_accounted_for(old, streams.expected | {narrow.target: SERVED + told})
-    await has_accounted_for(new, {later.target: Counter({Ends("ok", 200): 10})})
+    refused = Counter({Outcome("refused", 503, "draining", 0): 10})
+    await check_log(old, streams.expected | {limited.target: SERVED + refused})
+    await check_log(new, {later.target: Counter({Outcome("ok", 200): 10})})
 
 
-async def test_gate_that_is_killed_cuts_who_was_there_and_nobody_else(
-    stage: Stage, run: Run
+async def test_killed_gate_cuts_only_its_own_clients(
+    testbed: FaultTestbed, start_gate: StartGate
 ) -> None:
     """No cut stream looks complete; clients that connect meanwhile get the next gate."""
-    old = await run()
-    async with healthy(stage) as streams:
-        narrow, later = Act(stage, "/v1/narrow"), Act(stage, "/v1/later")
-        cut = [await narrow.asks_narrowly() for _ in range(10)]
-        await stage.waits(9)
-        await later.is_served()
-        await has_accounted_for(old, {later.target: SERVED})
+    old = await start_gate()
+    async with healthy_streams(testbed) as streams:
+        limited, later = Scenario(testbed, "/v1/limited"), Scenario(testbed, "/v1/later")
+        cut = [await limited.send_limited() for _ in range(10)]
+        await testbed.wait_for_waiters(9)
+        await later.check_served()
+        await check_log(old, {later.target: SERVED})
         old.process.signal(signal.SIGKILL)
         await old.exit_code()
         await streams.stop()
@@ -197,9 +199,9 @@ async def test_gate_that_is_killed_cuts_who_was_there_and_nobody_else(
         for client in cut:
             await client.ended()
             assert client.wire.received == b""
-        early = [await later.asks() for _ in range(10)]
-        new = await run()
-        async with later.each(lambda call: call.send(response(b"whole"))):
+        early = [await later.send() for _ in range(10)]
+        new = await start_gate()
+        async with later.handle_calls(lambda call: call.send(response(b"whole"))):
             assert {(await client.response()).body for client in early} == {b"whole"}
-    await has_accounted_for(new, {later.target: Counter({Ends("ok", 200): 10})})
-    await stage.wait_until("rustygate_in_flight", 0)
+    await check_log(new, {later.target: Counter({Outcome("ok", 200): 10})})
+    await testbed.wait_for_metric("rustygate_in_flight", 0)

@@ -31,19 +31,19 @@ from tests.support.wire import Wire
 
 STREAMS = 100
 
-# How often a healthy stream says something, and after what silence upstream is given up.
-EVENT_EVERY_S, SILENCE_S = 0.25, 4
+# The interval of a healthy stream's events, and UPSTREAM_READ_TIMEOUT.
+EVENT_INTERVAL_S, READ_TIMEOUT_S = 0.25, 4
 
-# So many units, and as good as no refill: none is taken or given back unseen.
+# The burst, with practically no refill, so that every unit taken or given back can be counted.
 BURST = 1_000_000
 
-# Has one exchange in flight at a time, and the class of waiters to itself.
-NARROW_KEY = "rg-narrow"
+# A client with one exchange in flight at a time, and a priority class of its own.
+LIMITED_KEY = "rg-limited"
 CLIENTS = f"""
 [client.healthy]
 key_sha256 = "{hash_key(CLIENT_KEY)}"
-[client.narrow]
-key_sha256 = "{hash_key(NARROW_KEY)}"
+[client.limited]
+key_sha256 = "{hash_key(LIMITED_KEY)}"
 priority = "batch"
 concurrency = 1
 """
@@ -54,15 +54,15 @@ SETTINGS = {
     "RATE_LIMIT": "0.00001",
     "RATE_LIMIT_BURST": str(BURST),
     "MAX_BODY_SIZE": "100000",
-    "UPSTREAM_READ_TIMEOUT": str(SILENCE_S),
+    "UPSTREAM_READ_TIMEOUT": str(READ_TIMEOUT_S),
     "SSE_KEEPALIVE_INTERVAL": "0",
 }
 
 FIRST = b"data: first\n\n"
 
 
-class Ends(NamedTuple):
-    """How an exchange's line says that it ended."""
+class Outcome(NamedTuple):
+    """How an exchange ended, according to its log line."""
 
     outcome: str
     status: int | None = None
@@ -70,18 +70,18 @@ class Ends(NamedTuple):
     attempts: int = 1
 
     @classmethod
-    def of(cls, line: dict[str, Any]) -> "Ends":
+    def of(cls, line: dict[str, Any]) -> "Outcome":
         return cls(line["outcome"], line["status"], line.get("reason"), line["attempts"])
 
 
-Endings = Counter[Ends]
+Outcomes = Counter[Outcome]
 
 
-# What stands round the gate.
+# The gate and its surroundings.
 
 
-class Running:
-    """A gate, and what it has logged so far."""
+class GateProcess:
+    """A gate process, and the lines it has logged."""
 
     def __init__(self, process: Process) -> None:
         self.process = process
@@ -98,7 +98,7 @@ class Running:
     def open_files(self) -> int:
         return len(os.listdir(f"/proc/{self.process.pid}/fd"))
 
-    async def says(self, message: str) -> None:
+    async def wait_for_log(self, message: str) -> None:
         await until(lambda: any(message == line["message"] for line in self.lines))
 
     async def exit_code(self) -> int:
@@ -107,7 +107,7 @@ class Running:
         self._reader.join()
         return code
 
-    def end(self) -> None:
+    def kill(self) -> None:
         self.process.signal(signal.SIGKILL)
         self._reader.join()
 
@@ -116,14 +116,14 @@ class Running:
             self.lines.append(json.loads(line))
 
 
-class Fickle(Upstream):
-    """An upstream that can be made to refuse connections, or to break them at once."""
+class UnreliableUpstream(Upstream):
+    """An upstream that can refuse connections, or close them at once."""
 
-    breaks = False
+    closes_connections = False
 
     def __init__(self) -> None:
         super().__init__()
-        # Inherited by what it accepts, so that the address can be had again beside those.
+        # Accepted sockets inherit it, so that the address can be bound again beside them.
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
 
     @asynccontextmanager
@@ -138,23 +138,23 @@ class Fickle(Upstream):
         await self.start()
 
     def _accept(self) -> Wire:
-        return _Broken() if self.breaks else super()._accept()
+        return _ClosedWire() if self.closes_connections else super()._accept()
 
 
-class _Broken(Wire):
-    """Closed, for a reset might come before the other side knows that it is connected."""
+class _ClosedWire(Wire):
+    """Closed at once, not reset: a reset may arrive before the gate knows it is connected."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self.close()
 
 
-class Stage:
-    """A gate's upstream, whose calls are had by their targets, and its clients."""
+class FaultTestbed:
+    """A gate with its clients and its upstream, whose calls are sorted by target."""
 
     def __init__(self) -> None:
-        self.upstream = Fickle()
-        self.running: Running
+        self.upstream = UnreliableUpstream()
+        self.running: GateProcess
         self._calls: defaultdict[str, asyncio.Queue[Call]] = defaultdict(asyncio.Queue)
         self._clients: list[Client] = []
 
@@ -165,7 +165,7 @@ class Stage:
                 self._calls[call.target].put_nowait(call)
 
     async def call(self, target: str) -> Call:
-        """The next request for a target that nobody took yet."""
+        """The next request for a target that was not taken yet."""
         async with soon():
             return await self._calls[target].get()
 
@@ -176,26 +176,26 @@ class Stage:
         client.send(*data)
         return client
 
-    async def shown(self) -> Scrape:
+    async def scrape(self) -> Scrape:
         client = await self.send(scrape_request("Connection: close"))
-        shown = Scrape((await client.response()).body)
+        scrape = Scrape((await client.response()).body)
         await client.ended()
         client.disconnect()
-        return shown
+        return scrape
 
-    async def wait_until(self, name: str, count: int, **labels: str) -> Scrape:
-        """Scrape until a metric says so."""
+    async def wait_for_metric(self, name: str, count: int, **labels: str) -> Scrape:
+        """Scrape until a metric has this value."""
         async with soon():
-            while (shown := await self.shown()).sum(name, **labels) != count:
+            while (scrape := await self.scrape()).sum(name, **labels) != count:
                 pass
-        return shown
+        return scrape
 
-    async def waits(self, count: int) -> None:
-        """Until so many narrow exchanges wait."""
-        await self.wait_until("rustygate_waiters", count, **{"class": "batch"})
+    async def wait_for_waiters(self, count: int) -> None:
+        """Wait until this many exchanges of the limited client wait."""
+        await self.wait_for_metric("rustygate_waiters", count, **{"class": "batch"})
 
-    def hang_up(self, busy: Collection[Wire] = ()) -> None:
-        """End upstream's connections but those that are busy."""
+    def close_upstream_connections(self, busy: Collection[Wire] = ()) -> None:
+        """Close upstream's connections, except those that are busy."""
         for wire in self.upstream.wires:
             if wire.connected and wire not in busy:
                 wire.close()
@@ -205,27 +205,27 @@ class Stage:
             client.disconnect()
 
 
-class Healthy:
-    """Streams that say something all the while, until they come to their good end."""
+class HealthyStreams:
+    """Streams with regular events, until they end cleanly."""
 
-    def __init__(self, stage: Stage) -> None:
-        self._stage = stage
-        self._over = asyncio.Event()
+    def __init__(self, testbed: FaultTestbed) -> None:
+        self._stage = testbed
+        self._finished = asyncio.Event()
         self._streams: list[asyncio.Task[None]] = []
         self.clients: list[Client] = []
         self.calls: list[Call] = []
 
     @property
-    def expected(self) -> dict[str, Endings]:
-        return {call.target: Counter([Ends("ok", 200)]) for call in self.calls}
+    def expected(self) -> dict[str, Outcomes]:
+        return {call.target: Counter([Outcome("ok", 200)]) for call in self.calls}
 
     @property
     def wires(self) -> set[Wire]:
         return {call.wire for call in self.calls}
 
-    async def end(self) -> None:
-        """Let all end; each must have come whole."""
-        self._over.set()
+    async def finish(self) -> None:
+        """End all streams; each must arrive complete."""
+        self._finished.set()
         await asyncio.gather(*self._streams)
 
     async def stop(self) -> None:
@@ -233,23 +233,23 @@ class Healthy:
             stream.cancel()
         await asyncio.gather(*self._streams, return_exceptions=True)
 
-    async def begin(self, target: str) -> None:
+    async def start(self, target: str) -> None:
         client = await self._stage.send(post(b'{"stream": true}', target=target))
         call = await self._stage.call(target)
         call.send(EVENT_STREAM, chunk(FIRST))
         assert (await client.head()).status == 200
         self.clients.append(client)
         self.calls.append(call)
-        self._streams.append(asyncio.create_task(self._go_on(client, call)))
+        self._streams.append(asyncio.create_task(self._stream(client, call)))
 
-    async def _go_on(self, client: Client, call: Call) -> None:
-        said = [FIRST]
-        while not self._over.is_set():
-            said.append(b"data: %d\n\n" % len(said))
-            call.send(chunk(said[-1]))
+    async def _stream(self, client: Client, call: Call) -> None:
+        events = [FIRST]
+        while not self._finished.is_set():
+            events.append(b"data: %d\n\n" % len(events))
+            call.send(chunk(events[-1]))
             with suppress(TimeoutError):
-                async with asyncio.timeout(EVENT_EVERY_S):
-                    await self._over.wait()
+                async with asyncio.timeout(EVENT_INTERVAL_S):
+                    await self._finished.wait()
         call.send(LAST_CHUNK)
-        assert await client.read_rest() == b"".join(said)
+        assert await client.read_rest() == b"".join(events)
         call.done.set()
