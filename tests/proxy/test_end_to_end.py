@@ -1,11 +1,11 @@
-"""A running gate as apps see it: what compose's `tests` service runs.
+"""A running gate as apps see it. The `tests` service of compose.yaml runs these tests.
 
-`RUSTYGATE_ENDPOINT` names the gate, such as http://rustygate:8080. Without it the demonstration
-is started as a process of its own, a gate before the simulator.
+`RUSTYGATE_ENDPOINT` is the URL of the gate, such as http://rustygate:8080. Without it, the tests
+start `rustygate demo`, a gate in front of the simulator.
 
-Before the real API this spends a fraction of a cent: answers are short, and judged by their shape
-alone. `RUSTYGATE_MODELS` names the models to ask, with commas between them; the first one must
-know JSON mode. RATE_LIMIT=1 and RATE_LIMIT_BURST=3 are enough.
+Against the real API the tests cost a fraction of a cent: responses are short, and only their shape
+is checked. `RUSTYGATE_MODELS` is a comma-separated list of models; the first one must support JSON
+mode. RATE_LIMIT=1 and RATE_LIMIT_BURST=3 suffice.
 """
 
 import json
@@ -30,16 +30,16 @@ ROOT = Path(__file__).parents[2]
 ENDPOINT = os.environ.get("RUSTYGATE_ENDPOINT", "").rstrip("/")
 MODELS = (os.environ.get("RUSTYGATE_MODELS") or "gpt-4o-mini,gpt-4.1-mini").split(",")
 
-# Where there is no endpoint: a gate that soon has a queue, and soon serves it.
+# Limits of the demo: the gate soon has a queue, and soon serves it.
 LIMITS = {"RATE_LIMIT": "5", "RATE_LIMIT_BURST": "3"}
 
-# How many requests come at the same time; with compose's limits the last waits five seconds.
-CROWD = 8
+# With the limits in compose.yaml, the last of them waits five seconds.
+CONCURRENT_REQUESTS = 8
 
-# A wait of RATE_LIMIT_TIMEOUT, and upstream's time.
-PATIENCE_S = 60.0
+# RATE_LIMIT_TIMEOUT, plus time for upstream.
+TIMEOUT_S = 60.0
 
-SHORT: dict[str, Any] = {
+SHORT_CHAT: dict[str, Any] = {
     "model": MODELS[0],
     "messages": [{"role": "user", "content": "Say hello in one word."}],
     "max_completion_tokens": 16,
@@ -70,30 +70,30 @@ def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def client(endpoint: str) -> Iterator[openai.OpenAI]:
-    """The official SDK; nothing but the base URL tells it of the gate."""
+    """The official SDK; only its base URL refers to the gate."""
     direct = openai.DefaultHttpxClient(trust_env=False)
     with openai.OpenAI(
-        base_url=f"{endpoint}/v1", api_key="unused", timeout=PATIENCE_S, http_client=direct
+        base_url=f"{endpoint}/v1", api_key="unused", timeout=TIMEOUT_S, http_client=direct
     ) as client:
         yield client
 
 
 def get(endpoint: str, path: str) -> tuple[int, str | None, bytes]:
-    """The status, the gate's own reason if it has one, and the body."""
-    with closing(connected(endpoint)) as connection:
+    """The status, the reason if the gate responded itself, and the body."""
+    with closing(open_connection(endpoint)) as connection:
         connection.request("GET", path)
-        answer = connection.getresponse()
-        return answer.status, answer.headers["X-RustyGate-Error"], answer.read()
+        response = connection.getresponse()
+        return response.status, response.headers["X-RustyGate-Error"], response.read()
 
 
-def connected(endpoint: str) -> HTTPConnection:
+def open_connection(endpoint: str) -> HTTPConnection:
     parts = urlsplit(endpoint)
     assert parts.hostname
-    return HTTPConnection(parts.hostname, parts.port, timeout=PATIENCE_S)
+    return HTTPConnection(parts.hostname, parts.port, timeout=TIMEOUT_S)
 
 
-def joined(chunks: list[ChatCompletionChunk]) -> tuple[str, str]:
-    """A streamed answer's text, and why it ended."""
+def text_and_finish_reason(chunks: list[ChatCompletionChunk]) -> tuple[str, str]:
+    """The text of a streamed response, and its finish reason."""
     choices = [choice for chunk in chunks for choice in chunk.choices]
     [reason] = [choice.finish_reason for choice in choices if choice.finish_reason]
     return "".join(choice.delta.content or "" for choice in choices), reason
@@ -102,7 +102,7 @@ def joined(chunks: list[ChatCompletionChunk]) -> tuple[str, str]:
 # The gate itself.
 
 
-def test_it_is_alive_and_ready(endpoint: str) -> None:
+def test_gate_is_healthy_and_ready(endpoint: str) -> None:
     assert get(endpoint, "/health") == (200, None, b"OK")
     status, _, body = get(endpoint, "/ready")
     assert status == 200
@@ -110,18 +110,18 @@ def test_it_is_alive_and_ready(endpoint: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/", "/v1", "/v2/models", "/chat/completions"])
-def test_path_outside_v1_is_not_found(endpoint: str, path: str) -> None:
+def test_path_outside_v1_returns_404(endpoint: str, path: str) -> None:
     status, reason, body = get(endpoint, path)
     assert (status, reason) == (404, "not_found")
     assert json.loads(body)["error"]["code"] == "not_found"
 
 
-# What passes through it.
+# Responses from upstream.
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_model_answers(client: openai.OpenAI, model: str) -> None:
-    completion = client.chat.completions.create(**SHORT | {"model": model})
+def test_model_responds(client: openai.OpenAI, model: str) -> None:
+    completion = client.chat.completions.create(**SHORT_CHAT | {"model": model})
     [choice] = completion.choices
     assert choice.message.role == "assistant"
     assert choice.finish_reason in FINISHED
@@ -129,72 +129,72 @@ def test_model_answers(client: openai.OpenAI, model: str) -> None:
     assert completion.usage.completion_tokens > 0
 
 
-def test_answer_tells_what_the_gate_did(client: openai.OpenAI) -> None:
-    raw = client.chat.completions.with_raw_response.create(**SHORT)
+def test_response_has_the_gate_s_headers(client: openai.OpenAI) -> None:
+    raw = client.chat.completions.with_raw_response.create(**SHORT_CHAT)
     assert int(raw.headers["X-RustyGate-Attempts"]) >= 1
     assert int(raw.headers["X-RustyGate-Queued-Ms"]) >= 0
     assert re.search(r"queue;dur=[\d.]+, upstream;dur=[\d.]+", raw.headers["Server-Timing"])
     assert "X-RustyGate-Error" not in raw.headers
 
 
-def test_answer_is_streamed(client: openai.OpenAI) -> None:
+def test_response_is_streamed(client: openai.OpenAI) -> None:
     stream = client.chat.completions.create(
-        **SHORT, stream=True, stream_options={"include_usage": True}
+        **SHORT_CHAT, stream=True, stream_options={"include_usage": True}
     )
     chunks = list(stream)
-    text, reason = joined(chunks)
+    text, reason = text_and_finish_reason(chunks)
     assert text
     assert reason in FINISHED
     assert chunks[-1].usage
     assert chunks[-1].usage.completion_tokens > 0
 
 
-def test_stream_is_whole_on_the_wire(endpoint: str) -> None:
-    with closing(connected(endpoint)) as connection:
-        body = json.dumps(SHORT | {"stream": True})
+def test_stream_is_complete_on_the_wire(endpoint: str) -> None:
+    with closing(open_connection(endpoint)) as connection:
+        body = json.dumps(SHORT_CHAT | {"stream": True})
         headers = {"Content-Type": "application/json"}
         connection.request("POST", "/v1/chat/completions", body, headers)
-        answer = connection.getresponse()
-        events = answer.read().split(b"\n\n")
-    assert answer.status == 200
-    assert answer.headers["Content-Type"].startswith("text/event-stream")
+        response = connection.getresponse()
+        events = response.read().split(b"\n\n")
+    assert response.status == 200
+    assert response.headers["Content-Type"].startswith("text/event-stream")
     assert events[-2:] == [b"data: [DONE]", b""]
     kinds = {json.loads(event.partition(b"data: ")[2])["object"] for event in events[:-2]}
     assert kinds == {"chat.completion.chunk"}
 
 
-def test_json_is_streamed(client: openai.OpenAI) -> None:
-    asked: list[ChatCompletionMessageParam] = [
+def test_json_mode_is_streamed(client: openai.OpenAI) -> None:
+    messages: list[ChatCompletionMessageParam] = [
         {"role": "user", "content": 'Answer with this JSON object: {"answer": "yes"}'}
     ]
     stream = client.chat.completions.create(
         model=MODELS[0],
-        messages=asked,
+        messages=messages,
         max_completion_tokens=64,
         response_format={"type": "json_object"},
         stream=True,
     )
-    text, reason = joined(list(stream))
+    text, reason = text_and_finish_reason(list(stream))
     assert reason == "length" or isinstance(json.loads(text), dict)
 
 
-def test_stream_that_is_left_early_disturbs_nobody(client: openai.OpenAI) -> None:
-    with client.chat.completions.create(**SHORT, stream=True) as stream:
+def test_stream_closed_early_does_not_affect_the_next_request(client: openai.OpenAI) -> None:
+    with client.chat.completions.create(**SHORT_CHAT, stream=True) as stream:
         next(iter(stream))
-    assert client.chat.completions.create(**SHORT).choices
+    assert client.chat.completions.create(**SHORT_CHAT).choices
 
 
-# Errors that are upstream's.
+# Errors from upstream.
 
 
-def test_unknown_model_is_upstream_s_error(client: openai.OpenAI) -> None:
+def test_unknown_model_is_an_upstream_error(client: openai.OpenAI) -> None:
     with pytest.raises(openai.APIStatusError) as raised:
-        client.chat.completions.create(**SHORT | {"model": "no-such-model"})
+        client.chat.completions.create(**SHORT_CHAT | {"model": "no-such-model"})
     assert raised.value.status_code in {400, 403, 404}
     assert "X-RustyGate-Error" not in raised.value.response.headers
 
 
-def test_unknown_path_below_v1_is_upstream_s_error(endpoint: str) -> None:
+def test_unknown_path_below_v1_is_an_upstream_error(endpoint: str) -> None:
     status, reason, _ = get(endpoint, "/v1/no/such/path")
     assert (status, reason) == (404, None)
 
@@ -202,19 +202,19 @@ def test_unknown_path_below_v1_is_upstream_s_error(endpoint: str) -> None:
 # Rate limiting.
 
 
-def test_simultaneous_requests_wait_rather_than_fail(client: openai.OpenAI) -> None:
-    """Listing the models costs nothing but its place in the queue."""
+def test_concurrent_requests_wait_instead_of_failing(client: openai.OpenAI) -> None:
+    """Listing the models costs only its place in the queue."""
     models = client.with_options(max_retries=0).models.with_raw_response
 
-    def ask(_: int) -> tuple[int, float]:
-        began = monotonic()
+    def list_models(_: int) -> tuple[int, float]:
+        started = monotonic()
         raw = models.list()
-        return int(raw.headers["X-RustyGate-Queued-Ms"]), (monotonic() - began) * 1000
+        return int(raw.headers["X-RustyGate-Queued-Ms"]), (monotonic() - started) * 1000
 
-    with ThreadPoolExecutor(CROWD) as threads:
-        answers = list(threads.map(ask, range(CROWD)))
-    waited = [queued_ms for queued_ms, _ in answers if queued_ms]
+    with ThreadPoolExecutor(CONCURRENT_REQUESTS) as threads:
+        results = list(threads.map(list_models, range(CONCURRENT_REQUESTS)))
+    waited = [queued_ms for queued_ms, _ in results if queued_ms]
     if ENDPOINT and not waited:
-        pytest.skip("this gate's limits are too high for so few requests to queue")
+        pytest.skip("the limits of this gate are too high for a queue to form")
     assert waited
-    assert all(queued_ms <= took_ms for queued_ms, took_ms in answers)
+    assert all(queued_ms <= took_ms for queued_ms, took_ms in results)

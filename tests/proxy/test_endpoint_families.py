@@ -1,7 +1,7 @@
-"""Every family of OpenAI's endpoints with the real SDK: the same through the gate as directly.
+"""Every family of OpenAI's endpoints, with the official SDK: the same through the gate as directly.
 
-The simulator answers a request the same way each time, but for identifiers and times, so what
-comes through the gate can be compared with what comes without it.
+The simulator's responses to a request differ only in identifiers and times, so responses through
+the gate can be compared with direct ones.
 """
 
 import re
@@ -21,19 +21,19 @@ WAVE = b"RIFF" + bytes(range(256)) * 40
 PICTURE = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 20
 BINARY = bytes(range(256)) * 512 + b"end"
 
-# What differs from call to call.
-_CHANGING = re.compile(
+# What differs from one response to the next.
+_VARYING = re.compile(
     r"'(id|item_id|created|created_at|response_id|event_id|url|obfuscation|completed_at)': "
     r"('[^']*'|\d+(\.\d+)?|None)"
 )
 
 
-def plain(value: Any) -> str:
-    """An answer as text, without what changes from call to call."""
+def comparable(value: Any) -> str:
+    """A response as text, without identifiers and times."""
     if isinstance(value, list):
-        return str([plain(each) for each in value])
-    shown = value.model_dump() if hasattr(value, "model_dump") else value
-    return _CHANGING.sub(r"'\1': ...", str(shown))
+        return str([comparable(each) for each in value])
+    dumped = value.model_dump() if hasattr(value, "model_dump") else value
+    return _VARYING.sub(r"'\1': ...", str(dumped))
 
 
 async def chat(sdk: openai.AsyncOpenAI) -> Any:
@@ -72,10 +72,10 @@ async def transcription_stream(sdk: openai.AsyncOpenAI) -> Any:
 
 
 async def speech(sdk: openai.AsyncOpenAI) -> Any:
-    answer = await sdk.audio.speech.create(
+    response = await sdk.audio.speech.create(
         model="gpt-4o-mini-tts", voice="alloy", input="Hello", response_format="pcm"
     )
-    return answer.content
+    return response.content
 
 
 async def file_content(sdk: openai.AsyncOpenAI) -> Any:
@@ -93,17 +93,17 @@ async def file_content(sdk: openai.AsyncOpenAI) -> Any:
 
 
 async def upload(sdk: openai.AsyncOpenAI) -> Any:
-    begun = await sdk.uploads.create(
+    started_upload = await sdk.uploads.create(
         bytes=len(BINARY), filename="a.bin", mime_type="x/y", purpose="user_data"
     )
     half = len(BINARY) // 2
     parts = [
-        (await sdk.uploads.parts.create(begun.id, data=data)).id
+        (await sdk.uploads.parts.create(started_upload.id, data=data)).id
         for data in (BINARY[:half], BINARY[half:])
     ]
-    done = await sdk.uploads.complete(begun.id, part_ids=parts)
-    assert done.file is not None
-    return (await sdk.files.content(done.file.id)).content
+    completed = await sdk.uploads.complete(started_upload.id, part_ids=parts)
+    assert completed.file is not None
+    return (await sdk.files.content(completed.file.id)).content
 
 
 CALLS: dict[str, Call] = {
@@ -141,20 +141,22 @@ def sdk(base_url: str) -> openai.AsyncOpenAI:
     return openai.AsyncOpenAI(base_url=base_url, api_key=CLIENT_KEY, max_retries=0, timeout=SOON_S)
 
 
-# The SDK warns of translations, which OpenAI keeps.
+# The SDK deprecates translations, but OpenAI still serves them.
 @pytest.mark.filterwarnings("ignore:deprecated:DeprecationWarning")
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
-async def test_passes_as_it_would_directly(gate: StartGate, simulator: str, call: Call) -> None:
+async def test_endpoint_works_as_it_does_directly(
+    gate: StartGate, simulator: str, call: Call
+) -> None:
     running = await gate(OPENAI_BASE_URL=simulator)
-    async with sdk(simulator) as directly, sdk(f"{running.url}/v1") as through:
-        expected = plain(await call(directly))
-        assert plain(await call(through)) == expected
+    async with sdk(simulator) as direct, sdk(f"{running.url}/v1") as through_gate:
+        expected = comparable(await call(direct))
+        assert comparable(await call(through_gate)) == expected
     assert {line["outcome"] for line in running.log.exchanges} <= {"ok"}
 
 
 async def conversation(client: openai.AsyncOpenAI) -> list[str]:
-    """A realtime conversation: its events' types, and what was said."""
-    seen = []
+    """A realtime conversation: the types and texts of its events."""
+    events = []
     async with client.realtime.connect(model="gpt-realtime") as connection:
         await connection.session.update(
             session={"type": "realtime", "output_modalities": ["text"]}
@@ -168,29 +170,27 @@ async def conversation(client: openai.AsyncOpenAI) -> list[str]:
         )
         await connection.response.create()
         async for event in connection:
-            seen.append(f"{event.type} {getattr(event, 'delta', '')}")
+            events.append(f"{event.type} {getattr(event, 'delta', '')}")
             if event.type == "response.done":
                 break
-    return seen
+    return events
 
 
-async def test_realtime_conversation_passes_as_it_would_directly(
-    gate: StartGate, simulator: str
-) -> None:
+async def test_realtime_works_as_it_does_directly(gate: StartGate, simulator: str) -> None:
     running = await gate(OPENAI_BASE_URL=simulator)
-    async with sdk(simulator) as directly, sdk(f"{running.url}/v1") as through:
-        expected = await conversation(directly)
-        assert await conversation(through) == expected
+    async with sdk(simulator) as direct, sdk(f"{running.url}/v1") as through_gate:
+        expected = await conversation(direct)
+        assert await conversation(through_gate) == expected
     [line] = await running.settled()
     assert (line["status"], line["outcome"], line["model"]) == (101, "ok", "gpt-realtime")
     assert line["tokens_out"]
 
 
-async def test_nothing_of_the_client_s_key_goes_up(gate: StartGate, simulator: str) -> None:
+async def test_client_key_is_not_sent_upstream(gate: StartGate, simulator: str) -> None:
     running = await gate(OPENAI_BASE_URL=simulator)
-    async with sdk(f"{running.url}/v1") as through:
-        await through.models.list()
-        stats = await through.get(
+    async with sdk(f"{running.url}/v1") as through_gate:
+        await through_gate.models.list()
+        stats = await through_gate.get(
             f"{simulator.removesuffix('/v1')}/simulator/stats", cast_to=dict[str, Any]
         )
     assert list(stats["keys"]) == [f"...{UPSTREAM_KEY[-4:]}"]
