@@ -1,4 +1,4 @@
-"""Every family of OpenAI's endpoints, with the official SDK: the same through the gate as directly.
+"""Each family of OpenAI's endpoints works through the gate as it does directly.
 
 The simulator's responses to a request differ only in identifiers and times, so responses through
 the gate can be compared with direct ones.
