@@ -1,4 +1,4 @@
-"""Log lines: how they look, who gets one, and what never stands in one."""
+"""Log lines: their format, which ones are written, and what they never contain."""
 
 import asyncio
 import json
@@ -19,11 +19,11 @@ from loguru import logger
 
 from rustygate.telemetry.log import configure
 
-INSTANT = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
+TIMESTAMP = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
 
 
 @pytest.fixture(autouse=True)
-def _as_before() -> Iterator[None]:
+def _restore_logging() -> Iterator[None]:
     root, silent = logging.root, logging.getLogger("aiohttp")
     before = root.handlers, root.level, silent.handlers, silent.level, silent.propagate
     hooks = sys.excepthook, sys.unraisablehook, threading.excepthook
@@ -35,21 +35,21 @@ def _as_before() -> Iterator[None]:
     logging.root.manager._clear_cache()  # type: ignore[attr-defined]
 
 
-def written(capfd: pytest.CaptureFixture[str]) -> list[str]:
+def written_lines(capfd: pytest.CaptureFixture[str]) -> list[str]:
     return capfd.readouterr().err.splitlines()
 
 
-def lines_of(rust_log: str, name: str, capfd: pytest.CaptureFixture[str]) -> list[str]:
-    """The levels at which a module of that name is heard."""
+def logged_levels(rust_log: str, name: str, capfd: pytest.CaptureFixture[str]) -> list[str]:
+    """The levels at which lines of a module are written."""
     configure(rust_log, "json")
     module = logger.patch(lambda record: record.update({"name": name}))
     for level in ("TRACE", "DEBUG", "INFO", "WARNING", "ERROR"):
-        module.log(level, "heard")
-    return [json.loads(line)["level"] for line in written(capfd)]
+        module.log(level, "message")
+    return [json.loads(line)["level"] for line in written_lines(capfd)]
 
 
 @pytest.mark.parametrize(
-    ("rust_log", "name", "heard"),
+    ("rust_log", "name", "levels"),
     [
         ("info", "rustygate.proxy", ["info", "warn", "error"]),
         ("off", "rustygate.proxy", []),
@@ -63,23 +63,23 @@ def lines_of(rust_log: str, name: str, capfd: pytest.CaptureFixture[str]) -> lis
     ],
 )
 def test_most_specific_directive_wins(
-    rust_log: str, name: str, heard: list[str], capfd: pytest.CaptureFixture[str]
+    rust_log: str, name: str, levels: list[str], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert lines_of(rust_log, name, capfd) == heard
+    assert logged_levels(rust_log, name, capfd) == levels
 
 
-def test_text_line_has_instant_level_target_sentence_and_fields(
+def test_text_line_has_time_level_target_message_and_fields(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     configure("info", "text")
     logger.bind(id="1f-2", model=None, path="/v1/x", status=200, client="müller").info("exchange")
-    [line] = written(capfd)
+    [line] = written_lines(capfd)
     sentence = rf"{__name__}: exchange id=1f-2 path=/v1/x status=200 client=müller"
-    assert re.fullmatch(rf"{INSTANT}  INFO {sentence}", line)
+    assert re.fullmatch(rf"{TIMESTAMP}  INFO {sentence}", line)
 
 
 @pytest.mark.parametrize(
-    ("value", "shown"),
+    ("value", "expected"),
     [
         ("a b", '"a b"'),
         ('a"b', r'"a\"b"'),
@@ -96,18 +96,18 @@ def test_text_line_has_instant_level_target_sentence_and_fields(
         (1.5, "1.5"),
     ],
 )
-def test_value_is_quoted_where_it_must_be(
-    value: object, shown: str, capfd: pytest.CaptureFixture[str]
+def test_value_is_quoted_if_necessary(
+    value: object, expected: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     configure("info", "text")
     logger.bind(first=1, value=value).info("exchange")
-    [line] = written(capfd)
-    assert line.endswith(f"exchange first=1 value={shown}")
+    [line] = written_lines(capfd)
+    assert line.endswith(f"exchange first=1 value={expected}")
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.text(st.characters()), st.sampled_from(["text", "json"]))
-def test_nobody_forges_a_line(
+def test_values_cannot_forge_a_line(
     capfd: pytest.CaptureFixture[str], text: str, log_format: str
 ) -> None:
     configure("info", log_format)
@@ -120,18 +120,18 @@ def test_nobody_forges_a_line(
         assert out[:-1].isprintable()
 
 
-def test_json_line_has_the_fields_at_its_top(capfd: pytest.CaptureFixture[str]) -> None:
+def test_json_line_has_its_fields_at_the_top_level(capfd: pytest.CaptureFixture[str]) -> None:
     configure("info", "json")
     fields: dict[str, Any] = {"id": "1f", "model": None, "status": 200, "cost": 1.5, "it": "é\n"}
     logger.bind(**fields).warning("exchange")
-    [line] = written(capfd)
-    shown = json.loads(line)
-    assert re.fullmatch(INSTANT, shown.pop("time"))
-    assert shown == {"level": "warn", "target": __name__, "message": "exchange", **fields}
+    [line] = written_lines(capfd)
+    expected = json.loads(line)
+    assert re.fullmatch(TIMESTAMP, expected.pop("time"))
+    assert expected == {"level": "warn", "target": __name__, "message": "exchange", **fields}
 
 
 @pytest.mark.parametrize(
-    ("value", "shown"),
+    ("value", "expected"),
     [
         (object, "<class 'object'>"),
         (pytest, str(pytest)),
@@ -141,17 +141,17 @@ def test_json_line_has_the_fields_at_its_top(capfd: pytest.CaptureFixture[str]) 
     ],
     ids=["class", "module", "surrogate", "nan", "nested"],
 )
-def test_json_takes_any_value(
-    value: object, shown: object, capfd: pytest.CaptureFixture[str]
+def test_json_encodes_any_value(
+    value: object, expected: object, capfd: pytest.CaptureFixture[str]
 ) -> None:
     configure("info", "json")
     logger.bind(value=value).info("exchange")
-    [line] = written(capfd)
-    assert json.loads(line)["value"] == shown
+    [line] = written_lines(capfd)
+    assert json.loads(line)["value"] == expected
 
 
 @pytest.mark.parametrize("log_format", ["text", "json"])
-def test_exception_is_its_places_and_types(
+def test_exception_is_logged_as_traceback_and_type(
     log_format: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     configure("info", log_format)
@@ -166,15 +166,15 @@ def test_exception_is_its_places_and_types(
     out = capfd.readouterr().err
     assert secret not in out
     assert out.index("KeyError") < out.rindex("ValueError")
-    assert "test_exception_is_its_places_and_types" in out
+    assert "test_exception_is_logged_as_traceback_and_type" in out
 
 
-def test_endless_chain_of_causes_ends(capfd: pytest.CaptureFixture[str]) -> None:
+def test_cycle_of_causes_ends(capfd: pytest.CaptureFixture[str]) -> None:
     configure("info", "text")
     first, second = ValueError(), KeyError()
     first.__cause__, second.__cause__ = second, first
     logger.opt(exception=first).error("it failed")
-    assert written(capfd)[1:] == ["KeyError", "ValueError"]
+    assert written_lines(capfd)[1:] == ["KeyError", "ValueError"]
 
 
 @pytest.mark.parametrize("name", ["access", "client", "internal", "server", "web", "ws"])
@@ -182,7 +182,7 @@ def test_aiohttp_is_silent(name: str, capfd: pytest.CaptureFixture[str]) -> None
     configure("trace", "text")
     chatty: logging.Logger = getattr(aiohttp.log, f"{name}_logger")
     chatty.critical("sk-canary")
-    assert written(capfd) == []
+    assert written_lines(capfd) == []
 
 
 async def test_asyncio_reports_without_values(capfd: pytest.CaptureFixture[str]) -> None:
@@ -198,31 +198,31 @@ async def test_asyncio_reports_without_values(capfd: pytest.CaptureFixture[str])
     await asyncio.sleep(0)
     out = capfd.readouterr().err
     name = test_asyncio_reports_without_values.__name__
-    assert re.match(rf"{INSTANT} ERROR asyncio: Exception in callback {name}\.\n", out)
+    assert re.match(rf"{TIMESTAMP} ERROR asyncio: Exception in callback {name}\.\n", out)
     assert "sk-canary" not in out
     assert out.endswith("ValueError\n")
 
 
-async def test_want_of_files_is_told_once(capfd: pytest.CaptureFixture[str]) -> None:
-    """asyncio tells of it as often as connections may wait, with a traceback each time."""
+async def test_running_out_of_files_is_logged_once(capfd: pytest.CaptureFixture[str]) -> None:
+    """asyncio reports it once for each connection in the backlog, with a traceback each time."""
     configure("warn", "text")
     context = {"message": "socket.accept() out of system resource", "exception": OSError(24)}
     for _ in range(3):
         asyncio.get_running_loop().call_exception_handler(context)
-    [line] = written(capfd)
+    [line] = written_lines(capfd)
     assert line.endswith("cannot accept connections: too many open files")
 
 
 def test_other_libraries_warn_without_values(capfd: pytest.CaptureFixture[str]) -> None:
     configure("info", "text")
     library = logging.getLogger("some.library")
-    library.info("not heard")
+    library.info("below warning")
     library.warning("strange: %s", "sk-canary")
-    [line] = written(capfd)
+    [line] = written_lines(capfd)
     assert line.endswith("  WARN some.library: strange: %s")
 
 
-def test_exception_in_a_finalizer_is_told_without_values(
+def test_exception_in_a_finalizer_is_logged_without_values(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     class Broken:
@@ -237,7 +237,7 @@ def test_exception_in_a_finalizer_is_told_without_values(
     assert "sk-canary" not in out
 
 
-def test_exception_in_a_thread_is_told_without_values(capfd: pytest.CaptureFixture[str]) -> None:
+def test_exception_in_a_thread_is_logged_without_values(capfd: pytest.CaptureFixture[str]) -> None:
     def fail() -> None:
         raise ValueError("sk-" + "canary")
 
@@ -251,26 +251,26 @@ def test_exception_in_a_thread_is_told_without_values(capfd: pytest.CaptureFixtu
     assert "sk-canary" not in out
 
 
-def test_uncaught_exception_is_told_without_values(capfd: pytest.CaptureFixture[str]) -> None:
+def test_uncaught_exception_is_logged_without_values(capfd: pytest.CaptureFixture[str]) -> None:
     configure("info", "text")
     error = ValueError("sk-canary")
     sys.excepthook(ValueError, error, None)
     assert "uncaught exception\nValueError\n" in capfd.readouterr().err
 
 
-def test_warning_is_told_without_values(capfd: pytest.CaptureFixture[str]) -> None:
+def test_warning_is_logged_without_values(capfd: pytest.CaptureFixture[str]) -> None:
     configure("info", "text")
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         logging.captureWarnings(True)
         warnings.warn("unclosed <socket sk-canary>", ResourceWarning, stacklevel=1)
-    [line] = written(capfd)
+    [line] = written_lines(capfd)
     assert "ResourceWarning: unclosed" in line
     assert "sk-canary" not in line
 
 
 @pytest.mark.parametrize("log_format", ["text", "json"])
-def test_line_that_cannot_be_written_shows_no_values(
+def test_line_that_cannot_be_rendered_contains_no_values(
     log_format: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     class Broken:
@@ -291,11 +291,11 @@ def test_configuring_again_replaces_the_sink(capfd: pytest.CaptureFixture[str]) 
     configure("info", "text")
     configure("info", "json")
     logger.info("once")
-    [line] = written(capfd)
+    [line] = written_lines(capfd)
     assert json.loads(line)["message"] == "once"
 
 
-def test_reader_that_left_is_no_trouble(capfd: pytest.CaptureFixture[str]) -> None:
+def test_closed_stderr_pipe_is_ignored(capfd: pytest.CaptureFixture[str]) -> None:
     configure("info", "text")
     kept = os.dup(2)
     reading, writing = os.pipe()
@@ -303,27 +303,27 @@ def test_reader_that_left_is_no_trouble(capfd: pytest.CaptureFixture[str]) -> No
     os.close(writing)
     os.close(reading)
     try:
-        logger.info("to nobody")
+        logger.info("unread")
     finally:
         os.dup2(kept, 2)
         os.close(kept)
-    logger.info("to somebody")
-    [line] = written(capfd)
-    assert line.endswith("to somebody")
+    logger.info("read")
+    [line] = written_lines(capfd)
+    assert line.endswith("read")
 
 
 def test_without_stderr_nothing_is_written(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Descriptor 2 may be somebody's socket by then."""
+    """Descriptor 2 may have been reused for a socket."""
     monkeypatch.setattr("sys.stderr", None)
     configure("info", "text")
     logger.info("to a socket")
-    assert written(capfd) == []
+    assert written_lines(capfd) == []
 
 
 @pytest.mark.parametrize("log_format", ["text", "json"])
-def test_record_may_stand_for_several_lines(
+def test_record_can_be_written_as_several_lines(
     capfd: pytest.CaptureFixture[str], log_format: str
 ) -> None:
     configure("info", log_format)

@@ -1,4 +1,4 @@
-"""Spans: which ones an exchange leaves, and what they hold."""
+"""Spans: which ones an exchange creates, and what they contain."""
 
 import json
 import os
@@ -49,7 +49,7 @@ BUSY = response(
 
 
 class Spans:
-    """The spans that have ended, in that order."""
+    """The ended spans, in order."""
 
     def __init__(self) -> None:
         self._exporter = InMemorySpanExporter()
@@ -57,7 +57,7 @@ class Spans:
         self.provider.add_span_processor(SimpleSpanProcessor(self._exporter))
 
     async def ended(self, count: int) -> list[ReadableSpan]:
-        """All of them, once there are so many."""
+        """All ended spans, once there are this many."""
         await until(lambda: len(self._exporter.get_finished_spans()) >= count)
         ended = list(self._exporter.get_finished_spans())
         assert len(ended) == count
@@ -65,7 +65,7 @@ class Spans:
 
 
 @pytest.fixture
-def traced() -> Spans:
+def spans() -> Spans:
     return Spans()
 
 
@@ -88,17 +88,17 @@ def attributes(span: ReadableSpan) -> dict[str, Any]:
     return dict(span.attributes or {})
 
 
-# What there is.
+# Spans and traces.
 
 
 async def test_exchange_and_its_attempt_have_a_span_each(
-    gate: StartGate, upstream: Upstream, traced: Spans
+    gate: StartGate, upstream: Upstream, spans: Spans
 ) -> None:
     upstream.reply = response(USAGE, JSON)
-    running = await gate(traced.provider)
+    running = await gate(spans.provider)
     await running.request(chat("X-RustyGate-Client: search"))
     [line] = await running.settled()
-    attempt, exchange = await traced.ended(2)
+    attempt, exchange = await spans.ended(2)
     assert (exchange.name, exchange.kind) == (f"POST {CHAT}", SpanKind.SERVER)
     assert attributes(exchange) == {
         "http.request.method": "POST",
@@ -132,13 +132,13 @@ async def test_exchange_and_its_attempt_have_a_span_each(
     assert {exchange.status.status_code, attempt.status.status_code} == {StatusCode.UNSET}
 
 
-async def test_trace_goes_on_from_the_client_to_upstream(
-    gate: StartGate, upstream: Upstream, traced: Spans
+async def test_trace_continues_from_the_client_to_upstream(
+    gate: StartGate, upstream: Upstream, spans: Spans
 ) -> None:
     upstream.reply = response()
-    running = await gate(traced.provider)
+    running = await gate(spans.provider)
     await running.request(chat(PARENT, STATE))
-    attempt, exchange = await traced.ended(2)
+    attempt, exchange = await spans.ended(2)
     assert parent_of(exchange) == PARENT_ID
     [call] = upstream.calls
     assert call.head.all("traceparent") == [f"00-{TRACE_ID}-{id_of(attempt)}-01"]
@@ -150,13 +150,13 @@ async def test_trace_goes_on_from_the_client_to_upstream(
     [(), ("traceparent: nonsense", STATE), (PARENT, PARENT, STATE)],
     ids=["none", "malformed", "twice"],
 )
-async def test_trace_begins_here_where_the_client_tells_of_none(
-    gate: StartGate, upstream: Upstream, traced: Spans, lines: tuple[str, ...]
+async def test_trace_starts_here_without_a_valid_parent(
+    gate: StartGate, upstream: Upstream, spans: Spans, lines: tuple[str, ...]
 ) -> None:
     upstream.reply = response()
-    running = await gate(traced.provider)
+    running = await gate(spans.provider)
     await running.request(chat(*lines))
-    attempt, exchange = await traced.ended(2)
+    attempt, exchange = await spans.ended(2)
     assert parent_of(exchange) is None
     assert exchange.context.trace_id != int(TRACE_ID, 16)
     [call] = upstream.calls
@@ -165,20 +165,20 @@ async def test_trace_begins_here_where_the_client_tells_of_none(
     assert "tracestate" not in call.head
 
 
-async def test_trace_that_is_not_sampled_stays_so(
-    gate: StartGate, upstream: Upstream, traced: Spans
+async def test_unsampled_trace_stays_unsampled(
+    gate: StartGate, upstream: Upstream, spans: Spans
 ) -> None:
     upstream.reply = response()
-    running = await gate(traced.provider)
+    running = await gate(spans.provider)
     await running.request(chat(PARENT[:-1] + "0"))
     await running.settled()
     [call] = upstream.calls
     assert call.head["traceparent"].startswith(f"00-{TRACE_ID}-")
     assert call.head["traceparent"].endswith("-00")
-    assert await traced.ended(0) == []
+    assert await spans.ended(0) == []
 
 
-async def test_without_tracing_the_client_s_trace_passes_untouched(
+async def test_trace_headers_are_forwarded_unchanged_without_tracing(
     gate: StartGate, upstream: Upstream
 ) -> None:
     upstream.reply = response()
@@ -189,43 +189,43 @@ async def test_without_tracing_the_client_s_trace_passes_untouched(
     assert call.head.all("tracestate") == ["rojo=00f067aa0ba902b7", "congo=1"]
 
 
-# What is counted, and what went wrong.
+# Attempts, usage and errors.
 
 
 async def test_each_attempt_has_its_own_span(
-    gate: StartGate, upstream: Upstream, traced: Spans
+    gate: StartGate, upstream: Upstream, spans: Spans
 ) -> None:
-    running = await gate(traced.provider)
+    running = await gate(spans.provider)
     client = await running.send(chat().replace(b"POST", b"PUT", 1))
     await (await upstream.call()).respond(BUSY)
     (await upstream.call()).reset()
     await (await upstream.call()).respond(response(USAGE, JSON))
     await client.response()
-    *attempts, exchange = await traced.ended(4)
-    told = [attributes(attempt) for attempt in attempts]
-    assert [one.get("http.response.status_code") for one in told] == [429, None, 200]
-    assert [one.get("error.type") for one in told] == ["429", "upstream_disconnected", None]
-    assert [one.get("http.request.resend_count") for one in told] == [None, 1, 2]
-    assert [one.get("gen_ai.usage.output_tokens") for one in told] == [None, None, 4]
+    *attempts, exchange = await spans.ended(4)
+    found = [attributes(attempt) for attempt in attempts]
+    assert [each.get("http.response.status_code") for each in found] == [429, None, 200]
+    assert [each.get("error.type") for each in found] == ["429", "upstream_disconnected", None]
+    assert [each.get("http.request.resend_count") for each in found] == [None, 1, 2]
+    assert [each.get("gen_ai.usage.output_tokens") for each in found] == [None, None, 4]
     assert {parent_of(attempt) for attempt in attempts} == {id_of(exchange)}
     parents = [call.head["traceparent"].split("-")[2] for call in upstream.calls]
     assert parents == [id_of(attempt) for attempt in attempts]
     assert attributes(exchange)["rustygate.attempts"] == 3
 
 
-async def test_stream_s_span_lasts_until_its_end(
-    gate: StartGate, upstream: Upstream, traced: Spans
+async def test_span_of_a_stream_lasts_until_its_end(
+    gate: StartGate, upstream: Upstream, spans: Spans
 ) -> None:
-    running = await gate(traced.provider)
+    running = await gate(spans.provider)
     client = await running.send(chat(stream=True))
     call = await upstream.call()
     call.send(EVENT_STREAM, chunk(b"data: 1\n\n"))
     await client.head()
     await client.expect_body(b"data: 1\n\n")
-    assert await traced.ended(0) == []
+    assert await spans.ended(0) == []
     call.send(chunk(b"data: %b\n\n" % USAGE), LAST_CHUNK)
     await client.read_rest()
-    attempt, _ = await traced.ended(2)
+    attempt, _ = await spans.ended(2)
     assert attributes(attempt)["gen_ai.usage.input_tokens"] == 9
 
 
@@ -248,7 +248,7 @@ async def not_found(running: Gate, upstream: Upstream) -> None:
     await running.request(get())
 
 
-async def broken(running: Gate, upstream: Upstream) -> None:
+async def cut_stream(running: Gate, upstream: Upstream) -> None:
     client = await running.send(get())
     call = await upstream.call()
     call.send(EVENT_STREAM, chunk(b"data: 1\n\n"))
@@ -257,17 +257,18 @@ async def broken(running: Gate, upstream: Upstream) -> None:
     await client.ended()
 
 
-async def left(running: Gate, upstream: Upstream) -> None:
+async def client_disconnects(running: Gate, upstream: Upstream) -> None:
     client = await running.send(get())
     await upstream.call()
     client.disconnect()
 
 
-Story = Callable[[Gate, Upstream], Any]
+Failure = Callable[[Gate, Upstream], Any]
 
-# Status, error type and whether it is an error: of the attempt, if there is one; of the exchange.
-Told = tuple[int | None, str | None, bool]
-STORIES: dict[str, tuple[Story, Told | None, Told]] = {
+# Status, error type, and whether the span has status ERROR: of the attempt, if any, and of the
+# exchange.
+SpanResult = tuple[int | None, str | None, bool]
+FAILURES: dict[str, tuple[Failure, SpanResult | None, SpanResult]] = {
     "refused": (refused, None, (404, "not_found", False)),
     "unreachable": (
         unreachable,
@@ -276,61 +277,65 @@ STORIES: dict[str, tuple[Story, Told | None, Told]] = {
     ),
     "upstream fails": (failing, (500, "500", True), (500, "500", True)),
     "upstream refuses": (not_found, (404, "404", True), (404, None, False)),
-    "broken": (
-        broken,
+    "cut stream": (
+        cut_stream,
         (200, "upstream_disconnected", True),
         (200, "upstream_disconnected", True),
     ),
-    "client left": (left, (None, "CancelledError", True), (None, None, False)),
+    "client disconnects": (
+        client_disconnects,
+        (None, "CancelledError", True),
+        (None, None, False),
+    ),
 }
 
 
-@pytest.mark.parametrize(("story", "attempt", "exchange"), STORIES.values(), ids=STORIES)
-async def test_spans_tell_what_went_wrong(
+@pytest.mark.parametrize(("failure", "attempt", "exchange"), FAILURES.values(), ids=FAILURES)
+async def test_spans_have_the_error(
     gate: StartGate,
     upstream: Upstream,
-    traced: Spans,
-    story: Story,
-    attempt: Told | None,
-    exchange: Told,
+    spans: Spans,
+    failure: Failure,
+    attempt: SpanResult | None,
+    exchange: SpanResult,
 ) -> None:
-    running = await gate(traced.provider, UPSTREAM_RETRIES=0)
-    await story(running, upstream)
-    expected = [told for told in (attempt, exchange) if told is not None]
-    ended = await traced.ended(len(expected))
+    running = await gate(spans.provider, UPSTREAM_RETRIES=0)
+    await failure(running, upstream)
+    expected = [found for found in (attempt, exchange) if found is not None]
+    ended = await spans.ended(len(expected))
     for span, (status, error, is_error) in zip(ended, expected, strict=True):
-        told = attributes(span)
-        assert told.get("http.response.status_code") == status
-        assert told.get("error.type") == error
+        found = attributes(span)
+        assert found.get("http.response.status_code") == status
+        assert found.get("error.type") == error
         assert (span.status.status_code is StatusCode.ERROR) == is_error
         assert span.status.description is None
         assert span.events == ()
 
 
-# What a stranger says.
+# Values from clients.
 
 
-async def test_span_holds_no_key_no_query_and_no_body(
-    gate: StartGate, upstream: Upstream, traced: Spans
+async def test_span_contains_no_key_query_or_body(
+    gate: StartGate, upstream: Upstream, spans: Spans
 ) -> None:
     upstream.reply = response(b'{"error": "private"}', JSON)
-    running = await gate(traced.provider)
+    running = await gate(spans.provider)
     body = json.dumps({"model": "m", "user": CLIENT_KEY}).encode()
     await running.request(
         post(body, f"X-Key: {CLIENT_KEY}", target=f"/v1/x?key={CLIENT_KEY}&q=private")
     )
-    ended = await traced.ended(2)
-    told = "".join(span.to_json() for span in ended)
-    assert not [secret for secret in (CLIENT_KEY, UPSTREAM_KEY, "private") if secret in told]
+    ended = await spans.ended(2)
+    found = "".join(span.to_json() for span in ended)
+    assert not [secret for secret in (CLIENT_KEY, UPSTREAM_KEY, "private") if secret in found]
 
 
-async def test_what_a_stranger_invents_is_bounded(
-    gate: StartGate, upstream: Upstream, traced: Spans
+async def test_method_and_path_are_bounded(
+    gate: StartGate, upstream: Upstream, spans: Spans
 ) -> None:
     upstream.reply = response()
-    running = await gate(traced.provider)
+    running = await gate(spans.provider)
     await running.request(request("PROPFIND", "/v2/" + "x" * 9000))
-    [odd] = await traced.ended(1)
-    assert odd.name == "HTTP"
-    assert attributes(odd)["http.request.method"] == "_OTHER"
-    assert attributes(odd)["url.path"] == "/v2/" + "x" * 252
+    [span] = await spans.ended(1)
+    assert span.name == "HTTP"
+    assert attributes(span)["http.request.method"] == "_OTHER"
+    assert attributes(span)["url.path"] == "/v2/" + "x" * 252

@@ -1,4 +1,4 @@
-"""Traces are made if the environment asks for them, and sent to its collector."""
+"""Traces are made if the environment requests them, and sent to its collector."""
 
 import asyncio
 import os
@@ -33,11 +33,11 @@ def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
 
 
-# Whether it is on.
+# Configuration.
 
 
 @pytest.mark.parametrize(
-    ("environ", "asked"),
+    ("environ", "requested"),
     [
         ({}, False),
         ({"OTEL_EXPORTER_OTLP_ENDPOINT": ""}, False),
@@ -50,29 +50,27 @@ def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"OTEL_TRACES_EXPORTER": "otlp", "OTEL_SDK_DISABLED": "false"}, True),
     ],
 )
-def test_environment_asks_for_traces(environ: dict[str, str], asked: bool) -> None:
-    assert is_requested(environ) == asked
+def test_environment_requests_traces(environ: dict[str, str], requested: bool) -> None:
+    assert is_requested(environ) == requested
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "said"),
+    ("name", "value", "message"),
     [
         ("OTEL_TRACES_EXPORTER", "zipkin", "expected one of otlp, console, none"),
         ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc", "expected http/protobuf"),
     ],
 )
-def test_what_cannot_be_done_is_a_warning_and_stops_nothing(
-    name: str, value: str, said: str, log: Log, monkeypatch: pytest.MonkeyPatch
+def test_unsupported_setting_is_a_warning(
+    name: str, value: str, message: str, log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
     monkeypatch.setenv(name, value)
     assert configure_tracing(Settings(openai_api_key="sk-test")) is None
-    assert said in log.text
+    assert message in log.text
 
 
-def test_what_opentelemetry_does_not_take_stops_nothing(
-    log: Log, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rejected_variables_are_a_warning(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail() -> None:
         raise ValueError("sk-canary")
 
@@ -89,7 +87,7 @@ def test_missing_extra_is_a_warning(log: Log, monkeypatch: pytest.MonkeyPatch) -
     assert "the otel extra is not installed" in log.text
 
 
-def test_nothing_of_it_is_imported_unless_it_is_requested() -> None:
+def test_opentelemetry_is_imported_only_if_requested() -> None:
     code = (
         "import sys\n"
         "from rustygate import cli, config, daemon\nfrom rustygate.telemetry import tracing\n"
@@ -100,37 +98,37 @@ def test_nothing_of_it_is_imported_unless_it_is_requested() -> None:
     subprocess.run([sys.executable, "-c", code], env=environ, check=True)
 
 
-# To a collector.
+# Export.
 
 
 class Collector:
-    """Takes traces by OTLP/HTTP; one that is `deaf` never answers."""
+    """Receives traces by OTLP/HTTP; a `silent` one never responds."""
 
     def __init__(self) -> None:
-        self.got: list[ExportTraceServiceRequest] = []
+        self.requests: list[ExportTraceServiceRequest] = []
         self.headers: list[dict[str, str]] = []
-        self.deaf = False
+        self.silent = False
 
-    async def take(self, request: web.Request) -> web.Response:
+    async def receive(self, request: web.Request) -> web.Response:
         self.headers.append(dict(request.headers))
-        self.got.append(ExportTraceServiceRequest.FromString(await request.read()))
-        if self.deaf:
+        self.requests.append(ExportTraceServiceRequest.FromString(await request.read()))
+        if self.silent:
             await asyncio.Event().wait()
         return web.Response(content_type="application/x-protobuf")
 
 
 @pytest.fixture
 async def collector(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A collector that the environment names."""
+    """A collector whose endpoint is in the environment."""
     collector = Collector()
     app = web.Application()
-    app.router.add_post("/v1/traces", collector.take)
+    app.router.add_post("/v1/traces", collector.receive)
     runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     url = f"http://127.0.0.1:{runner.addresses[0][1]}"
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", url)
-    # Only the end sends what there is.
+    # Only stopping the gate sends the spans.
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "1000000")
     yield collector
     await runner.cleanup()
@@ -143,24 +141,27 @@ def daemon(upstream: Upstream) -> Daemon:
     return Daemon(settings, tracing=tracing)
 
 
-async def ask(running: Daemon) -> None:
+async def send_request(running: Daemon) -> None:
     from aiohttp import ClientSession
 
-    async with ClientSession() as session, session.get(f"{running.url}/v1/models") as got:
-        assert got.status == 200
+    async with ClientSession() as session, session.get(f"{running.url}/v1/models") as received:
+        assert received.status == 200
 
 
-async def test_spans_reach_the_collector_before_the_gate_has_stopped(
+async def test_spans_reach_the_collector_before_the_gate_stops(
     upstream: Upstream, collector: Collector, log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment=test")
     upstream.reply = response()
     async with soon(), daemon(upstream) as running:
-        await ask(running)
-        assert collector.got == []
-    [got] = collector.got
-    [of_resource] = got.resource_spans
-    resource = {one.key: one.value.string_value for one in of_resource.resource.attributes}
+        await send_request(running)
+        assert collector.requests == []
+    [export] = collector.requests
+    [of_resource] = export.resource_spans
+    resource = {
+        attribute.key: attribute.value.string_value
+        for attribute in of_resource.resource.attributes
+    }
     assert resource["service.name"] == "rustygate"
     assert resource["deployment.environment"] == "test"
     [of_scope] = of_resource.scope_spans
@@ -169,25 +170,27 @@ async def test_spans_reach_the_collector_before_the_gate_has_stopped(
     assert attempt.parent_span_id == exchange.span_id
 
 
-async def test_service_may_be_named(
+async def test_service_name_can_be_set(
     upstream: Upstream, collector: Collector, log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OTEL_SERVICE_NAME", "gate-2")
     upstream.reply = response()
     async with soon(), daemon(upstream) as running:
-        await ask(running)
-    attributes = collector.got[0].resource_spans[0].resource.attributes
-    assert "gate-2" in {one.value.string_value for one in attributes if one.key == "service.name"}
+        await send_request(running)
+    attributes = collector.requests[0].resource_spans[0].resource.attributes
+    assert "gate-2" in {
+        attribute.value.string_value for attribute in attributes if attribute.key == "service.name"
+    }
 
 
-async def test_collector_that_never_answers_holds_up_the_end_for_a_moment_only(
+async def test_silent_collector_delays_the_stop_only_briefly(
     upstream: Upstream, collector: Collector, log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(spans, "FLUSH_TIMEOUT_S", 0.1)
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
-    collector.deaf = True
+    collector.silent = True
     upstream.reply = response()
     async with soon(), daemon(upstream) as running:
-        await ask(running)
+        await send_request(running)
     assert "the last spans could not be sent within 0.1 s" in log.text
     log.errors.clear()
