@@ -116,6 +116,11 @@ class Daemon:
         if self._tracing is not None:
             await self._tracing.stop()
 
+    @property
+    def unfinished(self) -> int:
+        """The exchanges that draining waits for: all but the waiters, which are refused."""
+        return self._proxy.running - self._gate.snapshot()["waiters"]
+
     def snapshot(self) -> dict[str, int]:
         """The live numbers: waiters, exchanges in flight, bytes of request bodies held."""
         return self._proxy.snapshot()

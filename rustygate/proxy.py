@@ -121,6 +121,11 @@ class Proxy:
             self._running.discard(task)
             self._ledger.settle(exchange)
 
+    @property
+    def running(self) -> int:
+        """The exchanges that have not ended, waiters included."""
+        return len(self._running)
+
     async def finish(self, timeout_s: float) -> None:
         """Wait for the running exchanges; abort those that take longer than `timeout_s`."""
         if self._running:

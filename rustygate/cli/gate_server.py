@@ -43,11 +43,19 @@ async def running_gate(
         announce(daemon.url)
         log_listening(settings, daemon.url, hints)
         yield daemon
-        logger.info("draining")
+        _log_draining(daemon.unfinished, settings.drain_timeout)
         await run_until_signal(daemon.drain(), signals)
     finally:
         await daemon.stop()
     logger.info("stopped")
+
+
+def _log_draining(unfinished: int, timeout_s: float) -> None:
+    if not unfinished:
+        logger.info("draining")
+        return
+    left = "1 exchange" if unfinished == 1 else f"{unfinished} exchanges"
+    logger.info("draining: {} left, for up to {:g} s; a second signal stops now", left, timeout_s)
 
 
 def _tune_garbage_collector() -> None:

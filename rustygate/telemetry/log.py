@@ -17,7 +17,7 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from functools import lru_cache
+from functools import lru_cache, partial
 from time import gmtime, monotonic, strftime
 from traceback import format_tb
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ import msgspec
 from loguru import logger
 
 from rustygate.core.log_levels import LEVELS, parse_rust_log
+from rustygate.system.terminal import DIM, GREEN, RED, RESET, YELLOW, has_color
 
 if TYPE_CHECKING:
     from loguru import Message, Record
@@ -39,6 +40,9 @@ _LEVEL_NAMES = {name: word for word, name in LEVELS.items()} | {
     "SUCCESS": "info",
     "CRITICAL": "error",
 }
+
+# On a terminal.
+_STYLES = {"trace": DIM, "debug": DIM, "info": GREEN, "warn": YELLOW, "error": RED}
 
 _VALUE_START = re.compile(r"[\n(<]")
 
@@ -66,7 +70,7 @@ def configure(rust_log: str, log_format: str) -> None:
         # The format is empty because the sink renders the line from the record: parsing a format
         # for each line costs more than the line.
         logger.add(
-            _sink(_json_line if log_format == "json" else _text_line),
+            _sink(_renderer(log_format)),
             level=min(enabled),
             filter=targets if len(set(targets.values())) > 1 else None,
             format="",
@@ -76,6 +80,12 @@ def configure(rust_log: str, log_format: str) -> None:
         )
     _redirect_standard_logging()
     _redirect_python_reports()
+
+
+def _renderer(log_format: str) -> Callable[["Record"], bytes]:
+    if log_format == "json":
+        return _json_line
+    return partial(_text_line, head=_colored_head if has_color(STDERR) else _plain_head)
 
 
 def _sink(render_line: Callable[["Record"], bytes]) -> Callable[["Message"], None]:
@@ -104,17 +114,26 @@ def _with_fields(record: "Record", fields: dict[str, Any]) -> "Record":
     return copy
 
 
-def _text_line(record: "Record") -> bytes:
+def _text_line(record: "Record", head: Callable[["Record"], str]) -> bytes:
     message = record["message"]
     if not message.isprintable():
         message = json.dumps(message)[1:-1]
-    level = _level_name(record).upper()
-    line = (
-        f"{_timestamp(record)} {level:>5} {record['name']}: {message}{_fields(record['extra'])}\n"
-    )
+    line = f"{head(record)} {message}{_fields(record['extra'])}\n"
     if record["exception"] is not None:
         line += format_exception(record["exception"].value)
     return line.encode("utf-8", "backslashreplace")
+
+
+def _plain_head(record: "Record") -> str:
+    return f"{_timestamp(record)} {_level_name(record).upper():>5} {record['name']}:"
+
+
+def _colored_head(record: "Record") -> str:
+    level = _level_name(record)
+    return (
+        f"{DIM}{_timestamp(record)}{RESET} {_STYLES.get(level, '')}{level.upper():>5}{RESET} "
+        f"{DIM}{record['name']}:{RESET}"
+    )
 
 
 def _fields(extra: dict[str, Any]) -> str:

@@ -2,12 +2,15 @@
 
 import json
 import os
+import pty
 import resource
 import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -19,6 +22,13 @@ from tests.cli.processes import SECRET, connect, get, in_flight, serve
 from tests.conftest import Start
 from tests.support.certificates import Authority
 from tests.support.process import PROCESS_TIMEOUT_S, ROOT
+
+
+def wait_for_waiter(url: str) -> None:
+    """Until a request waits in the queue."""
+    deadline = time.monotonic() + PROCESS_TIMEOUT_S
+    while b'rustygate_waiters{class="default"} 1\n' not in get(url, "/metrics")[1]:
+        assert time.monotonic() < deadline
 
 
 def test_serve_logs_its_url_and_stops_cleanly(start: Start) -> None:
@@ -223,6 +233,26 @@ def test_drain_lets_an_exchange_finish(start: Start, upstream: socket.socket) ->
     assert "outcome=ok" in stderr
 
 
+@pytest.mark.parametrize(("exchanges", "left"), [(1, "1 exchange left"), (2, "2 exchanges left")])
+def test_drain_says_how_many_exchanges_are_left(
+    start: Start, upstream: socket.socket, exchanges: int, left: str
+) -> None:
+    """A waiter, which is refused at once, does not count."""
+    gate = serve(start, upstream, CONCURRENCY_LIMIT=str(exchanges))
+    url = gate.listening_url()
+    clients, sockets = zip(*(in_flight(url, upstream) for _ in range(exchanges)), strict=True)
+    waiter = connect(url)
+    waiter.request("GET", "/v1/models")
+    wait_for_waiter(url)
+    gate.signal(signal.SIGINT)
+    line = gate.wait_for_line(gate.stderr, "draining.*")[0]
+    assert line == f"draining: {left}, for up to 30 s; a second signal stops now"
+    gate.signal(signal.SIGINT)
+    assert gate.exit_code() == 0
+    for each in (*clients, *sockets, waiter):
+        each.close()
+
+
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
 def test_second_signal_stops_at_once(
     start: Start, upstream: socket.socket, second: signal.Signals
@@ -277,3 +307,29 @@ def test_malformed_request_is_not_logged(start: Start) -> None:
     code, _, stderr = gate.ended()
     assert code == 0
     assert "canary" not in stderr
+
+
+@pytest.mark.parametrize(
+    ("environ", "colored"),
+    [
+        ({"TERM": "xterm"}, True),
+        ({"TERM": "xterm", "NO_COLOR": "1"}, False),
+        ({"TERM": "xterm", "LOG_FORMAT": "json"}, False),
+        ({"TERM": "dumb"}, False),
+    ],
+    ids=["terminal", "NO_COLOR", "json", "dumb"],
+)
+def test_log_is_colored_on_a_terminal_only(
+    start: Start, environ: dict[str, Any], colored: bool
+) -> None:
+    master, slave = pty.openpty()
+    options = {"preexec_fn": lambda: os.dup2(slave, 2)}
+    gate = serve(start, None, options=options, **environ)
+    with open(master, "rb", buffering=0) as terminal:
+        line = terminal.read(1000)
+        gate.signal()
+        assert gate.exit_code() == 0
+    os.close(slave)
+    assert b"listening" in line
+    assert (b"\x1b[32m INFO\x1b[0m" in line) is colored
+    assert (b"\x1b" in line) is colored
