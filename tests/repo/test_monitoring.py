@@ -1,7 +1,7 @@
-"""What is made of the metrics: alert rules for Prometheus, a dashboard for Grafana.
+"""The alert rules for Prometheus and the dashboard for Grafana.
 
-Both ask only for what there is, and `promtool` (of Debian's `prometheus` package) understands all
-that they ask; it evaluates each of the dashboard's questions over every series that a gate shows.
+Both use only metrics that exist. `promtool` (from Debian's `prometheus` package) checks their
+queries, and evaluates each query of the dashboard over every series of a gate.
 """
 
 import asyncio
@@ -33,127 +33,131 @@ RULES: list[dict[str, Any]] = [
     rule for group in yaml.safe_load(ALERTS.read_text())["groups"] for rule in group["rules"]
 ]
 
-# What Grafana puts in place of its variables, as they are at first.
-CHOSEN = {"$job": ".*", "$instance": ".*", "$__rate_interval": "1m"}
+# Grafana's initial values of the variables.
+DEFAULTS = {"$job": ".*", "$instance": ".*", "$__rate_interval": "1m"}
 
 each_panel = pytest.mark.parametrize("panel", PANELS, ids=lambda panel: panel["title"])
 
 
 def targets(panel: dict[str, Any]) -> list[dict[str, Any]]:
     """A panel's queries."""
-    made: list[dict[str, Any]] = panel["targets"]
-    return made
+    queries_of_panel: list[dict[str, Any]] = panel["targets"]
+    return queries_of_panel
 
 
 def queries() -> list[str]:
-    """All PromQL in the dashboard and in the alert rules."""
-    asked = [target["expr"] for panel in PANELS for target in targets(panel)]
-    asked += [each["query"] for each in VARIABLES]
-    return asked + [rule["expr"] for rule in RULES]
+    """All PromQL queries of the dashboard and the alert rules."""
+    used = [target["expr"] for panel in PANELS for target in targets(panel)]
+    used += [each["query"] for each in VARIABLES]
+    return used + [rule["expr"] for rule in RULES]
 
 
 def names_in(text: str) -> set[str]:
     return set(re.findall(r"\brustygate_\w+", text))
 
 
-async def scraped() -> Scrape:
+async def scrape_full_gate() -> Scrape:
     gate = Gate(Settings(openai_api_key="sk-test", concurrency_limit=9))
     lane = gate.lanes.queue("m").lane
     lane.known, lane.requests = True, TokenBucket(1, 5)
-    counts = Metrics(gate)
-    counts.count_retry("upstream_429")
+    metrics = Metrics(gate)
+    metrics.count_retry("upstream_429")
     for reason in (None, "queue_timeout"):
         outcome = "refused" if reason else "ok"
-        over = Exchange("a", "POST", "/v1/x", model="m", outcome=outcome, reason=reason)
-        over.status, over.attempts, over.tokens_in, over.tokens_out = 200, 1, 1, 1
-        over.first_byte = over.settled = over.arrived + MS
-        counts.settle(over)
-    return Scrape(counts.text())
+        exchange = Exchange("a", "POST", "/v1/x", model="m", outcome=outcome, reason=reason)
+        exchange.status, exchange.attempts, exchange.tokens_in, exchange.tokens_out = 200, 1, 1, 1
+        exchange.first_byte = exchange.settled = exchange.arrived + MS
+        metrics.settle(exchange)
+    return Scrape(metrics.text())
 
 
 @pytest.fixture(scope="module")
-def shown() -> Scrape:
-    """A scrape of a gate that has something of everything to show."""
-    return asyncio.run(scraped())
+def scrape() -> Scrape:
+    """A scrape of a gate with a sample of every metric."""
+    return asyncio.run(scrape_full_gate())
 
 
 def promtool(*arguments: str, cwd: Path = ROOT) -> None:
-    """Run it; what it complains of is the failure."""
-    found = shutil.which("promtool")
-    if found is None:
-        pytest.skip("there is no promtool")
-    ran = subprocess.run([found, *arguments], cwd=cwd, capture_output=True, text=True, check=False)
-    assert ran.returncode == 0, ran.stdout + ran.stderr
+    """Run promtool. Fails with its output."""
+    path = shutil.which("promtool")
+    if path is None:
+        pytest.skip("promtool is not installed")
+    result = subprocess.run(
+        [path, *arguments], cwd=cwd, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
 
 
-# Both.
+# Rules and dashboard.
 
 
-def test_what_is_requested_is_shown_and_all_of_it(shown: Scrape) -> None:
-    there = {sample.name for family in shown.families for sample in family.samples}
-    asked = set().union(*map(names_in, queries()))
-    assert asked <= there
-    # All there is, whatever part of a histogram is asked for.
+def test_queries_use_every_metric_and_no_other(scrape: Scrape) -> None:
+    available = {sample.name for family in scrape.families for sample in family.samples}
+    used = set().union(*map(names_in, queries()))
+    assert used <= available
+    # Any part of a histogram counts as its use.
     parts = r"_(total|bucket|sum|count)$"
-    assert {re.sub(parts, "", name) for name in asked} == set(TYPES)
+    assert {re.sub(parts, "", name) for name in used} == set(TYPES)
 
 
-def test_reasons_that_are_asked_for_are_there() -> None:
-    named = re.findall(r'reason=~?"([^"$]+)"', " ".join(queries()))
-    assert named
-    assert {reason for each in named for reason in each.split("|")} <= reasons()
+def test_reasons_in_queries_exist() -> None:
+    labels_of_sample = re.findall(r'reason=~?"([^"$]+)"', " ".join(queries()))
+    assert labels_of_sample
+    assert {reason for each in labels_of_sample for reason in each.split("|")} <= reasons()
 
 
 # Alerts.
 
 
-def test_rules_are_prometheus_s() -> None:
+def test_rules_are_valid() -> None:
     promtool("check", "rules", str(ALERTS))
 
 
-def test_alerts_are_raised_when_they_should_and_only_then() -> None:
+def test_alerts_fire_as_their_tests_say() -> None:
     promtool("test", "rules", "tests/alerts.yml")
 
 
-def test_each_alert_is_tested_both_ways() -> None:
+def test_each_alert_is_tested_firing_and_silent() -> None:
     tests = yaml.safe_load((ROOT / "tests/alerts.yml").read_text())["tests"]
     cases = [case for test in tests for case in test["alert_rule_test"]]
-    for raised in (True, False):
-        tested = {case["alertname"] for case in cases if bool(case.get("exp_alerts")) is raised}
-        assert tested == {rule["alert"] for rule in RULES}
+    for fires in (True, False):
+        covered = {case["alertname"] for case in cases if bool(case.get("exp_alerts")) is fires}
+        assert covered == {rule["alert"] for rule in RULES}
 
 
 # The dashboard.
 
 
-def series(shown: Scrape) -> Iterator[dict[str, str]]:
-    """All that was shown, as it looks from Prometheus over some minutes: all of it grows."""
-    for family in shown.families:
+def series(scrape: Scrape) -> Iterator[dict[str, str]]:
+    """All series of a scrape, growing over some minutes."""
+    for family in scrape.families:
         for sample in family.samples:
-            named = {"job": "gate", "instance": "a:8080"} | sample.labels
-            labels = ",".join(f"{name}={json.dumps(value)}" for name, value in named.items())
+            labels_of_sample = {"job": "gate", "instance": "a:8080"} | sample.labels
+            labels = ",".join(
+                f"{name}={json.dumps(value)}" for name, value in labels_of_sample.items()
+            )
             yield {"series": f"{sample.name}{{{labels}}}", "values": "1+1x10"}
 
 
-def chosen(query: str) -> str:
-    for variable, value in CHOSEN.items():
+def with_defaults(query: str) -> str:
+    for variable, value in DEFAULTS.items():
         query = query.replace(variable, value)
     assert "$" not in query
     return query
 
 
-def test_each_question_of_the_dashboard_has_an_answer(shown: Scrape, tmp_path: Path) -> None:
+def test_each_query_of_the_dashboard_has_a_result(scrape: Scrape, tmp_path: Path) -> None:
     cases = [
         {
-            "expr": f"count({chosen(target['expr'])}) > bool 0",
+            "expr": f"count({with_defaults(target['expr'])}) > bool 0",
             "eval_time": "3m",
             "exp_samples": [{"labels": "{}", "value": 1}],
         }
         for panel in PANELS
         for target in targets(panel)
     ]
-    # More than the interval of a rate.
-    test = {"interval": "20s", "input_series": list(series(shown)), "promql_expr_test": cases}
+    # Several scrapes within the interval of a rate.
+    test = {"interval": "20s", "input_series": list(series(scrape)), "promql_expr_test": cases}
     (tmp_path / "dashboard.yml").write_text(
         yaml.safe_dump({"evaluation_interval": "20s", "tests": [test | {"name": "dashboard"}]})
     )
@@ -161,38 +165,38 @@ def test_each_question_of_the_dashboard_has_an_answer(shown: Scrape, tmp_path: P
 
 
 @each_panel
-def test_labels_that_a_panel_asks_for_are_there(panel: dict[str, Any], shown: Scrape) -> None:
-    """Prometheus sums by a label that is not there without a word."""
+def test_labels_used_by_a_panel_exist(panel: dict[str, Any], scrape: Scrape) -> None:
+    """Prometheus accepts `sum by` a label that does not exist."""
     for target in targets(panel):
         grouped = re.findall(r"by \(([^)]+)\)", target["expr"])
-        asked = set(re.findall(r"\w+", " ".join(grouped)))
-        asked |= set(re.findall(r"\b(\w+)=~?\"", target["expr"]))
-        asked |= set(re.findall(r"{{(\w+)}}", target.get("legendFormat", "")))
-        samples = [sample for name in names_in(target["expr"]) for sample in shown.samples(name)]
-        there = {"job", "instance"}.union(*(labels for labels, _ in samples))
-        assert asked <= there
+        used = set(re.findall(r"\w+", " ".join(grouped)))
+        used |= set(re.findall(r"\b(\w+)=~?\"", target["expr"]))
+        used |= set(re.findall(r"{{(\w+)}}", target.get("legendFormat", "")))
+        samples = [sample for name in names_in(target["expr"]) for sample in scrape.samples(name)]
+        available = {"job", "instance"}.union(*(labels for labels, _ in samples))
+        assert used <= available
 
 
 @each_panel
-def test_panel_asks_the_chosen_source_about_the_chosen_gates(panel: dict[str, Any]) -> None:
+def test_panel_uses_the_selected_source_and_gates(panel: dict[str, Any]) -> None:
     source = {"type": "prometheus", "uid": "${datasource}"}
     assert panel["datasource"] == source
     for target in targets(panel):
         assert target["datasource"] == source
-        asked = len(re.findall(r"\brustygate_\w+", target["expr"]))
-        assert target["expr"].count('{job=~"$job",instance=~"$instance"') == asked
+        used = len(re.findall(r"\brustygate_\w+", target["expr"]))
+        assert target["expr"].count('{job=~"$job",instance=~"$instance"') == used
     queries = [target["refId"] for target in targets(panel)]
     assert len(queries) == len(set(queries))
 
 
-def test_variables_are_there_and_ask_the_chosen_source() -> None:
+def test_variables_exist_and_use_the_selected_source() -> None:
     assert [each["name"] for each in VARIABLES] == ["datasource", "job", "instance"]
     for variable in VARIABLES[1:]:
         assert variable["datasource"]["uid"] == "${datasource}"
         assert variable["query"] == variable["definition"]
 
 
-def test_panels_have_numbers_of_their_own_and_titles() -> None:
+def test_panels_have_unique_ids_and_titles() -> None:
     for field in ("id", "title"):
         assert len({panel[field] for panel in PANELS}) == len(PANELS)
 
