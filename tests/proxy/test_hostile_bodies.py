@@ -83,7 +83,7 @@ BAD_CHUNKS = {
     "NUL in an extension": b"1;a=\0\r\nx\r\n",
     "line's end in a quoted extension": b'1;a="\r\n"\r\nx\r\n',
     "nothing behind the data": b"1\r\nx1\r\n",
-    "more data than said": b"1\r\nxy\r\n",
+    "more data than the chunk size": b"1\r\nxy\r\n",
     "blank in a trailer's name": b"0\r\nX T: 1\r\n\r\n",
     "folded trailer": b"0\r\nX-T: 1\r\n 2\r\n\r\n",
     "framing in a trailer": b"0\r\nContent-Length: 5\r\n\r\n",
