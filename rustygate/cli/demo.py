@@ -11,13 +11,19 @@ from urllib.parse import urlsplit
 
 from aiohttp import TCPConnector, UnixConnector
 
-from rustygate.cli.demo_traffic import run_clients
+from rustygate.cli.demo_traffic import introduction, run_clients
 from rustygate.cli.environment import DOTENV, WITHOUT_KEYS, WITHOUT_PROXY_OR_CA
 from rustygate.cli.gate_server import running_gate
 from rustygate.cli.signals import stop_signals
 from rustygate.cli.simulator_server import running_simulator
 from rustygate.cli.urls import local_url
-from rustygate.config import UNIX_PREFIX, Settings, forget_secrets, load_configuration
+from rustygate.config import (
+    UNIX_PREFIX,
+    Settings,
+    describe_limits,
+    forget_secrets,
+    load_configuration,
+)
 from rustygate.simulator import Options
 from rustygate.telemetry import log
 
@@ -47,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--traffic",
         action="store_true",
-        help="run three kinds of clients and print each second how long their requests waited",
+        help="run three kinds of clients and show in a table how long their requests wait",
     )
 
 
@@ -71,6 +77,8 @@ def run(arguments: argparse.Namespace) -> int:
                 simulated, signals, hints=loaded.hints, announce=announce
             ) as gate:
                 url = _reachable(settings, gate.url)
+                if arguments.traffic:
+                    print(introduction(describe_limits(settings)), flush=True)
                 async with _traffic(url) if arguments.traffic else nullcontext():
                     await signals.get()
 

@@ -1,18 +1,22 @@
 """The clients of `rustygate demo --traffic`: three kinds share the gate.
 
 A hog sends all it can, a chat sends few requests at high priority, and a batch job sends many at
-low priority. Each second a line shows how many requests of each were served and how long they
-waited, as the gate reports in its response headers.
+low priority. A table shows how many requests of each were served and how long they waited, as the
+gate reports in its response headers.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from itertools import count
+from textwrap import fill
 
 from aiohttp import BaseConnector, ClientError, ClientSession, DummyCookieJar
 
-MS = 1000
+from rustygate.cli.demo_table import Statistics, Table
+
+WIDTH = 80
 
 REPORT_INTERVAL_S = 1.0
 
@@ -30,6 +34,13 @@ class ClientProfile:
     pause_s: float
     max_tokens: int
 
+    def describe(self) -> str:
+        pause = f", {self.pause_s:g} s apart" if self.pause_s else ""
+        return (
+            f"{self.client:<6} class {self.priority}, {self.concurrency} requests at a time"
+            f"{pause}, {self.max_tokens} tokens each"
+        )
+
 
 PROFILES = (
     ClientProfile("hog", "default", 60, 0.0, 60),
@@ -38,35 +49,8 @@ PROFILES = (
 )
 
 
-class _Statistics:
-    """The responses to one client since the last report."""
-
-    def __init__(self, client: str) -> None:
-        self.client = client
-        self._waits_ms: list[int] = []
-        self._failed = 0
-
-    def record(self, status: int, queued_ms: int) -> None:
-        if status < 400:
-            self._waits_ms.append(queued_ms)
-        else:
-            self._failed += 1
-
-    def report(self) -> str:
-        """The client's part of a line; the counts start again at zero."""
-        waits, failed = sorted(self._waits_ms), self._failed
-        self._waits_ms, self._failed = [], 0
-        text = f"{self.client} {len(waits):3d} served"
-        if waits:
-            median, longest = waits[len(waits) // 2] / MS, waits[-1] / MS
-            text += f", waited {median:5.1f} s, at most {longest:5.1f} s"
-        else:
-            text += " " * 32
-        return text + (f", {failed} failed" if failed else "")
-
-
 async def _send_requests(
-    session: ClientSession, url: str, profile: ClientProfile, statistics: _Statistics
+    session: ClientSession, url: str, profile: ClientProfile, statistics: Statistics
 ) -> None:
     body = {
         "model": "gpt-4o-mini",
@@ -86,16 +70,30 @@ async def _send_requests(
         await asyncio.sleep(pause_s)
 
 
-async def _print_reports(statistics: list[_Statistics]) -> None:
-    while True:
+async def _print_reports(statistics: list[Statistics]) -> None:
+    table = Table(statistics)
+    for second in count(1):
         await asyncio.sleep(REPORT_INTERVAL_S)
-        print(" | ".join(each.report() for each in statistics), flush=True)
+        table.print(second)
+
+
+def introduction(limits: Iterable[str]) -> str:
+    """Who the clients are, and what they share; at most 80 columns wide.
+
+    Args:
+        limits: the gate's limits, one sentence each.
+    """
+    clients = "\n".join(f"  {profile.describe()}" for profile in PROFILES)
+    shared = "\n".join(
+        fill(limit, WIDTH, initial_indent="  ", subsequent_indent="    ") for limit in limits
+    )
+    return f"Three clients compete:\n{clients}\n\nfor the limits of the gate:\n{shared}\n"
 
 
 @asynccontextmanager
 async def run_clients(url: str, connector: BaseConnector) -> AsyncIterator[None]:
     """Run the clients against the gate at `url` for as long as the context lasts."""
-    statistics = [_Statistics(profile.client) for profile in PROFILES]
+    statistics = [Statistics(profile.client, profile.priority) for profile in PROFILES]
     async with ClientSession(connector=connector, cookie_jar=DummyCookieJar()) as session:
         tasks = [
             asyncio.create_task(

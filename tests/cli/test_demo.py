@@ -2,11 +2,17 @@
 
 import json
 import os
+import pty
+import re
 import shlex
 import socket
+import termios
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from rustygate.cli.demo_table import Statistics
 from tests.cli.processes import SECRET, connect, get
 from tests.conftest import Start
 from tests.support.certificates import Authority
@@ -65,18 +71,88 @@ def test_demo_reports_bad_configuration_like_the_gate(start: Start) -> None:
     assert stderr.startswith("rustygate: RATE_LIMIT='x': expected ")
 
 
-def test_demo_traffic_reports_each_clients_waits(start: Start) -> None:
-    demo = start("demo", "--traffic", PORT="0", RATE_LIMIT="20", RATE_LIMIT_BURST="1")
-    clients = ("hog", "chat", "batch")
-    line = r".*\| ".join(rf"{client} +\d+ served" for client in clients)
-    demo.wait_for_line(demo.stdout, f"^{line}")
-    served = demo.wait_for_line(
-        demo.stdout, r"^hog +(\d+) served, waited .* chat .*batch +(\d+) served"
+TRAFFIC = {"PORT": "0", "RATE_LIMIT": "20", "RATE_LIMIT_BURST": "1"}
+
+
+def test_demo_traffic_says_who_its_clients_are_and_what_they_share(start: Start) -> None:
+    demo = start("demo", "--traffic", **TRAFFIC)
+    demo.wait_for_line(demo.stdout, "^Three clients compete:$")
+    lines = list(iter(demo.stdout.readline, "\n"))
+    assert [line.split()[0] for line in lines] == ["hog", "chat", "batch"]
+    assert lines[1] == (
+        "  chat   class interactive, 2 requests at a time, 1 s apart, 30 tokens each\n"
     )
-    assert int(served[1]) >= int(served[2])
+    assert demo.stdout.readline() == "for the limits of the gate:\n"
+    assert demo.stdout.readline() == (
+        "  requests: 20 per second over all models, 1 at once after an idle period\n"
+    )
+
+
+def test_demo_traffic_prints_each_second_a_row_per_client(start: Start) -> None:
+    demo = start("demo", "--traffic", **TRAFFIC)
+    demo.wait_for_line(demo.stdout, "^second client +class +served +waited s +longest s +failed ")
+    rows = [demo.stdout.readline().split() for _ in range(6)]
+    assert [row[:3] for row in rows] == [
+        [second, *client]
+        for second in ("1", "2")
+        for client in (["hog", "default"], ["chat", "interactive"], ["batch", "batch"])
+    ]
+    hog, _, batch = ([int(rows[at][3]), int(rows[at + 3][3])] for at in range(3))
+    assert sum(hog) > sum(batch)
+    assert [int(row[7]) for row in rows[3:]] == [
+        int(first[3]) + int(second[3]) for first, second in zip(rows[:3], rows[3:], strict=True)
+    ]
+    assert 98 <= sum(int(row[8].rstrip("%")) for row in rows[3:]) <= 102
     demo.signal()
-    code, _, stderr = demo.ended()
+    code, stdout, stderr = demo.ended()
     assert (code, stderr) == (0, "")
+    assert "\x1b" not in stdout
+
+
+@pytest.mark.parametrize("no_color", ["", "1"])
+def test_demo_traffic_redraws_its_table_on_a_terminal(start: Start, no_color: str) -> None:
+    master, slave = pty.openpty()
+    termios.tcsetwinsize(slave, (25, 80))
+    demo = start(
+        *("demo", "--traffic"),
+        options={"preexec_fn": lambda: os.dup2(slave, 1)},
+        **TRAFFIC | {"TERM": "xterm", "NO_COLOR": no_color},
+    )
+    shown = b""
+    with open(master, "rb", buffering=0) as terminal:
+        while b"after 2 s" not in shown:
+            shown += terminal.read(4096)
+        demo.signal()
+        assert demo.exit_code() == 0
+    os.close(slave)
+    table = shown.decode().partition("Three clients")[2].replace("\r\n", "\n")
+    first, second = table.split("\x1b[5F\x1b[J")
+    header = re.compile("client  class [^\x1b\n]*")
+    for part in (first, second):
+        rows = part[part.index(header.search(part)[0]) :].splitlines()  # type: ignore[index]
+        assert [row.split()[0] for row in rows[:5]] == ["client", "hog", "chat", "batch", "after"]
+        assert max(map(len, rows)) <= 80
+    assert ("\x1b[2mclient" in table) is (no_color == "")
+
+
+def test_row_shows_the_last_second_and_the_total() -> None:
+    statistics = Statistics("chat", "interactive")
+    for queued_ms in (100, 2000, 300):
+        statistics.record(200, queued_ms)
+    statistics.record(429, 0)
+    assert statistics.row(12) == (
+        "chat    interactive       3       0.3        2.0       1        3    25%"
+    )
+    statistics.record(399, 50)
+    statistics.record(400, 70)
+    statistics.record(503, 70)
+    assert statistics.row(8, colored=True) == (
+        "chat    interactive       1       0.1        0.1  \x1b[31m     2\x1b[0m        4    50%"
+    )
+    assert statistics.row(8) == (
+        "chat    interactive       0         -          -       0        4    50%"
+    )
+    assert Statistics("hog", "default").row(0).split()[-2:] == ["0", "0%"]
 
 
 def test_demo_reports_a_port_in_use(start: Start) -> None:
