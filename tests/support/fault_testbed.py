@@ -99,7 +99,8 @@ class GateProcess:
         return len(os.listdir(f"/proc/{self.process.pid}/fd"))
 
     async def wait_for_log(self, message: str) -> None:
-        await until(lambda: any(message == line["message"] for line in self.lines))
+        """Wait for a line whose message starts like this."""
+        await until(lambda: any(line["message"].startswith(message) for line in self.lines))
 
     async def exit_code(self) -> int:
         """Its exit code, once it has ended by itself."""

@@ -121,9 +121,11 @@ async def queued_with_pipelined_requests(gate: StartGate, upstream: Upstream) ->
 
 
 async def before_retry(gate: StartGate, upstream: Upstream) -> Scene:
-    """Between two attempts."""
+    """Between two attempts of an idempotent request."""
     running = await gate()
-    client = await running.send(post(BODY))
+    client = await running.send(
+        request("PUT", "/v1/x", "Content-Type: application/json", body=BODY)
+    )
     call = await upstream.call()
     call.close()
     await call.ended()
