@@ -87,7 +87,9 @@ class Admission(Waiter):
         the rate limits."""
         lane = self.lane_queue.lane
         if ok and not (lane.known and lane.slots is None):
-            lane.confirm_model(self.lane_totals)
+            lane.confirm_model()
+        if ok and lane.pace is not None:
+            lane.pace.accept(self._dispatcher.now(), self.lane_totals.at)
         if update is not None and lane.learn(self._dispatcher.now(), self.lane_totals, update):
             self.lane_queue.on_limits_changed()
         self._release_lane_slot()
@@ -95,9 +97,11 @@ class Admission(Waiter):
     def pause(self, wait: int, *, slow: bool = False) -> None:
         """Admit no request of this lane for `wait` ns; if `slow`, fewer of them after that."""
         lane, now = self.lane_queue.lane, self._dispatcher.now()
-        lane.pause(now, wait)
         if slow:
+            lane.pause(now, wait)
             lane.slow_down(now, self.lane_totals)
+        else:
+            lane.refuse(now, wait, self.lane_totals)
         self.lane_queue.advance()
 
     def settle(self, tokens: int) -> None:

@@ -21,6 +21,7 @@ from typing import NamedTuple
 from rustygate.core.backlog import Work
 from rustygate.core.bucket import MINUTE, SECOND, TokenBucket
 from rustygate.core.budgets import Budgets
+from rustygate.core.pace import Pace
 from rustygate.core.rate_limit_headers import Quota, RateLimitUpdate
 
 # The level in a response that took no longer than this is used as it is.
@@ -56,46 +57,61 @@ class Lane(Budgets):
         slots: how many requests may be unanswered before the first response; None: any number.
         known: upstream has answered a request for the model well, so the model exists.
         throttle: limits the rate while the lane recovers from `slow_down`.
+        pace: limits the rate after a 429, as long as no limits are known.
         totals: what was admitted so far. Each exchange keeps the value at its own admission.
     """
 
     known: bool = False
     paused_until: int = 0
     throttle: "Throttle | None" = None
+    pace: Pace | None = None
     totals: AdmissionTotals = _NO_ADMISSIONS
     _last_update: AdmissionTotals = _NO_ADMISSIONS
-    _rate: "_RateMeter" = field(default_factory=lambda: _RateMeter())
+    _rate: "_RateMeter" = field(default_factory=lambda: _RateMeter(10 * SECOND))
+    _recent_rate: "_RateMeter" = field(default_factory=lambda: _RateMeter(SECOND))
 
     def wait(self, now: int, tokens: int = 0) -> int | None:
         wait = Budgets.wait(self, now, tokens)
-        if wait is None or (self.throttle is None and self.paused_until <= now):
+        if wait is None or self._is_free(now):
             return wait
         throttled = 0 if self.throttle is None else self.throttle.wait(now)
-        return max(wait, throttled, self.paused_until - now)
+        paced = 0 if self.pace is None else self.pace.bucket.wait(now)
+        return max(wait, throttled, paced, self.paused_until - now)
+
+    def _is_free(self, now: int) -> bool:
+        """Whether nothing but the budgets limits it."""
+        return self.throttle is None and self.pace is None and self.paused_until <= now
 
     def wait_behind(self, now: int, tokens: int, ahead: Work) -> int:
         wait = max(Budgets.wait_behind(self, now, tokens, ahead), self.paused_until - now)
-        if self.throttle is None:
-            return wait
-        return max(wait, self.throttle.wait(now) + self.throttle.period(now) * round(ahead.items))
+        if self.throttle is not None:
+            wait = max(
+                wait, self.throttle.wait(now) + self.throttle.period(now) * round(ahead.items)
+            )
+        # The first pace is a guess, and usually too slow.
+        if self.pace is not None and self.pace.confirmed:
+            wait = max(wait, self.pace.bucket.wait(now, 1 + round(ahead.items)))
+        return wait
 
     def take(self, now: int, tokens: int = 0) -> None:
         """Take the cost of one exchange, which keeps `totals` as they are afterwards."""
         Budgets.take(self, now, tokens)
         self.totals = AdmissionTotals(now, self.totals.requests + 1, self.totals.tokens + tokens)
         self._rate.count(now)
+        self._recent_rate.count(now)
         if self.throttle is not None:
             self.throttle.take(now)
+        if self.pace is not None:
+            if self.pace.is_over(now):
+                self.pace = None
+            else:
+                self.pace.take(now)
 
-    def confirm_model(self, admitted: AdmissionTotals) -> None:
-        """A good response arrived, so the model exists.
-
-        It also lifts the limit on unanswered requests, unless its exchange was admitted before
-        the lane was paused.
-        """
+    def confirm_model(self) -> None:
+        """A good response arrived, so the model exists. No limit on unanswered requests is needed
+        any more."""
         self.known = True
-        if admitted.at >= self.paused_until:
-            self.slots = None
+        self.slots = None
 
     def recently_updated(self, now: int) -> bool:
         """Whether upstream reported its limits in the last minute.
@@ -119,13 +135,33 @@ class Lane(Budgets):
         self.requests = _updated(self.requests, update.requests, now, age, later)
         later = self.totals.tokens - admitted.tokens
         self.tokens = _updated(self.tokens, update.tokens, now, age, later)
+        if self.limits_known:
+            self.pace = None
         return limits != (_limit(self.requests), _limit(self.tokens))
 
+    @property
+    def limits_known(self) -> bool:
+        return self.requests is not None or self.tokens is not None
+
     def pause(self, now: int, wait: int) -> None:
-        """Admit no request for `wait` nanoseconds; then, if no limit is known, one at first."""
+        """Admit no request for `wait` nanoseconds."""
         self.paused_until = max(self.paused_until, now + wait)
-        if self.requests is None and self.tokens is None:
-            self.slots = 1
+
+    def refuse(self, now: int, wait: int, admitted: AdmissionTotals) -> None:
+        """Upstream refused a request, which may come again in `wait` nanoseconds.
+
+        If no limit is known, the lane then goes on at the pace that upstream accepted.
+        """
+        self.pause(now, wait)
+        if self.limits_known:
+            return
+        if self.pace is not None and not self.pace.is_over(now):
+            self.pace.refuse(now, admitted.at)
+            return
+        # A wait below a second is exact: then there is room for one more.
+        meter = self._recent_rate if wait <= 2 * SECOND else self._rate
+        window, count = max(wait, meter.span(now)), meter.total - 1
+        self.pace = Pace(now, wait, 1) if wait < SECOND else Pace(now, window, count)
 
     def slow_down(self, now: int, admitted: AdmissionTotals) -> None:
         """Halve the rate, which recovers linearly over five minutes.
@@ -176,32 +212,39 @@ class Throttle:
 
 
 class _RateMeter:
-    """Measures the rate at which a lane admits, in two windows."""
+    """Measures the rate at which a lane admits, in two windows of `window` nanoseconds."""
 
-    __slots__ = ("_count", "_last_count", "_last_span", "_started")
-
-    WINDOW = 10 * SECOND
+    __slots__ = ("_count", "_last_count", "_last_span", "_started", "_window")
 
     # One admission is no rate yet: at least this time counts as measured.
     MIN_SPAN = SECOND
 
-    def __init__(self) -> None:
+    def __init__(self, window: int) -> None:
+        self._window = window
         self._started = self._last_span = self._count = self._last_count = 0
 
     def count(self, now: int) -> None:
-        if now - self._started >= self.WINDOW:
+        if now - self._started >= self._window:
             self._start_window(now)
         self._count += 1
 
     def period(self, now: int) -> int:
         """Average nanoseconds between two admissions lately."""
-        span = max(self.MIN_SPAN, self._last_span + now - self._started)
-        return span // max(1, self._last_count + self._count)
+        return self.span(now) // max(1, self.total)
+
+    @property
+    def total(self) -> int:
+        """The admissions in both windows."""
+        return self._last_count + self._count
+
+    def span(self, now: int) -> int:
+        """Nanoseconds that `total` was counted in."""
+        return max(self.MIN_SPAN, self._last_span + now - self._started)
 
     def _start_window(self, now: int) -> None:
         """Start a window. The last one still counts, unless it ended long ago."""
         span = now - self._started
-        recent = span < 2 * self.WINDOW
+        recent = span < 2 * self._window
         self._last_count, self._last_span = (self._count, span) if recent else (0, 0)
         self._started, self._count = now, 0
 

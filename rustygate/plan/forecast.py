@@ -115,7 +115,6 @@ class _Run:
             openai_api_key="none", rate_limit=None, rate_limit_timeout=plan.timeout_s
         )
         self._plan = plan
-        self._retries = settings.upstream_retries
         self._gate = Gate(settings)
         self._upstream = _Upstream(plan)
         self._outcomes = {demand.client: Outcome() for demand in plan.demands}
@@ -166,17 +165,20 @@ class _Run:
             min_tokens=demand.tokens,
         )
         try:
-            while exchange.attempts <= self._retries:
+            wait = 0
+            while self._gate.now() + wait <= exchange.deadline:
                 async with self._gate.admission(exchange) as admission:
-                    if await self._attempt(exchange, admission):
-                        outcome.waits_s.append(exchange.queued / SECOND)
-                        return
+                    wait = await self._attempt(exchange, admission)
+                if not wait:
+                    outcome.waits_s.append(exchange.queued / SECOND)
+                    return
             outcome.failed += 1
         except Refusal:
             outcome.refused += 1
 
-    async def _attempt(self, exchange: Exchange, admission: Admission) -> bool:
-        """Send a request upstream once. Returns whether it was successful."""
+    async def _attempt(self, exchange: Exchange, admission: Admission) -> int:
+        """Send a request upstream once. Returns the nanoseconds until it may be sent again; 0 if
+        it was successful."""
         exchange.attempts += 1
         wait = self._upstream.charge(self._gate.now(), exchange.tokens)
         update = self._upstream.update(self._gate.now())
@@ -184,7 +186,7 @@ class _Run:
         admission.record_response(not wait, update)
         if wait:
             admission.pause(wait)
-        return not wait
+        return wait
 
 
 def _share(used: int, per_minute: int | None, duration_s: float) -> float | None:

@@ -146,44 +146,94 @@ def test_paused_lane_does_not_block_other_lanes() -> None:
     run_scenario(scenario, rate_limit=None)
 
 
-def test_successful_response_after_a_pause_opens_the_lane() -> None:
-    """Also if the model is known: the lane sends one request first."""
+def refuse(harness: Harness, wait_s: float = 1, accepted: int = 0, refused: int = 1) -> None:
+    """Let upstream refuse requests that were sent together with others that it accepts."""
+    exchanges = [harness.exchange("a", model="m") for _ in range(accepted + refused)]
+
+    async def send() -> None:
+        admissions = [harness.gate.admission(exchange) for exchange in exchanges]
+        for admission in admissions:
+            await admission.__aenter__()
+        for number, admission in enumerate(admissions):
+            admission.record_response(ok=number < accepted)
+            if number >= accepted:
+                admission.pause(int(wait_s * SECOND))
+            await admission.__aexit__(None, None, None)
+
+    asyncio.get_running_loop().create_task(send()).add_done_callback(lambda done: done.result())
+
+
+@pytest.mark.parametrize(
+    ("wait_s", "accepted", "refused", "gap_s"),
+    [(1, 1, 7, 1), (1, 5, 3, 0.2), (1, 0, 8, 1), (5, 1, 1, 5), (4, 8, 2, 0.5), (0.25, 4, 4, 0.25)],
+)
+def test_refused_lane_goes_on_at_the_pace_that_upstream_took(
+    wait_s: float, accepted: int, refused: int, gap_s: float
+) -> None:
+    """One by one, even if responses take long."""
 
     async def scenario(harness: Harness) -> None:
+        refuse(harness, wait_s, accepted, refused)
+        await run_ready_tasks()
         harness.on_response = lambda admission: admission.record_response(ok=True)
-        await harness.admit(model="m")
-        async with harness.gate.admission(harness.exchange("a", model="m")) as admission:
-            admission.record_response(ok=False)
-            admission.pause(5 * SECOND)
-        harness.admitted.clear()
-        await asyncio.gather(*(harness.admit(hold_s=1, model="m") for _ in range(4)))
+        await asyncio.gather(*(harness.admit(hold_s=50, model="m") for _ in range(3)))
 
-    assert run_scenario(scenario, rate_limit=None).times == pytest.approx([5, 6, 6, 6], abs=0.01)
+    times = run_scenario(scenario, rate_limit=None).times
+    assert times[0] == pytest.approx(wait_s, abs=0.01)
+    for sooner, later in pairwise(times):
+        assert gap_s * 1.01 <= later - sooner <= gap_s * 1.1
 
 
-def test_response_to_a_request_from_before_a_pause_does_not_open_the_lane() -> None:
+def test_lane_probes_for_more_after_a_run_of_successes() -> None:
     async def scenario(harness: Harness) -> None:
-        old = harness.gate.admission(harness.exchange("a", model="m"))
-        async with old:
-            async with harness.gate.admission(harness.exchange("a", model="m")) as refused:
-                refused.record_response(ok=False)
-                refused.pause(5 * SECOND)
-            old.record_response(ok=True)
+        refuse(harness, accepted=1)
+        await run_ready_tasks()
         harness.on_response = lambda admission: admission.record_response(ok=True)
-        await asyncio.gather(*(harness.admit(hold_s=1, model="m") for _ in range(3)))
+        await asyncio.gather(*(harness.admit(model="m") for _ in range(20)))
 
-    assert run_scenario(scenario, rate_limit=None).times == pytest.approx([5, 6, 6], abs=0.01)
+    times = run_scenario(scenario, rate_limit=None).times
+    gaps = [later - sooner for sooner, later in pairwise(times)]
+    assert gaps[:7] == pytest.approx([1.08] * 7, abs=0.01)
+    assert gaps[7:15] == pytest.approx([0.54] * 8, abs=0.01)
+    assert gaps[15:] == pytest.approx([0.27] * 4, abs=0.01)
 
 
-def test_lane_without_limits_sends_one_request_after_a_pause() -> None:
+def test_refused_probe_returns_to_the_last_good_pace() -> None:
     async def scenario(harness: Harness) -> None:
-        async with harness.gate.admission(harness.exchange("a", model="m")) as admission:
-            admission.record_response(ok=False)
-            admission.pause(5 * SECOND)
+        refuse(harness, accepted=1)
+        await run_ready_tasks()
         harness.on_response = lambda admission: admission.record_response(ok=True)
-        await asyncio.gather(*(harness.admit(hold_s=1, model="m") for _ in range(4)))
+        await asyncio.gather(*(harness.admit(model="m") for _ in range(10)))
+        refuse(harness)
+        await asyncio.gather(*(harness.admit(model="m") for _ in range(18)))
 
-    assert run_scenario(scenario, rate_limit=None).times == pytest.approx([5, 6, 6, 6], abs=0.01)
+    times = run_scenario(scenario, rate_limit=None, rate_limit_timeout=100).times
+    gaps = [later - sooner for sooner, later in pairwise(times[10:])]
+    assert gaps[:15] == pytest.approx([1.08] * 15, abs=0.01)
+    assert gaps[16] == pytest.approx(1.08 / 1.5, abs=0.01)
+
+
+def test_pace_goes_when_limits_become_known() -> None:
+    async def scenario(harness: Harness) -> None:
+        refuse(harness, accepted=1)
+        await run_ready_tasks()
+        harness.on_response = lambda admission: admission.record_response(True, rate_limit(60, 5))
+        await asyncio.gather(*(harness.admit(model="m") for _ in range(5)))
+
+    times = run_scenario(scenario, rate_limit=None).times
+    assert times == pytest.approx([1, 1, 1, 1, 1], abs=0.01)
+
+
+@pytest.mark.parametrize(("quiet_s", "gap_s"), [(50, 1.08), (70, 0)])
+def test_pace_goes_after_quiet_time(quiet_s: float, gap_s: float) -> None:
+    async def scenario(harness: Harness) -> None:
+        refuse(harness, accepted=1)
+        await run_ready_tasks()
+        await asyncio.sleep(quiet_s)
+        await asyncio.gather(*(harness.admit(model="m") for _ in range(3)))
+
+    times = run_scenario(scenario, rate_limit=None).times
+    assert times[2] - times[1] == pytest.approx(gap_s, abs=0.01)
 
 
 def test_slowed_lane_halves_its_rate_and_recovers() -> None:
