@@ -337,8 +337,10 @@ class UpstreamFailure(Refusal):
 class UpstreamUnreachable(UpstreamFailure):
     """No connection: refused, timed out, name not resolved, or TLS failed. Nothing was sent.
 
+    It is not retried: `UpstreamClient` has tried to connect for UPSTREAM_CONNECT_TIMEOUT.
+
     Args:
-        permanent: another attempt would fail in the same way.
+        permanent: another attempt to connect would fail in the same way.
     """
 
     status, reason, retry = 502, "upstream_unreachable", True
@@ -346,7 +348,7 @@ class UpstreamUnreachable(UpstreamFailure):
 
     def __init__(self, message: str, permanent: bool = False) -> None:
         super().__init__(message)
-        self.retryable = not permanent
+        self.permanent = permanent
 
 
 class UpstreamDisconnected(UpstreamFailure):

@@ -160,9 +160,12 @@ class Settings:
         "retries of a GET, HEAD, PUT, DELETE or OPTIONS request that upstream left without a "
         "response; other requests are not sent again, and waiting out a 429 is not counted",
     ] = 2
-    # A healthy handshake takes well under a second; a lost packet is resent within three.
+    # A healthy handshake takes well under a second, a lost packet is resent within three, and most
+    # servers restart within five.
     upstream_connect_timeout: Annotated[
-        float, kinds.seconds(zero=False), "seconds to connect to upstream"
+        float,
+        kinds.seconds(zero=False),
+        "seconds to connect to upstream; failed connections are tried again within them",
     ] = 5.0
     # The official SDKs' default: reasoning models are silent for minutes.
     upstream_read_timeout: Annotated[

@@ -11,12 +11,16 @@ two cases:
   does not count as a retry.
 - Its method is idempotent (RFC 9110, 9.2.2). `RetryPolicy` retries it.
 
+If there is no connection, nothing was sent. Upstream may be restarting, so the client tries again
+to connect until UPSTREAM_CONNECT_TIMEOUT is over, unless that cannot help.
+
 Only the settings decide about a proxy. aiohttp's `trust_env` stays off, since it would also read
 credentials from `.netrc`.
 """
 
 import asyncio
 import os
+import random
 import ssl
 from errno import errorcode
 from http import HTTPStatus
@@ -33,11 +37,13 @@ from aiohttp import (
     ServerTimeoutError,
     hdrs,
 )
+from aiohttp.connector import Connection
 from multidict import istr
 from yarl import URL
 
 from rustygate.aiohttp_internals.client import TunnelError, UpstreamConnection, connection_of
 from rustygate.config import Settings
+from rustygate.core.bucket import SECOND
 from rustygate.core.headers import Headers
 from rustygate.core.websocket_handshake import SWITCHING_PROTOCOLS
 from rustygate.downstream.request_body import RequestBody
@@ -65,6 +71,12 @@ STALE_END_LIMIT_S = 0.1
 
 # Upstream's name for the request, which its support asks for.
 REQUEST_ID = istr("x-request-id")
+
+# The pauses between two tries to connect double from the first to the longest. Each is shortened
+# at random by up to CONNECT_JITTER, so that not all waiting requests come back at once.
+FIRST_CONNECT_PAUSE_S = 0.05
+LONGEST_CONNECT_PAUSE_S = 1.0
+CONNECT_JITTER = 0.3
 
 
 class UpstreamClient:
@@ -113,7 +125,10 @@ class UpstreamClient:
     ) -> UpstreamResponse:
         connection: UpstreamConnection | None = None
         try:
-            pooled = await self._pool.connect(fresh=fresh)
+            try:
+                pooled = await self._pool.connect(fresh=fresh)
+            except ClientError as error:
+                pooled = await self._reconnect(error, exchange, fresh=fresh)
             exchange.connected = True
             connection = connection_of(pooled)
             response = await self._pool.send(pooled, exchange.method, target, headers, body)
@@ -138,6 +153,44 @@ class UpstreamClient:
             raise self._proxy_failure(response.status)
         return response
 
+    async def _reconnect(
+        self, error: ClientError, exchange: Exchange, *, fresh: bool
+    ) -> Connection:
+        """A connection after a first try that failed. Raises `UpstreamUnreachable`, or ClientError
+        if it would not help to try again."""
+        assert exchange.sent is not None
+        deadline = exchange.sent / SECOND + self._settings.upstream_connect_timeout
+        tries, pause_s = 1, FIRST_CONNECT_PAUSE_S
+        while self._is_temporary(error):
+            left_s = deadline - FIRST_CONNECT_PAUSE_S - self._loop.time()
+            if left_s <= 0:
+                raise self._unreachable(error, tries) from error
+            jitter = 1 - CONNECT_JITTER * random.random()
+            await asyncio.sleep(min(pause_s * jitter, left_s))
+            pause_s = min(2 * pause_s, LONGEST_CONNECT_PAUSE_S)
+            tries += 1
+            try:
+                return await self._pool.connect(fresh=fresh, deadline=deadline)
+            except ClientError as again:
+                error = again
+        raise error
+
+    def _is_temporary(self, error: ClientError) -> bool:
+        """Whether another try to connect may have more success."""
+        failure = self._failure(error, None, hdrs.METH_GET)
+        return isinstance(failure, UpstreamUnreachable) and not failure.permanent
+
+    def _unreachable(self, error: ClientError, tries: int) -> UpstreamFailure:
+        """The failure after the last try to connect."""
+        failure = self._failure(error, None, hdrs.METH_GET)
+        if tries > 1:
+            limit_s = self._settings.upstream_connect_timeout
+            failure.message += (
+                f" Tried {tries} times within {limit_s:g} s; raise UPSTREAM_CONNECT_TIMEOUT if "
+                "upstream takes longer to start."
+            )
+        return failure
+
     def _failure(
         self, error: ClientError, connection: UpstreamConnection | None, method: str
     ) -> UpstreamFailure:
@@ -152,7 +205,8 @@ class UpstreamClient:
             case ClientConnectorError():
                 return UpstreamUnreachable(
                     f"No connection to upstream{self._via}: {_cause(error)}.",
-                    permanent=isinstance(error, ClientConnectorCertificateError),
+                    permanent=isinstance(error, ClientConnectorCertificateError)
+                    or _is_tls_mismatch(error.os_error),
                 )
             case ClientHttpProxyError():
                 return self._proxy_failure(error.status)
@@ -198,6 +252,14 @@ def _requested_upgrade(response: UpstreamResponse) -> bool:
     return any(name.lower() == "upgrade" for name, _ in response.request_headers)
 
 
+def _is_tls_mismatch(error: OSError) -> bool:
+    """Whether upstream and the gate do not agree on TLS, so that no later handshake succeeds; not
+    whether the connection ended within the handshake."""
+    return isinstance(error, ssl.SSLError) and not isinstance(
+        error, ssl.SSLEOFError | ssl.SSLZeroReturnError | ssl.SSLSyscallError
+    )
+
+
 def _cause(error: ClientConnectorError) -> str:
     """The cause of a connector's error, in words that repeat nothing of the request."""
     cause = error.os_error
@@ -208,4 +270,6 @@ def _cause(error: ClientConnectorError) -> str:
             return "its host name does not resolve"
         case OSError(errno=int(number)) if number in errorcode:
             return os.strerror(number).lower()
+        case ConnectionError():
+            return "the connection was closed during the TLS handshake"
     return type(cause).__name__

@@ -92,12 +92,27 @@ class ConnectionPool:
         await self._pooled.close()
         await self._fresh.close()
 
-    async def connect(self, *, fresh: bool = False) -> Connection:
+    async def connect(self, *, fresh: bool = False, deadline: float | None = None) -> Connection:
         """A connection for one request, with `fresh` a new one. Raises ClientError.
 
         The caller owns it until it sends a request.
+
+        Args:
+            deadline: the end of UPSTREAM_CONNECT_TIMEOUT, on the loop's clock, if this is not the
+                first try within it. The address may have changed since that one.
         """
         session = self._fresh if fresh else self._pooled
+        if deadline is None:
+            return await self._connect(session)
+        assert isinstance(session.connector, UpstreamConnector)
+        session.connector.clear_dns_cache()
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await self._connect(session)
+        except TimeoutError as error:
+            raise ConnectionTimeoutError from error
+
+    async def _connect(self, session: ClientSession) -> Connection:
         assert session.connector is not None
         while True:
             try:

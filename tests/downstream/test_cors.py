@@ -19,6 +19,7 @@ from tests.support.upstream import Upstream
 APP = "https://app.example.org"
 FROM_APP = f"Origin: {APP}"
 ALLOWED = {"CORS_ALLOW_ORIGINS": f"http://localhost:3000,{APP}"}
+UNREACHABLE = {"OPENAI_BASE_URL": "http://127.0.0.1:1/v1", "UPSTREAM_CONNECT_TIMEOUT": 0.1}
 
 # What the official SDK sends from a browser.
 SDK_HEADERS = "authorization,content-type,openai-organization,x-stainless-lang,x-stainless-os"
@@ -180,7 +181,11 @@ async def test_page_may_read_a_stream(gate: StartGate, upstream: Upstream) -> No
     ("settings", "sent", "status"),
     [
         ({"RATE_LIMIT_TIMEOUT": 0, "CONCURRENCY_LIMIT": 1, "QUEUE_LIMIT": 0}, chat(FROM_APP), 429),
-        ({"OPENAI_BASE_URL": "http://127.0.0.1:1/v1", "UPSTREAM_RETRIES": 0}, chat(FROM_APP), 502),
+        (
+            {"OPENAI_BASE_URL": "http://127.0.0.1:1/v1", "UPSTREAM_CONNECT_TIMEOUT": 0.1},
+            chat(FROM_APP),
+            502,
+        ),
         ({"MAX_BODY_SIZE": 1}, chat(FROM_APP), 413),
         ({}, get("/nothing", FROM_APP), 404),
         ({}, get("/v1/../x", FROM_APP), 400),

@@ -58,7 +58,7 @@ async def with_full_queue(gate: StartGate, upstream: Upstream) -> Gate:
 
 async def without_upstream(gate: StartGate, upstream: Upstream) -> Gate:
     """Upstream is not listening."""
-    running = await gate(UPSTREAM_RETRIES=0)
+    running = await gate(UPSTREAM_CONNECT_TIMEOUT=SHORT)
     await upstream.stop()
     return running
 

@@ -317,7 +317,11 @@ async def test_gate_writes_no_secret(upstream: Upstream, tmp_path: Path, run: st
         await gate.fill_queue()
         assert await gate.stop() == 0
         gate.keep(gate.waiter)
-    restricted = environ | {"ADMIN_KEY": "", "CONNECTION_LIMIT": "3"}
+    restricted = environ | {
+        "ADMIN_KEY": "",
+        "CONNECTION_LIMIT": "3",
+        "UPSTREAM_CONNECT_TIMEOUT": "0.2",
+    }
     restricted["CLIENTS_FILE"] = clients_file(tmp_path)
     with loopback_socket() as refusing_socket:
         async with running_gate(

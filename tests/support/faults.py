@@ -152,7 +152,7 @@ def check_refusal(received: Response, status: int, reason: str) -> None:
 # Upstream, before the response head.
 
 
-@ends_with("upstream_error", 502, "upstream_unreachable", 3, faults=EXCLUSIVE_FAULTS)
+@ends_with("upstream_error", 502, "upstream_unreachable", faults=EXCLUSIVE_FAULTS)
 async def upstream_refuses(scenario: Scenario) -> None:
     async with scenario.testbed.upstream.refusing():
         check_refusal(await (await scenario.send()).response(), 502, "upstream_unreachable")

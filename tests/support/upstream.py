@@ -67,13 +67,13 @@ class Upstream:
         wires: all connections accepted.
     """
 
-    def __init__(self, *, send_buffer: int | None = None) -> None:
+    def __init__(self, *, send_buffer: int | None = None, port: int = 0) -> None:
         self.calls: list[Call] = []
         self.wires: list[Wire] = []
         self.reply: Reply | None = None
         self._pending: asyncio.Queue[Call] = asyncio.Queue()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._socket = loopback_socket()
+        self._socket = loopback_socket(port)
         if send_buffer is not None:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
         self._server: asyncio.Server | None = None
@@ -138,10 +138,11 @@ class Upstream:
             await call.done.wait()
 
 
-def loopback_socket() -> socket.socket:
+def loopback_socket(port: int = 0) -> socket.socket:
     """A bound socket whose address refuses connections until it listens."""
     sock = socket.socket()
-    sock.bind(("127.0.0.1", 0))
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.bind(("127.0.0.1", port))
     return sock
 
 

@@ -299,7 +299,7 @@ async def test_spans_have_the_error(
     attempt: SpanResult | None,
     exchange: SpanResult,
 ) -> None:
-    running = await gate(spans.provider, UPSTREAM_RETRIES=0)
+    running = await gate(spans.provider, UPSTREAM_RETRIES=0, UPSTREAM_CONNECT_TIMEOUT=0.1)
     await failure(running, upstream)
     expected = [found for found in (attempt, exchange) if found is not None]
     ended = await spans.ended(len(expected))

@@ -1,15 +1,5 @@
 """Failures of upstream: which are retried, which are not, and how clients see them."""
 
-import asyncio
-import re
-import shutil
-import socket
-import ssl
-import subprocess
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from pathlib import Path
-
 import pytest
 
 from tests.conftest import StartGate
@@ -34,159 +24,16 @@ from tests.support.http import (
     response,
     response_head,
 )
-from tests.support.upstream import Upstream, loopback_socket, url_of
+from tests.support.upstream import Upstream
 from tests.support.waiting import until
 
 # A short timeout.
 SHORT_S = 0.2
 
 
-@pytest.fixture
-async def stopped_upstream(_no_task_left: None) -> AsyncIterator[Upstream]:
-    """An upstream that refuses connections until a test starts it."""
-    upstream = Upstream()
-    yield upstream
-    await upstream.stop()
-
-
 async def wait_for_retry_pause(running: Gate) -> None:
     """Wait until an exchange with a held body is between two attempts."""
     await until(lambda: running.snapshot()["in_flight"] == 0 < running.snapshot()["held_bytes"])
-
-
-# Connecting.
-
-
-@asynccontextmanager
-async def refusing_port() -> AsyncIterator[str]:
-    """An address without a listener."""
-    with loopback_socket() as unused:
-        yield url_of(unused)
-
-
-@asynccontextmanager
-async def full_backlog() -> AsyncIterator[str]:
-    """A listener with a full backlog, which accepts no connection."""
-    with loopback_socket() as listener:
-        listener.listen(0)
-        with socket.create_connection(listener.getsockname()):
-            yield url_of(listener)
-
-
-@asynccontextmanager
-async def unknown_name() -> AsyncIterator[str]:
-    """A host name that never resolves (RFC 6761, 6.4)."""
-    yield "http://upstream.invalid/v1"
-
-
-@asynccontextmanager
-async def plain_http() -> AsyncIterator[str]:
-    """An upstream that responds to a TLS handshake in plain HTTP."""
-
-    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.read(1)
-        writer.write(response(status="400 Bad Request"))
-        writer.close()
-
-    async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
-        yield url_of(server.sockets[0]).replace("http:", "https:")
-
-
-@pytest.mark.parametrize(
-    ("address", "settings", "message"),
-    [
-        (refusing_port, {}, "connection refused"),
-        (full_backlog, {"UPSTREAM_CONNECT_TIMEOUT": SHORT_S}, rf"within {SHORT_S} s"),
-        (unknown_name, {}, "name does not resolve"),
-        (plain_http, {}, "TLS failed: wrong version number"),
-    ],
-    ids=["refused", "timeout", "unknown name", "no TLS"],
-)
-async def test_failed_connection_is_retried_until_the_limit(
-    gate: StartGate,
-    address: Callable[[], AbstractAsyncContextManager[str]],
-    settings: dict[str, object],
-    message: str,
-) -> None:
-    async with address() as url:
-        running = await gate(OPENAI_BASE_URL=url, UPSTREAM_RETRIES=1, **settings)
-        client = await running.send(chat())
-        got = await expect_failure(running, client, "upstream_unreachable", 2)
-    assert re.search(message, got.error["message"])
-
-
-@pytest.fixture
-def self_signed(tmp_path: Path) -> ssl.SSLContext:
-    """A server's context with a self-signed certificate."""
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        pytest.skip("openssl is not installed")
-    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
-    made = f"req -x509 -newkey rsa:2048 -nodes -subj /CN=x -keyout {key} -out {certificate}"
-    subprocess.run([openssl, *made.split()], check=True, capture_output=True)
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(certificate, key)
-    return context
-
-
-async def test_untrusted_certificate_fails_the_connection(
-    gate: StartGate, self_signed: ssl.SSLContext
-) -> None:
-    def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        raise AssertionError("the gate trusts a self-signed certificate")
-
-    async with await asyncio.start_server(serve, "127.0.0.1", 0, ssl=self_signed) as server:
-        url = url_of(server.sockets[0]).replace("http:", "https:")
-        running = await gate(OPENAI_BASE_URL=url, UPSTREAM_RETRIES=0)
-        client = await running.send(chat())
-        got = await expect_failure(running, client, "upstream_unreachable", 1)
-    assert "TLS failed: certificate verify failed" in got.error["message"]
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [{}, {"CONCURRENCY_LIMIT": 1}, {"RATE_LIMIT": 0.001, "RATE_LIMIT_BURST": 1}],
-    ids=["no limit", "released slot", "returned unit"],
-)
-async def test_retry_connects_once_upstream_listens(
-    stopped_upstream: Upstream, gate: StartGate, settings: dict[str, object]
-) -> None:
-    running = await gate(OPENAI_BASE_URL=stopped_upstream.url, UPSTREAM_RETRIES=1, **settings)
-    client = await running.send(chat())
-    await wait_for_retry_pause(running)
-    stopped_upstream.reply = response(b"there")
-    await stopped_upstream.start()
-    assert (await expect_success(running, client, 2)).body == b"there"
-
-
-@with_streamed_bodies
-async def test_refused_connection_is_not_retried_for_a_streamed_body(
-    stopped_upstream: Upstream, gate: StartGate, sent: bytes, settings: dict[str, object]
-) -> None:
-    running = await gate(OPENAI_BASE_URL=stopped_upstream.url, **settings)
-    await expect_failure(running, await running.send(sent), "upstream_unreachable", 1)
-
-
-@pytest.mark.parametrize(
-    "budget",
-    [{"RATE_LIMIT": 0.001, "RATE_LIMIT_BURST": 1}, {"TOKENS_PER_MINUTE": 10}],
-    ids=["requests", "tokens"],
-)
-async def test_client_disconnect_during_connect_spends_nothing(
-    gate: StartGate, budget: dict[str, object]
-) -> None:
-    """The next request finds a full budget: it is in flight at once instead of being refused."""
-    async with full_backlog() as url:
-        running = await gate(OPENAI_BASE_URL=url, RATE_LIMIT_TIMEOUT=2, **budget)
-        first = await running.send(chat())
-        await running.wait_until(in_flight=1)
-        first.disconnect()
-        await running.wait_until(in_flight=0)
-        second = await running.send(chat())
-        refusal = asyncio.create_task(second.response())
-        await running.wait_until(in_flight=1, waiters=0)
-        assert not refusal.done()
-        refusal.cancel()
 
 
 # Disconnects before a response.
@@ -376,11 +223,13 @@ async def test_slow_upload_on_a_pooled_connection_is_not_taken_for_upstream_sile
 # Between two attempts.
 
 
-async def test_no_attempt_starts_after_the_deadline(gate: StartGate) -> None:
+async def test_no_attempt_starts_after_the_deadline(gate: StartGate, upstream: Upstream) -> None:
     """The pauses double from a tenth of a second, so the third would end after 0.7 s."""
-    async with refusing_port() as url:
-        running = await gate(OPENAI_BASE_URL=url, UPSTREAM_RETRIES=100, RATE_LIMIT_TIMEOUT=0.5)
-        await expect_failure(running, await running.send(chat()), "upstream_unreachable", 3)
+    running = await gate(UPSTREAM_RETRIES=100, RATE_LIMIT_TIMEOUT=0.5)
+    client = await running.send(get())
+    for _ in range(3):
+        await disconnect(upstream, "reset")
+    await expect_failure(running, client, "upstream_disconnected", 3)
 
 
 async def test_failure_is_reported_when_a_retry_cannot_be_admitted_in_time(
