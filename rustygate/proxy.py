@@ -48,6 +48,7 @@ from rustygate.relay.pipe import pipe, refuse_in_stream
 from rustygate.relay.queue_keepalive import QueueKeepalive
 from rustygate.relay.source import read_ahead
 from rustygate.relay.websocket import relay_websocket
+from rustygate.relay.websocket_turns import TurnServices, names_models_in_turns
 from rustygate.retry import JUDGED_STATUSES, FailedAttempt, RetryPolicy
 from rustygate.telemetry.ledger import Ledger
 from rustygate.upstream.client import UpstreamClient
@@ -65,6 +66,7 @@ class UpstreamRequest:
     target: str = field(repr=False)
     headers: Headers = field(repr=False)
     body: RequestBody
+    client: Client | None = None
 
 
 class Proxy:
@@ -91,6 +93,9 @@ class Proxy:
         self._retries = RetryPolicy(settings, gate)
         self._history = OutputHistory()
         self._body_budget = BodyBufferBudget(settings.queue_bytes)
+        self._turn_services = TurnServices(
+            settings, gate, ledger, auth, self._history, self._body_budget, tracing
+        )
         self._running: set[asyncio.Task[Any]] = set()
         self._credentials = Credentials.for_account(
             settings.openai_api_key, settings.openai_org_id, settings.openai_project_id
@@ -164,10 +169,12 @@ class Proxy:
         try:
             await body.read()
             facts = self._estimate(exchange, target, body, handshake)
-            is_visible = body.held is not None and handshake is None
+            is_visible = body.held is not None and (
+                handshake is None or names_models_in_turns(target)
+            )
             check_model(client, exchange, facts if is_visible else None)
             headers = self._headers(request, facts, handshake)
-            upstream_request = UpstreamRequest(exchange, target, headers, body)
+            upstream_request = UpstreamRequest(exchange, target, headers, body, client)
             # Admit, forward and pipe.
             async with self._queue_keepalive(request, exchange, facts) as keepalive:
                 try:
@@ -306,6 +313,8 @@ class Proxy:
             exchange, "upstream responded", status=response.status, attempt=exchange.attempts
         )
         admission.record_response(response.ok, read_rate_limits(response.headers))
+        if response.status == SWITCHING_PROTOCOLS:
+            return await self._bridge(request, admission, response, keepalive)
         body_start: bytes | None = None
         if response.status in JUDGED_STATUSES:
             body_start = await read_ahead(response, self._settings)
@@ -320,6 +329,24 @@ class Proxy:
         finally:
             self._settle(exchange, admission, response.ok)
 
+    async def _bridge(
+        self,
+        request: UpstreamRequest,
+        admission: Admission,
+        response: UpstreamResponse,
+        keepalive: QueueKeepalive,
+    ) -> web.StreamResponse:
+        """Relay a WebSocket. It holds no slot: each turn in it is admitted by itself."""
+        exchange = request.exchange
+        admission.release()
+        downstream = await keepalive.stop()
+        try:
+            return await relay_websocket(
+                downstream.request, response, exchange, request.client, self._turn_services
+            )
+        finally:
+            self._settle(exchange, admission, response.ok)
+
     # Settle: replace the estimated cost by the actual one.
 
     def _settle(self, exchange: Exchange, admission: Admission, ok: bool) -> None:
@@ -327,7 +354,7 @@ class Proxy:
         the response is an error."""
         if exchange.tokens_out is not None:
             admission.settle((exchange.tokens_in or 0) + exchange.tokens_out)
-            # The tokens of a WebSocket are those of many responses, not a sample of one.
+            # The tokens of a WebSocket are those of its transcriptions.
             if exchange.status != SWITCHING_PROTOCOLS:
                 self._history.record(exchange.client, exchange.model, exchange.tokens_out)
         elif not ok:
@@ -345,8 +372,6 @@ async def _pass_on(
     response: UpstreamResponse, body_start: bytes | None, keepalive: QueueKeepalive
 ) -> web.StreamResponse:
     downstream = await keepalive.stop()
-    if response.status == SWITCHING_PROTOCOLS:
-        return await relay_websocket(downstream.request, response, downstream.exchange)
     return await pipe(downstream, response, body_start)
 
 

@@ -90,6 +90,18 @@ class ClientAuth:
         exchange.priority = client.cap_priority(exchange.priority)
         return client
 
+    def current(self, client: Client | None) -> Client | None:
+        """A client that was authenticated earlier, as the file describes it now.
+
+        Raises `InvalidApiKey` if the file has no such client any more.
+        """
+        if client is None or self._clients is None:
+            return client
+        current = self._clients.by_name.get(client.name)
+        if current is None:
+            raise InvalidApiKey(1)
+        return current
+
 
 def check_model(client: Client | None, exchange: Exchange, facts: RequestFacts | None) -> None:
     """Raise `ModelNotAllowed` unless a client may use the model that a request names.

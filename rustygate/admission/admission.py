@@ -19,7 +19,7 @@ class Admission(Waiter):
     `settle`, `give_back`.
     """
 
-    __slots__ = ("_dispatcher", "_lane_slot_freed", "_lanes", "lane_queue")
+    __slots__ = ("_dispatcher", "_lane_slot_freed", "_lanes", "_slots_freed", "lane_queue")
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class Admission(Waiter):
         )
         self._dispatcher = dispatcher
         self._lanes = lanes
-        self._lane_slot_freed = False
+        self._lane_slot_freed = self._slots_freed = False
 
     async def __aenter__(self) -> Self:
         self.lane_queue.users += 1
@@ -47,6 +47,19 @@ class Admission(Waiter):
             self._lanes.release(self.lane_queue)
             raise
         return self
+
+    # For an admission that no `async with` can enclose.
+    enter = __aenter__
+
+    def charge(self) -> None:
+        """Enter without waiting, whatever the budgets say: upstream has begun by itself."""
+        self.lane_queue.users += 1
+        self._dispatcher.charge(self)
+
+    def leave(self) -> None:
+        """Free what the attempt still holds."""
+        self.release()
+        self._lanes.release(self.lane_queue)
 
     async def _wait(self) -> None:
         began = self._dispatcher.now()
@@ -67,8 +80,7 @@ class Admission(Waiter):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.release()
-        self._lanes.release(self.lane_queue)
+        self.leave()
 
     def _refuse_oversized(self) -> None:
         least = self.exchange.min_tokens
@@ -126,7 +138,10 @@ class Admission(Waiter):
         self._dispatcher.wake()
 
     def release(self) -> None:
-        """Free the slots."""
+        """Free the slots, before the attempt ends if it needs them no longer."""
+        if self._slots_freed:
+            return
+        self._slots_freed = True
         if not self._lane_slot_freed:
             self._release_lane_slot()
         for wait_queue in self.wait_queues:

@@ -79,6 +79,10 @@ class Dispatcher:
         self._take(newcomer, now)
         return True
 
+    def charge(self, newcomer: Waiter) -> None:
+        """Charge the budgets for what has begun without admission. The waiters wait longer."""
+        self._take(newcomer, self.now())
+
     async def wait_for_turn(self, newcomer: Waiter, deadline: int) -> None:
         """Wait until admitted. Raises a refusal at the deadline at the latest.
 

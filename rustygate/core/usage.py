@@ -56,31 +56,6 @@ class UsageReader:
         return find_usage(self._tail)
 
 
-class UsageTotal:
-    """Adds up the usages in the events of a WebSocket: each response in it has its own."""
-
-    __slots__ = ("_event", "total")
-
-    def __init__(self) -> None:
-        self._event = UsageReader("")
-        self.total: Usage | None = None
-
-    def feed(self, piece: bytes, last: bool) -> None:
-        """Note a piece of an event. After the last piece, add the event's usage."""
-        self._event.feed(piece)
-        if last:
-            usage = self._event.usage()
-            if usage is not None:
-                self._add(usage)
-            self._event = UsageReader("")
-
-    def _add(self, usage: Usage) -> None:
-        before = self.total or Usage(0, 0)
-        self.total = Usage(
-            before.tokens_in + usage.tokens_in, before.tokens_out + usage.tokens_out
-        )
-
-
 def find_usage(body: bytes | bytearray) -> Usage | None:
     """The last usage in the tail of a body without content coding."""
     start = body.rfind(_KEY, -TAIL_BYTES)

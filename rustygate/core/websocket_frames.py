@@ -1,17 +1,20 @@
 """WebSocket frames, as far as the relay needs them (RFC 6455, 5; RFC 7692, 6).
 
-Frames are never rebuilt. The relay passes on the bytes it reads, masks and compression included,
-and a `FrameTracker` says how many of them may pass. It follows where frames and messages begin and
-end, which also shows where the gate may insert a Close frame of its own. Bytes that no endpoint
-has to accept are a `ProtocolViolation`, and do not pass.
+The relay passes on the bytes it reads, masks and compression included, and a `FrameTracker` says
+how many of them may pass. It follows where frames and messages begin and end, which also shows
+where the gate may insert frames of its own. Bytes that no endpoint has to accept are a
+`ProtocolViolation`, and do not pass.
 
 The header of a frame is held until it is complete, and so is a whole control frame. Other payloads
-are not kept. A compressed message is not inflated: the endpoints check its contents.
+are not kept. A `MessageObserver` reads the messages from a copy without mask and compression, and
+decides which of them do not pass yet.
 """
 
 from codecs import getincrementaldecoder
-from collections.abc import Callable
+from enum import IntEnum
 from typing import TYPE_CHECKING
+
+from rustygate.core.websocket_compression import MessageInflater
 
 if TYPE_CHECKING:
     from codecs import IncrementalDecoder
@@ -29,9 +32,9 @@ INVALID_PAYLOAD = 1007
 MESSAGE_TOO_BIG = 1009
 INTERNAL_ERROR = 1011
 
-CONTINUATION, TEXT, BINARY, CLOSE, PONG = 0x0, 0x1, 0x2, 0x8, 0xA
+CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
 
-_FIN, _RESERVED, _COMPRESSED, _OPCODE = 0x80, 0x70, 0x40, 0x0F
+_FIN, _RESERVED, COMPRESSED, OPCODE = 0x80, 0x70, 0x40, 0x0F
 _MASKED, _LENGTH = 0x80, 0x7F
 MASK_BYTES = 4
 
@@ -51,6 +54,45 @@ class ProtocolViolation(Exception):
         self.message = message
 
 
+class Fate(IntEnum):
+    """What becomes of a message, as its observer decides with each piece.
+
+    A message that is taken can still be let pass later, but not the other way round.
+    """
+
+    PASS = 0
+    WATCH = 1
+    TAKE = 2
+
+
+PASS, WATCH, TAKE = Fate
+
+
+class MessageObserver:
+    """Reads the messages of one side, and decides which of them pass.
+
+    `compressed`: the current message is; set by the tracker.
+    """
+
+    compressed = False
+
+    def read(self, piece: bytes | None, first: bool, last: bool) -> Fate:
+        """Read a piece of a message; None if it cannot be inflated.
+
+        PASS: the rest of the message is of no interest. WATCH: it passes, but is read to its end.
+        TAKE: the frame does not pass; the observer gets it from `take`.
+        """
+        raise NotImplementedError
+
+    def take(self, frame: bytes, last: bool) -> bytes:
+        """Take a frame of the message, or a part of one. Returns what passes in its place."""
+        raise NotImplementedError
+
+    def release(self) -> bytes:
+        """The frames that were taken of a message that passes after all."""
+        raise NotImplementedError
+
+
 class FrameTracker:
     """Follows the bytes from one side, however they are cut.
 
@@ -60,21 +102,34 @@ class FrameTracker:
     Args:
         masked: frames must be masked (from a client) or must not be (from a server).
         compressed: the two sides negotiated permessage-deflate.
-        on_text: called with each piece of an uncompressed text message, and whether it is the
-            last one.
+        observer: reads the messages; None lets them all pass.
+        keeps_context: compressed messages may refer to earlier ones.
     """
 
     __slots__ = (
         "_bytes_left",
         "_compressed",
         "_decoder",
+        "_detours",
         "_fragments",
         "_held",
         "_in_message",
+        "_inflated",
+        "_inflater",
+        "_inserts",
         "_is_final",
+        "_is_first",
+        "_is_inflating",
+        "_is_own_pong",
+        "_is_released",
+        "_is_taken",
         "_mask",
         "_masked",
-        "_on_text",
+        "_observed",
+        "_observer",
+        "_passed",
+        "_ping",
+        "_pongs_due",
         "_size",
         "at_boundary",
         "closed",
@@ -86,14 +141,15 @@ class FrameTracker:
         *,
         masked: bool,
         compressed: bool,
-        on_text: Callable[[bytes, bool], None] | None = None,
+        observer: MessageObserver | None = None,
+        keeps_context: bool = True,
     ) -> None:
         self.closed = False
         self.violation: ProtocolViolation | None = None
         self.at_boundary = True
         self._masked = masked
         self._compressed = compressed
-        self._on_text = on_text
+        self._observer = observer
         self._held = b""
         # The current frame: payload bytes still to come, its mask, and whether it ends a message.
         self._bytes_left = 0
@@ -104,6 +160,20 @@ class FrameTracker:
         self._size = 0
         self._fragments = 0
         self._decoder: IncrementalDecoder | None = None
+        # Its observer: whether it reads on, and whether it takes the frames. A message remains
+        # the current one until the next begins.
+        self._observed = self._is_first = self._is_taken = False
+        self._inflater = _inflater(compressed and observer is not None, keeps_context)
+        self._is_inflating = False
+        self._inflated = 0
+        # What does not pass as it arrives. `_detours`: there may be such a frame. `_passed`: what
+        # passes before the bytes not yet looked at, while there is.
+        self._detours = False
+        self._passed: list[bytes] = []
+        self._is_released = self._is_own_pong = False
+        self._inserts: list[bytes] = []
+        self._ping = b""
+        self._pongs_due = 0
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else self.violation or f"{self._bytes_left} bytes left"
@@ -114,27 +184,81 @@ class FrameTracker:
         """Whether nothing more will pass."""
         return self.closed or self.violation is not None
 
+    @property
+    def between_messages(self) -> bool:
+        """Whether the bytes passed end with a message. Control frames count as none."""
+        return self._is_taken or not (self._in_message or self._bytes_left)
+
+    def insert(self, message: bytes) -> bytes:
+        """Add a message of the gate's own. Returns what to write now: all of it between two
+        messages, otherwise nothing; then it follows in what `feed` returns."""
+        if self.between_messages and not self._inserts:
+            return message
+        self._inserts.append(message)
+        self._detours = True
+        return b""
+
+    def expect_pong(self, payload: bytes) -> None:
+        """Let the pong that answers a ping of the gate's own not pass."""
+        self._ping = payload
+        self._pongs_due += 1
+
     def feed(self, data: bytes) -> bytes:
         """Take the next bytes. Returns those that may pass now, with any held before."""
-        if self.finished:
+        if self.closed or self.violation is not None:
             return b""
         if self._held:
             data, self._held = self._held + data, b""
-        valid = 0
+        start = at = 0
+        size = len(data)
         try:
             if self._bytes_left:
-                valid = self._payload(data, 0)
-            while valid < len(data) and not self.finished:
+                at = self._payload(data, 0)
+                if self._detours:
+                    start = self._detour(data, 0, 0, at, is_control=False)
+            while at < size and not self.closed:
                 self.at_boundary = True
-                end = self._frame(data, valid)
-                if end == valid:
-                    self._held = data[valid:]
-                    return data[:valid]
-                valid = end
-            self.at_boundary = not self._bytes_left
+                end = self._frame(data, at)
+                if end == at:
+                    self._held, size = data[at:], at
+                elif self._detours:
+                    is_control = data[at] & OPCODE >= CLOSE
+                    start = self._detour(data, start, at, end, is_control=is_control)
+                at = end
+            self.at_boundary = self._is_taken or not self._bytes_left
         except ProtocolViolation as violation:
             self.violation = violation
-        return data if valid == len(data) else data[:valid]
+        if start or self._passed:
+            return self._join(data[start:at])
+        return data if at == len(data) else data[:at]
+
+    def _detour(self, data: bytes, start: int, at: int, end: int, *, is_control: bool) -> int:
+        """Handle the frame `data[at:end]`, or the part of one, which may not simply pass after
+        `data[start:at]`. Returns where the next bytes that pass begin."""
+        observer = self._observer
+        if self._is_released and observer is not None:
+            self._passed += (data[start:at], observer.release())
+            start = at
+        if self._is_own_pong:
+            self._passed.append(data[start:at])
+            start = end
+        elif self._is_taken and not is_control and observer is not None:
+            last = self._is_final and not self._bytes_left
+            self._passed += (data[start:at], observer.take(data[at:end], last))
+            start = end
+        if self._inserts and self.between_messages:
+            self._passed += (data[start:end], *self._inserts)
+            self._inserts.clear()
+            start = end
+        self._is_released = self._is_own_pong = False
+        self._detours = self._is_taken or bool(self._inserts)
+        return start
+
+    def _join(self, rest: bytes) -> bytes:
+        """All that passes."""
+        passed = b"".join((*self._passed, rest))
+        self._passed.clear()
+        return passed
 
     def _frame(self, data: bytes, start: int) -> int:
         """Take a frame, or the part of it that is there. Returns its end.
@@ -144,7 +268,7 @@ class FrameTracker:
         if len(data) < start + 2:
             return start
         first, second = data[start], data[start + 1]
-        opcode, length = first & _OPCODE, second & _LENGTH
+        opcode, length = first & OPCODE, second & _LENGTH
         self._check_header(first, second, opcode, length)
         at = start + 2
         if length >= _EXTENDED_LENGTH:
@@ -158,18 +282,25 @@ class FrameTracker:
         if len(data) < (at + length if opcode >= CLOSE else at):
             return start
         if opcode >= CLOSE:
-            if opcode == CLOSE:
-                _check_close(apply_mask(data[at : at + length], mask))
-                self.closed = True
+            self._control(opcode, apply_mask(data[at : at + length], mask))
             return at + length
         self._begin_data_frame(first, opcode, length)
         self._bytes_left, self._mask = length, mask
         return self._payload(data, at)
 
+    def _control(self, opcode: int, payload: bytes) -> None:
+        """Take a control frame."""
+        if opcode == CLOSE:
+            _check_close(payload)
+            self.closed = True
+        elif opcode == PONG and self._pongs_due and payload == self._ping:
+            self._pongs_due -= 1
+            self._is_own_pong = self._detours = True
+
     def _check_header(self, first: int, second: int, opcode: int, length: int) -> None:
         """Raise if the first two bytes of a frame are invalid."""
         reserved = first & _RESERVED
-        if reserved and not (self._compressed and reserved == _COMPRESSED and 0 < opcode < CLOSE):
+        if reserved and not (self._compressed and reserved == COMPRESSED and 0 < opcode < CLOSE):
             raise ProtocolViolation(PROTOCOL_ERROR, "reserved bits are set")
         if bool(second & _MASKED) != self._masked:
             found = "not masked" if self._masked else "masked"
@@ -194,7 +325,12 @@ class FrameTracker:
             self._fragments += 1
         else:
             self._size, self._fragments = length, 1
-            self._decoder = _utf8() if opcode == TEXT and not first & _COMPRESSED else None
+            self._decoder = _utf8() if opcode == TEXT and not first & COMPRESSED else None
+            self._observed = self._observer is not None
+            self._is_first, self._is_taken = True, False
+            if self._inflater is not None and self._observer is not None:
+                self._is_inflating = self._observer.compressed = bool(first & COMPRESSED)
+                self._inflated = 0
         if self._size > MESSAGE_LIMIT:
             raise ProtocolViolation(
                 MESSAGE_TOO_BIG, f"a message has {self._size} bytes, more than {MESSAGE_LIMIT}"
@@ -210,28 +346,63 @@ class FrameTracker:
         """Take the part of a data frame's payload that is there. Returns its end."""
         end = min(at + self._bytes_left, len(data))
         left = self._bytes_left - (end - at)
-        if self._decoder is not None:
-            text = apply_mask(data[at:end], self._mask)
-            self._read_text(self._decoder, text, self._is_final and not left)
+        if self._observed or self._decoder is not None or self._is_inflating:
+            piece = apply_mask(data[at:end], self._mask)
+            self._read(piece, self._is_final and not left)
         shift = (end - at) % MASK_BYTES
         self._mask = self._mask[shift:] + self._mask[:shift]
         self._bytes_left = left
         return end
 
-    def _read_text(self, decoder: "IncrementalDecoder", piece: bytes, last: bool) -> None:
-        """Read a piece of a text message. Raises if it is not UTF-8."""
-        try:
-            decoder.decode(piece, last)
-        except UnicodeDecodeError:
-            raise ProtocolViolation(INVALID_PAYLOAD, "a text message is not UTF-8") from None
-        if self._on_text is not None:
-            self._on_text(piece, last)
+    def _read(self, piece: bytes, last: bool) -> None:
+        """Read a piece of a message. Raises if it is text and not UTF-8, or inflates too far."""
+        plain: bytes | None = piece
+        if self._decoder is not None:
+            try:
+                self._decoder.decode(piece, last)
+            except UnicodeDecodeError:
+                raise ProtocolViolation(INVALID_PAYLOAD, "a text message is not UTF-8") from None
+        elif self._is_inflating:
+            plain = self._inflate(piece, last)
+        if not self._observed or self._observer is None:
+            return
+        fate = self._observer.read(plain, self._is_first, last)
+        self._is_first = False
+        if fate is TAKE:
+            self._is_taken = self._detours = True
+            return
+        self._observed = fate is WATCH
+        if self._is_taken:
+            self._is_taken = False
+            self._is_released = self._detours = True
+
+    def _inflate(self, piece: bytes, last: bool) -> bytes | None:
+        assert self._inflater is not None
+        plain = self._inflater.inflate(piece, last, MESSAGE_LIMIT + 1 - self._inflated)
+        if plain is not None:
+            self._inflated += len(plain)
+            if self._inflated > MESSAGE_LIMIT:
+                raise ProtocolViolation(
+                    MESSAGE_TOO_BIG, f"a message inflates to more than {MESSAGE_LIMIT} bytes"
+                )
+        return plain
 
 
 def close_frame(code: int, reason: str, mask: bytes = b"") -> bytes:
     """A Close frame, masked if there is a mask. `reason` may have up to 123 bytes."""
-    payload = code.to_bytes(2) + reason.encode()
-    head = bytes([_FIN | CLOSE, (_MASKED if mask else 0) | len(payload)])
+    return frame(CLOSE, code.to_bytes(2) + reason.encode(), mask)
+
+
+def frame(opcode: int, payload: bytes, mask: bytes = b"") -> bytes:
+    """A whole message or a control frame of the gate's own, masked if there is a mask."""
+    size, masked = len(payload), _MASKED if mask else 0
+    head = bytes([_FIN | opcode])
+    if size < _EXTENDED_LENGTH:
+        head += bytes([masked | size])
+    elif size < 1 << 16:
+        head += bytes([masked | 126]) + size.to_bytes(2)
+    else:
+        head += bytes([masked | 127]) + size.to_bytes(8)
     return head + mask + apply_mask(payload, mask)
 
 
@@ -245,6 +416,10 @@ def apply_mask(payload: bytes, mask: bytes) -> bytes:
     return (int.from_bytes(payload, "little") ^ int.from_bytes(key, "little")).to_bytes(
         size, "little"
     )
+
+
+def _inflater(compressed: bool, keeps_context: bool) -> MessageInflater | None:
+    return MessageInflater(keeps_context=keeps_context) if compressed else None
 
 
 def _check_close(payload: bytes) -> None:

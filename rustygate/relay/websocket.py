@@ -19,8 +19,9 @@ from aiohttp import hdrs, web
 from aiohttp.client_proto import ResponseHandler
 
 from rustygate.aiohttp_internals.response import HandshakeResponse
+from rustygate.core.clients import Client
 from rustygate.core.headers import Headers
-from rustygate.core.usage import UsageTotal
+from rustygate.core.websocket_compression import keeps_context
 from rustygate.core.websocket_frames import (
     GOING_AWAY,
     INTERNAL_ERROR,
@@ -36,6 +37,7 @@ from rustygate.core.websocket_handshake import (
 from rustygate.errors import BadRequest, BodyTooLarge, Draining, UpstreamDisconnected
 from rustygate.exchange import Exchange
 from rustygate.relay.websocket_side import ClientSide, UpstreamSide
+from rustygate.relay.websocket_turns import TurnServices, WebSocketTurns
 from rustygate.upstream.response import UpstreamResponse
 
 # How long the gate waits for the Close frame that responds to one side's Close frame.
@@ -47,7 +49,11 @@ DISCONNECT_TIMEOUT_S = 1.0
 
 
 async def relay_websocket(
-    request: web.Request, upstream_response: UpstreamResponse, exchange: Exchange
+    request: web.Request,
+    upstream_response: UpstreamResponse,
+    exchange: Exchange,
+    client: Client | None,
+    services: TurnServices,
 ) -> web.StreamResponse:
     """Accept the client's handshake, relay both directions until the end, stamp the exchange.
 
@@ -63,8 +69,16 @@ async def relay_websocket(
     response.force_close()
     exchange.status = SWITCHING_PROTOCOLS
     await response.prepare(request)
-    compressed = hdrs.SEC_WEBSOCKET_EXTENSIONS in response.headers
-    await _WebSocketRelay(request, connection, exchange, compressed).run()
+    # Only compression is ever negotiated.
+    compression = response.headers.get(hdrs.SEC_WEBSOCKET_EXTENSIONS)
+    turns = WebSocketTurns(
+        services,
+        request,
+        exchange,
+        client,
+        keeps_context=keeps_context(compression or "", "client"),
+    )
+    await _WebSocketRelay(request, connection, exchange, turns, compression).run()
     return response
 
 
@@ -91,21 +105,37 @@ class _WebSocketRelay:
         request: web.Request,
         connection: ResponseHandler,
         exchange: Exchange,
-        compressed: bool,
+        turns: WebSocketTurns,
+        compression: str | None,
     ) -> None:
         self._exchange = exchange
+        self._turns = turns
         self._changed = asyncio.Event()
-        self._usage = UsageTotal()
-        client_frames = FrameTracker(masked=True, compressed=compressed)
-        upstream_frames = FrameTracker(
-            masked=False, compressed=compressed, on_text=self._usage.feed
+        client_frames = FrameTracker(
+            masked=True,
+            compressed=compression is not None,
+            observer=turns.from_client,
+            keeps_context=keeps_context(compression or "", "client"),
         )
-        self._client = ClientSide(request.protocol, client_frames, self._changed.set)
-        self._upstream = UpstreamSide(connection, upstream_frames, self._changed.set)
+        upstream_frames = FrameTracker(
+            masked=False,
+            compressed=compression is not None,
+            observer=turns.from_upstream,
+            keeps_context=keeps_context(compression or "", "server"),
+        )
+        self._client = ClientSide(request.protocol, client_frames, self._on_change)
+        self._upstream = UpstreamSide(connection, upstream_frames, self._on_change)
         self._client.peer, self._upstream.peer = self._upstream, self._client
+        turns.client, turns.upstream = self._client, self._upstream
 
     async def run(self) -> None:
         """Relay until both sides have ended."""
+        try:
+            await self._relay()
+        finally:
+            await self._turns.finish(*self._turn_outcome())
+
+    async def _relay(self) -> None:
         client, upstream = self._client, self._upstream
         try:
             client.take_over()
@@ -125,6 +155,21 @@ class _WebSocketRelay:
             client.disconnect(cleanly)
             upstream.disconnect(cleanly)
             self._stamp_totals()
+
+    def _on_change(self) -> None:
+        """A side has sent its last, or was lost."""
+        self._changed.set()
+        if self._client.finished or self._upstream.finished:
+            self._turns.stop(*self._turn_outcome())
+
+    def _turn_outcome(self) -> tuple[str, str | None]:
+        """The outcome of a turn that has not ended with the WebSocket."""
+        exchange = self._exchange
+        if exchange.outcome not in (None, "ok"):
+            return exchange.outcome or "", exchange.reason
+        if self._client.has_closed:
+            return "client_left", None
+        return "aborted", UpstreamDisconnected.reason
 
     async def _end(self) -> None:
         """One side has finished: end the other accordingly."""
@@ -173,11 +218,8 @@ class _WebSocketRelay:
             await self._changed.wait()
 
     def _stamp_totals(self) -> None:
-        exchange, total = self._exchange, self._usage.total
-        exchange.bytes = self._client.bytes_written
-        exchange.first_byte = self._client.first_written_at
-        if total is not None:
-            exchange.tokens_in, exchange.tokens_out = total.tokens_in, total.tokens_out
+        self._exchange.bytes = self._client.bytes_written
+        self._exchange.first_byte = self._client.first_written_at
 
     def _stamp_outcome(self, outcome: str, reason: str | None = None) -> None:
         self._exchange.outcome, self._exchange.reason = outcome, reason

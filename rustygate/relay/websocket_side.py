@@ -15,12 +15,15 @@ from aiohttp import web
 from aiohttp.base_protocol import BaseProtocol
 from aiohttp.client_proto import ResponseHandler
 
-from rustygate.core.websocket_frames import MASK_BYTES, FrameTracker, close_frame
+from rustygate.core.websocket_frames import MASK_BYTES, PING, FrameTracker, close_frame, frame
 from rustygate.system.tls import unsent_bytes
 
 # How long a side may take to read what was written to it, and how often that is checked.
 FLUSH_TIMEOUT_S = 5.0
 FLUSH_POLL_INTERVAL_S = 0.02
+
+# Why a side is not read: its peer's write buffer is full, or too much of what it sent waits.
+PEER_FULL, HELD = 1, 2
 
 # The start of the reason in the gate's own Close frames.
 _REASON_PREFIX = "rustygate: "
@@ -30,7 +33,7 @@ class Side(asyncio.Protocol):
     """One of the two connections. What it sends is written to its peer, as far as it may pass.
 
     `lost`: no more data will arrive. `bytes_written` counts the bytes written to this side, from
-    `first_written_at` on.
+    `first_written_at` on. `heard_at`: when it last sent something, on the loop's clock.
     """
 
     peer: "Side"
@@ -42,6 +45,9 @@ class Side(asyncio.Protocol):
         self._transport = connection.transport
         self._on_change = on_change
         self._close_sent = False
+        self._not_read_for = 0
+        self._time = asyncio.get_running_loop().time
+        self.heard_at = self._time()
         self.frames = frames
         self.lost = self._transport is None
         self.bytes_written = 0
@@ -78,6 +84,24 @@ class Side(asyncio.Protocol):
         self.bytes_written += len(data)
         transport.write(data)
 
+    def insert(self, message: bytes) -> None:
+        """Send a message that its peer has not sent just now, as soon as the peer's last message
+        is complete."""
+        if self._writable_transport() is not None and not self.peer.frames.finished:
+            written = self.peer.frames.insert(message)
+            if written:
+                self.write(written)
+
+    def ping(self, payload: bytes) -> None:
+        """Send a ping of the gate's own, unless this is in the middle of a frame or the side does
+        not read. The pong does not pass."""
+        transport = self._writable_transport()
+        if transport is None or self._connection.writing_paused or self.frames.finished:
+            return
+        if self.peer.frames.at_boundary and not self.peer.frames.finished:
+            self.frames.expect_pong(payload)
+            transport.write(frame(PING, payload, self._new_mask()))
+
     def send_close(self, code: int, reason: str) -> None:
         """Send a Close frame of the gate's own, if the data so far ends at a frame boundary, and
         nothing after it."""
@@ -91,7 +115,7 @@ class Side(asyncio.Protocol):
         with suppress(OSError):
             if transport.can_write_eof():
                 transport.write_eof()
-        self.resume_reading()
+        self.resume_reading(PEER_FULL | HELD)
 
     def _writable_transport(self) -> asyncio.Transport | None:
         """The transport, unless writing to it is over."""
@@ -115,13 +139,17 @@ class Side(asyncio.Protocol):
     def _unsent(self) -> int:
         return 0 if self.lost or self._transport is None else unsent_bytes(self._transport)
 
-    def pause_reading(self) -> None:
-        """Stop reading: the peer's write buffer is full."""
+    def pause_reading(self, reason: int = PEER_FULL) -> None:
+        """Stop reading, for one reason more."""
+        self._not_read_for |= reason
         self._connection.pause_reading()
 
-    def resume_reading(self) -> None:
-        """Read again: the peer's write buffer has room."""
-        self._connection.resume_reading()
+    def resume_reading(self, reason: int = PEER_FULL) -> None:
+        """Read again if no other reason is left."""
+        if self._not_read_for & reason:
+            self._not_read_for &= ~reason
+            if not self._not_read_for:
+                self._connection.resume_reading()
 
     def disconnect(self, cleanly: bool) -> None:
         """Close the connection if `cleanly` and nothing is unsent; otherwise abort it. With TLS
@@ -136,6 +164,7 @@ class Side(asyncio.Protocol):
     # Called by asyncio.
 
     def data_received(self, data: bytes) -> None:
+        self.heard_at = self._time()
         passed = self.frames.feed(data)
         if passed:
             self.peer.write(passed)

@@ -311,9 +311,10 @@ HANDSHAKE = (
         ("/v1/realtime?model=gpt-4o-realtime", "rg-wrong", 401),
         ("/v1/realtime?model=o1", KEYS["search"], 403),
         ("/v1/realtime?model=gpt-4o-realtime&model=o1", KEYS["search"], 403),
-        ("/v1/responses", KEYS["search"], 403),
+        ("/v1/responses", KEYS["search"], 200),
+        ("/v1/realtime", KEYS["search"], 403),
     ],
-    ids=["allowed", "wrong key", "other model", "two models", "model in a frame"],
+    ids=["allowed", "wrong key", "other model", "two models", "model in each turn", "no model"],
 )
 async def test_websocket_key_can_be_a_subprotocol(
     gate: StartGate, upstream: Upstream, clients: Path, target: str, key: str, status: int

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rustygate.core.usage import TAIL_BYTES, Usage, UsageReader, UsageTotal, may_contain_usage
+from rustygate.core.usage import TAIL_BYTES, Usage, UsageReader, may_contain_usage
 
 CHAT = b'{"id":"c","usage":{"prompt_tokens":12,"completion_tokens":34,"total_tokens":46}}'
 RESPONSE = (
@@ -99,17 +99,3 @@ def test_any_bytes_are_accepted(chunks: list[bytes], encoding: str) -> None:
 )
 def test_content_types_that_may_contain_usage(content_type: str, expected: bool) -> None:
     assert may_contain_usage(content_type) is expected
-
-
-def test_usages_of_a_websocket_add_up() -> None:
-    usages = UsageTotal()
-    assert usages.total is None
-    for piece, last in (
-        (b'{"usage": null}', True),
-        (RESPONSE[:50], False),
-        (RESPONSE[50:], True),
-        (b'{"delta": "x"}', True),
-        (CHAT, True),
-    ):
-        usages.feed(piece, last)
-    assert usages.total == Usage(5 + 12, 6 + 34)

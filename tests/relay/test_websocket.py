@@ -1,4 +1,4 @@
-"""WebSockets through the gate: admission, frames, backpressure, log and tokens."""
+"""WebSockets through the gate: the handshake's admission, frames, backpressure, log."""
 
 import asyncio
 
@@ -12,6 +12,7 @@ from tests.support.gate import Log
 from tests.support.http import (
     chat,
     get,
+    response,
 )
 from tests.support.upstream import Upstream
 from tests.support.waiting import A_SECOND_S, soon
@@ -40,19 +41,32 @@ MEGABYTE = 1 << 20
 # Admission.
 
 
-async def test_websocket_is_in_flight_until_it_ends(gate: StartGate, upstream: Upstream) -> None:
+async def test_idle_websocket_holds_no_slot(gate: StartGate, upstream: Upstream) -> None:
     running = await gate(CONCURRENCY_LIMIT=1)
-    client, server = await open_websocket(running, upstream)
-    waiting = await running.send(handshake())
+    await open_websocket(running, upstream)
+    await open_websocket(running, upstream)
+    assert running.snapshot()["in_flight"] == 0
+    asking = await running.send(chat())
+    call = await upstream.call()
+    assert running.snapshot()["in_flight"] == 1
+    await call.respond(response())
+    assert (await asking.response()).status == 200
+
+
+async def test_handshake_holds_a_slot_until_upstream_agrees(
+    gate: StartGate, upstream: Upstream
+) -> None:
+    running = await gate(CONCURRENCY_LIMIT=1)
+    first = await running.send(handshake())
+    call = await upstream.call()
+    second = await running.send(handshake())
     await running.wait_until(in_flight=1, waiters=1)
-    client.close()
-    await server.close_frame()
-    server.close()
-    await client.close_frame()
+    call.send(handshake_response(call.head))
+    assert (await first.head()).status == 101
     call = await upstream.call()
     call.send(handshake_response(call.head))
-    assert (await waiting.head()).status == 101
-    await running.wait_until(in_flight=1, waiters=0)
+    assert (await second.head()).status == 101
+    assert running.snapshot() == {"in_flight": 0, "waiters": 0, "held_bytes": 0}
 
 
 async def test_websocket_costs_a_request_and_can_time_out_in_the_queue(
@@ -68,7 +82,8 @@ async def test_client_disconnect_in_the_queue_frees_its_place(
     gate: StartGate, upstream: Upstream
 ) -> None:
     running = await gate(CONCURRENCY_LIMIT=1)
-    await open_websocket(running, upstream)
+    await running.send(chat())
+    await upstream.call()
     waiting = await running.send(handshake())
     await running.wait_until(waiters=1)
     waiting.disconnect()
@@ -209,7 +224,7 @@ async def test_compression_is_declined_if_upstream_declines_it(
 async def test_concurrent_websockets_do_not_mix(gate: StartGate, upstream: Upstream) -> None:
     running = await gate()
     pairs = [await open_websocket(running, upstream) for _ in range(50)]
-    assert running.snapshot()["in_flight"] == 50
+    assert running.snapshot()["in_flight"] == 0
     for number, (client, server) in enumerate(pairs):
         client.send(b"up %d" % number)
         server.send(b"down %d" % number)
@@ -254,7 +269,7 @@ async def test_side_that_does_not_read_pauses_the_other(
     piece = frame(b"x" * 60_000, BINARY, mask=MASK if direction == "up" else b"")
     receiver.wire.pause_reading()
     sent = await send_until_stalled(sender.wire, piece)
-    assert sent < 12 * MEGABYTE
+    assert sent < 16 * MEGABYTE
     # The other direction stays open.
     receiver.send(b"meanwhile")
     await sender.expect(b"meanwhile")
@@ -273,7 +288,7 @@ async def test_client_that_does_not_read_the_handshake_response_pauses_upstream(
     piece = frame(b"x" * 60_000, BINARY)
     call.send(handshake_response(call.head), piece * 10)
     sent = 10 * len(piece) + await send_until_stalled(call.wire, piece)
-    assert sent < 12 * MEGABYTE
+    assert sent < 16 * MEGABYTE
     client.wire.resume_reading()
     await client.head()
     client_end = WebSocketEnd(client.wire, masks=True)
@@ -293,7 +308,7 @@ async def test_client_reset_is_noticed_while_its_reading_is_paused(
     assert (await running.settled())[0]["outcome"] == "client_left"
 
 
-# Log and tokens.
+# Log.
 
 
 async def test_websocket_logs_one_line(gate: StartGate, upstream: Upstream, log: Log) -> None:
@@ -313,33 +328,3 @@ async def test_websocket_logs_one_line(gate: StartGate, upstream: Upstream, log:
     assert line["bytes"] == len(frame(b"a secret of upstream")) + 4
     assert line["first_byte_ms"] is not None
     assert "secret" not in log.text
-
-
-async def test_tokens_of_all_responses_add_up(gate: StartGate, upstream: Upstream) -> None:
-    running = await gate()
-    client, server = await open_websocket(running, upstream)
-    done = b'{"type": "response.done", "response": {"usage": %b}, "event_id": "event_1"}'
-    usage = b'{"total_tokens": 5, "input_tokens": 3, "output_tokens": 2}'
-    server.send(b'{"type": "response.created", "response": {"usage": null}}')
-    server.wire.send(frame(done % usage) * 2)
-    server.send(done[:30], final=False)
-    server.send((done % usage)[30:], CONTINUATION)
-    server.close()
-    while (await client.frame()).opcode != CLOSE:
-        pass
-    client.close()
-    await server.close_frame()
-    [line] = await running.settled()
-    assert (line["tokens_in"], line["tokens_out"]) == (9, 6)
-
-
-async def test_tokens_of_a_websocket_are_settled(gate: StartGate, upstream: Upstream) -> None:
-    running = await gate(TOKENS_PER_MINUTE=60, RATE_LIMIT_TIMEOUT=1)
-    client, server = await open_websocket(running, upstream)
-    server.send(b'{"response": {"usage": {"input_tokens": 30, "output_tokens": 30}}}')
-    server.close()
-    await client.frame()
-    await client.close_frame()
-    client.close()
-    await running.settled()
-    assert (await running.request(chat())).reason == "queue_timeout"

@@ -1,0 +1,303 @@
+"""The events in a WebSocket of the Realtime or the Responses API, as far as the gate needs them.
+
+An event is a JSON object with a `type`. A `response.create` from the client starts a turn: the
+model writes a response. Upstream reports its progress: `response.created`, then `response.done`
+(Realtime), or `response.completed`, `response.incomplete` or `response.failed` (Responses), with
+the usage; or `error`. The Realtime API also starts turns by itself, when a speaker pauses.
+
+Sources: OpenAI's API reference, "Realtime client events", "Realtime server events" and "Responses
+WebSocket events", and its guide "WebSocket mode". Events come from outside. Whatever is in them,
+these functions return and do not raise.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from rustygate.core.rate_limit_headers import MAX_QUOTA, Quota, RateLimitUpdate
+from rustygate.core.request_facts import MODEL_NAME_LIMIT, RequestFacts, read_request_facts
+from rustygate.core.request_schema import DECODE_ERRORS, NUMBER_LIMIT
+
+CREATE = b"response.create"
+CREATED = b"response.created"
+
+# The events that end a turn. The last one is not OpenAI's.
+ENDS = frozenset(
+    {
+        b"response.done",
+        b"response.completed",
+        b"response.incomplete",
+        b"response.failed",
+        b"response.cancelled",
+    }
+)
+ERROR = b"error"
+SESSIONS = frozenset({b"session.created", b"session.updated"})
+RATE_LIMITS = b"rate_limits.updated"
+TRANSCRIBED = b"conversation.item.input_audio_transcription.completed"
+
+# The recordings of a microphone, which come all the time.
+AUDIO_PREFIX = b"input_audio_buffer."
+
+# What the gate reads of upstream's events.
+READ_EVENTS = ENDS | SESSIONS | {CREATED, ERROR, RATE_LIMITS, TRANSCRIBED}
+
+# A message without a type.
+UNTYPED = b""
+
+# A type that is not within this many bytes is looked for only when the message is complete.
+BEGINNING_BYTES = 2048
+
+# Scalars may come before the type. With an object before it, only a parser can tell.
+_BEGINNING = re.compile(
+    rb'\s*+\{(?:\s*+"[^"\\]*+"\s*+:\s*+(?:"(?:[^"\\]|\\.)*+"|[-+.\w]++)\s*+,)*?'
+    rb'\s*+"type"\s*+:\s*+"([^"\\]*+)"',
+    re.DOTALL,
+)
+
+
+class _Typed(msgspec.Struct):
+    type: Any = None
+
+
+_decode_type = msgspec.json.Decoder(_Typed).decode
+
+
+def event_type(beginning: bytes | bytearray, whole: bool) -> bytes | None:
+    """The type of an event, or `UNTYPED`; None if more of it is needed to tell.
+
+    Args:
+        whole: this is the whole message.
+    """
+    match = _BEGINNING.match(beginning, 0, BEGINNING_BYTES)
+    if match is not None:
+        return match[1]
+    start = beginning[:BEGINNING_BYTES].lstrip()
+    if start and start[:1] != b"{":
+        return UNTYPED
+    return _whole_type(beginning) if whole else None
+
+
+def _whole_type(message: bytes | bytearray) -> bytes:
+    try:
+        name = _decode_type(message).type
+    except DECODE_ERRORS:
+        return UNTYPED
+    return name.encode(errors="replace") if isinstance(name, str) else UNTYPED
+
+
+# What a client asks for.
+
+
+class TurnRequest(msgspec.Struct, frozen=True):
+    """What matters in a `response.create`.
+
+    Args:
+        event_id: the client's name for the event (Realtime).
+        stream_id: the client's name for one of several streams of responses (Responses).
+    """
+
+    facts: RequestFacts
+    event_id: str | None = None
+    stream_id: str | None = None
+
+
+class _Create(msgspec.Struct):
+    response: msgspec.Raw = msgspec.Raw()
+    model: Any = None
+    event_id: Any = None
+    stream_id: Any = None
+    generate: Any = None
+
+
+_decode_create = msgspec.json.Decoder(_Create).decode
+
+
+def read_turn(message: bytes) -> TurnRequest:
+    """Read a `response.create`. The request is its `response`, or else its own fields."""
+    try:
+        create = _decode_create(message)
+    except DECODE_ERRORS:
+        return TurnRequest(read_request_facts(message))
+    is_nested = bytes(create.response).lstrip().startswith(b"{")
+    facts = read_request_facts(bytes(create.response) if is_nested else message)
+    if facts.model is None:
+        facts = msgspec.structs.replace(facts, model=_model(create.model))
+    if create.generate is False:
+        # It only prepares upstream's cache.
+        facts = msgspec.structs.replace(facts, output_cap=0)
+    return TurnRequest(facts, _text(create.event_id), _text(create.stream_id))
+
+
+# What upstream reports.
+
+
+class TurnUsage(msgspec.Struct, frozen=True):
+    """The model tokens of a turn; `cached` is a part of `tokens_in`."""
+
+    tokens_in: int
+    tokens_out: int
+    cached: int = 0
+
+
+class SessionSettings(msgspec.Struct, frozen=True):
+    """What matters in a Realtime session."""
+
+    model: str | None = None
+    output_cap: int | None = None
+
+
+class UpstreamError(msgspec.Struct, frozen=True):
+    """An error in an event.
+
+    Args:
+        fields: the error object.
+        status: the HTTP status that it stands for, if upstream says so.
+        event_id: the client's event that caused it.
+        headers: what upstream would have sent in an HTTP response.
+    """
+
+    fields: Mapping[str, Any]
+    status: int | None = None
+    event_id: str | None = None
+    headers: Mapping[str, str] = {}
+
+    @property
+    def is_rate_limit(self) -> bool:
+        """Whether waiting is likely to help, or at least a limit is named."""
+        names = [self.fields.get(key) for key in ("code", "type")]
+        return self.status in (429, 503) or any(
+            isinstance(name, str) and ("rate_limit" in name or name in _OVERLOADS)
+            for name in names
+        )
+
+
+_OVERLOADS = {"slow_down", "server_is_overloaded"}
+
+
+class UpstreamEvent(msgspec.Struct, frozen=True):
+    """What matters in an event from upstream."""
+
+    response_id: str | None = None
+    stream_id: str | None = None
+    usage: TurnUsage | None = None
+    error: UpstreamError | None = None
+    session: SessionSettings = SessionSettings()
+    rate_limits: RateLimitUpdate | None = None
+
+
+_EMPTY = UpstreamEvent()
+_decode_event = msgspec.json.Decoder(dict[str, Any]).decode
+
+
+def read_upstream_event(message: bytes) -> UpstreamEvent:
+    """Read an event; one that is not a JSON object is empty."""
+    try:
+        event = _decode_event(message)
+    except DECODE_ERRORS:
+        return _EMPTY
+    response = _object(event.get("response"))
+    return UpstreamEvent(
+        _text(response.get("id")) or _text(event.get("response_id")),
+        _text(event.get("stream_id")),
+        _usage(_object(response.get("usage") or event.get("usage"))),
+        _error(event, response),
+        _session(_object(event.get("session"))),
+        _rate_limits(event.get("rate_limits")),
+    )
+
+
+def _usage(usage: Mapping[str, Any]) -> TurnUsage | None:
+    tokens_in, tokens_out = map(_count, (usage.get("input_tokens"), usage.get("output_tokens")))
+    if tokens_in is None and tokens_out is None:
+        return None
+    # Realtime and Responses differ by one letter.
+    details = _object(usage.get("input_token_details") or usage.get("input_tokens_details"))
+    cached = _count(details.get("cached_tokens")) or 0
+    return TurnUsage(tokens_in or 0, tokens_out or 0, min(cached, tokens_in or 0))
+
+
+def _error(event: Mapping[str, Any], response: Mapping[str, Any]) -> UpstreamError | None:
+    """The error of an `error` event, or of a response that failed."""
+    if event.get("type") == "error":
+        # The Responses API's events over HTTP have the fields of the error at the top.
+        fields = _object(event.get("error")) or event
+    else:
+        details = _object(response.get("status_details"))
+        fields = _object(response.get("error")) or _object(details.get("error"))
+        if not fields and response.get("status") != "failed":
+            return None
+    headers = _object(event.get("headers")) or _object(fields.get("headers"))
+    return UpstreamError(
+        fields,
+        _status(event.get("status")),
+        _text(fields.get("event_id")) if fields is not event else None,
+        {name.lower(): str(value) for name, value in headers.items()},
+    )
+
+
+def _session(session: Mapping[str, Any]) -> SessionSettings:
+    return SessionSettings(_model(session.get("model")), _count(session.get("max_output_tokens")))
+
+
+def _rate_limits(limits: object) -> RateLimitUpdate | None:
+    """The quotas in `rate_limits.updated`: a list with an object for each."""
+    if not isinstance(limits, list):
+        return None
+    named = {_text(limit.get("name")): _quota(limit) for limit in map(_object, limits)}
+    return RateLimitUpdate(named.get("requests"), named.get("tokens"))
+
+
+def _quota(fields: Mapping[str, Any]) -> Quota | None:
+    limit, remaining = (_whole(fields.get(name), MAX_QUOTA) for name in ("limit", "remaining"))
+    return Quota(limit, None if remaining is None else min(remaining, limit)) if limit else None
+
+
+# What the gate reports.
+
+
+def realtime_error(
+    error: Mapping[str, Any], event_id: str, client_event_id: str | None
+) -> dict[str, Any]:
+    """An error event of the Realtime API."""
+    fields = {**error, "event_id": client_event_id}
+    return {"type": "error", "event_id": event_id, "error": fields}
+
+
+def responses_error(
+    error: Mapping[str, Any], status: int, headers: Mapping[str, str], stream_id: str | None
+) -> dict[str, Any]:
+    """An error event of the Responses API."""
+    event = {"type": "error", "status": status, "error": error, "headers": headers}
+    return event if stream_id is None else event | {"stream_id": stream_id}
+
+
+# Values from outside.
+
+
+def _object(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _model(value: object) -> str | None:
+    return value if isinstance(value, str) and 0 < len(value) <= MODEL_NAME_LIMIT else None
+
+
+def _count(value: object) -> int | None:
+    return _whole(value, NUMBER_LIMIT)
+
+
+def _whole(value: object, limit: int) -> int | None:
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= limit:
+        return value
+    return None
+
+
+def _status(value: object) -> int | None:
+    return _whole(value, 599)

@@ -1,0 +1,264 @@
+"""The messages of a WebSocket: which of them pass, which wait, which are read.
+
+A client's `response.create` starts a turn, and waits until the turn is admitted. What the client
+sends after it waits behind it, because it may change what a later turn does; only audio passes,
+since a microphone must not stall. The type of a message is usually known from its beginning, so
+that others pass as they arrive.
+
+Messages are kept as they came. A compressed one may refer to those before it, and can no longer
+be passed on as it came once upstream has not got all of them, or not in their order. From then on
+an uncompressed copy goes in its place (RFC 7692, 6.1: each message may be either).
+"""
+
+from collections import deque
+from collections.abc import Callable
+from enum import IntEnum
+
+from rustygate.core.websocket_events import (
+    AUDIO_PREFIX,
+    BEGINNING_BYTES,
+    CREATE,
+    READ_EVENTS,
+    event_type,
+)
+from rustygate.core.websocket_frames import (
+    INVALID_PAYLOAD,
+    OPCODE,
+    PASS,
+    TAKE,
+    WATCH,
+    Fate,
+    MessageObserver,
+    ProtocolViolation,
+    frame,
+)
+
+
+class Kind(IntEnum):
+    """What a client's message is; `UNKNOWN` until enough of it has arrived."""
+
+    UNKNOWN = 0
+    TURN = 1
+    AUDIO = 2
+    OTHER = 3
+
+
+_UNKNOWN, _TURN, _AUDIO, _OTHER = Kind
+
+
+class ClientMessage:
+    """A client's message that waits.
+
+    Args:
+        frames: its frames as they came; empty if it was too large to be kept.
+        text: its payload if that may be needed.
+    """
+
+    __slots__ = ("frames", "is_compressed", "is_turn", "text")
+
+    def __init__(
+        self, frames: bytes, text: bytes | None, *, is_turn: bool, is_compressed: bool
+    ) -> None:
+        self.frames = frames
+        self.text = text
+        self.is_turn = is_turn
+        self.is_compressed = is_compressed
+
+    @property
+    def size(self) -> int:
+        """The bytes that it takes."""
+        return len(self.frames) + len(self.text or b"")
+
+
+class ClientMessages(MessageObserver):
+    """Observes a client's messages, and keeps those that wait.
+
+    `waiting`: the messages that wait, in order; the first one is a turn. `size`: the bytes kept.
+
+    Args:
+        on_kept: called after more has been kept, with the message if it is complete and waits.
+        new_mask: makes the mask for a frame.
+        keeps_context: compressed messages may refer to earlier ones.
+    """
+
+    def __init__(
+        self,
+        on_kept: Callable[[ClientMessage | None], None],
+        new_mask: Callable[[], bytes],
+        *,
+        keeps_context: bool = True,
+    ) -> None:
+        self.waiting: deque[ClientMessage] = deque()
+        self.size = 0
+        self._on_kept = on_kept
+        self._new_mask = new_mask
+        self._keeps_context = keeps_context
+        # Whether upstream has not got all compressed messages in their order.
+        self._is_out_of_step = False
+        # The current message, as far as it has been taken.
+        self._kind = _OTHER
+        self._frames = bytearray()
+        self._text = bytearray()
+        self._is_readable = True
+        self._is_dropped = False
+
+    def __repr__(self) -> str:
+        return f"<ClientMessages {len(self.waiting)} waiting, {self.size} bytes>"
+
+    # Called by the tracker.
+
+    def read(self, piece: bytes | None, first: bool, last: bool) -> Fate:
+        if first:
+            kind = _OTHER if piece is None else _kind(event_type(piece, last))
+            if kind >= _AUDIO and not self.waiting and not self._is_out_of_step:
+                return PASS
+            self._kind, self._is_readable, self._is_dropped = kind, True, False
+        elif self._kind is _UNKNOWN:
+            self._kind = self._kind_with(piece, last)
+        if piece is None:
+            self._is_readable = False
+        if not self._must_be_kept():
+            return PASS
+        if piece and (self.compressed or self._kind <= _TURN) and not self._is_dropped:
+            self._text += piece
+            self.size += len(piece)
+        return TAKE
+
+    def take(self, frame: bytes, last: bool) -> bytes:
+        if not self._is_dropped:
+            self._frames += frame
+            self.size += len(frame)
+        if last:
+            return self._complete()
+        self._on_kept(None)
+        return b""
+
+    def release(self) -> bytes:
+        released = bytes(self._frames)
+        self._forget_current()
+        return released
+
+    # Called by those who admit turns.
+
+    def pop(self) -> bytes:
+        """Remove the first message that waits. Returns the bytes to write."""
+        message = self.waiting.popleft()
+        self.size -= message.size
+        return self._wire_format(message)
+
+    def drop(self) -> None:
+        """Remove the first message that waits. Upstream will not get it."""
+        message = self.waiting.popleft()
+        self.size -= message.size
+        self._lose_step(message.is_compressed)
+
+    def drop_current(self) -> None:
+        """Keep nothing of a message that is being taken and may be a turn. Once complete it waits
+        as a turn without contents."""
+        if self._frames and self._kind <= _TURN:
+            self._is_dropped = True
+            self._forget_current()
+
+    def clear(self) -> None:
+        """Drop all that is kept."""
+        self.waiting.clear()
+        self._frames, self._text = bytearray(), bytearray()
+        self.size = 0
+
+    # The current message.
+
+    def _kind_with(self, piece: bytes | None, last: bool) -> Kind:
+        if piece is None or self._is_dropped:
+            return _OTHER if piece is None else _UNKNOWN
+        if last or len(self._text) < BEGINNING_BYTES:
+            return _kind(event_type(self._text + piece, last))
+        return _UNKNOWN
+
+    def _must_be_kept(self) -> bool:
+        """Whether the current message does not pass as it arrives."""
+        if self._kind <= _TURN:
+            return True
+        if self._kind is _AUDIO:
+            # It overtakes those that wait.
+            self._lose_step(self.compressed and bool(self.waiting))
+        elif self.waiting:
+            return True
+        if not (self.compressed and self._is_out_of_step):
+            return False
+        if not self._is_readable:
+            raise ProtocolViolation(INVALID_PAYLOAD, "a compressed message cannot be inflated")
+        return True
+
+    def _complete(self) -> bytes:
+        """The current message has been taken as a whole. Returns what passes now."""
+        is_turn = self._kind <= _TURN
+        text = bytes(self._text) if self._is_readable else None
+        message = ClientMessage(
+            bytes(self._frames), text, is_turn=is_turn, is_compressed=self.compressed
+        )
+        self._forget_current()
+        if not is_turn and (self._kind is _AUDIO or not self.waiting):
+            return self._wire_format(message)
+        self.waiting.append(message)
+        self.size += message.size
+        self._on_kept(message)
+        return b""
+
+    def _forget_current(self) -> None:
+        self.size -= len(self._frames) + len(self._text)
+        self._frames, self._text = bytearray(), bytearray()
+
+    # The order of compressed messages.
+
+    def _lose_step(self, lost: bool) -> None:
+        """Upstream does not get a compressed message, or not in its order, if `lost`."""
+        if lost and self._keeps_context:
+            self._is_out_of_step = True
+
+    def _wire_format(self, message: ClientMessage) -> bytes:
+        """The bytes of a message on the way upstream."""
+        if message.is_compressed and self._is_out_of_step and message.text is not None:
+            return frame(message.frames[0] & OPCODE, message.text, self._new_mask())
+        return message.frames
+
+
+class UpstreamMessages(MessageObserver):
+    """Observes upstream's messages, and reports the events that the gate reads.
+
+    Args:
+        on_event: called with the type and the whole text of each.
+    """
+
+    def __init__(self, on_event: Callable[[bytes, bytes], object]) -> None:
+        self._on_event = on_event
+        self._type: bytes | None = None
+        self._text = bytearray()
+
+    def __repr__(self) -> str:
+        return f"<UpstreamMessages {len(self._text)} bytes of {self._type!r}>"
+
+    def read(self, piece: bytes | None, first: bool, last: bool) -> Fate:
+        if piece is None:
+            return PASS
+        if first:
+            kind = event_type(piece, last)
+            if kind is not None and kind not in READ_EVENTS:
+                return PASS
+            self._type, self._text = kind, bytearray()
+        elif self._type is None and (last or len(self._text) < BEGINNING_BYTES):
+            self._type = event_type(self._text + piece, last)
+            if self._type is not None and self._type not in READ_EVENTS:
+                return PASS
+        self._text += piece
+        if last and self._type is not None:
+            text, self._text = bytes(self._text), bytearray()
+            self._on_event(self._type, text)
+        return WATCH
+
+
+def _kind(event: bytes | None) -> Kind:
+    if event is None:
+        return _UNKNOWN
+    if event == CREATE:
+        return _TURN
+    return _AUDIO if event.startswith(AUDIO_PREFIX) else _OTHER

@@ -1,0 +1,378 @@
+"""The turns of one WebSocket: each is admitted, settled and logged like a request of its own.
+
+A `response.create` from the client waits here until the gate admits it, and what the client sends
+after it waits behind it (`core.websocket_messages`). A turn holds its slot until upstream reports
+its end. A turn that is refused is dropped; the client gets an error event in its place, and the
+WebSocket stays open. Turns that upstream starts by itself cannot wait. They are charged, settled
+and logged like the others.
+"""
+
+import asyncio
+import json
+from dataclasses import dataclass
+from secrets import token_bytes, token_hex
+from time import monotonic_ns, time_ns
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+from loguru import logger
+
+from rustygate.access.client_auth import ClientAuth, check_model
+from rustygate.admission.admission import Admission
+from rustygate.admission.gate import Gate
+from rustygate.config import Settings
+from rustygate.core.bucket import SECOND
+from rustygate.core.clients import Client
+from rustygate.core.output_history import OutputHistory
+from rustygate.core.verdict import Action, judge
+from rustygate.core.websocket_events import (
+    CREATED,
+    ENDS,
+    ERROR,
+    RATE_LIMITS,
+    SESSIONS,
+    TurnRequest,
+    TurnUsage,
+    UpstreamError,
+    UpstreamEvent,
+    read_turn,
+    read_upstream_event,
+    realtime_error,
+    responses_error,
+)
+from rustygate.core.websocket_frames import MASK_BYTES, TEXT, frame
+from rustygate.core.websocket_messages import ClientMessage, ClientMessages, UpstreamMessages
+from rustygate.core.websocket_turns import OpenTurn, OpenTurns
+from rustygate.downstream.request_body import BodyBufferBudget
+from rustygate.errors import InternalError, QueueFull, Refusal
+from rustygate.exchange import Exchange
+from rustygate.relay.websocket_side import HELD, ClientSide, UpstreamSide
+from rustygate.telemetry.ledger import Ledger
+
+if TYPE_CHECKING:
+    from rustygate.telemetry.tracing.spans import Tracing
+
+# The method of a turn in logs; it has none of its own.
+TURN_METHOD = "WS"
+
+# The gate reads no more from a client while this much waits behind a turn.
+HELD_LIMIT = 1024 * 1024
+
+_RESPONSES_SUFFIX = "/responses"
+
+
+def names_models_in_turns(target: str) -> bool:
+    """Whether each turn in a WebSocket names its model, so that the handshake need not."""
+    return target.partition("?")[0].rstrip("/").endswith(_RESPONSES_SUFFIX)
+
+
+@dataclass(frozen=True, slots=True)
+class TurnServices:
+    """What turns need of the gate."""
+
+    settings: Settings
+    gate: Gate
+    ledger: Ledger
+    auth: ClientAuth
+    history: OutputHistory
+    budget: BodyBufferBudget
+    tracing: "Tracing | None" = None
+
+
+class Turn(OpenTurn):
+    """One turn. `message`: what starts it; None if upstream did."""
+
+    __slots__ = ("admission", "bytes_before", "exchange", "request")
+
+    def __init__(self, exchange: Exchange, request: TurnRequest) -> None:
+        super().__init__(request.event_id, request.stream_id)
+        self.exchange = exchange
+        self.request = request
+        self.admission: Admission
+        self.bytes_before = 0
+
+
+class WebSocketTurns:
+    """The turns of one WebSocket.
+
+    `from_client` and `from_upstream` observe the messages. The two sides are set before any
+    arrives.
+    """
+
+    client: ClientSide
+    upstream: UpstreamSide
+
+    def __init__(
+        self,
+        services: TurnServices,
+        request: web.Request,
+        socket: Exchange,
+        client: Client | None,
+        *,
+        keeps_context: bool,
+    ) -> None:
+        self.from_client = ClientMessages(
+            self._on_kept, lambda: token_bytes(MASK_BYTES), keeps_context=keeps_context
+        )
+        # Events are handled once the bytes in which they came have been written.
+        loop = asyncio.get_running_loop()
+        self.from_upstream = UpstreamMessages(
+            lambda kind, text: loop.call_soon(self._on_event, kind, text)
+        )
+        self._services = services
+        self._request = request
+        self._socket = socket
+        self._client = client
+        self._is_realtime = not names_models_in_turns(socket.path)
+        self._count = 0
+        self._held_bytes = 0
+        self._is_over = False
+        # The turns that wait; the first is at the gate while there is a task.
+        self._waiting: list[Turn] = []
+        self._task: asyncio.Task[None] | None = None
+        self._open: OpenTurns[Turn] = OpenTurns()
+        self._session_cap: int | None = None
+
+    def __repr__(self) -> str:
+        return f"<WebSocketTurns {len(self._waiting)} waiting, {self._open}>"
+
+    # Waiting.
+
+    def _on_kept(self, message: ClientMessage | None) -> None:
+        """Something of the client's is kept. A message given waits, as a whole."""
+        if self._is_over:
+            self.from_client.clear()
+        elif message is not None and message.is_turn:
+            self._waiting.append(self._new_turn(message))
+            self._advance()
+        self._count_held_bytes()
+
+    def _new_turn(self, message: ClientMessage) -> Turn:
+        turn = Turn(self._new_exchange(), read_turn(message.text or b""))
+        if not message.frames:
+            turn.exchange.reason = QueueFull.reason
+        return turn
+
+    def _new_exchange(self) -> Exchange:
+        socket = self._socket
+        self._count += 1
+        exchange = Exchange(socket.client, TURN_METHOD, socket.path)
+        exchange.id = f"{socket.id}.{self._count}"
+        exchange.priority, exchange.weight = socket.priority, socket.weight
+        wait_s = self._services.settings.rate_limit_timeout
+        exchange.deadline = exchange.arrived + int(wait_s * SECOND)
+        if self._services.tracing is not None:
+            self._services.tracing.start_exchange(exchange, self._request.headers)
+        return exchange
+
+    def _advance(self) -> None:
+        """Pass what no longer waits behind a turn, and let the next turn ask for admission."""
+        if self._task is not None:
+            return
+        messages = self.from_client
+        while messages.waiting and not messages.waiting[0].is_turn:
+            self.upstream.insert(messages.pop())
+        if self._waiting:
+            self._task = asyncio.create_task(self._admit(self._waiting[0]))
+        self._count_held_bytes()
+
+    def _count_held_bytes(self) -> None:
+        """Count what is kept. If that is too much, read no more, or keep less."""
+        self._settle_held_bytes()
+        budget = self._services.budget
+        full = budget.held > budget.limit
+        if self.from_client.waiting and (full or self._held_bytes > HELD_LIMIT):
+            self.client.pause_reading(HELD)
+            return
+        self.client.resume_reading(HELD)
+        if full:
+            self.from_client.drop_current()
+            self._settle_held_bytes()
+
+    def _settle_held_bytes(self) -> None:
+        held = self.from_client.size
+        self._services.budget.held += held - self._held_bytes
+        self._held_bytes = held
+
+    # Admission.
+
+    async def _admit(self, turn: Turn) -> None:
+        exchange = turn.exchange
+        exchange.queued = monotonic_ns() - exchange.arrived
+        try:
+            self._check(turn)
+            turn.admission = self._services.gate.admission(exchange)
+            await turn.admission.enter()
+        except Refusal as refusal:
+            self._refuse(turn, refusal)
+        except Exception as error:
+            logger.opt(exception=error).error("exchange {} failed", exchange.id)
+            self._refuse(turn, InternalError(exchange.id))
+        else:
+            self._send(turn)
+        self._task = None
+        self._advance()
+
+    def _check(self, turn: Turn) -> None:
+        """Stamp model and cost. Raises a refusal if the client may not have this turn."""
+        exchange = turn.exchange
+        if exchange.reason is not None:
+            message = (
+                "QUEUE_BYTES leaves no room for this event; send a smaller one, or try later."
+            )
+            raise QueueFull(message, 0)
+        self._estimate(turn)
+        client = self._services.auth.current(self._client)
+        if client is not None:
+            exchange.weight = client.weight
+        check_model(client, exchange, turn.request.facts)
+
+    def _estimate(self, turn: Turn) -> None:
+        exchange, facts = turn.exchange, turn.request.facts
+        exchange.model = facts.model or self._socket.model
+        cap = self._session_cap if facts.output_cap is None else facts.output_cap
+        known = facts.cost(0)
+        if facts.output_cap is None and cap is not None:
+            known += cap
+        exchange.min_tokens = exchange.tokens = known
+        if cap is None:
+            exchange.tokens += self._services.history.estimate(exchange.client, exchange.model)
+
+    def _send(self, turn: Turn) -> None:
+        exchange = turn.exchange
+        exchange.attempts = 1
+        exchange.sent = monotonic_ns()
+        turn.bytes_before = self.client.bytes_written
+        del self._waiting[0]
+        self._open.add(turn)
+        self.upstream.insert(self.from_client.pop())
+
+    def _refuse(self, turn: Turn, refusal: Refusal) -> None:
+        """Drop a turn, and send the client an error event."""
+        exchange = turn.exchange
+        del self._waiting[0]
+        self.from_client.drop()
+        exchange.status, exchange.outcome = refusal.status, refusal.outcome
+        exchange.reason = refusal.reason
+        self._services.ledger.settle(exchange)
+        if self._is_realtime:
+            event_id = f"event_{token_hex(12)}"
+            event = realtime_error(refusal.error(), event_id, turn.event_id)
+        else:
+            event = responses_error(
+                refusal.error(), refusal.status, refusal.headers(), turn.stream_id
+            )
+        self.client.insert(frame(TEXT, json.dumps(event).encode()))
+
+    # Progress, as upstream reports it.
+
+    def _on_event(self, kind: bytes, text: bytes) -> None:
+        event = read_upstream_event(text)
+        if kind == CREATED:
+            self._on_created(event)
+        elif kind in ENDS:
+            self._end(self._open.ending(event) or self._unasked(event), event)
+        elif kind == ERROR:
+            self._on_error(event)
+        elif kind == RATE_LIMITS:
+            self._on_rate_limits(event)
+        elif kind in SESSIONS:
+            self._session_cap = event.session.output_cap
+            self._socket.model = self._socket.model or event.session.model
+        elif event.usage is not None:
+            self._count_other(event.usage)
+
+    def _on_created(self, event: UpstreamEvent) -> None:
+        turn = self._open.begin(event) or self._unasked(event)
+        exchange = turn.exchange
+        exchange.responded = exchange.first_byte = monotonic_ns()
+        turn.admission.record_response(ok=True)
+
+    def _unasked(self, event: UpstreamEvent) -> Turn:
+        """A turn that upstream has started by itself."""
+        turn = Turn(self._new_exchange(), TurnRequest(read_turn(b"{}").facts))
+        self._estimate(turn)
+        turn.admission = self._services.gate.admission(turn.exchange)
+        turn.admission.charge()
+        turn.bytes_before = self.client.bytes_written
+        turn.exchange.attempts = 1
+        turn.exchange.sent = turn.exchange.arrived
+        self._open.add(turn)
+        turn.has_begun, turn.response_id = True, event.response_id
+        return turn
+
+    def _on_error(self, event: UpstreamEvent) -> None:
+        if event.error is not None:
+            turn = self._open.failing(event, event.error, realtime=self._is_realtime)
+            if turn is not None:
+                self._end(turn, event)
+
+    def _on_rate_limits(self, event: UpstreamEvent) -> None:
+        turn = self._open.latest
+        if turn is not None:
+            turn.admission.record_response(ok=True, update=event.rate_limits)
+
+    def _count_other(self, usage: TurnUsage) -> None:
+        """Count tokens that belong to no turn, such as those of a transcription."""
+        socket = self._socket
+        socket.tokens_in = (socket.tokens_in or 0) + usage.tokens_in
+        socket.tokens_out = (socket.tokens_out or 0) + usage.tokens_out
+
+    # The end of a turn.
+
+    def _end(self, turn: Turn, event: UpstreamEvent) -> None:
+        """Upstream has reported the end of a turn."""
+        exchange, error = turn.exchange, event.error
+        if event.usage is not None:
+            exchange.tokens_in, exchange.tokens_out = event.usage.tokens_in, event.usage.tokens_out
+            turn.admission.settle(exchange.tokens_in + exchange.tokens_out)
+        elif error is not None:
+            turn.admission.settle(0)
+        if error is None:
+            exchange.status, exchange.outcome = 200, "ok"
+            if exchange.tokens_out is not None:
+                self._services.history.record(exchange.client, exchange.model, exchange.tokens_out)
+        else:
+            exchange.outcome = "upstream_error"
+            exchange.status = error.status or (429 if error.is_rate_limit else None)
+            self._judge(turn.admission, error)
+        self._close(turn)
+
+    def _judge(self, admission: Admission, error: UpstreamError) -> None:
+        """Pause the lane if upstream reports a rate limit."""
+        if not error.is_rate_limit:
+            return
+        body = json.dumps({"error": dict(error.fields)}).encode()
+        verdict = judge(error.status or 429, error.headers, body, time_ns())
+        if verdict.action is not Action.PASS:
+            admission.pause(verdict.wait_ns, slow=verdict.action is Action.SLOW)
+
+    def _close(self, turn: Turn) -> None:
+        """Free what a turn holds, and record it."""
+        self._open.remove(turn)
+        turn.exchange.bytes = self.client.bytes_written - turn.bytes_before
+        turn.admission.leave()
+        self._services.ledger.settle(turn.exchange)
+
+    # The end of the WebSocket.
+
+    def stop(self, outcome: str, reason: str | None = None) -> None:
+        """Admit no more turns, and drop those that wait."""
+        self._is_over = True
+        if self._task is not None:
+            self._task.cancel()
+        for turn in self._waiting:
+            turn.exchange.outcome, turn.exchange.reason = outcome, reason
+            self._services.ledger.settle(turn.exchange)
+        self._waiting.clear()
+        self.from_client.clear()
+        self._settle_held_bytes()
+
+    async def finish(self, outcome: str, reason: str | None = None) -> None:
+        """End the turns in flight, too; what was reserved for them stays charged."""
+        self.stop(outcome, reason)
+        for turn in self._open:
+            turn.exchange.outcome, turn.exchange.reason = outcome, reason
+            self._close(turn)
+        if self._task is not None:
+            await asyncio.wait([self._task])
