@@ -123,7 +123,7 @@ class Settings:
     sse_keepalive_interval: Annotated[
         float,
         kinds.seconds(zero=True),
-        "idle seconds before a keepalive in a stream; 0 turns keepalives off",
+        "idle seconds before a keepalive in a stream, or a ping in a WebSocket; 0 turns both off",
     ] = 15.0
     # Together 100 KiB per stream: some seconds of text, and a thousand streams in 100 MiB.
     sse_channel_capacity: Annotated[

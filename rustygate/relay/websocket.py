@@ -12,8 +12,8 @@ from the other. There is no read timeout: a WebSocket may be silent.
 """
 
 import asyncio
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 from aiohttp import hdrs, web
 from aiohttp.client_proto import ResponseHandler
@@ -36,6 +36,7 @@ from rustygate.core.websocket_handshake import (
 )
 from rustygate.errors import BadRequest, BodyTooLarge, Draining, UpstreamDisconnected
 from rustygate.exchange import Exchange
+from rustygate.relay.websocket_pings import Pinger
 from rustygate.relay.websocket_side import ClientSide, UpstreamSide
 from rustygate.relay.websocket_turns import TurnServices, WebSocketTurns
 from rustygate.upstream.response import UpstreamResponse
@@ -78,7 +79,8 @@ async def relay_websocket(
         client,
         keeps_context=keeps_context(compression or "", "client"),
     )
-    await _WebSocketRelay(request, connection, exchange, turns, compression).run()
+    interval_s = services.settings.sse_keepalive_interval
+    await _WebSocketRelay(request, connection, exchange, turns, compression).run(interval_s)
     return response
 
 
@@ -128,12 +130,23 @@ class _WebSocketRelay:
         self._client.peer, self._upstream.peer = self._upstream, self._client
         turns.client, turns.upstream = self._client, self._upstream
 
-    async def run(self) -> None:
+    async def run(self, ping_interval_s: float) -> None:
         """Relay until both sides have ended."""
         try:
-            await self._relay()
+            with self._pings(ping_interval_s):
+                await self._relay()
         finally:
             await self._turns.finish(*self._turn_outcome())
+
+    @contextmanager
+    def _pings(self, interval_s: float) -> Iterator[None]:
+        sides = (self._client, self._upstream) if interval_s else ()
+        pingers = [Pinger(side, interval_s) for side in sides]
+        try:
+            yield
+        finally:
+            for pinger in pingers:
+                pinger.stop()
 
     async def _relay(self) -> None:
         client, upstream = self._client, self._upstream
