@@ -123,6 +123,7 @@ class FrameTracker:
         "_is_own_pong",
         "_is_released",
         "_is_taken",
+        "_is_text",
         "_mask",
         "_masked",
         "_observed",
@@ -159,6 +160,8 @@ class FrameTracker:
         self._in_message = False
         self._size = 0
         self._fragments = 0
+        # `_is_text`: it must be UTF-8, which the decoder checks.
+        self._is_text = False
         self._decoder: IncrementalDecoder | None = None
         # Its observer: whether it reads on, and whether it takes the frames. A message remains
         # the current one until the next begins.
@@ -325,7 +328,7 @@ class FrameTracker:
             self._fragments += 1
         else:
             self._size, self._fragments = length, 1
-            self._decoder = _utf8() if opcode == TEXT and not first & COMPRESSED else None
+            self._is_text = opcode == TEXT and not first & COMPRESSED
             self._observed = self._observer is not None
             self._is_first, self._is_taken = True, False
             if self._inflater is not None and self._observer is not None:
@@ -346,7 +349,7 @@ class FrameTracker:
         """Take the part of a data frame's payload that is there. Returns its end."""
         end = min(at + self._bytes_left, len(data))
         left = self._bytes_left - (end - at)
-        if self._observed or self._decoder is not None or self._is_inflating:
+        if self._observed or self._is_text or self._is_inflating:
             piece = apply_mask(data[at:end], self._mask)
             self._read(piece, self._is_final and not left)
         shift = (end - at) % MASK_BYTES
@@ -356,18 +359,17 @@ class FrameTracker:
 
     def _read(self, piece: bytes, last: bool) -> None:
         """Read a piece of a message. Raises if it is text and not UTF-8, or inflates too far."""
+        first, self._is_first = self._is_first, False
         plain: bytes | None = piece
-        if self._decoder is not None:
-            try:
-                self._decoder.decode(piece, last)
-            except UnicodeDecodeError:
-                raise ProtocolViolation(INVALID_PAYLOAD, "a text message is not UTF-8") from None
+        if self._is_text:
+            # Most messages come in one piece, and this is much faster than a decoder.
+            if not (first and last and piece.isascii()):
+                self._check_text(piece, first, last)
         elif self._is_inflating:
             plain = self._inflate(piece, last)
         if not self._observed or self._observer is None:
             return
-        fate = self._observer.read(plain, self._is_first, last)
-        self._is_first = False
+        fate = self._observer.read(plain, first, last)
         if fate is TAKE:
             self._is_taken = self._detours = True
             return
@@ -375,6 +377,14 @@ class FrameTracker:
         if self._is_taken:
             self._is_taken = False
             self._is_released = self._detours = True
+
+    def _check_text(self, piece: bytes, first: bool, last: bool) -> None:
+        if first or self._decoder is None:
+            self._decoder = _utf8()
+        try:
+            self._decoder.decode(piece, last)
+        except UnicodeDecodeError:
+            raise ProtocolViolation(INVALID_PAYLOAD, "a text message is not UTF-8") from None
 
     def _inflate(self, piece: bytes, last: bool) -> bytes | None:
         assert self._inflater is not None
