@@ -381,7 +381,7 @@ class UpstreamDisconnected(UpstreamFailure):
 
 
 class UpstreamTimeout(UpstreamFailure):
-    """Upstream sent nothing for UPSTREAM_READ_TIMEOUT."""
+    """Upstream sent nothing for UPSTREAM_READ_TIMEOUT, or for the client's own longer timeout."""
 
     status, reason, retry = 504, "upstream_timeout", False
 

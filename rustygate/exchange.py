@@ -28,6 +28,7 @@ class Exchange:
 
     Args:
         deadline: when it must be admitted at the latest.
+        read_timeout_s: how long upstream may be silent.
         priority: its priority class.
         weight: its client's share within that class.
         lane: the key of its lane, unless that is its model.
@@ -45,6 +46,7 @@ class Exchange:
     method: str
     path: str
     deadline: int = 0
+    read_timeout_s: float = 0.0
     priority: str = "default"
     weight: float = 1.0
     id: str = field(default_factory=new_id)

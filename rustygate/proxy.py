@@ -13,7 +13,7 @@ from aiohttp import hdrs, web
 from loguru import logger
 
 from rustygate.access.client_auth import ClientAuth, check_model
-from rustygate.access.identity import client_name, max_wait_s, priority_class
+from rustygate.access.identity import client_name, priority_class, sdk_timeout_s
 from rustygate.admission.admission import Admission
 from rustygate.admission.gate import Gate
 from rustygate.config import Settings
@@ -146,7 +146,12 @@ class Proxy:
     def _start_exchange(self, request: web.Request) -> Exchange:
         client = client_name(request, trust_header=not self._auth.requires_keys)
         exchange = Exchange(client, request.method, path_of(request.raw_path))
-        wait_s = max_wait_s(request, self._settings.rate_limit_timeout)
+        wait_s = self._settings.rate_limit_timeout
+        exchange.read_timeout_s = self._settings.upstream_read_timeout
+        timeout_s = sdk_timeout_s(request)
+        if timeout_s is not None:
+            wait_s = min(wait_s, timeout_s)
+            exchange.read_timeout_s = max(exchange.read_timeout_s, timeout_s)
         exchange.deadline = exchange.arrived + int(wait_s * SECOND)
         if self._tracing is not None:
             self._tracing.start_exchange(exchange, request.headers)

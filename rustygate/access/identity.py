@@ -1,4 +1,4 @@
-"""What a request's headers say about its client: name, priority class and maximum wait.
+"""What a request's headers say about its client: name, priority class and timeout.
 
 With CLIENTS_FILE, a client's name comes from its key instead: see `client_auth`.
 """
@@ -31,14 +31,14 @@ def client_name(request: web.Request, *, trust_header: bool) -> str:
     return name[:CLIENT_NAME_LIMIT].encode(errors="replace").decode()
 
 
-def max_wait_s(request: web.Request, limit_s: float) -> float:
-    """How long a request may wait: at most `limit_s`, and no longer than the client's SDK waits
-    for a response."""
+def sdk_timeout_s(request: web.Request) -> float | None:
+    """How long the client's SDK waits for a response or for its next byte, if it says so."""
+    shortest_s = inf
     for header in TIMEOUT_HEADERS:
         timeout = request.headers.get(header)
         if timeout is not None:
-            limit_s = min(limit_s, _seconds(timeout))
-    return limit_s
+            shortest_s = min(shortest_s, _seconds(timeout))
+    return None if shortest_s == inf else shortest_s
 
 
 def priority_class(request: web.Request) -> str:

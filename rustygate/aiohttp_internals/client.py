@@ -60,7 +60,9 @@ class UpstreamConnection(ResponseHandler):
         super().__init__(loop)
         self.single_use = single_use
 
-    def start_request(self, parser_options: Mapping[str, Any], *, skip_body: bool) -> None:
+    def start_request(
+        self, parser_options: Mapping[str, Any], read_timeout_s: float, *, skip_body: bool
+    ) -> None:
         """Prepare for the response to the next request. The last parser is reused if it fits."""
         self.request_count += 1
         self.response_started = self._request_sent = False
@@ -70,6 +72,10 @@ class UpstreamConnection(ResponseHandler):
         if self._skips_bodies is not skip_body:
             self._skips_bodies = skip_body
             self.set_response_params(skip_payload=skip_body, **parser_options)
+        if self._read_timeout != read_timeout_s:
+            self._read_timeout = read_timeout_s
+            # The timer of a longer timeout would be too late for this one.
+            self._cancel_timer()
 
     def is_reusable(self) -> bool:
         """Whether no unrequested data has arrived that would pass for the next response, or for
@@ -127,9 +133,7 @@ class UpstreamConnection(ResponseHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         super().connection_lost(exc)
-        if self._read_timeout_handle is not None:
-            self._read_timeout_handle.cancel()
-            self._read_timeout_handle = None
+        self._cancel_timer()
         self._notify()
 
     def _notify(self) -> None:
@@ -163,6 +167,11 @@ class UpstreamConnection(ResponseHandler):
 
     def _drop_timeout(self) -> None:
         self._silent_since = None
+
+    def _cancel_timer(self) -> None:
+        if self._read_timeout_handle is not None:
+            self._read_timeout_handle.cancel()
+            self._read_timeout_handle = None
 
     def _on_read_timeout(self) -> None:
         self._read_timeout_handle = None

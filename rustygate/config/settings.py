@@ -169,7 +169,9 @@ class Settings:
     ] = 5.0
     # The official SDKs' default: reasoning models are silent for minutes.
     upstream_read_timeout: Annotated[
-        float, kinds.seconds(zero=False), "seconds that upstream may be silent"
+        float,
+        kinds.seconds(zero=False),
+        "seconds that upstream may be silent, or the client's own read timeout if that is longer",
     ] = 600.0
     # The usual variables; without them the gate connects to upstream directly.
     https_proxy: Annotated[

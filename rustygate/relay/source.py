@@ -110,7 +110,7 @@ class Source:
     def _failure(self, error: Exception) -> UpstreamFailure:
         """The refusal for one of `READ_ERRORS`."""
         if isinstance(error, ServerTimeoutError):
-            return UpstreamTimeout(self._settings.upstream_read_timeout)
+            return UpstreamTimeout(self._response.read_timeout_s)
         return cut_by_upstream()
 
 

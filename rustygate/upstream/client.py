@@ -131,10 +131,10 @@ class UpstreamClient:
                 pooled = await self._reconnect(error, exchange, fresh=fresh)
             exchange.connected = True
             connection = connection_of(pooled)
-            response = await self._pool.send(pooled, exchange.method, target, headers, body)
+            response = await self._pool.send(pooled, exchange, target, headers, body)
         # Before ValueError, since an error about an untrusted certificate is both.
         except ClientError as error:
-            raise body.refusal or self._failure(error, connection, exchange.method) from error
+            raise body.refusal or self._failure(error, connection, exchange) from error
         except ValueError as error:
             raise BadRequest(
                 "The request target or a header contains characters that HTTP does not allow."
@@ -161,10 +161,10 @@ class UpstreamClient:
         assert exchange.sent is not None
         deadline = exchange.sent / SECOND + self._settings.upstream_connect_timeout
         tries, pause_s = 1, FIRST_CONNECT_PAUSE_S
-        while self._is_temporary(error):
+        while self._is_temporary(failure := self._failure(error, None, exchange)):
             left_s = deadline - FIRST_CONNECT_PAUSE_S - self._loop.time()
             if left_s <= 0:
-                raise self._unreachable(error, tries) from error
+                raise self._after_tries(failure, tries) from error
             jitter = 1 - CONNECT_JITTER * random.random()
             await asyncio.sleep(min(pause_s * jitter, left_s))
             pause_s = min(2 * pause_s, LONGEST_CONNECT_PAUSE_S)
@@ -175,14 +175,12 @@ class UpstreamClient:
                 error = again
         raise error
 
-    def _is_temporary(self, error: ClientError) -> bool:
+    def _is_temporary(self, failure: UpstreamFailure) -> bool:
         """Whether another try to connect may have more success."""
-        failure = self._failure(error, None, hdrs.METH_GET)
         return isinstance(failure, UpstreamUnreachable) and not failure.permanent
 
-    def _unreachable(self, error: ClientError, tries: int) -> UpstreamFailure:
-        """The failure after the last try to connect."""
-        failure = self._failure(error, None, hdrs.METH_GET)
+    def _after_tries(self, failure: UpstreamFailure, tries: int) -> UpstreamFailure:
+        """The failure of the last try to connect, with the number of tries in its message."""
         if tries > 1:
             limit_s = self._settings.upstream_connect_timeout
             failure.message += (
@@ -192,7 +190,7 @@ class UpstreamClient:
         return failure
 
     def _failure(
-        self, error: ClientError, connection: UpstreamConnection | None, method: str
+        self, error: ClientError, connection: UpstreamConnection | None, exchange: Exchange
     ) -> UpstreamFailure:
         """The failure for an exception of the pool, and the connection, if there was one."""
         match error:
@@ -201,7 +199,7 @@ class UpstreamClient:
                 message = f"Upstream did not accept a connection within {limit:g} s{self._via}."
                 return UpstreamUnreachable(message)
             case ServerTimeoutError():
-                return UpstreamTimeout(self._settings.upstream_read_timeout)
+                return UpstreamTimeout(exchange.read_timeout_s)
             case ClientConnectorError():
                 return UpstreamUnreachable(
                     f"No connection to upstream{self._via}: {_cause(error)}.",
@@ -215,10 +213,10 @@ class UpstreamClient:
                     f"The proxy at {self._proxy} closed the connection or did not speak HTTP."
                 )
             case ClientConnectionError() if connection is None or not connection.response_started:
-                return self._disconnected(connection, method)
+                return self._disconnected(connection, exchange.method)
             case _:
                 message = "Upstream's response was incomplete or not HTTP."
-                idempotent = method in IDEMPOTENT_METHODS
+                idempotent = exchange.method in IDEMPOTENT_METHODS
                 return UpstreamDisconnected(message, started=True, idempotent=idempotent)
 
     def _disconnected(

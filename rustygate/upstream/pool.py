@@ -42,6 +42,7 @@ from rustygate.core.location import LocationMap
 from rustygate.core.paths import PREFIX
 from rustygate.core.websocket_handshake import SWITCHING_PROTOCOLS
 from rustygate.downstream.request_body import RequestBody
+from rustygate.exchange import Exchange
 from rustygate.system.tls import client_context
 from rustygate.upstream.response import UpstreamResponse
 
@@ -79,7 +80,6 @@ class ConnectionPool:
         self._parser_options = {
             "read_until_eof": True,
             "auto_decompress": False,
-            "read_timeout": settings.upstream_read_timeout or None,
             # aiohttp buffers up to twice this much; the pipe holds the other half of a stream.
             "read_bufsize": max(1, settings.stream_capacity // 4),
             "max_line_size": FIELD_LIMIT,
@@ -125,24 +125,37 @@ class ConnectionPool:
             pooled.close()
 
     async def send(
-        self, pooled: Connection, method: str, target: str, headers: Headers, body: RequestBody
+        self,
+        pooled: Connection,
+        exchange: Exchange,
+        target: str,
+        headers: Headers,
+        body: RequestBody,
     ) -> UpstreamResponse:
         """Send a request; returns the response once its head has arrived.
 
         The connection then belongs to the response; without a response it is closed. Raises
         ClientError, or ValueError for characters that a head cannot hold.
         """
-        connection = connection_of(pooled)
+        connection, method = connection_of(pooled), exchange.method
         upload: asyncio.Task[None] | None = None
         try:
             head = self._head(connection, method, target, headers + body.framing)
-            connection.start_request(self._parser_options, skip_body=method == hdrs.METH_HEAD)
+            connection.start_request(
+                self._parser_options, exchange.read_timeout_s, skip_body=method == hdrs.METH_HEAD
+            )
             upload = self._start_upload(pooled, connection, head, body)
             while True:
                 message, content = await connection.read()
                 if message.code >= FIRST_FINAL_STATUS or message.code == SWITCHING_PROTOCOLS:
                     return UpstreamResponse(
-                        pooled, message, content, headers, upload, self._locations
+                        pooled,
+                        message,
+                        content,
+                        headers,
+                        upload,
+                        self._locations,
+                        exchange.read_timeout_s,
                     )
         except BaseException as error:
             if upload is not None:

@@ -23,12 +23,13 @@ class UpstreamResponse:
     """Upstream's response. `request_headers` are those of the request that it answers.
 
     At the end of the body its connection goes back to the pool; `close` closes the connection
-    before that. `closed_early`: it was closed before the end of its body.
+    before that. `closed_early`: it was closed before the end of its body. `read_timeout_s`: how
+    long upstream may be silent.
     """
 
     __slots__ = (
         "_locations", "_message", "_pooled", "_upload", "closed_early", "content", "headers",
-        "reason", "request_headers", "status",
+        "read_timeout_s", "reason", "request_headers", "status",
     )  # fmt: skip
 
     def __init__(
@@ -39,10 +40,12 @@ class UpstreamResponse:
         request_headers: Headers,
         upload: asyncio.Task[None] | None,
         locations: LocationMap,
+        read_timeout_s: float,
     ) -> None:
         self._pooled: Connection | None = pooled
         self._message = message
         self._locations = locations
+        self.read_timeout_s = read_timeout_s
         self.status: int = message.code
         self.reason: str | None = message.reason
         self.headers = message.headers
