@@ -1,0 +1,1 @@
+"""What the model says: text, values of JSON schemas, tool calls, and log probabilities."""
