@@ -1,11 +1,11 @@
-"""`rustygate simulate`: run the simulator of the OpenAI API on its own."""
+"""`rustygate simulate`: run the simulator of the OpenAI API on its own, a line per request."""
 
 import argparse
 import asyncio
 
 from rustygate.cli.signals import stop_signals
 from rustygate.cli.simulator_server import running_simulator
-from rustygate.simulator import Options
+from rustygate.simulator import Options, RequestSummary
 from rustygate.telemetry import log
 
 DEFAULT_PORT = 9010
@@ -30,7 +30,8 @@ def run(arguments: argparse.Namespace) -> int:
     async def simulate() -> None:
         signals = stop_signals()
         options = Options.from_arguments(arguments)
-        async with running_simulator(options, arguments.host, arguments.port) as url:
+        host, port = arguments.host, arguments.port
+        async with running_simulator(options, host, port, _print_request) as url:
             print(
                 f"Simulator listening on {url}/v1, statistics at {url}/simulator/stats", flush=True
             )
@@ -38,6 +39,17 @@ def run(arguments: argparse.Namespace) -> int:
 
     asyncio.run(simulate())
     return 0
+
+
+def _print_request(summary: RequestSummary) -> None:
+    """Print how a request ended; tokens are those of the input and of the output."""
+    tokens = f"{summary.tokens_in}+{summary.tokens_out}"
+    end = "" if summary.end == "complete" else f"  {summary.end}"
+    print(
+        f"{summary.method:<6} {summary.path:<24} {summary.model or '-':<22} "
+        f"{summary.status or '-':>3} {tokens:>11} tokens {summary.milliseconds:>7} ms{end}",
+        flush=True,
+    )
 
 
 def _port(text: str) -> int:

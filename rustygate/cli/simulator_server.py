@@ -7,13 +7,15 @@ from aiohttp import web
 
 from rustygate.cli.errors import cannot_listen
 from rustygate.cli.urls import build_url
-from rustygate.simulator import Options, make_app
+from rustygate.simulator import Options, Report, make_app
 
 
 @asynccontextmanager
-async def running_simulator(options: Options, host: str, port: int) -> AsyncIterator[str]:
-    """The URL of a serving simulator, without a path."""
-    runner = web.AppRunner(make_app(options), access_log=None, shutdown_timeout=0)
+async def running_simulator(
+    options: Options, host: str, port: int, report: Report | None = None
+) -> AsyncIterator[str]:
+    """The URL of a serving simulator, without a path; `report` is called for each request."""
+    runner = web.AppRunner(make_app(options, report), access_log=None, shutdown_timeout=0)
     await runner.setup()
     try:
         site = web.TCPSite(runner, host, port)

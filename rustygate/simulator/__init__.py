@@ -8,11 +8,13 @@ faults, counts the request (`stats`), adds OpenAI's headers and turns exceptions
 responses (`errors`). `transport` reads bodies (`parsing`, `multipart`) and sends responses
 (`delivery`, `websocket`) at their pace and with their faults. `endpoints` has one module per kind
 of endpoint; `endpoints.generation` charges each request to a model to that model's quota
-(`charges`, `limits`). `storage` keeps uploaded files and created objects in memory. `control` has
-the simulator's own endpoints, `/simulator/...`.
+(`charges`, `limits`). `answers` decides what the model says: text, values of JSON schemas, or
+calls of tools. `storage` keeps uploaded files and created objects in memory. `control` has the
+simulator's own endpoints, `/simulator/...`.
 """
 
 from rustygate.simulator.app import make_app
 from rustygate.simulator.options import Options
+from rustygate.simulator.request_summary import Report, RequestSummary
 
-__all__ = ["Options", "make_app"]
+__all__ = ["Options", "Report", "RequestSummary", "make_app"]

@@ -1,11 +1,11 @@
 """The simulator's application: its routes, and the state that they share."""
 
+from functools import partial
+
 from aiohttp import web
 
-from rustygate.simulator import models
 from rustygate.simulator.control import ControlEndpoints
 from rustygate.simulator.endpoints.batches import Batches
-from rustygate.simulator.endpoints.chat import ChatRequest
 from rustygate.simulator.endpoints.completions import CompletionRequest
 from rustygate.simulator.endpoints.containers import Containers
 from rustygate.simulator.endpoints.embeddings import EmbeddingsRequest
@@ -17,8 +17,10 @@ from rustygate.simulator.endpoints.images import (
     ImageVariationRequest,
 )
 from rustygate.simulator.endpoints.moderations import ModerationRequest
-from rustygate.simulator.endpoints.responses import ResponseRequest
+from rustygate.simulator.endpoints.response_store import ResponseStore
 from rustygate.simulator.endpoints.speech import SpeechRequest
+from rustygate.simulator.endpoints.stored_chats import StoredChats
+from rustygate.simulator.endpoints.stored_responses import StoredResponses
 from rustygate.simulator.endpoints.transcription import (
     AudioFile,
     TranscriptionRequest,
@@ -27,7 +29,9 @@ from rustygate.simulator.endpoints.transcription import (
 from rustygate.simulator.endpoints.uploads import Uploads
 from rustygate.simulator.limits import Limits, Quotas
 from rustygate.simulator.middleware import Middleware
+from rustygate.simulator.models import Models
 from rustygate.simulator.options import Options
+from rustygate.simulator.request_summary import Report
 from rustygate.simulator.stats import Stats
 from rustygate.simulator.storage.file_store import FileStore
 from rustygate.simulator.transport.delivery import send_json
@@ -36,11 +40,14 @@ from rustygate.simulator.transport.delivery import send_json
 MAX_BODY_BYTES = 64 * 1024 * 1024
 
 
-def make_app(options: Options) -> web.Application:
-    """The simulator as an application, with quotas, counts and files of its own."""
+def make_app(options: Options, report: Report | None = None) -> web.Application:
+    """The simulator as an application, with quotas, counts and files of its own.
+
+    `report` is called at the end of each request to the API.
+    """
     stats = Stats()
     quotas = Quotas(Limits(options.rpm, options.tpm), dict(options.model_limits))
-    middleware = Middleware(options, stats)
+    middleware = Middleware(options, stats, report)
     app = web.Application(
         middlewares=[middleware.handle],
         client_max_size=MAX_BODY_BYTES,
@@ -49,11 +56,23 @@ def make_app(options: Options) -> web.Application:
     )
     app.on_response_prepare.append(middleware.add_headers)
     app.on_shutdown.append(middleware.cancel_open_requests)
-    app.add_routes(_generation_routes(GenerationHandlers(quotas, stats)))
+    models = Models(options.strict_models, (name for name, _ in options.model_limits))
+    generation = GenerationHandlers(models, quotas, stats)
+    app.add_routes(_generation_routes(generation))
+    chats, responses = StoredChats(), ResponseStore()
     app.add_routes(
         [
-            web.get("/v1/models", _list_models),
-            web.get("/v1/models/{model:.+}", _show_model),
+            web.post("/v1/chat/completions", generation.chat_handler(chats)),
+            web.post("/v1/responses", generation.responses_handler(responses)),
+            web.get("/v1/responses", generation.responses_websocket(responses)),
+        ]
+    )
+    app.add_routes(chats.routes())
+    app.add_routes(StoredResponses(responses, stats).routes())
+    app.add_routes(
+        [
+            web.get("/v1/models", partial(_list_models, models)),
+            web.get("/v1/models/{model:.+}", partial(_show_model, models)),
         ]
     )
     file_store = FileStore()
@@ -68,9 +87,6 @@ def make_app(options: Options) -> web.Application:
 
 def _generation_routes(generation: GenerationHandlers) -> list[web.RouteDef]:
     return [
-        web.post("/v1/chat/completions", generation.json_handler(ChatRequest)),
-        web.post("/v1/responses", generation.json_handler(ResponseRequest)),
-        web.get("/v1/responses", generation.responses),
         web.get("/v1/realtime", generation.realtime),
         web.post("/v1/completions", generation.json_handler(CompletionRequest)),
         web.post("/v1/embeddings", generation.json_handler(EmbeddingsRequest)),
@@ -86,9 +102,9 @@ def _generation_routes(generation: GenerationHandlers) -> list[web.RouteDef]:
     ]
 
 
-async def _list_models(request: web.Request) -> web.StreamResponse:
-    return await send_json(request, models.list_models())
+async def _list_models(models: Models, request: web.Request) -> web.StreamResponse:
+    return await send_json(request, models.list())
 
 
-async def _show_model(request: web.Request) -> web.StreamResponse:
-    return await send_json(request, models.model_object(request.match_info["model"]))
+async def _show_model(models: Models, request: web.Request) -> web.StreamResponse:
+    return await send_json(request, models.find(request.match_info["model"]))

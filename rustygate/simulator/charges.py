@@ -4,9 +4,9 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from rustygate.simulator import models
 from rustygate.simulator.errors import ApiError, rate_limit_exceeded
 from rustygate.simulator.limits import Quota, Quotas
+from rustygate.simulator.models import Models
 from rustygate.simulator.request_context import RequestContext
 from rustygate.simulator.schemas import Usage
 from rustygate.simulator.stats import Stats
@@ -16,6 +16,7 @@ from rustygate.simulator.stats import Stats
 class Charges:
     """Charges one HTTP request, or every response created on one WebSocket."""
 
+    models: Models
     quotas: Quotas
     stats: Stats
     context: RequestContext
@@ -43,14 +44,14 @@ class Charges:
         Raises:
             ApiError: the model does not exist; status 404.
         """
-        models.model_object(model)
+        self.models.find(model)
         self.context.subject = model
         self.context.quota = self.quotas.get(model)
         return self.context.quota
 
     def record_usage(self, usage: Usage) -> None:
         """Count the tokens of a response in the stats."""
-        self.context.recorder.add_tokens(usage.tokens_in, usage.tokens_out)
+        self.context.add_tokens(usage.tokens_in, usage.tokens_out)
 
     def rate_limits(self) -> list[dict[str, Any]]:
         """The model's rate limits as the Realtime API reports them."""

@@ -19,6 +19,7 @@ from rustygate.simulator.faults import FaultError, parse
 from rustygate.simulator.limits import milliseconds
 from rustygate.simulator.options import Options
 from rustygate.simulator.request_context import CONTEXT, RequestContext
+from rustygate.simulator.request_summary import Report, summarize
 from rustygate.simulator.stats import Stats
 from rustygate.simulator.transport.websocket import key_from_subprotocol
 
@@ -26,9 +27,10 @@ from rustygate.simulator.transport.websocket import key_from_subprotocol
 class Middleware:
     """Checks and counts requests, and completes their responses."""
 
-    def __init__(self, options: Options, stats: Stats) -> None:
+    def __init__(self, options: Options, stats: Stats, report: Report | None = None) -> None:
         self._options = options
         self._stats = stats
+        self._report = report
         self._request_count = 0
         self._open_tasks: set[asyncio.Task[Any]] = set()
 
@@ -40,16 +42,30 @@ class Middleware:
         route, key = _route_pattern(request), _api_key(request) or ""
         with self._track(), self._stats.request(route, key) as recorder:
             request[CONTEXT] = RequestContext(recorder, time.monotonic_ns(), request.path)
+            end = "complete"
             try:
-                return await _respond(request, self._checked(handler))
+                response = await _respond(request, self._checked(handler))
+                request[CONTEXT].status = response.status
+                return response
             except (asyncio.CancelledError, ConnectionError) as error:
+                end = "left"
                 recorder.client_disconnected()
                 if isinstance(error, asyncio.CancelledError):
                     raise
             except ConnectionCut:
+                end = "cut"
                 recorder.connection_cut()
+            finally:
+                self._report_end(request, end)
         # aiohttp requires a response; it is not sent, as the connection is closed.
         return web.Response()
+
+    def _report_end(self, request: web.Request, end: str) -> None:
+        if self._report is not None:
+            context = request[CONTEXT]
+            duration = milliseconds(time.monotonic_ns() - context.started_ns)
+            summary = summarize(request.method, request.path, context, duration, end)
+            self._report(summary)
 
     @contextmanager
     def _track(self) -> Iterator[None]:
@@ -93,7 +109,7 @@ class Middleware:
         context = request.get(CONTEXT)
         if context is None or request.transport is None or request.transport.is_closing():
             return
-        context.recorder.response_started(response.status)
+        context.response_started(response.status)
         now = time.monotonic_ns()
         response.headers["x-request-id"] = f"req_{token_hex(16)}"
         response.headers["openai-version"] = "2020-10-01"

@@ -23,6 +23,7 @@ class Options:
         latency: seconds between a request and the head of its response.
         faults: faults to apply; those in a request's `X-Simulate` header take precedence.
         fault_every: apply `faults` to every n-th request; 1 means to all.
+        strict_models: whether models with unknown names do not exist.
     """
 
     rpm: int = 500
@@ -32,6 +33,7 @@ class Options:
     latency: float = 0.0
     faults: Faults = NO_FAULTS
     fault_every: int = 1
+    strict_models: bool = False
 
     @classmethod
     def add_arguments(cls, parser: ArgumentParser) -> None:
@@ -50,6 +52,11 @@ class Options:
             default=[],
             metavar="MODEL=RPM/TPM",
             help="limits of one model; may be repeated",
+        )
+        group.add_argument(
+            "--strict-models",
+            action="store_true",
+            help="respond with 404 to unknown models; by default any name is a model",
         )
         group.add_argument(
             "--fault",
@@ -71,6 +78,7 @@ class Options:
             latency=arguments.latency,
             faults=reduce(Faults.overridden_by, arguments.fault, NO_FAULTS),
             fault_every=arguments.fault_every,
+            strict_models=arguments.strict_models,
         )
 
     def faults_for(self, n: int, requested: Faults) -> Faults:

@@ -18,6 +18,8 @@ class RequestContext:
         started_ns: when the request head arrived, on the monotonic clock.
         subject: what a simulated rate limit applies to: the path, or the model once it is known.
         quota: the quota of the model, once it is known.
+        status: the status of the response, once its head was sent.
+        tokens_in, tokens_out: the tokens of all responses to the request.
     """
 
     recorder: RequestRecorder
@@ -25,6 +27,18 @@ class RequestContext:
     subject: str
     faults: Faults = NO_FAULTS
     quota: Quota | None = None
+    status: int | None = None
+    tokens_in: int = 0
+    tokens_out: int = 0
+
+    def response_started(self, status: int) -> None:
+        self.status = status
+        self.recorder.response_started(status)
+
+    def add_tokens(self, tokens_in: int, tokens_out: int) -> None:
+        self.tokens_in += tokens_in
+        self.tokens_out += tokens_out
+        self.recorder.add_tokens(tokens_in, tokens_out)
 
     @property
     def simulated_error(self) -> ErrorResponse | None:

@@ -7,7 +7,7 @@ wrong type and ignore unknown fields.
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
@@ -134,16 +134,6 @@ def split_inputs(value: TextInput, field: str, max_inputs: int) -> list[str | li
 
 def count_input_tokens(item: str | list[int]) -> int:
     return estimate_tokens(item) if isinstance(item, str) else len(item)
-
-
-class OutputFormat(msgspec.Struct):
-    """The requested format of the output."""
-
-    type: Literal["text", "json_object", "json_schema"] = "text"
-
-    @property
-    def is_json(self) -> bool:
-        return self.type != "text"
 
 
 def content_text(content: MessageContent) -> str:

@@ -1,13 +1,15 @@
-"""Deterministic text: words chosen from a list by a seed that is made from the prompt.
+"""Deterministic text: words of the prompt, then words chosen from a list by a seed.
 
 A token is a word with the space before it. Some words are not ASCII, and one is outside the Basic
 Multilingual Plane, so that a client that splits streams inside a character is found out.
 """
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice, pairwise
+
+import msgspec
 
 # More than any model generates in one response.
 MAX_OUTPUT_TOKENS = 128_000
@@ -44,12 +46,33 @@ def output_tokens(token_limit: int | None, forced_tokens: int | None) -> int:
 
 
 def generate_text(
-    seed: int, token_limit: int | None, forced_tokens: int | None, as_json: bool
+    seed: int,
+    token_limit: int | None,
+    forced_tokens: int | None,
+    as_json: bool = False,
+    repeated: Iterable[str] = (),
 ) -> GeneratedText:
-    """The text of a response; with `as_json` a JSON object, valid at any length."""
+    """The text of a response: the words to be repeated, then words chosen by the seed.
+
+    With `as_json` it is a JSON object, valid at any length.
+    """
     count = output_tokens(token_limit, forced_tokens)
-    tokens = _as_json(seed, count) if as_json else tuple(islice(_words(seed), count))
+    words = _words(seed, repeated)
+    tokens = _as_json(words, count) if as_json else tuple(islice(words, count))
     return GeneratedText(tokens, complete=count >= (forced_tokens or 0))
+
+
+def split_text(text: str, token_limit: int | None, forced_tokens: int | None) -> GeneratedText:
+    """A given text as tokens, cut off by the limit only if more tokens are forced than it allows.
+
+    A limit alone makes the tokens longer, so that the text is whole at any length. More tokens
+    than characters are filled up with spaces.
+    """
+    length = forced_tokens or max(1, estimate_tokens(text))
+    count = min(length, token_limit or length)
+    pieces = forced_tokens or count
+    tokens = islice(_split_evenly(text, pieces), count)
+    return GeneratedText(tuple(tokens), complete=count == pieces)
 
 
 def seed_from(*parts: str) -> int:
@@ -62,24 +85,44 @@ def estimate_tokens(text: str) -> int:
     return -(-len(text) // 4)
 
 
-def _as_json(seed: int, count: int) -> tuple[str, ...]:
+def _as_json(words: Iterator[str], count: int) -> tuple[str, ...]:
     if count == 1:
         return ("{}",)
-    return ('{"answer":"', *islice(_words(seed), count - 2), '"}')
+    return ('{"answer":"', *map(_escape, islice(words, count - 2)), '"}')
 
 
-def _words(seed: int) -> Iterator[str]:
+def _escape(token: str) -> str:
+    """A token as part of a JSON string."""
+    return msgspec.json.encode(token).decode()[1:-1]
+
+
+def _split_evenly(text: str, pieces: int) -> Iterator[str]:
+    text = text.ljust(pieces)
+    ends = (len(text) * number // pieces for number in range(pieces + 1))
+    return (text[start:end] for start, end in pairwise(ends))
+
+
+def _words(seed: int, repeated: Iterable[str]) -> Iterator[str]:
+    """The tokens of an endless text."""
+    words = chain(repeated, _seeded_words(seed))
+    return (f" {word}" if position else word for position, word in enumerate(words))
+
+
+def _seeded_words(seed: int) -> Iterator[str]:
     state, position = seed, 0
     while True:
         # Knuth's MMIX generator: its high bits are random enough and the same on any platform.
         state = (state * 6364136223846793005 + 1442695040888963407) % 2**64
-        yield _in_sentence(_WORDS[(state >> 33) % len(_WORDS)], position)
+        yield _in_sentence(_WORDS[(state >> 33) % len(_WORDS)], position % SENTENCE_WORDS)
         position += 1
 
 
 def _in_sentence(word: str, position: int) -> str:
-    """A word with the space, capital letter or full stop of its place in the sentence."""
-    word_index = position % SENTENCE_WORDS
-    word = word.capitalize() if word_index == 0 else word
-    word += "." if word_index == SENTENCE_WORDS - 1 else ""
-    return f" {word}" if position else word
+    """A word with the capital letter or full stop of its place in the sentence."""
+    word = word.capitalize() if position == 0 else word
+    return f"{word}." if position == SENTENCE_WORDS - 1 else word
+
+
+def seeded_word(seed: int) -> str:
+    """One word, chosen by a seed."""
+    return _WORDS[seed % len(_WORDS)]

@@ -13,6 +13,8 @@ def test_simulate_serves_with_the_simulators_flags(start: Start) -> None:
     )[1]
     assert url.startswith("http://127.0.0.1:")
     assert get(url, "/v1/models")[0] == 503
+    line = simulator.wait_for_line(simulator.stdout, r"(GET .*)")[1]
+    assert line.split()[:5] == ["GET", "/v1/models", "-", "503", "0+0"]
     assert get(url, "/simulator/stats")[0] == 200
 
 

@@ -22,7 +22,8 @@ def test_no_flags_give_the_defaults() -> None:
 def test_flags_are_parsed() -> None:
     flags = (
         "--rpm 3 --tpm 0 --tokens-per-second 5 --latency 0.5 --fault cut=2 --fault gzip,cut=3 "
-        "--model-limit gpt-4o=500/30000 --model-limit a=b=0/1 --fault-every 7"
+        "--model-limit gpt-4o=500/30000 --model-limit a=b=0/1 --fault-every 7 "
+        "--strict-models"
     )
     assert parse_flags(*flags.split()) == Options(
         rpm=3,
@@ -32,6 +33,7 @@ def test_flags_are_parsed() -> None:
         latency=0.5,
         faults=Faults(cut=3, gzip=True),
         fault_every=7,
+        strict_models=True,
     )
 
 

@@ -191,7 +191,7 @@ def test_conversation_drops_its_oldest_items() -> None:
         conversation.add({"id": str(number), "type": "message"})
     with pytest.raises(Exception, match="no item '0'"):
         conversation.find("0")
-    assert len(conversation.texts) == MAX_ITEMS
+    assert len([turn.text for turn in conversation.turns]) == MAX_ITEMS
 
 
 async def test_sync_sdk_uses_the_realtime_api(simulator: Simulator) -> None:

@@ -42,6 +42,16 @@ _DEFAULT_ITEMS = 2
 _MAX_ITEMS = 5
 _UNIQUE_ATTEMPTS = 20
 
+# Without these, the whole value gets a property, so that it says something.
+_ABOUT_PROPERTIES = {
+    "properties",
+    "required",
+    "additionalProperties",
+    "patternProperties",
+    "propertyNames",
+    "maxProperties",
+}
+
 # For schemas that say what a value is not.
 _LAST_RESORTS: tuple[Any, ...] = ("", 0, 1, -1, True, None, [], {})
 
@@ -265,6 +275,8 @@ class _Maker:
         wanted = wanted if maximum is None else min(wanted, maximum)
         names = {"type": "string", "allOf": _name_schemas(schema)}
         used: list[Any] = list(chosen)
+        if not place.path and wanted == 0 and not schema.keys() & _ABOUT_PROPERTIES:
+            yield "answer"
         for position in range(wanted - len(chosen)):
             at = _Place("name", f"{place.path}/names", position, 0)
             used.append(self._unique(names, used, at))

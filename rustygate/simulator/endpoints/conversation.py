@@ -5,6 +5,7 @@ from typing import Any
 import msgspec
 
 from rustygate.simulator.errors import ApiError, ErrorResponse
+from rustygate.simulator.prompt import Turn, role_of
 from rustygate.simulator.response_bodies import new_id
 from rustygate.simulator.schemas import Name
 from rustygate.simulator.transport.parsing import convert
@@ -26,6 +27,7 @@ class Item(msgspec.Struct):
 
     type: Name
     id: Name | None = None
+    role: str = "user"
     content: tuple[ContentPart, ...] = ()
     output: str = ""
 
@@ -65,8 +67,8 @@ class Conversation:
         del self._items[self._index_of(identifier)]
 
     @property
-    def texts(self) -> list[str]:
-        return [item_text(item) for item in self._items]
+    def turns(self) -> list[Turn]:
+        return [item_turn(item) for item in self._items]
 
     def _index_after(self, after: str) -> int:
         return 0 if after == "root" else self._index_of(after) + 1
@@ -84,6 +86,8 @@ def complete_item(item: dict[str, Any]) -> dict[str, Any]:
     return {"id": new_id("item_"), **item, "object": "realtime.item", "status": "completed"}
 
 
-def item_text(item: dict[str, Any]) -> str:
-    """The text of an item. Raises `ApiError` if the item is invalid."""
-    return convert(item, Item, strict=True).text
+def item_turn(item: dict[str, Any]) -> Turn:
+    """What an item says. Raises `ApiError` if the item is invalid."""
+    converted = convert(item, Item, strict=True)
+    role = "tool" if converted.type == "function_call_output" else converted.role
+    return Turn(role_of(role), converted.text)

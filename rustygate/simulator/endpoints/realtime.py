@@ -14,8 +14,9 @@ import msgspec
 from msgspec import Meta
 
 from rustygate.simulator.charges import Charges
-from rustygate.simulator.endpoints.conversation import Conversation, complete_item, item_text
+from rustygate.simulator.endpoints.conversation import Conversation, complete_item, item_turn
 from rustygate.simulator.errors import ApiError, ErrorResponse
+from rustygate.simulator.prompt import Prompt, Turn
 from rustygate.simulator.response_bodies import Event, json_text, new_id
 from rustygate.simulator.schemas import Name, Usage
 from rustygate.simulator.text import (
@@ -219,16 +220,20 @@ class RealtimeSession:
         prompt = self._prompt(settings)
         token_limit, forced_tokens = settings.token_limit, self._charges.forced_tokens
         seed = seed_from(self._model, prompt)
-        text = generate_text(seed, token_limit, forced_tokens, as_json=False)
+        words = Prompt(self._turns(settings)).words()
+        text = generate_text(seed, token_limit, forced_tokens, repeated=words)
         tokens_in = estimate_tokens(prompt) + self._audio_tokens
         usage = Usage(tokens_in, output_tokens(token_limit, forced_tokens))
         return PlannedResponse(text, usage, tokens_in + max(usage.tokens_out, token_limit or 0))
 
-    def _prompt(self, settings: SessionSettings) -> str:
-        """The instructions and the texts of the response's own input or the conversation."""
+    def _turns(self, settings: SessionSettings) -> tuple[Turn, ...]:
+        """The instructions and the response's own input or the conversation."""
         custom_input = settings.input
-        texts = self._conversation.texts if custom_input is None else map(item_text, custom_input)
-        return "\n".join(filter(None, [settings.instructions, *texts]))
+        items = self._conversation.turns if custom_input is None else map(item_turn, custom_input)
+        return Turn("system", settings.instructions or ""), *items
+
+    def _prompt(self, settings: SessionSettings) -> str:
+        return "\n".join(turn.text for turn in self._turns(settings) if turn.text)
 
     def _stream_response(
         self, plan: PlannedResponse, response: dict[str, Any], in_conversation: bool

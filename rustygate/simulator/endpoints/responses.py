@@ -1,201 +1,174 @@
 """The Responses API: `POST /v1/responses`, and the same over a WebSocket.
 
-Every response is a single text message.
+A response is a text message, or calls of functions. Tools that OpenAI runs itself, such as web
+search, are accepted and never used.
 """
 
 import time
 from collections.abc import Iterator
-from itertools import count
-from typing import Annotated, Any, Literal
+from functools import cached_property
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
 
-from rustygate.simulator.charges import Charges
-from rustygate.simulator.errors import ApiError, ErrorResponse
-from rustygate.simulator.response_bodies import Event, named_event, new_id
-from rustygate.simulator.schemas import (
-    MessageContent,
-    OutputFormat,
-    TextRequest,
-    TokenLimit,
-    Usage,
-    content_text,
-)
-from rustygate.simulator.text import GeneratedText, estimate_tokens, generate_text, seed_from
-from rustygate.simulator.transport.parsing import parse_json
+from rustygate.simulator.answers.answer import OutputFormat
+from rustygate.simulator.answers.request import AnswerRequest, FormatSpec
+from rustygate.simulator.answers.tools import Tool, Toolbox
+from rustygate.simulator.endpoints.chat_tools import arguments_schema, choose_tools
+from rustygate.simulator.endpoints.response_items import input_items, turn_of
+from rustygate.simulator.endpoints.response_output import MadeResponse, outputs_of
+from rustygate.simulator.prompt import Prompt, Turn
+from rustygate.simulator.response_bodies import Event, EventStream, ResponseBody, json_body, new_id
+from rustygate.simulator.schemas import TokenLimit
 
-
-class Item(msgspec.Struct):
-    """An item of the input; items without content do not count as tokens."""
-
-    content: MessageContent = None
+LOGPROBS = "message.output_text.logprobs"
 
 
 class TextOptions(msgspec.Struct):
-    format: OutputFormat | None = None
+    format: FormatSpec | None = None
+    verbosity: str | None = None
 
 
-class ResponseRequest(TextRequest, kw_only=True):
-    input: str | Annotated[list[Item], Meta(min_length=1)]
+class ToolSpec(msgspec.Struct):
+    """A tool; those without a name are run by OpenAI itself."""
+
+    type: str
+    name: str | None = None
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+
+    @property
+    def tools(self) -> list[Tool]:
+        if self.type not in ("function", "custom") or not self.name:
+            return []
+        parameters = None if self.type == "custom" else arguments_schema(self.parameters)
+        return [Tool(self.name, self.description or "", parameters)]
+
+
+class ResponseRequest(AnswerRequest, kw_only=True):
+    input: str | Annotated[list[dict[str, Any]], Meta(min_length=1)]
     instructions: str | None = None
     max_output_tokens: TokenLimit = None
     text: TextOptions | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    include: list[str] | None = None
+    top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
+    store: bool | None = None
+    background: bool | None = None
+    previous_response_id: str | None = None
+    metadata: dict[str, str] | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+
+    def __post_init__(self) -> None:
+        """Reject invalid input that the types allow."""
+        for name, items, kind in (("input", self._items, turn_of), ("tools", self.tools, _tools)):
+            for number, item in enumerate(items or ()):
+                try:
+                    kind(item)
+                except msgspec.ValidationError as error:
+                    raise ValueError(_with_path(str(error), f"{name}[{number}]")) from error
 
     @property
-    def prompt(self) -> str:
-        items = [Item(self.input)] if isinstance(self.input, str) else self.input
-        return "\n".join(
-            [self.instructions or "", *(content_text(item.content) for item in items)]
-        )
+    def _items(self) -> list[dict[str, Any]]:
+        return input_items(self.input)
+
+    @cached_property
+    def history(self) -> tuple[dict[str, Any], ...]:
+        """The items before the input, of the previous responses."""
+        return ()
+
+    @property
+    def context(self) -> tuple[dict[str, Any], ...]:
+        """All items that the response is an answer to."""
+        return (*self.history, *self._items)
+
+    @cached_property
+    def prompt(self) -> Prompt:
+        return Prompt((Turn("system", self.instructions or ""), *map(turn_of, self.context)))
 
     @property
     def format(self) -> OutputFormat:
-        return (self.text and self.text.format) or OutputFormat()
+        spec = (self.text and self.text.format) or FormatSpec()
+        return spec.output_format("text.format.schema")
 
-    @property
-    def tokens_in(self) -> int:
-        return estimate_tokens(self.prompt)
+    @cached_property
+    def toolbox(self) -> Toolbox:
+        tools = [tool for spec in self.tools or () for tool in _tools(spec)]
+        return choose_tools(tools, self.tool_choice, self.parallel_tool_calls is not False)
 
     @property
     def token_limit(self) -> int | None:
         return self.max_output_tokens
 
+    @property
+    def is_stored(self) -> bool:
+        return self.store is not False
+
+    def response_body(self, forced_tokens: int | None, base_url: str) -> ResponseBody:
+        return self.body_of(self.make(forced_tokens))
+
+    def body_of(self, made: MadeResponse) -> ResponseBody:
+        """A response as the request asks for it: as events, complete, or for later."""
+        if self.stream:
+            return EventStream(made.events())
+        return json_body(made.started | {"status": "queued"} if self.background else made.final)
+
     def json_object(self, forced_tokens: int | None) -> dict[str, Any]:
-        text = self._text(forced_tokens)
-        message = _message(new_id("msg_"), _status(text), [_part(str(text))])
-        return self._final_object(self._object(), text, message, self.usage(forced_tokens))
+        return self.make(forced_tokens).final
 
     def events(self, forced_tokens: int | None) -> Iterator[Event]:
-        numbers = count()
-        for name, fields in self._named_events(forced_tokens):
-            data = {"type": name, "sequence_number": next(numbers), **fields}
-            yield named_event(data, paced=name == "response.output_text.delta")
+        return self.make(forced_tokens).events()
 
-    def _named_events(self, forced_tokens: int | None) -> Iterator[tuple[str, dict[str, Any]]]:
-        """The events of the stream: their names and fields, without the common fields."""
-        text, response, item = self._text(forced_tokens), self._object(), new_id("msg_")
-        item_location = {"output_index": 0}
-        part_location = {"item_id": item, "output_index": 0, "content_index": 0}
-        part = _part(str(text))
-        message = _message(item, _status(text), [part])
-        yield "response.created", {"response": response}
-        yield "response.in_progress", {"response": response}
-        started_message = _message(item, "in_progress", [])
-        yield "response.output_item.added", {**item_location, "item": started_message}
-        yield "response.content_part.added", {**part_location, "part": _part("")}
-        for token in text.tokens:
-            yield "response.output_text.delta", {**part_location, "delta": token, "logprobs": []}
-        yield "response.output_text.done", {**part_location, "text": str(text), "logprobs": []}
-        yield "response.content_part.done", {**part_location, "part": part}
-        yield "response.output_item.done", {**item_location, "item": message}
-        final_object = self._final_object(response, text, message, self.usage(forced_tokens))
-        yield f"response.{final_object['status']}", {"response": final_object}
-
-    def _text(self, forced_tokens: int | None) -> GeneratedText:
-        seed = seed_from(self.model, self.prompt)
-        return generate_text(seed, self.max_output_tokens, forced_tokens, self.format.is_json)
+    def make(self, forced_tokens: int | None) -> MadeResponse:
+        answer = self.task(forced_tokens).answer()
+        wants_logprobs = LOGPROBS in (self.include or ()) or self.top_logprobs is not None
+        outputs = outputs_of(answer, (self.top_logprobs or 0) if wants_logprobs else None)
+        return MadeResponse(self._object(), outputs, self.usage(forced_tokens), answer.complete)
 
     def _object(self) -> dict[str, Any]:
         """A response that has just started. `usage` is near the end, as in OpenAI's."""
+        spec = (self.text and self.text.format) or FormatSpec()
         return {
             "id": new_id("resp_"),
             "object": "response",
             "created_at": int(time.time()),
             "status": "in_progress",
-            "background": False,
+            "background": bool(self.background),
             "error": None,
             "incomplete_details": None,
             "instructions": self.instructions,
             "max_output_tokens": self.max_output_tokens,
             "model": self.model,
             "output": [],
-            "parallel_tool_calls": True,
-            "previous_response_id": None,
+            "parallel_tool_calls": self.parallel_tool_calls is not False,
+            "previous_response_id": self.previous_response_id,
             "reasoning": {"effort": None, "summary": None},
             "service_tier": "default",
-            "store": False,
-            "temperature": 1.0,
-            "text": {"format": {"type": "text"}},
-            "tool_choice": "auto",
-            "tools": [],
-            "top_p": 1.0,
+            "store": self.is_stored,
+            "temperature": 1.0 if self.temperature is None else self.temperature,
+            "text": {"format": spec.shown},
+            "tool_choice": self.tool_choice or "auto",
+            "tools": self.tools or [],
+            "top_logprobs": self.top_logprobs or 0,
+            "top_p": 1.0 if self.top_p is None else self.top_p,
             "truncation": "disabled",
             "usage": None,
             "user": self.user,
-            "metadata": {},
-        }
-
-    def _final_object(
-        self, response: dict[str, Any], text: GeneratedText, message: dict[str, Any], usage: Usage
-    ) -> dict[str, Any]:
-        incomplete_details = None if text.complete else {"reason": "max_output_tokens"}
-        return response | {
-            "status": _status(text),
-            "incomplete_details": incomplete_details,
-            "output": [message],
-            "usage": _usage(usage),
+            "metadata": self.metadata or {},
         }
 
 
-class CreateResponseMessage(ResponseRequest, kw_only=True):
-    """A WebSocket message that creates a response; the response is always streamed."""
-
-    type: Literal["response.create"]
-
-
-class ResponsesSession:
-    """The Responses API over a WebSocket: one response at a time."""
-
-    def __init__(self, charges: Charges) -> None:
-        self._charges = charges
-
-    def initial_events(self) -> Iterator[Event]:
-        return iter(())
-
-    def handle_immediately(self, message: str) -> bool:
-        return False
-
-    def handle_message(self, message: str) -> Iterator[Event]:
-        charges = self._charges
-        try:
-            request = parse_json(message, CreateResponseMessage)
-            charges.charge(request.model, request.cost(charges.forced_tokens), request.user)
-        except ApiError as error:
-            yield _error_event(error.response)
-            return
-        charges.record_usage(request.usage(charges.forced_tokens))
-        yield from request.events(charges.forced_tokens)
+def _tools(spec: dict[str, Any]) -> list[Tool]:
+    """The tools that a specification describes. Raises `msgspec.ValidationError` if invalid."""
+    return msgspec.convert(spec, ToolSpec).tools
 
 
-def _error_event(response: ErrorResponse) -> Event:
-    error = response.error | {"headers": dict(response.headers)}
-    return named_event({"type": "error", "status": response.status, "error": error})
-
-
-def _status(text: GeneratedText) -> str:
-    return "completed" if text.complete else "incomplete"
-
-
-def _message(identifier: str, status: str, content: list[dict[str, Any]]) -> dict[str, Any]:
-    return {
-        "id": identifier,
-        "type": "message",
-        "status": status,
-        "role": "assistant",
-        "content": content,
-    }
-
-
-def _part(text: str) -> dict[str, Any]:
-    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
-
-
-def _usage(usage: Usage) -> dict[str, Any]:
-    return {
-        "input_tokens": usage.tokens_in,
-        "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
-        "output_tokens": usage.tokens_out,
-        "output_tokens_details": {"reasoning_tokens": 0},
-        "total_tokens": usage.total,
-    }
+def _with_path(message: str, path: str) -> str:
+    """An error message about a part of the request, with the path of the part."""
+    if "`$" in message:
+        return message.replace("`$", f"`$.{path}", 1) if "`$" in message else message
+    return f"{message} - at `$.{path}`"

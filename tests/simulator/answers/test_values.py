@@ -166,6 +166,8 @@ STRING, NUMBER, NULL = {"type": "string"}, {"type": "number"}, {"type": "null"}
         ({"uniqueItems": True, "items": {"type": "string"}, "minItems": 9}, lambda v: True),
         ({"uniqueItems": True, "items": {"enum": [1, 2, 3]}, "minItems": 3}, lambda v: True),
         ({"type": "object", "additionalProperties": NUMBER}, lambda value: len(value) == 2),
+        ({"type": "object"}, lambda value: value == {"answer": "some text"}),
+        ({"type": "object", "properties": {}}, lambda value: value == {}),
         ({"type": "object", "additionalProperties": False}, lambda value: value == {}),
         ({"type": "object", "minProperties": 9}, lambda value: len(value) == 9),
         ({"patternProperties": {"^x_[a-z]+$": NUMBER}}, lambda v: all(k[:2] == "x_" for k in v)),
@@ -181,6 +183,10 @@ STRING, NUMBER, NULL = {"type": "string"}, {"type": "number"}, {"type": "null"}
         (
             {"properties": {"a": NUMBER}, "if": {"required": ["a"]}, "then": {"required": ["b"]}},
             lambda value: set(value) == {"a", "b"},
+        ),
+        (
+            {"type": "object", "propertyNames": {"const": "b"}, "minProperties": 1},
+            lambda v: "b" in v,
         ),
         ({"not": {"type": "string"}}, lambda value: not isinstance(value, str)),
         ({"$ref": "#/$defs/a~1b", "$defs": {"a/b": {"const": 1}}}, lambda value: value == 1),
