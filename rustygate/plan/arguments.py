@@ -35,6 +35,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--latency", _positive, default.latency_s, "seconds until upstream has responded")
     add("--timeout", _positive, default.timeout_s, "seconds a request may wait")
     parser.add_argument(
+        "--find-tier",
+        type=_positive,
+        metavar="SECONDS",
+        help="find the lowest limits, instead of --rpm and --tpm, with which 95%% of each "
+        "client's requests wait at most so long",
+    )
+    parser.add_argument(
         "--client",
         type=Demand.parse,
         action="append",

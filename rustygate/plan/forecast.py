@@ -6,6 +6,8 @@ given rate, or all together. A plan's random numbers are the same in each run.
 """
 
 import asyncio
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from math import ceil
 from random import Random
@@ -50,11 +52,24 @@ class Plan:
 
 @dataclass(slots=True)
 class Outcome:
-    """The results of one client's requests; `waits_s` holds the waits of the admitted ones."""
+    """The results of one client's requests.
+
+    `waits_s` holds the waits of the admitted ones. The gate refused some; others failed, because
+    upstream refused them and they could not be sent again in time.
+    """
 
     waits_s: list[float] = field(default_factory=list)
     refused: int = 0
     failed: int = 0
+
+    def record(self, wait_s: float | None, attempts: int) -> None:
+        """Count a request that waited so long, or was not admitted in time."""
+        if wait_s is not None:
+            self.waits_s.append(wait_s)
+        elif attempts:
+            self.failed += 1
+        else:
+            self.refused += 1
 
     def quantile(self, share: float) -> float:
         """The wait that this share of the admitted requests did not exceed."""
@@ -71,6 +86,11 @@ class Forecast:
     duration_s: float
     used_requests: float | None
     used_tokens: float | None
+
+
+# Is called at the end of each request, with its client and its wait, None if it was refused. An
+# exception from it ends the run.
+Observer = Callable[[str, float | None], None]
 
 
 class _Upstream:
@@ -110,23 +130,22 @@ def _quota(bucket: TokenBucket | None, now: int) -> Quota | None:
 class _Run:
     """One run of a plan, on the running event loop."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, observe: Observer) -> None:
         settings = Settings(
             openai_api_key="none", rate_limit=None, rate_limit_timeout=plan.timeout_s
         )
         self._plan = plan
+        self._observe = observe
         self._gate = Gate(settings)
         self._upstream = _Upstream(plan)
         self._outcomes = {demand.client: Outcome() for demand in plan.demands}
-        self._requests: set[asyncio.Task[None]] = set()
 
     async def run(self) -> Forecast:
         self._gate.start()
         began = self._gate.now()
-        random = Random(self._plan.seed)
-        seeded = [(demand, Random(random.random())) for demand in self._plan.demands]
-        await asyncio.gather(*(self._send_requests(demand, own) for demand, own in seeded))
-        await asyncio.gather(*self._requests)
+        async with asyncio.TaskGroup() as requests:
+            for demand, random in seeded(self._plan):
+                requests.create_task(self._send_requests(demand, random, requests))
         duration_s = (self._gate.now() - began) / SECOND
         self._gate.close()
         plan, upstream = self._plan, self._upstream
@@ -137,7 +156,9 @@ class _Run:
             _share(upstream.tokens, plan.tpm, duration_s),
         )
 
-    async def _send_requests(self, demand: Demand, random: Random) -> None:
+    async def _send_requests(
+        self, demand: Demand, random: Random, requests: asyncio.TaskGroup
+    ) -> None:
         """Start each request of a client at its arrival time."""
         loop = asyncio.get_running_loop()
         began_s = loop.time()
@@ -147,12 +168,9 @@ class _Run:
             elif number % _BATCH == 0:
                 # Requests that are refused on arrival free their memory before more arrive.
                 await asyncio.sleep(0)
-            request = loop.create_task(self._request(demand))
-            self._requests.add(request)
-            request.add_done_callback(self._requests.discard)
+            requests.create_task(self._request(demand))
 
     async def _request(self, demand: Demand) -> None:
-        outcome = self._outcomes[demand.client]
         exchange = Exchange(
             demand.client,
             "POST",
@@ -164,17 +182,20 @@ class _Run:
             tokens=demand.tokens,
             min_tokens=demand.tokens,
         )
-        try:
-            wait = 0
+        wait_s = await self._wait_of(exchange)
+        self._outcomes[demand.client].record(wait_s, exchange.attempts)
+        self._observe(demand.client, wait_s)
+
+    async def _wait_of(self, exchange: Exchange) -> float | None:
+        """Run a request. Returns the seconds it waited, or None if it was not admitted in time."""
+        wait = 0
+        with suppress(Refusal):
             while self._gate.now() + wait <= exchange.deadline:
                 async with self._gate.admission(exchange) as admission:
                     wait = await self._attempt(exchange, admission)
                 if not wait:
-                    outcome.waits_s.append(exchange.queued / SECOND)
-                    return
-            outcome.failed += 1
-        except Refusal:
-            outcome.refused += 1
+                    return exchange.queued / SECOND
+        return None
 
     async def _attempt(self, exchange: Exchange, admission: Admission) -> int:
         """Send a request upstream once. Returns the nanoseconds until it may be sent again; 0 if
@@ -194,10 +215,24 @@ def _share(used: int, per_minute: int | None, duration_s: float) -> float | None
     return None if per_minute is None else used / (per_minute * (1 + duration_s / 60))
 
 
-def forecast(plan: Plan) -> Forecast:
+def seeded(plan: Plan) -> list[tuple[Demand, Random]]:
+    """The demands, each with its own random numbers."""
+    random = Random(plan.seed)
+    return [(demand, Random(random.random())) for demand in plan.demands]
+
+
+def requests_of(plan: Plan) -> dict[str, int]:
+    """How many requests each client of a plan sends."""
+    counts = dict.fromkeys((demand.client for demand in plan.demands), 0)
+    for demand, random in seeded(plan):
+        counts[demand.client] += sum(1 for _ in demand.arrivals(plan.duration_s, random))
+    return counts
+
+
+def forecast(plan: Plan, observe: Observer = lambda client, wait_s: None) -> Forecast:
     """Run a plan. A day takes seconds as long as the demand is below the quota."""
 
     async def run() -> Forecast:
-        return await _Run(plan).run()
+        return await _Run(plan, observe).run()
 
     return virtual_clock.run(run)

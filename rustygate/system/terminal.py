@@ -10,10 +10,7 @@ CLEAR_TO_END = "\x1b[J"
 
 def is_terminal(descriptor: int, environ: Mapping[str, str] = os.environ) -> bool:
     """Whether output to a descriptor is shown on a terminal that knows control sequences."""
-    try:
-        return environ.get("TERM") != "dumb" and os.isatty(descriptor)
-    except OSError:
-        return False
+    return environ.get("TERM") != "dumb" and os.isatty(descriptor)
 
 
 def has_color(descriptor: int, environ: Mapping[str, str] = os.environ) -> bool:

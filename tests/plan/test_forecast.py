@@ -8,7 +8,7 @@ import pytest
 
 from rustygate.cli import main
 from rustygate.plan.demand import Demand
-from rustygate.plan.forecast import Forecast, Plan, forecast
+from rustygate.plan.forecast import Forecast, Plan, forecast, requests_of
 
 
 def run_plan(*clients: str, **options: object) -> Forecast:
@@ -78,6 +78,36 @@ def test_batch_does_not_delay_an_interactive_client() -> None:
 
 def test_same_plan_gives_the_same_forecast() -> None:
     assert run_plan("web:9/s:100", duration_s=60) == run_plan("web:9/s:100", duration_s=60)
+
+
+def test_observer_gets_the_wait_of_each_request() -> None:
+    seen: list[tuple[str, float | None]] = []
+    plan = Plan((Demand.parse("a:90@once:1"), Demand.parse("b:3@30:1")), rpm=60, tpm=None)
+    result = forecast(plan, lambda client, wait_s: seen.append((client, wait_s)))
+    assert requests_of(plan) == {"a": 90, "b": 3}
+    for client, outcome in result.outcomes.items():
+        waits = [wait_s for name, wait_s in seen if name == client]
+        assert sorted(wait_s for wait_s in waits if wait_s is not None) == sorted(outcome.waits_s)
+        assert waits.count(None) == outcome.refused + outcome.failed
+        assert len(waits) == requests_of(plan)[client]
+
+
+def test_exception_of_the_observer_ends_the_run() -> None:
+    seen = []
+
+    def stop(client: str, wait_s: float | None) -> None:
+        seen.append(wait_s)
+        raise LookupError
+
+    with pytest.raises(ExceptionGroup) as caught:
+        forecast(Plan((Demand.parse("a:10000@once:1"),)), stop)
+    assert caught.value.subgroup(LookupError) is not None
+    assert len(seen) < 1000
+
+
+def test_requests_are_counted_as_they_arrive() -> None:
+    plan = Plan((Demand.parse("web:2/s:1"),), rpm=None, tpm=None, duration_s=100)
+    assert requests_of(plan)["web"] == len(forecast(plan).outcomes["web"].waits_s)
 
 
 def test_plan_of_a_day_runs_in_seconds() -> None:
