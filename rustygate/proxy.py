@@ -182,6 +182,7 @@ class Proxy:
             upstream_request = UpstreamRequest(exchange, target, headers, body, client)
             # Admit, forward and pipe.
             async with self._queue_keepalive(request, exchange, facts) as keepalive:
+                keepalive.start()
                 try:
                     return await self._admit(upstream_request, keepalive)
                 except Refusal as refusal:
@@ -250,7 +251,6 @@ class Proxy:
         failed: FailedAttempt | None = None
         while True:
             try:
-                keepalive.arm()
                 async with self._gate.admission(exchange) as admission:
                     self._log_step(exchange, "admitted", queued_ms=exchange.queued // MS)
                     if failed is not None:
@@ -285,7 +285,6 @@ class Proxy:
         exchange, body = request.exchange, request.body
         exchange.connected = False
         try:
-            await keepalive.disarm()
             response = await self._upstream.send(exchange, request.target, request.headers, body)
         except UpstreamFailure as failure:
             if not failure.sent:

@@ -117,7 +117,8 @@ class Settings:
     queue_keepalive_after: Annotated[
         float | None,
         kinds.seconds_or_off(),
-        "seconds in the queue after which a streaming request gets its 200 and keepalives",
+        "seconds without a response, queued or at upstream, after which a streaming request "
+        "gets its 200 and keepalives",
     ] = None
     # Proxies and load balancers close idle connections after 30 to 60 seconds.
     sse_keepalive_interval: Annotated[

@@ -1,9 +1,10 @@
-"""Keeps a queued streaming client alive until its response starts.
+"""Keeps a streaming client alive until its response starts, in the queue and at upstream.
 
 QUEUE_KEEPALIVE_AFTER is for clients, and for proxies in front of the gate, that close a silent
-connection. After that time the gate sends the head of the response and then keepalives. From then
-on the status is 200 whatever happens, upstream's own headers cannot be sent, and an error can
-only be an event in the stream.
+connection. After that time without a response, because the request is queued or upstream is
+silent, the gate sends the head of the response and then keepalives. From then on the status is
+200 whatever happens, upstream's own headers cannot be sent, and an error can only be an event in
+the stream.
 """
 
 import asyncio
@@ -21,11 +22,9 @@ from rustygate.relay.stream import Downstream
 
 
 class QueueKeepalive:
-    """The keepalives of one queued exchange.
+    """The keepalives of one exchange that waits for its response.
 
-    `arm` starts the timer when the exchange queues, and `disarm` stops it on admission. A
-    response that has started by then gets keepalives until upstream responds: until `stop`, which
-    also runs when the context ends.
+    They run from `start` until `stop`, over all attempts. The end of the context stops them too.
     """
 
     def __init__(self, request: web.Request, exchange: Exchange, settings: Settings) -> None:
@@ -41,16 +40,11 @@ class QueueKeepalive:
     async def __aexit__(self, *_: object) -> None:
         await self._stop_task()
 
-    def arm(self) -> None:
-        """Start the timer, unless it runs already."""
+    def start(self) -> None:
+        """Start the timer."""
         after_s = self._settings.queue_keepalive_after
-        if after_s is not None and self._task is None:
+        if after_s is not None:
             self._task = asyncio.create_task(self._run(after_s))
-
-    async def disarm(self) -> None:
-        """Stop the timer, unless the response has started."""
-        if self._started is None:
-            await self._stop_task()
 
     async def stop(self) -> Downstream:
         """Write no more keepalives; returns where the response continues or starts."""
@@ -59,10 +53,12 @@ class QueueKeepalive:
 
     async def _run(self, after_s: float) -> None:
         await asyncio.sleep(after_s)
-        waited = monotonic_ns() - self._exchange.arrived
-        headers = [("Content-Type", "text/event-stream"), *self._exchange.headers(waited)]
+        exchange = self._exchange
+        # Before the first attempt, all of the time was spent in the queue.
+        queued = None if exchange.attempts else monotonic_ns() - exchange.arrived
+        headers = [("Content-Type", "text/event-stream"), *exchange.headers(queued)]
         response = PassthroughResponse(200, None, headers)
-        self._exchange.status = response.status
+        exchange.status = response.status
         self._started = response
         with suppress(ConnectionError):
             await response.prepare(self._request)

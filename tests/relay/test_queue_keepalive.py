@@ -52,17 +52,99 @@ async def test_waiting_stream_gets_its_head_and_keepalives(
     assert (await running.settled(2))[1]["outcome"] == "ok"
 
 
-async def test_stream_that_did_not_wait_gets_upstreams_head(
+async def test_prompt_response_keeps_upstreams_head(gate: StartGate, upstream: Upstream) -> None:
+    running = await gate(QUEUE_KEEPALIVE_AFTER=5)
+    client = await running.send(chat(stream=True))
+    call = await upstream.call()
+    await call.respond(response(b"{}", status="404 Not Found"))
+    assert (await client.response()).status == 404
+
+
+async def test_stream_gets_its_head_and_keepalives_while_upstream_is_silent(
     gate: StartGate, upstream: Upstream
 ) -> None:
-    """Even if upstream takes longer than QUEUE_KEEPALIVE_AFTER."""
-    running = await gate(**EARLY)
+    running = await gate(QUEUE_KEEPALIVE_AFTER=0.05, SSE_KEEPALIVE_INTERVAL=0.05)
     client = await running.send(chat(stream=True))
     call = await upstream.call()
     await call.read_rest()
-    await asyncio.sleep(3 * EARLY["QUEUE_KEEPALIVE_AFTER"])
-    call.send(response(b"{}", status="404 Not Found"))
-    assert (await client.response()).status == 404
+    head = await client.head()
+    assert (head.status, head["content-type"]) == (200, "text/event-stream")
+    assert head["x-rustygate-attempts"] == "1"
+    assert int(head["x-rustygate-queued-ms"]) < 40
+    for _ in range(3):
+        await client.expect_body(KEEPALIVE)
+    call.send(EVENT_STREAM, chunk(b"data: 1\n\n"), chunk(b"data: [DONE]\n\n"), LAST_CHUNK)
+    body = (await client.read_rest()).replace(KEEPALIVE, b"")
+    assert body == b"data: 1\n\ndata: [DONE]\n\n"
+    [line] = await running.settled()
+    assert (line["outcome"], line["status"]) == ("ok", 200)
+
+
+async def test_head_waits_for_the_time_in_the_queue_and_at_upstream_together(
+    gate: StartGate, upstream: Upstream
+) -> None:
+    after_s = 0.4
+    running = await gate(**{**EARLY, "RATE_LIMIT_TIMEOUT": 30, "QUEUE_KEEPALIVE_AFTER": after_s})
+    holder = await take_slot(running, upstream)
+    began = asyncio.get_running_loop().time()
+    client = await running.send(chat(stream=True))
+    await running.wait_until(waiters=1)
+    await asyncio.sleep(after_s / 2)
+    await holder.respond(response())
+    await upstream.call()
+    assert client.wire.received == b""
+    await client.head()
+    assert after_s <= asyncio.get_running_loop().time() - began < after_s + 0.15
+
+
+async def test_429_is_waited_out_after_an_early_head(gate: StartGate, upstream: Upstream) -> None:
+    running = await gate(QUEUE_KEEPALIVE_AFTER=0.05)
+    client = await running.send(chat(stream=True))
+    call = await upstream.call()
+    await call.read_rest()
+    await client.head()
+    busy = response(
+        error("rate_limit_exceeded"), "retry-after-ms: 30", status="429 Too Many Requests"
+    )
+    await call.respond(busy)
+    again = await upstream.call()
+    again.send(EVENT_STREAM, chunk(b"data: 1\n\n"), LAST_CHUNK)
+    assert (await client.read_rest()).replace(KEEPALIVE, b"") == b"data: 1\n\n"
+    [line] = await running.settled()
+    assert (line["outcome"], line["attempts"]) == ("ok", 2)
+
+
+@pytest.mark.parametrize(
+    ("how", "code"), [("close", "upstream_disconnected"), ("silence", "upstream_timeout")]
+)
+async def test_failure_of_a_silent_upstream_is_told_in_the_stream(
+    gate: StartGate, upstream: Upstream, how: str, code: str
+) -> None:
+    running = await gate(QUEUE_KEEPALIVE_AFTER=0.05, UPSTREAM_READ_TIMEOUT=0.3)
+    client = await running.send(chat(stream=True))
+    call = await upstream.call()
+    await call.read_rest()
+    await client.head()
+    if how == "close":
+        call.close()
+    text = (await client.read_until_cut()).replace(KEEPALIVE, b"")
+    assert json.loads(text.removeprefix(b"data: "))["error"]["code"] == code
+    [line] = await running.settled()
+    assert (line["outcome"], line["status"], line["reason"]) == ("upstream_error", 200, code)
+    assert len(upstream.calls) == 1
+
+
+async def test_client_that_leaves_a_silent_upstream_frees_all(
+    gate: StartGate, upstream: Upstream
+) -> None:
+    running = await gate(QUEUE_KEEPALIVE_AFTER=0.05)
+    client = await running.send(chat(stream=True))
+    call = await upstream.call()
+    await client.head()
+    client.disconnect()
+    await call.ended()
+    await running.wait_until(in_flight=0, held_bytes=0)
+    assert (await running.settled())[0]["outcome"] == "client_left"
 
 
 async def test_other_requests_get_no_keepalive(gate: StartGate, upstream: Upstream) -> None:
