@@ -6,13 +6,13 @@ from collections.abc import Iterator
 
 from rustygate.cli.errors import CommandError
 from rustygate.plan.arguments import add_arguments, from_arguments
-from rustygate.plan.forecast import Plan, forecast, requests_of
+from rustygate.plan.forecast import Forecast, Plan, forecast, requests_of
 from rustygate.plan.progress import Progress
 from rustygate.plan.table import rows
 from rustygate.plan.tiers import NoTierSufficesError, TierSearch
-from rustygate.system.terminal import is_terminal
+from rustygate.system.terminal import has_color, is_terminal
 
-STDERR = 2
+STDOUT, STDERR = 1, 2
 
 __all__ = ["add_arguments", "run"]
 
@@ -23,13 +23,17 @@ def run(arguments: argparse.Namespace) -> int:
     progress = Progress(total, sys.stderr, is_terminal=is_terminal(STDERR))
     try:
         if arguments.find_tier is None:
-            lines = list(rows(plan, forecast(plan, progress.start_run(plan))))
+            lines = list(_table(plan, forecast(plan, progress.start_run(plan))))
         else:
             lines = list(_lowest_limits(plan, arguments.find_tier, progress))
     finally:
         progress.clear()
     print(*lines, sep="\n", flush=True)
     return 0
+
+
+def _table(plan: Plan, result: Forecast) -> Iterator[str]:
+    return rows(plan, result, colored=has_color(STDOUT))
 
 
 def _lowest_limits(plan: Plan, limit_s: float, progress: Progress) -> Iterator[str]:
@@ -47,4 +51,4 @@ def _lowest_limits(plan: Plan, limit_s: float, progress: Progress) -> Iterator[s
         yield "lowest tier: {} requests and {} tokens a minute".format(*found.tier)
     yield f"lowest limits: {found.plan.rpm} requests and {found.plan.tpm} tokens a minute"
     yield ""
-    yield from rows(found.plan, found.forecast)
+    yield from _table(found.plan, found.forecast)

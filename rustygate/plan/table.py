@@ -3,17 +3,22 @@
 from collections.abc import Iterator
 
 from rustygate.plan.forecast import Forecast, Plan
+from rustygate.system.terminal import DIM, RED, RESET
 
 
-def rows(plan: Plan, forecast: Forecast) -> Iterator[str]:
+def rows(plan: Plan, forecast: Forecast, *, colored: bool = False) -> Iterator[str]:
     """The rows of the table, with a header and a summary."""
     width = max(6, *(len(demand.client) for demand in plan.demands))
-    yield f"{'client':<{width}}  requests  admitted  refused   p50 s   p95 s   max s"
+    header = f"{'client':<{width}}  requests  admitted  refused   p50 s   p95 s   max s"
+    yield f"{DIM}{header}{RESET}" if colored else header
     for name, outcome in forecast.outcomes.items():
         admitted = len(outcome.waits_s)
         refused = outcome.refused + outcome.failed
         waits = "".join(f"{outcome.quantile(share):8.2f}" for share in (0.5, 0.95, 1.0))
-        yield f"{name:<{width}}  {admitted + refused:8d}  {admitted:8d}  {refused:7d}{waits}"
+        shown = f"{refused:7d}"
+        if refused and colored:
+            shown = f"{RED}{shown}{RESET}"
+        yield f"{name:<{width}}  {admitted + refused:8d}  {admitted:8d}  {shown}{waits}"
     yield ""
     requests = _used("requests", plan.rpm, forecast.used_requests)
     tokens = _used("tokens", plan.tpm, forecast.used_tokens)

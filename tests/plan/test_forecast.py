@@ -1,6 +1,7 @@
 """`rustygate plan`: the gate's own code on a virtual clock, in front of a quota."""
 
 import argparse
+import re
 import time
 import tracemalloc
 
@@ -9,6 +10,7 @@ import pytest
 from rustygate.cli import main
 from rustygate.plan.demand import Demand
 from rustygate.plan.forecast import Forecast, Plan, forecast, requests_of
+from rustygate.plan.table import rows
 
 
 def run_plan(*clients: str, **options: object) -> Forecast:
@@ -150,6 +152,13 @@ def test_table_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert (name, int(requests)) == ("web", int(admitted) + int(refused))
     assert [float(wait) for wait in waits] == sorted(float(wait) for wait in waits)
     assert "of 60 requests a minute used, tokens unlimited" in used
+
+
+def test_colors_do_not_change_the_text_of_the_table() -> None:
+    plan = Plan((Demand.parse("calm:1@once:1"), Demand.parse("late:9@10:1")), rpm=3, timeout_s=1)
+    plain, colored = (list(rows(plan, forecast(plan), colored=each)) for each in (False, True))
+    assert [re.sub(r"\x1b\[\d+m", "", row) for row in colored] == plain
+    assert ["\x1b" in row for row in colored] == [True, False, True, False, False]
 
 
 @pytest.mark.parametrize(
