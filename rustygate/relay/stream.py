@@ -12,6 +12,7 @@ from time import monotonic_ns
 from aiohttp import hdrs, web
 
 from rustygate.config import Settings
+from rustygate.core.content_coding import is_encoded
 from rustygate.core.headers import reason_phrase
 from rustygate.core.sse import EventBoundary, error_event, is_event_stream
 from rustygate.core.usage import UsageReader, may_contain_usage
@@ -164,7 +165,7 @@ def _takes_events(response: UpstreamResponse) -> bool:
     """Whether the gate may add to a response: to an event stream that is neither compressed nor
     of a declared length."""
     headers = response.headers
-    if hdrs.CONTENT_ENCODING in headers or hdrs.CONTENT_LENGTH in headers:
+    if hdrs.CONTENT_LENGTH in headers or is_encoded(headers.get(hdrs.CONTENT_ENCODING, "")):
         return False
     return is_event_stream(headers.get(hdrs.CONTENT_TYPE))
 

@@ -1,6 +1,7 @@
 """Event boundaries, however a stream is cut."""
 
 import json
+import re
 from itertools import pairwise
 
 import pytest
@@ -30,8 +31,23 @@ def at_boundary(*chunks: bytes) -> bool:
         (b"data: a\r\n", False),
         (b"data: a", False),
         (b"data: a\n\ndata", False),
-        (b"\n", False),
+        (b"\n", True),
         (b"\n\n", True),
+        (b"data: a\n\r\n", True),
+        (b"data: a\r\n\n", True),
+        (b": ping\n", True),
+        (b": ping\r\n", True),
+        (b"data: a\n\n: ping\n", True),
+        (b"data: a\n\n:\n: keep-alive\n", True),
+        (b"data: a\r\n\r\n: ping\r\n", True),
+        (b"data: a\r\r: ping\r", True),
+        (b"data: a\n\n: ping", False),
+        (b"data: a\n: ping\n", False),
+        (b": ping\ndata: a\n", False),
+        (b"data: a\n\nid\n: ping\n", False),
+        # A CR that may be half of a CRLF.
+        (b"data: a\r\n\r", False),
+        (b"data: a\n\n: ping\r", False),
     ],
 )
 def test_boundaries_whole_byte_by_byte_and_with_trailing_data(
@@ -42,13 +58,36 @@ def test_boundaries_whole_byte_by_byte_and_with_trailing_data(
     assert at_boundary(stream + b"x") is False
 
 
-@given(st.lists(st.sampled_from([b"data: x", b"\n", b"\r\n", b"\r", b":", b"\n\n"])), st.data())
-def test_how_bytes_are_cut_makes_no_difference(parts: list[bytes], data: st.DataObject) -> None:
+def is_between_events(stream: bytes) -> bool:
+    """The rule, read from the whole stream line by line."""
+    lines = re.findall(rb"([^\r\n]*)(\r\n|\n|\r|$)", stream)[:-1]
+    in_event, ending, ending_before = False, b"\n", b"\n"
+    for content, terminator in lines:
+        ending, ending_before = terminator, ending
+        if not content.startswith(b":"):
+            in_event = bool(content)
+    complete = ending == b"\n" or ending == b"\r\n" or (ending, ending_before) == (b"\r", b"\r")
+    return complete and not in_event
+
+
+PARTS = [b"data: x", b"\n", b"\r\n", b"\r", b":", b": ping\n", b"\n\n", b"id: 7\n\n", b"\r\r"]
+
+
+@given(st.lists(st.sampled_from(PARTS)), st.data())
+def test_boundary_follows_the_rule_however_the_stream_is_cut(
+    parts: list[bytes], data: st.DataObject
+) -> None:
     stream = b"".join(parts)
     cuts = data.draw(st.lists(st.integers(0, len(stream)), max_size=6).map(sorted))
-    edges = [0, *cuts, len(stream)]
-    chunks = [stream[a:b] for a, b in pairwise(edges)]
-    assert at_boundary(*chunks) is at_boundary(stream)
+    chunks = [stream[a:b] for a, b in pairwise([0, *cuts, len(stream)])]
+    assert at_boundary(*chunks) is is_between_events(stream)
+
+
+@pytest.mark.parametrize("line", [b"x" * 100_000, b": " + b"x" * 100_000, b"data: x\n" * 10_000])
+def test_boundary_remembers_a_few_bytes(line: bytes) -> None:
+    boundary = EventBoundary()
+    boundary.feed(line)
+    assert len(boundary._rest) < 4
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,17 @@ async def test_cut_at_a_boundary_sends_an_error_event_and_aborts(
     assert (line["outcome"], line["status"], line["bytes"]) == ("aborted", 200, 9)
 
 
+@pytest.mark.parametrize(
+    "first", [b"data: 1\n\n: ping\n", b": ping\n", b"data: 1\n\n:\n"], ids=repr
+)
+async def test_cut_after_a_comment_sends_an_error_event(
+    gate: StartGate, upstream: Upstream, first: bytes
+) -> None:
+    client, call = await open_stream(await gate(), upstream, first)
+    call.close()
+    assert (await client.read_until_cut()).startswith(b'data: {"error"')
+
+
 @pytest.mark.parametrize("target", ["/v1/responses", "/v1/responses?stream=1"])
 async def test_cut_of_a_responses_api_stream_sends_its_error_event(
     gate: StartGate, upstream: Upstream, target: str
@@ -52,7 +63,9 @@ async def test_cut_of_a_responses_api_stream_sends_its_error_event(
 
 
 @pytest.mark.parametrize("how", ["close", "reset"])
-@pytest.mark.parametrize("first", [b"data: 1\n\nda", b"data: 1\n", b"data: 1\r\n\r"], ids=repr)
+@pytest.mark.parametrize(
+    "first", [b"data: 1\n\nda", b"data: 1\n", b"data: 1\r\n\r", b"data: 1\n: ping\n"], ids=repr
+)
 async def test_cut_inside_an_event_only_aborts(
     gate: StartGate, upstream: Upstream, first: bytes, how: str
 ) -> None:

@@ -31,7 +31,15 @@ async def test_silent_stream_gets_keepalives_before_its_first_byte(
 
 @pytest.mark.parametrize(
     "first",
-    [b"data: x\n\n", b"data: x\r\n\r\n", b"data: x\r\r", b": comment\n\n"],
+    [
+        b"data: x\n\n",
+        b"data: x\r\n\r\n",
+        b"data: x\r\r",
+        b": comment\n\n",
+        b": ping\n",
+        b"data: x\n\n: ping\n",
+        b"data: x\n\n: keep-alive\n: keep-alive\n",
+    ],
     ids=repr,
 )
 async def test_idle_stream_gets_keepalives_at_an_event_boundary(
@@ -46,7 +54,16 @@ async def test_idle_stream_gets_keepalives_at_an_event_boundary(
 
 @pytest.mark.parametrize(
     "first",
-    [b"d", b"data: x", b"data: x\n", b"data: x\r\n", b"data: x\r\n\r", b"data: x\n\ndata"],
+    [
+        b"d",
+        b"data: x",
+        b"data: x\n",
+        b"data: x\r\n",
+        b"data: x\r\n\r",
+        b"data: x\n\ndata",
+        b"data: x\n: ping\n",
+        b": ping",
+    ],
     ids=repr,
 )
 async def test_no_keepalive_inside_an_event(
@@ -57,6 +74,21 @@ async def test_no_keepalive_inside_an_event(
     await wait_two_intervals(running, upstream)
     call.send(chunk(b"!\n\n"), LAST_CHUNK)
     assert await client.read_rest() == b"!\n\n"
+
+
+@pytest.mark.parametrize("coding", [b"identity", b"none", b"Identity"])
+async def test_identity_is_no_compression(
+    gate: StartGate, upstream: Upstream, coding: bytes
+) -> None:
+    head = EVENT_STREAM.replace(b"\r\n\r\n", b"\r\nContent-Encoding: %b\r\n\r\n" % coding)
+    running = await gate(SSE_KEEPALIVE_INTERVAL=SHORT)
+    client, call = await open_stream(running, upstream, head=head)
+    await client.expect_body(KEEPALIVE)
+    call.send(chunk(b'data: {"usage": {"prompt_tokens": 3, "completion_tokens": 4}}\n\n'))
+    call.send(LAST_CHUNK)
+    await client.read_rest()
+    [line] = await running.settled()
+    assert (line["tokens_in"], line["tokens_out"]) == (3, 4)
 
 
 @pytest.mark.parametrize(

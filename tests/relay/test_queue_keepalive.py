@@ -52,6 +52,22 @@ async def test_waiting_stream_gets_its_head_and_keepalives(
     assert (await running.settled(2))[1]["outcome"] == "ok"
 
 
+@pytest.mark.parametrize("coding", ["identity", "none"])
+async def test_stream_without_compression_continues_after_an_early_head(
+    gate: StartGate, upstream: Upstream, coding: str
+) -> None:
+    running = await gate(**EARLY)
+    holder = await take_slot(running, upstream)
+    client = await running.send(chat(stream=True))
+    await client.head()
+    await client.expect_body(KEEPALIVE)
+    await holder.respond(response())
+    call = await upstream.call()
+    coding_line = f"\r\nContent-Encoding: {coding}\r\n\r\n".encode()
+    call.send(EVENT_STREAM.replace(b"\r\n\r\n", coding_line), chunk(b"data: 1\n\n"), LAST_CHUNK)
+    assert (await client.read_rest()).replace(KEEPALIVE, b"") == b"data: 1\n\n"
+
+
 async def test_prompt_response_keeps_upstreams_head(gate: StartGate, upstream: Upstream) -> None:
     running = await gate(QUEUE_KEEPALIVE_AFTER=5)
     client = await running.send(chat(stream=True))
