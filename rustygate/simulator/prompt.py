@@ -23,13 +23,20 @@ _ROLES: dict[str, Role] = {
 # A longer word is split into tokens, so that no token is much longer than a real one.
 MAX_WORD_LENGTH = 24
 
-_QUOTED = re.compile(r"\"([^\"\n]+)\"|“([^”\n]+)”|`([^`\n]+)`|(?<!\w)'([^'\n]+)'(?!\w)")
+# A phrase to be said is looked for in this much of the end of a message.
+MAX_REQUEST_LENGTH = 20_000
+
+_QUOTED = re.compile(
+    r"\"([^\"\n]{1,500})\"|“([^”\n]{1,500})”|`([^`\n]{1,500})`"
+    r"|(?<!\w)'([^'\n]{1,500})'(?!\w)"
+)
 _SAY = re.compile(
     r"\b(?:say|reply|respond|answer|repeat|echo|output)\b"
     r"(?:\s+(?:with|back|only|just|exactly|after|me|the|one|single|word|words|phrase|following))*"
-    r"[\s:]+([^.!?\n]+)",
+    r"[\s:]+([^.!?\n]{1,500})",
     re.IGNORECASE,
 )
+_WORD = re.compile(r"\S+")
 _JSON = re.compile(r"\bjson\b", re.IGNORECASE)
 
 
@@ -85,11 +92,12 @@ class Prompt:
         """The words to repeat, the most important ones first."""
         texts = chain(
             self.tool_results,
-            _requested_phrases(self.request),
+            _requested_phrases(self.request[-MAX_REQUEST_LENGTH:]),
             (turn.text for turn in self._latest("user")),
             (self.system,),
         )
-        return (piece for text in texts for word in text.split() for piece in _pieces(word))
+        words = (found[0] for text in texts for found in _WORD.finditer(text))
+        return (piece for word in words for piece in _pieces(word))
 
     @property
     def _since_request(self) -> list[Turn]:

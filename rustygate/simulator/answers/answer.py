@@ -1,6 +1,6 @@
 """The model's answer to a prompt: text, or calls of tools."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
 from typing import Any
@@ -82,6 +82,8 @@ class Task:
     forced_tokens: int | None
     format: OutputFormat
     toolbox: Toolbox
+    # Answers are needed more than once: for their cost, their usage and their text.
+    _made: dict[int, Answer | None] = field(default_factory=dict)
 
     def answer(self, index: int = 0) -> Answer:
         """One of the answers.
@@ -89,18 +91,22 @@ class Task:
         Raises:
             ApiError: no value validates against the schema of the format or of a tool; status 400.
         """
-        made = self._calls(index)
-        if made:
-            return Answer(calls=made)
-        if self._schema is None:
-            return Answer(self._text(index))
-        return Answer(self._value(index))
+        return self._structured(index) or Answer(self._text(index))
 
     def token_count(self, index: int = 0) -> int:
         """The tokens of one of the answers; a plain text is not written for that."""
-        if self._schema is None and not self.toolbox.choose(self.prompt):
+        structured = self._structured(index)
+        if structured is None:
             return output_tokens(self.token_limit, self.forced_tokens)
-        return self.answer(index).token_count
+        return structured.token_count
+
+    def _structured(self, index: int) -> Answer | None:
+        """The answer if it follows a schema; None if it is plain text."""
+        if index not in self._made:
+            made = self._calls(index)
+            value = self._value(index) if not made and self._schema is not None else None
+            self._made[index] = Answer(value, made) if made or value else None
+        return self._made[index]
 
     @cached_property
     def _schema(self) -> Any:
@@ -122,13 +128,13 @@ class Task:
         words = chain(first, self.prompt.words())
         return generate_text(seed, self.token_limit, self.forced_tokens, self._as_json, words)
 
-    def _value(self, index: int) -> GeneratedText:
+    def _value(self, index: int) -> GeneratedText | None:
         facts = facts_of(self.prompt, self._seed(index))
         try:
             text = json_text(value_for(self._schema, facts))
         except SchemaError as error:
             if self.format.schema is None:
-                return self._text(index)
+                return None
             raise _invalid_schema(self.format.param, error) from error
         return split_text(text, self.token_limit, self.forced_tokens)
 

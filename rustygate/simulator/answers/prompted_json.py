@@ -13,7 +13,7 @@ MAX_TEXT_LENGTH = 100_000
 MAX_ATTEMPTS = 200
 
 _KEYS = re.compile(
-    r"(?<![\"'`])\b(?:keys?|fields?|properties|attributes)\b([^.;\n]*)", re.IGNORECASE
+    r"(?<![\"'`])\b(?:keys?|fields?|properties|attributes)\b([^.;\n]{0,500})", re.IGNORECASE
 )
 _QUOTED_KEY = re.compile(r"[\"'`]([\w-]{1,64})[\"'`]")
 _PLAIN_KEYS = re.compile(r"^\s*:?\s*([\w-]+(?:(?:\s*,\s*(?:and\s+)?|\s+and\s+)[\w-]+)*)\s*$")
@@ -31,7 +31,7 @@ def prompted_schema(prompt: Prompt) -> dict[str, Any] | None:
         return schemas[-1]
     if objects:
         return _schema_of(objects[-1])
-    return _object_with(_named_keys(prompt.request))
+    return _object_with(_named_keys(prompt.request[-MAX_TEXT_LENGTH:]))
 
 
 def _objects(text: str) -> Iterator[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """The base class of requests that a model answers with text or calls of tools."""
 
 from abc import abstractmethod
+from collections.abc import Iterator
 from functools import cached_property
 from typing import Any, Literal
 
@@ -64,13 +65,20 @@ class AnswerRequest(TextRequest, kw_only=True, dict=True):
         task = self.task(forced_tokens)
         return Usage(self.tokens_in, sum(map(task.token_count, range(self.choices))))
 
-    def answers(self, forced_tokens: int | None) -> list[Answer]:
-        return list(map(self.task(forced_tokens).answer, range(self.choices)))
+    def answers(self, forced_tokens: int | None) -> Iterator[Answer]:
+        return map(self.task(forced_tokens).answer, range(self.choices))
 
     def task(self, forced_tokens: int | None) -> Task:
-        return Task(
-            self.prompt, self.model, self.token_limit, forced_tokens, self.format, self.toolbox
-        )
+        if forced_tokens not in self._tasks:
+            limit, toolbox = self.token_limit, self.toolbox
+            self._tasks[forced_tokens] = Task(
+                self.prompt, self.model, limit, forced_tokens, self.format, toolbox
+            )
+        return self._tasks[forced_tokens]
+
+    @cached_property
+    def _tasks(self) -> dict[int | None, Task]:
+        return {}
 
 
 def check_top_logprobs(logprobs: bool | None, top_logprobs: int | None) -> None:

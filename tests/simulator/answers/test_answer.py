@@ -1,6 +1,7 @@
 """Answers: their text, their length, their format."""
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -127,6 +128,26 @@ def test_prompt_that_asks_for_json_gets_an_object(limit: int | None) -> None:
 def test_prompt_that_names_keys_gets_an_object_with_them() -> None:
     answer = text_of(task("JSON with the keys 'name' and 'age': Jason, 25").answer())
     assert json.loads(answer) == {"name": "Jason", "age": 25}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "“" * 300_000,
+        "'a" * 200_000,
+        "say " * 200_000,
+        '{"' * 200_000,
+        "keys, " * 100_000,
+        "x" * 10**6,
+    ],
+    ids=lambda text: text[:5],
+)
+def test_long_prompt_is_answered_soon(text: str) -> None:
+    started = time.process_time()
+    task(f"JSON {text}").answer()
+    task(text, tools=(TOOL,)).answer()
+    task(text).answer()
+    assert time.process_time() - started < 5
 
 
 def test_word_that_contains_json_asks_for_none() -> None:
