@@ -9,7 +9,7 @@ from collections.abc import Iterator
 # A response that inflates beyond this is not worth reading to the end.
 INFLATED_LIMIT = 32 * 1024 * 1024
 
-# The most that is inflated in one step: a few compressed bytes may become a thousand times as many.
+# The most that is inflated in one step. A few compressed bytes may hold a thousand times as many.
 PIECE_BYTES = 64 * 1024
 
 # `none` is not registered, but servers send it.
