@@ -65,7 +65,7 @@ async def _send_complete(
     response = passthrough_response(upstream_response, exchange, body)
     exchange.first_byte = monotonic_ns()
     exchange.bytes = len(body)
-    reader = usage_reader(upstream_response)
+    reader = usage_reader(upstream_response, exchange)
     if reader is not None:
         reader.feed(body)
         stamp_usage(exchange, reader)

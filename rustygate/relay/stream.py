@@ -14,6 +14,7 @@ from aiohttp import hdrs, web
 from rustygate.config import Settings
 from rustygate.core.content_coding import is_encoded
 from rustygate.core.headers import reason_phrase
+from rustygate.core.lane_key import READ_METHODS
 from rustygate.core.sse import EventBoundary, error_event, is_event_stream
 from rustygate.core.usage import UsageReader, may_contain_usage
 from rustygate.downstream.response import PassthroughResponse
@@ -63,7 +64,7 @@ class Stream:
         self._source = source
         self._loop = asyncio.get_running_loop()
         self._boundary = EventBoundary()
-        self._usage = usage_reader(upstream_response)
+        self._usage = usage_reader(upstream_response, downstream.exchange)
         self._takes_events = downstream.started is not None or _takes_events(upstream_response)
         self._buffer_size = downstream.settings.stream_capacity // 2
         if not is_event_stream(upstream_response.headers.get(hdrs.CONTENT_TYPE)):
@@ -146,9 +147,14 @@ def passthrough_response(
     return PassthroughResponse(upstream_response.status, reason, headers, body)
 
 
-def usage_reader(response: UpstreamResponse) -> UsageReader | None:
-    """A reader of the usage in a response's body; None for a body that cannot contain one."""
+def usage_reader(response: UpstreamResponse, exchange: Exchange) -> UsageReader | None:
+    """A reader of the usage in a response's body; None for a body that cannot contain one.
+
+    The usage in the response to a read is that of work which was settled before.
+    """
     headers = response.headers
+    if exchange.method in READ_METHODS:
+        return None
     if not may_contain_usage(headers.get(hdrs.CONTENT_TYPE, "")):
         return None
     return UsageReader(headers.get(hdrs.CONTENT_ENCODING, ""))

@@ -67,6 +67,19 @@ async def test_tokens_are_settled_to_the_usage(gate: StartGate, upstream: Upstre
     assert (line["tokens_in"], line["tokens_out"]) == (0, 100)
 
 
+@pytest.mark.parametrize("target", ["/v1/responses/resp_1", "/v1/batches/batch_1"])
+async def test_reads_settle_and_count_no_tokens(
+    gate: StartGate, upstream: Upstream, target: str
+) -> None:
+    """The usage that they return is that of work which was settled before."""
+    upstream.reply = response_with_usage(2_000_000)
+    running = await gate(TOKENS_PER_MINUTE=6000)
+    assert (await running.request(get(target))).status == 200
+    [line] = await running.settled()
+    assert (line["tokens_in"], line["tokens_out"]) == (None, None)
+    assert (await running.request(request_of(5000))).head["x-rustygate-queued-ms"] == "0"
+
+
 async def test_requests_wait_for_tokens_that_were_used(
     gate: StartGate, upstream: Upstream
 ) -> None:
