@@ -122,5 +122,5 @@ class Daemon:
         return self._proxy.running - self._gate.snapshot()["waiters"]
 
     def snapshot(self) -> dict[str, int]:
-        """The live numbers: waiters, exchanges in flight, bytes of request bodies held."""
+        """The live numbers: waiters, exchanges in flight, bytes of buffered request bodies."""
         return self._proxy.snapshot()

@@ -43,7 +43,7 @@ from rustygate.aiohttp_internals.response import OwnResponse
 
 SECOND_MS = 1000
 
-# When to try again if that cannot be predicted: when a slot becomes free, not a unit.
+# When to try again if the wait cannot be predicted, because it is for a slot.
 DEFAULT_RETRY_AFTER_MS = 1000
 
 # How much of an origin an error message repeats.
@@ -200,7 +200,7 @@ class InvalidApiKey(Refusal):
 
 
 class ModelNotAllowed(Refusal):
-    """The client may not use this model, or the request does not show which model it uses."""
+    """The client may not use this model, or the gate cannot tell which model the request uses."""
 
     status, reason = 403, "model_not_allowed"
 
@@ -257,7 +257,7 @@ class _Busy(Refusal):
 
 
 class QueueTimeout(_Busy):
-    """The deadline passed, or would pass, before admission."""
+    """The request was not, or would not be, admitted before its deadline."""
 
     reason = "queue_timeout"
 
@@ -275,8 +275,9 @@ class RequestTooLarge(Refusal):
     retry = False
 
     def __init__(self, tokens: int, limit: int) -> None:
+        unit = "token" if limit == 1 else "tokens"
         super().__init__(
-            f"The request costs {tokens} tokens, and the limit is {limit} tokens/min; "
+            f"The request costs {tokens} tokens, and the limit is {limit} {unit}/min; "
             "send a smaller request or lower its output limit."
         )
 
@@ -306,8 +307,7 @@ class TooManyConnections(_Unavailable):
     reason = "too_many_connections"
 
     def __init__(self, limit: int) -> None:
-        connections = "1 connection" if limit == 1 else f"{limit} connections"
-        super().__init__(f"Limit {connections} reached; try again in 1 s.")
+        super().__init__(f"Connection limit of {limit} reached; try again in 1 s.")
 
 
 class InternalError(Refusal):
@@ -355,7 +355,7 @@ class UpstreamDisconnected(UpstreamFailure):
     """The connection was closed, or upstream sent invalid HTTP, before a response was passed on.
 
     If upstream may have acted on the request, `x-should-retry` is not sent, so the client decides
-    as it would without the gate. `true` would ask it to pay twice, and `false` would switch off
+    as it would without the gate. `true` could make it pay twice, and `false` would switch off
     the retries that its user has chosen.
 
     Args:

@@ -2,7 +2,7 @@
 
 A failed connection is retried after a short pause, UPSTREAM_RETRIES times at most. A 429 or 503
 is waited out in the queue, for as long as its lane pauses (`core.verdict`) and however often. A
-request is sent again only if its body is held, and only if its deadline allows for the pause.
+request is sent again only if its body is buffered and its deadline allows for the pause.
 """
 
 from dataclasses import dataclass, field

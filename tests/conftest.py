@@ -115,7 +115,7 @@ async def async_client() -> AsyncIterator[Callable[..., openai.AsyncOpenAI]]:
 
 @pytest.fixture
 def openai_client() -> Iterator[Callable[..., openai.OpenAI]]:
-    """Creates blocking clients of the official SDK, for use in a thread beside the gate."""
+    """Creates blocking clients of the official SDK, for use in a thread of its own."""
     clients: list[openai.OpenAI] = []
 
     def make(gate: Gate, **options: Any) -> openai.OpenAI:

@@ -60,7 +60,7 @@ class AdminGuard:
 
 
 def _key(request: web.Request) -> bytes:
-    """The key in a request; empty, which is never right, if there is no readable one."""
+    """The key in a request. Without a readable one it is empty, which no key equals."""
     scheme, _, sent = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
     key = sent.strip().encode(errors="replace")
     match scheme.lower():

@@ -1,8 +1,8 @@
 """Client keys: who may use the gate, and which models each client may use.
 
 Without CLIENTS_FILE the gate serves every client that can connect. With it, a request needs a
-client's key, and counts as that client's. The file can be reloaded while the gate runs; if the
-new file is invalid, the clients of the old one stay in force.
+client's key, which identifies the client. The file can be reloaded while the gate runs; if the
+new file is invalid, the previous clients stay in force.
 """
 
 import re
@@ -21,7 +21,7 @@ from rustygate.exchange import Exchange
 # Paths whose bodies are files and name no model.
 _FILE_PATHS = ("/v1/files", "/v1/uploads")
 
-# Paths where a request names its models in a file or deep in the body, or asks for a key that is
+# Paths where a request names its models in a file or deep in the body, or requests a key that is
 # then used without the gate.
 _HIDES_MODELS = re.compile(r"/+v1/+(batches/*|(evals|realtime)(/.*)?)", re.DOTALL)
 
@@ -60,7 +60,7 @@ class ClientAuth:
 
     @property
     def limits(self) -> Mapping[str, Limits]:
-        """Each client's own limits, by name, also of clients without any limit."""
+        """Each client's own limits, by name, including clients without any."""
         clients = {} if self._clients is None else self._clients.by_name
         return {name: client.limits for name, client in clients.items()}
 
@@ -69,8 +69,8 @@ class ClientAuth:
     ) -> Client | None:
         """The client whose key a request has, stamped on its exchange; None without a file.
 
-        Several keys must all be the same client's: a request never gets by with a key beside a
-        wrong one. Raises `InvalidApiKey`.
+        A request with two different keys is refused, even if one of them is right. Raises
+        `InvalidApiKey`.
 
         Args:
             subprotocol_key: the key in a WebSocket's subprotocols. A browser cannot set
@@ -114,7 +114,7 @@ def check_model(client: Client | None, exchange: Exchange, facts: RequestFacts |
         return
     model = exchange.model
     if _hides_models(exchange):
-        # A model named in the body as well need not be the one that is used.
+        # A model that the body names at its top level need not be the one that is used.
         model = None
     elif _uses_no_model(exchange, facts) if model is None else client.may_use(model):
         return
@@ -122,8 +122,8 @@ def check_model(client: Client | None, exchange: Exchange, facts: RequestFacts |
     if model is not None:
         raise ModelNotAllowed(f"Client {client.name} may not use {model!a}, only {allowed}.")
     raise ModelNotAllowed(
-        f"Client {client.name} may only use {allowed}, and this request does not show which "
-        "model it uses."
+        f"Client {client.name} may use only {allowed}, and the gate cannot tell which model this "
+        "request uses."
     )
 
 

@@ -47,7 +47,10 @@ def deadline_passed(
     """The refusal of a waiter that was not admitted before its deadline."""
     kind, limit = _limit_reached(waiter, own, now)
     count = f"{_requests(others, 'other ')} {'is' if others == 1 else 'are'} waiting"
-    message = f"Not admitted before its deadline. {limit}; {count}; {_try_again(predicted)}."
+    message = (
+        f"The request was not admitted before its deadline. {limit}; {count}; "
+        f"{_try_again(predicted)}."
+    )
     return QueueTimeout(message, _retry_after_ms(predicted), kind)
 
 

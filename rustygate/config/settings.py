@@ -43,7 +43,7 @@ class Settings:
     port: Annotated[
         int, kinds.whole_number(0, 65535), "listening port; 0: the system chooses a free one"
     ] = 8080
-    # Any client that can connect spends the key, so other machines must be let in explicitly.
+    # Any client that can connect uses the key, so other machines must be admitted explicitly.
     bind_address: Annotated[
         str, kinds.BIND_ADDRESS, "IP address or host name to listen on, or `unix:/path`"
     ] = "127.0.0.1"
@@ -57,7 +57,7 @@ class Settings:
     tls_key_file: Annotated[
         str | None, kinds.FILE, "PEM file with the certificate's private key, not encrypted"
     ] = None
-    # A web page in a user's browser must not spend the key.
+    # A web page in a user's browser must not use the key.
     cors_allow_origins: Annotated[
         tuple[str, ...] | None,
         kinds.ORIGINS,

@@ -17,12 +17,12 @@ def settings_warnings(settings: Settings) -> Iterator[str]:
 
 
 def exposure_warning(settings: Settings) -> str | None:
-    """A warning if clients on other machines may spend the upstream key without one of theirs."""
+    """A warning if clients on other machines may use the upstream key without their own."""
     if settings.clients_file is not None or not settings.exposed:
         return None
     return (
         f"BIND_ADDRESS={settings.bind_address} lets other machines connect: any client that can "
-        "connect is served without a key of its own and spends the upstream key; set "
+        "connect is served without a key of its own and uses the upstream key; set "
         "CLIENTS_FILE to require client keys"
     )
 

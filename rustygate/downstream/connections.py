@@ -2,7 +2,7 @@
 
 Many or slow clients must not use up the resources of the others. A client is slow if it connects
 and sends nothing, or if it stalls within a request. A connection between two requests is not
-slow, and neither is one whose request waits or is being answered, however long that takes.
+slow, nor is one whose request is queued or in progress, however long that takes.
 `request_body` limits slow bodies.
 """
 
@@ -34,7 +34,7 @@ LINGER_TIMEOUT_S = 1.0
 LINGERING_LIMIT = 128
 
 # How long a draining gate waits for heads in progress, and how often it checks. Otherwise it would
-# cut off a client that had just connected, which now gets a response that says to try again.
+# cut off a client that had just connected, instead of asking it to try again.
 DRAIN_HEAD_TIMEOUT_S = 1.0
 DRAIN_POLL_INTERVAL_S = 0.02
 
@@ -210,7 +210,7 @@ def _awaits_head(connection: web.RequestHandler) -> bool:
 
 
 def _is_disconnected(transport: asyncio.Transport) -> bool:
-    """Whether the client has closed or reset the connection, as the kernel knows."""
+    """Whether the client has closed or reset the connection, according to the kernel."""
     disconnected = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR
     poll = select.poll()
     with suppress(OSError, ValueError):

@@ -1,8 +1,8 @@
 """CORS: requests from web pages are refused unless `CORS_ALLOW_ORIGINS` lists their origin.
 
-A page in a user's browser must not spend the key. `core.cors` has the rules. `Cors.check` refuses
-a page, answers preflights, or lets a request pass. `Cors.add_headers` then lets the page read any
-response to it, also one that the gate or aiohttp made.
+A page in a user's browser must not use the key. `core.cors` has the rules. `Cors.check` refuses
+a page, responds to preflights, or lets a request pass. `Cors.add_headers` then lets the page read
+the response, even one that the gate or aiohttp made.
 """
 
 from aiohttp import hdrs, web

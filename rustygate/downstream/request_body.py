@@ -1,6 +1,6 @@
-"""The body of a client's request: held, so that it can be inspected and sent again, or streamed.
+"""The body of a client's request: buffered, to be inspected and sent again, or streamed.
 
-Small bodies are held. Larger and multipart bodies are passed on as they arrive. A client that
+Small bodies are buffered. Larger and multipart bodies are passed on as they arrive. A client that
 waits for permission to send (`Expect: 100-continue`, RFC 9110, 10.1.1) gets it from here: at once
 for a body that is inspected, otherwise only when upstream is ready to receive it.
 """
@@ -15,7 +15,7 @@ from rustygate.config import Settings
 from rustygate.core.headers import Headers
 from rustygate.errors import BodyTooLarge, MalformedBody, Refusal, RequestTimeout
 
-# A held body up to this size is written together with the request's head.
+# A buffered body up to this size is written together with the request's head.
 SINGLE_WRITE_LIMIT = 1024 * 1024
 
 # How much of a queued body aiohttp buffers beyond the latest read. A larger buffer would make a
@@ -25,17 +25,17 @@ INITIAL_READ_BUFFER = 32 * 1024
 # The same for a body that is being read. Larger reads are faster.
 READ_BUFFER = 256 * 1024
 
-# The most that a body with that buffer holds; aiohttp's high-water mark is twice its low one.
+# The most that a body with that buffer takes; aiohttp's high-water mark is twice its low one.
 READ_BUFFER_LIMIT = 2 * READ_BUFFER
 
-# How long the gate waits for the next byte of a body. A lost network is back within this time or
-# not at all; nginx and most load balancers wait as long. It does not count while upstream takes
-# no more.
+# How long the gate waits for the next byte of a body. A lost network recovers within this time or
+# not at all; nginx and most load balancers wait as long. Time in which upstream accepts no more
+# data does not count.
 BODY_TIMEOUT_S = 60.0
 
 
 class BodyBufferBudget:
-    """The bytes of request bodies that the gate holds, and the most that it may (QUEUE_BYTES)."""
+    """The bytes of request bodies that the gate buffers, and their limit (QUEUE_BYTES)."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -48,9 +48,9 @@ class BodyBufferBudget:
 class RequestBody:
     """One request's body.
 
-    `read` holds the body in memory if it should be held; `held` is then the whole body, otherwise
+    `read` buffers the body if it should be buffered; `held` is then the whole body, otherwise
     None. It goes upstream as one `piece` if there is one, otherwise chunk by chunk. The chunks of
-    a held body can be iterated again, others only once. `close` releases the memory.
+    a buffered body can be iterated again, others only once. `close` releases the memory.
     """
 
     def __init__(self, request: web.Request, settings: Settings, budget: BodyBufferBudget) -> None:
@@ -70,7 +70,7 @@ class RequestBody:
             raise self._too_large(self._length)
 
     async def read(self) -> None:
-        """Read the body into memory if it should be held."""
+        """Read the body into memory if it should be buffered."""
         if self.held is not None:
             return
         if self._should_hold():
@@ -187,7 +187,7 @@ class RequestBody:
             raise MalformedBody("The framing of the request body is not valid HTTP.") from error
         except TimeoutError as error:
             if self._stopped:
-                # The response may take long, and its client need not send the rest of the body.
+                # The response may take long, and the client need not send the rest of the body.
                 await asyncio.get_running_loop().create_future()
             skip_lingering(self._request.protocol)
             message = f"No data of the request body arrived for {BODY_TIMEOUT_S:g} s."

@@ -62,7 +62,7 @@ class ServiceManager:
 
 
 def _watchdog_timeout_s(environ: MutableMapping[str, str]) -> float:
-    """How long the manager waits for a sign of life; 0 if the watchdog is off."""
+    """How long the manager waits for a watchdog notification; 0 if the watchdog is off."""
     timeout, pid = environ.pop("WATCHDOG_USEC", ""), environ.pop("WATCHDOG_PID", "")
     if not timeout.isdecimal() or pid not in ("", str(os.getpid())):
         return 0.0

@@ -147,7 +147,7 @@ def test_paused_lane_does_not_block_other_lanes() -> None:
 
 
 def refuse(harness: Harness, wait_s: float = 1, accepted: int = 0, refused: int = 1) -> None:
-    """Let upstream refuse requests that were sent together with others that it accepts."""
+    """Let upstream refuse requests that were sent together with others, which it accepts."""
     exchanges = [harness.exchange("a", model="m") for _ in range(accepted + refused)]
 
     async def send() -> None:
@@ -167,7 +167,7 @@ def refuse(harness: Harness, wait_s: float = 1, accepted: int = 0, refused: int 
     ("wait_s", "accepted", "refused", "gap_s"),
     [(1, 1, 7, 1), (1, 5, 3, 0.2), (1, 0, 8, 1), (5, 1, 1, 5), (4, 8, 2, 0.5), (0.25, 4, 4, 0.25)],
 )
-def test_refused_lane_goes_on_at_the_pace_that_upstream_took(
+def test_refused_lane_resumes_at_the_pace_that_upstream_sustained(
     wait_s: float, accepted: int, refused: int, gap_s: float
 ) -> None:
     """One by one, even if responses take long."""
@@ -213,7 +213,7 @@ def test_refused_probe_returns_to_the_last_good_pace() -> None:
     assert gaps[16] == pytest.approx(1.08 / 1.5, abs=0.01)
 
 
-def test_pace_goes_when_limits_become_known() -> None:
+def test_pace_ends_when_limits_become_known() -> None:
     async def scenario(harness: Harness) -> None:
         refuse(harness, accepted=1)
         await run_ready_tasks()
@@ -225,7 +225,7 @@ def test_pace_goes_when_limits_become_known() -> None:
 
 
 @pytest.mark.parametrize(("quiet_s", "gap_s"), [(50, 1.08), (70, 0)])
-def test_pace_goes_after_quiet_time(quiet_s: float, gap_s: float) -> None:
+def test_pace_ends_after_an_idle_period(quiet_s: float, gap_s: float) -> None:
     async def scenario(harness: Harness) -> None:
         refuse(harness, accepted=1)
         await run_ready_tasks()

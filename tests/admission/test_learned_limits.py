@@ -201,9 +201,7 @@ async def test_limits_of_one_endpoint_apply_to_no_other(
     assert "Limit 5 requests/min reached for POST /v1/images/edits" in got.error["message"]
 
 
-async def test_429_to_a_read_holds_up_its_endpoint_only(
-    gate: StartGate, upstream: Upstream
-) -> None:
+async def test_429_to_a_read_delays_only_its_endpoint(gate: StartGate, upstream: Upstream) -> None:
     refusal = rate_limited(error("rate_limit_exceeded"), wait="Retry-After: 40")
     upstream.reply = respond_once(refusal)
     running = await gate()

@@ -195,7 +195,9 @@ def test_refusal_at_the_deadline_names_the_slots_in_use() -> None:
         await asyncio.sleep(1)
         waiters.append(harness.spawn("c"))
         refusals = await asyncio.gather(*waiters, return_exceptions=True)
-        limit = "Not admitted before its deadline. Limit 1 request in flight reached"
+        limit = (
+            "The request was not admitted before its deadline. Limit 1 request in flight reached"
+        )
         assert [str(refusal) for refusal in refusals] == [
             f"{limit}; 1 other request is waiting; try again in 1 s.",
             f"{limit}; 0 other requests are waiting; try again in 1 s.",

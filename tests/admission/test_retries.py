@@ -161,7 +161,7 @@ async def test_pause_blocks_only_its_own_lane(gate: StartGate, upstream: Upstrea
     ],
     ids=["per day", "billing", "should not retry"],
 )
-async def test_final_429_holds_up_nobody_else(
+async def test_final_429_delays_no_other_request(
     gate: StartGate, upstream: Upstream, body: bytes, line: str
 ) -> None:
     upstream.reply = respond_once(rate_limited(body, wait=line))
@@ -171,7 +171,7 @@ async def test_final_429_holds_up_nobody_else(
     assert (got.status, got.head["x-rustygate-queued-ms"]) == (200, "0")
 
 
-async def test_wait_beyond_the_deadline_holds_up_others_as_long_as_it_says(
+async def test_wait_beyond_the_deadline_pauses_the_lane_as_long_as_it_says(
     gate: StartGate, upstream: Upstream
 ) -> None:
     body = error("rate_limit_exceeded", "Please try again in 700ms.")

@@ -144,7 +144,7 @@ def test_check_warns_about_listening_for_other_machines(start: Start) -> None:
     assert stderr.startswith(
         "rustygate: warning: BIND_ADDRESS=0.0.0.0 lets other machines connect"
     )
-    assert "spends the upstream key" in stderr
+    assert "uses the upstream key" in stderr
 
 
 def test_check_names_misspelt_variables(start: Start, tmp_path: Path) -> None:

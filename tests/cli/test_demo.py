@@ -74,7 +74,7 @@ def test_demo_reports_bad_configuration_like_the_gate(start: Start) -> None:
 TRAFFIC = {"PORT": "0", "RATE_LIMIT": "20", "RATE_LIMIT_BURST": "1"}
 
 
-def test_demo_traffic_says_who_its_clients_are_and_what_they_share(start: Start) -> None:
+def test_demo_traffic_introduces_its_clients_and_their_limits(start: Start) -> None:
     demo = start("demo", "--traffic", **TRAFFIC)
     demo.wait_for_line(demo.stdout, "^Three clients compete:$")
     lines = list(iter(demo.stdout.readline, "\n"))

@@ -64,7 +64,7 @@ def test_service_link_of_kubernetes_is_not_reported() -> None:
     assert list(misspelt({"RUSTYGATE_PORT": "80"})) == [("RUSTYGATE_PORT", "PORT")]
 
 
-def test_old_name_is_not_reported_beside_the_new_one() -> None:
+def test_old_name_is_not_reported_together_with_the_new_one() -> None:
     assert list(misspelt({"OPENAI_API_BASE": "x", "OPENAI_BASE_URL": "y"})) == []
 
 

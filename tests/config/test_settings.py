@@ -14,7 +14,7 @@ def test_only_the_key_is_required() -> None:
     assert load(KEY) == Settings(openai_api_key=SECRET)
 
 
-def test_defaults_match_the_contract() -> None:
+def test_defaults_are_the_documented_ones() -> None:
     assert {each.name: each.default for each in variables()} == {
         "OPENAI_API_KEY": "required",
         "OPENAI_BASE_URL": "https://api.openai.com/v1",

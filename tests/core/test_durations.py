@@ -1,4 +1,4 @@
-"""Go durations, as upstream writes them."""
+"""Durations and instants in every form that upstreams write, and `Retry-After`."""
 
 import pytest
 from hypothesis import given

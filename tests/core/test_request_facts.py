@@ -1,4 +1,4 @@
-"""What requests may cost, from any body."""
+"""What a request may cost, read from any body."""
 
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""Facts of requests and usage of answers, from whatever bodies strangers send."""
+"""The usage of responses, read from any bytes."""
 
 import gzip
 import json

@@ -351,7 +351,7 @@ def test_retry_after_goes_before_a_hint_and_the_shorter_of_hint_and_reset_counts
     assert pause_of(body, **quota_headers("requests", "9", "0", "6s")) == 6 * SECOND
 
 
-def test_wait_is_kept_as_said_and_the_pause_is_bounded() -> None:
+def test_wait_is_kept_in_full_and_the_pause_is_bounded() -> None:
     verdict = verdict_on(429, retry_after="86400")
     assert (verdict.wait_ns, verdict.pause_ns) == (86_400 * SECOND, MAX_PAUSE)
 

@@ -1,5 +1,5 @@
 """Limits on connections: slow clients are cut off, too many are rejected, and a client whose
-request waits or is being answered may take its time."""
+request is queued or in progress may take its time."""
 
 import asyncio
 import gc
@@ -309,7 +309,7 @@ async def test_rejected_client_that_lingers_is_aborted(
     assert (await served.request(get("/health"))).status == 200
 
 
-async def test_rejected_crowd_leaves_no_connections(gate: StartGate) -> None:
+async def test_many_rejected_connections_are_all_closed(gate: StartGate) -> None:
     running = await gate(CONNECTION_LIMIT=5)
     for client in await asyncio.gather(*(running.send(get("/health")) for _ in range(100))):
         assert (await client.response()).status in (200, 503)

@@ -115,7 +115,7 @@ CASES = {
         429,
         "requests",
         "rate_limit_exceeded",
-        r"Not admitted before its deadline\. Limit 1 request in flight reached; "
+        r"The request was not admitted before its deadline\. Limit 1 request in flight reached; "
         r"0 other requests are waiting; try again in 1 s\.$",
         openai.RateLimitError,
         "true",

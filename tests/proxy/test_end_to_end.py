@@ -129,7 +129,7 @@ def test_model_responds(client: openai.OpenAI, model: str) -> None:
     assert completion.usage.completion_tokens > 0
 
 
-def test_response_has_the_gate_s_headers(client: openai.OpenAI) -> None:
+def test_response_has_the_gates_headers(client: openai.OpenAI) -> None:
     raw = client.chat.completions.with_raw_response.create(**SHORT_CHAT)
     assert int(raw.headers["X-RustyGate-Attempts"]) >= 1
     assert int(raw.headers["X-RustyGate-Queued-Ms"]) >= 0

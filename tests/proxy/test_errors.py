@@ -248,7 +248,7 @@ async def test_invalid_http_is_refused_and_not_repeated(
     assert upstream.calls == []
 
 
-@pytest.mark.parametrize("settings", [{}, {"MAX_BUFFERED_BODY": 2}], ids=["held", "streamed"])
+@pytest.mark.parametrize("settings", [{}, {"MAX_BUFFERED_BODY": 2}], ids=["buffered", "streamed"])
 async def test_invalid_body_framing_is_refused_and_closes_the_connection(
     gate: StartGate, upstream: Upstream, settings: dict[str, int]
 ) -> None:

@@ -1,4 +1,4 @@
-"""Every response to a request under /v1/ has the id of its log line, and none names software."""
+"""Every response under /v1/ has the id of its log line, and none has the gate's `Server`."""
 
 import pytest
 
@@ -39,7 +39,7 @@ async def assert_names_its_exchange(running: Gate, head: Head, number: int = 0) 
         ),
     ],
 )
-async def test_response_has_the_exchange_s_id(
+async def test_response_has_the_exchange_id(
     gate: StartGate, upstream: Upstream, sent: bytes, status: int
 ) -> None:
     upstream.reply = response(b"")
@@ -49,14 +49,14 @@ async def test_response_has_the_exchange_s_id(
     await assert_names_its_exchange(running, got.head)
 
 
-async def test_unreachable_upstream_s_error_has_it(gate: StartGate) -> None:
+async def test_error_for_an_unreachable_upstream_has_the_exchange_id(gate: StartGate) -> None:
     running = await gate(OPENAI_BASE_URL="http://127.0.0.1:9/v1", UPSTREAM_CONNECT_TIMEOUT=0.1)
     got = await running.request(get())
     assert got.status == 502
     await assert_names_its_exchange(running, got.head)
 
 
-async def test_stream_has_it(gate: StartGate, upstream: Upstream) -> None:
+async def test_stream_has_the_exchange_id(gate: StartGate, upstream: Upstream) -> None:
     running = await gate()
     client = await running.send(chat(stream=True))
     call = await upstream.call()
@@ -67,7 +67,7 @@ async def test_stream_has_it(gate: StartGate, upstream: Upstream) -> None:
     await assert_names_its_exchange(running, head)
 
 
-async def test_early_head_has_it(gate: StartGate, upstream: Upstream) -> None:
+async def test_early_head_has_the_exchange_id(gate: StartGate, upstream: Upstream) -> None:
     running = await gate(**EARLY)
     holder = await running.send(get())
     first = await upstream.call()
@@ -81,7 +81,7 @@ async def test_early_head_has_it(gate: StartGate, upstream: Upstream) -> None:
     await assert_names_its_exchange(running, head, 1)
 
 
-async def test_websocket_has_it(gate: StartGate, upstream: Upstream) -> None:
+async def test_websocket_has_the_exchange_id(gate: StartGate, upstream: Upstream) -> None:
     running = await gate()
     client, _ = await accept_handshake(running, upstream)
     head = await client.head()
@@ -102,7 +102,7 @@ async def test_websocket_has_it(gate: StartGate, upstream: Upstream) -> None:
         (b"GET /v1/\xc3\xa4 HTTP/1.1\r\nHost: gate\r\n\r\n", 400),
     ],
 )
-async def test_response_to_any_other_request_names_no_software(
+async def test_response_to_any_other_request_has_no_server_header(
     gate: StartGate, sent: bytes, status: int
 ) -> None:
     got = await (await gate()).request(sent)
@@ -110,14 +110,14 @@ async def test_response_to_any_other_request_names_no_software(
     assert "server" not in got.head
 
 
-async def test_response_to_one_connection_too_many_names_no_software(gate: StartGate) -> None:
+async def test_response_above_the_connection_limit_has_no_server_header(gate: StartGate) -> None:
     running = await gate(CONNECTION_LIMIT=1)
     await running.request(get("/health"))
     head = await (await running.send(get())).head()
     assert (head.status, "server" in head) == (503, False)
 
 
-async def test_upstream_s_server_passes(gate: StartGate, upstream: Upstream) -> None:
+async def test_upstreams_server_header_passes(gate: StartGate, upstream: Upstream) -> None:
     upstream.reply = response(b"{}", "Server: cloudflare")
     got = await (await gate()).request(get())
     assert got.head["server"] == "cloudflare"

@@ -1,4 +1,4 @@
-"""All faults at once, through one gate process, beside a hundred healthy streams.
+"""All faults at once, through one gate process that also serves a hundred healthy streams.
 
 Other tests cover the variants of each fault. Here, all faults happen together: each exchange has
 exactly one log line with the outcome of its fault, healthy streams are not affected, and nothing

@@ -153,7 +153,7 @@ async def test_location_leads_back_to_the_gate(
     assert (head[name], head["x-after"]) == (received, "1")
 
 
-async def test_upstream_s_request_id_is_logged(gate: StartGate, upstream: Upstream) -> None:
+async def test_upstreams_request_id_is_logged(gate: StartGate, upstream: Upstream) -> None:
     ids = iter(["req_1", "x" * 1000])
 
     def reply(call: Call) -> bytes:

@@ -191,7 +191,7 @@ async def test_extra_headers_query_and_body_are_forwarded(
     assert sent == {"model": "gpt-4o", "messages": HELLO, "vendor": {"odd": True}}
 
 
-async def test_upstream_sees_only_the_gate_s_key(
+async def test_upstream_sees_only_the_gates_key(
     simulated: StartGate, simulator: str, sdk: StartSdk
 ) -> None:
     await sdk(await simulated()).call(chat())

@@ -2,7 +2,7 @@
 
 A gate process is driven through everything that can go wrong, and every byte it wrote is searched
 for every secret. Upstream repeats the gate's key wherever it can. Its responses are forwarded
-unchanged, by contract; everything else that the gate writes must not contain a key in any form.
+unchanged; everything else that the gate writes must not contain a key in any form.
 """
 
 import asyncio

@@ -81,7 +81,7 @@ async def test_upstream_that_ends_connections_at_once_gets_a_post_once(
 
 
 @either_way
-async def test_upstream_that_ends_connections_at_once_is_asked_again_for_a_get(
+async def test_upstream_that_ends_connections_at_once_gets_a_get_again(
     gate: StartGate, upstream: Upstream, disconnect: Disconnect
 ) -> None:
     async with closing_at_once(disconnect) as url:

@@ -299,7 +299,7 @@ async def test_101_for_an_ordinary_request_is_a_502(gate: StartGate, upstream: U
     assert (await client.response()).reason == "upstream_disconnected"
 
 
-async def test_handshake_with_unreachable_upstream_spends_nothing(
+async def test_handshake_with_unreachable_upstream_costs_nothing(
     gate: StartGate, upstream: Upstream
 ) -> None:
     sock = loopback_socket()

@@ -80,7 +80,7 @@ async def test_close_frame_and_disconnect_end_cleanly_over_tls(
 
 
 async def test_tls_transport_closed_twice_has_no_unsent_bytes(secure: OpenSecure) -> None:
-    """asyncio forgets then what it had."""
+    """asyncio's transport then has no buffers to ask for."""
     _, client, _ = await secure()
     client.wire.transport.close()
     client.wire.transport.close()
@@ -107,7 +107,7 @@ async def test_side_that_does_not_read_pauses_the_other_over_tls(
     _, client, server = await secure()
     sender, receiver = (client, server) if direction == "up" else (server, client)
     receiver.wire.pause_reading()
-    # By TLS no limit of 0 is ever kept.
+    # With TLS, a limit of 0 is never kept.
     sender.wire.transport.set_write_buffer_limits(high=1)
     piece = frame(b"x" * 60_000, BINARY, mask=MASK if direction == "up" else b"")
     sent = await send_until_stalled(sender.wire, piece)
@@ -129,7 +129,7 @@ async def test_drain_sends_close_code_1001_over_tls(secure: OpenSecure) -> None:
 
 
 async def test_client_violation_ends_both_sides_over_tls(secure: OpenSecure) -> None:
-    """TLS has no half of an end, so the client has a moment to leave."""
+    """TLS cannot close one direction only, so the client gets a moment to disconnect."""
     running, client, server = await secure()
     client.send(b"x", reserved=1)
     assert (await client.close_frame()).code == 1002

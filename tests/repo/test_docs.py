@@ -135,6 +135,14 @@ def test_links_between_pages_resolve(page: Path) -> None:
         assert not anchor or anchor in anchors(target), link
 
 
+@each_page
+def test_rows_of_a_table_have_as_many_cells_as_its_head(page: Path) -> None:
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.S)
+    for table in re.findall(r"(?:^ *\|.*\n)+", text, re.M):
+        head, *body = [len(re.findall(r"(?<!\\)\|", row)) for row in table.splitlines()]
+        assert set(body) == {head}, table
+
+
 def test_readme_links_every_page_of_the_docs() -> None:
     links = set(re.findall(r"\]\(docs/([\w-]+\.md)", (ROOT / "README.md").read_text()))
     assert links == {page.name for page in DOCS}

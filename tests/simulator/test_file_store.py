@@ -31,7 +31,7 @@ def test_file_above_the_capacity_is_counted_and_hashed_but_not_kept() -> None:
     assert file_store.used_bytes == 0
 
 
-def test_file_in_a_body_that_cannot_fit_displaces_no_other() -> None:
+def test_file_in_a_body_that_is_too_large_displaces_no_other() -> None:
     file_store = FileStore(capacity=10)
     other = write_file(file_store, b"abcd")
     large = file_store.factory_for(11)("f")

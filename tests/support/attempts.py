@@ -10,7 +10,7 @@ from tests.support.upstream import Call, Upstream
 EARLY_HINTS = b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n"
 MULTIPART = "Content-Type: multipart/form-data; boundary=x"
 
-# Requests whose body is not held, so that it can be sent only once, and the settings for that.
+# Requests whose body is not buffered, so that it can be sent only once, and the settings for that.
 STREAMED_BODIES = {
     "multipart": (request("POST", "/v1/files", MULTIPART, body=b"--x--"), {}),
     "large": (chat(), {"MAX_BUFFERED_BODY": 10}),

@@ -104,7 +104,7 @@ class GateProcess:
         await until(lambda: any(line["message"].startswith(message) for line in self.lines))
 
     async def exit_code(self) -> int:
-        """Its exit code, once it has ended by itself."""
+        """Its exit code, once it has ended."""
         code = await asyncio.to_thread(self.process.exit_code)
         self._reader.join()
         return code
@@ -125,7 +125,7 @@ class UnreliableUpstream(Upstream):
 
     def __init__(self) -> None:
         super().__init__()
-        # Accepted sockets inherit it, so that the address can be bound again beside them.
+        # Accepted sockets inherit it, so that the address can be bound again while they are open.
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
 
     @asynccontextmanager

@@ -124,7 +124,7 @@ class Gate:
         return await (await self.connect()).request(data)
 
     async def wait_until(self, limit_s: float = A_SECOND_S, **numbers: int) -> None:
-        """Wait until the gate's snapshot shows these numbers, within the contract's second."""
+        """Wait until the gate's snapshot shows these numbers, within a second."""
         await until(lambda: numbers.items() <= self.snapshot().items(), limit_s)
 
     async def settled(self, count: int = 1) -> list[dict[str, Any]]:

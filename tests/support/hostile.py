@@ -64,7 +64,7 @@ async def check_refused_and_closed(client: Client) -> None:
 
 
 async def check_unharmed(running: Gate, upstream: Upstream) -> None:
-    """Check that nothing is held and the next request is served."""
+    """Check that nothing is left over and the next request is served."""
     await running.wait_until(**IDLE)
     before = len(upstream.calls)
     upstream.reply = response(b"next")

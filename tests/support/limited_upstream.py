@@ -98,7 +98,7 @@ class LimitedUpstream:
         return (200 if accepted else 429), CIMultiDict(headers)
 
     async def consume(self, every_s: float, count: int = 1, tokens: int = 0) -> None:
-        """Another consumer, which sends `count` requests at once at regular times, for ever."""
+        """Another consumer, which keeps sending `count` requests at once at regular intervals."""
         while True:
             for _ in range(count):
                 if self.take(tokens):

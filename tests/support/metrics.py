@@ -7,7 +7,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.gate import Gate
 
-# The metrics of the contract, with their types.
+# The documented metrics, with their types.
 TYPES = {
     "rustygate_exchanges": "counter",
     "rustygate_queue_wait_seconds": "histogram",

@@ -67,11 +67,11 @@ class Process:
         return self._popen.pid
 
     def exit_code(self) -> int:
-        """The exit code, once the process has ended by itself."""
+        """The exit code, once the process has ended."""
         return self._popen.wait(PROCESS_TIMEOUT_S)
 
     def ended(self) -> tuple[int, str, str]:
-        """The exit code and the remaining output, once the process has ended by itself."""
+        """The exit code and the remaining output, once the process has ended."""
         stdout, stderr = self._popen.communicate(timeout=PROCESS_TIMEOUT_S)
         return self._popen.returncode, stdout, stderr
 

@@ -43,7 +43,7 @@ StartSdk = Callable[..., SdkClient]
 
 
 class BlockingClient:
-    """`openai.OpenAI`, in threads beside the gate."""
+    """`openai.OpenAI`, in threads of the gate's process."""
 
     def __init__(self, client: openai.OpenAI, threads: ThreadPoolExecutor) -> None:
         self._client = client

@@ -8,7 +8,7 @@ from typing import Any
 # Everything a test waits for happens at once, but a busy machine may need longer.
 SOON_S = 10.0
 
-# The contract's "within a second", plus some time for a busy machine.
+# The documented "within a second", plus some time for a busy machine.
 A_SECOND_S = 1.5
 
 # How often `until` checks its condition.

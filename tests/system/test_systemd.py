@@ -163,7 +163,7 @@ def test_passed_sockets_replace_the_configured_address(
     assert [start("health", url).ended() for url in urls] == [(0, "OK\n", "")] * 2
     service.process.signal()
     code, _, stderr = service.process.ended()
-    assert (code, "spends the upstream key" in stderr) == (0, False)
+    assert (code, "uses the upstream key" in stderr) == (0, False)
     assert Path(sockets[1].getsockname()).is_socket()
 
 

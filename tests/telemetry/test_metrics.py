@@ -1,4 +1,4 @@
-"""/metrics: correct numbers under the contract's names, with bounded labels."""
+"""/metrics: correct numbers under the documented names, with bounded labels."""
 
 import asyncio
 import json
@@ -63,7 +63,7 @@ async def metrics_of_gate(*known: str) -> AsyncIterator[Metrics]:
 # The scrape.
 
 
-async def test_metrics_have_the_contract_s_names_and_types(
+async def test_metrics_have_the_documented_names_and_types(
     gate: StartGate, upstream: Upstream
 ) -> None:
     upstream.reply = response(USAGE, JSON)

@@ -32,7 +32,7 @@ SHORT_S = 0.2
 
 
 async def wait_for_retry_pause(running: Gate) -> None:
-    """Wait until an exchange with a held body is between two attempts."""
+    """Wait until an exchange with a buffered body is between two attempts."""
     await until(lambda: running.snapshot()["in_flight"] == 0 < running.snapshot()["held_bytes"])
 
 
@@ -64,7 +64,7 @@ async def test_retry_sends_the_same_bytes(
     assert first.received == second.received
 
 
-async def test_disconnect_within_a_held_body_is_retried(
+async def test_disconnect_within_a_buffered_body_is_retried(
     gate: StartGate, upstream: Upstream
 ) -> None:
     running = await gate()

@@ -1,4 +1,4 @@
-"""Connecting to upstream: what is tried again, for how long, and what clients are told."""
+"""Connecting to upstream: what is tried again, for how long, and what clients see."""
 
 import asyncio
 import re
@@ -72,8 +72,8 @@ async def plain_http() -> AsyncIterator[str]:
 
 
 class Doors:
-    """A TLS upstream that closes connections before the handshake. `times` are those of their
-    arrival."""
+    """A TLS upstream that closes connections before the handshake; `times` has their arrival
+    times."""
 
     def __init__(self) -> None:
         self.times: list[float] = []
@@ -169,7 +169,7 @@ async def test_request_outlasts_a_restart_of_upstream(
 async def test_streamed_body_outlasts_a_restart_of_upstream(
     stopped_upstream: Upstream, gate: StartGate, sent: bytes, settings: dict[str, object]
 ) -> None:
-    """Nothing of it was sent, so it need not be held."""
+    """Nothing of it was sent, so it need not be buffered."""
     running = await gate(OPENAI_BASE_URL=stopped_upstream.url, **settings)
     client = await running.send(sent)
     await running.wait_until(in_flight=1)
@@ -204,7 +204,7 @@ async def test_stale_connection_to_an_upstream_that_restarts_is_replaced(
     ids=["requests", "tokens"],
 )
 @pytest.mark.parametrize("address", [refusing_port, full_backlog], ids=["refused", "silent"])
-async def test_client_disconnect_during_connect_spends_nothing(
+async def test_client_disconnect_during_connect_costs_nothing(
     gate: StartGate,
     address: Callable[[], AbstractAsyncContextManager[str]],
     budget: dict[str, object],

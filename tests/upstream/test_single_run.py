@@ -1,4 +1,4 @@
-"""Work is never run twice: which requests are sent again after upstream closed the connection."""
+"""Work is never done twice: which requests are sent again after upstream closed the connection."""
 
 import asyncio
 from collections.abc import Callable
@@ -27,7 +27,7 @@ WORK_S = STALE_END_LIMIT_S + 0.05
 BATCH = post(b'{"input_file_id": "f"}', target="/v1/batches")
 POSTS = {
     "chat": chat(),
-    "streamed answer": chat(stream=True),
+    "streamed response": chat(stream=True),
     "batch": BATCH,
     "unknown type": request("POST", "/v1/x", body=b"data"),
     "empty": post(b""),
