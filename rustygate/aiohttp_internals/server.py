@@ -58,9 +58,20 @@ class ServerConnection(web.RequestHandler):
         return len(self._manager._connections)
 
     @property
+    def all_connections(self) -> list[web.RequestHandler]:
+        """The open connections of the server."""
+        assert self._manager is not None
+        return self._manager.connections
+
+    @property
     def is_idle(self) -> bool:
         """Whether no request is being handled and none is queued."""
-        return self._waiter is not None
+        return self._waiter is not None and not self._waiter.done()
+
+    @property
+    def idle_since(self) -> float:
+        """When the latest response ended, or the connection began, on the loop's clock."""
+        return self._next_keepalive_close_time - self._keepalive_timeout
 
     def reject(self, error: Exception, status: int) -> None:
         """Read no further. Earlier requests are answered, then `error_response` is sent."""

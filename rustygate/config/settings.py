@@ -141,7 +141,8 @@ class Settings:
     connection_limit: Annotated[
         int,
         kinds.count(1),
-        "maximum number of open connections, over all listeners; further ones get 503",
+        "maximum number of open connections, over all listeners; beyond it the longest idle one "
+        "is closed, and if none is idle the new one gets 503",
     ] = 10_000
     # 8 MiB: long conversations and a few inline images.
     max_buffered_body: Annotated[

@@ -9,6 +9,8 @@ slow, nor is one whose request is queued or in progress, however long that takes
 import asyncio
 import select
 from contextlib import suppress
+from heapq import nsmallest
+from operator import itemgetter
 from typing import Any
 
 from aiohttp import web
@@ -45,31 +47,89 @@ DISCONNECT_POLL_INTERVAL_S = 0.5
 # The least time between two log lines about the connection limit.
 LOG_INTERVAL_S = 60.0
 
+# How many of the longest idle connections one look at all of them finds.
+IDLE_BATCH = 100
+
+# After a look that found no idle connection, the next one is due after so many times its duration.
+# Otherwise a crowd of new connections would make the gate do nothing else.
+IDLE_SEARCH_PAUSE = 20.0
+
 
 class ConnectionLimiter:
-    """Rejects connections above `limit` with a response."""
+    """Makes room for connections above `limit`, or rejects them with a response."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self._lingering: set[_RejectedConnection] = set()
         self._response = _serialize(TooManyConnections(limit))
         self._log_again_at = 0.0
+        # The longest idle connections and when they became idle; the longest idle one is last.
+        self._idle: list[tuple[float, DownstreamConnection]] = []
+        self._search_again_at = 0.0
 
     def __repr__(self) -> str:
         return f"<ConnectionLimiter limit={self.limit}, {len(self._lingering)} lingering>"
 
+    def make_room(self, newcomer: "DownstreamConnection") -> bool:
+        """Close the connection that has been idle longest; returns whether there is one."""
+        self._warn()
+        connection = self._longest_idle() or self._search(newcomer)
+        if connection is None:
+            return False
+        transport = connection.transport
+        connection.force_close()
+        if transport is not None:
+            # A client that is gone would not take part in the end of TLS.
+            transport.abort()
+        return True
+
     def reject(self, transport: asyncio.Transport) -> None:
         """Respond to a new connection at once, and close it."""
-        now = asyncio.get_running_loop().time()
-        if now >= self._log_again_at:
-            self._log_again_at = now + LOG_INTERVAL_S
-            logger.warning("connection limit reached: {}", self.limit)
-        transport.write(self._response)
+        self.respond(transport, self._response)
+
+    def respond(self, transport: asyncio.Transport, response: bytes) -> None:
+        """Write a response and close the connection, once the client has had time to read it."""
+        transport.write(response)
         if len(self._lingering) < LINGERING_LIMIT and transport.can_write_eof():
             transport.set_protocol(_RejectedConnection(transport, self._lingering))
         else:
             transport.set_protocol(asyncio.Protocol())
             transport.close()
+
+    def _longest_idle(self) -> "DownstreamConnection | None":
+        """The longest idle of the connections found before, if one is still idle."""
+        while self._idle:
+            idle_since, connection = self._idle.pop()
+            if connection.is_kept_alive and connection.idle_since == idle_since:
+                return connection
+        return None
+
+    def _search(self, newcomer: "DownstreamConnection") -> "DownstreamConnection | None":
+        """Look for idle connections among all of them; returns the longest idle one."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        if began < self._search_again_at:
+            return None
+        idle = (
+            (connection.idle_since, connection)
+            for connection in newcomer.all_connections
+            if isinstance(connection, DownstreamConnection) and connection.is_kept_alive
+        )
+        self._idle = nsmallest(IDLE_BATCH, idle, key=itemgetter(0))[::-1]
+        if not self._idle:
+            now = loop.time()
+            self._search_again_at = now + IDLE_SEARCH_PAUSE * (now - began)
+        return self._longest_idle()
+
+    def _warn(self) -> None:
+        now = asyncio.get_running_loop().time()
+        if now >= self._log_again_at:
+            self._log_again_at = now + LOG_INTERVAL_S
+            logger.warning(
+                "connection limit reached: {}; idle connections are closed, and if none is idle, "
+                "new ones get 503; raise CONNECTION_LIMIT if this lasts",
+                self.limit,
+            )
 
 
 class _RejectedConnection(asyncio.Protocol):
@@ -113,9 +173,15 @@ class DownstreamConnection(ServerConnection):
         """Whether a head is in progress, or the connection is new."""
         return self._head_timer is not None
 
+    @property
+    def is_kept_alive(self) -> bool:
+        """Whether it is between two requests."""
+        return self.is_idle and self._head_timer is None and self.transport is not None
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
-        if self.connection_count >= self._limiter.limit:
+        is_full = self.connection_count >= self._limiter.limit
+        if is_full and not self._limiter.make_room(self):
             self._limiter.reject(transport)
             return
         super().connection_made(transport)

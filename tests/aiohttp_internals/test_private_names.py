@@ -75,6 +75,8 @@ PRIVATE_NAMES = [
     Name(SERVER, "aiohttp.web.RequestHandler", "_manager"),
     Name(SERVER, "aiohttp.web.RequestHandler", "_messages"),
     Name(SERVER, "aiohttp.web.RequestHandler", "_request_count"),
+    Name(SERVER, "aiohttp.web.RequestHandler", "_keepalive_timeout"),
+    Name(SERVER, "aiohttp.web.RequestHandler", "_next_keepalive_close_time"),
     Name(SERVER, "aiohttp.web.RequestHandler", "_waiter"),
     Name(SERVER, "aiohttp.web.Server", "_connections"),
     Name(SERVER, "aiohttp.web.Server", "_kwargs"),

@@ -258,38 +258,74 @@ async def test_stalled_upload_does_not_cut_a_response_that_has_started(
 # The connection limit.
 
 
-async def test_connections_above_the_limit_are_rejected(
+async def test_connections_above_the_limit_are_rejected_while_none_is_idle(
     gate: StartGate, upstream: Upstream
 ) -> None:
+    """A connection is busy while its response is sent, and before its first request."""
     running = await gate(CONNECTION_LIMIT=2)
     streaming = await running.send(post())
     call = await upstream.call()
     call.send(EVENT_STREAM)
     await streaming.head()
-    idle = await running.connect()
-    assert (await idle.request(get("/health"))).status == 200
+    new = await running.connect()
     await expect_rejection(await running.connect())
     await expect_rejection(await running.send(post()))
     call.send(chunk(b"data: 1\n\n"), LAST_CHUNK)
     assert await streaming.read_rest() == b"data: 1\n\n"
-    assert (await idle.request(get("/health"))).status == 200
-    idle.disconnect()
-    upstream.reply = response()
-    async with soon():
-        while (await running.request(get("/health"))).status != 200:
-            pass
+    assert (await new.request(get("/health"))).status == 200
     assert "connection limit reached: 2" in running.log.text
 
 
-async def test_tls_connections_above_the_limit_are_rejected(
-    gate: StartGate, authority: Authority
+async def test_connection_in_the_middle_of_a_head_is_not_idle(gate: StartGate) -> None:
+    running = await gate(CONNECTION_LIMIT=1)
+    client = await running.connect()
+    assert (await client.request(get("/health"))).status == 200
+    client.send(get("/health")[:20])
+    async with soon():
+        while (await running.request(get("/health"))).status != 503:
+            pass
+    client.send(get("/health")[20:])
+    assert (await client.response()).status == 200
+
+
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "TLS"])
+async def test_longest_idle_connection_makes_room(
+    gate: StartGate, authority: Authority, secure: bool
 ) -> None:
-    running = await gate(CONNECTION_LIMIT=1, **authority.issue("127.0.0.1"))
-    connect = partial(running.connect, tls=authority.client_context())
-    served = await connect()
-    assert (await served.request(get("/health"))).status == 200
-    await expect_rejection(await connect())
-    assert (await served.request(get("/health"))).status == 200
+    settings = authority.issue("127.0.0.1") if secure else {}
+    running = await gate(CONNECTION_LIMIT=3, **settings)
+    connect = partial(running.connect, tls=authority.client_context() if secure else None)
+    first, second, third = [await connect() for _ in range(3)]
+    for client in second, first, third, first:
+        assert (await client.request(get("/health"))).status == 200
+    for longest_idle in second, third, first:
+        newcomer = await connect()
+        assert (await newcomer.request(get("/health"))).status == 200
+        assert await longest_idle.ended() == "closed"
+    newest = [await connect() for _ in range(3)]
+    for client in newest:
+        assert (await client.request(get("/health"))).status == 200
+
+
+async def test_crowd_takes_the_place_of_idle_connections_only(
+    gate: StartGate, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More than one search finds."""
+    monkeypatch.setattr(connections, "IDLE_BATCH", 2)
+    running = await gate(CONNECTION_LIMIT=6)
+    busy = await running.send(post())
+    call = await upstream.call()
+    idle = [await running.connect() for _ in range(5)]
+    for client in idle:
+        assert (await client.request(get("/health"))).status == 200
+    crowd = [await running.connect() for _ in range(5)]
+    for client in idle:
+        assert await client.ended() == "closed"
+    await expect_rejection(await running.connect())
+    for client in crowd:
+        assert (await client.request(get("/health"))).status == 200
+    await call.respond(response())
+    assert (await busy.response()).status == 200
 
 
 async def test_rejected_client_that_lingers_is_aborted(
