@@ -16,6 +16,7 @@ from rustygate.aiohttp_internals.server import Runner
 from rustygate.core.paths import PREFIX
 from rustygate.downstream.connections import FIELD_LIMIT, ConnectionLimiter, DownstreamConnection
 from rustygate.downstream.request_body import INITIAL_READ_BUFFER
+from rustygate.errors import MethodNotAllowed, Refusal
 from rustygate.proxy import Proxy
 from rustygate.telemetry.metrics import Metrics
 
@@ -24,6 +25,15 @@ CLOSE_TIMEOUT_S = 1.0
 
 # The name of the route to `Proxy.handle`.
 _FORWARDED = "forwarded"
+
+
+# The gate's own pages, by their paths. Kubernetes and others look for the names with a z.
+HEALTH_PATHS = ("/health", "/healthz", "/livez")
+READY_PATHS = ("/ready", "/readyz")
+METRICS_PATH = "/metrics"
+
+# What the gate's own pages take.
+PAGE_METHODS = (hdrs.METH_GET, hdrs.METH_HEAD)
 
 
 def make_application(
@@ -43,10 +53,26 @@ def make_application(
         headers = {hdrs.CONTENT_TYPE: CONTENT_TYPE_PLAIN_0_0_4}
         return OwnResponse(body=metrics.text(), headers=headers)
 
+    async def refuse_method(request: web.Request) -> web.Response:
+        message = f"{request.path} takes GET and HEAD only; the API is under /v1/."
+        try:
+            preflight = proxy.cors.check(request)
+            if preflight is not None:
+                return preflight
+            raise MethodNotAllowed(message, PAGE_METHODS)
+        except Refusal as refusal:
+            metrics.count_refusal(refusal.reason)
+            return refusal.response([])
+
+    pages = (
+        dict.fromkeys(HEALTH_PATHS, health)
+        | dict.fromkeys(READY_PATHS, ready)
+        | {METRICS_PATH: admin.protect(show_metrics)}
+    )
     application = web.Application()
-    application.router.add_get("/health", health)
-    application.router.add_get("/ready", ready)
-    application.router.add_get("/metrics", admin.protect(show_metrics))
+    for path, page in pages.items():
+        application.router.add_get(path, page)
+        application.router.add_route(hdrs.METH_ANY, path, refuse_method)
     application.router.add_route(
         hdrs.METH_ANY,
         "/{target:.*}",

@@ -46,6 +46,9 @@ SECOND_MS = 1000
 # When to try again if the wait cannot be predicted, because it is for a slot.
 DEFAULT_RETRY_AFTER_MS = 1000
 
+# All methods but CONNECT and TRACE.
+FORWARDED_METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
+
 # How much of an origin an error message repeats.
 SHOWN_ORIGIN_LENGTH = 200
 
@@ -212,12 +215,21 @@ class NotFound(Refusal):
 
 
 class MethodNotAllowed(Refusal):
-    """CONNECT and TRACE are not forwarded (RFC 9110, 9.3.6 and 9.3.8)."""
+    """CONNECT and TRACE are not forwarded (RFC 9110, 9.3.6 and 9.3.8), and the gate's own pages
+    are only read.
+
+    Args:
+        allowed: the methods that the path takes.
+    """
 
     status, reason = 405, "method_not_allowed"
 
+    def __init__(self, message: str, allowed: Sequence[str] = FORWARDED_METHODS) -> None:
+        super().__init__(message)
+        self._allowed = allowed
+
     def headers(self) -> dict[str, str]:
-        return super().headers() | {"Allow": "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"}
+        return super().headers() | {"Allow": ", ".join(self._allowed)}
 
 
 class RequestTimeout(Refusal):

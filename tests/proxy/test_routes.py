@@ -7,19 +7,22 @@ from tests.support.http import (
     get,
     request,
 )
+from tests.support.metrics import Scrape
 from tests.support.upstream import Upstream
 
 
+@pytest.mark.parametrize("path", ["/health", "/healthz", "/livez", "/health?x=1"])
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-async def test_health_is_ok(gate: StartGate, upstream: Upstream, method: str) -> None:
-    received = await (await gate()).request(request(method, "/health"))
+async def test_health_is_ok(gate: StartGate, upstream: Upstream, method: str, path: str) -> None:
+    received = await (await gate()).request(request(method, path))
     assert (received.status, received.body) == (200, b"OK" if method == "GET" else b"")
     assert received.head["content-type"].startswith("text/plain")
     assert upstream.calls == []
 
 
-async def test_ready_returns_json(gate: StartGate) -> None:
-    received = await (await gate()).request(get("/ready"))
+@pytest.mark.parametrize("path", ["/ready", "/readyz"])
+async def test_ready_returns_json(gate: StartGate, path: str) -> None:
+    received = await (await gate()).request(get(path))
     assert received.status == 200
     assert received.head["content-type"].startswith("application/json")
     assert isinstance(received.json, dict)
@@ -37,7 +40,7 @@ async def test_ready_returns_json(gate: StartGate) -> None:
         "/v2/x",
         "//v1/models",
         "/%76%31/models",
-        "/healthz",
+        "/healthzz",
         "/health/",
         "/ready/x",
         "/v1models",
@@ -48,6 +51,26 @@ async def test_other_paths_return_404(gate: StartGate, upstream: Upstream, targe
     assert (received.status, received.reason) == (404, "not_found")
     assert received.error["type"] == "invalid_request_error"
     assert upstream.calls == []
+
+
+@pytest.mark.parametrize(
+    "path", ["/health", "/healthz", "/livez", "/ready", "/readyz", "/metrics"]
+)
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE"])
+async def test_own_page_takes_only_get_and_head(
+    gate: StartGate, upstream: Upstream, method: str, path: str
+) -> None:
+    running = await gate()
+    client = await running.send(request(method, path, body=b"{}"))
+    received = await client.response()
+    assert (received.status, received.reason) == (405, "method_not_allowed")
+    assert received.head["allow"] == "GET, HEAD"
+    assert received.error["message"].startswith(f"{path} takes GET and HEAD only")
+    assert upstream.calls == []
+    head = request("HEAD", path).replace(b"Host: gate", b"Host: localhost")
+    assert (await client.request(head)).status == 200
+    shown = await Scrape.of(running)
+    assert shown.sum("rustygate_refusals_total", reason="method_not_allowed") == 1
 
 
 @pytest.mark.parametrize("method", ["TRACE", "CONNECT"])
