@@ -277,8 +277,12 @@ def realtime_error(
 def responses_error(
     error: Mapping[str, Any], status: int, headers: Mapping[str, str], stream_id: str | None
 ) -> dict[str, Any]:
-    """An error event of the Responses API."""
-    event = {"type": "error", "status": status, "error": error, "headers": headers}
+    """An error event of the Responses API.
+
+    OpenAI's SDK finds the headers in the error, Codex beside it.
+    """
+    fields = {**error, "headers": headers}
+    event = {"type": "error", "status": status, "error": fields, "headers": headers}
     return event if stream_id is None else event | {"stream_id": stream_id}
 
 

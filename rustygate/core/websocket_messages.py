@@ -192,7 +192,8 @@ class ClientMessages(MessageObserver):
     def _complete(self) -> bytes:
         """The current message has been taken as a whole. Returns what passes now."""
         is_turn = self._kind <= _TURN
-        text = bytes(self._text) if self._is_readable else None
+        is_needed = self._is_readable and (is_turn or self.compressed)
+        text = bytes(self._text) if is_needed else None
         message = ClientMessage(
             bytes(self._frames), text, is_turn=is_turn, is_compressed=self.compressed
         )

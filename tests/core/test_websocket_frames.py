@@ -13,6 +13,7 @@ from rustygate.core.websocket_frames import (
     apply_mask,
     close_frame,
 )
+from rustygate.core.websocket_frames import frame as own_frame
 from tests.support.websocket import (
     BINARY,
     CLOSE,
@@ -262,3 +263,53 @@ def test_own_close_frame_is_valid(mask: bytes) -> None:
     built = close_frame(1001, "reason", mask)
     assert built == frame(close_payload(1001, "reason"), CLOSE, mask=mask)
     assert follow(built, masked=bool(mask))[1].closed
+
+
+# Frames of the gate's own.
+
+
+@pytest.mark.parametrize("size", [0, 125, 126, 65_535, 65_536])
+@pytest.mark.parametrize("mask", [b"", MASK], ids=["server", "client"])
+def test_own_message_is_valid(mask: bytes, size: int) -> None:
+    built = own_frame(TEXT, b"x" * size, mask)
+    assert built == frame(b"x" * size, mask=mask)
+    assert follow(built, masked=bool(mask))[0] == built
+
+
+def test_inserted_message_goes_between_two_messages() -> None:
+    frames = FrameTracker(masked=False, compressed=False)
+    own = frame(b"own")
+    assert frames.insert(own) == own
+    first, last = frame(b"a", final=False), frame(b"b", CONTINUATION)
+    assert frames.feed(first) == first
+    assert frames.insert(own) == b""
+    assert frames.insert(own) == b""
+    ping = frame(b"", PING)
+    assert frames.feed(ping + last[:1]) == ping
+    assert frames.feed(last[1:] + ping) == last + own + own + ping
+    assert frames.insert(own) == own
+
+
+def test_inserted_message_waits_for_the_end_of_a_payload() -> None:
+    frames = FrameTracker(masked=False, compressed=False)
+    data, own = frame(b"hello"), frame(b"own")
+    assert frames.feed(data[:4]) == data[:4]
+    assert frames.insert(own) == b""
+    assert frames.feed(data[4:]) == data[4:] + own
+
+
+def test_only_the_pong_for_an_own_ping_does_not_pass() -> None:
+    frames = FrameTracker(masked=False, compressed=False)
+    pong, text = frame(b"12345678", PONG), frame(b"text")
+    assert frames.feed(pong) == pong
+    frames.expect_pong(b"12345678")
+    other = frame(b"x2345678", PONG)
+    assert frames.feed(text + other + pong[:3]) == text + other
+    assert frames.feed(pong[3:] + text + pong) == text + pong
+
+
+def test_pong_inside_a_message_does_not_pass() -> None:
+    frames = FrameTracker(masked=False, compressed=False)
+    frames.expect_pong(b"p")
+    first, last = frame(b"a", final=False), frame(b"b", CONTINUATION)
+    assert frames.feed(first + frame(b"p", PONG) + last) == first + last

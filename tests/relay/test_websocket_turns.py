@@ -475,6 +475,7 @@ async def test_responses_refusal_is_an_error_event_with_a_status(
     assert (event["error"]["type"], event["error"]["code"]) == ("requests", "rate_limit_exceeded")
     assert event["headers"]["X-RustyGate-Error"] == "queue_timeout"
     assert int(event["headers"]["retry-after-ms"]) > 900_000
+    assert event["error"]["headers"] == event["headers"]
 
 
 async def test_turn_that_is_not_admitted_by_its_deadline_is_refused(
