@@ -24,7 +24,7 @@ from rustygate.config import Settings
 from rustygate.core.bucket import SECOND
 from rustygate.core.clients import Client
 from rustygate.core.output_history import OutputHistory
-from rustygate.core.verdict import Action, judge
+from rustygate.core.verdict import PASS, Action, judge, judge_event_fields
 from rustygate.core.websocket_events import (
     CREATED,
     ENDS,
@@ -44,7 +44,7 @@ from rustygate.core.websocket_frames import MASK_BYTES, TEXT, frame
 from rustygate.core.websocket_messages import ClientMessage, ClientMessages, UpstreamMessages
 from rustygate.core.websocket_turns import OpenTurn, OpenTurns
 from rustygate.downstream.request_body import BodyBufferBudget
-from rustygate.errors import InternalError, QueueFull, Refusal
+from rustygate.errors import InternalError, QueueFull, Refusal, UpstreamTimeout
 from rustygate.exchange import Exchange
 from rustygate.relay.websocket_side import HELD, ClientSide, UpstreamSide
 from rustygate.telemetry.ledger import Ledger
@@ -80,9 +80,9 @@ class TurnServices:
 
 
 class Turn(OpenTurn):
-    """One turn. `message`: what starts it; None if upstream did."""
+    """One turn: its exchange, and its admission once it has one."""
 
-    __slots__ = ("admission", "bytes_before", "exchange", "request")
+    __slots__ = ("admission", "bytes_before", "exchange", "request", "timer")
 
     def __init__(self, exchange: Exchange, request: TurnRequest) -> None:
         super().__init__(request.event_id, request.stream_id)
@@ -90,6 +90,13 @@ class Turn(OpenTurn):
         self.request = request
         self.admission: Admission
         self.bytes_before = 0
+        self.timer: asyncio.TimerHandle | None = None
+
+    def stop_timer(self) -> None:
+        """Upstream need not begin in time any more."""
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
 
 
 class WebSocketTurns:
@@ -245,7 +252,21 @@ class WebSocketTurns:
         turn.bytes_before = self.client.bytes_written
         del self._waiting[0]
         self._open.add(turn)
+        self._start_timer(turn)
         self.upstream.insert(self.from_client.pop())
+
+    def _start_timer(self, turn: Turn) -> None:
+        """Free the turn's slot if upstream does not begin a response within its read timeout. It
+        may have ignored the event, or have reported an error that names no event."""
+        limit_s = self._services.settings.upstream_read_timeout
+        if limit_s:
+            loop = asyncio.get_running_loop()
+            turn.timer = loop.call_later(limit_s, self._on_timeout, turn)
+
+    def _on_timeout(self, turn: Turn) -> None:
+        turn.exchange.outcome = UpstreamTimeout.outcome
+        turn.exchange.reason = UpstreamTimeout.reason
+        self._close(turn)
 
     def _refuse(self, turn: Turn, refusal: Refusal) -> None:
         """Drop a turn, and send the client an error event."""
@@ -284,6 +305,7 @@ class WebSocketTurns:
 
     def _on_created(self, event: UpstreamEvent) -> None:
         turn = self._open.begin(event) or self._unasked(event)
+        turn.stop_timer()
         exchange = turn.exchange
         exchange.responded = exchange.first_byte = monotonic_ns()
         turn.admission.record_response(ok=True)
@@ -340,16 +362,19 @@ class WebSocketTurns:
 
     def _judge(self, admission: Admission, error: UpstreamError) -> None:
         """Pause the lane if upstream reports a rate limit."""
-        if not error.is_rate_limit:
-            return
-        body = json.dumps({"error": dict(error.fields)}).encode()
-        verdict = judge(error.status or 429, error.headers, body, time_ns())
+        event, now = {"error": dict(error.fields)}, time_ns()
+        if error.is_rate_limit:
+            body = json.dumps(event).encode()
+            verdict = judge(error.status or 429, error.headers, body, now)
+        else:
+            verdict = judge_event_fields(event, now) or PASS
         if verdict.action is not Action.PASS:
             admission.pause(verdict.wait_ns, slow=verdict.action is Action.SLOW)
 
     def _close(self, turn: Turn) -> None:
         """Free what a turn holds, and record it."""
         self._open.remove(turn)
+        turn.stop_timer()
         turn.exchange.bytes = self.client.bytes_written - turn.bytes_before
         turn.admission.leave()
         self._services.ledger.settle(turn.exchange)

@@ -662,6 +662,10 @@ FAILURES: dict[str, tuple[dict[str, Any], int | None]] = {
         {"type": "error", "status": 400, "error": {"code": "previous_response_not_found"}},
         400,
     ),
+    "named like a quota": (
+        {"type": "error", "error": {"code": "too_many_requests", "message": "Slow"}},
+        None,
+    ),
     "flat error": ({"type": "error", "code": "rate_limit_exceeded", "message": "Slow"}, 429),
 }
 
@@ -734,6 +738,27 @@ async def test_realtime_error_of_another_event_ends_no_turn(
     server.send(json.dumps({"type": "error", "error": {"event_id": "mine"}}).encode())
     await client.frame()
     assert running.snapshot()["in_flight"] == 0
+
+
+async def test_turn_that_upstream_ignores_gives_its_slot_back(
+    gate: StartGate, upstream: Upstream
+) -> None:
+    running = await gate(**ONE_SLOT, UPSTREAM_READ_TIMEOUT=0.3)
+    client, server = await open_websocket(running, upstream)
+    client.send(create("ignored"))
+    client.send(create("next"))
+    assert (await next_event(server))["event_id"] == "ignored"
+    assert (await next_event(server))["event_id"] == "next"
+    [ignored] = await running.settled()
+    assert (ignored["outcome"], ignored["reason"]) == ("upstream_error", "upstream_timeout")
+    assert 250 < ignored["total_ms"] < 3000
+    # A response that has begun may take as long as it likes.
+    server.send(created())
+    await client.frame()
+    await asyncio.sleep(0.4)
+    server.send(done())
+    await client.frame()
+    assert (await running.settled(2))[1]["outcome"] == "ok"
 
 
 async def test_upstream_disconnect_ends_the_turns(gate: StartGate, upstream: Upstream) -> None:
