@@ -18,6 +18,7 @@ from rustygate.config import Settings
 from rustygate.downstream.connections import ConnectionLimiter, wait_for_heads
 from rustygate.downstream.listener import Listener
 from rustygate.proxy import Proxy
+from rustygate.system.tls import ServerCertificate
 from rustygate.telemetry.ledger import Ledger
 from rustygate.telemetry.metrics import Metrics
 from rustygate.upstream.client import UpstreamClient
@@ -93,6 +94,11 @@ class Daemon:
         self._auth.reload()
         self._gate.limit_clients(self._auth.limits)
         return self._settings.clients_file is not None
+
+    @property
+    def certificate(self) -> ServerCertificate | None:
+        """The certificate that it serves HTTPS with, if it does."""
+        return self._listener.certificate
 
     async def drain(self) -> None:
         """Stop listening, refuse the waiters, and wait up to DRAIN_TIMEOUT for the exchanges in

@@ -62,17 +62,43 @@ def _reload(daemon: "Daemon", manager: ServiceManager) -> None:
     """Reload on SIGHUP. If that fails, the gate goes on with what it has."""
     manager.reloading()
     try:
-        if daemon.reload():
-            logger.info("clients file reloaded")
-        else:
+        # Both, even if the first one fails.
+        found = [_reload_clients(daemon), _reload_certificate(daemon)]
+        if not any(found):
             logger.info("reload ignored: nothing to reload; changed settings need a restart")
+    finally:
+        manager.ready()
+
+
+def _reload_clients(daemon: "Daemon") -> bool:
+    """Read the clients file again; returns whether there is one."""
+    try:
+        if not daemon.reload():
+            return False
+        logger.info("clients file reloaded")
     except ClientsError as error:
         for problem in error.problems:
             logger.error(
                 "reload failed, previous clients stay in force: CLIENTS_FILE: {}", problem
             )
-    finally:
-        manager.ready()
+    return True
+
+
+def _reload_certificate(daemon: "Daemon") -> bool:
+    """Read the server's certificate again; returns whether there is one."""
+    certificate = daemon.certificate
+    if certificate is None:
+        return False
+    problem = certificate.reload()
+    if problem is None:
+        logger.info("TLS certificate reloaded: {}", certificate.cert_file)
+    else:
+        logger.error(
+            "reload failed, previous TLS certificate stays in force: TLS_CERT_FILE={}: {}",
+            certificate.cert_file,
+            problem,
+        )
+    return True
 
 
 def raise_open_files_limit(connection_limit: int) -> None:

@@ -52,7 +52,7 @@ class Settings:
         str | None,
         kinds.FILE,
         "PEM file with the certificate and its intermediates; with `TLS_KEY_FILE`, the gate "
-        "serves HTTPS",
+        "serves HTTPS; SIGHUP reloads both",
     ] = None
     tls_key_file: Annotated[
         str | None, kinds.FILE, "PEM file with the certificate's private key, not encrypted"

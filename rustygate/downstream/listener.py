@@ -22,7 +22,7 @@ from typing import Any
 from yarl import URL
 
 from rustygate.config import UNIX_PREFIX, ConfigError, Settings
-from rustygate.system.tls import server_context
+from rustygate.system.tls import ServerCertificate
 
 # Connections that may wait to be accepted. A thousand clients may start at once.
 BACKLOG = 1024
@@ -53,11 +53,16 @@ class Listener:
         self._sockets = sockets
         self._servers: list[asyncio.Server] = []
         self._socket_file: tuple[int, int] | None = None
+        # With HTTPS, after `open`.
+        self.certificate: ServerCertificate | None = None
         self.url = ""
 
     async def open(self, protocol_factory: Callable[[], asyncio.Protocol]) -> None:
         """Bind and accept. Raises OSError if the address is not available."""
-        path = self._settings.socket_path
+        settings = self._settings
+        path = settings.socket_path
+        if settings.tls_cert_file is not None and settings.tls_key_file is not None:
+            self.certificate = ServerCertificate(settings.tls_cert_file, settings.tls_key_file)
         if self._sockets:
             await self._open_inherited(protocol_factory)
         elif path is None:
@@ -68,7 +73,7 @@ class Listener:
     async def _open_inherited(self, protocol_factory: Callable[[], asyncio.Protocol]) -> None:
         loop, urls = asyncio.get_running_loop(), []
         for sock in self._sockets:
-            tls = {} if sock.family == socket.AF_UNIX else _tls_options(self._settings)
+            tls = {} if sock.family == socket.AF_UNIX else self._tls_options()
             server = await loop.create_server(protocol_factory, sock=sock, backlog=BACKLOG, **tls)
             self._servers.append(server)
             urls.append(_url(_with_address_of(self._settings, sock)))
@@ -78,7 +83,7 @@ class Listener:
         loop, settings = asyncio.get_running_loop(), self._settings
         host = settings.bind_address
         server = await loop.create_server(
-            protocol_factory, host, settings.port, backlog=BACKLOG, **_tls_options(settings)
+            protocol_factory, host, settings.port, backlog=BACKLOG, **self._tls_options()
         )
         self._servers.append(server)
         self.url = _url(replace(settings, port=server.sockets[0].getsockname()[1]))
@@ -93,6 +98,15 @@ class Listener:
             await loop.create_server(protocol_factory, sock=sock, backlog=BACKLOG)
         )
         self.url = self._settings.bind_address
+
+    def _tls_options(self) -> dict[str, Any]:
+        if self.certificate is None:
+            return {}
+        return {
+            "ssl": self.certificate.context,
+            "ssl_handshake_timeout": TLS_TIMEOUT_S,
+            "ssl_shutdown_timeout": TLS_TIMEOUT_S,
+        }
 
     async def close_gracefully(self) -> None:
         """Close without cutting off a client of an inherited socket.
@@ -176,16 +190,6 @@ def _url(settings: Settings) -> str:
         return settings.bind_address
     scheme = "https" if settings.tls_cert_file else "http"
     return str(URL.build(scheme=scheme, host=settings.bind_address, port=settings.port))
-
-
-def _tls_options(settings: Settings) -> dict[str, Any]:
-    if settings.tls_cert_file is None or settings.tls_key_file is None:
-        return {}
-    return {
-        "ssl": server_context(settings.tls_cert_file, settings.tls_key_file),
-        "ssl_handshake_timeout": TLS_TIMEOUT_S,
-        "ssl_shutdown_timeout": TLS_TIMEOUT_S,
-    }
 
 
 def _listen(path: str) -> socket.socket:

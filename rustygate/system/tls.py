@@ -32,10 +32,8 @@ def key_pair_problem(cert_file: str, key_file: str) -> str | None:
     """Why a certificate and a key cannot serve HTTPS, or None if they can."""
     try:
         server_context(cert_file, key_file)
-    except ssl.SSLError as error:
-        return describe_ssl_error(error)
     except OSError as error:
-        return error.strerror
+        return _problem(error)
     return None
 
 
@@ -47,6 +45,35 @@ def server_context(cert_file: str, key_file: str) -> ssl.SSLContext:
     # Without a password, OpenSSL would prompt for that of an encrypted key on the terminal.
     context.load_cert_chain(cert_file, key_file, password=lambda: "")
     return context
+
+
+class ServerCertificate:
+    """The certificate of the server, which can be read again while it serves.
+
+    `context` is for listening. Each handshake then uses the latest certificate; connections keep
+    theirs. A new context, rather than new files in the old one: a pair that does not match would
+    leave that one without a key.
+    """
+
+    def __init__(self, cert_file: str, key_file: str) -> None:
+        """Raises OSError, of which `ssl.SSLError` is a subclass."""
+        self.cert_file, self._key_file = cert_file, key_file
+        self.context = self._latest = server_context(cert_file, key_file)
+        self.context.sni_callback = self._use_latest
+
+    def reload(self) -> str | None:
+        """Read the files again; returns why they cannot be used, in which case nothing changes."""
+        try:
+            self._latest = server_context(self.cert_file, self._key_file)
+        except OSError as error:
+            return _problem(error)
+        return None
+
+    def _use_latest(
+        self, connection: ssl.SSLObject, name: str | None, context: ssl.SSLContext
+    ) -> None:
+        # OpenSSL calls this in each handshake, also if the client names no server.
+        connection.context = self._latest
 
 
 def ca_file_problem(ca_file: str) -> str | None:
@@ -95,6 +122,10 @@ def unsent_bytes(transport: asyncio.Transport) -> int:
     below = socket_transport(transport)
     buffered = transport.get_write_buffer_size()
     return buffered if below is transport else buffered + below.get_write_buffer_size()
+
+
+def _problem(error: OSError) -> str | None:
+    return describe_ssl_error(error) if isinstance(error, ssl.SSLError) else error.strerror
 
 
 def describe_ssl_error(error: ssl.SSLError) -> str:
