@@ -38,7 +38,7 @@ class Exchange:
         failures: attempts that ended without a response.
         connected: the latest attempt got a connection, so upstream may have seen the request.
         upstream_status: the status of upstream's latest response.
-        request_id: the `x-request-id` of that response, upstream's own name for the request.
+        request_id: the `x-request-id` of that response, upstream's own id for the request.
         steps: each step as text, if they are logged.
     """
 

@@ -140,7 +140,7 @@ class Proxy:
             await asyncio.gather(*late, return_exceptions=True)
 
     def snapshot(self) -> dict[str, int]:
-        """The live numbers of the gate, and the bytes of request bodies held."""
+        """The live numbers of the gate, and the bytes of buffered request bodies."""
         return self._gate.snapshot() | {"held_bytes": self._body_budget.held}
 
     def _start_exchange(self, request: web.Request) -> Exchange:
@@ -216,7 +216,7 @@ class Proxy:
         if handshake is not None:
             facts = RequestFacts(model_in_query(target))
         exchange.model = facts.model
-        # A read is never held up by a model's limits.
+        # A read never waits for a model's limits.
         if facts.model is None or (handshake is None and exchange.method in READ_METHODS):
             exchange.lane = endpoint_key(exchange.method, exchange.path)
         exchange.min_tokens = facts.cost(0)

@@ -93,7 +93,7 @@ class ClientAuth:
     def current(self, client: Client | None) -> Client | None:
         """A client that was authenticated earlier, as the file describes it now.
 
-        Raises `InvalidApiKey` if the file has no such client any more.
+        Raises `InvalidApiKey` if the file no longer has that client.
         """
         if client is None or self._clients is None:
             return client

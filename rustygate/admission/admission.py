@@ -52,7 +52,7 @@ class Admission(Waiter):
     enter = __aenter__
 
     def charge(self) -> None:
-        """Enter without waiting, whatever the budgets say: upstream has begun by itself."""
+        """Enter without waiting, whatever the budgets: upstream has started a turn on its own."""
         self.lane_queue.users += 1
         self._dispatcher.charge(self)
 

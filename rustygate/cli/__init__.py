@@ -25,7 +25,7 @@ COMMANDS = {
     "serve": "run the gate (default)",
     "demo": "run the gate in front of a simulator; needs no key",
     "simulate": "run the simulator of the OpenAI API on its own",
-    "plan": "predict which client would wait how long under a quota",
+    "plan": "predict how long each client would wait under a quota",
     "check": "validate the configuration and print it, with secrets masked",
     "key": "make a key for a client and print its table for CLIENTS_FILE",
     "health": "succeed if the running gate responds",

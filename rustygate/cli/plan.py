@@ -1,4 +1,4 @@
-"""`rustygate plan`: predict which client would wait how long under a quota."""
+"""`rustygate plan`: predict how long each client would wait under a quota."""
 
 import argparse
 import sys

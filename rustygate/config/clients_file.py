@@ -42,7 +42,7 @@ def append_to_clients_file(path: str, name: str, table: str) -> None:
 
 
 def _replace(path: str, text: str) -> None:
-    """Replace a file at once: whoever reads it gets the old content or the new one."""
+    """Replace a file atomically: readers get the old content or the new one."""
     with NamedTemporaryFile(
         "w", encoding="utf-8", newline="", dir=os.path.dirname(path), delete=False
     ) as file:

@@ -1,4 +1,4 @@
-"""Variables that are not settings, but look as if somebody meant one.
+"""Variables that are not settings, but look like misspelt ones.
 
 Other programs have variables in the same environment, so a name must be very close to a setting's
 to be reported.
@@ -75,7 +75,7 @@ def _meant(name: str, value: str) -> str | None:
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name that a misspelt one was meant to be, if that is plain.
 
-    A known name with a word before it or a number behind it is somebody else's variable.
+    A known name with a word before it or a number behind it belongs to another program.
     """
     if len(name) < _MIN_LENGTH or name.rstrip("0123456789").rstrip("_") in _KNOWN:
         return None

@@ -45,7 +45,7 @@ def _read_from_file(variables: dict[str, str], secret: str, problems: list[str])
 def _read_key(path: str) -> str:
     """The key in a file. Raises OSError, or ValueError or ValidationError for other content."""
     with open(path, "rb") as file:
-        # Room for a byte order mark and for the line's end.
+        # Space for a byte order mark and a line ending.
         key = file.read(KEY_LIMIT + 5).decode("utf-8-sig").strip()
     check_header_value(key)
     return key

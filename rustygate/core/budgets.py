@@ -1,4 +1,4 @@
-"""Budgets: what an admission spends, and when they have room for it.
+"""Budgets: what an admission spends, and when they suffice for it.
 
 A set has up to three: a token bucket that counts requests, one that counts model tokens, and
 in-flight slots. The gate has a set of its own, and so do each lane and each client with limits.
@@ -37,7 +37,7 @@ class Budgets:
     in_flight: int = 0
 
     def wait(self, now: int, tokens: int = 0) -> int | None:
-        """Nanoseconds until there is room, 0 if there is room now. None: no slot is free."""
+        """Nanoseconds until the budgets suffice, 0 if they do now. None: no slot is free."""
         if self.slots is not None and self.in_flight >= self.slots:
             return None
         wait = 0 if self.requests is None else self.requests.wait(now)
@@ -46,7 +46,7 @@ class Budgets:
         return max(wait, self.tokens.wait(now, self.token_charge(tokens)))
 
     def wait_behind(self, now: int, tokens: int, ahead: Work) -> int:
-        """Nanoseconds until the buckets have room for an exchange behind other work.
+        """Nanoseconds until the buckets suffice for an exchange behind other work.
 
         The buckets refill side by side. Slots are not considered.
         """

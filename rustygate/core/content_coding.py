@@ -1,4 +1,4 @@
-"""Content codings (RFC 9110, 8.4.1): is a body encoded, and what does it inflate to?
+"""Content codings (RFC 9110, 8.4.1): whether a body is encoded, and inflating it.
 
 Bodies come from outside. Whatever is in them, an `Inflater` returns what it could read.
 """

@@ -30,7 +30,7 @@ HOP_BY_HOP = frozenset(
         "upgrade",
     }
 )
-# So do the credentials of a proxy, and its request for them: Proxy-Authorization,
+# So do the credentials of a proxy, and the proxy's request for them: Proxy-Authorization,
 # Proxy-Authenticate, Proxy-Authentication-Info.
 _PROXY_AUTH = "proxy-auth"
 

@@ -4,7 +4,7 @@ Each upstream response carries the limits of the model and what is left of them.
 have that capacity and refill it in a minute. Each response sets their level: to what upstream
 says is left, minus what was admitted after the exchange of the response, because upstream had not
 seen that yet. Between responses the buckets refill by themselves. This corrects wrong estimates,
-other consumers of the same quota and changed limits in one and the same way.
+other consumers of the same quota and changed limits all in the same way.
 
 The level in a response is as old as the response took to arrive. What refilled meanwhile is left
 out, which costs a little of the capacity once, and nothing of the rate. The level in a response
@@ -51,11 +51,11 @@ _NO_ADMISSIONS = AdmissionTotals(0, 0, 0)
 
 @dataclass(slots=True)
 class Lane(Budgets):
-    """The budgets of one model. Slots count requests that upstream has not answered yet.
+    """The budgets of one model. Slots count requests without a response yet.
 
     Args:
-        slots: how many requests may be unanswered before the first response; None: any number.
-        known: upstream has answered a request for the model well, so the model exists.
+        slots: how many requests may be in flight before the first response; None: any number.
+        known: upstream has responded successfully for the model, so the model exists.
         throttle: limits the rate while the lane recovers from `slow_down`.
         pace: limits the rate after a 429, as long as no limits are known.
         totals: what was admitted so far. Each exchange keeps the value at its own admission.
@@ -108,8 +108,8 @@ class Lane(Budgets):
                 self.pace.take(now)
 
     def confirm_model(self) -> None:
-        """A good response arrived, so the model exists. No limit on unanswered requests is needed
-        any more."""
+        """A successful response arrived, so the model exists. Requests in flight no longer need a
+        limit."""
         self.known = True
         self.slots = None
 
@@ -150,7 +150,7 @@ class Lane(Budgets):
     def refuse(self, now: int, wait: int, admitted: AdmissionTotals) -> None:
         """Upstream refused a request, which may come again in `wait` nanoseconds.
 
-        If no limit is known, the lane then goes on at the pace that upstream accepted.
+        If no limit is known, the lane then resumes at the pace that upstream sustained.
         """
         self.pause(now, wait)
         if self.limits_known:
@@ -158,7 +158,7 @@ class Lane(Budgets):
         if self.pace is not None and not self.pace.is_over(now):
             self.pace.refuse(now, admitted.at)
             return
-        # A wait below a second is exact: then there is room for one more.
+        # A wait below a second is exact: after it, one more request fits.
         meter = self._recent_rate if wait <= 2 * SECOND else self._rate
         window, count = max(wait, meter.span(now)), meter.total - 1
         self.pace = Pace(now, wait, 1) if wait < SECOND else Pace(now, window, count)

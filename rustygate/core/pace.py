@@ -1,8 +1,8 @@
 """The pace of a lane whose limits upstream does not report.
 
-After a 429 the lane goes on at the pace that upstream took: the requests it accepted lately, at
-least one, over the time it asks to wait. Requests are released one by one, a little slower than
-that, because the network varies the gaps between them.
+After a 429 the lane resumes at the pace that upstream sustained: the number of requests it
+accepted lately, at least one, divided by the wait it asks for. Requests are released one by one, a
+little slower than that, because the network varies the gaps between them.
 
 After a run of successes the pace is probed: a step faster. A probe that is refused is undone, and
 the next run is twice as long. A pace that is refused without a probe was too fast, and is slowed
@@ -36,7 +36,7 @@ class Pace:
 
     Args:
         window: nanoseconds in which upstream accepted some requests.
-        accepted: how many; those of its answers that are still to come may be refusals.
+        accepted: how many; responses that are still to come may be refusals.
     """
 
     def __init__(self, now: int, window: int, accepted: int) -> None:
@@ -56,7 +56,7 @@ class Pace:
         return f"<Pace{probe} 1 in {self.bucket.period / SECOND:.3g} s>"
 
     def is_over(self, now: int) -> bool:
-        """Whether nothing was sent for so long that the pace says nothing any more."""
+        """Whether nothing was sent for so long that the pace is out of date."""
         return now - max(self.bucket.full_at, self._changed_at) > QUIET_TIME
 
     def take(self, now: int) -> None:

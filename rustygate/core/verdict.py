@@ -73,7 +73,7 @@ def judge(status: int, headers: Mapping[str, str], body: bytes, epoch_ns: int) -
         return PASS
     error = read_error(body)
     action = _action(error)
-    # A 429 without a reason counts as one that passes with time, a 503 without one does not.
+    # A 429 without a reason counts as temporary, a 503 without one does not.
     if action is Action.PASS or (status == 503 and action is not Action.SLOW):
         return PASS
     return Verdict(action, max(MIN_PAUSE, _wait(headers, error, epoch_ns)))
@@ -84,7 +84,7 @@ def judge_event(data: bytes, epoch_ns: int) -> Verdict | None:
 
     It may hold an error as chat completions send it (`{"error": {...}}`), an `error` event or a
     failed response of the Responses API, or one of a Realtime socket. None if it holds no error.
-    An error passes with time only if it says so: there is no status to go by.
+    An error counts as temporary only if it says so: there is no status to go by.
     """
     try:
         event = msgspec.json.decode(data)
@@ -122,7 +122,7 @@ _EXHAUSTED_CODES = {
 }
 _EXHAUSTED = re.compile(r"billing_.*|.*_spend_limit_exceeded", re.DOTALL)
 
-# How servers call a rate limit where no status says it.
+# What servers call a rate limit where no status shows it.
 _RATE_LIMIT_CODES = {
     "429",
     "rate_limit_error",

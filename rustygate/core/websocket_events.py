@@ -3,7 +3,7 @@
 An event is a JSON object with a `type`. A `response.create` from the client starts a turn: the
 model writes a response. Upstream reports its progress: `response.created`, then `response.done`
 (Realtime), or `response.completed`, `response.incomplete` or `response.failed` (Responses), with
-the usage; or `error`. The Realtime API also starts turns by itself, when a speaker pauses.
+the usage; or `error`. The Realtime API also starts turns on its own, when a speaker pauses.
 
 Sources: OpenAI's API reference, "Realtime client events", "Realtime server events" and "Responses
 WebSocket events", and its guide "WebSocket mode". Events come from outside. Whatever is in them,
@@ -38,7 +38,7 @@ SESSIONS = frozenset({b"session.created", b"session.updated"})
 RATE_LIMITS = b"rate_limits.updated"
 TRANSCRIBED = b"conversation.item.input_audio_transcription.completed"
 
-# The recordings of a microphone, which come all the time.
+# Audio from a microphone, which arrives all the time.
 AUDIO_PREFIX = b"input_audio_buffer."
 
 # What the gate reads of upstream's events.

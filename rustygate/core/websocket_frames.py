@@ -55,9 +55,9 @@ class ProtocolViolation(Exception):
 
 
 class Fate(IntEnum):
-    """What becomes of a message, as its observer decides with each piece.
+    """What happens to a message; its observer decides with each piece.
 
-    A message that is taken can still be let pass later, but not the other way round.
+    A message that is taken can still be passed on later, but not the other way round.
     """
 
     PASS = 0
@@ -189,7 +189,7 @@ class FrameTracker:
 
     @property
     def between_messages(self) -> bool:
-        """Whether the bytes passed end with a message. Control frames count as none."""
+        """Whether the bytes passed end with a message. Control frames do not count."""
         return self._is_taken or not (self._in_message or self._bytes_left)
 
     def insert(self, message: bytes) -> bytes:
@@ -202,7 +202,7 @@ class FrameTracker:
         return b""
 
     def expect_pong(self, payload: bytes) -> None:
-        """Let the pong that answers a ping of the gate's own not pass."""
+        """Drop the pong to a ping of the gate's own."""
         self._ping = payload
         self._pongs_due += 1
 

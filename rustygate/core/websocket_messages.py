@@ -138,7 +138,7 @@ class ClientMessages(MessageObserver):
         self._forget_current()
         return released
 
-    # Called by those who admit turns.
+    # Called by `relay.websocket_turns`.
 
     def pop(self) -> bytes:
         """Remove the first message that waits. Returns the bytes to write."""
@@ -147,7 +147,7 @@ class ClientMessages(MessageObserver):
         return self._wire_format(message)
 
     def drop(self) -> None:
-        """Remove the first message that waits. Upstream will not get it."""
+        """Remove the first message that waits, without sending it upstream."""
         message = self.waiting.popleft()
         self.size -= message.size
         self._lose_step(message.is_compressed)

@@ -58,7 +58,7 @@ class OpenTurns(Generic[T]):
         self._turns.remove(turn)
 
     def begin(self, event: UpstreamEvent) -> T | None:
-        """The turn whose response begins; None if upstream has started it by itself."""
+        """The turn whose response begins; None if upstream has started it on its own."""
         turn = self._first_waiting(event.stream_id)
         if turn is not None:
             turn.has_begun, turn.response_id = True, event.response_id

@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default.duration_s / 3600,
         "how long clients with a rate send requests",
     )
-    add("--latency", _positive, default.latency_s, "seconds until upstream has responded")
+    add("--latency", _positive, default.latency_s, "seconds upstream takes to respond")
     add("--timeout", _positive, default.timeout_s, "seconds a request may wait")
     parser.add_argument(
         "--find-tier",
@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         dest="demands",
         metavar="NAME:ARRIVALS:TOKENS[:CLASS[:WEIGHT]]",
-        help="ARRIVALS: 2/s, 90/m, 5/h, 1000@once or 1000@SECONDS; can be repeated",
+        help="ARRIVALS: 2/s, 90/m, 5/h, 1000@once or 1000@SECONDS; may be repeated",
     )
 
 

@@ -170,7 +170,7 @@ class _WebSocketRelay:
             self._stamp_totals()
 
     def _on_change(self) -> None:
-        """A side has sent its last, or was lost."""
+        """A side has finished or was lost."""
         self._changed.set()
         if self._client.finished or self._upstream.finished:
             self._turns.stop(*self._turn_outcome())

@@ -1,4 +1,4 @@
-"""Pings on an idle WebSocket, so that no proxy or firewall on the way forgets the connection."""
+"""Pings on an idle WebSocket, so that no proxy or firewall drops the connection."""
 
 import asyncio
 from secrets import token_bytes
@@ -28,7 +28,7 @@ class Pinger:
 
     def _check(self) -> None:
         now = self._loop.time()
-        due = self._side.heard_at + self._interval_s
+        due = self._side.last_read_at + self._interval_s
         if due <= now:
             due = now + self._interval_s
             self._side.ping(self._payload)

@@ -33,7 +33,7 @@ class Side(asyncio.Protocol):
     """One of the two connections. What it sends is written to its peer, as far as it may pass.
 
     `lost`: no more data will arrive. `bytes_written` counts the bytes written to this side, from
-    `first_written_at` on. `heard_at`: when it last sent something, on the loop's clock.
+    `first_written_at` on. `last_read_at`: when it last sent something, on the loop's clock.
     """
 
     peer: "Side"
@@ -47,7 +47,7 @@ class Side(asyncio.Protocol):
         self._close_sent = False
         self._not_read_for = 0
         self._time = asyncio.get_running_loop().time
-        self.heard_at = self._time()
+        self.last_read_at = self._time()
         self.frames = frames
         self.lost = self._transport is None
         self.bytes_written = 0
@@ -85,7 +85,7 @@ class Side(asyncio.Protocol):
         transport.write(data)
 
     def insert(self, message: bytes) -> None:
-        """Send a message that its peer has not sent just now, as soon as the peer's last message
+        """Send a message of the gate's own as soon as the peer's last message
         is complete."""
         if self._writable_transport() is not None and not self.peer.frames.finished:
             written = self.peer.frames.insert(message)
@@ -140,7 +140,7 @@ class Side(asyncio.Protocol):
         return 0 if self.lost or self._transport is None else unsent_bytes(self._transport)
 
     def pause_reading(self, reason: int = PEER_FULL) -> None:
-        """Stop reading, for one reason more."""
+        """Stop reading, for one more reason."""
         self._not_read_for |= reason
         self._connection.pause_reading()
 
@@ -164,7 +164,7 @@ class Side(asyncio.Protocol):
     # Called by asyncio.
 
     def data_received(self, data: bytes) -> None:
-        self.heard_at = self._time()
+        self.last_read_at = self._time()
         passed = self.frames.feed(data)
         if passed:
             self.peer.write(passed)

@@ -3,7 +3,7 @@
 A `response.create` from the client waits here until the gate admits it, and what the client sends
 after it waits behind it (`core.websocket_messages`). A turn holds its slot until upstream reports
 its end. A turn that is refused is dropped; the client gets an error event in its place, and the
-WebSocket stays open. Turns that upstream starts by itself cannot wait. They are charged, settled
+WebSocket stays open. Turns that upstream starts on its own cannot wait. They are charged, settled
 and logged like the others.
 """
 
@@ -68,7 +68,7 @@ def names_models_in_turns(target: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class TurnServices:
-    """What turns need of the gate."""
+    """The parts of the gate that turns need."""
 
     settings: Settings
     gate: Gate
@@ -146,7 +146,7 @@ class WebSocketTurns:
     # Waiting.
 
     def _on_kept(self, message: ClientMessage | None) -> None:
-        """Something of the client's is kept. A message given waits, as a whole."""
+        """More of what the client sent is kept; `message` is set if it is complete and waits."""
         if self._is_over:
             self.from_client.clear()
         elif message is not None and message.is_turn:
@@ -292,7 +292,7 @@ class WebSocketTurns:
         if kind == CREATED:
             self._on_created(event)
         elif kind in ENDS:
-            self._end(self._open.ending(event) or self._unasked(event), event)
+            self._end(self._open.ending(event) or self._started_by_upstream(event), event)
         elif kind == ERROR:
             self._on_error(event)
         elif kind == RATE_LIMITS:
@@ -304,14 +304,14 @@ class WebSocketTurns:
             self._count_other(event.usage)
 
     def _on_created(self, event: UpstreamEvent) -> None:
-        turn = self._open.begin(event) or self._unasked(event)
+        turn = self._open.begin(event) or self._started_by_upstream(event)
         turn.stop_timer()
         exchange = turn.exchange
         exchange.responded = exchange.first_byte = monotonic_ns()
         turn.admission.record_response(ok=True)
 
-    def _unasked(self, event: UpstreamEvent) -> Turn:
-        """A turn that upstream has started by itself."""
+    def _started_by_upstream(self, event: UpstreamEvent) -> Turn:
+        """A turn that upstream has started on its own."""
         turn = Turn(self._new_exchange(), TurnRequest(read_turn(b"{}").facts))
         self._estimate(turn)
         turn.admission = self._services.gate.admission(turn.exchange)

@@ -1,7 +1,7 @@
 """A conversation as the model sees it: who said what, and which words an answer repeats.
 
-The model of the simulator understands nothing. It repeats what it was told last, so that an app's
-test that looks for a word of its prompt in the answer finds it.
+The model of the simulator understands nothing. It repeats what the last message said, so that an
+app's test that looks for a word of its prompt in the answer finds it.
 """
 
 import re

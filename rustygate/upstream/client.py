@@ -3,7 +3,7 @@
 A failure becomes an `errors.UpstreamFailure`. Its message describes what happened and never
 repeats an exception's text, which may contain raw bytes.
 
-Work is never run twice. A request whose connection ends without a response is sent again only in
+Work is never done twice. A request whose connection ends without a response is sent again only in
 two cases:
 
 - A pooled connection turns out to be closed already. That shows at once, within
@@ -69,7 +69,7 @@ IDEMPOTENT_METHODS = frozenset(
 # connection that ends later may have ended because of the request.
 STALE_END_LIMIT_S = 0.1
 
-# Upstream's name for the request, which its support asks for.
+# Upstream's id for the request, which its support asks for.
 REQUEST_ID = istr("x-request-id")
 
 # The pauses between two tries to connect double from the first to the longest. Each is shortened

@@ -54,7 +54,7 @@ HEADERS_LIMIT = 512
 class ConnectionPool:
     """Sends requests upstream, over pooled connections or over fresh ones.
 
-    `sends_absolute_form`: requests go as a whole to a proxy, which may answer them itself
+    `sends_absolute_form`: requests go to a proxy in absolute form, and it may respond itself
     (RFC 9112, 3.2.2).
     """
 

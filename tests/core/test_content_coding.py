@@ -47,7 +47,7 @@ FORMATS: dict[str, Callable[[bytes], bytes]] = {
         ("identity2", True),
     ],
 )
-def test_identity_and_none_are_no_coding(header: str, expected: bool) -> None:
+def test_identity_and_none_are_not_codings(header: str, expected: bool) -> None:
     assert is_encoded(header) is expected
 
 

@@ -77,7 +77,7 @@ async def test_no_keepalive_inside_an_event(
 
 
 @pytest.mark.parametrize("coding", [b"identity", b"none", b"Identity"])
-async def test_identity_is_no_compression(
+async def test_identity_does_not_count_as_compression(
     gate: StartGate, upstream: Upstream, coding: bytes
 ) -> None:
     head = EVENT_STREAM.replace(b"\r\n\r\n", b"\r\nContent-Encoding: %b\r\n\r\n" % coding)

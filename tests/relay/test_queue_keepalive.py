@@ -133,7 +133,7 @@ async def test_429_is_waited_out_after_an_early_head(gate: StartGate, upstream: 
 @pytest.mark.parametrize(
     ("how", "code"), [("close", "upstream_disconnected"), ("silence", "upstream_timeout")]
 )
-async def test_failure_of_a_silent_upstream_is_told_in_the_stream(
+async def test_failure_of_a_silent_upstream_is_an_error_event(
     gate: StartGate, upstream: Upstream, how: str, code: str
 ) -> None:
     running = await gate(QUEUE_KEEPALIVE_AFTER=0.05, UPSTREAM_READ_TIMEOUT=0.3)
@@ -150,7 +150,7 @@ async def test_failure_of_a_silent_upstream_is_told_in_the_stream(
     assert len(upstream.calls) == 1
 
 
-async def test_client_that_leaves_a_silent_upstream_frees_all(
+async def test_client_disconnect_while_upstream_is_silent_releases_everything(
     gate: StartGate, upstream: Upstream
 ) -> None:
     running = await gate(QUEUE_KEEPALIVE_AFTER=0.05)

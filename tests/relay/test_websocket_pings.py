@@ -90,7 +90,7 @@ async def test_pings_and_pongs_of_the_ends_cross(gate: StartGate, upstream: Upst
             assert await receiver.frame() == Frame(opcode, b"12345678")
 
 
-async def test_no_ping_goes_into_a_frame(gate: StartGate, upstream: Upstream) -> None:
+async def test_ping_never_splits_a_frame(gate: StartGate, upstream: Upstream) -> None:
     running = await gate(SSE_KEEPALIVE_INTERVAL=INTERVAL_S)
     client, server = await open_websocket(running, upstream)
     data = frame(b'{"type":"response.output_text.delta","delta":"' + b"x" * 200)
@@ -116,7 +116,7 @@ async def test_ping_may_go_between_the_frames_of_a_message(
     await ping_of_the_gate(client)
 
 
-async def test_zero_turns_pings_off(gate: StartGate, upstream: Upstream) -> None:
+async def test_interval_zero_disables_pings(gate: StartGate, upstream: Upstream) -> None:
     running = await gate(SSE_KEEPALIVE_INTERVAL=0, UPSTREAM_READ_TIMEOUT=0.2)
     client, server = await open_websocket(running, upstream)
     asking = await running.send(chat())
@@ -127,7 +127,7 @@ async def test_zero_turns_pings_off(gate: StartGate, upstream: Upstream) -> None
     assert (await server.frame()).raw == frame(b"hello", mask=MASK)
 
 
-async def test_nothing_is_pinged_after_a_close_frame(gate: StartGate, upstream: Upstream) -> None:
+async def test_no_ping_follows_a_close_frame(gate: StartGate, upstream: Upstream) -> None:
     running = await gate(SSE_KEEPALIVE_INTERVAL=INTERVAL_S)
     client, server = await open_websocket(running, upstream)
     client.close()

@@ -350,7 +350,7 @@ async def test_error_event_does_not_split_a_message_of_upstream(
 
 
 @pytest.mark.parametrize("how", ["close frame", "close", "reset"])
-async def test_client_that_leaves_gives_back_what_is_held(
+async def test_client_disconnect_releases_the_messages_that_wait(
     gate: StartGate, upstream: Upstream, how: str
 ) -> None:
     running = await gate(**ONE_SLOT)
@@ -373,7 +373,7 @@ async def test_client_that_leaves_gives_back_what_is_held(
     assert (turn["outcome"], turn["status"], turn["attempts"]) == ("client_left", None, 0)
 
 
-async def test_client_that_leaves_frees_the_slot_of_its_turn(
+async def test_client_disconnect_frees_the_slot_of_its_turn(
     gate: StartGate, upstream: Upstream
 ) -> None:
     running = await gate(**ONE_SLOT)
@@ -578,7 +578,7 @@ async def test_client_limits_apply_to_turns(
     assert "for client app" in (await next_event(client))["error"]["message"]
 
 
-async def test_turn_of_a_client_that_was_taken_out_is_refused(
+async def test_turn_of_a_removed_client_is_refused(
     gate: StartGate, upstream: Upstream, clients: Path
 ) -> None:
     running = await gate(CLIENTS_FILE=clients)

@@ -34,7 +34,9 @@ def first_part(response: Response) -> ResponseOutputText:
 
 
 @pytest.mark.parametrize("top", [0, 1, 20])
-async def test_chat_has_them_plain_and_streamed(simulator: Simulator, top: int) -> None:
+async def test_chat_has_log_probabilities_plain_and_streamed(
+    simulator: Simulator, top: int
+) -> None:
     async with simulator.sdk() as sdk:
         plain = await sdk.chat.completions.create(
             model="gpt-4o", messages=MESSAGES, logprobs=True, top_logprobs=top
@@ -56,7 +58,9 @@ async def test_chat_has_them_plain_and_streamed(simulator: Simulator, top: int) 
 
 
 @pytest.mark.parametrize("top", [0, 3])
-async def test_completion_has_them_plain_and_streamed(simulator: Simulator, top: int) -> None:
+async def test_completion_has_log_probabilities_plain_and_streamed(
+    simulator: Simulator, top: int
+) -> None:
     async with simulator.sdk() as sdk:
         plain = await sdk.completions.create(
             model="m", prompt="Once upon", logprobs=top, echo=True
@@ -79,7 +83,7 @@ async def test_completion_has_them_plain_and_streamed(simulator: Simulator, top:
         assert joined == getattr(logprobs, field)
 
 
-async def test_response_has_them_plain_and_streamed(simulator: Simulator) -> None:
+async def test_response_has_log_probabilities_plain_and_streamed(simulator: Simulator) -> None:
     async with simulator.sdk() as sdk:
         plain = await sdk.responses.create(
             model="gpt-5",
@@ -103,7 +107,7 @@ async def test_response_has_them_plain_and_streamed(simulator: Simulator) -> Non
     ]
 
 
-async def test_they_are_left_out_unless_requested(simulator: Simulator) -> None:
+async def test_log_probabilities_are_left_out_unless_requested(simulator: Simulator) -> None:
     async with simulator.sdk() as sdk:
         chat = await sdk.chat.completions.create(model="gpt-4o", messages=MESSAGES)
         completion = await sdk.completions.create(model="m", prompt="x")
@@ -123,7 +127,7 @@ async def test_they_are_left_out_unless_requested(simulator: Simulator) -> None:
     ],
     ids=str,
 )
-async def test_bad_request_for_them_returns_400(
+async def test_bad_request_for_log_probabilities_returns_400(
     simulator: Simulator, fields: dict[str, Any], param: str
 ) -> None:
     response = await simulator.post("/chat/completions", CHAT_BODY | fields)

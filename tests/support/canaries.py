@@ -155,7 +155,7 @@ BROKEN = {
         f"HTTP/1.1 101 Switching Protocols\r\nSec-WebSocket-Protocol: {KEY}\r\n\r\n".encode(),
         "close",
     ),
-    "unasked": (response(b"{}") + f"HTTP/1.1 200 {KEY}\r\n".encode(), "keep"),
+    "unrequested": (response(b"{}") + f"HTTP/1.1 200 {KEY}\r\n".encode(), "keep"),
     "usage": (
         response(
             b'{"usage": {"prompt_tokens": "' + KEY.encode() + b'"}}', "Content-Type: text/json"

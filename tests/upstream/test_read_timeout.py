@@ -22,7 +22,7 @@ both_headers = pytest.mark.parametrize(
 
 
 @both_headers
-async def test_patient_client_waits_for_the_head(
+async def test_client_with_a_longer_timeout_waits_for_the_head(
     gate: StartGate, upstream: Upstream, header: str
 ) -> None:
     running = await gate(UPSTREAM_READ_TIMEOUT=SETTING_S)
@@ -34,7 +34,7 @@ async def test_patient_client_waits_for_the_head(
 
 
 @both_headers
-async def test_patient_client_waits_for_the_next_byte(
+async def test_client_with_a_longer_timeout_waits_for_the_next_byte(
     gate: StartGate, upstream: Upstream, header: str
 ) -> None:
     running = await gate(UPSTREAM_READ_TIMEOUT=SETTING_S)
@@ -49,7 +49,7 @@ async def test_patient_client_waits_for_the_next_byte(
 
 
 @pytest.mark.parametrize("in_body", [False, True], ids=["head", "body"])
-async def test_patience_ends_with_the_clients_own_timeout(
+async def test_read_timeout_ends_with_the_clients_own_timeout(
     gate: StartGate, upstream: Upstream, in_body: bool
 ) -> None:
     running = await gate(UPSTREAM_READ_TIMEOUT=SETTING_S)
@@ -67,7 +67,7 @@ async def test_patience_ends_with_the_clients_own_timeout(
     assert f"Upstream sent nothing for {SILENCE_S} s; raise UPSTREAM_READ_TIMEOUT" in message
 
 
-async def test_impatient_client_does_not_shorten_the_timeout(
+async def test_shorter_client_timeout_does_not_shorten_the_read_timeout(
     gate: StartGate, upstream: Upstream
 ) -> None:
     running = await gate(UPSTREAM_READ_TIMEOUT=LONG_S)

@@ -80,7 +80,7 @@ class ChatRequest(AnswerRequest, kw_only=True):
 
     @property
     def call_style(self) -> FunctionStyle:
-        """How calls are written: as tool calls, or as the one function call of old."""
+        """How calls are written: as tool calls, or as the older API's single function call."""
         return "function_call" if self.functions and not self.tools else "tool_calls"
 
     @property

@@ -116,7 +116,7 @@ def test_value_has_what_the_text_says(kind: Any, text: str, value: object) -> No
     assert make(TypeAdapter(kind).json_schema(), text) == value
 
 
-def test_places_and_names_are_told_apart() -> None:
+def test_places_and_names_are_distinguished() -> None:
     properties = {"city": {"type": "string"}, "name": {"type": "string"}}
     schema = {"type": "object", "properties": properties, "required": ["city", "name"]}
     text = "What does John do in New York?"
