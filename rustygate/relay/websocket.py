@@ -44,6 +44,10 @@ from rustygate.upstream.response import UpstreamResponse
 # How long the gate waits for the Close frame that responds to one side's Close frame.
 CLOSE_TIMEOUT_S = 10.0
 
+# How long the turns in flight may take to end once the client has sent its Close frame. It does
+# not wait for them, and their slots must be free within a second.
+TURNS_TIMEOUT_S = 0.5
+
 # How long a side may take to disconnect after a Close frame of the gate's own. If the gate closed
 # the connection at once, data still arriving would cause a reset, which may overtake the frame.
 DISCONNECT_TIMEOUT_S = 1.0
@@ -207,14 +211,22 @@ class _WebSocketRelay:
     async def _await_close(self) -> None:
         """One side has sent its Close frame: pass on the one that responds to it."""
         client, upstream = self._client, self._upstream
-        with suppress(TimeoutError):
-            async with asyncio.timeout(CLOSE_TIMEOUT_S):
-                await self._wait_until(
-                    lambda: client.lost or upstream.lost or (client.finished and upstream.finished)
-                )
+        if not upstream.frames.closed:
+            await self._wait_for_the_end(TURNS_TIMEOUT_S)
+        await self._turns.finish(*self._turn_outcome())
+        await self._wait_for_the_end(CLOSE_TIMEOUT_S)
         await client.flush()
         if not client.lost:
             await upstream.flush()
+
+    async def _wait_for_the_end(self, limit_s: float) -> None:
+        """Wait until both sides have sent their last, or one is lost."""
+        client, upstream = self._client, self._upstream
+        with suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                await self._wait_until(
+                    lambda: client.lost or upstream.lost or (client.finished and upstream.finished)
+                )
 
     async def _close_both(self, to_client: tuple[int, str], to_upstream: tuple[int, str]) -> None:
         """Send both sides a Close frame of the gate's own, and give them time to disconnect."""

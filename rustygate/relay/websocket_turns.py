@@ -133,7 +133,7 @@ class WebSocketTurns:
         self._is_realtime = not names_models_in_turns(socket.path)
         self._count = 0
         self._held_bytes = 0
-        self._is_over = False
+        self._is_over = self._is_finished = False
         # The turns that wait; the first is at the gate while there is a task.
         self._waiting: list[Turn] = []
         self._task: asyncio.Task[None] | None = None
@@ -250,6 +250,8 @@ class WebSocketTurns:
         exchange.attempts = 1
         exchange.sent = monotonic_ns()
         turn.bytes_before = self.client.bytes_written
+        # A WebSocket of the Responses API shows its model only in its turns.
+        self._socket.model = self._socket.model or exchange.model
         del self._waiting[0]
         self._open.add(turn)
         self._start_timer(turn)
@@ -288,6 +290,8 @@ class WebSocketTurns:
     # Progress, as upstream reports it.
 
     def _on_event(self, kind: bytes, text: bytes) -> None:
+        if self._is_finished:
+            return
         event = read_upstream_event(text)
         if kind == CREATED:
             self._on_created(event)
@@ -396,6 +400,7 @@ class WebSocketTurns:
     async def finish(self, outcome: str, reason: str | None = None) -> None:
         """End the turns in flight, too; what was reserved for them stays charged."""
         self.stop(outcome, reason)
+        self._is_finished = True
         for turn in self._open:
             turn.exchange.outcome, turn.exchange.reason = outcome, reason
             self._close(turn)

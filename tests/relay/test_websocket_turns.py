@@ -19,6 +19,7 @@ from tests.support.metrics import Scrape
 from tests.support.upstream import Upstream
 from tests.support.websocket import (
     BINARY,
+    CLOSE,
     CONTINUATION,
     MASK,
     PING,
@@ -385,6 +386,59 @@ async def test_client_disconnect_frees_the_slot_of_its_turn(
     await running.wait_until(in_flight=0)
     turn = (await running.settled(2))[0]
     assert (turn["id"][-2:], turn["outcome"], turn["attempts"]) == (".1", "client_left", 1)
+
+
+async def test_close_frame_of_the_client_frees_the_slot_of_its_turn(
+    gate: StartGate, upstream: Upstream
+) -> None:
+    running = await gate(**ONE_SLOT)
+    client, server = await open_websocket(running, upstream)
+    client.send(create())
+    await next_event(server)
+    client.close()
+    await server.close_frame()
+    await running.wait_until(in_flight=0)
+    [turn] = await running.settled()
+    assert turn["outcome"] == "client_left"
+    # What comes too late is nobody's turn.
+    server.send(created())
+    server.send(done())
+    server.close()
+    for text in (created(), done()):
+        await client.expect(text)
+    await client.close_frame()
+    await running.settled(2)
+
+
+async def test_turn_that_ends_after_the_close_frame_is_whole(
+    gate: StartGate, upstream: Upstream
+) -> None:
+    running = await gate()
+    client, server = await open_websocket(running, upstream)
+    client.send(create())
+    await next_event(server)
+    client.close()
+    await server.close_frame()
+    server.wire.send(frame(done(tokens=(1, 2))) + frame(b"", CLOSE))
+    await client.expect(done(tokens=(1, 2)))
+    await client.close_frame()
+    turn, _ = await running.settled(2)
+    assert (turn["outcome"], turn["tokens_out"]) == ("ok", 2)
+
+
+async def test_close_frame_of_upstream_ends_the_turns(gate: StartGate, upstream: Upstream) -> None:
+    running = await gate(**ONE_SLOT)
+    client, server = await open_websocket(running, upstream)
+    await hold_turn(running, client, server)
+    server.close(1011)
+    assert (await client.close_frame()).code == 1011
+    await running.wait_until(in_flight=0, waiters=0, held_bytes=0)
+    for line in await running.settled(2):
+        assert (line["outcome"], line["reason"]) == ("aborted", "upstream_disconnected")
+    client.send(create("late"))
+    client.close(1011)
+    assert (await server.close_frame()).code == 1011
+    await running.settled(3)
 
 
 @pytest.mark.parametrize("limit", ["gate", "socket"])
@@ -819,6 +873,7 @@ async def test_turn_logs_a_line_of_its_own(gate: StartGate, upstream: Upstream) 
         frame(done(tokens=(30, 12), kind="completed"))
     )
     assert (socket["method"], socket["status"], socket["outcome"]) == ("GET", 101, "ok")
+    assert socket["model"] == "gpt-5"
     assert (socket["tokens_in"], socket["tokens_out"]) == (None, None)
 
 
