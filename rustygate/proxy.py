@@ -340,7 +340,7 @@ class Proxy:
         response: UpstreamResponse,
         keepalive: QueueKeepalive,
     ) -> web.StreamResponse:
-        """Relay a WebSocket. It holds no slot: each turn in it is admitted by itself."""
+        """Relay a WebSocket. It holds no slot: each turn in it is admitted on its own."""
         exchange = request.exchange
         admission.release()
         downstream = await keepalive.stop()

@@ -34,7 +34,7 @@ def append_to_clients_file(path: str, name: str, table: str) -> None:
     with _locked(os.path.dirname(path)):
         text = _read(path) if os.path.lexists(path) else ""
         if name in parse_clients(text).by_name:
-            raise ClientsError([f"client.{name} exists already; choose another name"])
+            raise ClientsError([f"client.{name} already exists; choose another name"])
         separator = "" if not text else "\n" if text.endswith("\n") else "\n\n"
         text += f"{separator}{table}\n"
         parse_clients(text)

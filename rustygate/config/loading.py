@@ -41,7 +41,7 @@ class Configuration:
     Args:
         sources: where each variable that is set comes from: `environment` or `.env`.
         variables: the variables as given, with secrets from files.
-        hints: a warning for each variable that looks like a setting but is none.
+        hints: a warning for each variable that looks like a misspelt setting.
     """
 
     settings: Settings

@@ -98,7 +98,7 @@ class UnreadableHeader(ValueError):
     """A header value that aiohttp cannot pass on unchanged. Shows the name, not the value."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"The value of header {name} is not UTF-8.")
+        super().__init__(f"The value of header {name} is not UTF-8, or has control characters.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -279,7 +279,7 @@ def responses_error(
 ) -> dict[str, Any]:
     """An error event of the Responses API.
 
-    OpenAI's SDK finds the headers in the error, Codex beside it.
+    OpenAI's SDK reads the headers in the error, Codex those next to it.
     """
     fields = {**error, "headers": headers}
     event = {"type": "error", "status": status, "error": fields, "headers": headers}

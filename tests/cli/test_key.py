@@ -60,7 +60,7 @@ def test_append_flag_adds_the_table_to_a_file(
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        (f'[client.search]\nkey_sha256 = "{"a" * 64}"\n', "client.search exists already"),
+        (f'[client.search]\nkey_sha256 = "{"a" * 64}"\n', "client.search already exists"),
         ("[client", "expected TOML: syntax error"),
         ("[client.other]\n", "client.other.key_sha256: not set"),
     ],

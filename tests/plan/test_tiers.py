@@ -1,4 +1,4 @@
-"""`rustygate plan --find-tier`: the lowest limits under which nobody waits too long."""
+"""`rustygate plan --find-tier`: the lowest limits under which no client waits too long."""
 
 from dataclasses import replace
 

@@ -226,7 +226,7 @@ TURNS = {
 
 
 @pytest.mark.parametrize("name", TURNS)
-async def test_every_form_of_a_turn_is_recognised(
+async def test_every_form_of_a_turn_is_recognized(
     gate: StartGate, upstream: Upstream, name: str
 ) -> None:
     client, server = await open_websocket(await gate(**ONE_TURN), upstream)
@@ -649,7 +649,7 @@ def _rename_client(clients: Path) -> None:
     clients.write_text(clients.read_text().replace("client.app", "client.other"))
 
 
-# Turns that upstream starts by itself.
+# Turns that upstream starts on its own.
 
 
 async def test_turn_that_upstream_starts_is_charged_and_logged(

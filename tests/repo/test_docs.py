@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rustygate import cli
+from rustygate import cli, errors
 from rustygate.core import headers
 from rustygate.core.priority_class import CLASS_WEIGHTS
 from rustygate.errors import Refusal, reasons
@@ -66,6 +66,14 @@ def test_docs_list_every_error_reason_with_its_type_and_code() -> None:
         kind, code = documented[each.reason]
         assert f"`{each.type}`" in kind or "`requests` or `tokens`" in kind
         assert code == f"`{each.code or each.reason}`"
+
+
+def test_tree_at_the_head_of_the_errors_lists_every_refusal() -> None:
+    tree = dict(re.findall(r"\+-- (\w+) +(\d+  \w+)$", errors.__doc__ or "", re.M))
+    listed = {
+        each: f"{each.status}  {each.reason}" for each in refusals() if "reason" in vars(each)
+    }
+    assert tree == {each.__name__: row for each, row in listed.items()}
 
 
 def test_docs_list_the_reasons_with_each_retry_header() -> None:

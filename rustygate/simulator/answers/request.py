@@ -23,7 +23,7 @@ class SchemaSpec(msgspec.Struct):
 
 
 class FormatSpec(SchemaSpec):
-    """The format of the output: a schema is beside its name, or in `json_schema` with it."""
+    """The format of the output: a schema and its name, at the top level or in `json_schema`."""
 
     type: Literal["text", "json_object", "json_schema"] = "text"
     json_schema: SchemaSpec | None = None

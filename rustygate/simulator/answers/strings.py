@@ -58,7 +58,7 @@ def strings(
     """
     minimum, maximum = size(schema, "minLength") or 0, size(schema, "maxLength")
     if minimum > MAX_LENGTH:
-        raise SchemaError(f"it wants a string of {minimum} characters")
+        raise SchemaError(f"it requires a string of {minimum} characters")
     if maximum is not None and maximum < minimum:
         return
     words = facts.string(key, path, index)

@@ -201,7 +201,7 @@ class _Maker:
     def _array(self, schema: dict[str, Any], place: _Place) -> list[Any]:
         minimum, maximum = size(schema, "minItems") or 0, size(schema, "maxItems")
         if minimum > _MAX_VALUES:
-            raise SchemaError(f"it wants a list of {minimum} items")
+            raise SchemaError(f"it requires a list of {minimum} items")
         wanted = 0 if self._is_small(place) else self._wanted_items(schema)
         # What the list has to contain comes after the items that have schemas of their own.
         wanted = max(wanted, len(tuple_items(schema)[0]) + 1) if "contains" in schema else wanted
@@ -269,7 +269,7 @@ class _Maker:
         """Names that the schema does not list: if it says what they are, or wants more."""
         minimum, maximum = size(schema, "minProperties") or 0, size(schema, "maxProperties")
         if minimum > _MAX_VALUES:
-            raise SchemaError(f"it wants {minimum} properties")
+            raise SchemaError(f"it requires {minimum} properties")
         described = not chosen and _describes_others(schema) and not self._is_small(place)
         wanted = max(minimum, _DEFAULT_ITEMS if described else 0)
         wanted = wanted if maximum is None else min(wanted, maximum)
