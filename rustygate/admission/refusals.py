@@ -22,7 +22,7 @@ def queue_full(
     waiter: Waiter, own: Budgets, now: int, *, waiting: int, predicted: Prediction
 ) -> QueueFull:
     """The refusal of a request that arrives when QUEUE_LIMIT requests are waiting."""
-    count = f"{_requests(waiting)} {'is' if waiting == 1 else 'are'} waiting"
+    count = f"{_requests_are(waiting)} waiting"
     kind, _ = _limit_reached(waiter, own, now)
     message = f"The queue is full ({count}); {_try_again(predicted)}."
     return QueueFull(message, _retry_after_ms(predicted), kind)
@@ -33,9 +33,8 @@ def wait_too_long(
 ) -> QueueTimeout:
     """The refusal of a request whose predicted wait exceeds the `left` ns until its deadline."""
     kind, limit = _limit_reached(waiter, own, now)
-    ahead = predicted.ahead
     message = (
-        f"{limit}; {_requests(ahead)} {'is' if ahead == 1 else 'are'} ahead, and this request may "
+        f"{limit}; {_requests_are(predicted.ahead)} ahead, and this request may "
         f"wait only {max(0, left) / SECOND:.1f} s; {_try_again(predicted)}."
     )
     return QueueTimeout(message, _retry_after_ms(predicted), kind)
@@ -46,7 +45,7 @@ def deadline_passed(
 ) -> QueueTimeout:
     """The refusal of a waiter that was not admitted before its deadline."""
     kind, limit = _limit_reached(waiter, own, now)
-    count = f"{_requests(others, 'other ')} {'is' if others == 1 else 'are'} waiting"
+    count = f"{_requests_are(others, 'other ')} waiting"
     message = (
         f"The request was not admitted before its deadline. {limit}; {count}; "
         f"{_try_again(predicted)}."
@@ -87,6 +86,12 @@ def _per_minute(bucket: TokenBucket, kind: QuotaKind) -> str:
 
 def _requests(count: int, which: str = "") -> str:
     return f"{count} {which}request{'' if count == 1 else 's'}"
+
+
+def _requests_are(count: int, which: str = "") -> str:
+    if not count:
+        return f"no {which}requests are"
+    return f"{_requests(count, which)} {'is' if count == 1 else 'are'}"
 
 
 def _try_again(predicted: Prediction) -> str:

@@ -38,8 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--find-tier",
         type=_positive,
         metavar="SECONDS",
-        help="find the lowest limits, instead of --rpm and --tpm, with which 95%% of each "
-        "client's requests wait at most so long",
+        help="find the lowest limits, instead of --rpm and --tpm, under which 95%% of each "
+        "client's requests wait no longer",
     )
     parser.add_argument(
         "--client",

@@ -157,13 +157,13 @@ def test_full_queue_accepts_retries() -> None:
 @pytest.mark.parametrize(
     ("client", "request_fields", "message"),
     [
-        ({}, {}, "Limit 30 requests/min reached; 0 requests are ahead"),
-        ({}, {"model": "gpt-4o"}, "Limit 1 request/min reached for gpt-4o; 0 requests are ahead"),
+        ({}, {}, "Limit 30 requests/min reached; no requests are ahead"),
+        ({}, {"model": "gpt-4o"}, "Limit 1 request/min reached for gpt-4o; no requests are ahead"),
         ({}, {"model": "paused"}, "Upstream limits requests for paused at the moment; 0 requests"),
         (
             {"a": Limits(tokens_per_minute=7_000_000)},
             {"tokens": 7_000_000},
-            "Limit 7000000 tokens/min reached for client a; 0 requests are ahead",
+            "Limit 7000000 tokens/min reached for client a; no requests are ahead",
         ),
     ],
     ids=["own limit", "lane", "paused lane", "client"],
@@ -200,7 +200,7 @@ def test_refusal_at_the_deadline_names_the_slots_in_use() -> None:
         )
         assert [str(refusal) for refusal in refusals] == [
             f"{limit}; 1 other request is waiting; try again in 1 s.",
-            f"{limit}; 0 other requests are waiting; try again in 1 s.",
+            f"{limit}; no other requests are waiting; try again in 1 s.",
         ]
         await holder
 

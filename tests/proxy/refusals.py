@@ -104,7 +104,7 @@ CASES = {
         429,
         "requests",
         "rate_limit_exceeded",
-        r"Limit 0\.06 requests/min reached; 0 requests are ahead, and this request may wait only "
+        r"Limit 0\.06 requests/min reached; no requests are ahead, and this request may wait only "
         r"[13]0\.0 s; try again in (9\d\d|1000) s\.$",
         openai.RateLimitError,
         "true",
@@ -116,7 +116,7 @@ CASES = {
         "requests",
         "rate_limit_exceeded",
         r"The request was not admitted before its deadline\. Limit 1 request in flight reached; "
-        r"0 other requests are waiting; try again in 1 s\.$",
+        r"no other requests are waiting; try again in 1 s\.$",
         openai.RateLimitError,
         "true",
     ),
