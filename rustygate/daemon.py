@@ -76,11 +76,12 @@ class Daemon:
             settings, self._gate, self._upstream, self._ledger, self._auth, self._tracing
         )
         application = make_application(self._proxy, self._gate, admin, metrics)
-        self._runner = make_runner(application, ConnectionLimiter(settings.connection_limit))
+        limiter = ConnectionLimiter(settings.connection_limit)
+        self._runner = make_runner(application, limiter)
         await self._runner.setup()
         assert self._runner.server is not None
         try:
-            await self._listener.open(self._runner.server)
+            await self._listener.open(self._runner.server, limiter.refuse_plain_http)
         except OSError:
             await self.stop()
             raise
@@ -115,6 +116,7 @@ class Daemon:
         """Close everything and abort the exchanges that still run."""
         self._gate.close()
         self._listener.close()
+        self._listener.abort_handshakes()
         await self._proxy.finish(0)
         await self._runner.cleanup()
         await self._upstream.close()

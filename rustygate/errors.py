@@ -6,6 +6,7 @@ Refusal
   |     +-- InvalidUrl
   |     +-- MalformedHandshake
   |     +-- NotHttp
+  |     +-- PlainHttp
   +-- InvalidAdminKey         401  invalid_admin_key
   +-- AdminOnly               403  admin_only
   +-- OriginNotAllowed        403  origin_not_allowed
@@ -136,6 +137,15 @@ class NotHttp(BadRequest):
 
     def __init__(self) -> None:
         super().__init__("The request is not valid HTTP/1.1, or its head is too large.")
+
+
+class PlainHttp(BadRequest):
+    """A client speaks plain HTTP to a TLS port."""
+
+    closes = True
+
+    def __init__(self) -> None:
+        super().__init__("This port speaks HTTPS; use https:// instead of http:// in the URL.")
 
 
 class InvalidAdminKey(Refusal):

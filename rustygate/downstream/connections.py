@@ -18,7 +18,14 @@ from aiohttp.http_exceptions import InvalidURLError
 from loguru import logger
 
 from rustygate.aiohttp_internals.server import ServerConnection
-from rustygate.errors import InvalidUrl, NotHttp, Refusal, RequestTimeout, TooManyConnections
+from rustygate.errors import (
+    InvalidUrl,
+    NotHttp,
+    PlainHttp,
+    Refusal,
+    RequestTimeout,
+    TooManyConnections,
+)
 
 # From the start of a connection, or from the first byte of a later request, to the end of the
 # head. A slow phone needs two seconds; Apache allows twenty to forty, nginx sixty.
@@ -62,6 +69,7 @@ class ConnectionLimiter:
         self.limit = limit
         self._lingering: set[_RejectedConnection] = set()
         self._response = _serialize(TooManyConnections(limit))
+        self._plain_http = _serialize(PlainHttp())
         self._log_again_at = 0.0
         # The longest idle connections and when they became idle; the longest idle one is last.
         self._idle: list[tuple[float, DownstreamConnection]] = []
@@ -86,6 +94,10 @@ class ConnectionLimiter:
     def reject(self, transport: asyncio.Transport) -> None:
         """Respond to a new connection at once, and close it."""
         self.respond(transport, self._response)
+
+    def refuse_plain_http(self, transport: asyncio.Transport) -> None:
+        """Respond in plain HTTP to a client that speaks it to a TLS port, and close."""
+        self.respond(transport, self._plain_http)
 
     def respond(self, transport: asyncio.Transport, response: bytes) -> None:
         """Write a response and close the connection, once the client has had time to read it."""

@@ -17,19 +17,15 @@ import stat
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from typing import Any
 
 from yarl import URL
 
 from rustygate.config import UNIX_PREFIX, ConfigError, Settings
+from rustygate.downstream.tls_accept import ProtocolFactory, TlsAcceptor
 from rustygate.system.tls import ServerCertificate
 
 # Connections that may wait to be accepted. A thousand clients may start at once.
 BACKLOG = 1024
-
-# How long a TLS handshake, or a TLS shutdown, may take before the connection is aborted. A slow
-# phone needs two seconds; asyncio allows 60 and 30.
-TLS_TIMEOUT_S = 10.0
 
 # Connecting needs write permission; clients run in the gate's group.
 SOCKET_MODE = 0o660
@@ -54,15 +50,30 @@ class Listener:
         self._servers: list[asyncio.Server] = []
         self._socket_file: tuple[int, int] | None = None
         # With HTTPS, after `open`.
-        self.certificate: ServerCertificate | None = None
+        self._acceptor: TlsAcceptor | None = None
         self.url = ""
 
-    async def open(self, protocol_factory: Callable[[], asyncio.Protocol]) -> None:
-        """Bind and accept. Raises OSError if the address is not available."""
+    @property
+    def certificate(self) -> ServerCertificate | None:
+        """The certificate that it serves HTTPS with, after `open`, if it does."""
+        return None if self._acceptor is None else self._acceptor.certificate
+
+    async def open(
+        self,
+        protocol_factory: ProtocolFactory,
+        respond_to_plain_http: Callable[[asyncio.Transport], None] = asyncio.Transport.abort,
+    ) -> None:
+        """Bind and accept. Raises OSError if the address is not available.
+
+        Args:
+            respond_to_plain_http: called with the transport of a client that speaks plain HTTP to
+                a TLS port.
+        """
         settings = self._settings
         path = settings.socket_path
         if settings.tls_cert_file is not None and settings.tls_key_file is not None:
-            self.certificate = ServerCertificate(settings.tls_cert_file, settings.tls_key_file)
+            certificate = ServerCertificate(settings.tls_cert_file, settings.tls_key_file)
+            self._acceptor = TlsAcceptor(certificate, protocol_factory, respond_to_plain_http)
         if self._sockets:
             await self._open_inherited(protocol_factory)
         elif path is None:
@@ -70,27 +81,25 @@ class Listener:
         else:
             await self._open_unix_socket(protocol_factory, path)
 
-    async def _open_inherited(self, protocol_factory: Callable[[], asyncio.Protocol]) -> None:
+    async def _open_inherited(self, protocol_factory: ProtocolFactory) -> None:
         loop, urls = asyncio.get_running_loop(), []
         for sock in self._sockets:
-            tls = {} if sock.family == socket.AF_UNIX else self._tls_options()
-            server = await loop.create_server(protocol_factory, sock=sock, backlog=BACKLOG, **tls)
+            is_unix = sock.family == socket.AF_UNIX
+            accept = protocol_factory if is_unix else self._acceptor or protocol_factory
+            server = await loop.create_server(accept, sock=sock, backlog=BACKLOG)
             self._servers.append(server)
             urls.append(_url(_with_address_of(self._settings, sock)))
         self.url = ",".join(urls)
 
-    async def _open_port(self, protocol_factory: Callable[[], asyncio.Protocol]) -> None:
+    async def _open_port(self, protocol_factory: ProtocolFactory) -> None:
         loop, settings = asyncio.get_running_loop(), self._settings
         host = settings.bind_address
-        server = await loop.create_server(
-            protocol_factory, host, settings.port, backlog=BACKLOG, **self._tls_options()
-        )
+        accept = self._acceptor or protocol_factory
+        server = await loop.create_server(accept, host, settings.port, backlog=BACKLOG)
         self._servers.append(server)
         self.url = _url(replace(settings, port=server.sockets[0].getsockname()[1]))
 
-    async def _open_unix_socket(
-        self, protocol_factory: Callable[[], asyncio.Protocol], path: str
-    ) -> None:
+    async def _open_unix_socket(self, protocol_factory: ProtocolFactory, path: str) -> None:
         sock = _listen(path)
         self._socket_file = _identity(path)
         loop = asyncio.get_running_loop()
@@ -98,15 +107,6 @@ class Listener:
             await loop.create_server(protocol_factory, sock=sock, backlog=BACKLOG)
         )
         self.url = self._settings.bind_address
-
-    def _tls_options(self) -> dict[str, Any]:
-        if self.certificate is None:
-            return {}
-        return {
-            "ssl": self.certificate.context,
-            "ssl_handshake_timeout": TLS_TIMEOUT_S,
-            "ssl_shutdown_timeout": TLS_TIMEOUT_S,
-        }
 
     async def close_gracefully(self) -> None:
         """Close without cutting off a client of an inherited socket.
@@ -135,6 +135,11 @@ class Listener:
         self._socket_file = None
         for server in self._servers:
             server.close()
+
+    def abort_handshakes(self) -> None:
+        """Abort the connections on which TLS has not started yet."""
+        if self._acceptor is not None:
+            self._acceptor.abort()
 
 
 def inherited_sockets(environ: MutableMapping[str, str]) -> list[socket.socket]:
