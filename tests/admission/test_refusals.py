@@ -159,7 +159,11 @@ def test_full_queue_accepts_retries() -> None:
     [
         ({}, {}, "Limit 30 requests/min reached; no requests are ahead"),
         ({}, {"model": "gpt-4o"}, "Limit 1 request/min reached for gpt-4o; no requests are ahead"),
-        ({}, {"model": "paused"}, "Upstream limits requests for paused at the moment; 0 requests"),
+        (
+            {},
+            {"model": "paused"},
+            "Upstream limits requests for paused at the moment; no requests are ahead",
+        ),
         (
             {"a": Limits(tokens_per_minute=7_000_000)},
             {"tokens": 7_000_000},
