@@ -50,7 +50,8 @@ UNTYPED = b""
 # A type that is not within this many bytes is looked for only when the message is complete.
 BEGINNING_BYTES = 2048
 
-_USUAL_BEGINNING = b'{"type":"'
+# How OpenAI and most clients begin an event. Comparing is faster than a pattern.
+USUAL_BEGINNING = b'{"type":"'
 
 # Scalars may come before the type. With an object before it, only a parser can tell.
 _BEGINNING = re.compile(
@@ -73,12 +74,6 @@ def event_type(beginning: bytes | bytearray, whole: bool) -> bytes | None:
     Args:
         whole: this is the whole message.
     """
-    if beginning.startswith(_USUAL_BEGINNING):
-        # As compact as OpenAI and most clients write it. This is faster than a pattern.
-        end = beginning.find(b'"', len(_USUAL_BEGINNING), BEGINNING_BYTES)
-        name = bytes(beginning[len(_USUAL_BEGINNING) : end])
-        if end > 0 and b"\\" not in name:
-            return name
     match = _BEGINNING.match(beginning, 0, BEGINNING_BYTES)
     if match is not None:
         return match[1]

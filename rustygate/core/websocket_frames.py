@@ -36,6 +36,7 @@ CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
 
 _FIN, _RESERVED, COMPRESSED, OPCODE = 0x80, 0x70, 0x40, 0x0F
 _MASKED, _LENGTH = 0x80, 0x7F
+_WHOLE_TEXT = _FIN | TEXT
 MASK_BYTES = 4
 
 # A control frame's payload is shorter than this. Longer lengths follow in 2 or 8 bytes.
@@ -272,7 +273,9 @@ class FrameTracker:
             return start
         first, second = data[start], data[start + 1]
         opcode, length = first & OPCODE, second & _LENGTH
-        self._check_header(first, second, opcode, length)
+        # A text message in one frame, as most are, needs no further checks.
+        if first != _WHOLE_TEXT or self._in_message or second >> 7 != self._masked:
+            self._check_header(first, second, opcode, length)
         at = start + 2
         if length >= _EXTENDED_LENGTH:
             size = _EXTENDED_LENGTH_BYTES[length]
