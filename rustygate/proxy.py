@@ -52,7 +52,7 @@ from rustygate.relay.websocket_turns import TurnServices, names_models_in_turns
 from rustygate.retry import JUDGED_STATUSES, FailedAttempt, RetryPolicy
 from rustygate.telemetry.ledger import Ledger
 from rustygate.upstream.client import UpstreamClient
-from rustygate.upstream.response import UpstreamResponse
+from rustygate.upstream.response import FIRST_ERROR_STATUS, UpstreamResponse
 
 if TYPE_CHECKING:
     from rustygate.telemetry.tracing.spans import Tracing
@@ -110,7 +110,7 @@ class Proxy:
         self._running.add(task)
         try:
             response = await self._run(request, exchange)
-            exchange.outcome = exchange.outcome or "ok"
+            exchange.outcome = exchange.outcome or _outcome(exchange)
             return response
         except Refusal as refusal:
             return _refuse(exchange, refusal)
@@ -385,6 +385,12 @@ async def _pass_on_failed(failed: FailedAttempt, keepalive: QueueKeepalive) -> w
         assert failed.failure is not None
         raise failed.failure
     return await _pass_on(failed.response, failed.body_start, keepalive)
+
+
+def _outcome(exchange: Exchange) -> str:
+    """The outcome of an exchange whose response was sent whole."""
+    is_error = exchange.status is not None and exchange.status >= FIRST_ERROR_STATUS
+    return "upstream_error" if is_error else "ok"
 
 
 def _refuse(exchange: Exchange, refusal: Refusal) -> web.Response:

@@ -320,10 +320,10 @@ async def upstream_sends_byte_by_byte(scenario: Scenario) -> None:
 # Upstream, with an error response.
 
 
-@ends_with("ok", 500, times=3)
-@ends_with("ok", 502, times=3)
-@ends_with("ok", 503, times=3)
-@ends_with("ok", 504, times=3)
+@ends_with("upstream_error", 500, times=3)
+@ends_with("upstream_error", 502, times=3)
+@ends_with("upstream_error", 503, times=3)
+@ends_with("upstream_error", 504, times=3)
 async def upstream_returns_5xx(scenario: Scenario) -> None:
     for status in (500, 502, 503, 504) * 3:
         client = await scenario.send()
@@ -348,7 +348,7 @@ async def upstream_returns_429(scenario: Scenario) -> None:
     assert (await client.response()).body == b"whole"
 
 
-@ends_with("ok", 429, times=2)
+@ends_with("upstream_error", 429, times=2)
 async def upstream_returns_429_for_a_long_time(scenario: Scenario) -> None:
     for reply in (
         rate_limit_error("insufficient_quota"),
@@ -370,7 +370,7 @@ async def upstream_is_overloaded_for_a_while(scenario: Scenario) -> None:
     assert (await client.response()).body == b"whole"
 
 
-@ends_with("ok", 413)
+@ends_with("upstream_error", 413)
 async def upstream_rejects_an_upload_early(scenario: Scenario) -> None:
     client, call = await scenario.start_upload(b"half")
     call.send(response(b"enough", "Connection: close", status="413 Content Too Large"))

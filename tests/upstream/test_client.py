@@ -299,5 +299,5 @@ async def test_server_error_is_passed_on_at_the_first_attempt(
     assert (got.head.start, got.reason) == (f"HTTP/1.1 {status}", None)
     assert (got.error, got.head["x-rustygate-attempts"]) == ({"message": "own"}, "1")
     [line] = await running.settled()
-    assert (line["outcome"], line["status"]) == ("ok", got.status)
+    assert (line["outcome"], line["status"]) == ("upstream_error", got.status)
     assert len(upstream.calls) == 1
