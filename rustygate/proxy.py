@@ -316,7 +316,8 @@ class Proxy:
         self._log_step(
             exchange, "upstream responded", status=response.status, attempt=exchange.attempts
         )
-        admission.record_response(response.ok, read_rate_limits(response.headers))
+        update, refused = read_rate_limits(response.headers), response.status == 429
+        admission.record_response(response.ok, update, refused=refused)
         if response.status == SWITCHING_PROTOCOLS:
             return await self._bridge(request, admission, response, keepalive)
         body_start: bytes | None = None

@@ -94,10 +94,14 @@ class Admission(Waiter):
 
     # After admission.
 
-    def record_response(self, ok: bool, update: RateLimitUpdate | None = None) -> None:
+    def record_response(
+        self, ok: bool, update: RateLimitUpdate | None = None, *, refused: bool = False
+    ) -> None:
         """Note that upstream has responded, successfully or not, and what its headers say about
-        the rate limits."""
+        the rate limits; `refused`: its status is 429."""
         lane = self.lane_queue.lane
+        if refused:
+            lane.count_refusal(self.lane_totals, self.tokens)
         if ok and not (lane.known and lane.slots is None):
             lane.confirm_model()
         if ok and lane.pace is not None:
@@ -135,6 +139,7 @@ class Admission(Waiter):
             if wait_queue.charged(self):
                 wait_queue.budgets.give_back(self.tokens)
                 wait_queue.advance()
+        self.lane_queue.lane.count_refusal(self.lane_totals, self.tokens)
         self._dispatcher.wake()
 
     def release(self) -> None:
@@ -157,5 +162,5 @@ class Admission(Waiter):
         """Free the lane's slot, which counts a request until upstream responds."""
         if not self._lane_slot_freed:
             self._lane_slot_freed = True
-            self.lane_queue.lane.release()
+            self.lane_queue.lane.answer(self.lane_totals)
         self.lane_queue.advance()

@@ -1,31 +1,30 @@
-"""A lane: the budgets of one model, learned from upstream's responses.
+"""A lane: the budgets of one model or endpoint, learned from upstream's responses.
 
 Each upstream response carries the limits of the model and what is left of them. A lane's buckets
-have that capacity and refill it in a minute. Each response sets their level: to what upstream
-says is left, minus what was admitted after the exchange of the response, because upstream had not
-seen that yet. Between responses the buckets refill by themselves. This corrects wrong estimates,
-other consumers of the same quota and changed limits all in the same way.
+follow these reports (`core.learned_quota`) and refill by themselves in between. This corrects
+wrong estimates, other consumers of the same quota and changed limits all in the same way. If
+upstream reports no limits, a lane that was refused follows the pace at which upstream accepts
+(`core.pace`).
 
-The level in a response is as old as the response took to arrive. What refilled meanwhile is left
-out, which costs a little of the capacity once, and nothing of the rate. The level in a response
-that took long is too old for that: it is credited with the refill, and may only lower the lane's
-own level.
-
-A lane knows nothing of waiters. Whatever upstream says, the next attempt is at most a minute away.
+A lane knows nothing of waiters.
 """
 
 from dataclasses import dataclass, field
+from itertools import islice
 from math import ceil
 from typing import NamedTuple
 
 from rustygate.core.backlog import Work
 from rustygate.core.bucket import MINUTE, SECOND, TokenBucket
 from rustygate.core.budgets import Budgets
+from rustygate.core.learned_quota import LearnedQuota
 from rustygate.core.pace import Pace
-from rustygate.core.rate_limit_headers import Quota, RateLimitUpdate
+from rustygate.core.rate_limit_headers import RateLimitUpdate
 
-# The level in a response that took no longer than this is used as it is.
-_MAX_FRESH_AGE = 10 * SECOND
+# A request is not overtaken by one that was admitted later than this, and no more than so many
+# unanswered requests are examined.
+_MAX_OVERTAKEN_AGE = SECOND // 2
+_MAX_EXAMINED = 64
 
 # After `slow_down` the rate is halved. It recovers over this time.
 _RECOVERY_TIME = 5 * MINUTE
@@ -67,6 +66,9 @@ class Lane(Budgets):
     pace: Pace | None = None
     totals: AdmissionTotals = _NO_ADMISSIONS
     _last_update: AdmissionTotals = _NO_ADMISSIONS
+    _unanswered: dict[int, tuple[int, int]] = field(default_factory=dict)
+    _request_quota: LearnedQuota = field(default_factory=LearnedQuota)
+    _token_quota: LearnedQuota = field(default_factory=LearnedQuota)
     _rate: "_RateMeter" = field(default_factory=lambda: _RateMeter(10 * SECOND))
     _recent_rate: "_RateMeter" = field(default_factory=lambda: _RateMeter(SECOND))
 
@@ -97,6 +99,7 @@ class Lane(Budgets):
         """Take the cost of one exchange, which keeps `totals` as they are afterwards."""
         Budgets.take(self, now, tokens)
         self.totals = AdmissionTotals(now, self.totals.requests + 1, self.totals.tokens + tokens)
+        self._unanswered[self.totals.requests] = now, tokens
         self._rate.count(now)
         self._recent_rate.count(now)
         if self.throttle is not None:
@@ -130,14 +133,49 @@ class Lane(Budgets):
             return False
         limits = _limit(self.requests), _limit(self.tokens)
         self._last_update = admitted
-        age = now - admitted.at
-        later = self.totals.requests - admitted.requests
-        self.requests = _updated(self.requests, update.requests, now, age, later)
-        later = self.totals.tokens - admitted.tokens
-        self.tokens = _updated(self.tokens, update.tokens, now, age, later)
+        requests, tokens = self._overtaken(now, admitted)
+        self.requests = self._request_quota.update(
+            self.requests,
+            update.requests,
+            now,
+            admitted_at=admitted.at,
+            admitted=admitted.requests,
+            later=self.totals.requests - admitted.requests + requests,
+        )
+        self.tokens = self._token_quota.update(
+            self.tokens,
+            update.tokens,
+            now,
+            admitted_at=admitted.at,
+            admitted=admitted.tokens,
+            later=self.totals.tokens - admitted.tokens + tokens,
+        )
         if self.limits_known:
             self.pace = None
         return limits != (_limit(self.requests), _limit(self.tokens))
+
+    def _overtaken(self, now: int, admitted: AdmissionTotals) -> tuple[int, int]:
+        """The requests and tokens that were admitted shortly before an exchange and are not
+        answered: upstream may not have seen them before it."""
+        requests = tokens = 0
+        since = max(admitted.at - _MAX_OVERTAKEN_AGE, 2 * admitted.at - now)
+        for number, (at, cost) in islice(reversed(self._unanswered.items()), _MAX_EXAMINED):
+            if at < since:
+                break
+            if number < admitted.requests:
+                requests += 1
+                tokens += cost
+        return requests, tokens
+
+    def count_refusal(self, admitted: AdmissionTotals, tokens: int) -> None:
+        """Upstream refused a request of so many tokens, and so has not charged it."""
+        self._request_quota.count_refusal(admitted.requests, 1)
+        self._token_quota.count_refusal(admitted.tokens, tokens)
+
+    def answer(self, admitted: AdmissionTotals) -> None:
+        """Upstream answered a request, or never will: free its slot."""
+        self._unanswered.pop(admitted.requests, None)
+        self.release()
 
     @property
     def limits_known(self) -> bool:
@@ -251,28 +289,3 @@ class _RateMeter:
 
 def _limit(bucket: TokenBucket | None) -> int | None:
     return None if bucket is None else bucket.burst
-
-
-def _updated(
-    bucket: TokenBucket | None, quota: Quota | None, now: int, age: int, later: int
-) -> TokenBucket | None:
-    """A bucket with the limit and level that a response reports.
-
-    Args:
-        age: nanoseconds from the admission of the exchange to its response.
-        later: units that were admitted after the exchange.
-    """
-    if quota is None:
-        return bucket
-    if bucket is None:
-        bucket = TokenBucket.per_minute(quota.limit)
-        bucket.fill_to(now, bucket.burst - later)
-    elif quota.limit != bucket.burst:
-        bucket.resize(now, ceil(MINUTE / quota.limit), quota.limit)
-    if quota.remaining is not None:
-        level = quota.remaining - later
-        if age > _MAX_FRESH_AGE:
-            level = min(bucket.level(now), level + age // bucket.period)
-        bucket.fill_to(now, level)
-    bucket.limit_debt(now)
-    return bucket

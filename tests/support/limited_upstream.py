@@ -118,7 +118,9 @@ async def request(
             async with harness.gate.admission(exchange) as admission:
                 exchange.attempts += 1
                 status, headers = await upstream.respond(exchange.tokens)
-                admission.record_response(status == 200, read_rate_limits(headers))
+                admission.record_response(
+                    status == 200, read_rate_limits(headers), refused=status == 429
+                )
                 if status == 200:
                     break
                 response = cast(Any, SimpleNamespace(status=status, headers=headers))

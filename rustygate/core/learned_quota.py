@@ -1,0 +1,107 @@
+"""One quota of a lane, as upstream's responses report it: its limit, its level, and others' use.
+
+A bucket with the reported limit is set to the reported level, minus what was admitted after the
+exchange that the response answers, because upstream had not seen that yet. It refills in a minute,
+or slower by what others take from the same quota (`core.others_use`).
+
+The level in a response is as old as the response took to arrive. What refilled meanwhile is left
+out, which costs a little of the capacity once, and nothing of the rate. The level in a response
+that took long is too old for that: it is credited with the refill, and may only lower the bucket's
+own level.
+"""
+
+from math import ceil
+
+from rustygate.core.bucket import MINUTE, SECOND, TokenBucket
+from rustygate.core.others_use import OthersUse
+from rustygate.core.rate_limit_headers import Quota
+
+# The level in a response that took no longer than this is used as it is.
+_MAX_FRESH_AGE = 10 * SECOND
+
+
+class LearnedQuota:
+    """What reports of a quota have taught so far, except for the bucket, which is the lane's."""
+
+    __slots__ = ("_others", "_period", "_refused", "_since")
+
+    def __init__(self) -> None:
+        self._others: OthersUse | None = None
+        self._period = 0
+        # What the lane had admitted when others' use was first observed.
+        self._since = 0
+        # Units of requests that upstream refused, and so did not take from the quota.
+        self._refused = 0
+
+    def __repr__(self) -> str:
+        return f"<LearnedQuota {self._others}>"
+
+    def update(
+        self,
+        bucket: TokenBucket | None,
+        quota: Quota | None,
+        now: int,
+        *,
+        admitted_at: int,
+        admitted: int,
+        later: int,
+    ) -> TokenBucket | None:
+        """The bucket with the limit and level that a response reports; None if none is known.
+
+        Args:
+            admitted_at: when the exchange of the response was admitted.
+            admitted: units that the lane had admitted by then, in all.
+            later: units that were admitted after it.
+        """
+        if quota is None:
+            return bucket
+        if bucket is None or quota.limit != bucket.burst:
+            bucket = self._with_limit(bucket, quota.limit, now, later)
+        if quota.remaining is not None:
+            self._observe_others(bucket, quota.remaining, now, admitted_at, admitted)
+            age = now - admitted_at
+            # Upstream admits no more than it has: what goes beyond that is refused.
+            level = max(quota.remaining - later, -(age // bucket.period))
+            level -= self._reserve(quota.limit)
+            if age > _MAX_FRESH_AGE:
+                level = min(bucket.level(now), level + age // bucket.period)
+            bucket.fill_to(now, level)
+        bucket.limit_debt(now)
+        return bucket
+
+    def _reserve(self, limit: int) -> int:
+        return 0 if self._others is None else self._others.reserve(self._period, limit)
+
+    def count_refusal(self, admitted: int, units: int) -> None:
+        """Count a request of so many units that upstream refused.
+
+        Args:
+            admitted: as for `update`.
+        """
+        self._refused += units
+        if self._others is not None and admitted <= self._since:
+            self._others.correct(-units)
+
+    def _with_limit(
+        self, bucket: TokenBucket | None, limit: int, now: int, later: int
+    ) -> TokenBucket:
+        self._others = None
+        self._period = ceil(MINUTE / limit)
+        if bucket is None:
+            bucket = TokenBucket.per_minute(limit)
+            bucket.fill_to(now, limit - later)
+        else:
+            bucket.resize(now, self._period, limit)
+        return bucket
+
+    def _observe_others(
+        self, bucket: TokenBucket, remaining: int, now: int, admitted_at: int, admitted: int
+    ) -> None:
+        spent = admitted - self._refused
+        if self._others is None:
+            self._others, self._since = OthersUse(admitted_at, remaining, spent), admitted
+            return
+        self._others.observe(admitted_at, remaining, spent, self._period, bucket.burst)
+        period = self._others.left(self._period)
+        if period != bucket.period:
+            bucket.resize(now, period, bucket.burst)
