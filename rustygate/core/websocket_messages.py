@@ -179,9 +179,13 @@ class ClientMessages(MessageObserver):
     def _kind_with(self, piece: bytes | None, last: bool) -> Kind:
         if piece is None or self._is_dropped:
             return _OTHER if piece is None else _UNKNOWN
-        if last or len(self._text) < BEGINNING_BYTES:
-            return _kind(event_type(self._text + piece, last))
-        return _UNKNOWN
+        if not last and len(self._text) >= BEGINNING_BYTES:
+            return _UNKNOWN
+        text = self._text + piece
+        passes = not self.waiting and not self._is_out_of_step
+        if passes and _is_usual_other(text):
+            return _OTHER
+        return _kind(event_type(text, last))
 
     def _must_be_kept(self) -> bool:
         """Whether the current message does not pass as it arrives."""
@@ -279,7 +283,7 @@ def _kind(event: bytes | None) -> Kind:
     return _AUDIO if event.startswith(AUDIO_PREFIX) else _OTHER
 
 
-def _is_usual_other(piece: bytes) -> bool:
+def _is_usual_other(piece: bytes | bytearray) -> bool:
     """Whether a message begins as most do, with a type that is not that of a turn.
 
     This is what most messages cost; `event_type` takes three times as long.

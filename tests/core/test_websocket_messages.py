@@ -107,19 +107,25 @@ def test_messages_behind_a_turn_wait_but_for_audio_and_control_frames() -> None:
     assert client.messages.size == 0
 
 
-def test_message_passes_as_soon_as_its_type_is_known() -> None:
+def test_message_passes_as_soon_as_it_cannot_be_a_turn() -> None:
     client = Client()
     data = masked(AUDIO)
-    decided = data.index(mask_of(b'",', 2 + 4 + AUDIO.index(b'",')), 6)
-    assert client.feed(data[:decided]) == b""
-    assert client.feed(data[decided : decided + 1]) == data[: decided + 1]
-    assert client.feed(data[decided + 1 :]) == data[decided + 1 :]
+    decided = len(masked(TURN[:-1]))
+    assert client.feed(data[: decided - 1]) == b""
+    assert client.feed(data[decided - 1 : decided]) == data[:decided]
+    assert client.feed(data[decided:]) == data[decided:]
     assert client.messages.size == 0
 
 
-def mask_of(text: bytes, at: int) -> bytes:
-    """Text as it is masked at a place of a frame whose payload begins at 6."""
-    return bytes(byte ^ MASK[(at + number - 6) % 4] for number, byte in enumerate(text))
+@pytest.mark.parametrize("cut", range(len(TURN) + 1))
+def test_how_a_fragment_is_cut_makes_no_difference_to_what_follows(cut: int) -> None:
+    """A ping between the fragments passes before or after the first, as that is decided."""
+    for text in (AUDIO[:-20], AUDIO[:20], b" " + AUDIO, b'{"type":"response.cre'):
+        whole, parted = Client(), Client()
+        data = frame(text, mask=MASK, final=False) + masked(b"ping", PING)
+        whole.feed(data)
+        parted.feed(data[:cut], data[cut:])
+        assert parted.passed == whole.passed
 
 
 def test_message_that_begins_behind_a_turn_passes_once_the_turn_is_admitted() -> None:
