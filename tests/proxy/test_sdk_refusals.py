@@ -42,10 +42,14 @@ def sdk(
     async_client: Callable[..., openai.AsyncOpenAI],
     openai_client: Callable[..., openai.OpenAI],
 ) -> Sdk:
-    """Starts a chat completion in the background, with the asynchronous or the blocking client."""
+    """Starts a chat completion in the background, with the asynchronous or the blocking client.
+
+    The client has no timeout of its own, which could be longer than UPSTREAM_READ_TIMEOUT.
+    """
     blocking = getattr(request, "param", "async") == "blocking"
 
     async def complete(running: Gate, **options: Any) -> object:
+        options = {"timeout": None} | options
         async with soon():
             if blocking:
                 return await asyncio.to_thread(create_chat, openai_client(running, **options))
@@ -228,7 +232,7 @@ async def test_sdk_raises_the_reason_of_a_cut_between_events(
     reason: str,
 ) -> None:
     running = await gate(UPSTREAM_READ_TIMEOUT=3 * SHORT if reason == "upstream_timeout" else 600)
-    pending = asyncio.ensure_future(start(async_client(running, max_retries=2)))
+    pending = asyncio.ensure_future(start(async_client(running, max_retries=2, timeout=None)))
     call = await upstream.call()
     call.send(EVENT_STREAM, chunk(event))
     async with soon():
