@@ -22,7 +22,7 @@ from rustygate.core.pace import Pace
 from rustygate.core.rate_limit_headers import RateLimitUpdate
 
 # A request is not overtaken by one that was admitted later than this, and no more than so many
-# unanswered requests are examined.
+# requests without a response are examined.
 _MAX_OVERTAKEN_AGE = SECOND // 2
 _MAX_EXAMINED = 64
 
@@ -155,8 +155,8 @@ class Lane(Budgets):
         return limits != (_limit(self.requests), _limit(self.tokens))
 
     def _overtaken(self, now: int, admitted: AdmissionTotals) -> tuple[int, int]:
-        """The requests and tokens that were admitted shortly before an exchange and are not
-        answered: upstream may not have seen them before it."""
+        """The requests and tokens that were admitted shortly before an exchange and have no
+        response yet: upstream may not have seen them before it."""
         requests = tokens = 0
         since = max(admitted.at - _MAX_OVERTAKEN_AGE, 2 * admitted.at - now)
         for number, (at, cost) in islice(reversed(self._unanswered.items()), _MAX_EXAMINED):
@@ -173,7 +173,7 @@ class Lane(Budgets):
         self._token_quota.count_refusal(admitted.tokens, tokens)
 
     def answer(self, admitted: AdmissionTotals) -> None:
-        """Upstream answered a request, or never will: free its slot."""
+        """A request has its response, or will never get one: free its slot."""
         self._unanswered.pop(admitted.requests, None)
         self.release()
 

@@ -21,7 +21,7 @@ _MAX_FRESH_AGE = 10 * SECOND
 
 
 class LearnedQuota:
-    """What reports of a quota have taught so far, except for the bucket, which is the lane's."""
+    """What is known of a quota from its reports, except for the bucket, which is the lane's."""
 
     __slots__ = ("_others", "_period", "_refused", "_since")
 

@@ -51,7 +51,7 @@ class OthersUse:
         return f"<OthersUse {self._share:.1%}>"
 
     def observe(self, at: int, level: int, spent: int, period: int, limit: int) -> None:
-        """Take in a report.
+        """Use a report.
 
         Args:
             at: when upstream had this level, about: later than in the report before.
@@ -74,7 +74,7 @@ class OthersUse:
         self._spent += spent
 
     def _average(self, period: int) -> None:
-        """Take what is missing since the last time into the average."""
+        """Add what is missing since the last time to the average."""
         share = self._missing * period / self._span
         averaged_over = max(_AVERAGED_OVER, _AVERAGED_UNITS * period)
         average = self._share + (1 - exp(-self._span / averaged_over)) * (share - self._share)

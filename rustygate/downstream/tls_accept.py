@@ -1,7 +1,7 @@
 """Accepting connections on a TLS port: TLS starts, and plain HTTP gets a response.
 
-A client that speaks plain HTTP to a TLS port would see its connection closed without a word. So
-the first byte is looked at before TLS starts, and left in the socket for TLS to read: asyncio
+A client that speaks plain HTTP to a TLS port would see its connection closed without a reason. So
+the first byte is inspected before TLS starts, and left in the socket for TLS to read: asyncio
 cannot start TLS with bytes that were already read.
 """
 
