@@ -67,11 +67,11 @@ class Daemon:
         settings = self._settings
         self._gate = Gate(settings)
         self._upstream = UpstreamClient(settings)
-        metrics = Metrics(self._gate)
+        self._metrics = metrics = Metrics(self._gate)
         admin = AdminGuard(settings, metrics.count_refusal)
         self._ledger = Ledger(metrics, self._tracing)
         self._auth = ClientAuth(settings.clients_file)
-        self._gate.limit_clients(self._auth.limits)
+        self._apply_clients()
         self._proxy = Proxy(
             settings, self._gate, self._upstream, self._ledger, self._auth, self._tracing
         )
@@ -93,8 +93,13 @@ class Daemon:
         Raises ClientsError and changes nothing if the file is invalid.
         """
         self._auth.reload()
-        self._gate.limit_clients(self._auth.limits)
+        self._apply_clients()
         return self._settings.clients_file is not None
+
+    def _apply_clients(self) -> None:
+        limits = self._auth.limits
+        self._gate.limit_clients(limits)
+        self._metrics.announce_clients(limits)
 
     @property
     def certificate(self) -> ServerCertificate | None:
@@ -120,7 +125,7 @@ class Daemon:
         await self._proxy.finish(0)
         await self._runner.cleanup()
         await self._upstream.close()
-        self._ledger.flush()
+        self._ledger.close()
         if self._tracing is not None:
             await self._tracing.stop()
 

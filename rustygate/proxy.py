@@ -90,7 +90,7 @@ class Proxy:
         self._ledger = ledger
         self._auth = auth
         self._tracing = tracing
-        self._retries = RetryPolicy(settings, gate)
+        self._retries = RetryPolicy(settings, gate, ledger.count_upstream_429)
         self._history = OutputHistory()
         self._body_budget = BodyBufferBudget(settings.queue_bytes)
         self._turn_services = TurnServices(

@@ -1,11 +1,14 @@
 """Whether a failed attempt is followed by another.
 
-A failed connection is retried after a short pause, UPSTREAM_RETRIES times at most. A 429 or 503
-is waited out in the queue, for as long as its lane pauses (`core.verdict`) and however often. A
-request is sent again only if its body is buffered and its deadline allows for the pause.
+A disconnect is retried after a short pause, UPSTREAM_RETRIES times at most, if that cannot run
+work twice. A 429 or 503 is waited out in the queue, for as long as its lane pauses
+(`core.verdict`) and however often. A request is sent again only if its body is buffered and its
+deadline allows for the pause.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from time import time_ns
 
 from rustygate.admission.admission import Admission
@@ -44,11 +47,17 @@ class FailedAttempt:
 
 
 class RetryPolicy:
-    """Decides about retries."""
+    """Decides about retries. `on_429` is called with the verdict on each 429."""
 
-    def __init__(self, settings: Settings, gate: Gate) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        gate: Gate,
+        on_429: Callable[[Exchange, Action], None] | None = None,
+    ) -> None:
         self._max_retries = settings.upstream_retries
         self._gate = gate
+        self._on_429 = on_429
 
     def pause_after(
         self, failure: UpstreamFailure, exchange: Exchange, body: RequestBody
@@ -73,6 +82,8 @@ class RetryPolicy:
         Returns the failed attempt if it is followed by another; None if the response is final.
         """
         verdict = judge(response.status, response.headers, body_start, time_ns())
+        if response.status == HTTPStatus.TOO_MANY_REQUESTS and self._on_429 is not None:
+            self._on_429(exchange, verdict.action)
         if verdict.action is Action.PASS:
             return None
         least = _least_pause(exchange)

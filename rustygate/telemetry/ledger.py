@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 
 from loguru import logger
 
+from rustygate.core.verdict import Action
 from rustygate.exchange import MS, Exchange
 from rustygate.telemetry.log import LINES
 from rustygate.telemetry.metrics import Metrics
+from rustygate.telemetry.refusal_log import RefusalLog
 
 if TYPE_CHECKING:
     from rustygate.telemetry.tracing.spans import Tracing
@@ -33,6 +35,7 @@ class Ledger:
         self._tracing = tracing
         self._loop = asyncio.get_running_loop()
         self._settled: list[Exchange] = []
+        self._refusals = RefusalLog()
 
     def settle(self, exchange: Exchange) -> None:
         """Record an ended exchange. Called exactly once for each exchange."""
@@ -43,10 +46,21 @@ class Ledger:
             self._loop.call_later(BATCH_WAIT_S, self.flush)
         self._settled.append(exchange)
         self._metrics.settle(exchange)
+        if exchange.outcome == "refused" and exchange.reason is not None:
+            self._refusals.count(exchange.reason)
 
     def count_retry(self, reason: str) -> None:
         """Count another attempt of an exchange."""
         self._metrics.count_retry(reason)
+
+    def count_upstream_429(self, exchange: Exchange, verdict: Action) -> None:
+        """Count a 429 from upstream, by what it means."""
+        self._metrics.count_upstream_429(exchange.lane or exchange.model, verdict)
+
+    def close(self) -> None:
+        """Write what is pending."""
+        self.flush()
+        self._refusals.flush()
 
     def flush(self) -> None:
         """Write the pending lines."""

@@ -21,6 +21,9 @@ from prometheus_client.metrics_core import (
 from prometheus_client.registry import Collector
 
 from rustygate.admission.gate import Gate
+from rustygate.core.bucket import SECOND
+from rustygate.core.priority_class import CLASS_WEIGHTS
+from rustygate.core.verdict import Action
 from rustygate.errors import (
     BadRequest,
     InvalidApiKey,
@@ -37,11 +40,13 @@ from rustygate.telemetry.series import (
     NONE,
     OTHER,
     OWN_LANE,
+    SERIES_LIMIT,
     UNKNOWN,
     BoundedLabels,
     Counter,
     Histogram,
     Labels,
+    histogram_family,
 )
 
 # Reasons of refusals that come before the client's name can be trusted.
@@ -49,6 +54,13 @@ _UNTRUSTED_REASONS = frozenset(
     refusal.reason
     for refusal in (BadRequest, InvalidApiKey, MethodNotAllowed, NotFound, OriginNotAllowed)
 )
+
+
+# How an exchange usually ends, as status and outcome.
+_LIKELY_RESULTS = (("200", "ok"), ("429", "refused"))
+
+# No further series start at 0 once there are so many: the others are for what did happen.
+ANNOUNCED_LIMIT = SERIES_LIMIT // 2
 
 
 class Metrics(Collector):
@@ -63,13 +75,22 @@ class Metrics(Collector):
         self._retries = Counter()
         # Starts at 0, so that Prometheus sees the first refusal as an increase.
         self._refusals = Counter({(reason,): 0 for reason in sorted(reasons())})
-        self._queue_wait = Histogram()
+        self._upstream_429s = Counter()
+        # In nanoseconds.
+        self._client_queues = Counter()
+        self._configured_clients: tuple[str, ...] = ()
+        self._queue_waits = {name: Histogram() for name in CLASS_WEIGHTS}
         self._first_byte = Histogram()
         self._duration = Histogram()
 
     def text(self) -> bytes:
         """All metrics in Prometheus' text format, version 0.0.4."""
         return "".join(map(render_family, self.collect())).encode()
+
+    def announce_clients(self, names: Iterable[str]) -> None:
+        """Let the counters of configured clients start at 0, so that Prometheus sees their first
+        requests as an increase."""
+        self._configured_clients = tuple(names)
 
     # Counting.
 
@@ -80,6 +101,7 @@ class Metrics(Collector):
         model = self._model_label(exchange.model)
         outcome = exchange.outcome or NONE
         self._exchanges.add((client, model, str(exchange.status or NONE), outcome))
+        self._client_queues.add((client,), exchange.queued)
         if exchange.tokens_in is not None:
             self._tokens.add((client, model, "input"), exchange.tokens_in)
         if exchange.tokens_out is not None:
@@ -92,6 +114,10 @@ class Metrics(Collector):
         """Count another attempt."""
         self._retries.add((reason,))
 
+    def count_upstream_429(self, lane: str | None, verdict: Action) -> None:
+        """Count a 429 from upstream, by what it means."""
+        self._upstream_429s.add((self._model_label(lane), verdict.name.lower()))
+
     def count_refusal(self, reason: str) -> None:
         """Count a request that the gate refused or aborted."""
         self._refusals.add((reason,))
@@ -99,7 +125,7 @@ class Metrics(Collector):
     def _observe_times(self, exchange: Exchange) -> None:
         # Exchanges refused on arrival did not wait.
         if exchange.attempts or exchange.queued >= MS:
-            self._queue_wait.observe(exchange.queued)
+            self._queue_waits[exchange.priority].observe(exchange.queued)
         if exchange.first_byte is not None:
             self._first_byte.observe(exchange.first_byte - exchange.arrived)
         if exchange.settled is not None:
@@ -116,9 +142,25 @@ class Metrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """All metric families, as prometheus_client's registry expects them."""
+        self._start_at_zero()
         yield from self._counters()
         yield from self._histograms()
         yield from self._gauges()
+
+    def _start_at_zero(self) -> None:
+        """Add the series of configured clients and known models that are likely to increase."""
+        models = tuple(self._models.values())
+        for label in models:
+            for verdict in Action:
+                self._upstream_429s.setdefault((label, verdict.name.lower()), 0)
+        for name in self._configured_clients:
+            client = self._clients[name]
+            self._client_queues.setdefault((client,), 0)
+            for model in (NONE, *models):
+                if len(self._exchanges) >= ANNOUNCED_LIMIT:
+                    return
+                for status, outcome in _LIKELY_RESULTS:
+                    self._exchanges.setdefault((client, model, status, outcome), 0)
 
     def _counters(self) -> Iterator[Metric]:
         yield _counter_family(
@@ -146,12 +188,27 @@ class Metrics(Collector):
             ("reason",),
             self._refusals,
         )
+        yield _counter_family(
+            "rustygate_client_queue_seconds",
+            "Time that a client's exchanges waited for admission, in seconds.",
+            ("client",),
+            {labels: waited / SECOND for labels, waited in self._client_queues.items()},
+        )
+        yield _counter_family(
+            "rustygate_upstream_429",
+            "Responses with status 429 from upstream, in responses; verdict is what the gate "
+            "does: pause its lane, slow its lane down as well, or pass it on.",
+            ("lane", "verdict"),
+            self._upstream_429s,
+        )
 
     def _histograms(self) -> Iterator[Metric]:
-        yield self._queue_wait.family(
+        yield histogram_family(
             "rustygate_queue_wait_seconds",
-            "Time exchanges waited for admission, over all attempts, in seconds; exchanges "
-            "refused on arrival are not included.",
+            "Time exchanges waited for admission, over all attempts, in seconds; class is the "
+            "priority class; exchanges refused on arrival are not included.",
+            ("class",),
+            {(name,): histogram for name, histogram in self._queue_waits.items()},
         )
         yield self._first_byte.family(
             "rustygate_time_to_first_byte_seconds",
@@ -199,7 +256,9 @@ class Metrics(Collector):
         )
 
 
-def _counter_family(name: str, text: str, labels: Labels, counts: Mapping[Labels, int]) -> Metric:
+def _counter_family(
+    name: str, text: str, labels: Labels, counts: Mapping[Labels, float]
+) -> Metric:
     family = CounterMetricFamily(name, text, labels=labels)
     for values, count in counts.items():
         family.add_metric(values, count)

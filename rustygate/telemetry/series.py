@@ -4,6 +4,7 @@ Clients choose client and model names, so the number of names and of series has 
 """
 
 from bisect import bisect_left
+from collections.abc import Mapping
 from itertools import accumulate
 
 from prometheus_client.metrics_core import HistogramMetricFamily, Metric
@@ -92,5 +93,19 @@ class Histogram:
         self._sum += duration
 
     def family(self, name: str, text: str) -> Metric:
-        buckets = list(zip(_EDGES, accumulate(self._counts), strict=True))
-        return HistogramMetricFamily(name, text, buckets, self._sum / SECOND)
+        return histogram_family(name, text, (), {(): self})
+
+    def samples(self) -> tuple[list[tuple[str, float]], float]:
+        """The buckets with their upper bounds, and the sum in seconds."""
+        buckets = zip(_EDGES, accumulate(self._counts), strict=True)
+        return [(edge, float(count)) for edge, count in buckets], self._sum / SECOND
+
+
+def histogram_family(
+    name: str, text: str, labels: Labels, histograms: Mapping[Labels, Histogram]
+) -> Metric:
+    """A family of histograms, by the values of its labels."""
+    family = HistogramMetricFamily(name, text, labels=labels)
+    for values, histogram in histograms.items():
+        family.add_metric(values, *histogram.samples())
+    return family

@@ -19,6 +19,7 @@ import yaml
 from rustygate.admission.gate import Gate
 from rustygate.config import Settings
 from rustygate.core.bucket import TokenBucket
+from rustygate.core.verdict import Action
 from rustygate.errors import reasons
 from rustygate.exchange import MS, Exchange
 from rustygate.telemetry.metrics import Metrics
@@ -62,6 +63,7 @@ async def scrape_full_gate() -> Scrape:
     lane.known, lane.requests = True, TokenBucket(1, 5)
     metrics = Metrics(gate)
     metrics.count_retry("upstream_429")
+    metrics.count_upstream_429("m", Action.PAUSE)
     for reason in (None, "queue_timeout"):
         outcome = "refused" if reason else "ok"
         exchange = Exchange("a", "POST", "/v1/x", model="m", outcome=outcome, reason=reason)

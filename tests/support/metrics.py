@@ -11,6 +11,7 @@ from tests.support.gate import Gate
 TYPES = {
     "rustygate_exchanges": "counter",
     "rustygate_queue_wait_seconds": "histogram",
+    "rustygate_client_queue_seconds": "counter",
     "rustygate_time_to_first_byte_seconds": "histogram",
     "rustygate_exchange_seconds": "histogram",
     "rustygate_waiters": "gauge",
@@ -20,6 +21,7 @@ TYPES = {
     "rustygate_budget_units_limit": "gauge",
     "rustygate_retries": "counter",
     "rustygate_refusals": "counter",
+    "rustygate_upstream_429": "counter",
 }
 
 
