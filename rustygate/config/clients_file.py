@@ -29,8 +29,10 @@ def append_to_clients_file(path: str, name: str, table: str) -> None:
 
     The file keeps its mode and, where allowed, its owner. Raises ClientsError and changes nothing
     if the file is invalid or has a client of that name, and OSError if it cannot be replaced.
+    Anything but a regular file is invalid: to replace a device would remove it for everybody.
     """
     path = os.path.realpath(path)
+    _require_regular_file(path)
     with _locked(os.path.dirname(path)):
         text = _read(path) if os.path.lexists(path) else ""
         if name in parse_clients(text).by_name:
@@ -39,6 +41,12 @@ def append_to_clients_file(path: str, name: str, table: str) -> None:
         text += f"{separator}{table}\n"
         parse_clients(text)
         _replace(path, text)
+
+
+def _require_regular_file(path: str) -> None:
+    """Raises ClientsError if the path leads to something else; it may lead to nothing."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise ClientsError(["expected a regular file, such as clients.toml"])
 
 
 def _replace(path: str, text: str) -> None:

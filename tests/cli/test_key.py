@@ -2,7 +2,10 @@
 
 import os
 import re
+import socket
+import stat
 import tomllib
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -136,3 +139,39 @@ def test_failed_replacement_leaves_no_file_behind(
         append_to_clients_file(str(file), "b", table("b"))
     assert file.read_text() == table("a")
     assert list(tmp_path.iterdir()) == [file]
+
+
+def _make_null_device(path: Path) -> None:
+    try:
+        os.mknod(path, stat.S_IFCHR | 0o600, os.makedev(1, 3))
+    except PermissionError:
+        pytest.skip("only root can make devices")
+
+
+def _make_socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(_make_null_device, id="device"),
+        pytest.param(_make_socket, id="socket"),
+        pytest.param(os.mkfifo, id="pipe"),
+        pytest.param(Path.mkdir, id="directory"),
+    ],
+)
+def test_append_replaces_regular_files_only(
+    tmp_path: Path, make: Callable[[Path], object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "clients.toml"
+    make(file)
+    before = file.stat()
+    link = tmp_path / "link"
+    link.symlink_to(file)
+    for path in (file, link):
+        assert main(["key", "search", "--append", str(path)]) == 2
+        expected = f"rustygate: {path}: expected a regular file, such as clients.toml\n"
+        assert capsys.readouterr() == ("", expected)
+    assert (file.stat().st_mode, file.stat().st_ino) == (before.st_mode, before.st_ino)
