@@ -30,6 +30,9 @@ def environ(base_url: str, bind: str, port: str = "8080") -> dict[str, str]:
         ("http://localhost:8080/v1", "::"),
         ("http://10.0.0.5:8080/v1", "10.0.0.5"),
         ("http://gate.example.org:8080/v1", "Gate.example.org"),
+        ("http://0x7f000001:8080/v1", "127.0.0.1"),
+        ("http://ip6-localhost:8080/v1", "::1"),
+        ("http://localhost.localdomain:8080/v1", "127.0.0.1"),
     ],
 )
 def test_own_address_as_upstream_is_rejected(base_url: str, bind: str) -> None:
@@ -67,3 +70,34 @@ def test_inherited_address_is_checked_instead_of_the_configured_one() -> None:
     on_socket = replace(loaded, settings=replace(loaded.settings, bind_address="unix:/run/gate"))
     on_socket.check_address()
     assert len(problems(given)) == 1
+
+
+@pytest.mark.parametrize(
+    ("variable", "proxy", "shown", "scheme"),
+    [
+        ("HTTP_PROXY", "http://127.0.0.1:8080", "http://127.0.0.1:8080", "http"),
+        ("http_proxy", "localhost:8080", "http://localhost:8080", "http"),
+        ("HTTPS_PROXY", "http://u:pw@[::1]:8080/", "http://********@[::1]:8080/", "https"),
+    ],
+)
+def test_own_address_as_proxy_is_rejected(
+    variable: str, proxy: str, shown: str, scheme: str
+) -> None:
+    given = environ(f"{scheme}://api.example.org/v1", "127.0.0.1") | {variable: proxy}
+    assert problems(given) == [
+        f"{variable.upper()}={shown}: expected another address than the gate's own "
+        "(BIND_ADDRESS=127.0.0.1, PORT=8080)"
+    ]
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        {"HTTP_PROXY": "http://127.0.0.1:3128"},
+        {"HTTP_PROXY": "http://10.0.0.5:8080"},
+        {"HTTPS_PROXY": "http://127.0.0.1:8080"},
+        {"HTTP_PROXY": "http://127.0.0.1:8080", "NO_PROXY": "api.example.org"},
+    ],
+)
+def test_other_or_unused_proxy_is_accepted(others: dict[str, str]) -> None:
+    load(environ("http://api.example.org/v1", "127.0.0.1") | others)
