@@ -6,13 +6,11 @@ from typing import Any
 
 from environs import Env, EnvValidationError
 
-from rustygate.config.kinds import FILE, Kind, with_scheme
+from rustygate.config.kinds import FILE, QUOTES, Kind, with_scheme
 from rustygate.config.masking import MASKED, show_rejected
 from rustygate.config.names import SECRET_FILES
 from rustygate.config.settings import Settings, kind_of, variable_of
 from rustygate.core.cors import parse_origins
-
-_QUOTES = "\"'`\u2018\u2019\u201c\u201d"
 
 
 def remove_quotes(variables: dict[str, str]) -> Iterator[str]:
@@ -24,7 +22,7 @@ def remove_quotes(variables: dict[str, str]) -> Iterator[str]:
     known |= dict.fromkeys(SECRET_FILES.values(), FILE)
     for name in [name for name in known if name in variables]:
         value = variables[name]
-        bare = value.strip(_QUOTES).strip()
+        bare = value.strip(QUOTES).strip()
         if bare != value:
             yield (
                 f"{name}={_shown(known[name], value)}: expected a value without quotes around it; "

@@ -21,6 +21,9 @@ KEY_LIMIT = 4096
 
 UNIX_PREFIX = "unix:"
 
+# No value begins or ends with one; they come from files that are not read by a shell.
+QUOTES = "\"'`\u2018\u2019\u201c\u201d"
+
 # The kernel's limit on the path of a unix socket (unix(7)), without the terminating null byte.
 _SOCKET_PATH_LIMIT = 107 if sys.platform == "linux" else 103
 

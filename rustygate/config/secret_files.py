@@ -1,11 +1,12 @@
 """Secrets from files instead of variables, and from systemd's credentials."""
 
 import os
+import re
 
 from environs import ValidationError
 
 from rustygate.config import names
-from rustygate.config.kinds import KEY_LIMIT, check_header_value
+from rustygate.config.kinds import KEY_LIMIT, QUOTES, check_header_value
 from rustygate.config.masking import show_rejected
 
 
@@ -48,4 +49,6 @@ def _read_key(path: str) -> str:
         # Space for a byte order mark and a line ending.
         key = file.read(KEY_LIMIT + 5).decode("utf-8-sig").strip()
     check_header_value(key)
+    if key.strip(QUOTES) != key or re.match(r"[A-Z_]+=.", key):
+        raise ValueError("a key in quotes, or a line of a .env file")
     return key

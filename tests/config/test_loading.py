@@ -52,6 +52,13 @@ def test_byte_order_mark_is_removed_from_a_key(tmp_path: Path) -> None:
     assert load({"OPENAI_API_KEY_FILE": str(file)}).openai_api_key == SECRET
 
 
+@pytest.mark.parametrize("key", ["sk=", "a=b=", "c2VjcmV0a2V5==", "it's-a-key"])
+def test_key_may_contain_equals_signs_and_quotes(tmp_path: Path, key: str) -> None:
+    file = tmp_path / "key"
+    file.write_text(key)
+    assert load({"OPENAI_API_KEY_FILE": str(file)}).openai_api_key == key
+
+
 def test_key_file_is_relative_to_the_working_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -78,9 +85,15 @@ def test_key_and_key_file_are_mutually_exclusive(tmp_path: Path) -> None:
         (b"one\ntwo", "its content is not a key"),
         (b"\xff\xfe", "its content is not a key"),
         (b"x" * 5000, "its content is not a key"),
+        (b'"sk-key"\n', "its content is not a key"),
+        (b"sk-key'", "its content is not a key"),
+        (b"OPENAI_API_KEY=sk-key", "its content is not a key"),
         (None, "No such file or directory"),
     ],
-    ids=["empty", "blank", "two lines", "not UTF-8", "too long", "missing"],
+    ids=[
+        *("empty", "blank", "two lines", "not UTF-8", "too long"),
+        *("quotes", "quote", "assignment", "missing"),
+    ],
 )
 def test_key_file_without_a_key_is_rejected(
     tmp_path: Path, content: bytes | None, reason: str
