@@ -22,6 +22,7 @@ from rustygate.config.loading import (
 )
 from rustygate.config.masking import mask, mask_credentials
 from rustygate.config.settings import Settings
+from rustygate.config.units import in_seconds, in_units
 from rustygate.config.warnings import settings_warnings
 
 __all__ = [
@@ -36,6 +37,8 @@ __all__ = [
     "describe_client",
     "describe_limits",
     "forget_secrets",
+    "in_seconds",
+    "in_units",
     "load",
     "load_configuration",
     "mask",

@@ -12,10 +12,10 @@ _PARTS = re.compile(rf"({_PART.pattern})+", re.I | re.ASCII)
 
 _SECONDS = {
     "ms": Decimal("0.001"),
-    **dict.fromkeys(("s", "sec"), Decimal(1)),
-    **dict.fromkeys(("m", "min"), Decimal(60)),
-    "h": Decimal(3600),
-    "d": Decimal(86_400),
+    **dict.fromkeys(("s", "sec", "secs", "second", "seconds"), Decimal(1)),
+    **dict.fromkeys(("m", "min", "mins", "minute", "minutes"), Decimal(60)),
+    **dict.fromkeys(("h", "hr", "hrs", "hour", "hours"), Decimal(3600)),
+    **dict.fromkeys(("d", "day", "days"), Decimal(86_400)),
 }
 _MULTIPLES = {"k": Decimal(10**3), "m": Decimal(10**6), "g": Decimal(10**9)}
 
@@ -23,8 +23,11 @@ _MULTIPLES = {"k": Decimal(10**3), "m": Decimal(10**6), "g": Decimal(10**9)}
 _BYTES = {
     "b": Decimal(1),
     **{f"{prefix}b": factor for prefix, factor in _MULTIPLES.items()},
-    **{f"{prefix}ib": Decimal(1024**power) for power, prefix in enumerate(_MULTIPLES, 1)},
-    **{prefix: Decimal(1024**power) for power, prefix in enumerate(_MULTIPLES, 1)},
+    **{
+        f"{prefix}{ending}": Decimal(1024**power)
+        for power, prefix in enumerate(_MULTIPLES, 1)
+        for ending in ("ib", "i", "")
+    },
 }
 
 

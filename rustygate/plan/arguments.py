@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
-from rustygate.config import ConfigError
+from rustygate.config import ConfigError, in_seconds, in_units
 from rustygate.plan.demand import Demand
 from rustygate.plan.forecast import Plan
 
@@ -32,11 +32,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default.duration_s / 3600,
         "how long clients with a rate send requests",
     )
-    add("--latency", _positive, default.latency_s, "seconds upstream takes to respond")
-    add("--timeout", _positive, default.timeout_s, "seconds a request may wait")
+    add("--latency", _seconds, default.latency_s, "seconds upstream takes to respond")
+    add("--timeout", _seconds, default.timeout_s, "seconds a request may wait")
     parser.add_argument(
         "--find-tier",
-        type=_positive,
+        type=_seconds,
         metavar="SECONDS",
         help="find the lowest limits, instead of --rpm and --tpm, under which 95%% of each "
         "client's requests wait no longer",
@@ -53,9 +53,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _limit(text: str) -> int | None:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"expected a whole number, got {text!r}")
-    return int(text) or None
+    number = in_units(text)
+    if not number.isdecimal():
+        raise argparse.ArgumentTypeError(
+            f"expected a whole number, such as 500 or 200k, got {text!r}"
+        )
+    return int(number) or None
+
+
+def _seconds(text: str) -> float:
+    with suppress(ValueError):
+        if 0 < float(in_seconds(text)) <= MAX_NUMBER:
+            return float(in_seconds(text))
+    raise argparse.ArgumentTypeError(
+        f"expected a number of seconds above 0 and up to {MAX_NUMBER}, or a duration such as "
+        f"500ms or 1m30s, got {text!r}"
+    )
 
 
 def _positive(text: str) -> float:

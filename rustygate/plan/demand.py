@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from random import Random
 
+from rustygate.config import in_units
 from rustygate.core.clients import MAX_WEIGHT, MIN_WEIGHT
 from rustygate.core.priority_class import CLASS_WEIGHTS
 
@@ -16,7 +17,7 @@ MAX_DURATION_S = 86_400 * 3600
 MIN_REQUESTS_PER_SECOND = 1 / MAX_DURATION_S
 
 _NOTATION = re.compile(
-    r"(?P<name>[^:]+):(?P<count>\d+(\.\d+)?)(/(?P<unit>[smh])|@(?P<at>once|\d+)):(?P<tokens>\d+)"
+    r"(?P<name>[^:]+):(?P<count>\d+(\.\d+)?)(/(?P<unit>[smh])|@(?P<at>once|\d+)):(?P<tokens>[^:]+)"
     r"(:(?P<priority>[a-z]+))?(:(?P<weight>\d+(\.\d+)?))?"
 )
 _UNIT_S = {"s": 1, "m": 60, "h": 3600}
@@ -46,7 +47,7 @@ class Demand:
         Raises argparse.ArgumentTypeError.
         """
         match = _NOTATION.fullmatch(text)
-        demand = match and cls._from_match(match)
+        demand = match and in_units(match["tokens"]).isdecimal() and cls._from_match(match)
         if not demand or not demand._is_valid():
             raise argparse.ArgumentTypeError(
                 f"expected NAME:N/s:TOKENS (or /m, /h) or NAME:N@once:TOKENS (or @SECONDS), "
@@ -61,7 +62,7 @@ class Demand:
         count = float(match["count"]) / _UNIT_S[match["unit"] or "s"]
         at_s = None if at is None else 0.0 if at == "once" else float(at)
         priority, weight = match["priority"] or "default", float(match["weight"] or 1)
-        return cls(match["name"], count, at_s, int(match["tokens"]), priority, weight)
+        return cls(match["name"], count, at_s, int(in_units(match["tokens"])), priority, weight)
 
     def _is_valid(self) -> bool:
         """Whether class, weight, count and arrival are within the gate's and the plan's limits."""
