@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 from rustygate.config import names
 from rustygate.config.settings import Settings
 
-_OPENAI = "api.openai.com"
+_OPENAI, _OPENAI_PATH = "api.openai.com", "/v1"
 
 
 def settings_warnings(settings: Settings) -> Iterator[str]:
@@ -28,14 +28,16 @@ def exposure_warning(settings: Settings) -> str | None:
 
 
 def base_url_warning(settings: Settings) -> str | None:
-    """A warning if OpenAI's base URL lacks its path, so that every request gets a 404."""
+    """A warning if OpenAI's base URL has another path than its own, which answers only 404s."""
     url = urlsplit(settings.openai_base_url)
     host = url.hostname or ""
-    if url.path or not (host == _OPENAI or host.endswith(f".{_OPENAI}")):
+    if url.path == _OPENAI_PATH or not (host == _OPENAI or host.endswith(f".{_OPENAI}")):
         return None
+    wrong = f"the path {url.path}" if url.path else f"no {_OPENAI_PATH}"
+    right = f"{url.scheme}://{url.netloc}{_OPENAI_PATH}"
     return (
-        f"{names.BASE_URL}={settings.openai_base_url} has no /v1: /v1/X here is sent to /X there, "
-        f"which does not exist; set {names.BASE_URL}={settings.openai_base_url}/v1"
+        f"{names.BASE_URL}={settings.openai_base_url} has {wrong}: /v1/X here is sent to "
+        f"{url.path}/X there, which does not exist; set {names.BASE_URL}={right}"
     )
 
 

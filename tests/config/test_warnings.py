@@ -23,3 +23,16 @@ def test_openai_without_its_path_is_warned_about(url: str) -> None:
 )
 def test_other_base_url_is_not_warned_about(url: str) -> None:
     assert list(settings_warnings(load(KEY | {"OPENAI_BASE_URL": url}))) == []
+
+
+@pytest.mark.parametrize(
+    "path", ["/V1", "/v1/chat/completions", "/v1/responses/", "/v2", "//v1", "/openai/v1"]
+)
+def test_another_path_at_openai_is_warned_about(path: str) -> None:
+    url = f"https://api.openai.com{path}"
+    [warning] = settings_warnings(load(KEY | {"OPENAI_BASE_URL": url}))
+    assert warning == (
+        f"OPENAI_BASE_URL={url.rstrip('/')} has the path {path.rstrip('/')}: /v1/X here is sent "
+        f"to {path.rstrip('/')}/X there, which does not exist; set "
+        "OPENAI_BASE_URL=https://api.openai.com/v1"
+    )
