@@ -1,9 +1,14 @@
 """Reading a `.env` file: lines of `NAME=value`, whose values are used as written."""
 
+import re
 from io import StringIO
 from pathlib import Path
 
 from dotenv.parser import Binding, parse_stream
+
+# Other programs' names may have dots and hyphens. PowerShell's `$env:NAME`, a quoted name and an
+# item of a YAML list are no names: such a line would have no effect.
+_NAME = re.compile(r"[A-Za-z_][\w.-]*", re.ASCII)
 
 
 def read_dotenv(path: Path, problems: list[str]) -> dict[str, str]:
@@ -19,7 +24,9 @@ def read_dotenv(path: Path, problems: list[str]) -> dict[str, str]:
         return {}
     values = {}
     for binding in parse_stream(StringIO(text)):
-        if binding.key is not None and binding.value is not None:
+        if binding.key is not None and not _NAME.fullmatch(binding.key):
+            problems.append(f"{path} line {_line_number(binding)}: expected NAME=value")
+        elif binding.key is not None and binding.value is not None:
             values[binding.key] = binding.value
         elif binding.error or binding.key is not None:
             problems.append(f"{path} line {_line_number(binding)}: expected NAME=value")

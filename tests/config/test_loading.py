@@ -254,13 +254,24 @@ def test_unreadable_dotenv_is_reported_unless_absent_or_a_directory(
 
 @pytest.mark.parametrize(
     "line",
-    [f"OPENAI_API_KEY {SECRET}", SECRET, f"OPENAI_API_KEY: {SECRET}", f"A='{SECRET}", "=x"],
+    [
+        *(f"OPENAI_API_KEY {SECRET}", SECRET, f"OPENAI_API_KEY: {SECRET}", f"A='{SECRET}", "=x"),
+        *(f"$env:OPENAI_API_KEY={SECRET}", '"RATE_LIMIT"=5', "- RATE_LIMIT=5", "RATE LIMIT=5"),
+    ],
 )
 def test_bad_line_in_dotenv_is_reported_by_number_only(tmp_path: Path, line: str) -> None:
     dotenv = tmp_path / ".env"
     dotenv.write_text(f"PORT=1\n\n\n{line}\nQUEUE_LIMIT=7\n")
     [problem] = problems(KEY, dotenv)
     assert problem == f"{dotenv} line 4: expected NAME=value"
+
+
+@pytest.mark.parametrize("name", ["spring.port", "my-app", "_x", "a1"])
+def test_names_of_other_programs_in_dotenv_are_accepted(tmp_path: Path, name: str) -> None:
+    dotenv = tmp_path / ".env"
+    dotenv.write_text(f"{name}=1\nexport PORT=1\n'QUEUE_LIMIT'=7\n")
+    settings = load(KEY, dotenv=dotenv)
+    assert (settings.port, settings.queue_limit) == (1, 7)
 
 
 def test_lower_case_proxy_variables_take_precedence(tmp_path: Path) -> None:
