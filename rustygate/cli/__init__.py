@@ -65,7 +65,7 @@ def check_command(name: str) -> str:
     """The name of a command. Raises argparse.ArgumentTypeError with the nearest one."""
     if name in COMMANDS:
         return name
-    nearest = get_close_matches(name, COMMANDS, n=1)
+    nearest = get_close_matches(name.lower(), COMMANDS, n=1)
     advice = f"did you mean {nearest[0]}?" if nearest else f"expected {', '.join(COMMANDS)}"
     raise argparse.ArgumentTypeError(f"unknown command {name!r}; {advice}")
 

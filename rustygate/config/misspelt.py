@@ -35,6 +35,11 @@ _OTHER_NAMES = {
     "OPENAI_ORGANIZATION": "OPENAI_ORG_ID",
     "OPENAI_ORGANIZATION_ID": "OPENAI_ORG_ID",
     "OPENAI_PROJECT": "OPENAI_PROJECT_ID",
+    "CORS_ORIGINS": "CORS_ALLOW_ORIGINS",
+    "TLS_CERT": names.TLS_CERT_FILE,
+    "TLS_CERT_PATH": names.TLS_CERT_FILE,
+    "TLS_KEY": names.TLS_KEY_FILE,
+    "TLS_KEY_PATH": names.TLS_KEY_FILE,
 }
 
 # Set for other programs, although a letter or two would make them a setting.

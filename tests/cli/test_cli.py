@@ -57,6 +57,7 @@ def test_bad_usage_exits_with_2(arguments: list[str], capsys: pytest.CaptureFixt
     [
         (["serv"], "rustygate: error: unknown command 'serv'; did you mean serve?"),
         (["Plan"], "rustygate: error: unknown command 'Plan'; did you mean plan?"),
+        (["HELP"], "rustygate: error: unknown command 'HELP'; did you mean help?"),
         (["helth", "x"], "rustygate: error: unknown command 'helth'; did you mean health?"),
         (
             ["help", "chekc"],

@@ -32,6 +32,10 @@ from tests.config.problems import KEY
         ("RUSTYGATE_RATE_LIMIT", "RATE_LIMIT"),
         ("RUSTYGATE_RATE_LIMTI", "RATE_LIMIT"),
         ("LOGFORMAT", "LOG_FORMAT"),
+        ("TLS_CERT", "TLS_CERT_FILE"),
+        ("tls_key", "TLS_KEY_FILE"),
+        ("TLS_KEY_PATH", "TLS_KEY_FILE"),
+        ("CORS_ORIGINS", "CORS_ALLOW_ORIGINS"),
     ],
 )
 def test_misspelt_setting_is_named_with_the_right_one(name: str, meant: str) -> None:
