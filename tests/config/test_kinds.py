@@ -114,7 +114,7 @@ def test_value_that_is_not_a_number_is_rejected(variable: str, value: str) -> No
         ("RATE_LIMIT_TIMEOUT", "30x", f"a number of seconds from 0 to {DURATION}"),
         ("TOKENS_PER_MINUTE", "200kB", "a whole number of 1 or more, such as 500 or 200k"),
         ("TOKENS_PER_MINUTE", "0.0001k", "a whole number of 1 or more, such as 500 or 200k"),
-        ("MAX_BODY_SIZE", "256 mi", BYTES),
+        ("MAX_BODY_SIZE", "256 mx", BYTES),
         ("PORT", "8k", "a whole number from 0 to 65535"),
         ("LOG_FORMAT", "xml", "text or json"),
         ("BIND_ADDRESS", "127.0.0.256", ADDRESS),
