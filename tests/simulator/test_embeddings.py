@@ -1,5 +1,7 @@
 """Embeddings."""
 
+import json
+
 import pytest
 
 from tests.support.simulator import Simulator
@@ -23,3 +25,20 @@ async def test_sdk_embeddings_are_equal_in_both_encodings(simulator: Simulator) 
 async def test_bad_embedding_input_returns_400(simulator: Simulator, bad_input: object) -> None:
     response = await simulator.post("/embeddings", {"model": "m", "input": bad_input})
     assert (response.status, response.error["param"]) == (400, "input")
+
+
+@pytest.mark.parametrize(
+    ("model", "dimensions", "length"),
+    [
+        ("text-embedding-3-large", None, 3072),
+        ("text-embedding-3-large", 256, 256),
+        ("text-embedding-3-small", None, 1536),
+        ("text-embedding-ada-002", None, 1536),
+    ],
+)
+async def test_vector_has_the_length_of_its_model(
+    simulator: Simulator, model: str, dimensions: int | None, length: int
+) -> None:
+    request = {"model": model, "input": "a"} | ({"dimensions": dimensions} if dimensions else {})
+    response = await simulator.post("/embeddings", request)
+    assert len(json.loads(response.body)["data"][0]["embedding"]) == length

@@ -260,3 +260,20 @@ async def test_bad_item_is_named(
 ) -> None:
     response = await simulator.post("/responses", {"model": "m", "input": "x", field: value})
     assert (response.status, response.error["param"]) == (400, param)
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"tools": [{"type": "function"}]}, "tools[0]"),
+        ({"tools": [TOOL, {"type": "custom", "function": {"name": "f"}}]}, "tools[1]"),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"tool_choice": "auto", "tools": []}, "tool_choice"),
+    ],
+    ids=str,
+)
+async def test_chat_with_half_a_tool_is_a_bad_request(
+    simulator: Simulator, fields: dict[str, Any], param: str
+) -> None:
+    response = await simulator.post("/chat/completions", CHAT_BODY | fields)
+    assert (response.status, response.error["param"]) == (400, param)

@@ -63,6 +63,8 @@ class ChatRequest(AnswerRequest, kw_only=True):
     def __post_init__(self) -> None:
         """Reject invalid input that the types allow."""
         check_top_logprobs(self.logprobs, self.top_logprobs)
+        if self.tool_choice is not None and not self.tools:
+            raise ValueError("Expected 'tools' with 'tool_choice' - at `$.tool_choice`")
 
     @cached_property
     def prompt(self) -> Prompt:

@@ -41,6 +41,11 @@ class ToolSpec(msgspec.Struct):
     function: FunctionSpec | None = None
     custom: CustomSpec | None = None
 
+    def __post_init__(self) -> None:
+        """Reject invalid input that the types allow."""
+        if self.type in ("function", "custom") and getattr(self, self.type) is None:
+            raise ValueError(f"Expected the field '{self.type}'")
+
     @property
     def tools(self) -> list[Tool]:
         """The tool; none if it is of a kind that the simulator never calls."""

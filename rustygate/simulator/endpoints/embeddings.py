@@ -22,6 +22,7 @@ from rustygate.simulator.schemas import (
 MAX_INPUTS = 2048
 DEFAULT_DIMENSIONS = 1536
 MAX_DIMENSIONS = 3072
+_LARGE_MODEL = "text-embedding-3-large"
 
 
 class EmbeddingsRequest(ModelRequest, kw_only=True):
@@ -52,7 +53,8 @@ class EmbeddingsRequest(ModelRequest, kw_only=True):
         return json_body({"object": "list", "data": data, "model": self.model, "usage": usage})
 
     def _embedding(self, value: str | list[int]) -> list[float] | str:
-        vector = _vector(repr(value), self.dimensions or DEFAULT_DIMENSIONS)
+        default = MAX_DIMENSIONS if self.model == _LARGE_MODEL else DEFAULT_DIMENSIONS
+        vector = _vector(repr(value), self.dimensions or default)
         if self.encoding_format == "base64":
             return b64encode(vector).decode()
         return vector.tolist()
