@@ -19,13 +19,22 @@ from rustygate.admission.gate import Gate
 from rustygate.config import Settings
 from rustygate.core.bucket import SECOND
 from rustygate.core.clients import Client
+from rustygate.core.forms import is_form
 from rustygate.core.headers import Credentials, Headers
 from rustygate.core.lane_key import READ_METHODS, endpoint_key
 from rustygate.core.log_levels import is_debug, is_trace
 from rustygate.core.output_history import OutputHistory
 from rustygate.core.paths import path_of
 from rustygate.core.rate_limit_headers import read_rate_limits
-from rustygate.core.request_facts import NO_FACTS, RequestFacts, model_in_query, read_request_facts
+from rustygate.core.request_facts import (
+    NO_FACTS,
+    RequestFacts,
+    facts_in_query,
+    model_in_query,
+    read_facts_in_start,
+    read_form_facts,
+    read_request_facts,
+)
 from rustygate.core.websocket_handshake import (
     NONCE_BYTES,
     SWITCHING_PROTOCOLS,
@@ -174,10 +183,7 @@ class Proxy:
         try:
             await body.read()
             facts = self._estimate(exchange, target, body, handshake)
-            is_visible = body.held is not None and (
-                handshake is None or names_models_in_turns(target)
-            )
-            check_model(client, exchange, facts if is_visible else None)
+            check_model(client, exchange, facts)
             headers = self._headers(request, facts, handshake)
             upstream_request = UpstreamRequest(exchange, target, headers, body, client)
             # Admit, forward and pipe.
@@ -212,9 +218,7 @@ class Proxy:
         handshake: WebSocketHandshake | None,
     ) -> RequestFacts:
         """Stamp the model and the estimated cost."""
-        facts = read_request_facts(body.held, exchange.path) if body.held else NO_FACTS
-        if handshake is not None:
-            facts = RequestFacts(model_in_query(target))
+        facts = _read_facts(exchange, target, body, handshake)
         exchange.model = facts.model
         # A read never waits for a model's limits.
         if facts.model is None or (handshake is None and exchange.method in READ_METHODS):
@@ -371,6 +375,25 @@ class Proxy:
             logger.trace(step, id=exchange.id, **fields)
         elif self._logs_steps:
             exchange.record_step(step, fields)
+
+
+def _read_facts(
+    exchange: Exchange, target: str, body: RequestBody, handshake: WebSocketHandshake | None
+) -> RequestFacts:
+    """What a request shows of its model, its cost, and whether it streams."""
+    if handshake is not None:
+        model = model_in_query(target)
+        is_shown = model is not None or names_models_in_turns(target)
+        return RequestFacts(model, readable=is_shown)
+    if body.held and is_form(body.content_type):
+        return read_form_facts(body.held, exchange.path, body.content_type)
+    if body.held:
+        return read_request_facts(body.held, exchange.path)
+    if body.held is None:
+        return read_facts_in_start(body.take_start(), exchange.path, body.content_type)
+    if "?" in target and exchange.method == hdrs.METH_GET:
+        return facts_in_query(target)
+    return NO_FACTS
 
 
 async def _pass_on(

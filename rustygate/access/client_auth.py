@@ -103,20 +103,20 @@ class ClientAuth:
         return current
 
 
-def check_model(client: Client | None, exchange: Exchange, facts: RequestFacts | None) -> None:
+def check_model(client: Client | None, exchange: Exchange, facts: RequestFacts) -> None:
     """Raise `ModelNotAllowed` unless a client may use the model that a request names.
 
     Args:
-        facts: what was read of the body; None if the gate does not read it, because the body is
-            streamed or the request is a WebSocket's.
+        facts: what was read of the request.
     """
     if client is None or not client.models:
         return
-    model = exchange.model
-    if _hides_models(exchange):
-        # A model that the body names at its top level need not be the one that is used.
-        model = None
-    elif _uses_no_model(exchange, facts) if model is None else client.may_use(model):
+    # The model that the body names at its top level need not be the one that is used.
+    is_shown = facts.readable and not _hides_models(exchange)
+    model = facts.model if is_shown else None
+    if exchange.path.startswith(_FILE_PATHS) and model is None:
+        return
+    if is_shown and (model is None or client.may_use(model)):
         return
     allowed = ", ".join(client.models)
     if model is not None:
@@ -125,11 +125,6 @@ def check_model(client: Client | None, exchange: Exchange, facts: RequestFacts |
         f"Client {client.name} may use only {allowed}, and the gate cannot tell which model this "
         "request uses."
     )
-
-
-def _uses_no_model(exchange: Exchange, facts: RequestFacts | None) -> bool:
-    """Whether a request that names no model is known to use none."""
-    return exchange.path.startswith(_FILE_PATHS) if facts is None else facts.readable
 
 
 def _hides_models(exchange: Exchange) -> bool:

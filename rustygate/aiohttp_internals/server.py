@@ -4,6 +4,7 @@ aiohttp has no option for the class of its connections, and no hooks in them.
 """
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 
 from aiohttp import HttpVersion10, HttpVersion11, web
@@ -152,6 +153,16 @@ def skip_lingering(connection: web.RequestHandler) -> None:
     By default aiohttp reads on for ten seconds.
     """
     connection._lingering_time = 0.0
+
+
+async def peek(body: StreamReader, size: int, timeout_s: float) -> bytes:
+    """The first bytes of a body, which stay to be read: up to `size`, or what arrives in time."""
+    # Whoever reads the body gets its errors.
+    with suppress(Exception):
+        async with asyncio.timeout(timeout_s):
+            while body.total_bytes < size and not body.is_eof() and body.exception() is None:
+                await body._wait("peek")
+    return b"".join(body._buffer)[:size]
 
 
 class _Server(web.Server):

@@ -148,8 +148,8 @@ class Settings:
     max_buffered_body: Annotated[
         int,
         kinds.size(0),
-        "request bodies up to this many bytes are buffered, so that they can be sent again; "
-        "larger and multipart bodies are streamed",
+        "request bodies up to this many bytes are buffered, forms too, so that they can be read, "
+        "counted and sent again; larger bodies are streamed",
     ] = 8 << 20
     # 512 MiB: the largest file that OpenAI accepts.
     max_body_size: Annotated[

@@ -11,7 +11,16 @@ from urllib.parse import parse_qs
 
 import msgspec
 
-from rustygate.core.request_schema import CHARACTERS_PER_TOKEN, read_request
+from rustygate.core.forms import Form, is_form, read_form
+from rustygate.core.request_schema import (
+    CHARACTERS_PER_TOKEN,
+    TEXTS,
+    Request,
+    is_true,
+    read_request,
+    read_request_start,
+    request_in_form,
+)
 
 # A model name is a label in logs. No model has a longer name.
 MODEL_NAME_LIMIT = 128
@@ -28,7 +37,7 @@ class RequestFacts(msgspec.Struct, frozen=True):
         input_characters: of text and definitions; media and token ids count at a fixed rate.
         output_cap: the most tokens that the response may take, all choices together; 0 if the
             response takes no tokens, None if the request sets no cap.
-        readable: whether the body could be parsed.
+        readable: whether all of the body could be read, so that it has no other model.
     """
 
     model: str | None = None
@@ -44,6 +53,12 @@ class RequestFacts(msgspec.Struct, frozen=True):
 
 
 NO_FACTS = RequestFacts()
+NO_FACTS_IN_START = RequestFacts(readable=False)
+STREAM_FACTS = RequestFacts(streaming=True)
+
+# A client that does not set the Content-Type of its JSON may send that of a form, as curl does.
+_JSON_OBJECT = b"{"
+_NOTHING = Request()
 
 
 def read_request_facts(body: bytes, path: str | None = None) -> RequestFacts:
@@ -55,17 +70,41 @@ def read_request_facts(body: bytes, path: str | None = None) -> RequestFacts:
     """
     if not body:
         return NO_FACTS
-    default_cap = None if path is None or path.endswith(_TEXT_ENDPOINTS) else 0
     request = read_request(body)
     if request is None:
-        return RequestFacts(input_characters=len(body), output_cap=default_cap, readable=False)
-    cap = request.output_cap()
-    return RequestFacts(
-        _model_name(request.model),
-        request.stream is True,
-        request.input_characters(),
-        default_cap if cap is None else cap,
-    )
+        cap = _default_cap(path)
+        return RequestFacts(input_characters=len(body), output_cap=cap, readable=False)
+    return _facts(request, path)
+
+
+def read_form_facts(body: bytes, path: str, content_type: str) -> RequestFacts:
+    """Read a buffered form."""
+    if body.startswith(_JSON_OBJECT):
+        return read_request_facts(body, path)
+    form = read_form(body, content_type)
+    return _facts(request_in_form(form), path, _long_characters(form), form.clear)
+
+
+def read_facts_in_start(start: bytes, path: str, content_type: str) -> RequestFacts:
+    """Read the start of a body that is streamed: a form's first fields, or an object's first
+    members. What else is in the body is not known."""
+    if is_form(content_type) and not start.startswith(_JSON_OBJECT):
+        # The last field of a URL-encoded form may go on.
+        whole = (
+            start if content_type[:10].lower() == "multipart/" else start[: start.rfind(b"&") + 1]
+        )
+        request = request_in_form(read_form(whole, content_type))
+    else:
+        request = read_request_start(start)
+    if request == _NOTHING:
+        return NO_FACTS_IN_START
+    return _facts(request, path, readable=False)
+
+
+def facts_in_query(target: str) -> RequestFacts:
+    """What matters in the target of a request without a body."""
+    stream = parse_qs(target.partition("?")[2]).get("stream", [])
+    return STREAM_FACTS if any(map(is_true, stream)) else NO_FACTS
 
 
 def model_in_query(target: str) -> str | None:
@@ -75,6 +114,28 @@ def model_in_query(target: str) -> str | None:
     """
     models = parse_qs(target.partition("?")[2], keep_blank_values=True).get("model", [])
     return _model_name(models[0]) if len(models) == 1 else None
+
+
+def _facts(
+    request: Request, path: str | None, more_characters: int = 0, readable: bool = True
+) -> RequestFacts:
+    cap = request.output_cap()
+    return RequestFacts(
+        _model_name(request.model),
+        request.stream is True,
+        request.input_characters() + more_characters,
+        _default_cap(path) if cap is None else cap,
+        readable,
+    )
+
+
+def _default_cap(path: str | None) -> int | None:
+    return None if path is None or path.endswith(_TEXT_ENDPOINTS) else 0
+
+
+def _long_characters(form: Form) -> int:
+    """Characters of the texts that are too long to be read, as if each had one byte."""
+    return sum(length for name, length in form.lengths.items() if name in TEXTS)
 
 
 def _model_name(model: object) -> str | None:

@@ -15,6 +15,9 @@ from typing import Any
 
 import msgspec
 
+from rustygate.core.forms import Form
+from rustygate.core.json_start import members_in_start
+
 CHARACTERS_PER_TOKEN = 4
 
 # 765 tokens, what an image of 1024 x 1024 in high detail takes (OpenAI, "Images and vision").
@@ -126,7 +129,16 @@ _field_decoders = {
     field.name: msgspec.json.Decoder(field.type).decode
     for field in msgspec.structs.fields(Request)
 }
+# Fields that are text in forms.
+TEXTS = frozenset({"input", "prompt", "instructions"})
 _INPUTS = frozenset({"messages", "input", "prompt", "instructions"})
+_SCALARS = frozenset(
+    field.name for field in msgspec.structs.fields(Request) if field.type == _Scalar
+)
+_SCALARS_IN_JSON = frozenset(map(str.encode, _SCALARS))
+
+# The texts in forms and queries that stand for true, in lower case.
+_TRUE = frozenset({"true", "1"})
 
 
 def read_request(body: bytes) -> Request | None:
@@ -135,6 +147,33 @@ def read_request(body: bytes) -> Request | None:
         return _decode(body)
     except DECODE_ERRORS:
         return _read_field_by_field(body)
+
+
+def read_request_start(start: bytes) -> Request:
+    """Read the scalars in the start of a body that is a JSON object."""
+    request = Request()
+    for name, value in members_in_start(start, _SCALARS_IN_JSON).items():
+        setattr(request, name.decode(), _field(name.decode(), msgspec.Raw(value)))
+    return request
+
+
+def request_in_form(form: Form) -> Request:
+    """The request in a form's fields, which are all text."""
+    request = Request()
+    for name in form.fields.keys() & (_SCALARS | TEXTS):
+        text = form.fields[name]
+        value: _Scalar = text
+        if name == "stream":
+            value = is_true(text)
+        elif name in _SCALARS and name != "model":
+            value = int(text) if text.isascii() and text.isdigit() and len(text) < 10 else None
+        setattr(request, name, value)
+    return request
+
+
+def is_true(text: str) -> bool:
+    """Whether a text in a form or a query stands for true."""
+    return text.lower() in _TRUE
 
 
 def _read_field_by_field(body: bytes) -> Request | None:

@@ -1,8 +1,8 @@
 """The body of a client's request: buffered, to be inspected and sent again, or streamed.
 
-Small bodies are buffered. Larger and multipart bodies are passed on as they arrive. A client that
-waits for permission to send (`Expect: 100-continue`, RFC 9110, 10.1.1) gets it from here: at once
-for a body that is inspected, otherwise only when upstream is ready to receive it.
+Small bodies are buffered. Larger ones are passed on as they arrive, after a look at their start. A
+client that waits for permission to send (`Expect: 100-continue`, RFC 9110, 10.1.1) gets it from
+here: at once for JSON that is buffered, otherwise only when upstream is ready to receive it.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 
 from aiohttp import HttpVersion11, hdrs, web
 
-from rustygate.aiohttp_internals.server import skip_lingering
+from rustygate.aiohttp_internals.server import peek, skip_lingering
 from rustygate.config import Settings
 from rustygate.core.headers import Headers
 from rustygate.errors import BodyTooLarge, MalformedBody, Refusal, RequestTimeout
@@ -27,6 +27,13 @@ READ_BUFFER = 256 * 1024
 
 # The most that a body with that buffer takes; aiohttp's high-water mark is twice its low one.
 READ_BUFFER_LIMIT = 2 * READ_BUFFER
+
+# How much of a streamed body is inspected. What names the model comes first, and aiohttp buffers
+# as much even if it may not read ahead.
+START_LIMIT = 2 * INITIAL_READ_BUFFER
+
+# How long a streamed body may take to start. It does not end within this time anyway.
+START_TIMEOUT_S = 0.25
 
 # How long the gate waits for the next byte of a body. A lost network recovers within this time or
 # not at all; nginx and most load balancers wait as long. Time in which upstream accepts no more
@@ -49,8 +56,9 @@ class RequestBody:
     """One request's body.
 
     `read` buffers the body if it should be buffered; `held` is then the whole body, otherwise
-    None. It goes upstream as one `piece` if there is one, otherwise chunk by chunk. The chunks of
-    a buffered body can be iterated again, others only once. `close` releases the memory.
+    None, and `take_start` returns what has arrived of it. It goes upstream as one `piece` if there
+    is one, otherwise chunk by chunk. The chunks of a buffered body can be iterated again, others
+    only once. `close` releases the memory.
     """
 
     def __init__(self, request: web.Request, settings: Settings, budget: BodyBufferBudget) -> None:
@@ -62,6 +70,8 @@ class RequestBody:
         self._read_ahead_size = 0
         self._expects_continue = _expects_continue(request)
         self._stopped = False
+        self.content_type = ", ".join(request.headers.getall(hdrs.CONTENT_TYPE, ()))
+        self._start = b""
         self.held: bytes | None = None if request.body_exists else b""
         self.refusal: Refusal | None = None
         _check_framing(request)
@@ -84,8 +94,16 @@ class RequestBody:
                 await self._send_continue()
             while self.held is None and self._may_hold_more():
                 self._hold(await self._next_chunk())
+            if self.held is None:
+                self._start = _first_bytes(self._chunks)
         elif not self._expects_continue:
             self._read_ahead()
+            self._start = await peek(self._request.content, START_LIMIT, START_TIMEOUT_S)
+
+    def take_start(self) -> bytes:
+        """What has arrived of a body that is not held. It is returned once, to free its memory."""
+        start, self._start = self._start, b""
+        return start
 
     @property
     def piece(self) -> bytes | None:
@@ -143,10 +161,7 @@ class RequestBody:
         self._release_read_ahead()
 
     def _should_hold(self) -> bool:
-        content_type = self._request.headers.get(hdrs.CONTENT_TYPE, "").lower()
-        if content_type.startswith("multipart/"):
-            return False
-        if self._expects_continue and "json" not in content_type:
+        if self._expects_continue and "json" not in self.content_type.lower():
             return False
         available = self._budget.limit - self._budget.held
         return (self._length or 0) <= min(self._settings.max_buffered_body, available)
@@ -219,6 +234,15 @@ class RequestBody:
         await writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         # As aiohttp does: an interim response is not part of the response.
         writer.output_size = 0
+
+
+def _first_bytes(chunks: list[bytes]) -> bytes:
+    start = b""
+    for chunk in chunks:
+        start += chunk[: START_LIMIT - len(start)]
+        if len(start) == START_LIMIT:
+            break
+    return start
 
 
 def _check_framing(request: web.Request) -> None:

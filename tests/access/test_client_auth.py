@@ -40,6 +40,13 @@ def request_of(name: str, target: str = "/v1/models", *lines: str) -> bytes:
     return "".join([head, *(f"{line}\r\n" for line in lines), "\r\n"]).encode()
 
 
+def form_with(model: str) -> bytes:
+    """A form with a file and a model; its boundary is `x`."""
+    file = b'--x\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\ndata\r\n'
+    field = b'--x\r\nContent-Disposition: form-data; name="model"\r\n\r\n%b\r\n'
+    return file + field % model.encode() + b"--x--\r\n"
+
+
 @pytest.fixture
 def clients(tmp_path: Path) -> Path:
     path = tmp_path / "clients.toml"
@@ -189,9 +196,48 @@ async def test_streamed_body_does_not_show_its_model(
 ) -> None:
     write(clients, table(search='models = ["gpt-4o*"]'))
     upstream.reply = response()
-    sent = request("POST", path, "Content-Type: multipart/form-data; boundary=x", body=b"--x--")
+    body = form_with("gpt-4o")
+    sent = request("POST", path, "Content-Type: multipart/form-data; boundary=x", body=body)
     sent = sent.replace(b"sk-client-canary-9d7c5b3a1f2e", KEYS["search"].encode())
-    assert (await (await gate(CLIENTS_FILE=clients)).request(sent)).status == status
+    running = await gate(CLIENTS_FILE=clients, MAX_BUFFERED_BODY=len(body) - 1)
+    assert (await running.request(sent)).status == status
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (form_with("gpt-4o"), 200),
+        (form_with("o1"), 403),
+        (form_with("gpt-4o").replace(b'"model"', b'"voice"'), 200),
+        (form_with("gpt-4o") + form_with("o1"), 403),
+        (form_with("gpt-4o").replace(b"--x--", b""), 403),
+        (form_with("gpt-4o").replace(b"\r\n", b"\n"), 403),
+        (b"model=gpt-4o", 403),
+    ],
+    ids=["allowed", "other", "none", "two forms", "no end", "line feeds", "not multipart"],
+)
+async def test_form_shows_its_model(
+    gate: StartGate, upstream: Upstream, clients: Path, body: bytes, status: int
+) -> None:
+    write(clients, table(search='models = ["gpt-4o*"]'))
+    upstream.reply = response()
+    lines = ["Content-Type: multipart/form-data; boundary=x"]
+    sent = request("POST", "/v1/images/edits", *lines, body=body)
+    sent = sent.replace(b"sk-client-canary-9d7c5b3a1f2e", KEYS["search"].encode())
+    got = await (await gate(CLIENTS_FILE=clients)).request(sent)
+    assert (got.status, len(upstream.calls)) == (status, status == 200)
+
+
+async def test_large_body_may_name_another_model_later(
+    gate: StartGate, upstream: Upstream, clients: Path
+) -> None:
+    write(clients, table(search='models = ["gpt-4o*"]'))
+    body = b'{"model": "gpt-4o", "x": "%b", "model": "o1"}' % (b"x" * 200_000)
+    sent = post(body).replace(b"sk-client-canary-9d7c5b3a1f2e", KEYS["search"].encode())
+    running = await gate(CLIENTS_FILE=clients, MAX_BUFFERED_BODY=1000)
+    got = await running.request(sent)
+    assert (got.status, got.reason) == (403, "model_not_allowed")
+    assert upstream.calls == []
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.conftest import StartGate
-from tests.support.http import chat, get, post, request, response
+from tests.support.http import chat, get, post, response
 from tests.support.rate_limits import error, rate_limited, respond_once
 from tests.support.upstream import Upstream
 
@@ -113,9 +113,7 @@ async def test_request_whose_body_is_not_buffered_is_not_retried(
     gate: StartGate, upstream: Upstream
 ) -> None:
     upstream.reply = rate_limited(error("rate_limit_exceeded"))
-    got = await (await gate()).request(
-        request("POST", "/v1/files", "Content-Type: multipart/form-data; boundary=x", body=b"--x")
-    )
+    got = await (await gate(MAX_BUFFERED_BODY=1)).request(post(b"{}"))
     assert (got.status, len(upstream.calls)) == (429, 1)
 
 

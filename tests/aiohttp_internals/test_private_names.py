@@ -67,6 +67,8 @@ PRIVATE_NAMES = [
     # Connections from clients.
     Name(SERVER, "aiohttp.base_protocol.BaseProtocol", "_pause_transport_reading", "self"),
     Name(SERVER, "aiohttp.base_protocol.BaseProtocol", "_upgraded"),
+    Name(SERVER, "aiohttp.StreamReader", "_buffer"),
+    Name(SERVER, "aiohttp.StreamReader", "_wait", "self, func_name"),
     Name(SERVER, "aiohttp.web.AppRunner", "_make_server", "self"),
     Name(SERVER, "aiohttp.web.BaseRequest", "_version"),
     Name(SERVER, "aiohttp.web.Request", "_match_info"),

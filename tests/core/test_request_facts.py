@@ -1,10 +1,20 @@
 """What a request may cost, read from any body."""
 
+from urllib.parse import urlencode
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rustygate.core.request_facts import NO_FACTS, RequestFacts, model_in_query, read_request_facts
+from rustygate.core.request_facts import (
+    NO_FACTS,
+    RequestFacts,
+    facts_in_query,
+    model_in_query,
+    read_facts_in_start,
+    read_form_facts,
+    read_request_facts,
+)
 
 CHAT_PATH = "/v1/chat/completions"
 
@@ -96,3 +106,114 @@ def test_any_body_has_facts(body: bytes) -> None:
 )
 def test_model_in_the_query(target: str, expected: str | None) -> None:
     assert model_in_query(target) == expected
+
+
+# Forms, starts and queries.
+
+FORM = "Multipart/form-data; boundary=X"
+URL_ENCODED = "application/x-www-form-urlencoded"
+
+
+def form(**fields: str) -> bytes:
+    """A multipart form with a file and these fields."""
+    file = '--X\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\n12345678\r\n'
+    parts = "".join(
+        f'--X\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
+        for name, value in fields.items()
+    )
+    return f"{file}{parts}--X--\r\n".encode()
+
+
+@pytest.mark.parametrize(
+    ("fields", "facts"),
+    [
+        ({}, RequestFacts()),
+        ({"model": "whisper-1"}, RequestFacts("whisper-1")),
+        ({"model": "m", "stream": "true"}, RequestFacts("m", True)),
+        ({"model": "m", "stream": "True"}, RequestFacts("m", True)),
+        ({"model": "m", "stream": "1"}, RequestFacts("m", True)),
+        ({"model": "m", "stream": "false"}, RequestFacts("m")),
+        ({"model": "m", "prompt": "gr\u00fc\u00df", "n": "2"}, RequestFacts("m", False, 4)),
+        ({"model": "m", "input": "12", "instructions": "3"}, RequestFacts("m", False, 3)),
+        ({"model": "m", "max_tokens": "7", "n": "2"}, RequestFacts("m", False, 0, 14)),
+        ({"model": "m", "max_tokens": "many", "n": "-2"}, RequestFacts("m")),
+        ({"model": "m", "messages": "x", "text": "y", "other": "z"}, RequestFacts("m")),
+        ({"model": "", "prompt": "1"}, RequestFacts(None, False, 1)),
+        ({"model": "m" * 129}, RequestFacts(None)),
+    ],
+)
+def test_facts_of_a_form(fields: dict[str, str], facts: RequestFacts) -> None:
+    assert read_form_facts(form(**fields), "/v1/images/edits", FORM) == facts
+    body = urlencode(fields).encode()
+    assert read_form_facts(body, "/v1/images/edits", URL_ENCODED) == facts
+
+
+def test_text_that_is_too_long_to_read_counts() -> None:
+    body = form(model="m", prompt="x" * 300_000, other="x" * 300_000)
+    assert read_form_facts(body, "/v1/x", FORM) == RequestFacts("m", False, 300_000)
+
+
+def test_form_that_others_may_read_differently_is_not_readable() -> None:
+    body = form(model="m").replace(b"--X--", b"")
+    assert read_form_facts(body + b"--X", "/v1/x", FORM).readable is False
+    assert read_form_facts(b"model=a&model=b", "/v1/x", URL_ENCODED) == RequestFacts(
+        "a", readable=False
+    )
+
+
+@pytest.mark.parametrize("content_type", [URL_ENCODED, FORM])
+def test_json_is_read_whatever_its_type(content_type: str) -> None:
+    """curl says that it is a form."""
+    facts = read_form_facts(b'{"model":"m","input":"four"}', "/v1/x", content_type)
+    assert facts == RequestFacts("m", False, 4)
+
+
+@pytest.mark.parametrize(
+    ("start", "content_type", "facts"),
+    [
+        (b'{"model":"m","stream":true,"max_tokens":5,"messages":[{"con', "application/json",
+         RequestFacts("m", True, 0, 5, readable=False)),
+        (b'{"stream":true,"n":2,"input":"x', "", RequestFacts(None, True, 0, 0, readable=False)),
+        (b'{"model":{"a":1},"stream":"true","input', "", RequestFacts(readable=False)),
+        (b'{"messages":["x', "", RequestFacts(readable=False)),
+        (b"\x89PNG", "image/png", RequestFacts(readable=False)),
+        (b"", "application/json", RequestFacts(readable=False)),
+        (form(model="m", stream="true")[:-8], FORM, RequestFacts("m", readable=False)),
+        (form(model="m", stream="true", file="x")[:-20], FORM,
+         RequestFacts("m", True, readable=False)),
+        (b"model=m&stream=true&prompt=x", URL_ENCODED, RequestFacts("m", True, readable=False)),
+        (b"stream=true&model=m", URL_ENCODED, RequestFacts(None, True, readable=False)),
+    ],
+    ids=lambda value: repr(value[:30]) if isinstance(value, bytes) else None,
+)  # fmt: skip
+def test_facts_in_the_start_of_a_body(
+    start: bytes, content_type: str, facts: RequestFacts
+) -> None:
+    assert read_facts_in_start(start, "/v1/x", content_type) == facts
+
+
+def test_start_of_a_text_request_without_a_cap_costs_what_is_typical() -> None:
+    facts = read_facts_in_start(b'{"model":"m",', "/v1/chat/completions", "application/json")
+    assert (facts.output_cap, facts.cost(500)) == (None, 500)
+
+
+@given(st.binary(max_size=300), st.sampled_from(["", FORM, URL_ENCODED]))
+def test_any_start_has_facts(start: bytes, content_type: str) -> None:
+    assert not read_facts_in_start(start, "/v1/x", content_type).readable
+
+
+@pytest.mark.parametrize(
+    ("target", "streaming"),
+    [
+        ("/v1/responses/resp_1?stream=true&starting_after=4", True),
+        ("/v1/responses/resp_1?a=b&stream=True", True),
+        ("/v1/responses/resp_1?stream=1", True),
+        ("/v1/responses/resp_1?stream=false", False),
+        ("/v1/responses/resp_1?stream=", False),
+        ("/v1/responses/resp_1?upstream=true", False),
+        ("/v1/responses/stream=true", False),
+        ("/v1/responses/resp_1?x=?stream=true", False),
+    ],
+)
+def test_stream_in_the_query(target: str, streaming: bool) -> None:
+    assert facts_in_query(target) == RequestFacts(streaming=streaming)

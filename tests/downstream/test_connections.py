@@ -204,7 +204,7 @@ async def test_stalled_body_times_out(
 async def test_stalled_upload_times_out_and_is_never_ended_upstream(
     gate: StartGate, upstream: Upstream
 ) -> None:
-    running = await gate()
+    running = await gate(MAX_BUFFERED_BODY=9_999)
     client = await running.send(request("POST", CHAT, MULTIPART, body=b"x" * 10_000)[:-1])
     call = await upstream.call()
     await call.expect_body(b"x" * 9_999)
@@ -245,7 +245,7 @@ async def test_upload_paused_by_upstream_does_not_time_out(
 async def test_stalled_upload_does_not_cut_a_response_that_has_started(
     gate: StartGate, upstream: Upstream
 ) -> None:
-    running = await gate()
+    running = await gate(MAX_BUFFERED_BODY=9_999)
     client = await running.send(request("POST", CHAT, MULTIPART, body=b"x" * 10_000)[:-1])
     call = await upstream.call()
     call.send(EVENT_STREAM, chunk(b"data: 1\n\n"))

@@ -155,7 +155,10 @@ async def test_too_large_body_is_refused_before_its_end(
 @pytest.mark.parametrize(
     ("sent", "settings"),
     [
-        (request("POST", "/v1/files", MULTIPART, "Transfer-Encoding: chunked"), {}),
+        (
+            request("POST", "/v1/files", MULTIPART, "Transfer-Encoding: chunked"),
+            {"MAX_BUFFERED_BODY": 2},
+        ),
         (request("POST", CHAT, JSON, "Transfer-Encoding: chunked"), {"MAX_BUFFERED_BODY": 2}),
     ],
     ids=["multipart", "large"],

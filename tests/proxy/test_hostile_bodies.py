@@ -108,9 +108,10 @@ async def test_body_with_a_bad_chunk_is_refused(
 
 @bad_chunk
 async def test_upload_with_a_bad_chunk_is_refused_and_left_incomplete(
-    running: Gate, upstream: Upstream, bad: bytes
+    gate: StartGate, upstream: Upstream, bad: bytes
 ) -> None:
     """Upstream can tell that the body is incomplete."""
+    running = await gate(MAX_BUFFERED_BODY=0)
     head = request("POST", "/v1/files", MULTIPART, "Transfer-Encoding: chunked", MARKED)
     client = await running.send(head, chunk(BODY))
     call = await upstream.call()
@@ -205,8 +206,9 @@ async def test_incomplete_body_is_not_sent(
 
 @pytest.mark.parametrize("framing", ["Content-Length: 1000", "Transfer-Encoding: chunked"])
 async def test_incomplete_upload_stays_incomplete(
-    running: Gate, upstream: Upstream, framing: str
+    gate: StartGate, upstream: Upstream, framing: str
 ) -> None:
+    running = await gate(MAX_BUFFERED_BODY=0)
     framed = chunk(BODY) if "chunked" in framing else BODY
     client = await running.send(request("POST", "/v1/files", MULTIPART, framing), framed)
     call = await upstream.call()

@@ -58,12 +58,12 @@ async def test_compressed_body_is_forwarded_unchanged(gate: StartGate, upstream:
 @pytest.mark.parametrize(
     ("lines", "settings"),
     [
-        (("Content-Type: multipart/form-data; boundary=x",), {}),
+        (("Content-Type: multipart/form-data; boundary=x",), {"MAX_BUFFERED_BODY": 10}),
         (("Content-Type: application/json",), {"MAX_BUFFERED_BODY": 10}),
         (("Content-Type: application/octet-stream",), {"MAX_BUFFERED_BODY": 0}),
         (("Content-Type: application/json",), {"QUEUE_BYTES": 0}),
     ],
-    ids=["multipart", "large", "buffering off", "no buffer space"],
+    ids=["large form", "large", "buffering off", "no buffer space"],
 )
 async def test_unbuffered_body_is_streamed(
     gate: StartGate, upstream: Upstream, lines: tuple[str, ...], settings: dict[str, int]
@@ -172,7 +172,7 @@ async def test_refused_request_gets_no_100_continue(gate: StartGate, upstream: U
 async def test_early_response_is_forwarded_at_once_and_ends_the_upload(
     gate: StartGate, upstream: Upstream
 ) -> None:
-    running = await gate()
+    running = await gate(MAX_BUFFERED_BODY=999_999)
     lines = ["Content-Type: multipart/form-data; boundary=x", "Content-Length: 1000000"]
     client = await running.send(request("POST", "/v1/files", *lines), b"x" * 1000)
     call = await upstream.call()
@@ -185,7 +185,7 @@ async def test_early_response_is_forwarded_at_once_and_ends_the_upload(
 async def test_early_response_streams_while_the_upload_is_pending(
     gate: StartGate, upstream: Upstream
 ) -> None:
-    running = await gate()
+    running = await gate(MAX_BUFFERED_BODY=999_999)
     lines = ["Content-Type: multipart/form-data; boundary=x", "Content-Length: 1000000"]
     client = await running.send(request("POST", "/v1/files", *lines), b"x" * 1000)
     call = await upstream.call()
@@ -194,3 +194,152 @@ async def test_early_response_streams_while_the_upload_is_pending(
     await client.expect_body(b"data: 1\n\n")
     call.send(chunk(b"data: 2\n\n"), LAST_CHUNK)
     assert await client.read_rest() == b"data: 2\n\n"
+
+
+# What the gate reads of a body.
+
+FORM_TYPE = "Content-Type: multipart/form-data; boundary=x"
+URL_ENCODED = "Content-Type: application/x-www-form-urlencoded"
+JSON = "Content-Type: application/json"
+FILE = b'--x\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\n%b\r\n'
+
+
+def form(file: bytes = b"\x00\xff\r\n", **fields: str) -> bytes:
+    """A form with fields before and a file."""
+    parts = "".join(
+        f'--x\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
+        for name, value in fields.items()
+    )
+    return parts.encode() + FILE % file + b"--x--\r\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "body", "settings"),
+    [
+        (FORM_TYPE, form(model="m-1", stream="true"), {}),
+        (URL_ENCODED, b"stream=true&model=m%2D1", {}),
+        (FORM_TYPE, form(bytes(200_000), model="m-1", stream="true"), {"MAX_BUFFERED_BODY": 9999}),
+        (
+            JSON,
+            b'{"model":"m-1","stream":true,"x":"' + b"x" * 200_000 + b'"}',
+            {"MAX_BUFFERED_BODY": 9999},
+        ),
+        (JSON, b'{"model":"m-1","stream":true,"x":"' + b"x" * 200 + b'"}', {"QUEUE_BYTES": 100}),
+    ],
+    ids=["form", "URL-encoded form", "large form", "large JSON", "JSON beyond QUEUE_BYTES"],
+)
+@pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
+async def test_model_and_stream_are_recognized(
+    gate: StartGate,
+    upstream: Upstream,
+    line: str,
+    body: bytes,
+    settings: dict[str, int],
+    chunked: bool,
+) -> None:
+    running = await gate(**settings)
+    framing = "Transfer-Encoding: chunked" if chunked else f"Content-Length: {len(body)}"
+    lines = [line, framing, "Accept-Encoding: gzip"]
+    client = await running.send(request("POST", "/v1/images/edits", *lines))
+    client.send(*[chunk(body), LAST_CHUNK] if chunked else [body])
+    call = await upstream.call()
+    assert await call.read_rest() == body
+    assert call.head["accept-encoding"] == "identity"
+    await call.respond(response())
+    assert (await client.response()).status == 200
+    assert (await running.settled())[0]["model"] == "m-1"
+
+
+async def test_start_that_does_not_arrive_does_not_hold_up_a_large_body(
+    gate: StartGate, upstream: Upstream
+) -> None:
+    """Its model is then not known."""
+    running = await gate(MAX_BUFFERED_BODY=10)
+    client = await running.send(request("POST", CHAT, JSON, "Content-Length: 30"))
+    call = await upstream.call()
+    client.send(b'{"model": "m-1", "stream": 1} ')
+    assert await call.read_rest() == b'{"model": "m-1", "stream": 1} '
+    await call.respond(response())
+    await client.response()
+    assert (await running.settled())[0]["model"] is None
+
+
+async def test_client_that_disconnects_before_the_start_is_noticed(
+    gate: StartGate, upstream: Upstream
+) -> None:
+    running = await gate(MAX_BUFFERED_BODY=10)
+    client = await running.send(request("POST", CHAT, JSON, "Content-Length: 30"), b"{")
+    client.disconnect()
+    assert (await running.settled())[0]["outcome"] == "client_left"
+    assert upstream.calls == []
+
+
+@pytest.mark.parametrize("line", [FORM_TYPE, URL_ENCODED])
+async def test_form_is_held_and_sent_again(gate: StartGate, upstream: Upstream, line: str) -> None:
+    body = form(model="m-1") if line == FORM_TYPE else b"model=m-1"
+    running = await gate()
+    client = await running.send(request("POST", "/v1/images/edits", line, body=body))
+    first = await upstream.call()
+    limited = response(b"{}", "retry-after-ms: 1", status="429 Too Many Requests")
+    await first.respond(limited)
+    again = await upstream.call()
+    assert await again.read_rest() == body
+    assert again.head["content-length"] == str(len(body))
+    await again.respond(response())
+    assert (await client.response()).status == 200
+
+
+async def test_form_gets_100_continue_after_admission(gate: StartGate, upstream: Upstream) -> None:
+    running = await gate(CONCURRENCY_LIMIT=1)
+    first = await running.send(get())
+    holder = await upstream.call()
+    body = form(model="m-1")
+    lines = [FORM_TYPE, "Expect: 100-continue", f"Content-Length: {len(body)}"]
+    client = await running.send(request("POST", "/v1/images/edits", *lines))
+    await running.wait_until(waiters=1)
+    assert client.wire.received == b""
+    await holder.respond(response())
+    await first.response()
+    assert (await client.head()).raw == CONTINUE
+    client.send(body)
+    call = await upstream.call()
+    assert await call.read_rest() == body
+    await call.respond(response())
+    assert (await client.response()).status == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "received"),
+    [
+        ("GET", "/v1/responses/resp_1?stream=true", "identity"),
+        ("GET", "/v1/responses/resp_1?stream=false", "gzip"),
+        ("GET", "/v1/responses/resp_1", "gzip"),
+        ("HEAD", "/v1/responses/resp_1?stream=true", "gzip"),
+        ("POST", "/v1/responses/resp_1?stream=true", "gzip"),
+    ],
+)
+async def test_stream_in_the_query_is_recognized(
+    gate: StartGate, upstream: Upstream, method: str, target: str, received: str
+) -> None:
+    upstream.reply = response(b"")
+    await (await gate()).request(request(method, target, "Accept-Encoding: gzip"))
+    assert upstream.calls[0].head["accept-encoding"] == received
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        get("/v1/responses/resp_1?stream=true"),
+        request("POST", "/v1/audio/transcriptions", FORM_TYPE, body=form(stream="true")),
+    ],
+    ids=["query", "form"],
+)
+async def test_waiting_stream_gets_keepalives(
+    gate: StartGate, upstream: Upstream, sent: bytes
+) -> None:
+    running = await gate(CONCURRENCY_LIMIT=1, QUEUE_KEEPALIVE_AFTER=0.05)
+    await running.send(get())
+    await upstream.call()
+    client = await running.send(sent)
+    assert (await client.head())["content-type"] == "text/event-stream"
+    await client.expect_body(b": keep-alive\n")

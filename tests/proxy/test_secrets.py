@@ -253,8 +253,9 @@ async def disconnect_at_each_step(gate: GateProcess, upstream: Upstream) -> None
     await until(lambda: b"data:" in stream.received)
     stream.reset()
     calls = len(upstream.calls)
-    multipart = "Content-Type: multipart/form-data; boundary=x"
-    upload = await gate.send(build_head("POST", "/v1/silent/x", CHUNKED, multipart))
+    # A body that is not held.
+    lines = [CHUNKED, "Content-Type: multipart/form-data; boundary=x", "Expect: 100-continue"]
+    upload = await gate.send(build_head("POST", "/v1/silent/x", *lines))
     upload.send(chunk(BODY.encode()))
     await until(lambda: len(upstream.calls) > calls)
     upload.abort()

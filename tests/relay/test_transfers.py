@@ -240,7 +240,7 @@ async def test_slow_client_pauses_the_download(gate: StartGate, upstream: Upstre
 
 async def test_end_that_the_parser_held_back_arrives(gate: StartGate, upstream: Upstream) -> None:
     """Enough small chunks at once pause the reading."""
-    running = await gate()
+    running = await gate(MAX_BUFFERED_BODY=0)
     number = INITIAL_READ_BUFFER // 16 + 1
     for size in range(number - 3, number + 3):
         client = await running.send(
@@ -279,7 +279,7 @@ async def test_queued_upload_arrives_complete(
     gate: StartGate, upstream: Upstream, expects: bool
 ) -> None:
     """Whether its start has been read ahead or the client still waits for a 100."""
-    running = await gate(CONCURRENCY_LIMIT=1)
+    running = await gate(CONCURRENCY_LIMIT=1, MAX_BUFFERED_BODY=1000)
     first = await running.send(get("/v1/holder"))
     holder = await upstream.call()
     lines = [MULTIPART, *(["Expect: 100-continue"] if expects else [])]
@@ -324,7 +324,7 @@ async def test_body_beyond_queue_bytes_stays_in_its_socket(
 async def test_upload_that_grows_too_large_is_refused_while_it_is_sent(
     gate: StartGate, upstream: Upstream
 ) -> None:
-    running = await gate(MAX_BODY_SIZE=MEGABYTE)
+    running = await gate(MAX_BODY_SIZE=MEGABYTE, MAX_BUFFERED_BODY=0)
     client = await running.send(START_CHUNKED, chunk(b"x" * 1000))
     call = await upstream.call()
     await call.expect_body(b"x" * 1000)
@@ -337,7 +337,7 @@ async def test_upload_that_grows_too_large_is_refused_while_it_is_sent(
 
 
 async def test_broken_upload_does_not_affect_another(gate: StartGate, upstream: Upstream) -> None:
-    running = await gate()
+    running = await gate(MAX_BUFFERED_BODY=0)
     intact = await running.send(START_CHUNKED, chunk(FORM[:1000]))
     call = await upstream.call()
     await call.expect_body(FORM[:1000])

@@ -12,7 +12,10 @@ MULTIPART = "Content-Type: multipart/form-data; boundary=x"
 
 # Requests whose body is not buffered, so that it can be sent only once, and the settings for that.
 STREAMED_BODIES = {
-    "multipart": (request("POST", "/v1/files", MULTIPART, body=b"--x--"), {}),
+    "large form": (
+        request("POST", "/v1/files", MULTIPART, body=b"--x--"),
+        {"MAX_BUFFERED_BODY": 4},
+    ),
     "large": (chat(), {"MAX_BUFFERED_BODY": 10}),
     "chunked and large": (
         request("POST", CHAT, "Transfer-Encoding: chunked") + chunk(bytes(1 << 20)) + LAST_CHUNK,

@@ -73,7 +73,7 @@ class Scenario:
 
     async def start_upload(self, first: bytes) -> tuple[Client, Call]:
         """Start an upload that is not buffered, with `first` received by upstream."""
-        head = request("POST", self.target, MULTIPART, "Content-Length: 1000")
+        head = request("POST", self.target, MULTIPART, "Content-Length: 20000")
         client = await self.testbed.send(head, first)
         call = await self.call()
         await call.expect_body(first)

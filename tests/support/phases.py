@@ -93,9 +93,9 @@ async def sending_body(gate: StartGate, upstream: Upstream) -> Scene:
     return Scene(running, client, finish)
 
 
-async def queued(gate: StartGate, upstream: Upstream, *data: bytes) -> Scene:
+async def queued(gate: StartGate, upstream: Upstream, *data: bytes, **settings: object) -> Scene:
     """In the queue behind another exchange."""
-    running = await gate(CONCURRENCY_LIMIT=1)
+    running = await gate(CONCURRENCY_LIMIT=1, **settings)
     await running.send(get("/v1/holder"))
     holder = await upstream.call()
     client = await running.connect()
@@ -107,7 +107,8 @@ async def queued(gate: StartGate, upstream: Upstream, *data: bytes) -> Scene:
 
 async def queued_with_unread_body(gate: StartGate, upstream: Upstream) -> Scene:
     body = b"x" * UNREAD_BODY_SIZE
-    return await queued(gate, upstream, request("POST", "/v1/files", MULTIPART, body=body))
+    sent = request("POST", "/v1/files", MULTIPART, body=body)
+    return await queued(gate, upstream, sent, MAX_BUFFERED_BODY=0)
 
 
 async def queued_before_100_continue(gate: StartGate, upstream: Upstream) -> Scene:
@@ -140,7 +141,7 @@ async def before_retry(gate: StartGate, upstream: Upstream) -> Scene:
 
 async def uploading(gate: StartGate, upstream: Upstream) -> Scene:
     """Half of the body has reached upstream."""
-    running = await gate()
+    running = await gate(MAX_BUFFERED_BODY=0)
     client = await running.send(request("POST", "/v1/files", MULTIPART, body=FILE)[:-9])
     call = await upstream.call()
     await call.expect_body(FILE[:-9])

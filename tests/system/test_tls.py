@@ -277,7 +277,7 @@ async def test_disconnect_of_a_queued_upload_is_noticed_within_a_second(
     client_tls: ssl.SSLContext,
     disconnect: Callable[[Client], None],
 ) -> None:
-    running = await gate(CONCURRENCY_LIMIT=1, **files)
+    running = await gate(CONCURRENCY_LIMIT=1, MAX_BUFFERED_BODY=0, **files)
     await open_stream(running, upstream, client_tls)
     client = await running.connect(tls=client_tls)
     lines = ["Content-Type: multipart/form-data; boundary=x", f"Content-Length: {MEGABYTE}"]

@@ -182,7 +182,7 @@ async def test_slow_upload_is_not_taken_for_upstream_silence(
     gate: StartGate, upstream: Upstream, interim: bytes
 ) -> None:
     """The upload takes longer than another exchange, which times out."""
-    running = await gate(UPSTREAM_READ_TIMEOUT=SHORT_S)
+    running = await gate(UPSTREAM_READ_TIMEOUT=SHORT_S, MAX_BUFFERED_BODY=0)
     client = await running.send(request("POST", "/v1/files", MULTIPART, "Content-Length: 12"))
     client.send(b"first.")
     call = await upstream.call()
@@ -205,7 +205,7 @@ async def test_slow_upload_on_a_pooled_connection_is_not_taken_for_upstream_sile
 ) -> None:
     """The end of the previous response must not restart the clock. The upload takes longer than
     another exchange, which times out."""
-    running = await gate(UPSTREAM_READ_TIMEOUT=SHORT_S)
+    running = await gate(UPSTREAM_READ_TIMEOUT=SHORT_S, MAX_BUFFERED_BODY=0)
     client = await running.send(get())
     call = await upstream.call()
     await call.respond(previous_response)
