@@ -108,6 +108,7 @@ class Admission(Waiter):
             lane.pace.accept(self._dispatcher.now(), self.lane_totals.at)
         if update is not None and lane.learn(self._dispatcher.now(), self.lane_totals, update):
             self.lane_queue.on_limits_changed()
+            self._dispatcher.on_lane_changed(self.lane_queue)
         self._release_lane_slot()
 
     def pause(self, wait: int, *, slow: bool = False) -> None:
@@ -119,6 +120,7 @@ class Admission(Waiter):
         else:
             lane.refuse(now, wait, self.lane_totals)
         self.lane_queue.advance()
+        self._dispatcher.on_lane_changed(self.lane_queue)
 
     def settle(self, tokens: int) -> None:
         """Replace the estimated cost by the actual one. The lane's level comes from upstream."""

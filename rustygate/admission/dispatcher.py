@@ -17,7 +17,15 @@ Time is the event loop's clock in integer nanoseconds, so that tests can use a v
 import asyncio
 
 from rustygate.admission import refusals
-from rustygate.admission.wait_queues import GateQueue, Prediction, Waiter, WaitQueue, clock_ns
+from rustygate.admission.late_waiters import LateWaiters
+from rustygate.admission.wait_queues import (
+    GateQueue,
+    LaneQueue,
+    Prediction,
+    Waiter,
+    WaitQueue,
+    clock_ns,
+)
 from rustygate.config import Settings
 from rustygate.core.bucket import SECOND, TokenBucket
 from rustygate.core.budgets import Budgets
@@ -44,6 +52,7 @@ class Dispatcher:
         self.waiting = 0
         self.waiting_by_class = dict.fromkeys(CLASS_WEIGHTS, 0)
         self.closed = False
+        self._late_waiters = LateWaiters(self.queue, self._refuse_late, loop)
         self._queue_limit = settings.queue_limit
         self._loop = loop
         self._head: Waiter | None = None
@@ -111,6 +120,10 @@ class Dispatcher:
         """Wake the task, because one of the gate's own budgets has changed."""
         if self._wake_up is not None and not self._wake_up.done():
             self._wake_up.set_result(None)
+
+    def on_lane_changed(self, lane_queue: LaneQueue) -> None:
+        """A lane's limits have changed, or it is paused: refuse those that now wait too long."""
+        self._late_waiters.examine(lane_queue)
 
     def predict(self, waiter: Waiter, *, at_most: bool = False) -> Prediction:
         """The wait of a newcomer, as far as it depends on time alone: a slot that must become free
@@ -207,6 +220,14 @@ class Dispatcher:
             raise refusals.wait_too_long(
                 newcomer, self.budgets, now, left=left, predicted=predicted
             )
+
+    def _refuse_late(self, waiter: Waiter, predicted: Prediction) -> None:
+        now = self.now()
+        left = waiter.exchange.deadline - now
+        waiter.refuse(
+            refusals.wait_too_long(waiter, self.budgets, now, left=left, predicted=predicted)
+        )
+        self._remove(waiter)
 
     def _expire(self, waiter: Waiter) -> None:
         if waiter.decided:

@@ -24,6 +24,8 @@ summed up together (`FlowPool`).
 """
 
 from collections.abc import Callable, Hashable
+from math import inf
+from operator import itemgetter
 from typing import Generic, TypeVar
 
 from rustygate.core.backlog import UNIT_SIZE, Size, Work, sum_work
@@ -106,6 +108,18 @@ class FairQueue(Generic[T]):
         priority_class.server.charge(flow_queue, size.cost)
         self._count_out(priority_class, flow_queue, size)
         return item
+
+    def in_order(self) -> list[T]:
+        """All items in the order in which they are served if no other arrives. O(n log n)."""
+        entries: list[tuple[int, float, T]] = []
+        for priority_class in self._classes.values():
+            if priority_class.backlog:
+                tag, sequence = priority_class.start_tag, float(priority_class.sequence)
+                for item, size in priority_class.in_order():
+                    entries.append((tag, sequence, item))
+                    tag, sequence = tag + priority_class.virtual_cost(size.cost), inf
+        entries.sort(key=itemgetter(0, 1))
+        return [item for _, _, item in entries]
 
     def refund(self, flow: Flow, cost: int = 1) -> None:
         """Refund the cost of a popped item to its flow and class: its turn was not used."""

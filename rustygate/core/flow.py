@@ -38,6 +38,10 @@ class FlowQueue(Entity, Generic[T]):
     def __iter__(self) -> Iterator[T]:
         return chain((item for _, item, _ in self.ranked), self.items)
 
+    def sized_items(self) -> Iterator[tuple[T, Size]]:
+        """Its items in order, with their sizes."""
+        return chain(((item, size) for _, item, size in self.ranked), self.items.items())
+
     @property
     def first_item(self) -> Work:
         """The work of its first item."""

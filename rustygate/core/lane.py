@@ -17,13 +17,11 @@ from typing import NamedTuple
 from rustygate.core.backlog import Work
 from rustygate.core.bucket import MINUTE, SECOND, TokenBucket
 from rustygate.core.budgets import Budgets
-from rustygate.core.learned_quota import LearnedQuota
+from rustygate.core.learned_quota import REORDERED_WITHIN, LearnedQuota
 from rustygate.core.pace import Pace
 from rustygate.core.rate_limit_headers import RateLimitUpdate
 
-# A request is not overtaken by one that was admitted later than this, and no more than so many
-# requests without a response are examined.
-_MAX_OVERTAKEN_AGE = SECOND // 2
+# No more than so many requests without a response are examined at each response.
 _MAX_EXAMINED = 64
 
 # After `slow_down` the rate is halved. It recovers over this time.
@@ -130,6 +128,7 @@ class Lane(Budgets):
             admitted: the totals that the exchange of the response has kept.
         """
         if admitted.requests < self._last_update.requests:
+            self._lower(now, admitted, update)
             return False
         limits = _limit(self.requests), _limit(self.tokens)
         self._last_update = admitted
@@ -154,11 +153,27 @@ class Lane(Budgets):
             self.pace = None
         return limits != (_limit(self.requests), _limit(self.tokens))
 
+    def _lower(self, now: int, admitted: AdmissionTotals, update: RateLimitUpdate) -> None:
+        """Lower the levels by a response to an older exchange, which upstream may have seen after
+        the newer ones."""
+        if self._last_update.at - admitted.at > REORDERED_WITHIN:
+            return
+        requests = tokens = 0
+        for number, (at, cost) in islice(reversed(self._unanswered.items()), _MAX_EXAMINED):
+            if at >= admitted.at and number != admitted.requests:
+                requests += 1
+                tokens += cost
+        at = admitted.at
+        self._request_quota.lower(
+            self.requests, update.requests, now, admitted_at=at, unanswered=requests
+        )
+        self._token_quota.lower(self.tokens, update.tokens, now, admitted_at=at, unanswered=tokens)
+
     def _overtaken(self, now: int, admitted: AdmissionTotals) -> tuple[int, int]:
         """The requests and tokens that were admitted shortly before an exchange and have no
         response yet: upstream may not have seen them before it."""
         requests = tokens = 0
-        since = max(admitted.at - _MAX_OVERTAKEN_AGE, 2 * admitted.at - now)
+        since = max(admitted.at - REORDERED_WITHIN, 2 * admitted.at - now)
         for number, (at, cost) in islice(reversed(self._unanswered.items()), _MAX_EXAMINED):
             if at < since:
                 break

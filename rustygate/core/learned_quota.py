@@ -16,6 +16,9 @@ from rustygate.core.bucket import MINUTE, SECOND, TokenBucket
 from rustygate.core.others_use import OthersUse
 from rustygate.core.rate_limit_headers import Quota
 
+# Requests that are admitted within this time may reach upstream in any order.
+REORDERED_WITHIN = SECOND // 2
+
 # The level in a response that took no longer than this is used as it is.
 _MAX_FRESH_AGE = 10 * SECOND
 
@@ -23,11 +26,13 @@ _MAX_FRESH_AGE = 10 * SECOND
 class LearnedQuota:
     """What is known of a quota from its reports, except for the bucket, which is the lane's."""
 
-    __slots__ = ("_others", "_period", "_refused", "_since")
+    __slots__ = ("_low_at", "_lowest", "_others", "_period", "_refused", "_since")
 
     def __init__(self) -> None:
         self._others: OthersUse | None = None
         self._period = 0
+        # The lowest level reported lately, and when its exchange was admitted.
+        self._lowest, self._low_at = 0, -MINUTE
         # What the lane had admitted when others' use was first observed.
         self._since = 0
         # Units of requests that upstream refused, and so did not take from the quota.
@@ -61,7 +66,8 @@ class LearnedQuota:
             self._observe_others(bucket, quota.remaining, now, admitted_at, admitted)
             age = now - admitted_at
             # Upstream admits no more than it has: what goes beyond that is refused.
-            level = max(quota.remaining - later, -(age // bucket.period))
+            level = self._level(bucket, quota.remaining, admitted_at) - later
+            level = max(level, -(age // bucket.period))
             level -= self._reserve(quota.limit)
             if age > _MAX_FRESH_AGE:
                 level = min(bucket.level(now), level + age // bucket.period)
@@ -69,8 +75,38 @@ class LearnedQuota:
         bucket.limit_debt(now)
         return bucket
 
+    def _level(self, bucket: TokenBucket, remaining: int, admitted_at: int) -> int:
+        """The level that is reported for an exchange. If a lower one was reported for another
+        that was admitted at about the same time, upstream saw that one later."""
+        elapsed = admitted_at - self._low_at
+        lowest = self._lowest + max(0, elapsed) // bucket.period
+        if remaining <= lowest or elapsed > REORDERED_WITHIN:
+            self._lowest, self._low_at = remaining, admitted_at
+            return remaining
+        return lowest
+
     def _reserve(self, limit: int) -> int:
         return 0 if self._others is None else self._others.reserve(self._period, limit)
+
+    def lower(
+        self,
+        bucket: TokenBucket | None,
+        quota: Quota | None,
+        now: int,
+        *,
+        admitted_at: int,
+        unanswered: int,
+    ) -> None:
+        """Lower the level to what the response to an older exchange reports.
+
+        Args:
+            unanswered: units that upstream may not have seen by then.
+        """
+        if bucket is not None and quota is not None and quota.remaining is not None:
+            level = self._level(bucket, quota.remaining, admitted_at) - unanswered
+            level = max(0, level) - self._reserve(quota.limit)
+            if level < bucket.level(now):
+                bucket.fill_to(now, level)
 
     def count_refusal(self, admitted: int, units: int) -> None:
         """Count a request of so many units that upstream refused.
@@ -86,6 +122,7 @@ class LearnedQuota:
         self, bucket: TokenBucket | None, limit: int, now: int, later: int
     ) -> TokenBucket:
         self._others = None
+        self._low_at = -MINUTE
         self._period = ceil(MINUTE / limit)
         if bucket is None:
             bucket = TokenBucket.per_minute(limit)

@@ -3,7 +3,9 @@
 To predict what is served before an item, a class keeps sums over its flows in pools.
 """
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
+from math import inf
+from operator import itemgetter
 from typing import Generic, TypeVar
 
 from rustygate.core.backlog import NO_WORK, Size, Work, sum_work
@@ -46,6 +48,17 @@ class PriorityClass(Entity, Generic[T]):
             entity.count += sign
             entity.tokens += sign * size.tokens
         self._join_pool(flow_queue)
+
+    def in_order(self) -> Iterator[tuple[T, Size]]:
+        """Its items in the order in which they are served if no other arrives."""
+        entries: list[tuple[int, float, T, Size]] = []
+        for flow_queue in self.flows.values():
+            tag, sequence = flow_queue.start_tag, float(flow_queue.sequence)
+            for item, size in flow_queue.sized_items():
+                entries.append((tag, sequence, item, size))
+                tag, sequence = tag + flow_queue.virtual_cost(size.cost), inf
+        entries.sort(key=itemgetter(0, 1))
+        return ((item, size) for _, _, item, size in entries)
 
     def work_ahead(self, flow: Flow) -> Work:
         """About how much of this class is served before an item that `flow` pushed now."""

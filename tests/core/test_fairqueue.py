@@ -131,6 +131,24 @@ def test_flows_share_by_cost_and_not_by_count() -> None:
     assert turns.count("big") == pytest.approx(10, abs=1)
 
 
+def check_order(queue: FairQueue[Item]) -> None:
+    """The order is known in advance, but for equal start tags."""
+    expected = queue.in_order()
+    actual = [queue.pop() for _ in range(len(queue))]
+    assert sorted(actual) == sorted(expected)
+    for place, item in enumerate(actual):
+        assert abs(expected.index(item) - place) <= 4
+
+
+def test_order_is_known_in_advance() -> None:
+    flows = [Flow("a"), Flow("b", weight=3), Flow("c", "batch"), Flow("d", "interactive")]
+    queue = filled([(flow, 20) for flow in flows], cost=7)
+    for number in range(9):
+        queue.push(("a", 100 + number), flows[0], Size(3 + number), rank=number)
+    assert [queue.pop() for _ in range(10)]
+    check_order(queue)
+
+
 def test_refunded_item_pushed_with_a_rank_keeps_its_place() -> None:
     queue: FairQueue[Item] = FairQueue()
     for item in (("a", 0), ("b", 0), ("a", 1), ("b", 1)):
@@ -382,6 +400,9 @@ class Machine(RuleBasedStateMachine):
         for flow, items in self.model.items():
             own = sum(self.pushed[item][1] for item in items)
             assert own <= self.queue.work_ahead(flow).cost <= total + 1e-6
+
+    def teardown(self) -> None:
+        check_order(self.queue)
 
 
 TestMachine = Machine.TestCase

@@ -1,0 +1,127 @@
+"""Waiters that are refused once it is known that they wait too long, on a virtual clock."""
+
+import asyncio
+from time import process_time
+from typing import Any
+
+import pytest
+
+from rustygate.core.bucket import SECOND, TokenBucket
+from rustygate.errors import QueueTimeout
+from tests.support.harness import (
+    Harness,
+    Task,
+    rate_limit,
+    run_ready_tasks,
+    run_scenario,
+)
+from tests.support.limited_upstream import LimitedUpstream, request
+
+
+def now_s(harness: Harness) -> float:
+    return (harness.gate.now() - harness.began) / SECOND
+
+
+def refused(tasks: list[Task]) -> list[Task]:
+    """Those that are refused by now."""
+    done = [task for task in tasks if task.done()]
+    return [task for task in done if isinstance(task.exception(), QueueTimeout)]
+
+
+def test_first_response_tells_who_cannot_be_admitted_in_time() -> None:
+    async def scenario(harness: Harness) -> None:
+        upstream = LimitedUpstream(TokenBucket.per_minute(60), latency_s=0.2)
+        tasks = [asyncio.create_task(request(harness, upstream, f"c{n % 6}")) for n in range(180)]
+        await asyncio.sleep(0.5)
+        early = [task.result() for task in tasks if task.done() and task.result().status == 429]
+        assert 88 <= len(early) <= 92
+        exchanges = await asyncio.gather(*tasks)
+        late = [each for each in exchanges if each.status == 429 and each not in early]
+        assert len(late) <= 1
+        assert upstream.refused_at == []
+
+    run_scenario(scenario, rate_limit=None)
+
+
+async def wait_in_lane(harness: Harness, *, count: int = 10, **fields: Any) -> list[Task]:
+    tasks = [harness.spawn("b", model="m", **fields) for _ in range(count)]
+    await run_ready_tasks()
+    return tasks
+
+
+@pytest.mark.parametrize(("pause_s", "count"), [(40, 10), (5, 0)])
+def test_waiters_of_a_paused_lane_are_refused_by_their_deadlines(pause_s: int, count: int) -> None:
+    async def scenario(harness: Harness) -> None:
+        async with harness.gate.admission(harness.exchange("a", model="m")) as admission:
+            admission.record_response(True, rate_limit(60, 0))
+            tasks = await wait_in_lane(harness)
+            patient = await wait_in_lane(
+                harness, count=4, deadline=harness.gate.now() + 90 * SECOND
+            )
+            admission.pause(pause_s * SECOND)
+            await run_ready_tasks()
+            assert (len(refused(tasks)), len(refused(patient))) == (count, 0)
+            assert now_s(harness) < 0.001
+        results = await asyncio.gather(*tasks, *patient, return_exceptions=True)
+        assert sum(isinstance(each, QueueTimeout) for each in results) == count
+
+    run_scenario(scenario, rate_limit=None)
+
+
+def test_lowered_limit_refuses_the_last_in_order() -> None:
+    """A better class and an earlier place go first; the refusal says how long to wait."""
+
+    async def scenario(harness: Harness) -> None:
+        async with harness.gate.admission(harness.exchange("a", model="m")) as admission:
+            admission.record_response(True, rate_limit(600, 0))
+            batch = await wait_in_lane(harness, count=100, priority="batch")
+            best = await wait_in_lane(harness, count=10, priority="interactive")
+            assert refused(batch) == []
+            admission.record_response(True, rate_limit(60, 0))
+            await run_ready_tasks()
+            assert len(refused(batch)) == pytest.approx(80, abs=2)
+            assert refused(batch) == batch[-len(refused(batch)) :]
+            assert refused(best) == []
+            refusal = refused(batch)[0].exception()
+            assert isinstance(refusal, QueueTimeout)
+            assert 29_000 <= refusal.retry_after_ms <= 33_000
+            assert "this request may wait only 30.0 s; try again in 3" in str(refusal)
+        await asyncio.gather(*batch, *best, return_exceptions=True)
+        assert len(harness.admitted) == pytest.approx(30, abs=2)
+
+    run_scenario(scenario, rate_limit=None)
+
+
+def test_waiters_are_examined_once_a_second_at_most() -> None:
+    async def scenario(harness: Harness) -> None:
+        async with harness.gate.admission(harness.exchange("a", model="m")) as admission:
+            admission.record_response(True, rate_limit(600, 0))
+            tasks = await wait_in_lane(harness, count=200)
+            for limit, expected in ((400, 0), (60, 0)):
+                admission.record_response(True, rate_limit(limit, 0))
+                await run_ready_tasks()
+                assert len(refused(tasks)) == expected
+            await asyncio.sleep(1.01)
+            assert len(refused(tasks)) == pytest.approx(170, abs=2)
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    run_scenario(scenario, rate_limit=None)
+
+
+def test_ten_thousand_waiters_take_little_time() -> None:
+    async def scenario(harness: Harness) -> None:
+        async with harness.gate.admission(harness.exchange("a", model="m")) as admission:
+            admission.record_response(True, rate_limit(600, 0))
+            deadline = harness.gate.now() + 10_000 * SECOND
+            tasks = [
+                harness.spawn(f"c{n % 500}", model="m", deadline=deadline) for n in range(10_000)
+            ]
+            await run_ready_tasks()
+            began = process_time()
+            admission.record_response(True, rate_limit(500, 0))
+            assert process_time() - began < 0.3
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    run_scenario(scenario, rate_limit=None)
