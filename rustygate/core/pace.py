@@ -17,6 +17,9 @@ MARGIN = 1.08
 # A lane that sent nothing for this long has no pace any more.
 QUIET_TIME = MINUTE
 
+# A pace is at most a thousand requests a second.
+_MIN_PERIOD = SECOND // 1000
+
 # A run of successes takes at least this time, in so many requests.
 _RUN_TIME = 8 * SECOND
 _MIN_RUN, _FIRST_RUN, _MAX_RUN = 2, 8, 512
@@ -93,7 +96,8 @@ class Pace:
 
     def _restart(self) -> None:
         """Set the first pace, by what upstream accepted."""
-        period = min(round(self._window * MARGIN / max(1, self._accepted)), MINUTE)
+        period = round(self._window * MARGIN / max(1, self._accepted))
+        period = min(max(_MIN_PERIOD, period), MINUTE)
         self._first_period = self._good_period = period
         self._step = 1 / max(1, self._accepted)
         self._needed = min(max(_MIN_RUN, -(-_RUN_TIME // period)), _FIRST_RUN)
@@ -106,7 +110,7 @@ class Pace:
             self._needed = max(_FIRST_RUN, self._needed // 2)
             self._step = min(2 * self._step, self._first_period / self._good_period)
         rate = 1 / self._good_period + self._step / self._first_period
-        self._change(now, max(1, round(1 / rate)), is_probe=True)
+        self._change(now, max(_MIN_PERIOD, round(1 / rate)), is_probe=True)
 
     def _change(self, now: int, period: int, *, is_probe: bool) -> None:
         self._changed_at, self._is_probe = now, is_probe

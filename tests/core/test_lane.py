@@ -128,3 +128,19 @@ def test_second_slow_down_halves_the_recovered_rate() -> None:
 )
 def test_lane_in_use_is_not_evictable(state: dict[str, Any], evictable: bool) -> None:
     assert Lane(**state).is_evictable(1) is evictable
+
+
+@given(st.integers(0, 2 * MINUTE), st.lists(st.tuples(st.integers(0, MINUTE), st.booleans())))
+def test_any_refusals_leave_a_pace_between_a_millisecond_and_a_minute(
+    wait: int, answers: list[tuple[int, bool]]
+) -> None:
+    lane, now = Lane(known=True), 0
+    for elapsed, accepted in answers:
+        now += elapsed
+        admitted = admit(lane, now)
+        if not accepted:
+            lane.refuse(now, wait, admitted)
+        elif lane.pace is not None:
+            lane.pace.accept(now, admitted.at)
+        if lane.pace is not None:
+            assert SECOND // 1000 <= lane.pace.bucket.period <= MINUTE
