@@ -28,11 +28,12 @@ from rustygate.simulator import Options
 from rustygate.telemetry import log
 
 _INSTRUCTIONS = """\
-RustyGate demo. No key is needed and nothing is spent: the gate forwards requests to a simulator of
-the OpenAI API. Try in another terminal:
+RustyGate demo. No key is needed and nothing is spent: the gate forwards
+requests to a simulator of the OpenAI API. Try in another terminal:
 
-  {curl}/v1/chat/completions -H 'Content-Type: application/json' \\
-    -d '{{"model": "gpt-4o-mini", "messages": [{{"role": "user", "content": "Hello"}}]}}'
+  {curl}/v1/chat/completions \\
+    -H 'Content-Type: application/json' \\
+    -d '{{"model": "gpt-5", "messages": [{{"role": "user", "content": "Hello"}}]}}'
 
 To stream the response, add "stream": true to the body and -N to curl.
 {sdk}
@@ -45,7 +46,7 @@ Or in Python, after `pip install openai`:
 
   from openai import OpenAI
   client = OpenAI(base_url="{url}/v1", api_key="any")
-  print(client.responses.create(model="gpt-4o-mini", input="Hello").output_text)
+  print(client.responses.create(model="gpt-5", input="Hello").output_text)
 """
 
 

@@ -45,6 +45,7 @@ def test_banner_of_the_demo_comes_before_log_lines(start: Start) -> None:
     assert demo.stdout.readline().startswith("RustyGate demo. ")
     banner = list(iter(demo.stdout.readline, "Press Ctrl-C to stop.\n"))
     assert not any("listening" in line for line in banner)
+    assert max(len(line.rstrip("\n")) for line in banner) in range(70, 81)
     assert demo.stdout.readline() == "\n"
     assert "listening" in demo.stdout.readline()
 
