@@ -23,6 +23,7 @@ from rustygate.admission.gate import Gate
 from rustygate.config import Settings
 from rustygate.core.bucket import SECOND
 from rustygate.core.clients import Client
+from rustygate.core.lane_key import endpoint_key
 from rustygate.core.output_history import OutputHistory
 from rustygate.core.verdict import PASS, Action, judge, judge_event_fields
 from rustygate.core.websocket_events import (
@@ -237,6 +238,8 @@ class WebSocketTurns:
     def _estimate(self, turn: Turn) -> None:
         exchange, facts = turn.exchange, turn.request.facts
         exchange.model = facts.model or self._socket.model
+        if exchange.model is None:
+            exchange.lane = endpoint_key(exchange.method, exchange.path)
         cap = self._session_cap if facts.output_cap is None else facts.output_cap
         known = facts.cost(0)
         if facts.output_cap is None and cap is not None:

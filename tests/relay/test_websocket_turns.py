@@ -760,6 +760,25 @@ async def test_rate_limit_pauses_the_lane(gate: StartGate, upstream: Upstream) -
     assert 0.4 < monotonic() - began < 3
 
 
+async def test_turns_that_name_no_model_have_a_lane_of_their_own(
+    gate: StartGate, upstream: Upstream
+) -> None:
+    running = await gate()
+    client, server = await open_responses(running, upstream)
+    client.send(b'{"type":"response.create"}')
+    await next_event(server)
+    error = {"code": "rate_limit_exceeded", "message": "Try again in 20s."}
+    server.send(json.dumps({"type": "error", "status": 429, "error": error}).encode())
+    await client.frame()
+    # Neither another WebSocket nor a request is held up.
+    await open_responses(running, upstream)
+    asking = await running.send(get())
+    await (await upstream.call()).respond(response())
+    assert (await asking.response()).status == 200
+    client.send(b'{"type":"response.create"}')
+    await running.wait_until(waiters=1)
+
+
 async def test_exhausted_quota_pauses_nothing(gate: StartGate, upstream: Upstream) -> None:
     running = await gate()
     client, server = await open_responses(running, upstream)
