@@ -31,6 +31,7 @@ from rustygate.core.request_facts import (
     RequestFacts,
     facts_in_query,
     model_in_query,
+    read_compressed_facts,
     read_facts_in_start,
     read_form_facts,
     read_request_facts,
@@ -385,12 +386,17 @@ def _read_facts(
         model = model_in_query(target)
         is_shown = model is not None or names_models_in_turns(target)
         return RequestFacts(model, readable=is_shown)
+    if body.held is None:
+        start = body.take_start()
+        return read_facts_in_start(start, exchange.path, body.content_type, body.codings)
+    if body.held and body.codings:
+        return read_compressed_facts(
+            body.held, exchange.path, body.content_type, body.codings, body.decoded_limit
+        )
     if body.held and is_form(body.content_type):
         return read_form_facts(body.held, exchange.path, body.content_type)
     if body.held:
         return read_request_facts(body.held, exchange.path)
-    if body.held is None:
-        return read_facts_in_start(body.take_start(), exchange.path, body.content_type)
     if "?" in target and exchange.method == hdrs.METH_GET:
         return facts_in_query(target)
     return NO_FACTS

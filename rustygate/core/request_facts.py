@@ -7,10 +7,13 @@ input, four to a token, plus the most tokens that the response may take.
 Bodies come from outside. Whatever is in them, these functions return and do not raise.
 """
 
+from collections.abc import Sequence
 from urllib.parse import parse_qs
 
 import msgspec
+from msgspec.structs import replace
 
+from rustygate.core.decompression import decode
 from rustygate.core.forms import Form, is_form, read_form
 from rustygate.core.request_schema import (
     CHARACTERS_PER_TOKEN,
@@ -24,6 +27,9 @@ from rustygate.core.request_schema import (
 
 # A model name is a label in logs. No model has a longer name.
 MODEL_NAME_LIMIT = 128
+
+# How much of a body is read if not all of it is. What names the model comes first.
+START_LIMIT = 64 * 1024
 
 # Endpoints at which a model writes text: chat and legacy completions, and the Responses API.
 _TEXT_ENDPOINTS = ("/completions", "/responses")
@@ -85,9 +91,36 @@ def read_form_facts(body: bytes, path: str, content_type: str) -> RequestFacts:
     return _facts(request_in_form(form), path, _long_characters(form), form.clear)
 
 
-def read_facts_in_start(start: bytes, path: str, content_type: str) -> RequestFacts:
+def read_compressed_facts(
+    body: bytes, path: str, content_type: str, codings: Sequence[str], limit: int
+) -> RequestFacts:
+    """Read a buffered body that has content codings.
+
+    Args:
+        limit: how many bytes of the decoded body are read. If there are more, what else is in the
+            body is not known.
+    """
+    decoded = decode(body, codings, limit)
+    if decoded is None:
+        return RequestFacts(
+            input_characters=len(body), output_cap=_default_cap(path), readable=False
+        )
+    if not decoded.whole:
+        facts = read_facts_in_start(decoded.data[:START_LIMIT], path, content_type)
+        return replace(facts, input_characters=len(body))
+    if is_form(content_type):
+        return read_form_facts(decoded.data, path, content_type)
+    return read_request_facts(decoded.data, path)
+
+
+def read_facts_in_start(
+    start: bytes, path: str, content_type: str, codings: Sequence[str] = ()
+) -> RequestFacts:
     """Read the start of a body that is streamed: a form's first fields, or an object's first
     members. What else is in the body is not known."""
+    if codings:
+        decoded = decode(start, codings, START_LIMIT)
+        start = b"" if decoded is None else decoded.data
     if is_form(content_type) and not start.startswith(_JSON_OBJECT):
         # The last field of a URL-encoded form may go on.
         whole = (

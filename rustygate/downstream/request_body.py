@@ -12,14 +12,20 @@ from aiohttp import HttpVersion11, hdrs, web
 
 from rustygate.aiohttp_internals.server import peek, skip_lingering
 from rustygate.config import Settings
+from rustygate.core.decompression import codings_in
 from rustygate.core.headers import Headers
+from rustygate.core.request_facts import START_LIMIT
 from rustygate.errors import BodyTooLarge, MalformedBody, Refusal, RequestTimeout
 
 # A buffered body up to this size is written together with the request's head.
 SINGLE_WRITE_LIMIT = 1024 * 1024
 
+# A compressed body may decode to this many times MAX_BUFFERED_BODY. Base64, of which large bodies
+# consist, decodes to less than twice its compressed size.
+DECODED_FACTOR = 2
+
 # How much of a queued body aiohttp buffers beyond the latest read. A larger buffer would make a
-# queue of uploads take more memory.
+# queue of uploads take more memory; twice the buffer must hold START_LIMIT.
 INITIAL_READ_BUFFER = 32 * 1024
 
 # The same for a body that is being read. Larger reads are faster.
@@ -27,10 +33,6 @@ READ_BUFFER = 256 * 1024
 
 # The most that a body with that buffer takes; aiohttp's high-water mark is twice its low one.
 READ_BUFFER_LIMIT = 2 * READ_BUFFER
-
-# How much of a streamed body is inspected. What names the model comes first, and aiohttp buffers
-# as much even if it may not read ahead.
-START_LIMIT = 2 * INITIAL_READ_BUFFER
 
 # How long a streamed body may take to start. It does not end within this time anyway.
 START_TIMEOUT_S = 0.25
@@ -71,6 +73,7 @@ class RequestBody:
         self._expects_continue = _expects_continue(request)
         self._stopped = False
         self.content_type = ", ".join(request.headers.getall(hdrs.CONTENT_TYPE, ()))
+        self.codings = codings_in(request.headers.get(hdrs.CONTENT_ENCODING, ""))
         self._start = b""
         self.held: bytes | None = None if request.body_exists else b""
         self.refusal: Refusal | None = None
@@ -111,6 +114,11 @@ class RequestBody:
         return (
             self.held if self.held is not None and len(self.held) <= SINGLE_WRITE_LIMIT else None
         )
+
+    @property
+    def decoded_limit(self) -> int:
+        """How many bytes of a compressed body are read once they are decoded."""
+        return DECODED_FACTOR * self._settings.max_buffered_body
 
     @property
     def chunked(self) -> bool:

@@ -1,5 +1,6 @@
 """Client keys: who is served, under which name, and within which limits."""
 
+import gzip
 import json
 from pathlib import Path
 
@@ -225,6 +226,31 @@ async def test_form_shows_its_model(
     sent = request("POST", "/v1/images/edits", *lines, body=body)
     sent = sent.replace(b"sk-client-canary-9d7c5b3a1f2e", KEYS["search"].encode())
     got = await (await gate(CLIENTS_FILE=clients)).request(sent)
+    assert (got.status, len(upstream.calls)) == (status, status == 200)
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (gzip.compress(b'{"model": "gpt-4o-mini"}'), 200),
+        (gzip.compress(b'{"model": "o1"}'), 403),
+        (gzip.compress(b'{"model": "gpt-4o-mini"}') + gzip.compress(b" "), 200),
+        (gzip.compress(b'{"model": "gpt-4o-mini"}') + b"\x00", 403),
+        (gzip.compress(b'{"model": "gpt-4o-mini"}')[:-1], 403),
+        (gzip.compress(b'{"model": "gpt-4o-mini", "x": "%b"}' % bytes(1 << 20)), 403),
+        (b'{"model": "gpt-4o-mini"}', 403),
+    ],
+    ids=["allowed", "other", "two members", "more data", "incomplete", "bomb", "not compressed"],
+)
+async def test_compressed_body_shows_its_model(
+    gate: StartGate, upstream: Upstream, clients: Path, body: bytes, status: int
+) -> None:
+    write(clients, table(search='models = ["gpt-4o*"]'))
+    upstream.reply = response()
+    sent = post(body, "Content-Encoding: gzip")
+    sent = sent.replace(b"sk-client-canary-9d7c5b3a1f2e", KEYS["search"].encode())
+    running = await gate(CLIENTS_FILE=clients, MAX_BUFFERED_BODY=100_000)
+    got = await running.request(sent)
     assert (got.status, len(upstream.calls)) == (status, status == 200)
 
 

@@ -1,5 +1,9 @@
 """What a request may cost, read from any body."""
 
+import gzip
+import random
+import sys
+from collections.abc import Callable
 from urllib.parse import urlencode
 
 import pytest
@@ -11,10 +15,16 @@ from rustygate.core.request_facts import (
     RequestFacts,
     facts_in_query,
     model_in_query,
+    read_compressed_facts,
     read_facts_in_start,
     read_form_facts,
     read_request_facts,
 )
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 CHAT_PATH = "/v1/chat/completions"
 
@@ -217,3 +227,50 @@ def test_any_start_has_facts(start: bytes, content_type: str) -> None:
 )
 def test_stream_in_the_query(target: str, streaming: bool) -> None:
     assert facts_in_query(target) == RequestFacts(streaming=streaming)
+
+
+# Compressed bodies.
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type"),
+    [
+        (b'{"model":"m","stream":true,"prompt":"four","max_tokens":5}', "application/json"),
+        (form(model="m", stream="true", prompt="four", max_tokens="5"), FORM),
+    ],
+)
+def test_compressed_body_shows_what_it_shows_decoded(body: bytes, content_type: str) -> None:
+    facts = read_compressed_facts(
+        zstd.compress(gzip.compress(body)), "/v1/x", content_type, ["gzip", "zstd"], 10_000
+    )
+    assert facts == RequestFacts("m", True, 4, 5)
+
+
+@pytest.mark.parametrize(
+    ("body", "codings"), [(b"not gzip", ["gzip"]), (b"12345678", ["compress"])]
+)
+def test_body_that_cannot_be_decoded_costs_its_length(body: bytes, codings: list[str]) -> None:
+    facts = read_compressed_facts(body, "/v1/responses", "application/json", codings, 100)
+    assert facts == RequestFacts(None, False, 8, None, readable=False)
+
+
+def test_body_that_decodes_to_too_much_shows_its_start() -> None:
+    body = gzip.compress(b'{"model":"m","stream":true,"input":"' + bytes(100_000) + b'"}')
+    facts = read_compressed_facts(body, "/v1/x", "application/json", ["gzip"], 1000)
+    assert facts == RequestFacts("m", True, len(body), 0, readable=False)
+
+
+@pytest.mark.parametrize("encode", [gzip.compress, zstd.compress])
+def test_start_of_a_compressed_body_shows_its_model(encode: Callable[[bytes], bytes]) -> None:
+    noise = "".join(random.Random(1).choices("abcdefghijklmnopqrstuvwxyz", k=500_000))
+    body = encode(b'{"model":"m","stream":true,"input":"' + noise.encode() + b'"}')
+    coding = "gzip" if encode is gzip.compress else "zstd"
+    facts = read_facts_in_start(body[:200_000], "/v1/x", "application/json", [coding])
+    assert facts == RequestFacts("m", True, readable=False)
+
+
+@given(st.binary(max_size=300), st.sampled_from(["gzip", "zstd", "br", "deflate", "odd"]))
+def test_any_compressed_body_has_facts(body: bytes, coding: str) -> None:
+    facts = read_compressed_facts(body, "/v1/x", "application/json", [coding], 1000)
+    assert facts.cost(0) >= 0
+    assert not read_facts_in_start(body, "/v1/x", FORM, [coding]).readable

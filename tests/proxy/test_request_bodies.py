@@ -1,7 +1,11 @@
 """Request bodies: buffered or streamed, `Expect: 100-continue`, early responses."""
 
 import gzip
+import sys
+import zlib
+from collections.abc import Callable
 
+import brotli
 import pytest
 
 from tests.conftest import StartGate
@@ -17,6 +21,11 @@ from tests.support.http import (
     response,
 )
 from tests.support.upstream import Upstream
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 
 @pytest.mark.parametrize(
@@ -343,3 +352,43 @@ async def test_waiting_stream_gets_keepalives(
     client = await running.send(sent)
     assert (await client.head())["content-type"] == "text/event-stream"
     await client.expect_body(b": keep-alive\n")
+
+
+CODED = {
+    "gzip": ("gzip", gzip.compress),
+    "deflate": ("deflate", zlib.compress),
+    "br": ("br", brotli.compress),
+    "zstd": ("zstd", zstd.compress),
+    "gzip, zstd": ("gzip, zstd", lambda body: zstd.compress(gzip.compress(body))),
+}
+
+
+@pytest.mark.parametrize(("coding", "encode"), CODED.values(), ids=CODED)
+@pytest.mark.parametrize("settings", [{}, {"MAX_BUFFERED_BODY": 9}], ids=["held", "streamed"])
+async def test_compressed_body_shows_its_model_and_stream(
+    gate: StartGate,
+    upstream: Upstream,
+    coding: str,
+    encode: Callable[[bytes], bytes],
+    settings: dict[str, int],
+) -> None:
+    body = encode(b'{"model":"m-1","stream":true,"input":"Hello!"}')
+    running = await gate(**settings)
+    lines = [f"Content-Encoding: {coding}", "Accept-Encoding: gzip"]
+    client = await running.send(post(body, *lines))
+    call = await upstream.call()
+    assert await call.read_rest() == body
+    assert call.head["content-encoding"] == coding
+    assert call.head["accept-encoding"] == "identity"
+    await call.respond(response())
+    assert (await client.response()).status == 200
+    assert (await running.settled())[0]["model"] == "m-1"
+
+
+async def test_bomb_passes_unread(gate: StartGate, upstream: Upstream) -> None:
+    body = gzip.compress(b'{"model":"m-1","input":"' + bytes(64 << 20) + b'"}')
+    upstream.reply = response()
+    running = await gate(MAX_BUFFERED_BODY=100_000)
+    got = await running.request(post(body, "Content-Encoding: gzip"))
+    assert got.status == 200
+    assert (await running.settled())[0]["model"] == "m-1"
