@@ -31,7 +31,9 @@ def requirements(option: str) -> list[Requirement]:
 
 def locked(lock: str) -> dict[str, str]:
     """The version of each package in a lock; each entry must have a hash."""
-    entry = r"^([\w.-]+)==(\S+) \\\n(?:    --hash=sha256:[0-9a-f]{64}(?: \\\n|\n))+"
+    entry = (
+        r"^([\w.-]+)==(\S+)(?: ; [^\\\n]+)? \\\n(?:    --hash=sha256:[0-9a-f]{64}(?: \\\n|\n))+"
+    )
     text = (ROOT / lock).read_text()
     found = re.findall(entry, text, re.M)
     versions: dict[str, str] = {canonicalize_name(name): version for name, version in found}
