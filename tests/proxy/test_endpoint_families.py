@@ -181,9 +181,11 @@ async def test_realtime_works_as_it_does_directly(gate: StartGate, simulator: st
     async with sdk(simulator) as direct, sdk(f"{running.url}/v1") as through_gate:
         expected = await conversation(direct)
         assert await conversation(through_gate) == expected
-    [line] = await running.settled()
-    assert (line["status"], line["outcome"], line["model"]) == (101, "ok", "gpt-realtime")
-    assert line["tokens_out"]
+    turn, socket = await running.settled(2)
+    assert (socket["status"], socket["outcome"], socket["model"]) == (101, "ok", "gpt-realtime")
+    assert turn["id"].startswith(f"{socket['id']}.")
+    assert (turn["outcome"], turn["model"]) == ("ok", "gpt-realtime")
+    assert turn["tokens_out"]
 
 
 async def test_client_key_is_not_sent_upstream(gate: StartGate, simulator: str) -> None:
