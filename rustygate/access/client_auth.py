@@ -137,11 +137,13 @@ def _hides_models(exchange: Exchange) -> bool:
 def _keys(request: web.Request) -> set[str]:
     """The different keys in a request's headers."""
     headers = request.headers
-    sent = [
-        value[len(_SCHEME) :]
+    keys = {
+        value[len(_SCHEME) :].strip()
         for value in headers.getall(hdrs.AUTHORIZATION, ())
         if value.lower().startswith(_SCHEME)
-    ]
+    }
     for name in KEY_HEADERS:
-        sent += headers.getall(name, ())
-    return {key.strip() for key in sent} - {""}
+        if name in headers:
+            keys.update(value.strip() for value in headers.getall(name))
+    keys.discard("")
+    return keys

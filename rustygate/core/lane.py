@@ -72,15 +72,12 @@ class Lane(Budgets):
 
     def wait(self, now: int, tokens: int = 0) -> int | None:
         wait = Budgets.wait(self, now, tokens)
-        if wait is None or self._is_free(now):
+        free = self.throttle is None and self.pace is None and self.paused_until <= now
+        if wait is None or free:
             return wait
         throttled = 0 if self.throttle is None else self.throttle.wait(now)
         paced = 0 if self.pace is None else self.pace.bucket.wait(now)
         return max(wait, throttled, paced, self.paused_until - now)
-
-    def _is_free(self, now: int) -> bool:
-        """Whether nothing but the budgets limits it."""
-        return self.throttle is None and self.pace is None and self.paused_until <= now
 
     def wait_behind(self, now: int, tokens: int, ahead: Work) -> int:
         wait = max(Budgets.wait_behind(self, now, tokens, ahead), self.paused_until - now)
@@ -99,7 +96,9 @@ class Lane(Budgets):
         self.totals = AdmissionTotals(now, self.totals.requests + 1, self.totals.tokens + tokens)
         self._unanswered[self.totals.requests] = now, tokens
         self._rate.count(now)
-        self._recent_rate.count(now)
+        # Only the pace after a 429 without limits is derived from it.
+        if self.requests is None and self.tokens is None:
+            self._recent_rate.count(now)
         if self.throttle is not None:
             self.throttle.take(now)
         if self.pace is not None:
@@ -130,9 +129,11 @@ class Lane(Budgets):
         if admitted.requests < self._last_update.requests:
             self._lower(now, admitted, update)
             return False
-        limits = _limit(self.requests), _limit(self.tokens)
+        limits = [bucket and bucket.burst for bucket in (self.requests, self.tokens)]
         self._last_update = admitted
-        requests, tokens = self._overtaken(now, admitted)
+        requests = tokens = 0
+        if len(self._unanswered) > 1:
+            requests, tokens = self._overtaken(now, admitted)
         self.requests = self._request_quota.update(
             self.requests,
             update.requests,
@@ -149,9 +150,9 @@ class Lane(Budgets):
             admitted=admitted.tokens,
             later=self.totals.tokens - admitted.tokens + tokens,
         )
-        if self.limits_known:
+        if self.requests is not None or self.tokens is not None:
             self.pace = None
-        return limits != (_limit(self.requests), _limit(self.tokens))
+        return limits != [bucket and bucket.burst for bucket in (self.requests, self.tokens)]
 
     def _lower(self, now: int, admitted: AdmissionTotals, update: RateLimitUpdate) -> None:
         """Lower the levels by a response to an older exchange, which upstream may have seen after
@@ -300,7 +301,3 @@ class _RateMeter:
         recent = span < 2 * self._window
         self._last_count, self._last_span = (self._count, span) if recent else (0, 0)
         self._started, self._count = now, 0
-
-
-def _limit(bucket: TokenBucket | None) -> int | None:
-    return None if bucket is None else bucket.burst

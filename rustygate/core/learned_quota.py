@@ -26,7 +26,9 @@ _MAX_FRESH_AGE = 10 * SECOND
 class LearnedQuota:
     """What is known of a quota from its reports, except for the bucket, which is the lane's."""
 
-    __slots__ = ("_low_at", "_lowest", "_others", "_period", "_refused", "_since")
+    __slots__ = (
+        "_low_at", "_lowest", "_others", "_period", "_refused", "_reserve", "_since"
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self._others: OthersUse | None = None
@@ -37,6 +39,8 @@ class LearnedQuota:
         self._since = 0
         # Units of requests that upstream refused, and so did not take from the quota.
         self._refused = 0
+        # Units that are left to others.
+        self._reserve = 0
 
     def __repr__(self) -> str:
         return f"<LearnedQuota {self._others}>"
@@ -68,7 +72,7 @@ class LearnedQuota:
             # Upstream admits no more than it has: what goes beyond that is refused.
             level = self._level(bucket, quota.remaining, admitted_at) - later
             level = max(level, -(age // bucket.period))
-            level -= self._reserve(quota.limit)
+            level -= self._reserve
             if age > _MAX_FRESH_AGE:
                 level = min(bucket.level(now), level + age // bucket.period)
             bucket.fill_to(now, level)
@@ -84,9 +88,6 @@ class LearnedQuota:
             self._lowest, self._low_at = remaining, admitted_at
             return remaining
         return lowest
-
-    def _reserve(self, limit: int) -> int:
-        return 0 if self._others is None else self._others.reserve(self._period, limit)
 
     def lower(
         self,
@@ -104,7 +105,7 @@ class LearnedQuota:
         """
         if bucket is not None and quota is not None and quota.remaining is not None:
             level = self._level(bucket, quota.remaining, admitted_at) - unanswered
-            level = max(0, level) - self._reserve(quota.limit)
+            level = max(0, level) - self._reserve
             if level < bucket.level(now):
                 bucket.fill_to(now, level)
 
@@ -121,7 +122,7 @@ class LearnedQuota:
     def _with_limit(
         self, bucket: TokenBucket | None, limit: int, now: int, later: int
     ) -> TokenBucket:
-        self._others = None
+        self._others, self._reserve = None, 0
         self._low_at = -MINUTE
         self._period = ceil(MINUTE / limit)
         if bucket is None:
@@ -138,7 +139,6 @@ class LearnedQuota:
         if self._others is None:
             self._others, self._since = OthersUse(admitted_at, remaining, spent), admitted
             return
-        self._others.observe(admitted_at, remaining, spent, self._period, bucket.burst)
-        period = self._others.left(self._period)
-        if period != bucket.period:
-            bucket.resize(now, period, bucket.burst)
+        if self._others.observe(admitted_at, remaining, spent, self._period, bucket.burst):
+            bucket.resize(now, self._others.left(self._period), bucket.burst)
+            self._reserve = self._others.reserve(self._period, bucket.burst)

@@ -50,8 +50,8 @@ class OthersUse:
     def __repr__(self) -> str:
         return f"<OthersUse {self._share:.1%}>"
 
-    def observe(self, at: int, level: int, spent: int, period: int, limit: int) -> None:
-        """Use a report.
+    def observe(self, at: int, level: int, spent: int, period: int, limit: int) -> bool:
+        """Use a report. Returns whether the average rate was updated.
 
         Args:
             at: when upstream had this level, about: later than in the report before.
@@ -59,15 +59,18 @@ class OthersUse:
             spent: what the gate had spent in all by then.
             period: nanoseconds in which upstream refills one unit, up to `limit`.
         """
+        averaged = False
         if at - self._group_at > _GROUP:
             self._group_at = at
-            if self._span >= max(_MIN_SPAN, period):
+            if self._span >= _MIN_SPAN and self._span >= period:
                 self._average(period)
+                averaged = True
         elapsed = at - self._at
         expected = min(limit, self._level + elapsed / period) - (spent - self._spent)
         self._missing += expected - level
         self._span += elapsed
         self._at, self._level, self._spent = at, level, spent
+        return averaged
 
     def correct(self, spent: int) -> None:
         """Add to what the gate had spent at the first report."""
