@@ -22,6 +22,7 @@ Refusal
   +-- InternalError           500  internal_error
   +-- Draining                503  draining
   +-- TooManyConnections      503  too_many_connections
+  +-- LoopDetected            508  loop_detected
   +-- UpstreamFailure
         +-- UpstreamUnreachable   502  upstream_unreachable
         +-- UpstreamDisconnected  502  upstream_disconnected
@@ -341,6 +342,18 @@ class InternalError(Refusal):
     def __init__(self, exchange_id: str) -> None:
         super().__init__(
             f"The gate failed to handle exchange {exchange_id}; see this id in the gate's log."
+        )
+
+
+class LoopDetected(Refusal):
+    """The request came back to the gate that sent it."""
+
+    status, reason, type, retry = 508, "loop_detected", "upstream_error", False
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The request came back to the gate that sent it: OPENAI_BASE_URL, or the proxy to it, "
+            "leads to this gate. Set it to the API's address."
         )
 
 

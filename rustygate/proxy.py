@@ -43,7 +43,12 @@ from rustygate.core.websocket_handshake import (
 )
 from rustygate.downstream.cors import Cors
 from rustygate.downstream.request_body import BodyBufferBudget, RequestBody
-from rustygate.downstream.request_head import check_target, read_handshake, upstream_headers
+from rustygate.downstream.request_head import (
+    check_loop,
+    check_target,
+    read_handshake,
+    upstream_headers,
+)
 from rustygate.errors import (
     Draining,
     InternalError,
@@ -97,6 +102,7 @@ class Proxy:
         self._traces_steps = is_trace(settings.rust_log)
         self._gate = gate
         self._upstream = upstream
+        self._own_connections = upstream.own_connections
         self._ledger = ledger
         self._auth = auth
         self._tracing = tracing
@@ -170,6 +176,7 @@ class Proxy:
     async def _run(self, request: web.Request, exchange: Exchange) -> web.StreamResponse:
         """Run the steps; `handle` settles the exchange."""
         # Accept.
+        check_loop(request, self._own_connections)
         preflight = self.cors.check(request)
         if preflight is not None:
             exchange.status = preflight.status

@@ -1,5 +1,6 @@
 """The client side of aiohttp: connections to upstream, what makes them, and reading a body."""
 
+import asyncio
 from collections.abc import Callable, Mapping
 from functools import cached_property, partial
 from typing import Any, cast
@@ -19,6 +20,7 @@ from aiohttp.connector import Connection
 from aiohttp.http import RawResponseMessage
 from aiohttp.http_exceptions import HttpProcessingError
 
+from rustygate.core.own_connections import OwnConnections
 from rustygate.core.websocket_handshake import SWITCHING_PROTOCOLS
 from rustygate.system.tls import unsent_bytes
 
@@ -55,10 +57,18 @@ class UpstreamConnection(ResponseHandler):
     # Whether the parser was ever paused, and so may hold data back.
     _was_paused = False
 
-    def __init__(self, loop: Any, *, single_use: bool) -> None:
-        """`single_use`: the connection closes after its first response."""
+    def __init__(self, loop: Any, *, single_use: bool, own: OwnConnections) -> None:
+        """`single_use`: the connection closes after its first response. `own`: those that are
+        open."""
         super().__init__(loop)
         self.single_use = single_use
+        self._own = own
+        self._ends: tuple[Any, Any] = (None, None)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._ends = transport.get_extra_info("sockname"), transport.get_extra_info("peername")
+        self._own.add(*self._ends)
 
     def start_request(
         self, parser_options: Mapping[str, Any], read_timeout_s: float, *, skip_body: bool
@@ -133,6 +143,7 @@ class UpstreamConnection(ResponseHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         super().connection_lost(exc)
+        self._own.discard(*self._ends)
         self._cancel_timer()
         self._notify()
 
@@ -191,11 +202,11 @@ class TunnelError(ClientError):
 class UpstreamConnector(TCPConnector):
     """Opens `UpstreamConnection`s, as many as needed."""
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, own: OwnConnections, **options: Any) -> None:
         super().__init__(limit=0, **options)
         self._factory = cast(
             "partial[ResponseHandler]",
-            partial(UpstreamConnection, loop=self._loop, single_use=self.force_close),
+            partial(UpstreamConnection, loop=self._loop, single_use=self.force_close, own=own),
         )
 
     async def _create_connection(self, *args: Any, **kwargs: Any) -> ResponseHandler:

@@ -179,6 +179,8 @@ class DownstreamConnection(ServerConnection):
         self._disconnect_timer: asyncio.TimerHandle | None = None
         # Bytes of the head in progress.
         self._head_size = 0
+        # Whether it is one of the gate's own to upstream; not known before its first request.
+        self.is_own: bool | None = None
 
     @property
     def awaits_head(self) -> bool:

@@ -3,12 +3,35 @@
 from aiohttp import HttpVersion11, web
 
 from rustygate.core.headers import Credentials, Headers, UnreadableHeader, request_headers
+from rustygate.core.own_connections import OwnConnections
 from rustygate.core.paths import PREFIX, has_dot_segment, is_unsafe, origin_form, path_of
 from rustygate.core.websocket_handshake import WebSocketHandshake, is_websocket_upgrade
-from rustygate.errors import BadRequest, InvalidUrl, MalformedHandshake, MethodNotAllowed, NotFound
+from rustygate.downstream.connections import DownstreamConnection
+from rustygate.errors import (
+    BadRequest,
+    InvalidUrl,
+    LoopDetected,
+    MalformedHandshake,
+    MethodNotAllowed,
+    NotFound,
+)
 
 # How much of a path an error message repeats.
 SHOWN_PATH_LENGTH = 200
+
+
+def check_loop(request: web.Request, own: OwnConnections) -> None:
+    """Raise `LoopDetected` for a request of the gate's own.
+
+    A connection is looked up once: it is registered before its first request is sent.
+    """
+    connection = request.protocol
+    assert isinstance(connection, DownstreamConnection)
+    if connection.is_own is None:
+        info = request.get_extra_info
+        connection.is_own = own.includes(info("sockname"), info("peername"))
+    if connection.is_own:
+        raise LoopDetected
 
 
 def check_target(request: web.Request) -> str:

@@ -45,6 +45,7 @@ from rustygate.aiohttp_internals.client import TunnelError, UpstreamConnection, 
 from rustygate.config import Settings
 from rustygate.core.bucket import SECOND
 from rustygate.core.headers import Headers
+from rustygate.core.own_connections import OwnConnections
 from rustygate.core.websocket_handshake import SWITCHING_PROTOCOLS
 from rustygate.downstream.request_body import RequestBody
 from rustygate.errors import (
@@ -88,6 +89,11 @@ class UpstreamClient:
         self._pool = ConnectionPool(settings)
         self._proxy = settings.proxy and URL(settings.proxy).host_port_subcomponent
         self._via = f", through the proxy at {self._proxy}" if self._proxy else ""
+
+    @property
+    def own_connections(self) -> OwnConnections:
+        """The open connections to upstream."""
+        return self._pool.own_connections
 
     async def close(self) -> None:
         """Close all connections."""

@@ -39,6 +39,7 @@ from rustygate.aiohttp_internals.client import (
 from rustygate.config import Settings
 from rustygate.core.headers import Headers
 from rustygate.core.location import LocationMap
+from rustygate.core.own_connections import OwnConnections
 from rustygate.core.paths import PREFIX
 from rustygate.core.websocket_handshake import SWITCHING_PROTOCOLS
 from rustygate.downstream.request_body import RequestBody
@@ -65,8 +66,11 @@ class ConnectionPool:
         if settings.ssl_cert_file or settings.ssl_cert_dir:
             options["ssl"] = client_context(settings.ssl_cert_file, settings.ssl_cert_dir)
         self._loop = asyncio.get_running_loop()
-        self._pooled = _session(settings, UpstreamConnector(**options))
-        self._fresh = _session(settings, UpstreamConnector(force_close=True, **options))
+        self.own_connections = OwnConnections()
+        self._pooled = _session(settings, UpstreamConnector(self.own_connections, **options))
+        self._fresh = _session(
+            settings, UpstreamConnector(self.own_connections, force_close=True, **options)
+        )
         self._destination = Destination(
             "GET", base, loop=self._loop, proxy=proxy, session=self._pooled
         )
