@@ -189,7 +189,7 @@ class Proxy:
             raise Draining
         body = RequestBody(request, self._settings, self._body_budget)
         try:
-            await body.read()
+            await body.read(must_show_model=client is not None and bool(client.models))
             facts = self._estimate(exchange, target, body, handshake)
             check_model(client, exchange, facts)
             headers = self._headers(request, facts, handshake)

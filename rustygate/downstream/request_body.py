@@ -13,6 +13,7 @@ from aiohttp import HttpVersion11, hdrs, web
 from rustygate.aiohttp_internals.server import peek, skip_lingering
 from rustygate.config import Settings
 from rustygate.core.decompression import codings_in
+from rustygate.core.forms import is_form
 from rustygate.core.headers import Headers
 from rustygate.core.request_facts import START_LIMIT
 from rustygate.errors import BodyTooLarge, MalformedBody, Refusal, RequestTimeout
@@ -82,11 +83,16 @@ class RequestBody:
         if self._length is not None and self._length > settings.max_body_size:
             raise self._too_large(self._length)
 
-    async def read(self) -> None:
-        """Read the body into memory if it should be buffered."""
+    async def read(self, *, must_show_model: bool = False) -> None:
+        """Read the body into memory if it should be buffered.
+
+        Args:
+            must_show_model: the request is refused unless its body shows its model, so a form is
+                asked for at once too.
+        """
         if self.held is not None:
             return
-        if self._should_hold():
+        if self._should_hold(must_show_model):
             content = self._request.content
             if content.is_eof() and not self._expects_continue:
                 # A small body arrives together with its head.
@@ -168,11 +174,15 @@ class RequestBody:
         self._chunks.clear()
         self._release_read_ahead()
 
-    def _should_hold(self) -> bool:
-        if self._expects_continue and "json" not in self.content_type.lower():
+    def _should_hold(self, must_show_model: bool) -> bool:
+        if self._expects_continue and not self._is_asked_for_at_once(must_show_model):
             return False
         available = self._budget.limit - self._budget.held
         return (self._length or 0) <= min(self._settings.max_buffered_body, available)
+
+    def _is_asked_for_at_once(self, must_show_model: bool) -> bool:
+        is_json = "json" in self.content_type.lower()
+        return is_json or (must_show_model and is_form(self.content_type))
 
     def _may_hold_more(self) -> bool:
         fits = self._size <= self._settings.max_buffered_body

@@ -10,7 +10,7 @@ from rustygate.access.client_auth import ClientAuth
 from rustygate.cli import main
 from rustygate.core.clients import ClientsError, Limits, hash_key
 from tests.conftest import StartGate
-from tests.support.http import UPSTREAM_KEY, chat, post, request, response
+from tests.support.http import CONTINUE, UPSTREAM_KEY, chat, post, request, response
 from tests.support.upstream import Upstream
 
 KEYS = {name: f"rg-{name}-canary-key" for name in ("search", "batch", "other")}
@@ -252,6 +252,28 @@ async def test_compressed_body_shows_its_model(
     running = await gate(CLIENTS_FILE=clients, MAX_BUFFERED_BODY=100_000)
     got = await running.request(sent)
     assert (got.status, len(upstream.calls)) == (status, status == 200)
+
+
+@pytest.mark.parametrize(("model", "status"), [("gpt-4o", 200), ("o1", 403)])
+async def test_form_is_asked_for_if_it_must_show_its_model(
+    gate: StartGate, upstream: Upstream, clients: Path, model: str, status: int
+) -> None:
+    """curl waits for a 100 before it sends a large form."""
+    write(clients, table(search='models = ["gpt-4o*"]'))
+    upstream.reply = response()
+    body = form_with(model)
+    lines = [
+        "Content-Type: multipart/form-data; boundary=x",
+        "Expect: 100-continue",
+        f"Content-Length: {len(body)}",
+    ]
+    sent = request("POST", "/v1/images/edits", *lines)
+    sent = sent.replace(b"sk-client-canary-9d7c5b3a1f2e", KEYS["search"].encode())
+    client = await (await gate(CLIENTS_FILE=clients)).send(sent)
+    assert (await client.head()).raw == CONTINUE
+    client.send(body)
+    assert (await client.response()).status == status
+    assert len(upstream.calls) == (status == 200)
 
 
 async def test_large_body_may_name_another_model_later(
