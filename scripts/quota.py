@@ -6,7 +6,9 @@ script prints the 429s that clients got, the 429s that upstream sent (in all, an
 seconds), the share of the quota that was used while all clients wanted more, and Jain's fairness
 index of the clients' shares. For the second half of the run, when the initial burst is spent, it
 prints how far the rate was from the quota's, and how many waits were within 30% of the prediction
-on arrival. With --gate the script itself is a scenario's gate and writes those waits to a file.
+on arrival. With --other another consumer, which sends straight to upstream, takes part of each
+quota at a steady rate; the counts are then without it, and the quota is what it left. With --gate
+the script itself is a scenario's gate and writes those waits to a file.
 """
 
 import argparse
@@ -25,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from statistics import median
+from typing import Any
 from urllib.request import urlopen
 
 import openai
@@ -136,6 +139,51 @@ class Usage:
         return Usage(self.responses - other.responses, self.tokens - other.tokens)
 
 
+class Other:
+    """Another consumer of the quota, which does not go through the gate.
+
+    Args:
+        share: what it asks for, as a share of each model's quota.
+    """
+
+    def __init__(self, simulator: str, scenario: Scenario, share: float) -> None:
+        self._simulator = simulator
+        self._scenario = scenario
+        self.share = share
+        self._responses: Counter[str] = Counter()
+        self._tokens = 0
+
+    def usage(self) -> Usage:
+        return Usage(self._responses.copy(), self._tokens)
+
+    async def run(self) -> None:
+        """Send requests until this is cancelled."""
+        tokens = sum(self._scenario.tokens) // 2
+        rate = self.share * min(self._scenario.rpm, self._scenario.tpm / (tokens + 10)) / 60
+        async with (
+            openai.AsyncOpenAI(
+                base_url=f"{self._simulator}/v1", api_key="any", max_retries=0
+            ) as sdk,
+            asyncio.TaskGroup() as requests,
+        ):
+            while rate:
+                for model in self._scenario.models:
+                    requests.create_task(self._send(sdk, model, tokens))
+                await asyncio.sleep(1 / rate)
+
+    async def _send(self, sdk: openai.AsyncOpenAI, model: str, tokens: int) -> None:
+        message: Any = {"role": "user", "content": "x" * 40}
+        try:
+            response = await sdk.chat.completions.create(
+                model=model, messages=[message], max_completion_tokens=tokens
+            )
+        except openai.APIStatusError as error:
+            self._responses[str(error.status_code)] += 1
+            return
+        self._responses["200"] += 1
+        self._tokens += response.usage.total_tokens if response.usage else 0
+
+
 async def client(
     number: int, gate: str, scenario: Scenario, until: float, statuses: Counter[str]
 ) -> int:
@@ -177,8 +225,15 @@ def jain(shares: list[int]) -> float:
     return sum(shares) ** 2 / (len(shares) * sum(share**2 for share in shares) or 1)
 
 
-async def run_clients(scenario: Scenario, gate: str, simulator: str, seconds: float) -> float:
+async def run_clients(
+    scenario: Scenario, gate: str, simulator: str, seconds: float, share: float
+) -> float:
     """Run a scenario and print its results. Returns the instant at which its second half began."""
+    other = Other(simulator, scenario, share)
+
+    def usage() -> Usage:
+        return Usage.fetch(simulator).since(other.usage())
+
     statuses: Counter[str] = Counter()
     began = time.monotonic()
     until = began + seconds
@@ -186,17 +241,21 @@ async def run_clients(scenario: Scenario, gate: str, simulator: str, seconds: fl
         asyncio.create_task(client(number, gate, scenario, until, statuses))
         for number in range(CLIENTS)
     ]
+    others = asyncio.create_task(other.run())
     await asyncio.sleep(FIRST_S)
-    first = Usage.fetch(simulator)
+    first = usage()
     await asyncio.sleep(began + seconds / 2 - time.monotonic())
-    half, half_at = Usage.fetch(simulator), time.monotonic()
+    half, half_at = usage(), time.monotonic()
     await asyncio.sleep(until - time.monotonic())
-    last, last_at = Usage.fetch(simulator), time.monotonic()
+    last, last_at = usage(), time.monotonic()
+    taken = other.usage().minutes(scenario)
+    others.cancel()
     got = await asyncio.gather(*tasks)
     later = last.since(first)
     rejected = later.responses[TOO_MANY_REQUESTS] / (sum(later.responses.values()) or 1)
-    used = last.minutes(scenario) / (1 + (last_at - began) / 60)
-    off = last.since(half).minutes(scenario) / ((last_at - half_at) / 60) - 1
+    used = last.minutes(scenario) / (1 + (last_at - began) / 60 - taken)
+    rate = last.since(half).minutes(scenario) / ((last_at - half_at) / 60)
+    off = rate / (1 - share) - 1
     print(
         f"{scenario.name:<16} clients got {dict(statuses)}, upstream sent {dict(last.responses)}, "
         f"429s after {FIRST_S:g} s {rejected:.2%}, used {used:.1%}, rate off by {off:+.1%}, "
@@ -209,6 +268,9 @@ async def run_clients(scenario: Scenario, gate: str, simulator: str, seconds: fl
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=60, help="default: %(default)s")
+    parser.add_argument(
+        "--other", type=float, default=0, metavar="SHARE", help="of each quota, below 1"
+    )
     parser.add_argument("--gate", type=Path, metavar="FILE", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.gate is not None:
@@ -216,10 +278,11 @@ def main() -> None:
     for scenario in SCENARIOS:
         with tempfile.TemporaryDirectory() as folder:
             waits_file = Path(folder) / "waits"
-            print_waits(waits_file, measure(scenario, arguments.seconds, waits_file))
+            since = measure(scenario, arguments.seconds, arguments.other, waits_file)
+            print_waits(waits_file, since)
 
 
-def measure(scenario: Scenario, seconds: float, waits_file: Path) -> float:
+def measure(scenario: Scenario, seconds: float, share: float, waits_file: Path) -> float:
     """Run a scenario with a gate that records its waits; as `run_clients`."""
     with ExitStack() as stack:
         limits = ("--rpm", str(scenario.rpm), "--tpm", str(scenario.tpm))
@@ -238,7 +301,7 @@ def measure(scenario: Scenario, seconds: float, waits_file: Path) -> float:
                 RUST_LOG="warn",
             )
         )
-        return asyncio.run(run_clients(scenario, gate, simulator, seconds))
+        return asyncio.run(run_clients(scenario, gate, simulator, seconds, share))
 
 
 if __name__ == "__main__":
