@@ -38,20 +38,25 @@ class LateWaiters:
         # Lanes examined lately, and whether that has to be done again.
         self._examined: dict[LaneQueue, bool] = {}
 
-    def examine(self, lane_queue: LaneQueue) -> None:
-        """Refuse those waiters of a lane that cannot make it, now or after the interval."""
+    def examine(self, lane_queue: LaneQueue, *, again: bool = False) -> None:
+        """Refuse those waiters of a lane that cannot make it, now and after the interval.
+
+        Args:
+            again: this is the second time.
+        """
         if not lane_queue.waiting:
             return
         if lane_queue in self._examined:
             self._examined[lane_queue] = True
             return
-        self._examined[lane_queue] = False
+        # Once more when the responses to the requests in flight have told the level.
+        self._examined[lane_queue] = not again
         self._loop.call_later(INTERVAL_S, self._on_interval, lane_queue)
         self._refuse_batch(self._late(lane_queue))
 
     def _on_interval(self, lane_queue: LaneQueue) -> None:
         if self._examined.pop(lane_queue):
-            self.examine(lane_queue)
+            self.examine(lane_queue, again=True)
 
     def _refuse_batch(self, late: list[tuple[Waiter, Prediction]]) -> None:
         for waiter, predicted in late[:BATCH]:
@@ -63,11 +68,13 @@ class LateWaiters:
     def _late(self, lane_queue: LaneQueue) -> list[tuple[Waiter, Prediction]]:
         """The waiters that cannot make it, with their predicted waits."""
         now, lane = clock_ns(self._loop), lane_queue.lane
-        late, ahead = [], Work()
+        # Upstream may have charged those in flight already: then they are not ahead.
+        _, items, tokens = lane.unanswered
+        late, ahead = [], Work(0, -items, -tokens)
         for waiter in self._in_order(lane_queue):
             wait = lane.wait_behind(now, waiter.tokens, ahead)
             if wait > waiter.exchange.deadline - now:
-                late.append((waiter, Prediction(wait, round(ahead.items))))
+                late.append((waiter, Prediction(wait, max(0, round(ahead.items)))))
             else:
                 ahead = ahead.plus(Size(1, lane.token_charge(waiter.tokens)))
         return late

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from rustygate.core.backlog import Work
 from rustygate.core.bucket import MINUTE, SECOND, TokenBucket
 from rustygate.core.budgets import Budgets
-from rustygate.core.learned_quota import REORDERED_WITHIN, LearnedQuota
+from rustygate.core.learned_quota import REORDERED_WITHIN, LearnedQuota, is_scarce
 from rustygate.core.pace import Pace
 from rustygate.core.rate_limit_headers import RateLimitUpdate
 
@@ -132,7 +132,7 @@ class Lane(Budgets):
         limits = [bucket and bucket.burst for bucket in (self.requests, self.tokens)]
         self._last_update = admitted
         requests = tokens = 0
-        if len(self._unanswered) > 1:
+        if len(self._unanswered) > 1 and (is_scarce(update.requests) or is_scarce(update.tokens)):
             requests, tokens = self._overtaken(now, admitted)
         self.requests = self._request_quota.update(
             self.requests,
@@ -187,6 +187,13 @@ class Lane(Budgets):
         """Upstream refused a request of so many tokens, and so has not charged it."""
         self._request_quota.count_refusal(admitted.requests, 1)
         self._token_quota.count_refusal(admitted.tokens, tokens)
+
+    @property
+    def unanswered(self) -> Work:
+        """The requests without a response. They are taken from the level that upstream reports,
+        although it may have seen them before."""
+        costs = [tokens for _, tokens in self._unanswered.values()]
+        return Work(0, len(costs), sum(costs))
 
     def answer(self, admitted: AdmissionTotals) -> None:
         """A request has its response, or will never get one: free its slot."""

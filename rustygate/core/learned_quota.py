@@ -23,6 +23,12 @@ REORDERED_WITHIN = SECOND // 2
 _MAX_FRESH_AGE = 10 * SECOND
 
 
+def is_scarce(quota: Quota | None) -> bool:
+    """Whether so little is left that the order of requests and others' use matter: less than
+    half of it, which refills in half a minute."""
+    return quota is not None and quota.remaining is not None and 2 * quota.remaining <= quota.limit
+
+
 class LearnedQuota:
     """What is known of a quota from its reports, except for the bucket, which is the lane's."""
 
@@ -67,7 +73,10 @@ class LearnedQuota:
         if bucket is None or quota.limit != bucket.burst:
             bucket = self._with_limit(bucket, quota.limit, now, later)
         if quota.remaining is not None:
-            self._observe_others(bucket, quota.remaining, now, admitted_at, admitted)
+            if is_scarce(quota):
+                self._observe_others(bucket, quota.remaining, now, admitted_at, admitted)
+            elif self._others is not None:
+                self._forget_others(bucket, now)
             age = now - admitted_at
             # Upstream admits no more than it has: what goes beyond that is refused.
             level = self._level(bucket, quota.remaining, admitted_at) - later
@@ -118,6 +127,11 @@ class LearnedQuota:
         self._refused += units
         if self._others is not None and admitted <= self._since:
             self._others.correct(-units)
+
+    def _forget_others(self, bucket: TokenBucket, now: int) -> None:
+        """There is enough for all."""
+        self._others, self._reserve = None, 0
+        bucket.resize(now, self._period, bucket.burst)
 
     def _with_limit(
         self, bucket: TokenBucket | None, limit: int, now: int, later: int
