@@ -34,10 +34,14 @@ class Exchange:
         lane: the key of its lane, unless that is its model.
         tokens: the estimated cost in the model's tokens.
         min_tokens: the part of `tokens` that is known: the input and the output cap.
+        input_tokens: the part of `tokens` that is the input.
         status: the status sent downstream; `bytes` is the length of the body sent there.
         failures: attempts that ended without a response.
         connected: the latest attempt got a connection, so upstream may have seen the request.
         upstream_status: the status of upstream's latest response.
+        tokens_estimated: `tokens_in` and `tokens_out` are the gate's estimates, as upstream
+            reported no usage.
+        error_event: the data of an event in the response's stream that reports an error.
         request_id: the `x-request-id` of that response, upstream's own id for the request.
         steps: each step as text, if they are logged.
     """
@@ -54,6 +58,7 @@ class Exchange:
     lane: str | None = None
     tokens: int = 0
     min_tokens: int = 0
+    input_tokens: int = 0
     status: int | None = None
     attempts: int = 0
     failures: int = 0
@@ -67,11 +72,19 @@ class Exchange:
     first_byte: int | None = None
     settled: int | None = None
     tokens_in: int | None = None
+    tokens_cached: int | None = None
     tokens_out: int | None = None
+    tokens_estimated: bool = False
+    error_event: bytes | None = field(default=None, repr=False)
     bytes: int = 0
     outcome: str | None = None
     reason: str | None = None
     steps: list[str] | None = None
+
+    @property
+    def token_counts(self) -> tuple[int | None, int | None, int | None]:
+        """The tokens of the input, of the part of it that was cached, and of the output."""
+        return self.tokens_in, self.tokens_cached, self.tokens_out
 
     def record_step(self, step: str, fields: Mapping[str, object]) -> None:
         """Remember a step, its time and its values for the log."""

@@ -134,7 +134,7 @@ class Proxy:
             _cancel(request, exchange)
             raise
         except ConnectionError:
-            exchange.outcome = "client_left"
+            exchange.outcome = exchange.outcome or "client_left"
             raise
         except Exception as error:
             return await _fail(request, exchange, error)
@@ -232,6 +232,7 @@ class Proxy:
         if facts.model is None or (handshake is None and exchange.method in READ_METHODS):
             exchange.lane = endpoint_key(exchange.method, exchange.path)
         exchange.min_tokens = facts.cost(0)
+        exchange.input_tokens = exchange.min_tokens - (facts.output_cap or 0)
         exchange.tokens = facts.cost(self._history.estimate(exchange.client, facts.model))
         self._log_step(exchange, "cost estimated", tokens=exchange.tokens)
         return facts
@@ -367,14 +368,16 @@ class Proxy:
     # Settle: replace the estimated cost by the actual one.
 
     def _settle(self, exchange: Exchange, admission: Admission, ok: bool) -> None:
-        """Settle the tokens that upstream reported; without a report the estimate stands, unless
-        the response is an error."""
+        """Settle the tokens that were counted; if none were, the estimate stands, unless the
+        response is an error."""
+        if exchange.error_event is not None:
+            self._retries.judge_event(admission, exchange.error_event)
         if exchange.tokens_out is not None:
             admission.settle((exchange.tokens_in or 0) + exchange.tokens_out)
             # The tokens of a WebSocket are those of its transcriptions.
-            if exchange.status != SWITCHING_PROTOCOLS:
+            if exchange.status != SWITCHING_PROTOCOLS and not _is_partial(exchange):
                 self._history.record(exchange.client, exchange.model, exchange.tokens_out)
-        elif not ok:
+        elif not ok or exchange.error_event is not None:
             admission.settle(0)
 
     def _log_step(self, exchange: Exchange, step: str, **fields: object) -> None:
@@ -430,6 +433,11 @@ def _outcome(exchange: Exchange) -> str:
     return "upstream_error" if is_error else "ok"
 
 
+def _is_partial(exchange: Exchange) -> bool:
+    """Whether the tokens are an estimate of a response that did not pass as a whole."""
+    return exchange.tokens_estimated and exchange.outcome not in (None, "ok")
+
+
 def _refuse(exchange: Exchange, refusal: Refusal) -> web.Response:
     exchange.status = refusal.status
     exchange.outcome, exchange.reason = refusal.outcome, refusal.reason
@@ -442,7 +450,8 @@ def _cancel(request: web.Request, exchange: Exchange) -> None:
     if transport is None:
         exchange.outcome = exchange.outcome or "client_left"
         return
-    exchange.outcome, exchange.reason = "aborted", Draining.reason
+    if exchange.outcome is None:
+        exchange.outcome, exchange.reason = "aborted", Draining.reason
     abort(request, transport)
 
 

@@ -15,7 +15,7 @@ from rustygate.admission.admission import Admission
 from rustygate.admission.gate import Gate
 from rustygate.config import Settings
 from rustygate.core.bucket import SECOND
-from rustygate.core.verdict import DEFAULT_PAUSE, MIN_PAUSE, Action, judge
+from rustygate.core.verdict import DEFAULT_PAUSE, MIN_PAUSE, Action, judge, judge_event
 from rustygate.downstream.request_body import RequestBody
 from rustygate.errors import UpstreamFailure
 from rustygate.exchange import Exchange
@@ -91,6 +91,12 @@ class RetryPolicy:
         if self._may_retry(exchange, body, max(verdict.wait_ns, least)):
             return FailedAttempt(response=response, body_start=body_start)
         return None
+
+    def judge_event(self, admission: Admission, data: bytes) -> None:
+        """Pause the lane if an error that came in a successful stream calls for it."""
+        verdict = judge_event(data, time_ns())
+        if verdict is not None and verdict.action is not Action.PASS:
+            admission.pause(verdict.pause_ns, slow=verdict.action is Action.SLOW)
 
     def _may_retry(self, exchange: Exchange, body: RequestBody, pause_ns: int) -> bool:
         """Whether the same request may be sent again, and in time."""

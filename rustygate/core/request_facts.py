@@ -67,6 +67,11 @@ _JSON_OBJECT = b"{"
 _NOTHING = Request()
 
 
+def writes_text(path: str) -> bool:
+    """Whether a model writes text at an endpoint."""
+    return path.endswith(_TEXT_ENDPOINTS)
+
+
 def read_request_facts(body: bytes, path: str | None = None) -> RequestFacts:
     """Read a buffered body. One that is not a JSON object costs its length.
 
@@ -163,7 +168,7 @@ def _facts(
 
 
 def _default_cap(path: str | None) -> int | None:
-    return None if path is None or path.endswith(_TEXT_ENDPOINTS) else 0
+    return None if path is None or writes_text(path) else 0
 
 
 def _long_characters(form: Form) -> int:

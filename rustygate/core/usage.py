@@ -1,32 +1,36 @@
 """The usage in a response: how many model tokens it took, as upstream counts them.
 
-It is read from a copy: the bytes that cross the gate are never changed. The usage is near the end
-of the body, in plain responses (`"usage": {...}`), in the last chunk of a chat stream before
-`[DONE]`, and in the Responses API's `response.completed`. Only the tail of a body is kept.
+It is read from a copy: the bytes that cross the gate are never changed. Nothing else of a body is
+parsed: the usage object is found by a scan, wherever it stands.
 
 Bodies come from outside. Whatever is in them, these functions return and do not raise.
 """
 
 import re
+from typing import Any
 
 import msgspec
 
-from rustygate.core.content_coding import Inflater, is_encoded
-
-# What follows the usage is short (`user`, `metadata`, `service_tier`): a tail of this size holds
-# the usage in all but odd responses, and a thousand streams keep only a few megabytes.
-TAIL_BYTES = 4096
+from rustygate.core.request_schema import DECODE_ERRORS
 
 # The longest usage object that is read, details included.
-USAGE_BYTES = 1024
+USAGE_BYTES = 4096
+
+# A greater number of tokens is an error of upstream's.
+MAX_TOKENS = 1_000_000_000
 
 
 # Made for each exchange: a Struct costs a tenth of a frozen dataclass.
 class Usage(msgspec.Struct, frozen=True):
-    """The model tokens of a response, as upstream counts them."""
+    """The model tokens of a response, as upstream counts them.
+
+    Args:
+        tokens_cached: the part of `tokens_in` that upstream had cached; None if it does not say.
+    """
 
     tokens_in: int
     tokens_out: int
+    tokens_cached: int | None = None
 
 
 def may_contain_usage(content_type: str) -> bool:
@@ -34,51 +38,67 @@ def may_contain_usage(content_type: str) -> bool:
     return "json" in content_type or "event-stream" in content_type
 
 
-class UsageReader:
-    """Follows the body of a response and finds the usage in its tail."""
-
-    __slots__ = ("_inflater", "_tail")
-
-    def __init__(self, content_encoding: str) -> None:
-        self._tail = bytearray()
-        self._inflater = Inflater() if is_encoded(content_encoding) else None
-
-    def feed(self, chunk: bytes) -> None:
-        """Note the next chunk of the body."""
-        if self._inflater is not None:
-            chunk = self._inflater.inflate(chunk)
-        self._tail += chunk
-        if len(self._tail) > 2 * TAIL_BYTES:
-            del self._tail[:-TAIL_BYTES]
-
-    def usage(self) -> Usage | None:
-        """The last usage in the body so far."""
-        return find_usage(self._tail)
+# The end of `prompt_tokens`, `input_tokens` and `output_tokens`. Searching for it skips the
+# `"usage": null` in each event of a stream. In a JSON string the quote would be escaped.
+_MARK = b't_tokens"'
+_KEY = b'"usage"'
 
 
 def find_usage(body: bytes | bytearray) -> Usage | None:
-    """The last usage in the tail of a body without content coding."""
-    start = body.rfind(_KEY, -TAIL_BYTES)
-    while start >= 0:
+    """The last usage in a body, or in a part of one, without content coding."""
+    mark = body.rfind(_MARK)
+    while mark >= 0:
+        start = body.rfind(_KEY, 0, mark)
+        if start < 0:
+            return None
         usage = _usage_at(body, start)
         if usage is not None:
             return usage
-        start = body.rfind(_KEY, -TAIL_BYTES, start)
+        mark = body.rfind(_MARK, 0, start)
     return None
 
 
-_KEY = b'"usage"'
-_OBJECT = re.compile(rb'"usage"\s*:\s*{')
-_TOKENS_IN = re.compile(rb'"(?:prompt|input)_tokens"\s*:\s*(\d{1,9})\s*[,}]')
-_TOKENS_OUT = re.compile(rb'"(?:completion|output)_tokens"\s*:\s*(\d{1,9})\s*[,}]')
+_STRING = rb'"[^"\\]*(?:\\.[^"\\]*)*"'
+_FLAT = rb'\{[^{}"]*(?:%b[^{}"]*)*\}' % _STRING
+_NESTED = rb'\{[^{}"]*(?:(?:%b|%b)[^{}"]*)*\}' % (_STRING, _FLAT)
+_NESTED_TWICE = rb'\{[^{}"]*(?:(?:%b|%b)[^{}"]*)*\}' % (_STRING, _NESTED)
+_OBJECT = re.compile(rb'(?<!\\)"usage"\s*:\s*(%b)' % _NESTED_TWICE, re.DOTALL)
+
+
+class _UsageObject(msgspec.Struct, gc=False):
+    prompt_tokens: int | None = None
+    input_tokens: int | None = None
+    completion_tokens: int | None = None
+    output_tokens: int | None = None
+    prompt_tokens_details: Any = None
+    input_tokens_details: Any = None
+
+
+_decode = msgspec.json.Decoder(_UsageObject).decode
 
 
 def _usage_at(body: bytes | bytearray, start: int) -> Usage | None:
     """The usage object whose key is at `start`, if it is complete and readable."""
-    match = _OBJECT.match(body, start)
-    end = start + USAGE_BYTES
-    tokens_in = match and _TOKENS_IN.search(body, start, end)
-    if not tokens_in:
+    match = _OBJECT.match(body, start, start + USAGE_BYTES)
+    if match is None:
         return None
-    tokens_out = _TOKENS_OUT.search(body, start, end)
-    return Usage(int(tokens_in[1]), int(tokens_out[1]) if tokens_out else 0)
+    try:
+        fields = _decode(match[1])
+    except DECODE_ERRORS:
+        return None
+    tokens_in = _first(fields.prompt_tokens, fields.input_tokens)
+    if tokens_in is None:
+        return None
+    tokens_out = _first(fields.completion_tokens, fields.output_tokens)
+    details = fields.prompt_tokens_details or fields.input_tokens_details
+    cached = details.get("cached_tokens") if isinstance(details, dict) else None
+    return Usage(tokens_in, tokens_out or 0, cached if _is_count(cached) else None)
+
+
+def _first(*counts: int | None) -> int | None:
+    """The first of the numbers that can be a number of tokens."""
+    return next((count for count in counts if _is_count(count)), None)
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and 0 <= value <= MAX_TOKENS

@@ -23,13 +23,13 @@ TLS_POLL_INTERVAL_S = 0.02
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
-async def flush_and_abort(request: web.Request) -> None:
-    """Abort a client's connection once what was written has been sent."""
+async def flush_and_abort(request: web.Request, timeout_s: float = FLUSH_TIMEOUT_S) -> None:
+    """Abort a client's connection once what was written has been sent, or after `timeout_s`."""
     transport = request.transport
     if transport is None:
         return
     with suppress(TimeoutError, ConnectionError):
-        async with asyncio.timeout(FLUSH_TIMEOUT_S):
+        async with asyncio.timeout(timeout_s):
             await _flush(request, transport)
     abort(request, transport)
 

@@ -8,7 +8,8 @@ from contextlib import suppress
 
 from aiohttp import web
 
-from rustygate.core.sse import KEEPALIVE, EventBoundary
+from rustygate.core.response_observer import ResponseObserver
+from rustygate.core.sse import KEEPALIVE
 from rustygate.downstream.response import PassthroughResponse
 
 
@@ -27,13 +28,13 @@ class Keepalive:
         self,
         request: web.Request,
         response: PassthroughResponse,
-        boundary: EventBoundary,
+        observer: ResponseObserver,
         interval_s: float,
         idle_since: float,
     ) -> None:
         self._request = request
         self._response = response
-        self._boundary = boundary
+        self._observer = observer
         self._interval_s = interval_s
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
@@ -59,6 +60,6 @@ class Keepalive:
         self._timer = self._loop.call_at(due, self._check)
 
     def _write(self) -> None:
-        if self._boundary and not self._request.protocol.writing_paused:
+        if self._observer.at_boundary and not self._request.protocol.writing_paused:
             with suppress(ConnectionError):
                 self._response.write_chunk(KEEPALIVE)

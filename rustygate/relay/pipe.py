@@ -16,14 +16,9 @@ from rustygate.core.content_coding import is_encoded
 from rustygate.core.sse import error_event, is_event_stream
 from rustygate.errors import Refusal
 from rustygate.relay.abort import flush_and_abort
+from rustygate.relay.observation import observe, stamp_body
 from rustygate.relay.source import Source, read_ahead
-from rustygate.relay.stream import (
-    Downstream,
-    Stream,
-    passthrough_response,
-    stamp_usage,
-    usage_reader,
-)
+from rustygate.relay.stream import Downstream, Stream, passthrough_response
 from rustygate.upstream.response import UpstreamResponse
 
 
@@ -65,10 +60,10 @@ async def _send_complete(
     response = passthrough_response(upstream_response, exchange, body)
     exchange.first_byte = monotonic_ns()
     exchange.bytes = len(body)
-    reader = usage_reader(upstream_response, exchange)
-    if reader is not None:
-        reader.feed(body)
-        stamp_usage(exchange, reader)
+    observer = observe(upstream_response, exchange)
+    if observer is not None:
+        observer.pending.append(body)
+    stamp_body(exchange, upstream_response, observer)
     await response.send(downstream.request)
     return response
 

@@ -1,11 +1,12 @@
 """A response that is passed on while upstream is still sending it.
 
 Each read is written at once, unchanged and never decoded. The bytes of the body are counted in
-`Stream._pass`. An event stream that upstream cuts gets an error event if it is at a boundary;
-then the client's connection is aborted.
+`Stream._pass`. An event stream that is cut, by upstream or by the end of DRAIN_TIMEOUT, gets an
+error event if it is between two events; then the client's connection is aborted.
 """
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic_ns
 
@@ -14,14 +15,14 @@ from aiohttp import hdrs, web
 from rustygate.config import Settings
 from rustygate.core.content_coding import is_encoded
 from rustygate.core.headers import reason_phrase
-from rustygate.core.lane_key import READ_METHODS
-from rustygate.core.sse import EventBoundary, error_event, is_event_stream
-from rustygate.core.usage import UsageReader, may_contain_usage
+from rustygate.core.response_observer import BATCH_BYTES
+from rustygate.core.sse import error_event, is_event_stream
 from rustygate.downstream.response import PassthroughResponse
-from rustygate.errors import UpstreamFailure
+from rustygate.errors import Draining, Refusal, UpstreamFailure
 from rustygate.exchange import Exchange
 from rustygate.relay.abort import flush_and_abort
 from rustygate.relay.keepalive import Keepalive
+from rustygate.relay.observation import observe, stamp_body
 from rustygate.relay.source import Source
 from rustygate.system.tls import socket_transport
 from rustygate.upstream.response import UpstreamResponse
@@ -29,6 +30,9 @@ from rustygate.upstream.response import UpstreamResponse
 # How much of a body that is not an event stream is read ahead, and may wait for the client. With
 # less, a large body would pause both sides at each read.
 BULK_BUFFER = 128 * 1024
+
+# How long a client may take to read the error event of a stream for which DRAIN_TIMEOUT is over.
+DRAIN_FLUSH_TIMEOUT_S = 1.0
 
 
 @dataclass(slots=True)
@@ -63,8 +67,9 @@ class Stream:
         self._exchange = downstream.exchange
         self._source = source
         self._loop = asyncio.get_running_loop()
-        self._boundary = EventBoundary()
-        self._usage = usage_reader(upstream_response, downstream.exchange)
+        self._upstream_response = upstream_response
+        self._observer = observe(upstream_response, downstream.exchange)
+        self._scan_at = BATCH_BYTES
         self._takes_events = downstream.started is not None or _takes_events(upstream_response)
         self._buffer_size = downstream.settings.stream_capacity // 2
         if not is_event_stream(upstream_response.headers.get(hdrs.CONTENT_TYPE)):
@@ -76,8 +81,9 @@ class Stream:
         self._keepalive: Keepalive | None = None
         interval_s = downstream.settings.sse_keepalive_interval
         if self._takes_events and interval_s:
+            assert self._observer is not None
             self._keepalive = Keepalive(
-                self._request, self._response, self._boundary, interval_s, head_arrived
+                self._request, self._response, self._observer, interval_s, head_arrived
             )
 
     async def run(self, body_start: bytes | None) -> web.StreamResponse:
@@ -89,14 +95,20 @@ class Stream:
             self._keepalive.start()
         try:
             await self._send(body_start)
+            await self._response.write_eof()
         except UpstreamFailure as failure:
             await self._cut(failure)
-        else:
-            await self._response.write_eof()
+        except asyncio.CancelledError:
+            await self._cancel()
+            raise
+        except ConnectionError:
+            if not self._note_end():
+                self._exchange.outcome = "client_left"
+            raise
         finally:
             if self._keepalive is not None:
                 self._keepalive.stop()
-            stamp_usage(self._exchange, self._usage)
+            stamp_body(self._exchange, self._upstream_response, self._observer)
         return self._response
 
     async def _send(self, body_start: bytes | None) -> None:
@@ -114,13 +126,15 @@ class Stream:
         exchange = self._exchange
         if exchange.first_byte is None:
             exchange.first_byte = monotonic_ns()
+        self._response.write_chunk(chunk)
         exchange.bytes += len(chunk)
-        self._boundary.feed(chunk)
         if self._keepalive is not None:
             self._keepalive.idle_since = self._loop.time()
-        if self._usage is not None:
-            self._usage.feed(chunk)
-        self._response.write_chunk(chunk)
+        if self._observer is not None:
+            self._observer.pending.append(chunk)
+            if exchange.bytes >= self._scan_at:
+                self._observer.scan()
+                self._scan_at = exchange.bytes + BATCH_BYTES
         return not self._request.protocol.writing_paused
 
     def _limit_write_buffer(self) -> None:
@@ -130,11 +144,37 @@ class Stream:
             _limit_write_buffer(transport, self._buffer_size)
 
     async def _cut(self, failure: UpstreamFailure) -> None:
-        """Write an error event, if the stream is at a boundary, and abort the connection."""
-        self._exchange.outcome, self._exchange.reason = "aborted", failure.reason
-        if self._takes_events and self._boundary:
-            self._response.write_chunk(error_event(self._exchange.path, failure.error()))
+        """End a stream that upstream has cut."""
+        if not self._note_end():
+            self._exchange.outcome, self._exchange.reason = "aborted", failure.reason
+            self._write_error(failure)
         await flush_and_abort(self._request)
+
+    async def _cancel(self) -> None:
+        """End a stream whose client has left, or for which DRAIN_TIMEOUT is over."""
+        if self._note_end():
+            return
+        if self._request.transport is None:
+            self._exchange.outcome = "client_left"
+            return
+        self._exchange.outcome, self._exchange.reason = "aborted", Draining.reason
+        with suppress(ConnectionError):
+            if self._write_error(Draining()):
+                await flush_and_abort(self._request, DRAIN_FLUSH_TIMEOUT_S)
+
+    def _note_end(self) -> bool:
+        """Whether the stream's final event was written: the client has the whole response."""
+        end = None if self._observer is None else self._observer.end
+        if end is not None and end.error is None and self._upstream_response.ok:
+            self._exchange.outcome = "ok"
+        return end is not None
+
+    def _write_error(self, refusal: Refusal) -> bool:
+        """Write an error event, if the stream is between two events; returns whether it is."""
+        if not self._takes_events or self._observer is None or not self._observer.at_boundary:
+            return False
+        self._response.write_chunk(error_event(self._exchange.path, refusal.error()))
+        return True
 
 
 def passthrough_response(
@@ -145,26 +185,6 @@ def passthrough_response(
     exchange.status = upstream_response.status
     reason = reason_phrase(upstream_response.reason)
     return PassthroughResponse(upstream_response.status, reason, headers, body)
-
-
-def usage_reader(response: UpstreamResponse, exchange: Exchange) -> UsageReader | None:
-    """A reader of the usage in a response's body; None for a body that cannot contain one.
-
-    The usage in the response to a read is that of work which was settled before.
-    """
-    headers = response.headers
-    if exchange.method in READ_METHODS:
-        return None
-    if not may_contain_usage(headers.get(hdrs.CONTENT_TYPE, "")):
-        return None
-    return UsageReader(headers.get(hdrs.CONTENT_ENCODING, ""))
-
-
-def stamp_usage(exchange: Exchange, reader: UsageReader | None) -> None:
-    """Stamp the tokens that upstream reported, if it reported any."""
-    usage = None if reader is None else reader.usage()
-    if usage is not None:
-        exchange.tokens_in, exchange.tokens_out = usage.tokens_in, usage.tokens_out
 
 
 def _takes_events(response: UpstreamResponse) -> bool:

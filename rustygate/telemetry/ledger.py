@@ -83,7 +83,7 @@ def _log_steps(settled: list[Exchange]) -> None:
 
 
 def _fields(exchange: Exchange) -> dict[str, str | int | None]:
-    fields = {
+    fields: dict[str, str | int | None] = {
         "id": exchange.id,
         "request_id": exchange.request_id and exchange.request_id[:REQUEST_ID_LIMIT],
         "client": exchange.client,
@@ -96,8 +96,13 @@ def _fields(exchange: Exchange) -> dict[str, str | int | None]:
         "first_byte_ms": exchange.ms_until(exchange.first_byte),
         "total_ms": exchange.ms_until(exchange.settled),
         "tokens_in": exchange.tokens_in,
+        "tokens_cached": exchange.tokens_cached,
         "tokens_out": exchange.tokens_out,
         "bytes": exchange.bytes,
         "outcome": exchange.outcome,
     }
-    return fields if exchange.reason is None else fields | {"reason": exchange.reason}
+    if exchange.reason is not None:
+        fields["reason"] = exchange.reason
+    if exchange.tokens_estimated:
+        fields["tokens_estimated"] = True
+    return fields

@@ -138,7 +138,11 @@ def _colored_head(record: "Record") -> str:
 
 def _fields(extra: dict[str, Any]) -> str:
     """` name=value` for each field that has a value."""
-    fields = [f" {name}={value}" for name, value in extra.items() if value is not None]
+    fields = [
+        f" {name}={'true' if value is True else value}"
+        for name, value in extra.items()
+        if value is not None
+    ]
     text = "".join(fields)
     # Values rarely need quotes, so one check of the whole text usually suffices.
     if _is_plain(text, separators=len(fields)):

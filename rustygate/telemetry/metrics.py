@@ -62,6 +62,10 @@ _LIKELY_RESULTS = (("200", "ok"), ("429", "refused"))
 # No further series start at 0 once there are so many: the others are for what did happen.
 ANNOUNCED_LIMIT = SERIES_LIMIT // 2
 
+# The kinds of `Exchange.token_counts`, as upstream reports them and as the gate estimates them.
+_KINDS = ("input", "cached", "output")
+_ESTIMATED_KINDS = ("input_estimated", "cached", "output_estimated")
+
 
 class Metrics(Collector):
     """Counts exchanges and renders the counts and the gate's state as Prometheus text."""
@@ -102,13 +106,16 @@ class Metrics(Collector):
         outcome = exchange.outcome or NONE
         self._exchanges.add((client, model, str(exchange.status or NONE), outcome))
         self._client_queues.add((client,), exchange.queued)
-        if exchange.tokens_in is not None:
-            self._tokens.add((client, model, "input"), exchange.tokens_in)
-        if exchange.tokens_out is not None:
-            self._tokens.add((client, model, "output"), exchange.tokens_out)
+        self._count_tokens(client, model, exchange)
         if exchange.reason is not None:
             self.count_refusal(exchange.reason)
         self._observe_times(exchange)
+
+    def _count_tokens(self, client: str, model: str, exchange: Exchange) -> None:
+        kinds = _ESTIMATED_KINDS if exchange.tokens_estimated else _KINDS
+        for kind, tokens in zip(kinds, exchange.token_counts, strict=True):
+            if tokens is not None:
+                self._tokens.add((client, model, kind), tokens)
 
     def count_retry(self, reason: str) -> None:
         """Count another attempt."""
@@ -171,7 +178,8 @@ class Metrics(Collector):
         )
         yield _counter_family(
             "rustygate_tokens",
-            "Tokens used by settled exchanges, in the model's tokens; kind is input or output.",
+            "Tokens used by settled exchanges, in the model's tokens; kind is input, cached (part "
+            "of input) or output, or input_estimated or output_estimated without a usage.",
             ("client", "model", "kind"),
             self._tokens,
         )

@@ -64,6 +64,11 @@ class UpstreamResponse:
         return self.status < FIRST_ERROR_STATUS
 
     @property
+    def successful(self) -> bool:
+        """Whether the status is 2xx."""
+        return 200 <= self.status < 300
+
+    @property
     def connection(self) -> UpstreamConnection | None:
         """The connection, until it goes back to the pool or is closed."""
         return None if self._pooled is None else connection_of(self._pooled)

@@ -1,19 +1,15 @@
-"""The usage of responses, read from any bytes."""
-
-import gzip
-import json
-import zlib
+"""The usage in a body: found wherever it stands, and nowhere else."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rustygate.core.usage import TAIL_BYTES, Usage, UsageReader, may_contain_usage
+from rustygate.core.usage import USAGE_BYTES, Usage, find_usage, may_contain_usage
 
 CHAT = b'{"id":"c","usage":{"prompt_tokens":12,"completion_tokens":34,"total_tokens":46}}'
 RESPONSE = (
     b'event: response.completed\ndata: {"type":"response.completed","response":{"usage":'
-    b'{"input_tokens":5,"input_tokens_details":{"cached_tokens":0},"output_tokens":6},'
+    b'{"input_tokens":5,"input_tokens_details":{"cached_tokens":4},"output_tokens":6},'
     b'"user":null,"metadata":{}}}\n\n'
 )
 STREAM = (
@@ -22,22 +18,43 @@ STREAM = (
     b"data: [DONE]\n\n"
 )
 EMBEDDING = b'{"data":[],"usage":{"prompt_tokens":9,"total_tokens":9}}'
-
-
-def read(*chunks: bytes, encoding: str = "") -> Usage | None:
-    reader = UsageReader(encoding)
-    for chunk in chunks:
-        reader.feed(chunk)
-    return reader.usage()
+DETAILED = b"""{"usage": {
+  "prompt_tokens": 19, "completion_tokens": 10, "total_tokens": 29,
+  "prompt_tokens_details": {"cached_tokens": 3, "audio_tokens": 0},
+  "completion_tokens_details": {"reasoning_tokens": 2, "accepted": {"a": 1}},
+  "note": "a brace } and a quote \\" in a string"
+}, "choices": []}"""
+LONG = b'"metadata":{"note":"%b"}' % (b"x" * 20_000)
 
 
 @pytest.mark.parametrize(
     ("body", "usage"),
     [
         (CHAT, Usage(12, 34)),
-        (RESPONSE, Usage(5, 6)),
+        (RESPONSE, Usage(5, 6, 4)),
         (STREAM, Usage(7, 8)),
         (EMBEDDING, Usage(9, 0)),
+        (DETAILED, Usage(19, 10, 3)),
+        (CHAT[:-1] + b',"choices":[{"message":{"content":"hi"}}]}', Usage(12, 34)),
+        (CHAT[:-1] + b"," + LONG + b"}", Usage(12, 34)),
+        (b"{" + LONG + b"," + CHAT[1:], Usage(12, 34)),
+        (CHAT[:-1] + b',"metadata":{"usage":"none"}}', Usage(12, 34)),
+        (STREAM + b'data: {"choices":[],"usage":null}\n\n', Usage(7, 8)),
+        (CHAT + STREAM, Usage(7, 8)),
+        (CHAT + b'{"usage":{"prompt_tokens":"x"}}', Usage(12, 34)),
+        (CHAT + b'{"usage":{"prompt_tokens":1', Usage(12, 34)),
+        (b'{"usage":{"prompt_tokens":1,"prompt_tokens_details":null}}', Usage(1, 0)),
+        (
+            b'{"usage":{"prompt_tokens":1,"prompt_tokens_details":{"cached_tokens":0}}}',
+            Usage(1, 0, 0),
+        ),
+        (
+            b'{"usage":{"prompt_tokens":1,"prompt_tokens_details":{"cached_tokens":-1}}}',
+            Usage(1, 0),
+        ),
+        (b'{"usage":{"prompt_tokens":1,"prompt_tokens_details":[]}}', Usage(1, 0)),
+        (b'{"usage":{"prompt_tokens":1000000000}}', Usage(1_000_000_000, 0)),
+        (b'{"usage":{"prompt_tokens":1000000001}}', None),
         (b'{"usage":null}', None),
         (b'{"usage":{"prompt_tokens":-1}}', None),
         (b'{"usage":{"prompt_tokens":true}}', None),
@@ -45,47 +62,41 @@ def read(*chunks: bytes, encoding: str = "") -> Usage | None:
         (b'{"usage":{"prompt_tokens":' + b"9" * 3000 + b"}}", None),
         (b'{"usage":{"prompt_tokens":1', None),
         (b'{"content":"\\"usage\\": {\\"prompt_tokens\\": 1}"}', None),
-        (CHAT[:-1] + b',"metadata":{"usage":"none"}}', Usage(12, 34)),
+        (b'{"\\"usage":{"prompt_tokens":1}}', None),
+        (b'{"tools":[{"usage":{"properties":{"prompt_tokens":{"type":"integer"}}}}]}', None),
+        (b'{"prompt_tokens":5}', None),
         (b'{"usage":' + b'{"usage":' * 400 + b"1" + b"}" * 401, None),
         (b"", None),
     ],
     ids=lambda value: repr(value)[:40],
 )
-def test_usage_of_a_response_whole_and_byte_by_byte(body: bytes, usage: Usage | None) -> None:
-    assert read(body) == usage
-    assert read(*(body[i : i + 1] for i in range(len(body)))) == usage
+def test_usage_is_found_wherever_it_stands(body: bytes, usage: Usage | None) -> None:
+    assert find_usage(body) == usage
+    assert find_usage(bytearray(body)) == usage
 
 
-def test_only_a_tail_is_kept() -> None:
-    reader = UsageReader("")
-    for _ in range(100):
-        reader.feed(b"x" * TAIL_BYTES)
-    reader.feed(CHAT)
-    assert len(reader._tail) <= 2 * TAIL_BYTES
-    assert reader.usage() == Usage(12, 34)
+def test_longest_usage_object_is_bounded() -> None:
+    body = b'{"usage":{"note":"%b","prompt_tokens":1}}'
+    overhead = len(body) - len(b"%b") - len(b"{}")
+    assert find_usage(body % (b"x" * (USAGE_BYTES - overhead))) == Usage(1, 0)
+    assert find_usage(body % (b"x" * (USAGE_BYTES - overhead + 1))) is None
 
 
-@pytest.mark.parametrize(
-    ("encoding", "encode"), [("gzip", gzip.compress), ("deflate", zlib.compress)]
+@given(
+    st.lists(
+        st.sampled_from(
+            [b'"usage"', b":", b"{", b"}", b'"prompt_tokens"', b"1", b",", b'"', b"\\"]
+        )
+    )
 )
-def test_compressed_responses_are_read_from_a_copy(encoding: str, encode) -> None:  # type: ignore[no-untyped-def]
-    body = encode(json.dumps({"pad": "x" * 100_000}).encode()[:-1] + b"," + CHAT[1:])
-    assert read(body, encoding=encoding) == Usage(12, 34)
-    assert read(body[:9], body[9:], encoding=encoding) == Usage(12, 34)
+def test_any_bytes_are_accepted(parts: list[bytes]) -> None:
+    find_usage(b"".join(parts))
 
 
-def test_identity_is_not_an_encoding() -> None:
-    assert read(CHAT, encoding="Identity") == Usage(12, 34)
-
-
-@pytest.mark.parametrize("encoding", ["gzip", "br"])
-def test_undecodable_body_has_no_usage(encoding: str) -> None:
-    assert read(b"\x00\x01rubbish", CHAT, encoding=encoding) is None
-
-
-@given(st.lists(st.binary(max_size=60)), st.sampled_from(["", "gzip"]))
-def test_any_bytes_are_accepted(chunks: list[bytes], encoding: str) -> None:
-    read(*chunks, encoding=encoding)
+@pytest.mark.parametrize("unit", [b'"usage":', b't_tokens"', b'"usage":{"prompt_tokens":'])
+def test_time_is_linear_in_the_size_of_the_body(unit: bytes) -> None:
+    """A quadratic search of these bodies would take hours."""
+    assert find_usage(unit * 200_000) is None
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Draining: waiters are refused, exchanges in flight may finish, late ones are aborted."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -12,6 +13,7 @@ from tests.conftest import StartGate
 from tests.support.gate import IDLE, Gate
 from tests.support.http import (
     Response,
+    chunk,
     get,
     post,
     response,
@@ -32,6 +34,7 @@ from tests.support.phases import (
     sent_request,
     streaming,
 )
+from tests.support.streams import fill_buffers, open_stalled, open_stream
 from tests.support.upstream import Upstream
 from tests.support.waiting import A_SECOND_S, soon
 
@@ -144,6 +147,50 @@ async def test_stop_aborts_a_drain(gate: StartGate, upstream: Upstream) -> None:
             await scene.gate.daemon.stop()
         await scene.client.read_until_cut()
     assert (await scene.gate.settled())[0]["outcome"] == "aborted"
+
+
+@pytest.mark.parametrize("by", ["timeout", "stop"])
+@pytest.mark.parametrize(
+    ("first", "has_event"),
+    [
+        (b"data: 1\n\n", True),
+        (b"data: 1\n\n: ping\n", True),
+        (b"data: 1\n\ndata", False),
+        (b"data: [DONE]\n\n", False),
+    ],
+    ids=["between events", "after a comment", "inside an event", "after the final event"],
+)
+async def test_late_stream_ends_with_an_error_event_between_events(
+    gate: StartGate, upstream: Upstream, first: bytes, has_event: bool, by: str
+) -> None:
+    running = await gate(DRAIN_TIMEOUT=SHORT_DRAIN_S if by == "timeout" else LONG_DRAIN_S)
+    client, call = await open_stream(running, upstream, first)
+    async with draining(running):
+        if by == "stop":
+            await running.daemon.stop()
+        rest = await client.read_until_cut()
+    await call.ended(A_SECOND_S)
+    assert bool(rest) is has_event
+    if has_event:
+        error = json.loads(rest.removeprefix(b"data: "))["error"]
+        assert error["code"] == "draining"
+    [line] = await running.settled()
+    assert line["outcome"] == ("ok" if b"[DONE]" in first else "aborted")
+    assert line.get("reason") == (None if b"[DONE]" in first else "draining")
+
+
+async def test_slow_client_does_not_hold_up_the_drain(gate: StartGate, upstream: Upstream) -> None:
+    """It gets a second to read the rest of its stream and the error event."""
+    running = await gate(DRAIN_TIMEOUT=SHORT_DRAIN_S)
+    client, call = await open_stalled(running, upstream)
+    await fill_buffers(running, call)
+    call.send(chunk(b"data: x\n\n"))
+    began = asyncio.get_running_loop().time()
+    await running.daemon.drain()
+    assert asyncio.get_running_loop().time() - began < SHORT_DRAIN_S + 2 * A_SECOND_S
+    client.wire.resume_reading()
+    await client.read_until_cut()
+    assert (await running.settled())[0]["reason"] == "draining"
 
 
 async def test_draining_gate_accepts_no_connection_and_no_exchange(

@@ -239,7 +239,10 @@ def _response(status: int | None) -> Attributes:
 
 
 def _usage(exchange: Exchange) -> Attributes:
+    """The tokens that upstream reported."""
     attributes: Attributes = {}
+    if exchange.tokens_estimated:
+        return attributes
     if exchange.tokens_in is not None:
         attributes["gen_ai.usage.input_tokens"] = exchange.tokens_in
     if exchange.tokens_out is not None:

@@ -1,0 +1,148 @@
+"""How many tokens a model wrote, estimated from the text that passed.
+
+Reading all text of a long stream would cost a tenth of passing it on. So its beginning is read as
+a whole, then one batch of events in several; the others count like those, by their size.
+
+OpenAI sends one token per event. If it looks as if upstream did, the number of events is the
+better figure: it is close to the estimate, and the deltas do not end within words.
+"""
+
+from rustygate.core.output_text import deltas_of_events, text_of_body, text_of_events
+from rustygate.core.token_estimate import estimate_tokens
+
+# So many bytes of a stream are read as a whole, then one batch in `SAMPLE_EVERY`.
+READ_AS_A_WHOLE = 24 * 1024
+SAMPLE_EVERY = 4
+
+# So many characters of what was read are counted as tokens one by one, then one part in
+# `COUNTED_PART`.
+COUNTED_AS_A_WHOLE = 512
+COUNTED_PART = 3
+
+# How close the estimate and the number of deltas must be: within this part of the estimate, or
+# within so few tokens.
+CLOSE_PART = 1 / 6
+CLOSE_TOKENS = 3
+
+# How much is kept of the first events with text, to see whether their deltas are tokens.
+FIRST_BYTES = 2 * 1024
+
+# Deltas that are tokens, counted one by one, have at most so many times the tokens of the whole
+# text. Deltas of a fixed number of characters have about twice as many.
+SPLIT_WORDS = 1.3
+
+# The longest beginning of a word that is put before the next text.
+WORD_CHARACTERS = 16
+
+_BLANK_LINE = b"\n\n"
+
+
+class _Read:
+    """Events that were read: their size, their deltas with text, and the tokens of these."""
+
+    __slots__ = ("deltas", "size", "tokens")
+
+    def __init__(self) -> None:
+        self.size = self.deltas = 0
+        self.tokens = 0.0
+
+
+class StreamEstimate:
+    """The tokens in the events of a stream so far."""
+
+    __slots__ = ("_batches", "_beginning", "_characters", "_first", "_sample", "_skipped", "_word")
+
+    def __init__(self) -> None:
+        # From the first delta on.
+        self._beginning = _Read()
+        self._sample = _Read()
+        self._batches = 0
+        self._skipped = 0
+        self._characters = 0
+        self._first = b""
+        # The beginning of a word that may go on in the next events.
+        self._word = ""
+
+    def feed(self, events: bytes) -> None:
+        """Note the next batch of events, whose lines end with LF."""
+        if self._beginning.size <= READ_AS_A_WHOLE:
+            self._read(events, self._beginning)
+            return
+        self._batches += 1
+        if self._batches % SAMPLE_EVERY == SAMPLE_EVERY // 2:
+            self._read(events, self._sample)
+        else:
+            self._skipped += len(events)
+
+    def skip(self, size: int) -> None:
+        """Note bytes of the stream that are not read."""
+        self._skipped += size
+
+    def tokens(self) -> int:
+        """The estimate."""
+        self._beginning.tokens += estimate_tokens(self._word)
+        self._word = ""
+        beginning, sample = self._beginning, self._sample
+        are_counted = self._are_tokens(
+            beginning.tokens + sample.tokens, beginning.deltas + sample.deltas
+        )
+        tokens, like = 0.0, sample if sample.size else beginning
+        for read, scale in (
+            (beginning, 1.0),
+            (sample, 1.0),
+            (like, self._skipped / (like.size or 1)),
+        ):
+            tokens += (read.deltas if are_counted else read.tokens) * scale
+        return round(tokens)
+
+    def _are_tokens(self, tokens: float, deltas: int) -> bool:
+        """Whether the deltas that were read are tokens, so that their number is what counts."""
+        distance = abs(tokens - deltas)
+        if distance <= CLOSE_TOKENS:
+            return True
+        return distance <= tokens * CLOSE_PART and are_tokens(deltas_of_events(self._first))
+
+    def _read(self, events: bytes, read: _Read) -> None:
+        deltas, text = text_of_events(events)
+        if deltas and not read.deltas:
+            events = _from_first_delta(events)
+            self._first = self._first or _first_events(events, FIRST_BYTES)
+        if deltas or read.deltas:
+            read.size += len(events)
+        read.deltas += deltas
+        read.tokens += self._count(text)
+
+    def _count(self, text: str) -> float:
+        """The tokens of a text; once there were enough, judged by the first part of it."""
+        text = self._word + text
+        end = text.rfind(" ", max(0, len(text) - WORD_CHARACTERS))
+        end = len(text) if end < 0 else end
+        text, self._word = text[:end], text[end:]
+        least = max(COUNTED_AS_A_WHOLE - self._characters, len(text) // COUNTED_PART)
+        end = text.find(" ", least, least + WORD_CHARACTERS)
+        part = text[: least if end < 0 else end] or text
+        self._characters += len(text)
+        return estimate_tokens(part) * len(text) / len(part) if part else 0.0
+
+
+def _first_events(events: bytes, size: int) -> bytes:
+    """The first of some events, of `size` bytes together or a little more."""
+    end = events.find(_BLANK_LINE, size)
+    return events if end < 0 else events[: end + len(_BLANK_LINE)]
+
+
+def _from_first_delta(events: bytes) -> bytes:
+    """Events without those before the first delta."""
+    end_before = events.rfind(_BLANK_LINE, 0, max(0, events.find(b'"delta"')))
+    return events if end_before < 0 else events[end_before + len(_BLANK_LINE) :]
+
+
+def are_tokens(deltas: list[str]) -> bool:
+    """Whether deltas end between the tokens of their text, as far as the estimate can tell."""
+    return sum(map(estimate_tokens, deltas)) <= SPLIT_WORDS * estimate_tokens("".join(deltas))
+
+
+def estimate_body(start: bytes, size: int) -> int:
+    """The tokens in a plain body of `size` bytes, of which `start` was kept."""
+    tokens = estimate_tokens(text_of_body(start))
+    return round(tokens * size / len(start)) if start else 0

@@ -1,0 +1,61 @@
+"""What is learned from a response's body: which bodies are observed, and what is stamped.
+
+Responses to reads report what other requests took, so their tokens are not counted.
+"""
+
+from aiohttp import hdrs
+
+from rustygate.core.lane_key import READ_METHODS
+from rustygate.core.request_facts import writes_text
+from rustygate.core.response_observer import BodyObserver, ResponseObserver, StreamObserver
+from rustygate.core.sse import is_event_stream
+from rustygate.core.usage import may_contain_usage
+from rustygate.exchange import Exchange
+from rustygate.upstream.response import UpstreamResponse
+
+
+def observe(response: UpstreamResponse, exchange: Exchange) -> ResponseObserver | None:
+    """An observer of a response's body; None if there is nothing to learn from it."""
+    headers = response.headers
+    content_type = headers.get(hdrs.CONTENT_TYPE, "").lower()
+    if not may_contain_usage(content_type):
+        return None
+    coding = headers.get(hdrs.CONTENT_ENCODING, "")
+    counts = exchange.method not in READ_METHODS
+    has_output = response.ok and writes_text(exchange.path)
+    if is_event_stream(content_type):
+        return StreamObserver(coding, counts=counts, has_output=has_output)
+    return BodyObserver(coding, has_output=has_output) if counts else None
+
+
+def stamp_body(
+    exchange: Exchange, response: UpstreamResponse, observer: ResponseObserver | None
+) -> None:
+    """Stamp what a body's observer has seen, when nothing more of the body will pass."""
+    if observer is not None:
+        observer.finish()
+        _stamp_error(exchange, observer)
+        usage = observer.usage
+        if usage is not None:
+            exchange.tokens_in, exchange.tokens_out = usage.tokens_in, usage.tokens_out
+            exchange.tokens_cached = usage.tokens_cached
+            return
+    if response.successful and exchange.method not in READ_METHODS:
+        _stamp_estimate(exchange, 0 if observer is None else observer.estimated_output())
+
+
+def _stamp_error(exchange: Exchange, observer: ResponseObserver) -> None:
+    end = observer.end
+    if end is not None and end.error is not None:
+        exchange.error_event = end.error
+        exchange.outcome = exchange.outcome or "upstream_error"
+
+
+def _stamp_estimate(exchange: Exchange, output: int | None) -> None:
+    """Stamp the estimated tokens, unless the output is unknown or no model was at work."""
+    if output is None or not (output or exchange.input_tokens):
+        return
+    if exchange.error_event is not None and not output:
+        return
+    exchange.tokens_in, exchange.tokens_out = exchange.input_tokens, output
+    exchange.tokens_estimated = True

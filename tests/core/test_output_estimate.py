@@ -1,0 +1,134 @@
+"""Estimates of the output against true counts, for every way of cutting a text into deltas."""
+
+import json
+import re
+
+import pytest
+
+from rustygate.core.output_estimate import (
+    COUNTED_AS_A_WHOLE,
+    READ_AS_A_WHOLE,
+    StreamEstimate,
+    are_tokens,
+    estimate_body,
+)
+from tests.support.texts import ENGLISH, TEXTS
+
+BATCH = 8192
+
+
+def chat_events(texts: list[str], envelope: str = "x" * 100) -> bytes:
+    return b"".join(
+        b"data: %b\n\n"
+        % json.dumps(
+            {"id": envelope, "choices": [{"index": 0, "delta": {"content": text}}]},
+            separators=(",", ":"),
+        ).encode()
+        for text in texts
+    )
+
+
+def pieces(text: str, size: int) -> list[str]:
+    return [text[at : at + size] for at in range(0, len(text), size)]
+
+
+def estimate(events: bytes) -> int:
+    """The estimate, fed in batches of whole events as an observer does."""
+    estimated, start = StreamEstimate(), 0
+    while start < len(events):
+        end = events.find(b"\n\n", start + BATCH)
+        end = len(events) if end < 0 else end + 2
+        estimated.feed(events[start:end])
+        start = end
+    return estimated.tokens()
+
+
+@pytest.mark.parametrize("size", [1, 4, 9, 40, 10_000])
+@pytest.mark.parametrize(("text", "tokens"), TEXTS.values(), ids=TEXTS)
+def test_estimate_is_within_15_percent_of_the_true_count(
+    text: str, tokens: int, size: int
+) -> None:
+    assert 0.85 * tokens <= estimate(chat_events(pieces(text, size))) <= 1.15 * tokens
+
+
+@pytest.mark.parametrize("size", [3, 8, 60])
+@pytest.mark.parametrize(("text", "tokens"), TEXTS.values(), ids=TEXTS)
+def test_long_streams_are_sampled_as_well_as_read(text: str, tokens: int, size: int) -> None:
+    events = chat_events(pieces(text, size) * 40)
+    assert len(events) > READ_AS_A_WHOLE
+    assert 0.85 * 40 * tokens <= estimate(events) <= 1.15 * 40 * tokens
+
+
+def test_sample_covers_the_whole_stream() -> None:
+    """A stream that begins with words and goes on with digits, four times as many tokens."""
+    events = chat_events([" word"] * 1000 + ["123456789012"] * 1000)
+    assert 0.85 * 5000 <= estimate(events) <= 1.15 * 5000
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 10, 100, 1000])
+def test_number_of_deltas_is_taken_if_it_is_close(tokens: int) -> None:
+    """As from an upstream that sends one token per event. One in ten looks like two."""
+    words = [*[" hello", " world", " again"] * 3, " internationally"] * (tokens // 10 + 1)
+    assert estimate(chat_events(words[:tokens])) == pytest.approx(tokens, abs=tokens / 50)
+
+
+@pytest.mark.parametrize(
+    ("deltas", "expected"), [(100, 100), (85, 85), (84, 84), (83, 100), (80, 100)]
+)
+def test_number_of_deltas_is_close_within_a_sixth(deltas: int, expected: int) -> None:
+    words = [" hello"] * deltas
+    for at in range(100 - deltas):
+        words[at] += " hello"
+    assert estimate(chat_events(words)) == expected
+
+
+@pytest.mark.parametrize("size", [3, 4, 5])
+@pytest.mark.parametrize("name", ["English", "code", "tool arguments", "reasoning", "Markdown"])
+def test_pieces_of_a_fixed_size_are_not_taken_for_tokens(name: str, size: int) -> None:
+    assert not are_tokens(pieces(TEXTS[name][0], size))
+
+
+@pytest.mark.parametrize("name", ["English", "reasoning"])
+def test_words_are_taken_for_tokens(name: str) -> None:
+    assert are_tokens(re.findall(r" ?\S+", TEXTS[name][0]))
+
+
+def test_empty_deltas_and_other_events_do_not_count() -> None:
+    events = chat_events([" a", "", " b", ""]) + b'data: {"choices":[]}\n\ndata: [DONE]\n\n'
+    assert estimate(events) == 2
+    assert estimate(b"data: [DONE]\n\n") == 0
+    assert StreamEstimate().tokens() == 0
+
+
+def test_events_before_the_first_delta_do_not_dilute_the_sample() -> None:
+    created = b'data: {"type":"response.created","response":{"instructions":"%b"}}\n\n' % (
+        b"x" * 3 * READ_AS_A_WHOLE
+    )
+    events = b"".join(
+        b'data: {"type":"response.output_text.delta","item_id":"msg_1","delta":" hello"}\n\n'
+        for _ in range(3000)
+    )
+    assert estimate(created + events) == pytest.approx(3000, rel=0.05)
+
+
+def test_bytes_that_were_skipped_count_like_those_read() -> None:
+    estimated = StreamEstimate()
+    estimated.feed(chat_events([" hello"] * 10, envelope=""))
+    before = estimated.tokens()
+    assert before == 10
+    size = len(chat_events([" hello"], envelope=""))
+    estimated.skip(30 * size)
+    assert estimated.tokens() == pytest.approx(40, abs=3)
+
+
+def test_long_texts_are_counted_from_their_beginning() -> None:
+    text = ENGLISH * 20
+    assert len(text) > COUNTED_AS_A_WHOLE
+    assert estimate(chat_events([text])) == pytest.approx(152 * 20, rel=0.1)
+
+
+def test_plain_body_counts_in_proportion_to_what_was_kept_of_it() -> None:
+    body = json.dumps({"choices": [{"message": {"content": ENGLISH * 10}}]}).encode()
+    assert estimate_body(body, len(body)) == pytest.approx(1520, rel=0.05)
+    assert estimate_body(body[: len(body) // 2], len(body)) == pytest.approx(1520, rel=0.05)
+    assert estimate_body(b"", 0) == 0
