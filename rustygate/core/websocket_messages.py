@@ -47,6 +47,14 @@ class Kind(IntEnum):
 _UNKNOWN, _TURN, _AUDIO, _OTHER = Kind
 
 
+# Events that add text to a response. They are read together, because each alone would cost more.
+DELTAS = b"deltas"
+DELTAS_AT_ONCE = 64
+_DELTA = b".delta"
+
+# A longer event is audio.
+DELTA_BYTES = 4096
+
 _USUAL_TURN = USUAL_BEGINNING + CREATE + b'"'
 _USUAL_TURN_BYTES = len(_USUAL_TURN)
 _TYPE_AT = len(USUAL_BEGINNING)
@@ -239,12 +247,15 @@ class ClientMessages(MessageObserver):
 class UpstreamMessages(MessageObserver):
     """Observes upstream's messages, and reports the events that the gate reads.
 
+    Those that add text to a response are reported in batches, as the lines of an event stream.
+
     Args:
-        on_event: called with the type and the whole text of each.
+        on_event: called with the type and the whole text of an event, or with `DELTAS` and lines.
     """
 
     def __init__(self, on_event: Callable[[bytes, bytes], object]) -> None:
         self._on_event = on_event
+        self._deltas: list[bytes] = []
         self._type: bytes | None = None
         self._text = bytearray()
 
@@ -259,6 +270,8 @@ class UpstreamMessages(MessageObserver):
                 end = piece.find(b'"', _TYPE_AT)
                 name = piece[_TYPE_AT:end]
                 if end > 0 and name not in READ_EVENTS and b"\\" not in name:
+                    if last and name.endswith(_DELTA) and len(piece) < DELTA_BYTES:
+                        self._note_delta(piece)
                     return PASS
             kind = event_type(piece, last)
             if kind is not None and kind not in READ_EVENTS:
@@ -271,8 +284,21 @@ class UpstreamMessages(MessageObserver):
         self._text += piece
         if last and self._type is not None:
             text, self._text = bytes(self._text), bytearray()
+            if self._deltas:
+                self._on_event(DELTAS, self.take_deltas())
             self._on_event(self._type, text)
         return WATCH
+
+    def take_deltas(self) -> bytes:
+        """The deltas that have not been reported."""
+        lines = b"".join(b"data: %b\n\n" % delta for delta in self._deltas)
+        self._deltas.clear()
+        return lines
+
+    def _note_delta(self, event: bytes) -> None:
+        self._deltas.append(event)
+        if len(self._deltas) >= DELTAS_AT_ONCE:
+            self._on_event(DELTAS, self.take_deltas())
 
 
 def _kind(event: bytes | None) -> Kind:

@@ -24,6 +24,7 @@ from rustygate.config import Settings
 from rustygate.core.bucket import SECOND
 from rustygate.core.clients import Client
 from rustygate.core.lane_key import endpoint_key
+from rustygate.core.output_estimate import StreamEstimate
 from rustygate.core.output_history import OutputHistory
 from rustygate.core.verdict import PASS, Action, judge, judge_event_fields
 from rustygate.core.websocket_events import (
@@ -42,7 +43,12 @@ from rustygate.core.websocket_events import (
     responses_error,
 )
 from rustygate.core.websocket_frames import MASK_BYTES, TEXT, frame
-from rustygate.core.websocket_messages import ClientMessage, ClientMessages, UpstreamMessages
+from rustygate.core.websocket_messages import (
+    DELTAS,
+    ClientMessage,
+    ClientMessages,
+    UpstreamMessages,
+)
 from rustygate.core.websocket_turns import OpenTurn, OpenTurns
 from rustygate.downstream.request_body import BodyBufferBudget
 from rustygate.errors import InternalError, QueueFull, Refusal, UpstreamTimeout
@@ -83,7 +89,7 @@ class TurnServices:
 class Turn(OpenTurn):
     """One turn: its exchange, and its admission once it has one."""
 
-    __slots__ = ("admission", "bytes_before", "exchange", "request", "timer")
+    __slots__ = ("admission", "bytes_before", "estimate", "exchange", "request", "timer")
 
     def __init__(self, exchange: Exchange, request: TurnRequest) -> None:
         super().__init__(request.event_id, request.stream_id)
@@ -91,6 +97,7 @@ class Turn(OpenTurn):
         self.request = request
         self.admission: Admission
         self.bytes_before = 0
+        self.estimate = StreamEstimate()
         self.timer: asyncio.TimerHandle | None = None
 
     def stop_timer(self) -> None:
@@ -245,6 +252,7 @@ class WebSocketTurns:
         if facts.output_cap is None and cap is not None:
             known += cap
         exchange.min_tokens = exchange.tokens = known
+        exchange.input_tokens = facts.cost(0) - (facts.output_cap or 0)
         if cap is None:
             exchange.tokens += self._services.history.estimate(exchange.client, exchange.model)
 
@@ -295,6 +303,9 @@ class WebSocketTurns:
     def _on_event(self, kind: bytes, text: bytes) -> None:
         if self._is_finished:
             return
+        if kind == DELTAS:
+            self._on_deltas(text)
+            return
         event = read_upstream_event(text)
         if kind == CREATED:
             self._on_created(event)
@@ -330,6 +341,12 @@ class WebSocketTurns:
         turn.has_begun, turn.response_id = True, event.response_id
         return turn
 
+    def _on_deltas(self, lines: bytes) -> None:
+        """Count the text of the response that runs, in case that upstream reports no usage."""
+        turn = next((turn for turn in self._open if turn.has_begun), None)
+        if turn is not None:
+            turn.estimate.feed(lines)
+
     def _on_error(self, event: UpstreamEvent) -> None:
         if event.error is not None:
             turn = self._open.failing(event, event.error, realtime=self._is_realtime)
@@ -352,11 +369,15 @@ class WebSocketTurns:
     def _end(self, turn: Turn, event: UpstreamEvent) -> None:
         """Upstream has reported the end of a turn."""
         exchange, error = turn.exchange, event.error
-        if event.usage is not None:
-            exchange.tokens_in, exchange.tokens_out = event.usage.tokens_in, event.usage.tokens_out
-            turn.admission.settle(exchange.tokens_in + exchange.tokens_out)
+        usage = event.usage
+        if usage is not None:
+            exchange.tokens_in, exchange.tokens_out = usage.tokens_in, usage.tokens_out
+            exchange.tokens_cached = usage.cached
+            turn.admission.settle(usage.tokens_in + usage.tokens_out)
         elif error is not None:
             turn.admission.settle(0)
+        else:
+            self._settle_estimate(turn)
         if error is None:
             exchange.status, exchange.outcome = 200, "ok"
             if exchange.tokens_out is not None:
@@ -366,6 +387,13 @@ class WebSocketTurns:
             exchange.status = error.status or (429 if error.is_rate_limit else None)
             self._judge(turn.admission, error)
         self._close(turn)
+
+    def _settle_estimate(self, turn: Turn) -> None:
+        """Settle the tokens in the text that passed, without a usage from upstream."""
+        exchange, tokens_out = turn.exchange, turn.estimate.tokens()
+        exchange.tokens_in, exchange.tokens_out = exchange.input_tokens, tokens_out
+        exchange.tokens_estimated = True
+        turn.admission.settle(exchange.input_tokens + tokens_out)
 
     def _judge(self, admission: Admission, error: UpstreamError) -> None:
         """Pause the lane if upstream reports a rate limit."""
@@ -401,11 +429,15 @@ class WebSocketTurns:
         self._settle_held_bytes()
 
     async def finish(self, outcome: str, reason: str | None = None) -> None:
-        """End the turns in flight, too; what was reserved for them stays charged."""
+        """End the turns in flight, too. Those that have begun are settled with the text that has
+        passed; what was reserved for the others stays charged."""
         self.stop(outcome, reason)
+        self._on_deltas(self.from_upstream.take_deltas())
         self._is_finished = True
         for turn in self._open:
             turn.exchange.outcome, turn.exchange.reason = outcome, reason
+            if turn.has_begun:
+                self._settle_estimate(turn)
             self._close(turn)
         if self._task is not None:
             await asyncio.wait([self._task])

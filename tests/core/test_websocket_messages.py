@@ -377,6 +377,11 @@ def events_of(*chunks: bytes, compressed: bool = False) -> list[tuple[bytes, byt
     return seen
 
 
+def ends_of(events: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """The events other than deltas."""
+    return [(kind, text) for kind, text in events if kind != b"deltas"]
+
+
 DONE = b'{"type":"response.done","response":{"usage":{"input_tokens":1}}}'
 LATE = b'{"response":{"output":[]},"type":"response.completed"}'
 DELTA = b'{"type":"response.output_text.delta","delta":"response.done"}'
@@ -384,13 +389,16 @@ DELTA = b'{"type":"response.output_text.delta","delta":"response.done"}'
 
 def test_upstream_messages_pass_and_only_some_are_read() -> None:
     data = [frame(text) for text in (DELTA, DONE, b"", b"x", DELTA, LATE, b'{"a":[]}')]
-    assert events_of(*data) == [(b"response.done", DONE), (b"response.completed", LATE)]
+    assert ends_of(events_of(*data)) == [
+        (b"response.done", DONE),
+        (b"response.completed", LATE),
+    ]
 
 
 def test_compressed_upstream_messages_are_read_from_a_copy() -> None:
     deflater = Deflater()
     data = [frame(deflater.compress(text), reserved=4) for text in (DELTA, DONE, DELTA, DONE)]
-    assert events_of(*data, compressed=True) == [(b"response.done", DONE)] * 2
+    assert ends_of(events_of(*data, compressed=True)) == [(b"response.done", DONE)] * 2
 
 
 @given(
@@ -409,7 +417,9 @@ def test_how_bytes_are_cut_makes_no_difference_to_what_is_read(
     seen = events_of(
         *(stream[a:b] for a, b in pairwise([0, *cuts, len(stream)])), compressed=compressed
     )
-    assert [text for _, text in seen] == [text for text, _ in sent if text in (DONE, LATE)]
+    assert [text for _, text in ends_of(seen)] == [
+        text for text, _ in sent if text in (DONE, LATE)
+    ]
 
 
 def test_repr_shows_the_live_state() -> None:
@@ -419,3 +429,23 @@ def test_repr_shows_the_live_state() -> None:
     observer = UpstreamMessages(lambda kind, text: None)
     FrameTracker(masked=False, compressed=False, observer=observer).feed(frame(DONE)[:40])
     assert repr(observer) == "<UpstreamMessages 38 bytes of b'response.done'>"
+
+
+def test_deltas_are_reported_together_and_before_what_follows_them() -> None:
+    data = [frame(text) for text in (DELTA, DELTA, DONE, DELTA)]
+    lines = b"data: %b\n\n" % DELTA
+    assert events_of(*data) == [(b"deltas", lines * 2), (b"response.done", DONE)]
+    assert events_of(frame(DELTA) * 130) == [(b"deltas", lines * 64)] * 2
+
+
+def test_only_short_deltas_of_text_are_reported() -> None:
+    audio = b'{"type":"response.output_audio.delta","delta":"%b"}' % (b"A" * 5000)
+    assert events_of(frame(audio) * 100) == []
+
+
+def test_deltas_that_were_not_reported_can_be_taken() -> None:
+    observer = UpstreamMessages(lambda kind, text: None)
+    frames = FrameTracker(masked=False, compressed=False, observer=observer)
+    frames.feed(frame(DELTA))
+    assert observer.take_deltas() == b"data: %b\n\n" % DELTA
+    assert observer.take_deltas() == b""

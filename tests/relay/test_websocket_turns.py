@@ -845,6 +845,61 @@ async def test_upstream_disconnect_ends_the_turns(gate: StartGate, upstream: Ups
         assert (line["outcome"], line["reason"]) == ("aborted", "upstream_disconnected")
 
 
+# Tokens without a usage.
+
+
+def delta(text: str, kind: str = "response.output_text.delta") -> bytes:
+    return json.dumps({"type": kind, "delta": text}, separators=(",", ":")).encode()
+
+
+async def test_turn_without_a_usage_is_estimated(gate: StartGate, upstream: Upstream) -> None:
+    running = await gate(TOKENS_PER_MINUTE=5000, RATE_LIMIT_TIMEOUT=1)
+    client, server = await open_responses(running, upstream)
+    client.send(create_response(input="x" * 400, max_output_tokens=4000))
+    await next_event(server)
+    events = [created(), *(delta(f" word{number}") for number in range(200))]
+    events.append(b'{"type":"response.completed","response":{"id":"resp_1"}}')
+    for event in events:
+        server.send(event)
+    for event in events:
+        await client.expect(event)
+    [turn] = await running.settled()
+    assert (turn["outcome"], turn["tokens_in"]) == ("ok", 100)
+    assert 200 <= turn["tokens_out"] <= 460
+    assert turn["tokens_estimated"] is True
+    # The rest of what was reserved is free again.
+    client.send(create_response(max_output_tokens=4000))
+    await next_event(server)
+
+
+async def test_cut_turn_is_settled_with_the_text_that_passed(
+    gate: StartGate, upstream: Upstream
+) -> None:
+    running = await gate()
+    client, server = await open_responses(running, upstream)
+    client.send(create_response(input="x" * 40, max_output_tokens=4000))
+    await next_event(server)
+    for event in (created(), *[delta(" word")] * 30):
+        server.send(event)
+        await client.expect(event)
+    client.wire.reset()
+    turn, _ = await running.settled(2)
+    assert (turn["outcome"], turn["tokens_in"], turn["tokens_out"]) == ("client_left", 10, 30)
+
+
+async def test_cached_tokens_of_a_turn_are_logged(gate: StartGate, upstream: Upstream) -> None:
+    running = await gate()
+    client, server = await open_websocket(running, upstream)
+    client.send(create())
+    await next_event(server)
+    response = {"id": "resp_1", "usage": usage(30, 12, cached=20)}
+    server.send(created())
+    server.send(json.dumps({"type": "response.done", "response": response}).encode())
+    [turn] = await running.settled()
+    assert (turn["tokens_in"], turn["tokens_cached"], turn["tokens_out"]) == (30, 20, 12)
+    assert client.wire.received.count(b"response") or await client.frame()
+
+
 # Learned limits.
 
 
