@@ -27,9 +27,8 @@ CLOSE_TOKENS = 3
 # How much is kept of the first events with text, to see whether their deltas are tokens.
 FIRST_BYTES = 2 * 1024
 
-# Deltas that are tokens, counted one by one, have at most so many times the tokens of the whole
-# text. Deltas of a fixed number of characters have about twice as many.
-SPLIT_WORDS = 1.3
+# The part of the deltas that may end within a word. Few tokens do, most pieces of a fixed size do.
+SPLIT_WORDS = 0.25
 
 # The longest beginning of a word that is put before the next text.
 WORD_CHARACTERS = 16
@@ -138,8 +137,13 @@ def _from_first_delta(events: bytes) -> bytes:
 
 
 def are_tokens(deltas: list[str]) -> bool:
-    """Whether deltas end between the tokens of their text, as far as the estimate can tell."""
-    return sum(map(estimate_tokens, deltas)) <= SPLIT_WORDS * estimate_tokens("".join(deltas))
+    """Whether deltas end where tokens can end: few of them within a word."""
+    splits = sum(map(_splits_word, deltas, deltas[1:]))
+    return splits <= len(deltas) * SPLIT_WORDS
+
+
+def _splits_word(delta: str, following: str) -> bool:
+    return delta[-1].isascii() and delta[-1].isalpha() and "a" <= following[0] <= "z"
 
 
 def estimate_body(start: bytes, size: int) -> int:

@@ -135,18 +135,28 @@ def _texts_of_function(function: _Function | None) -> Iterator[str]:
 
 def text_of_events(events: bytes) -> tuple[int, str]:
     """How many deltas in some events have text, and all of it. Lines end with LF."""
-    texts = _plain_chat_texts(events) or _CHAT_DELTA.findall(events)
-    if not texts and not _MORE_THAN_DELTAS.search(events):
-        texts = _RESPONSES_DELTA.findall(events)
-    deltas = events.count(b'"delta"')
-    if texts and len(texts) == deltas:
-        return deltas - texts.count(b""), _unescape(b"".join(texts))
-    parsed = deltas_of_events(events)
+    texts = _find_texts(events)
+    if texts is not None:
+        return len(texts) - texts.count(b""), _unescape(b"".join(texts))
+    parsed = _parse(events)
     return len(parsed), "".join(parsed)
 
 
 def deltas_of_events(events: bytes) -> list[str]:
     """The non-empty texts in some events, one by one."""
+    texts = _find_texts(events)
+    return _parse(events) if texts is None else [_unescape(text) for text in texts if text]
+
+
+def _find_texts(events: bytes) -> list[bytes] | None:
+    """The texts of the deltas, escaped; None if they can only be found by parsing."""
+    texts = _plain_chat_texts(events) or _CHAT_DELTA.findall(events)
+    if not texts and not _MORE_THAN_DELTAS.search(events):
+        texts = _RESPONSES_DELTA.findall(events)
+    return texts if texts and len(texts) == events.count(b'"delta"') else None
+
+
+def _parse(events: bytes) -> list[str]:
     data = [line[5:] for line in events.split(b"\n") if line.startswith(_DATA)]
     try:
         return _texts(_decode_lines(b"\n".join(data)))

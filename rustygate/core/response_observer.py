@@ -141,7 +141,8 @@ class StreamObserver(ResponseObserver):
 
     def finish(self) -> None:
         self.scan()
-        self._read(_BLANK_LINE)
+        if self._rest:
+            self._read(_BLANK_LINE)
 
     def estimated_output(self) -> int | None:
         return 0 if self._estimate is None else self._estimate.tokens()
