@@ -129,7 +129,8 @@ def test_ten_thousand_waiters_take_little_time() -> None:
             await run_ready_tasks()
             began = process_time()
             admission.record_response(True, rate_limit(500, 0))
-            assert process_time() - began < 0.3
+            # A few hundredths of a second on an idle machine.
+            assert process_time() - began < 1
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -5,6 +5,7 @@ from math import ceil
 
 import pytest
 
+from rustygate.downstream.response import PassthroughResponse
 from tests.conftest import StartGate
 from tests.proxy.refusals import CASES, Case, every_429, every_case, fail
 from tests.support.client import Client
@@ -293,11 +294,14 @@ async def test_internal_error_only_names_the_exchange_id(
 async def test_internal_error_in_mid_response_cuts_it(
     gate: StartGate, upstream: Upstream, log: Log, monkeypatch: pytest.MonkeyPatch, version: str
 ) -> None:
-    def fail_at_second_event(_: object, data: bytes) -> None:
+    write_chunk = PassthroughResponse.write_chunk
+
+    def fail_at_second_event(response: PassthroughResponse, data: bytes) -> None:
         if b"2" in data:
             fail()
+        write_chunk(response, data)
 
-    monkeypatch.setattr("rustygate.relay.stream.EventBoundary.feed", fail_at_second_event)
+    monkeypatch.setattr(PassthroughResponse, "write_chunk", fail_at_second_event)
     running = await gate()
     client = await running.send(f"GET /v1/x HTTP/{version}\r\nHost: gate\r\n\r\n".encode())
     call = await upstream.call()
