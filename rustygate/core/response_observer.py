@@ -102,7 +102,7 @@ class BodyObserver(ResponseObserver):
         self.usage = find_usage(window) or self.usage
         self._tail = window[-USAGE_BYTES:]
         self._size += len(data)
-        if self._has_output and len(self._start) < BODY_BYTES:
+        if self._has_output and self.usage is None and len(self._start) < BODY_BYTES:
             self._start = (self._start + data)[:BODY_BYTES]
 
 

@@ -58,11 +58,9 @@ def find_usage(body: bytes | bytearray) -> Usage | None:
     return None
 
 
-_STRING = rb'"[^"\\]*(?:\\.[^"\\]*)*"'
-_FLAT = rb'\{[^{}"]*(?:%b[^{}"]*)*\}' % _STRING
-_NESTED = rb'\{[^{}"]*(?:(?:%b|%b)[^{}"]*)*\}' % (_STRING, _FLAT)
-_NESTED_TWICE = rb'\{[^{}"]*(?:(?:%b|%b)[^{}"]*)*\}' % (_STRING, _NESTED)
-_OBJECT = re.compile(rb'(?<!\\)"usage"\s*:\s*(%b)' % _NESTED_TWICE, re.DOTALL)
+# How many objects a usage contains at most.
+_MAX_OBJECTS = 16
+_OBJECT = re.compile(rb'(?<!\\)"usage"\s*:\s*(?=\{)')
 
 
 class _UsageObject(msgspec.Struct, gc=False):
@@ -79,26 +77,39 @@ _decode = msgspec.json.Decoder(_UsageObject).decode
 
 def _usage_at(body: bytes | bytearray, start: int) -> Usage | None:
     """The usage object whose key is at `start`, if it is complete and readable."""
-    match = _OBJECT.match(body, start, start + USAGE_BYTES)
+    match = _OBJECT.match(body, start)
     if match is None:
         return None
-    try:
-        fields = _decode(match[1])
-    except DECODE_ERRORS:
-        return None
-    tokens_in = _first(fields.prompt_tokens, fields.input_tokens)
+    begin = end = match.end()
+    limit = start + USAGE_BYTES
+    for _ in range(_MAX_OBJECTS):
+        end = body.find(b"}", end, limit) + 1
+        if not end:
+            return None
+        candidate = body[begin:end]
+        # It is too early if a string has a closing brace. None has an opening one.
+        if candidate.count(b"{") <= candidate.count(b"}"):
+            try:
+                return _usage(_decode(candidate))
+            except DECODE_ERRORS:
+                continue
+    return None
+
+
+def _usage(fields: _UsageObject) -> Usage | None:
+    tokens_in, tokens_out = fields.prompt_tokens, fields.completion_tokens
     if tokens_in is None:
+        tokens_in = fields.input_tokens
+    if tokens_in is None or not 0 <= tokens_in <= MAX_TOKENS:
         return None
-    tokens_out = _first(fields.completion_tokens, fields.output_tokens)
+    if tokens_out is None:
+        tokens_out = fields.output_tokens
+    if tokens_out is None or not 0 <= tokens_out <= MAX_TOKENS:
+        tokens_out = 0
     details = fields.prompt_tokens_details or fields.input_tokens_details
+    return Usage(tokens_in, tokens_out, None if details is None else _cached_tokens(details))
+
+
+def _cached_tokens(details: object) -> int | None:
     cached = details.get("cached_tokens") if isinstance(details, dict) else None
-    return Usage(tokens_in, tokens_out or 0, cached if _is_count(cached) else None)
-
-
-def _first(*counts: int | None) -> int | None:
-    """The first of the numbers that can be a number of tokens."""
-    return next((count for count in counts if _is_count(count)), None)
-
-
-def _is_count(value: object) -> bool:
-    return type(value) is int and 0 <= value <= MAX_TOKENS
+    return cached if type(cached) is int and 0 <= cached <= MAX_TOKENS else None

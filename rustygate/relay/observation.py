@@ -23,7 +23,7 @@ def observe(response: UpstreamResponse, exchange: Exchange) -> ResponseObserver 
     coding = headers.get(hdrs.CONTENT_ENCODING, "")
     counts = exchange.method not in READ_METHODS
     has_output = response.ok and writes_text(exchange.path)
-    if is_event_stream(content_type):
+    if "event-stream" in content_type and is_event_stream(content_type):
         return StreamObserver(coding, counts=counts, has_output=has_output)
     return BodyObserver(coding, has_output=has_output) if counts else None
 

@@ -55,6 +55,7 @@ LONG = b'"metadata":{"note":"%b"}' % (b"x" * 20_000)
         (b'{"usage":{"prompt_tokens":1,"prompt_tokens_details":[]}}', Usage(1, 0)),
         (b'{"usage":{"prompt_tokens":1000000000}}', Usage(1_000_000_000, 0)),
         (b'{"usage":{"prompt_tokens":1000000001}}', None),
+        (b'{"usage":{"prompt_tokens":3,"completion_tokens":-1}}', Usage(3, 0)),
         (b'{"usage":null}', None),
         (b'{"usage":{"prompt_tokens":-1}}', None),
         (b'{"usage":{"prompt_tokens":true}}', None),
