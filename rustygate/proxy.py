@@ -5,6 +5,7 @@ here does a refusal become a response.
 """
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from secrets import token_bytes
 from typing import TYPE_CHECKING, Any
@@ -62,6 +63,7 @@ from rustygate.relay.abort import abort, flush_and_abort
 from rustygate.relay.pipe import pipe, refuse_in_stream
 from rustygate.relay.queue_keepalive import QueueKeepalive
 from rustygate.relay.source import read_ahead
+from rustygate.relay.stream import Downstream
 from rustygate.relay.websocket import relay_websocket
 from rustygate.relay.websocket_turns import TurnServices, names_models_in_turns
 from rustygate.retry import JUDGED_STATUSES, FailedAttempt, RetryPolicy
@@ -204,6 +206,9 @@ class Proxy:
                     if downstream.started is None:
                         raise
                     return await refuse_in_stream(downstream, refusal)
+                except asyncio.CancelledError:
+                    await _end_early_response(await keepalive.stop())
+                    raise
         finally:
             body.close()
 
@@ -436,6 +441,17 @@ def _outcome(exchange: Exchange) -> str:
 def _is_partial(exchange: Exchange) -> bool:
     """Whether the tokens are an estimate of a response that did not pass as a whole."""
     return exchange.tokens_estimated and exchange.outcome not in (None, "ok")
+
+
+async def _end_early_response(downstream: Downstream) -> None:
+    """Write an error event into a stream of keepalives for which DRAIN_TIMEOUT is over."""
+    request, exchange = downstream.request, downstream.exchange
+    # Once upstream's response passes, its stream has been ended already.
+    if downstream.started is None or exchange.outcome is not None or request.transport is None:
+        return
+    with suppress(ConnectionError):
+        await refuse_in_stream(downstream, Draining())
+    exchange.outcome, exchange.reason = "aborted", Draining.reason
 
 
 def _refuse(exchange: Exchange, refusal: Refusal) -> web.Response:

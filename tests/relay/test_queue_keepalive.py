@@ -228,6 +228,23 @@ async def test_error_after_an_early_head_is_sent_in_the_stream(
     assert text.startswith("event: error" if target.endswith("responses") else "data: ")
 
 
+async def test_late_early_response_ends_with_an_error_event_on_drain(
+    gate: StartGate, upstream: Upstream
+) -> None:
+    """Upstream has not responded when DRAIN_TIMEOUT is over."""
+    running = await gate(QUEUE_KEEPALIVE_AFTER=0.05, DRAIN_TIMEOUT=0.2)
+    client = await running.send(chat(stream=True))
+    await client.head()
+    await client.expect_body(KEEPALIVE)
+    call = await upstream.call()
+    await running.daemon.drain()
+    text = (await client.read_until_cut()).replace(KEEPALIVE, b"")
+    assert json.loads(text.removeprefix(b"data: "))["error"]["code"] == "draining"
+    await call.ended()
+    [line] = await running.settled()
+    assert (line["outcome"], line["reason"]) == ("aborted", "draining")
+
+
 async def test_sdk_raises_an_error_sent_after_an_early_head(
     gate: StartGate, upstream: Upstream, async_client: Any
 ) -> None:
