@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
-from time import perf_counter
+from time import process_time
 from typing import Any
 
 import pytest
@@ -253,9 +253,9 @@ async def test_scrape_is_fast_with_ten_thousand_waiters_and_all_series() -> None
     flood(gate, metrics)
     waiters = [asyncio.create_task(wait(number)) for number in range(10_001)]
     await until(lambda: gate.snapshot()["waiters"] == 10_000)
-    began = perf_counter()
+    began = process_time()
     text = metrics.text()
-    assert perf_counter() - began < 0.1
+    assert process_time() - began < 0.1
     scrape = Scrape(text)
     assert scrape.sum("rustygate_waiters", **{"class": "default"}) == 10_000
     assert len(list(scrape.samples("rustygate_exchanges_total"))) > series.SERIES_LIMIT
