@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from rustygate.core.output_history import DEFAULT_ESTIMATE, MIN_SAMPLES
 from tests.conftest import StartGate
 from tests.support.gate import Gate
 from tests.support.http import EVENT_STREAM, LAST_CHUNK, chunk, post, response
@@ -215,6 +216,25 @@ async def test_what_passed_to_a_client_that_leaves_is_counted(
     upstream.reply = response()
     got = await running.request(request(CHAT, max_tokens=5000))
     assert got.head["x-rustygate-queued-ms"] == "0"
+
+
+async def test_partial_streams_are_no_samples_of_typical_output(
+    gate: StartGate, upstream: Upstream
+) -> None:
+    running = await gate()
+    history = running.daemon._proxy._history
+    for number in range(MIN_SAMPLES):
+        client, call = await open_stream(
+            running, upstream, delta(" word"), request=request(CHAT, stream=True)
+        )
+        client.disconnect()
+        await call.ended()
+        await running.settled(number + 1)
+    assert history.estimate("127.0.0.1", "gpt-5") == DEFAULT_ESTIMATE
+    upstream.reply = stream(*[delta(" word")] * 5, DONE)
+    for _ in range(MIN_SAMPLES):
+        await running.request(request(CHAT, stream=True))
+    assert history.estimate("127.0.0.1", "gpt-5") == 5
 
 
 FINAL_EVENTS = {
