@@ -31,6 +31,7 @@ from rustygate.core.request_facts import (
     NO_FACTS,
     RequestFacts,
     facts_in_query,
+    is_work,
     model_in_query,
     read_compressed_facts,
     read_facts_in_start,
@@ -374,7 +375,7 @@ class Proxy:
 
     def _settle(self, exchange: Exchange, admission: Admission, ok: bool) -> None:
         """Settle the tokens that were counted; if none were, the estimate stands, unless the
-        response is an error."""
+        response is an error or no model was at work."""
         if exchange.error_event is not None:
             self._retries.judge_event(admission, exchange.error_event)
         if exchange.tokens_out is not None:
@@ -382,7 +383,11 @@ class Proxy:
             # The tokens of a WebSocket are those of its transcriptions.
             if exchange.status != SWITCHING_PROTOCOLS and not _is_partial(exchange):
                 self._history.record(exchange.client, exchange.model, exchange.tokens_out)
-        elif not ok or exchange.error_event is not None:
+        elif (
+            not ok
+            or exchange.error_event is not None
+            or not is_work(exchange.method, exchange.path)
+        ):
             admission.settle(0)
 
     def _log_step(self, exchange: Exchange, step: str, **fields: object) -> None:

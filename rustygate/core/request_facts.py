@@ -7,6 +7,7 @@ input, four to a token, plus the most tokens that the response may take.
 Bodies come from outside. Whatever is in them, these functions return and do not raise.
 """
 
+import re
 from collections.abc import Sequence
 from urllib.parse import parse_qs
 
@@ -33,6 +34,12 @@ START_LIMIT = 64 * 1024
 
 # Endpoints at which a model writes text: chat and legacy completions, and the Responses API.
 _TEXT_ENDPOINTS = ("/completions", "/responses")
+
+# What a POST does here is no work of a model: batches have limits of their own, cancelling or
+# changing an object returns the usage that it has already, and counting tokens takes none.
+_WITHOUT_WORK = re.compile(
+    r"/v1/batches(?:/|$)|/(?:cancel|input_tokens|count_tokens)/?$|/(?:completions|runs)/[^/]+/?$"
+)
 
 
 # Made for each exchange: a Struct costs a tenth of a frozen dataclass.
@@ -70,6 +77,12 @@ _NOTHING = Request()
 def writes_text(path: str) -> bool:
     """Whether a model writes text at an endpoint."""
     return path.endswith(_TEXT_ENDPOINTS)
+
+
+def is_work(method: str, path: str) -> bool:
+    """Whether a request makes a model work. The usage in a response to any other is that of
+    earlier work."""
+    return method == "POST" and (writes_text(path) or not _WITHOUT_WORK.search(path))
 
 
 def read_request_facts(body: bytes, path: str | None = None) -> RequestFacts:

@@ -1,12 +1,12 @@
 """What is learned from a response's body: which bodies are observed, and what is stamped.
 
-Responses to reads report what other requests took, so their tokens are not counted.
+Responses to reads, and to requests that cancel or change something, report what other requests
+took, so their tokens are not counted.
 """
 
 from aiohttp import hdrs
 
-from rustygate.core.lane_key import READ_METHODS
-from rustygate.core.request_facts import writes_text
+from rustygate.core.request_facts import is_work, writes_text
 from rustygate.core.response_observer import BodyObserver, ResponseObserver, StreamObserver
 from rustygate.core.sse import is_event_stream
 from rustygate.core.usage import may_contain_usage
@@ -21,7 +21,7 @@ def observe(response: UpstreamResponse, exchange: Exchange) -> ResponseObserver 
     if not may_contain_usage(content_type):
         return None
     coding = headers.get(hdrs.CONTENT_ENCODING, "")
-    counts = exchange.method not in READ_METHODS
+    counts = is_work(exchange.method, exchange.path)
     has_output = response.ok and writes_text(exchange.path)
     if "event-stream" in content_type and is_event_stream(content_type):
         return StreamObserver(coding, counts=counts, has_output=has_output)
@@ -40,7 +40,7 @@ def stamp_body(
             exchange.tokens_in, exchange.tokens_out = usage.tokens_in, usage.tokens_out
             exchange.tokens_cached = usage.tokens_cached
             return
-    if response.successful and exchange.method not in READ_METHODS:
+    if response.successful and is_work(exchange.method, exchange.path):
         _stamp_estimate(exchange, 0 if observer is None else observer.estimated_output())
 
 

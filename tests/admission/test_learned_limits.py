@@ -67,17 +67,36 @@ async def test_tokens_are_settled_to_the_usage(gate: StartGate, upstream: Upstre
     assert (line["tokens_in"], line["tokens_out"]) == (0, 100)
 
 
-@pytest.mark.parametrize("target", ["/v1/responses/resp_1", "/v1/batches/batch_1"])
-async def test_reads_settle_and_count_no_tokens(
-    gate: StartGate, upstream: Upstream, target: str
+@pytest.mark.parametrize(
+    ("method", "target"),
+    [
+        ("GET", "/v1/responses/resp_1"),
+        ("GET", "/v1/batches/batch_1"),
+        ("DELETE", "/v1/responses/resp_1"),
+        ("POST", "/v1/batches/batch_1/cancel"),
+        ("POST", "/v1/chat/completions/chatcmpl-1?metadata"),
+    ],
+)
+async def test_reads_and_changes_settle_and_count_no_tokens(
+    gate: StartGate, upstream: Upstream, method: str, target: str
 ) -> None:
     """The usage that they return is that of work which was settled before."""
     upstream.reply = response_with_usage(2_000_000)
     running = await gate(TOKENS_PER_MINUTE=6000)
-    assert (await running.request(get(target))).status == 200
+    assert (await running.request(request(method, target))).status == 200
     [line] = await running.settled()
     assert (line["tokens_in"], line["tokens_out"]) == (None, None)
     assert (await running.request(request_of(5000))).head["x-rustygate-queued-ms"] == "0"
+
+
+async def test_counting_tokens_takes_none(gate: StartGate, upstream: Upstream) -> None:
+    upstream.reply = response(b'{"input_tokens": 5000}', "Content-Type: application/json")
+    running = await gate(TOKENS_PER_MINUTE=6000)
+    target = "/v1/responses/input_tokens"
+    for _ in range(2):
+        got = await running.request(post(b'{"input": "%b"}' % (b"x" * 20_000), target=target))
+        assert got.head["x-rustygate-queued-ms"] == "0"
+    assert [line["tokens_in"] for line in await running.settled(2)] == [None, None]
 
 
 async def test_requests_wait_for_tokens_that_were_used(

@@ -14,6 +14,7 @@ from rustygate.core.request_facts import (
     NO_FACTS,
     RequestFacts,
     facts_in_query,
+    is_work,
     model_in_query,
     read_compressed_facts,
     read_facts_in_start,
@@ -73,6 +74,41 @@ def test_only_text_generation_has_an_output(path: str | None, output_cap: int | 
     assert read_request_facts(b"four", path) == RequestFacts(
         None, False, 4, output_cap, readable=False
     )
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "expected"),
+    [
+        ("POST", "/v1/chat/completions", True),
+        ("POST", "/v1/chat/completions/", True),
+        ("POST", "/v1/completions", True),
+        ("POST", "/v1/responses", True),
+        ("POST", "/v1/responses/compact", True),
+        ("POST", "/v1/embeddings", True),
+        ("POST", "/v1/messages", True),
+        ("POST", "/v1/audio/transcriptions", True),
+        ("POST", "/v1/threads/runs", True),
+        ("POST", "/v1/threads/thread_1/runs", True),
+        ("POST", "/v1/threads/thread_1/runs/run_1/submit_tool_outputs", True),
+        ("POST", "/v1/batchesque", True),
+        ("POST", "/v1/batches", False),
+        ("POST", "/v1/batches/batch_1/cancel", False),
+        ("POST", "/v1/responses/resp_1/cancel", False),
+        ("POST", "/v1/responses/resp_1/cancel/", False),
+        ("POST", "/v1/threads/thread_1/runs/run_1", False),
+        ("POST", "/v1/threads/thread_1/runs/run_1/cancel", False),
+        ("POST", "/v1/chat/completions/chatcmpl-1", False),
+        ("POST", "/v1/responses/input_tokens", False),
+        ("POST", "/v1/messages/count_tokens", False),
+        ("GET", "/v1/responses/resp_1", False),
+        ("HEAD", "/v1/responses/resp_1", False),
+        ("DELETE", "/v1/responses/resp_1", False),
+        ("PATCH", "/v1/responses/resp_1", False),
+        ("GET", "/v1/chat/completions", False),
+    ],
+)
+def test_which_requests_make_a_model_work(method: str, path: str, expected: bool) -> None:
+    assert is_work(method, path) is expected
 
 
 def test_cap_counts_on_any_path() -> None:
