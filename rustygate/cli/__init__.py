@@ -10,7 +10,6 @@ on stderr, never a traceback with values in it.
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -18,6 +17,7 @@ from importlib import import_module
 
 from rustygate import __version__
 from rustygate.cli.errors import CommandError, print_errors, print_warnings
+from rustygate.cli.output import drop_unwritten, flush_help
 from rustygate.config import ConfigError
 from rustygate.telemetry import log
 
@@ -39,8 +39,8 @@ GENERAL_OPTIONS = ("-h", "--help", "--version")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command that `argv` names and return the exit code."""
-    arguments = _parse(sys.argv[1:] if argv is None else argv)
     try:
+        arguments = _parse(sys.argv[1:] if argv is None else argv)
         code: int = import_module(f"{__name__}.{arguments.command}").run(arguments)
         return code
     except ConfigError as error:
@@ -52,13 +52,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         return 0
-    except BrokenPipeError:
-        # Flushing the rest of the buffer at exit would raise again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     except Exception as error:
         print_errors(f"internal error\n{log.format_exception(error)}")
         return 1
+    finally:
+        drop_unwritten()
 
 
 def check_command(name: str) -> str:
@@ -88,7 +86,11 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
             import_module(f"{__name__}.{name}").add_arguments(command)
     if argv[0] not in GENERAL_OPTIONS:
         _require_command(parser, argv[0])
-    return parser.parse_args(argv)
+    try:
+        return parser.parse_args(argv)
+    except SystemExit:
+        flush_help()
+        raise
 
 
 def _require_command(parser: argparse.ArgumentParser, name: str) -> None:

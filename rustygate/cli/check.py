@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from rustygate.cli.environment import DOTENV
 from rustygate.cli.errors import print_warnings
+from rustygate.cli.output import print_lines
 from rustygate.config import (
     Configuration,
     assignments,
@@ -21,11 +22,10 @@ def add_arguments(_: argparse.ArgumentParser) -> None:
 
 def run(_: argparse.Namespace) -> int:
     loaded = load_configuration(dotenv=DOTENV)
-    print(*assignments(loaded), sep="\n")
-    for line in _comments(loaded):
-        print(f"# {line}".rstrip())
+    comments = [f"# {line}".rstrip() for line in _comments(loaded)]
+    print_lines(*assignments(loaded), *comments)
     print_warnings(*loaded.warnings)
-    print("# OK", flush=True)
+    print_lines("# OK")
     return 0
 
 

@@ -4,8 +4,6 @@ import argparse
 import asyncio
 import os
 import shlex
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, nullcontext
 from dataclasses import replace
 from urllib.parse import urlsplit
 
@@ -14,7 +12,8 @@ from aiohttp import TCPConnector, UnixConnector
 from rustygate.cli.demo_traffic import introduction, run_clients
 from rustygate.cli.environment import DOTENV, WITHOUT_KEYS, WITHOUT_PROXY_OR_CA
 from rustygate.cli.gate_server import running_gate
-from rustygate.cli.signals import stop_signals
+from rustygate.cli.output import print_lines
+from rustygate.cli.signals import run_until_signal, stop_signals
 from rustygate.cli.simulator_server import running_simulator
 from rustygate.cli.urls import local_url
 from rustygate.config import (
@@ -72,15 +71,16 @@ def run(arguments: argparse.Namespace) -> int:
             simulated = replace(settings, openai_base_url=f"{upstream}/v1")
 
             def announce(gate_url: str) -> None:
-                print(_instructions(_reachable(settings, gate_url), upstream), flush=True)
+                print_lines(_instructions(_reachable(settings, gate_url), upstream))
 
             async with running_gate(
                 simulated, signals, hints=loaded.hints, announce=announce
             ) as gate:
                 url = _reachable(settings, gate.url)
                 if arguments.traffic:
-                    print(introduction(describe_limits(settings)), flush=True)
-                async with _traffic(url) if arguments.traffic else nullcontext():
+                    print_lines(introduction(describe_limits(settings)))
+                    await run_until_signal(_traffic(url), signals)
+                else:
                     await signals.get()
 
     asyncio.run(serve())
@@ -92,16 +92,13 @@ def _reachable(settings: Settings, gate_url: str) -> str:
     return local_url(settings, urlsplit(gate_url).port or settings.port)
 
 
-@asynccontextmanager
-async def _traffic(url: str) -> AsyncIterator[None]:
-    """The demo's clients, at work."""
+async def _traffic(url: str) -> None:
+    """Run the demo's clients."""
     if url.startswith(UNIX_PREFIX):
-        clients = run_clients("http://localhost", UnixConnector(url.removeprefix(UNIX_PREFIX)))
+        await run_clients("http://localhost", UnixConnector(url.removeprefix(UNIX_PREFIX)))
     else:
         # The gate's certificate need not name the loopback address.
-        clients = run_clients(url, TCPConnector(limit=0, ssl=False))
-    async with clients:
-        yield
+        await run_clients(url, TCPConnector(limit=0, ssl=False))
 
 
 def _instructions(url: str, upstream: str) -> str:

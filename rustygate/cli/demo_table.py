@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from rustygate.cli.output import print_lines
 from rustygate.system.terminal import (
     CLEAR_TO_END,
     DIM,
@@ -78,8 +79,8 @@ class Table:
             return
         if not self._height:
             self._height = len(rows)
-            print("second", self._header())
-        print(*(f"{second:>6} {row}" for row in rows), sep="\n", flush=True)
+            print_lines(f"second {self._header()}")
+        print_lines(*(f"{second:>6} {row}" for row in rows))
 
     def _header(self) -> str:
         return f"{DIM}{HEADER}{RESET}" if self._colored else HEADER
@@ -87,7 +88,7 @@ class Table:
     def _redraw(self, lines: list[str]) -> None:
         up = start_of_line(self._height) + CLEAR_TO_END if self._height else ""
         self._height = len(lines)
-        print(up, "\n".join(lines), sep="", flush=True)
+        print_lines(up + "\n".join(lines))
 
 
 def _width(descriptor: int) -> int:

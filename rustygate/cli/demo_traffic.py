@@ -6,8 +6,8 @@ gate reports in its response headers.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from textwrap import fill
@@ -90,9 +90,11 @@ def introduction(limits: Iterable[str]) -> str:
     return f"Three clients compete:\n{clients}\n\nfor the limits of the gate:\n{shared}\n"
 
 
-@asynccontextmanager
-async def run_clients(url: str, connector: BaseConnector) -> AsyncIterator[None]:
-    """Run the clients against the gate at `url` for as long as the context lasts."""
+async def run_clients(url: str, connector: BaseConnector) -> None:
+    """Run the clients against the gate at `url` until cancelled.
+
+    Raises OutputError if the table cannot be printed.
+    """
     statistics = [Statistics(profile.client, profile.priority) for profile in PROFILES]
     async with ClientSession(connector=connector, cookie_jar=DummyCookieJar()) as session:
         tasks = [
@@ -102,9 +104,8 @@ async def run_clients(url: str, connector: BaseConnector) -> AsyncIterator[None]
             for profile, each in zip(PROFILES, statistics, strict=True)
             for _ in range(profile.concurrency)
         ]
-        tasks.append(asyncio.create_task(_print_reports(statistics)))
         try:
-            yield
+            await _print_reports(statistics)
         finally:
             for task in tasks:
                 task.cancel()

@@ -3,6 +3,7 @@
 import os
 import ssl
 import sys
+from contextlib import suppress
 from errno import EADDRNOTAVAIL
 
 from rustygate.system import tls
@@ -18,8 +19,12 @@ class CommandError(Exception):
 
 
 def print_errors(*lines: str) -> None:
-    for line in lines:
-        print(f"rustygate: {line}", file=sys.stderr)
+    """Print lines on stderr, if it can be written to."""
+    # If stderr is closed it is None, for which `print` takes stdout.
+    if sys.stderr is not None:
+        with suppress(OSError):
+            for line in lines:
+                print(f"rustygate: {line}", file=sys.stderr, flush=True)
 
 
 def print_warnings(*lines: str) -> None:

@@ -2,9 +2,9 @@
 
 import argparse
 import secrets
-import sys
 
 from rustygate.cli.errors import CommandError
+from rustygate.cli.output import OutputError, print_lines
 from rustygate.config import append_to_clients_file
 from rustygate.core.clients import ClientsError, hash_key, is_valid_name
 
@@ -31,20 +31,24 @@ def run(arguments: argparse.Namespace) -> int:
     table = f'[client.{_toml_key(name)}]\nkey_sha256 = "{hash_key(key)}"'
     shown = f"Key of {name}, shown only once; its app sends it as its OpenAI API key:\n\n{key}\n"
     if arguments.toml or arguments.hash_only:
-        print(table if arguments.toml else hash_key(key), flush=True)
-        print(key, file=sys.stderr)
+        # The key first: its hash alone is of no use.
+        print_lines(key, stream="stderr")
+        print_lines(table if arguments.toml else hash_key(key))
     elif arguments.append is not None:
-        _append(arguments.append, name, table)
-        print(shown, f"Added to {arguments.append}; send the gate SIGHUP.", sep="\n", flush=True)
+        _append(arguments.append, name, table, shown)
+        print_lines(f"Added to {arguments.append}; send the gate SIGHUP.")
     else:
         add = f"Add to CLIENTS_FILE, then send the gate SIGHUP:\n\n{table}"
-        print(shown, add, sep="\n", flush=True)
+        print_lines(shown, add)
     return 0
 
 
-def _append(file: str, name: str, table: str) -> None:
+def _append(file: str, name: str, table: str, shown: str) -> None:
+    """Add a table to a clients file, once the key is shown."""
     try:
-        append_to_clients_file(file, name, table)
+        append_to_clients_file(file, name, table, before=lambda: print_lines(shown))
+    except OutputError as error:
+        raise CommandError(f"cannot show the key: {error.reason}; {file} is unchanged") from error
     except ClientsError as error:
         problems = [f"{file}: {problem}" for problem in error.problems]
         raise CommandError(*problems, exit_code=2) from error

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 
 from rustygate.cli.errors import CommandError
+from rustygate.cli.output import print_lines
 from rustygate.plan.arguments import add_arguments, from_arguments
 from rustygate.plan.forecast import Forecast, Plan, forecast, requests_of
 from rustygate.plan.progress import Progress
@@ -28,7 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
             lines = list(_lowest_limits(plan, arguments.find_tier, progress))
     finally:
         progress.clear()
-    print(*lines, sep="\n", flush=True)
+    print_lines(*lines)
     return 0
 
 

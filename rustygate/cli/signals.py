@@ -23,3 +23,4 @@ async def run_until_signal(work: Coroutine[Any, Any, None], signals: asyncio.Que
     if working.done():
         working.result()
     working.cancel()
+    await asyncio.wait((working,))

@@ -2,7 +2,9 @@
 
 import argparse
 import asyncio
+from contextlib import suppress
 
+from rustygate.cli.output import OutputError, print_lines
 from rustygate.cli.signals import stop_signals
 from rustygate.cli.simulator_server import running_simulator
 from rustygate.simulator import Options, RequestSummary
@@ -32,9 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
         options = Options.from_arguments(arguments)
         host, port = arguments.host, arguments.port
         async with running_simulator(options, host, port, _print_request) as url:
-            print(
-                f"Simulator listening on {url}/v1, statistics at {url}/simulator/stats", flush=True
-            )
+            _print(f"Simulator listening on {url}/v1, statistics at {url}/simulator/stats")
             await signals.get()
 
     asyncio.run(simulate())
@@ -45,11 +45,16 @@ def _print_request(summary: RequestSummary) -> None:
     """Print how a request ended; tokens are those of the input and of the output."""
     tokens = f"{summary.tokens_in}+{summary.tokens_out}"
     end = "" if summary.end == "complete" else f"  {summary.end}"
-    print(
+    _print(
         f"{summary.method:<6} {summary.path:<24} {summary.model or '-':<22} "
-        f"{summary.status or '-':>3} {tokens:>11} tokens {summary.milliseconds:>7} ms{end}",
-        flush=True,
+        f"{summary.status or '-':>3} {tokens:>11} tokens {summary.milliseconds:>7} ms{end}"
     )
+
+
+def _print(line: str) -> None:
+    """Print a line if possible; the simulator serves on even if nobody reads what it prints."""
+    with suppress(OutputError):
+        print_lines(line)
 
 
 def _port(text: str) -> int:

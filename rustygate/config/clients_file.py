@@ -6,7 +6,7 @@
 import fcntl
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from tempfile import NamedTemporaryFile
 
@@ -24,8 +24,13 @@ def read_clients_file(path: str) -> Clients:
     return parse_clients(_read(path))
 
 
-def append_to_clients_file(path: str, name: str, table: str) -> None:
+def append_to_clients_file(
+    path: str, name: str, table: str, before: Callable[[], None] = lambda: None
+) -> None:
     """Add the table of a new client at the end of a file, which is created if it is missing.
+
+    `before` is called when the new content is on the disk and only has to take the place of the
+    old one; if it raises, nothing is changed.
 
     The file keeps its mode and, where allowed, its owner. Raises ClientsError and changes nothing
     if the file is invalid or has a client of that name, and OSError if it cannot be replaced.
@@ -40,7 +45,7 @@ def append_to_clients_file(path: str, name: str, table: str) -> None:
         separator = "" if not text else "\n" if text.endswith("\n") else "\n\n"
         text += f"{separator}{table}\n"
         parse_clients(text)
-        _replace(path, text)
+        _replace(path, text, before)
 
 
 def _require_regular_file(path: str) -> None:
@@ -49,7 +54,7 @@ def _require_regular_file(path: str) -> None:
         raise ClientsError(["expected a regular file, such as clients.toml"])
 
 
-def _replace(path: str, text: str) -> None:
+def _replace(path: str, text: str, before: Callable[[], None]) -> None:
     """Replace a file atomically: readers get the old content or the new one."""
     with NamedTemporaryFile(
         "w", encoding="utf-8", newline="", dir=os.path.dirname(path), delete=False
@@ -59,6 +64,7 @@ def _replace(path: str, text: str) -> None:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
+            before()
             os.replace(file.name, path)
         except BaseException:
             os.unlink(file.name)

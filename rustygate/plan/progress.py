@@ -1,6 +1,7 @@
 """Progress of a long plan, on stderr."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from time import monotonic
 from typing import TextIO
 
@@ -30,7 +31,7 @@ class Progress:
     def __init__(
         self,
         total: int,
-        stream: TextIO,
+        stream: TextIO | None,
         *,
         is_terminal: bool,
         clock: Callable[[], float] = monotonic,
@@ -60,13 +61,19 @@ class Progress:
     def clear(self) -> None:
         """Remove the line; the result follows."""
         if self._is_shown and self._is_terminal:
-            print(CLEAR_LINE, end="", file=self._stream, flush=True)
+            self._print(CLEAR_LINE, end="")
+
+    def _print(self, text: str, end: str = "\n") -> None:
+        # If stderr is closed the stream is None, for which `print` takes stdout.
+        if self._stream is not None:
+            with suppress(OSError):
+                print(text, end=end, file=self._stream, flush=True)
 
     def _show(self) -> None:
         self._is_shown = True
         text = f"{self._label}: {min(1, self._done / self._total):.0%} of {self._total} requests"
         if self._is_terminal:
-            print(f"{CLEAR_LINE}{text}", end="", file=self._stream, flush=True)
+            self._print(f"{CLEAR_LINE}{text}", end="")
         else:
-            print(text, file=self._stream, flush=True)
+            self._print(text)
         self._next = self._clock() + (REDRAW_INTERVAL_S if self._is_terminal else PRINT_INTERVAL_S)
