@@ -211,4 +211,5 @@ RATE = Kind(
     "rate",
     validate.Range(0, min_inclusive=False),
     unset="auto",
+    without_unit=units.in_units,
 )

@@ -1,4 +1,4 @@
-"""Values with units: `1m30s`, `200k` and `256MiB`, rewritten as plain numbers.
+"""Values with units and other long numbers, rewritten as plain numbers: `1m30s`, `256MiB`, `1e6`.
 
 A text that is no such value is returned as it is: the parser of plain numbers rejects it.
 """
@@ -17,6 +17,11 @@ _SECONDS = {
     **dict.fromkeys(("h", "hr", "hrs", "hour", "hours"), Decimal(3600)),
     **dict.fromkeys(("d", "day", "days"), Decimal(86_400)),
 }
+# As Python writes numbers; with an exponent also whole ones.
+_LONG_NUMBER = re.compile(
+    r"\d{1,15}(?:_\d{1,15}){0,9}(?:\.\d{1,9})?(?:e\+?\d{1,2})?", re.I | re.ASCII
+)
+
 _MULTIPLES = {"k": Decimal(10**3), "m": Decimal(10**6), "g": Decimal(10**9)}
 
 # A letter alone is a power of 1024, as in Docker, systemd and nginx.
@@ -44,16 +49,18 @@ def in_seconds(text: str) -> str:
 
 
 def in_units(text: str) -> str:
-    """`200k` or `2M` as a number."""
+    """`200k`, `2M`, `1e6` or `1_000_000` as a number."""
     return _multiplied(text, _MULTIPLES)
 
 
 def in_bytes(text: str) -> str:
-    """`256MiB`, `1GB` or `64k` in bytes."""
+    """`256MiB`, `1GB` or `64k` in bytes; numbers as `in_units` reads them."""
     return _multiplied(text, _BYTES)
 
 
 def _multiplied(text: str, factors: dict[str, Decimal]) -> str:
+    if _LONG_NUMBER.fullmatch(text):
+        return _plain(Decimal(text))
     match = _PART.fullmatch(text)
     factor = match and factors.get(match[2].lower())
     return _plain(Decimal(match[1]) * factor) if match and factor else text
