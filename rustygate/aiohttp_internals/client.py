@@ -22,6 +22,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from rustygate.core.own_connections import OwnConnections
 from rustygate.core.websocket_handshake import SWITCHING_PROTOCOLS
+from rustygate.system.tcp import UNKNOWN, is_closed, nothing_acknowledged, tcp_info
 from rustygate.system.tls import unsent_bytes
 
 # Statuses below are of interim responses (RFC 9110, 15.2).
@@ -29,7 +30,7 @@ FIRST_FINAL_STATUS = 200
 
 
 class UpstreamConnection(ResponseHandler):
-    """A connection to upstream that fills four gaps of aiohttp 3.14.
+    """A connection to upstream that fills five gaps of aiohttp 3.14.
 
     - It notifies the reader of a body when more of it arrives or its framing breaks. aiohttp
       notifies only a reader of a head; the reader of a body would wait forever.
@@ -38,6 +39,8 @@ class UpstreamConnection(ResponseHandler):
     - It knows whether a response has started. aiohttp reports a cut head only after a close, not
       after a reset, and only without an earlier interim response (RFC 9110, 15.2); after one it
       waits forever.
+    - It knows whether upstream closed it before receiving any of a request. aiohttp only knows
+      that it was closed.
     - It measures upstream's silence with one timer, which compares its deadline with the time of
       the last read. aiohttp sets a new timer for each read.
     """
@@ -45,11 +48,15 @@ class UpstreamConnection(ResponseHandler):
     # The number of requests sent, and whether bytes of a response to the latest have arrived.
     request_count = 0
     response_started = False
-    # When the head of the latest request was written, on the loop's clock.
-    sent_at: float | None = None
+    # Whether the latest request was written, and whether upstream closed a reused connection
+    # before it received any of that.
+    request_written = False
+    closed_unread = False
     # Called when more of a body, or its end, has arrived; never from within a read.
     on_data: Callable[[], None] | None = None
     _request_sent = False
+    # The state of a reused connection before the latest request.
+    _tcp_info = UNKNOWN
     # Whether the parser expects responses without bodies, as to HEAD. None without a parser.
     _skips_bodies: bool | None = None
     # On the loop's clock; None while the clock is stopped.
@@ -76,7 +83,7 @@ class UpstreamConnection(ResponseHandler):
         """Prepare for the response to the next request. The last parser is reused if it fits."""
         self.request_count += 1
         self.response_started = self._request_sent = False
-        self.sent_at = None
+        self.request_written = self.closed_unread = False
         # The end of the last response, or data after it, may have restarted the clock.
         self._silent_since = None
         if self._skips_bodies is not skip_body:
@@ -88,10 +95,14 @@ class UpstreamConnection(ResponseHandler):
             self._cancel_timer()
 
     def is_reusable(self) -> bool:
-        """Whether no unrequested data has arrived that would pass for the next response, or for
-        the start of one."""
+        """Whether upstream has neither closed the connection nor sent unrequested data that would
+        pass for the next response, or for the start of one."""
         if not self.request_count:
             return True
+        # The event loop may not have seen the end yet.
+        self._tcp_info = tcp_info(self.transport)
+        if is_closed(self._tcp_info):
+            return False
         if self.should_close or self._parser is None:
             return False
         # Empty lines complete a partial head. Before a head the parser ignores them.
@@ -141,7 +152,20 @@ class UpstreamConnection(ResponseHandler):
         else:
             super().close()
 
+    def eof_received(self) -> None:
+        self._record_close()
+        super().eof_received()
+
+    def _record_close(self) -> None:
+        # The segment that closed the connection acknowledged all that upstream had received. Not
+        # so a reset: the acknowledgement in it is ignored (RFC 9293, 3.10.7.4).
+        self.closed_unread = nothing_acknowledged(self._tcp_info, tcp_info(self.transport))
+
     def connection_lost(self, exc: BaseException | None) -> None:
+        # A reset breaks the pipe if upstream had closed the connection before, else it is an
+        # ECONNRESET.
+        if isinstance(exc, BrokenPipeError):
+            self._record_close()
         super().connection_lost(exc)
         self._own.discard(*self._ends)
         self._cancel_timer()

@@ -6,9 +6,10 @@ repeats an exception's text, which may contain raw bytes.
 Work is never done twice. A request whose connection ends without a response is sent again only in
 two cases:
 
-- A pooled connection turns out to be closed already. That shows at once, within
-  `STALE_END_LIMIT_S` of sending. The request is then sent once more over a fresh connection; this
-  does not count as a retry.
+- A pooled connection turns out to be closed already: upstream's end arrives, and by then upstream
+  has acknowledged nothing of the request. The request is then sent once more over a fresh
+  connection; this does not count as a retry. Where the system does not show what was
+  acknowledged (`rustygate.system.tcp`), and after a reset, nothing is sent again.
 - Its method is idempotent (RFC 9110, 9.2.2). `RetryPolicy` retries it.
 
 If there is no connection, nothing was sent. Upstream may be restarting, so the client tries again
@@ -64,11 +65,6 @@ from rustygate.upstream.response import UpstreamResponse
 IDEMPOTENT_METHODS = frozenset(
     {hdrs.METH_GET, hdrs.METH_HEAD, hdrs.METH_PUT, hdrs.METH_DELETE, hdrs.METH_OPTIONS}
 )
-
-# How soon the end of a connection that was closed before the request must arrive. It is on its way
-# when the request is sent, so it arrives within half a round trip: at most about 0.1 s. A
-# connection that ends later may have ended because of the request.
-STALE_END_LIMIT_S = 0.1
 
 # Upstream's id for the request, which its support asks for.
 REQUEST_ID = istr("x-request-id")
@@ -230,18 +226,11 @@ class UpstreamClient:
     ) -> UpstreamDisconnected:
         """The failure for a connection that ended without a byte of a response."""
         message = "Upstream closed the connection without responding."
-        stale = connection is None or self._was_stale(connection)
+        stale = connection is None or not connection.request_written or connection.closed_unread
         idempotent = method in IDEMPOTENT_METHODS
         if not stale and not idempotent:
             message += " It may have acted on the request, so the request was not sent again."
         return UpstreamDisconnected(message, stale=stale, idempotent=idempotent)
-
-    def _was_stale(self, connection: UpstreamConnection) -> bool:
-        """Whether upstream closed a connection before the request reached it."""
-        if connection.sent_at is None:
-            return True
-        elapsed_s = self._loop.time() - connection.sent_at
-        return connection.request_count > 1 and elapsed_s < STALE_END_LIMIT_S
 
     def _proxy_failure(self, status: int) -> UpstreamUnreachable:
         """The failure for a proxy that responds in upstream's place."""

@@ -123,7 +123,7 @@ class ConnectionPool:
                 pooled = await session.connector.connect(self._destination, [], session.timeout)
             except TimeoutError as error:
                 raise ConnectionTimeoutError from error
-            # Upstream may have sent data without a request.
+            # Upstream may have closed it, or sent data without a request.
             if connection_of(pooled).is_reusable():
                 return pooled
             pooled.close()
@@ -198,7 +198,7 @@ class ConnectionPool:
         transport = connection.transport
         if transport is None or transport.is_closing():
             raise ClientConnectionResetError
-        connection.sent_at = self._loop.time()
+        connection.request_written = True
         piece = body.piece
         if piece is None:
             transport.write(head)

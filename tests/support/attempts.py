@@ -2,6 +2,7 @@
 
 import pytest
 
+from rustygate.aiohttp_internals.client import UpstreamConnection
 from tests.support.client import Client
 from tests.support.gate import Gate
 from tests.support.http import CHAT, LAST_CHUNK, Response, chat, chunk, get, request, response
@@ -36,6 +37,27 @@ async def disconnect(upstream: Upstream, how: str, *sent: bytes) -> Call:
     call.send(*sent)
     call.close() if how == "close" else call.reset()
     return call
+
+
+def end_before_request(
+    patch: pytest.MonkeyPatch, calls: list[Call], how: str, *, unseen: bool = False
+) -> None:
+    """Upstream ends each of these pooled connections just before the gate sends the next request
+    over it. `unseen`: the end arrives only after the gate has looked for one."""
+    is_reusable = UpstreamConnection.is_reusable
+    wires = {call.wire.transport.get_extra_info("peername"): call.wire for call in calls}
+
+    def end_around(connection: UpstreamConnection) -> bool:
+        assert connection.transport is not None
+        wire = wires.pop(connection.transport.get_extra_info("sockname"), None)
+        if wire is not None and not unseen:
+            wire.end_at_once(how)
+        reusable = is_reusable(connection)
+        if wire is not None and unseen:
+            wire.end_at_once(how)
+        return reusable
+
+    patch.setattr(UpstreamConnection, "is_reusable", end_around)
 
 
 async def expect_success(running: Gate, client: Client, attempts: int, lines: int = 1) -> Response:

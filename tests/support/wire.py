@@ -5,6 +5,7 @@ close.
 """
 
 import asyncio
+import os
 import socket
 import ssl
 import struct
@@ -117,6 +118,16 @@ class Wire(asyncio.Protocol):
         if sock is not None and sock.fileno() >= 0:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
         self.transport.abort()
+
+    def end_at_once(self, how: str) -> None:
+        """Close or reset the connection within this call, rather than in the loop's next turn."""
+        sock = self.transport.get_extra_info("socket")
+        if how == "reset":
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+        self.transport.abort()
+        # The transport still has a descriptor to close.
+        with open(os.devnull, "rb") as null:
+            os.dup2(null.fileno(), sock.fileno())
 
     def discard_read(self) -> None:
         """Forget the bytes that the test has read, to save memory."""

@@ -12,6 +12,7 @@ import pytest
 
 from tests.conftest import StartGate
 from tests.support.attempts import (
+    end_before_request,
     expect_failure,
     expect_success,
     fill_pool,
@@ -180,15 +181,14 @@ async def test_streamed_body_outlasts_a_restart_of_upstream(
 
 
 async def test_stale_connection_to_an_upstream_that_restarts_is_replaced(
-    stopped_upstream: Upstream, gate: StartGate
+    stopped_upstream: Upstream, gate: StartGate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await stopped_upstream.start()
     running = await gate(OPENAI_BASE_URL=stopped_upstream.url)
-    await fill_pool(running, stopped_upstream)
-    client = await running.send(chat())
-    call = await stopped_upstream.call()
-    call.reset()
+    pooled = await fill_pool(running, stopped_upstream)
+    end_before_request(monkeypatch, pooled, "close", unseen=True)
     port = stopped_upstream.port
+    client = await running.send(chat())
     await stopped_upstream.stop()
     restarted = Upstream(port=port)
     await asyncio.sleep(OUTAGE_S)

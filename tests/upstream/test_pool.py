@@ -6,6 +6,7 @@ from tests.conftest import StartGate
 from tests.support.attempts import (
     close_or_reset,
     disconnect,
+    end_before_request,
     expect_failure,
     expect_success,
     fill_pool,
@@ -20,29 +21,44 @@ from tests.support.upstream import Upstream
 @pytest.mark.parametrize(
     "sent", [get(), chat(), request("DELETE", "/v1/x")], ids=["GET", "chat", "DELETE"]
 )
+async def test_connection_known_to_be_closed_is_not_used(
+    gate: StartGate, upstream: Upstream, monkeypatch: pytest.MonkeyPatch, sent: bytes, how: str
+) -> None:
+    """The next one of the pool is used, without the close being counted as an attempt."""
+    running = await gate(UPSTREAM_RETRIES=0)
+    calls = await fill_pool(running, upstream, 2)
+    end_before_request(monkeypatch, calls[:1], how)
+    client = await running.send(sent)
+    call = await upstream.call()
+    assert call.wire is calls[1].wire
+    await call.respond(response(b"next"))
+    assert (await expect_success(running, client, 1, 3)).body == b"next"
+
+
+@pytest.mark.parametrize(
+    "sent", [get(), chat(), request("DELETE", "/v1/x")], ids=["GET", "chat", "DELETE"]
+)
 async def test_stale_pooled_connection_is_replaced_at_once_and_not_counted(
-    gate: StartGate, upstream: Upstream, sent: bytes, how: str
+    gate: StartGate, upstream: Upstream, monkeypatch: pytest.MonkeyPatch, sent: bytes
 ) -> None:
     running = await gate(UPSTREAM_RETRIES=0)
-    pooled = {call.wire for call in await fill_pool(running, upstream, 2)}
+    calls = await fill_pool(running, upstream, 2)
+    end_before_request(monkeypatch, calls[:1], "close", unseen=True)
     client = await running.send(sent)
-    stale = await disconnect(upstream, how)
-    assert stale.wire in pooled
     fresh = await upstream.call()
-    assert fresh.wire not in pooled
+    assert fresh.wire not in {call.wire for call in calls}
     await fresh.respond(response(b"fresh"))
     assert (await expect_success(running, client, 1, 3)).body == b"fresh"
 
 
-async def test_all_pooled_connections_may_be_stale(gate: StartGate, upstream: Upstream) -> None:
+@pytest.mark.parametrize("unseen", [False, True], ids=["closed", "close on its way"])
+async def test_all_pooled_connections_may_be_stale(
+    gate: StartGate, upstream: Upstream, monkeypatch: pytest.MonkeyPatch, unseen: bool
+) -> None:
     running = await gate(UPSTREAM_RETRIES=0)
-    pooled = {call.wire for call in await fill_pool(running, upstream, 3)}
+    pooled = await fill_pool(running, upstream, 3)
+    end_before_request(monkeypatch, pooled, "close", unseen=unseen)
     clients = [await running.send(chat()) for _ in pooled]
-    stale = [await upstream.call() for _ in pooled]
-    assert {call.wire for call in stale} == pooled
-    for call in stale:
-        await call.read_rest()
-        call.reset()
     for _ in pooled:
         await (await upstream.call()).respond(response())
     for client in clients:
@@ -52,15 +68,15 @@ async def test_all_pooled_connections_may_be_stale(gate: StartGate, upstream: Up
 
 @pytest.mark.parametrize("retries", [0, 1])
 async def test_disconnect_of_the_fresh_connection_counts_as_the_same_attempt(
-    gate: StartGate, upstream: Upstream, retries: int
+    gate: StartGate, upstream: Upstream, monkeypatch: pytest.MonkeyPatch, retries: int
 ) -> None:
     running = await gate(UPSTREAM_RETRIES=retries)
-    await fill_pool(running, upstream)
+    end_before_request(monkeypatch, await fill_pool(running, upstream), "close", unseen=True)
     client = await running.send(get())
-    for _ in range(2 + retries):
+    for _ in range(1 + retries):
         await disconnect(upstream, "reset")
     await expect_failure(running, client, "upstream_disconnected", 1 + retries, 2)
-    assert len(upstream.calls) == 1 + 2 + retries
+    assert len(upstream.calls) == 1 + 1 + retries
 
 
 @close_or_reset

@@ -1,28 +1,28 @@
 """Work is never done twice: which requests are sent again after upstream closed the connection."""
 
 import asyncio
-from collections.abc import Callable
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 import openai
 import pytest
 
-from rustygate.upstream.client import STALE_END_LIMIT_S
 from tests.conftest import StartGate
 from tests.support.attempts import (
     EARLY_HINTS,
     close_or_reset,
     disconnect,
+    end_before_request,
     expect_failure,
     expect_success,
     fill_pool,
     with_streamed_bodies,
 )
+from tests.support.certificates import Authority
 from tests.support.http import CONTINUE, Response, chat, get, post, request, response
 from tests.support.upstream import Call, Upstream
 from tests.support.waiting import in_background, soon
-
-# A little longer than the end of a stale connection may take.
-WORK_S = STALE_END_LIMIT_S + 0.05
 
 BATCH = post(b'{"input_file_id": "f"}', target="/v1/batches")
 POSTS = {
@@ -43,14 +43,19 @@ IDEMPOTENT = {
 }
 each_post = pytest.mark.parametrize("sent", POSTS.values(), ids=POSTS)
 each_idempotent = pytest.mark.parametrize("sent", IDEMPOTENT.values(), ids=IDEMPOTENT)
+ends_seen_or_not = pytest.mark.parametrize(
+    ("how", "unseen"),
+    [("close", False), ("close", True), ("reset", False)],
+    ids=["closed", "close on its way", "reset"],
+)
 new_or_pooled = pytest.mark.parametrize("pooled", [False, True], ids=["new", "pooled"])
 
 
-async def work_and_disconnect(upstream: Upstream, how: str) -> Call:
+async def work_and_disconnect(upstream: Upstream, how: str, work_s: float = 0) -> Call:
     """Upstream reads a whole request, works on it, and ends the connection."""
     call = await upstream.call()
     await call.read_rest()
-    await asyncio.sleep(WORK_S)
+    await asyncio.sleep(work_s)
     call.close() if how == "close" else call.reset()
     return call
 
@@ -62,46 +67,111 @@ def assert_may_have_run(got: Response) -> None:
 
 @close_or_reset
 @new_or_pooled
-@pytest.mark.parametrize("retries", [0, 2])
+@pytest.mark.parametrize(("retries", "work_s"), [(0, 0), (2, 0), (2, 0.15)])
 @each_post
 async def test_work_that_upstream_did_is_not_run_again(
-    gate: StartGate, upstream: Upstream, sent: bytes, retries: int, pooled: bool, how: str
+    gate: StartGate,
+    upstream: Upstream,
+    sent: bytes,
+    retries: int,
+    work_s: float,
+    pooled: bool,
+    how: str,
 ) -> None:
     running = await gate(UPSTREAM_RETRIES=retries)
     before = len(await fill_pool(running, upstream)) if pooled else 0
     client = await running.send(sent)
-    await work_and_disconnect(upstream, how)
+    await work_and_disconnect(upstream, how, work_s)
     got = await expect_failure(running, client, "upstream_disconnected", 1, before + 1)
     assert_may_have_run(got)
     assert len(upstream.calls) == before + 1
 
 
-@close_or_reset
+@ends_seen_or_not
 @each_post
-async def test_new_connection_that_ends_at_once_is_not_used_again(
-    gate: StartGate, upstream: Upstream, sent: bytes, how: str
+async def test_stale_connection_is_replaced_once(
+    gate: StartGate,
+    upstream: Upstream,
+    monkeypatch: pytest.MonkeyPatch,
+    sent: bytes,
+    how: str,
+    unseen: bool,
 ) -> None:
-    running = await gate()
+    """The replacement ends at once as well, but upstream has read the request."""
+    running = await gate(UPSTREAM_RETRIES=0)
+    calls = await fill_pool(running, upstream)
+    end_before_request(monkeypatch, calls, how, unseen=unseen)
     client = await running.send(sent)
-    await disconnect(upstream, how)
-    assert_may_have_run(await expect_failure(running, client, "upstream_disconnected", 1))
+    fresh = await disconnect(upstream, how)
+    assert fresh.wire is not calls[0].wire
+    assert_may_have_run(await expect_failure(running, client, "upstream_disconnected", 1, 2))
+    assert len(upstream.calls) == 2
+
+
+async def test_reset_on_its_way_may_follow_from_the_request(
+    gate: StartGate, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reset does not show what upstream had read."""
+    running = await gate()
+    end_before_request(monkeypatch, await fill_pool(running, upstream), "reset", unseen=True)
+    client = await running.send(chat())
+    assert_may_have_run(await expect_failure(running, client, "upstream_disconnected", 1, 2))
     assert len(upstream.calls) == 1
 
 
-@close_or_reset
-@each_post
-async def test_stale_connection_is_replaced_once(
-    gate: StartGate, upstream: Upstream, sent: bytes, how: str
+async def test_close_proves_nothing_where_the_system_shows_no_acknowledgements(
+    gate: StartGate, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The replacement ends at once as well, but it is new: upstream may have read the request."""
-    running = await gate(UPSTREAM_RETRIES=0)
-    await fill_pool(running, upstream)
-    client = await running.send(sent)
-    stale = await disconnect(upstream, how)
-    fresh = await disconnect(upstream, how)
-    assert fresh.wire is not stale.wire
+    running = await gate()
+    end_before_request(monkeypatch, await fill_pool(running, upstream), "close", unseen=True)
+    monkeypatch.setattr(sys, "platform", "darwin")
+    client = await running.send(chat())
     assert_may_have_run(await expect_failure(running, client, "upstream_disconnected", 1, 2))
-    assert len(upstream.calls) == 3
+    assert len(upstream.calls) == 1
+
+
+@ends_seen_or_not
+async def test_stale_tls_connection_is_replaced(
+    gate: StartGate,
+    authority: Authority,
+    monkeypatch: pytest.MonkeyPatch,
+    how: str,
+    unseen: bool,
+) -> None:
+    async with tls_upstream(authority) as upstream:
+        running = await gate(OPENAI_BASE_URL=url_with_tls(upstream), SSL_CERT_FILE=authority.file)
+        calls = await fill_pool(running, upstream)
+        end_before_request(monkeypatch, calls, how, unseen=unseen)
+        client = await running.send(chat())
+        await (await upstream.call()).respond(response(b"fresh"))
+        assert (await expect_success(running, client, 1, 2)).body == b"fresh"
+
+
+@close_or_reset
+async def test_work_over_tls_is_not_run_again(
+    gate: StartGate, authority: Authority, how: str
+) -> None:
+    async with tls_upstream(authority) as upstream:
+        running = await gate(OPENAI_BASE_URL=url_with_tls(upstream), SSL_CERT_FILE=authority.file)
+        await fill_pool(running, upstream)
+        client = await running.send(chat())
+        await work_and_disconnect(upstream, how)
+        assert_may_have_run(await expect_failure(running, client, "upstream_disconnected", 1, 2))
+        assert len(upstream.calls) == 2
+
+
+@asynccontextmanager
+async def tls_upstream(authority: Authority) -> AsyncIterator[Upstream]:
+    upstream = Upstream()
+    await upstream.start(authority.server_context("127.0.0.1"))
+    try:
+        yield upstream
+    finally:
+        await upstream.stop()
+
+
+def url_with_tls(upstream: Upstream) -> str:
+    return upstream.url.replace("http:", "https:")
 
 
 @close_or_reset
@@ -116,7 +186,6 @@ async def test_body_is_not_sent_again_to_an_upstream_that_closed_within_it(
     call = await upstream.call()
     if read != "head":
         await call.body.read_some()
-    await asyncio.sleep(WORK_S)
     call.close() if how == "close" else call.reset()
     await expect_failure(running, client, "upstream_disconnected", 1, before + 1)
     assert len(upstream.calls) == before + 1
@@ -173,15 +242,35 @@ async def test_idempotent_request_is_retried_after_work(
 
 @with_streamed_bodies
 async def test_streamed_body_on_a_stale_connection_may_be_retried_by_its_client(
-    gate: StartGate, upstream: Upstream, sent: bytes, settings: dict[str, object]
+    gate: StartGate,
+    upstream: Upstream,
+    monkeypatch: pytest.MonkeyPatch,
+    sent: bytes,
+    settings: dict[str, object],
 ) -> None:
     running = await gate(**settings)
-    await fill_pool(running, upstream)
+    end_before_request(monkeypatch, await fill_pool(running, upstream), "close", unseen=True)
     client = await running.send(sent)
-    await disconnect(upstream, "reset")
     got = await expect_failure(running, client, "upstream_disconnected", 1, 2)
     assert got.head["x-should-retry"] == "true"
-    assert len(upstream.calls) == 2
+    assert len(upstream.calls) == 1
+
+
+@close_or_reset
+@with_streamed_bodies
+async def test_streamed_body_is_not_sent_over_a_connection_known_to_be_closed(
+    gate: StartGate,
+    upstream: Upstream,
+    monkeypatch: pytest.MonkeyPatch,
+    sent: bytes,
+    settings: dict[str, object],
+    how: str,
+) -> None:
+    running = await gate(**settings)
+    end_before_request(monkeypatch, await fill_pool(running, upstream), how)
+    client = await running.send(sent)
+    await (await upstream.call()).respond(response())
+    await expect_success(running, client, 1, 2)
 
 
 async def ask(client: openai.AsyncOpenAI) -> None:
@@ -204,16 +293,3 @@ async def test_sdk_runs_work_as_often_as_without_the_gate(
         with pytest.raises(openai.APIConnectionError):
             await ask(async_client(running, max_retries=max_retries, base_url=upstream.url))
     assert len(upstream.calls) == 2 * runs
-
-
-async def test_freed_connection_is_used_for_the_next_request(
-    gate: StartGate, upstream: Upstream
-) -> None:
-    """The limit counts from the latest request on a connection, not from its first."""
-    running = await gate(UPSTREAM_RETRIES=0)
-    await fill_pool(running, upstream)
-    await asyncio.sleep(WORK_S)
-    client = await running.send(chat())
-    await disconnect(upstream, "reset")
-    await (await upstream.call()).respond(response())
-    await expect_success(running, client, 1, 2)
