@@ -72,6 +72,9 @@ def test_waiters_of_a_paused_lane_are_refused_by_their_deadlines(pause_s: int, c
             await run_ready_tasks()
             assert (len(refused(tasks)), len(refused(patient))) == (count, 0)
             assert now_s(harness) < 0.001
+            assert harness.gate.dispatcher.waiting == 14 - count
+            newcomer = harness.gate.admission(harness.exchange("b", model="m"))
+            assert harness.gate.dispatcher.predict(newcomer).ahead == 14 - count
         results = await asyncio.gather(*tasks, *patient, return_exceptions=True)
         assert sum(isinstance(each, QueueTimeout) for each in results) == count
 

@@ -170,6 +170,30 @@ def test_predicted_wait_includes_a_paused_lane() -> None:
     run_scenario(scenario, rate_limit=1, rate_limit_burst=10)
 
 
+@pytest.mark.parametrize("limit", ["gate", "client", "lane"])
+def test_waiters_that_left_are_not_ahead(limit: str) -> None:
+    async def scenario(harness: Harness) -> None:
+        if limit == "client":
+            limits = Limits(requests_per_second=0.1, burst=1)
+            harness.gate.limit_clients({"a": limits})
+        if limit == "lane":
+            set_rate_limit(harness, rate_limit(6, 1))
+            await run_ready_tasks()
+        await harness.admit("a", model="m")
+        deadline = harness.gate.now() + 100 * SECOND
+        tasks = [harness.spawn("a", model="m", deadline=deadline) for _ in range(5)]
+        await run_ready_tasks()
+        newcomer = harness.gate.admission(harness.exchange("a", model="m"))
+        assert harness.gate.dispatcher.predict(newcomer).wait == pytest.approx(60 * SECOND)
+        for task in tasks:
+            task.cancel()
+        await run_ready_tasks()
+        assert harness.gate.dispatcher.predict(newcomer).wait == pytest.approx(10 * SECOND)
+
+    rate = 0.1 if limit == "gate" else None
+    run_scenario(scenario, rate_limit=rate, rate_limit_burst=1, rate_limit_timeout=1000)
+
+
 @pytest.mark.parametrize("waiters", [5, 100])
 @pytest.mark.parametrize("limit", ["own", "lane", "tokens"])
 def test_predicted_wait_is_near_the_actual_wait(limit: str, waiters: int) -> None:
