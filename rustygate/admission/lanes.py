@@ -49,8 +49,6 @@ class Lanes:
         if queue is None:
             lane = Lane(slots=self._probes)
             queue = self._queues[name] = LaneQueue(name, lane, self._gate_queue, self._loop)
-            if len(self._queues) > MAX_LANES:
-                self._evict()
         else:
             self._queues.move_to_end(name)
         return queue

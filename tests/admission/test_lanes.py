@@ -385,15 +385,17 @@ def test_invented_model_names_leave_no_lane() -> None:
     run_scenario(scenario, rate_limit=None)
 
 
-def test_number_of_lanes_is_bounded() -> None:
+def test_least_recently_used_lanes_are_deleted_when_there_are_too_many() -> None:
+    names = [f"m-{number}" for number in range(MAX_LANES + 100)]
+
     async def scenario(harness: Harness) -> None:
         harness.on_response = lambda admission: admission.record_response(
             ok=True, update=rate_limit(60, 59)
         )
-        for number in range(MAX_LANES + 100):
-            await harness.admit(model=f"m-{number}")
-        assert len(harness.gate.lanes) == MAX_LANES
-        assert list(harness.gate.lanes)[-1].name == f"m-{MAX_LANES + 99}"
+        for name in ("used again", *names[:500], "used again", *names[500:]):
+            await harness.admit(model=name)
+        left = [each.name for each in harness.gate.lanes]
+        assert left == [*names[101:500], "used again", *names[500:]]
 
     run_scenario(scenario, rate_limit=None)
 
