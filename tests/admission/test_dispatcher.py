@@ -171,6 +171,22 @@ def test_flow_keeps_its_turn_when_its_waiter_leaves_at_the_head() -> None:
     assert run_scenario(scenario, rate_limit=1, rate_limit_burst=1).order == "xabb"
 
 
+def test_flow_keeps_its_turn_when_its_lane_is_paused_before_it_gets_a_slot() -> None:
+    async def scenario(harness: Harness) -> None:
+        async with harness.gate.admission(harness.exchange("y", model="m")) as admission:
+            admission.record_response(True, rate_limit(60, 0))
+            holder = harness.spawn("x", 3)
+            await run_ready_tasks()
+            tasks = [harness.spawn(client, model="m") for client in "abab"]
+            await asyncio.sleep(2)
+            admission.pause(2 * SECOND)
+            await asyncio.gather(holder, *tasks)
+
+    harness = run_scenario(scenario, rate_limit=None, concurrency_limit=2)
+    assert harness.order == "xabab"
+    assert harness.times == pytest.approx([0, 4, 4, 4, 4], abs=0.01)
+
+
 def test_retry_keeps_its_place() -> None:
     async def scenario(harness: Harness) -> None:
         retry = harness.exchange("a")
