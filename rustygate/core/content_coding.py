@@ -1,10 +1,15 @@
-"""Content codings (RFC 9110, 8.4.1): whether a body is encoded, and inflating it.
+"""Content codings (RFC 9110, 8.4.1): whether a body is encoded, and decoding it as it arrives.
 
 Bodies come from outside. Whatever is in them, an `Inflater` returns what it could read.
 """
 
 import zlib
 from collections.abc import Iterator
+from typing import Protocol
+
+import brotli
+
+from rustygate.core.decompression import DECODER_ERRORS, codings_in, zstd_decoder
 
 # A response that inflates beyond this is not worth reading to the end.
 INFLATED_LIMIT = 32 * 1024 * 1024
@@ -29,18 +34,74 @@ def is_encoded(content_encoding: str) -> bool:
     return not all(coding.strip() in _NO_CODING for coding in codings)
 
 
-class Inflater:
-    """Inflates a gzip or deflate body chunk by chunk, up to a limit in bytes.
+class _Decoder(Protocol):
+    """Decodes one member of a body. The interface is zlib's."""
 
-    A gzip body may have several members (RFC 1952, 2.2). `deflate` is read with and without the
-    zlib header that it should have (RFC 9110, 8.4.1.2).
+    @property
+    def eof(self) -> bool: ...
+    @property
+    def unused_data(self) -> bytes: ...
+    @property
+    def unconsumed_tail(self) -> bytes: ...
+    def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
+
+
+class _ZstdDecoder:
+    """A frame of zstd. What it has not decoded yet, it keeps."""
+
+    unconsumed_tail = b""
+
+    def __init__(self) -> None:
+        self._decoder = zstd_decoder()
+        self.decompress = self._decoder.decompress
+
+    @property
+    def eof(self) -> bool:
+        return self._decoder.eof
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._decoder.unused_data
+
+
+class _BrotliDecoder:
+    """A brotli body. What it has not decoded yet, it keeps; what follows the body, it rejects."""
+
+    unconsumed_tail = unused_data = b""
+
+    def __init__(self) -> None:
+        self._decoder = brotli.Decompressor()
+        # The library returns some 32 KB more than it is asked for.
+        self._decoded = b""
+
+    @property
+    def eof(self) -> bool:
+        return bool(self._decoder.is_finished()) and not self._decoded
+
+    def decompress(self, data: bytes, max_length: int, /) -> bytes:
+        if len(self._decoded) < max_length and not self._decoder.is_finished():
+            self._decoded += self._decoder.process(data, output_buffer_limit=max_length)
+        piece, self._decoded = self._decoded[:max_length], self._decoded[max_length:]
+        return piece
+
+
+class Inflater:
+    """Decodes a gzip, deflate, zstd or brotli body chunk by chunk, up to a limit in bytes.
+
+    gzip and zstd bodies may have several members (RFC 1952, 2.2; RFC 8878, 3.1). `deflate` is read
+    with and without the zlib header that it should have (RFC 9110, 8.4.1.2).
+
+    Args:
+        content_encoding: the header. Only zstd and brotli need it; other formats show what they
+            are.
     """
 
-    __slots__ = ("_bytes_left", "_decoder", "_held", "_wbits")
+    __slots__ = ("_bytes_left", "_coding", "_decoder", "_held", "_wbits")
 
-    def __init__(self, limit: int = INFLATED_LIMIT) -> None:
+    def __init__(self, content_encoding: str = "", limit: int = INFLATED_LIMIT) -> None:
         self._bytes_left = limit
-        self._decoder: zlib._Decompress | None = None
+        self._coding = ",".join(codings_in(content_encoding))
+        self._decoder: _Decoder | None = None
         self._wbits = 0
         # The beginning of a member, until it shows the member's format.
         self._held = b""
@@ -68,7 +129,7 @@ class Inflater:
         limit = min(PIECE_BYTES, self._bytes_left)
         try:
             piece = self._decoder.decompress(data, limit)
-        except zlib.error:
+        except DECODER_ERRORS:
             self._bytes_left = 0
             return b"", None
         self._bytes_left -= len(piece)
@@ -79,13 +140,18 @@ class Inflater:
         return piece, rest if rest or len(piece) == limit else None
 
     def _start_member(self, data: bytes) -> None:
-        self._wbits = self._wbits or _window_bits(data)
-        self._decoder = zlib.decompressobj(wbits=self._wbits)
+        if self._coding == "zstd":
+            self._decoder = _ZstdDecoder()
+        elif self._coding == "br":
+            self._decoder = _BrotliDecoder()
+        else:
+            self._wbits = self._wbits or _window_bits(data)
+            self._decoder = zlib.decompressobj(wbits=self._wbits)
         self._held = b""
 
     def _end_member(self, rest: bytes) -> bytes | None:
         """Expect another member, if the format has several."""
-        if self._wbits != _GZIP:
+        if self._wbits != _GZIP and self._coding != "zstd":
             self._bytes_left = 0
         self._decoder = None
         return rest or None

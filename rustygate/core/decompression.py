@@ -30,7 +30,7 @@ _ZSTD_OPTIONS: dict[int, int] = {zstd.DecompressionParameter.window_log_max: 23}
 _GZIP, _ZLIB, _RAW_DEFLATE = zlib.MAX_WBITS | 16, zlib.MAX_WBITS, -zlib.MAX_WBITS
 
 # The exceptions of decoders that cannot read their input. brotli's derive from Exception alone.
-_ERRORS = (zlib.error, zstd.ZstdError, brotli.error)
+DECODER_ERRORS = (zlib.error, zstd.ZstdError, brotli.error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +68,16 @@ def decode(body: bytes, codings: Sequence[str], limit: int) -> Decoded | None:
             return None
         try:
             step = decode_one(decoded.data, limit + 1)
-        except (*_ERRORS, _Unreadable):
+        except (*DECODER_ERRORS, _Unreadable):
             return None
         is_whole = decoded.whole and step.whole and len(step.data) <= limit
         decoded = Decoded(step.data[:limit], is_whole)
     return decoded
+
+
+def zstd_decoder() -> zstd.ZstdDecompressor:
+    """A decoder of one frame."""
+    return zstd.ZstdDecompressor(options=_ZSTD_OPTIONS)
 
 
 # The decoders stop once they have written as many bytes as they are given.
@@ -83,7 +88,7 @@ def _decode_gzip(body: bytes, limit: int) -> Decoded:
 
 
 def _decode_zstd(body: bytes, limit: int) -> Decoded:
-    return _decode_members(body, limit, lambda: zstd.ZstdDecompressor(options=_ZSTD_OPTIONS))
+    return _decode_members(body, limit, zstd_decoder)
 
 
 def _decode_members(

@@ -38,7 +38,7 @@ class ResponseObserver:
     def __init__(self, content_encoding: str = "") -> None:
         self.pending: list[bytes] = []
         self.usage: Usage | None = None
-        self._inflater = Inflater() if is_encoded(content_encoding) else None
+        self._inflater = Inflater(content_encoding) if is_encoded(content_encoding) else None
 
     @property
     def at_boundary(self) -> bool:
@@ -145,7 +145,11 @@ class StreamObserver(ResponseObserver):
             self._read(_BLANK_LINE)
 
     def estimated_output(self) -> int | None:
-        return 0 if self._estimate is None else self._estimate.tokens()
+        if self._estimate is None:
+            return 0
+        output = self._estimate.tokens()
+        # A compressed stream may be one that cannot be read.
+        return output if output or self._inflater is None else None
 
     def _note_bytes(self, data: bytes) -> None:
         self._boundary.feed(data)

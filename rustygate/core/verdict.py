@@ -67,8 +67,9 @@ def judge(status: int, headers: Mapping[str, str], body: bytes, epoch_ns: int) -
     """
     if status not in (429, 503) or headers.get("x-should-retry") == "false":
         return PASS
-    if is_encoded(headers.get("content-encoding", "")):
-        body = Inflater(MAX_ERROR_SIZE + 1).inflate(body)
+    coding = headers.get("content-encoding", "")
+    if is_encoded(coding):
+        body = Inflater(coding, MAX_ERROR_SIZE + 1).inflate(body)
     if len(body) > MAX_ERROR_SIZE:
         return PASS
     error = read_error(body)
