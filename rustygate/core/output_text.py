@@ -161,7 +161,7 @@ def _parse(events: bytes) -> list[str]:
     try:
         return _texts(_decode_lines(b"\n".join(data)))
     except DECODE_ERRORS:
-        return [text for line in data for text in _texts_of_line(line)]
+        return [text for event in events.split(b"\n\n") for text in _texts_of_event(event)]
 
 
 # Nearly all events of a stream have one kind of delta. Finding those takes a fraction of parsing.
@@ -182,11 +182,14 @@ def _plain_chat_texts(events: bytes) -> list[bytes]:
 _DATA = (b"data: {", b"data:{")
 
 
-def _texts_of_line(line: bytes) -> list[str]:
+def _texts_of_event(event: bytes) -> list[str]:
+    """The texts of an event, whose data may be on several lines."""
+    lines = (line[5:] for line in event.split(b"\n") if line.startswith(b"data:"))
+    data = b"\n".join(lines)
     try:
-        return _texts([_decode_event(line)])
+        return _texts([_decode_event(data)])
     except DECODE_ERRORS:
-        return texts_of_fragment(line)
+        return texts_of_fragment(data)
 
 
 def text_of_body(body: bytes) -> str:

@@ -99,7 +99,7 @@ class BodyObserver(ResponseObserver):
     def _read(self, data: bytes) -> None:
         # A usage may begin in what was read before.
         window = self._tail + data if self._tail else data
-        self.usage = find_usage(window) or self.usage
+        self.usage = find_usage(window, self.usage)
         self._tail = window[-USAGE_BYTES:]
         self._size += len(data)
         if self._has_output and self.usage is None and len(self._start) < BODY_BYTES:
@@ -180,7 +180,7 @@ class StreamObserver(ResponseObserver):
             self._count(events)
 
     def _count(self, events: bytes) -> None:
-        self.usage = find_usage(events) or self.usage
+        self.usage = find_usage(events, self.usage)
         if self._estimate is not None and self.usage is None:
             self._estimate.feed(events)
 
@@ -196,7 +196,7 @@ class StreamObserver(ResponseObserver):
         if is_first:
             self._count(part)
         else:
-            self.usage = find_usage(part) or self.usage
+            self.usage = find_usage(part, self.usage)
             if self._estimate is not None:
                 self._estimate.skip(len(part) - USAGE_BYTES)
 

@@ -38,24 +38,37 @@ def may_contain_usage(content_type: str) -> bool:
     return "json" in content_type or "event-stream" in content_type
 
 
-# The end of `prompt_tokens`, `input_tokens` and `output_tokens`. Searching for it skips the
+# The end of `prompt_tokens`, `input_tokens`, `total_tokens` and others. Searching for it skips the
 # `"usage": null` in each event of a stream. In a JSON string the quote would be escaped.
-_MARK = b't_tokens"'
+_MARK = b'_tokens"'
 _KEY = b'"usage"'
 
 
-def find_usage(body: bytes | bytearray) -> Usage | None:
-    """The last usage in a body, or in a part of one, without content coding."""
+def find_usage(body: bytes | bytearray, before: Usage | None = None) -> Usage | None:
+    """The last usage in a body, or in a part of one, without content coding.
+
+    Args:
+        before: the last usage before this part, returned if there is none in it. The input is
+            taken from it if the usage names only the output, as at the end of Anthropic's streams.
+    """
+    output: int | None = None
     mark = body.rfind(_MARK)
     while mark >= 0:
         start = body.rfind(_KEY, 0, mark)
         if start < 0:
-            return None
-        usage = _usage_at(body, start)
-        if usage is not None:
-            return usage
+            break
+        fields = _fields_at(body, start)
+        if fields is not None:
+            usage = _usage(fields)
+            if usage is not None:
+                return _with_output(usage, output)
+            output = output or _output(fields) or None
         mark = body.rfind(_MARK, 0, start)
-    return None
+    return None if before is None else _with_output(before, output)
+
+
+def _with_output(usage: Usage, output: int | None) -> Usage:
+    return usage if output is None else Usage(usage.tokens_in, output, usage.tokens_cached)
 
 
 # How many objects a usage contains at most.
@@ -63,11 +76,13 @@ _MAX_OBJECTS = 16
 _OBJECT = re.compile(rb'(?<!\\)"usage"\s*:\s*(?=\{)')
 
 
+# Some servers write whole numbers as floats.
 class _UsageObject(msgspec.Struct, gc=False):
-    prompt_tokens: int | None = None
-    input_tokens: int | None = None
-    completion_tokens: int | None = None
-    output_tokens: int | None = None
+    prompt_tokens: int | float | None = None
+    input_tokens: int | float | None = None
+    completion_tokens: int | float | None = None
+    output_tokens: int | float | None = None
+    total_tokens: int | float | None = None
     prompt_tokens_details: Any = None
     input_tokens_details: Any = None
 
@@ -75,7 +90,11 @@ class _UsageObject(msgspec.Struct, gc=False):
 _decode = msgspec.json.Decoder(_UsageObject).decode
 
 
-def _usage_at(body: bytes | bytearray, start: int) -> Usage | None:
+# Between the lines of an event that has its data on several.
+_NEXT_LINE = b"\ndata:"
+
+
+def _fields_at(body: bytes | bytearray, start: int) -> _UsageObject | None:
     """The usage object whose key is at `start`, if it is complete and readable."""
     match = _OBJECT.match(body, start)
     if match is None:
@@ -89,25 +108,36 @@ def _usage_at(body: bytes | bytearray, start: int) -> Usage | None:
         candidate = body[begin:end]
         # It is too early if a string has a closing brace. None has an opening one.
         if candidate.count(b"{") <= candidate.count(b"}"):
+            if _NEXT_LINE in candidate:
+                candidate = candidate.replace(_NEXT_LINE, b"\n")
             try:
-                return _usage(_decode(candidate))
+                return _decode(candidate)
             except DECODE_ERRORS:
                 continue
     return None
 
 
 def _usage(fields: _UsageObject) -> Usage | None:
-    tokens_in, tokens_out = fields.prompt_tokens, fields.completion_tokens
+    """The usage in an object; None if it shows no input, or nothing but zeros: a server that does
+    not count tokens writes those."""
+    tokens_in, tokens_out = fields.prompt_tokens, _output(fields) or 0
     if tokens_in is None:
         tokens_in = fields.input_tokens
-    if tokens_in is None or not 0 <= tokens_in <= MAX_TOKENS:
+    if tokens_in is None and fields.total_tokens is not None:
+        tokens_in = fields.total_tokens - tokens_out
+    if tokens_in is None or not 0 <= tokens_in <= MAX_TOKENS or not tokens_in + tokens_out:
         return None
-    if tokens_out is None:
-        tokens_out = fields.output_tokens
-    if tokens_out is None or not 0 <= tokens_out <= MAX_TOKENS:
-        tokens_out = 0
     details = fields.prompt_tokens_details or fields.input_tokens_details
-    return Usage(tokens_in, tokens_out, None if details is None else _cached_tokens(details))
+    cached = None if details is None else _cached_tokens(details)
+    return Usage(int(tokens_in), tokens_out, cached)
+
+
+def _output(fields: _UsageObject) -> int | None:
+    """The output in a usage object; None if it makes no sense."""
+    output = fields.completion_tokens
+    if output is None:
+        output = fields.output_tokens
+    return None if output is None or not 0 <= output <= MAX_TOKENS else int(output)
 
 
 def _cached_tokens(details: object) -> int | None:

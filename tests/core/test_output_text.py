@@ -98,6 +98,16 @@ def test_event_names_comments_and_done_are_no_text() -> None:
     assert text_of_events(stream) == (2, "wordmore")
 
 
+def test_data_on_several_lines_is_read() -> None:
+    events = b"".join(
+        b"".join(b"data: %b\n" % line for line in json.dumps(data, indent=1).encode().split(b"\n"))
+        + b"\n"
+        for data in (delta(content="some "), delta(content="words"))
+    )
+    assert text_of_events(events) == (2, "some words")
+    assert text_of_events(event(delta(content="With ")) + events) == (3, "With some words")
+
+
 def test_unreadable_events_are_read_as_far_as_possible() -> None:
     stream = (
         b'data: {"choices":[{"delta":{"content":"one"}}]}\n\n'

@@ -2,11 +2,13 @@
 
 import gzip
 import json
+import sys
 import zlib
 from collections.abc import Callable
 from itertools import pairwise
 from typing import TypeVar
 
+import brotli
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,6 +24,11 @@ from rustygate.core.response_observer import (
 from rustygate.core.stream_end import StreamEnd
 from rustygate.core.usage import USAGE_BYTES, Usage
 from tests.support.texts import ENGLISH
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 Observer = TypeVar("Observer", bound=ResponseObserver)
 
@@ -245,6 +252,40 @@ def test_end_and_boundary_are_known_before_a_scan(
     observer = stream_observer()
     observer.pending += by_byte(stream)
     assert (observer.at_boundary, observer.end) == expected
+
+
+COMPRESS: dict[str, Callable[[bytes], bytes]] = {
+    "gzip": lambda data: gzip.compress(data),
+    "deflate": lambda data: zlib.compress(data),
+    "br": lambda data: brotli.compress(data),
+    "zstd": lambda data: zstd.compress(data),
+}
+
+
+@pytest.mark.parametrize("coding", COMPRESS)
+@pytest.mark.parametrize("size", [1, 100])
+def test_compressed_streams_are_read(coding: str, size: int) -> None:
+    for stream in (STREAM, delta(" word") * 40):
+        body = COMPRESS[coding](stream)
+        chunks = [body[at : at + size] for at in range(0, len(body), size)]
+        observer = observe(stream_observer(coding), *chunks)
+        assert observer.usage == (Usage(5, 3) if stream is STREAM else None)
+        assert stream is STREAM or observer.estimated_output() == 40
+
+
+def test_output_of_a_stream_that_cannot_be_read_is_unknown() -> None:
+    stream = zstd.compress(delta(" word") * 40)
+    assert observe(stream_observer("br"), stream).estimated_output() is None
+    assert observe(stream_observer(), b": ping\n\n").estimated_output() == 0
+
+
+def test_last_usage_counts_in_parts_too() -> None:
+    """Anthropic's streams begin with the input and end with the output."""
+    first = b'data: {"message":{"usage":{"input_tokens":5,"output_tokens":1}}}\n\n'
+    last = b'data: {"delta":{},"usage":{"output_tokens":3}}\n\n'
+    for stream in ([first, delta("a") * 9, last], [first + last], [first, last, delta("a")]):
+        assert observe(stream_observer(), *stream).usage == Usage(5, 3)
+        assert observe(body_observer(), *stream).usage == Usage(5, 3)
 
 
 def test_compressed_bytes_are_never_at_a_boundary_of_their_content() -> None:

@@ -35,6 +35,22 @@ LONG = b'"metadata":{"note":"%b"}' % (b"x" * 20_000)
         (STREAM, Usage(7, 8)),
         (EMBEDDING, Usage(9, 0)),
         (DETAILED, Usage(19, 10, 3)),
+        (b'{"usage":{"total_tokens":9}}', Usage(9, 0)),
+        (b'{"usage":{"total_tokens":9,"completion_tokens":4}}', Usage(5, 4)),
+        (b'{"usage":{"total_tokens":9,"completion_tokens":10}}', None),
+        (b'{"usage":{"prompt_tokens":12.0,"completion_tokens":3.4e1}}', Usage(12, 34)),
+        (b'{"usage":{"prompt_tokens":1e9,"completion_tokens":1000000001}}', Usage(10**9, 0)),
+        (b'{"usage":{"prompt_tokens":0,"completion_tokens":0,"total_tokens":0}}', None),
+        (b'{"usage":{"prompt_tokens":0,"completion_tokens":1}}', Usage(0, 1)),
+        (CHAT + b'{"usage":{"prompt_tokens":0,"completion_tokens":0}}', Usage(12, 34)),
+        (CHAT + b'{"usage":{"output_tokens":56}}', Usage(12, 56)),
+        (CHAT + b'{"usage":{"output_tokens":56}}{"usage":{"output_tokens":78}}', Usage(12, 78)),
+        (b'{"usage":{"output_tokens":56}}', None),
+        (
+            b'data: {\ndata:  "usage": {\ndata:   "prompt_tokens": 12,\n'
+            b'data:   "completion_tokens": 34\ndata:  }\ndata: }\n\n',
+            Usage(12, 34),
+        ),
         (CHAT[:-1] + b',"choices":[{"message":{"content":"hi"}}]}', Usage(12, 34)),
         (CHAT[:-1] + b"," + LONG + b"}", Usage(12, 34)),
         (b"{" + LONG + b"," + CHAT[1:], Usage(12, 34)),
@@ -76,6 +92,22 @@ def test_usage_is_found_wherever_it_stands(body: bytes, usage: Usage | None) -> 
     assert find_usage(bytearray(body)) == usage
 
 
+@pytest.mark.parametrize(
+    ("body", "usage"),
+    [
+        (b"", Usage(1, 2, 3)),
+        (b'{"usage":null}', Usage(1, 2, 3)),
+        (b'{"usage":{"output_tokens":56}}', Usage(1, 56, 3)),
+        (b'{"usage":{"output_tokens":0}}', Usage(1, 2, 3)),
+        (b'{"usage":{"output_tokens":-1}}', Usage(1, 2, 3)),
+        (CHAT, Usage(12, 34)),
+    ],
+    ids=lambda value: repr(value)[:40],
+)
+def test_what_a_usage_leaves_out_is_that_of_the_one_before(body: bytes, usage: Usage) -> None:
+    assert find_usage(body, Usage(1, 2, 3)) == usage
+
+
 def test_longest_usage_object_is_bounded() -> None:
     body = b'{"usage":{"note":"%b","prompt_tokens":1}}'
     overhead = len(body) - len(b"%b") - len(b"{}")
@@ -94,7 +126,10 @@ def test_any_bytes_are_accepted(parts: list[bytes]) -> None:
     find_usage(b"".join(parts))
 
 
-@pytest.mark.parametrize("unit", [b'"usage":', b't_tokens"', b'"usage":{"prompt_tokens":'])
+@pytest.mark.parametrize(
+    "unit",
+    [b'"usage":', b't_tokens"', b'"usage":{"prompt_tokens":', b'"usage":{"output_tokens":1}'],
+)
 def test_time_is_linear_in_the_size_of_the_body(unit: bytes) -> None:
     """A quadratic search of these bodies would take hours."""
     assert find_usage(unit * 200_000) is None
