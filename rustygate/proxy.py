@@ -360,8 +360,10 @@ class Proxy:
         response: UpstreamResponse,
         keepalive: QueueKeepalive,
     ) -> web.StreamResponse:
-        """Relay a WebSocket. It holds no slot: each turn in it is admitted on its own."""
+        """Relay a WebSocket. It costs no request and holds no slot: each turn in it is admitted
+        on its own."""
         exchange = request.exchange
+        admission.waive()
         admission.release()
         downstream = await keepalive.stop()
         try:

@@ -136,12 +136,19 @@ class Admission(Waiter):
 
     def give_back(self) -> None:
         """Return what was taken, because nothing was sent upstream."""
+        self.lane_queue.budgets.give_back(self.tokens)
+        self.lane_queue.lane.count_refusal(self.lane_totals, self.tokens)
+        self.lane_queue.advance()
+        self.waive()
+
+    def waive(self) -> None:
+        """Return what was taken from the gate's and the client's budgets, since what was admitted
+        is no work. The lane's level comes from upstream."""
         self._dispatcher.budgets.give_back(self.tokens)
         for wait_queue in self.wait_queues:
-            if wait_queue.charged(self):
+            if wait_queue is not self.lane_queue and wait_queue.charged(self):
                 wait_queue.budgets.give_back(self.tokens)
                 wait_queue.advance()
-        self.lane_queue.lane.count_refusal(self.lane_totals, self.tokens)
         self._dispatcher.wake()
 
     def release(self) -> None:

@@ -1,19 +1,17 @@
 """WebSockets through the gate: the handshake's admission, frames, backpressure, log."""
 
 import asyncio
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from rustygate.core.clients import hash_key
 from tests.conftest import StartGate
 from tests.support.flood import send_until_stalled
 from tests.support.gate import Log
-from tests.support.http import (
-    chat,
-    get,
-    response,
-)
+from tests.support.http import CLIENT_KEY, chat, get, response
 from tests.support.upstream import Upstream
 from tests.support.waiting import A_SECOND_S, soon
 from tests.support.websocket import (
@@ -34,6 +32,7 @@ from tests.support.websocket import (
     handshake_response,
     open_websocket,
 )
+from tests.support.websocket_turns import create, next_event
 
 MEGABYTE = 1 << 20
 
@@ -69,13 +68,52 @@ async def test_handshake_holds_a_slot_until_upstream_agrees(
     assert running.snapshot() == {"in_flight": 0, "waiters": 0, "held_bytes": 0}
 
 
-async def test_websocket_costs_a_request_and_can_time_out_in_the_queue(
+async def test_websockets_cost_no_request(gate: StartGate, upstream: Upstream) -> None:
+    running = await gate(RATE_LIMIT="0.001", RATE_LIMIT_BURST=1)
+    for _ in range(3):
+        client, server = await open_websocket(running, upstream)
+    client.send(create())
+    assert (await next_event(server))["type"] == "response.create"
+    client.send(create())
+    assert (await next_event(client))["error"]["code"] == "rate_limit_exceeded"
+
+
+async def test_handshake_is_refused_while_no_request_is_left(
     gate: StartGate, upstream: Upstream
 ) -> None:
     running = await gate(RATE_LIMIT="0.001", RATE_LIMIT_BURST=1)
-    await open_websocket(running, upstream)
+    asking = await running.send(get())
+    await (await upstream.call()).respond(response())
+    await asking.response()
     got = await running.request(handshake())
     assert (got.status, got.reason) == (429, "queue_timeout")
+
+
+async def test_refused_handshake_costs_a_request(gate: StartGate, upstream: Upstream) -> None:
+    """Else any request could pass as a handshake that upstream ignores."""
+    running = await gate(RATE_LIMIT="0.001", RATE_LIMIT_BURST=1)
+    client = await running.send(handshake())
+    await (await upstream.call()).respond(response())
+    assert (await client.response()).status == 200
+    got = await running.request(handshake())
+    assert (got.status, got.reason) == (429, "queue_timeout")
+
+
+async def test_websockets_cost_their_client_no_request(
+    gate: StartGate, upstream: Upstream, tmp_path: Path
+) -> None:
+    path = tmp_path / "clients.toml"
+    path.write_text(
+        f'[client.app]\nkey_sha256 = "{hash_key(CLIENT_KEY)}"\n'
+        "requests_per_second = 0.001\nburst = 1\n"
+    )
+    running = await gate(CLIENTS_FILE=path)
+    for _ in range(3):
+        client, server = await open_websocket(running, upstream)
+    client.send(create())
+    assert (await next_event(server))["type"] == "response.create"
+    client.send(create())
+    assert "for client app" in (await next_event(client))["error"]["message"]
 
 
 async def test_client_disconnect_in_the_queue_frees_its_place(

@@ -19,8 +19,8 @@ from tests.support.waiting import soon, until
 
 Clients = Callable[..., openai.AsyncOpenAI]
 
-# Enough for the handshake and two turns.
-TWO_TURNS = {"RATE_LIMIT": "0.001", "RATE_LIMIT_BURST": 3}
+# Enough for two turns.
+TWO_TURNS = {"RATE_LIMIT": "0.001", "RATE_LIMIT_BURST": 2}
 
 AUDIO = {"type": "input_audio_buffer.append", "audio": "A" * 6400}
 
@@ -99,8 +99,8 @@ async def test_refused_turn_keeps_a_responses_websocket_usable(
 async def test_rate_limit_of_the_simulator_pauses_the_lane(
     gate: StartGate, async_client: Clients
 ) -> None:
-    async with running_simulator(Options(rpm=60)) as simulator:
-        await simulator.change_limits(rpm=60)
+    async with running_simulator(Options(rpm=30)) as simulator:
+        await simulator.change_limits(rpm=30)
         running = await gate(OPENAI_BASE_URL=simulator.url)
         async with soon(), async_client(running).responses.connect() as connection:
             failed = 0
@@ -116,7 +116,7 @@ async def test_rate_limit_of_the_simulator_pauses_the_lane(
     *_, refused, waited, _ = running.log.exchanges
     assert (refused["outcome"], refused["status"]) == ("upstream_error", 429)
     assert waited["outcome"] == "ok"
-    assert waited["queued_ms"] > 500
+    assert waited["queued_ms"] > 200
 
 
 # Compression.
@@ -148,7 +148,7 @@ async def test_audio_overtakes_a_held_turn(
     gate: StartGate, simulator: str, compression: str | None
 ) -> None:
     """Compressed messages refer to earlier ones, so that their order cannot change unseen."""
-    running = await gate(OPENAI_BASE_URL=simulator, RATE_LIMIT=2, RATE_LIMIT_BURST=2)
+    running = await gate(OPENAI_BASE_URL=simulator, RATE_LIMIT=2, RATE_LIMIT_BURST=1)
     async with connect(running, compression=compression) as socket:
         assert len(socket.protocol.extensions) == (compression is not None)
         create = json.dumps({"type": "response.create", "response": {"max_output_tokens": 2}})

@@ -43,11 +43,11 @@ from tests.support.websocket_turns import (
     usage,
 )
 
-# Enough for the handshake and one turn; the next turn would be due in a quarter of an hour.
-ONE_TURN = {"RATE_LIMIT": "0.001", "RATE_LIMIT_BURST": 2}
+# Enough for one turn; the next would be due in a quarter of an hour.
+ONE_TURN = {"RATE_LIMIT": "0.001", "RATE_LIMIT_BURST": 1}
 
 # The same, but the next turn is due after half a second.
-SLOW = {"RATE_LIMIT": 2, "RATE_LIMIT_BURST": 2}
+SLOW = {"RATE_LIMIT": 2, "RATE_LIMIT_BURST": 1}
 
 # A slot for one turn, for which the others wait.
 ONE_SLOT = {"CONCURRENCY_LIMIT": 1}
