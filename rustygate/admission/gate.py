@@ -7,10 +7,12 @@ the other budgets, and `admission` is one attempt's way through all of them.
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
+from weakref import WeakSet
 
 from rustygate.admission.admission import Admission
 from rustygate.admission.dispatcher import Dispatcher
 from rustygate.admission.lanes import Lanes
+from rustygate.admission.turn_queue import TurnAdmission, TurnQueue
 from rustygate.admission.wait_queues import ClientQueue, clock_ns
 from rustygate.config import Settings
 from rustygate.core.budgets import Budgets, Level
@@ -44,6 +46,7 @@ class Gate:
         probes = settings.rate_limit_burst if settings.rate_limit is None else None
         self.lanes = Lanes(probes, self.dispatcher.queue, self._loop)
         self._clients: dict[str, ClientQueue] = {}
+        self._turn_queues: WeakSet[TurnQueue] = WeakSet()
 
     def __repr__(self) -> str:
         own = self.dispatcher.budgets
@@ -56,7 +59,7 @@ class Gate:
     def close(self) -> None:
         """Refuse all waiters and newcomers; exchanges in flight continue."""
         self.dispatcher.close()
-        for queue in (*self.lanes, *self._clients.values()):
+        for queue in (*self.lanes, *self._clients.values(), *self._turn_queues):
             queue.refuse_all(Draining())
 
     @property
@@ -67,6 +70,17 @@ class Gate:
         """An attempt's way through the gate; see `Admission`."""
         client_queue = self._clients.get(exchange.client)
         return Admission(exchange, self.dispatcher, self.lanes, client_queue)
+
+    def turn_queue(self) -> TurnQueue:
+        """The order of the turns in a new WebSocket."""
+        queue = TurnQueue(self.dispatcher.queue, self._loop)
+        self._turn_queues.add(queue)
+        return queue
+
+    def turn_admission(self, exchange: Exchange, turn_queue: TurnQueue) -> TurnAdmission:
+        """The way of a WebSocket's turn through the gate."""
+        client_queue = self._clients.get(exchange.client)
+        return TurnAdmission(exchange, self.dispatcher, self.lanes, client_queue, turn_queue)
 
     def now(self) -> int:
         """The event loop's clock, in nanoseconds."""

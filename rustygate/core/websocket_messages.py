@@ -11,7 +11,7 @@ an uncompressed copy goes in its place (RFC 7692, 6.1: each message may be eithe
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from enum import IntEnum
 
 from rustygate.core.websocket_events import (
@@ -63,20 +63,23 @@ _TYPE_AT = len(USUAL_BEGINNING)
 class ClientMessage:
     """A client's message that waits.
 
+    `is_held`: it is a turn that has not been admitted. `is_dropped`: it does not go upstream.
+
     Args:
         frames: its frames as they came; empty if it was too large to be kept.
         text: its payload if that may be needed.
     """
 
-    __slots__ = ("frames", "is_compressed", "is_turn", "text")
+    __slots__ = ("frames", "is_compressed", "is_dropped", "is_held", "is_turn", "text")
 
     def __init__(
         self, frames: bytes, text: bytes | None, *, is_turn: bool, is_compressed: bool
     ) -> None:
         self.frames = frames
         self.text = text
-        self.is_turn = is_turn
+        self.is_turn = self.is_held = is_turn
         self.is_compressed = is_compressed
+        self.is_dropped = False
 
     @property
     def size(self) -> int:
@@ -157,17 +160,25 @@ class ClientMessages(MessageObserver):
 
     # Called by `relay.websocket_turns`.
 
-    def pop(self) -> bytes:
-        """Remove the first message that waits. Returns the bytes to write."""
-        message = self.waiting.popleft()
-        self.size -= message.size
-        return self._wire_format(message)
+    def admit(self, turn: ClientMessage) -> None:
+        """Let a turn pass once all before it do."""
+        turn.is_held = False
 
-    def drop(self) -> None:
-        """Remove the first message that waits, without sending it upstream."""
-        message = self.waiting.popleft()
-        self.size -= message.size
-        self._lose_step(message.is_compressed)
+    def drop(self, turn: ClientMessage) -> None:
+        """Keep nothing of a turn that does not go upstream."""
+        self.size -= turn.size
+        turn.frames, turn.text = b"", None
+        turn.is_held, turn.is_dropped = False, True
+
+    def take_passing(self) -> Iterator[bytes]:
+        """Remove the messages before the first turn that is held. Yields the bytes to write."""
+        while self.waiting and not self.waiting[0].is_held:
+            message = self.waiting.popleft()
+            self.size -= message.size
+            if message.is_dropped:
+                self._lose_step(message.is_compressed)
+            else:
+                yield self._wire_format(message)
 
     def drop_current(self) -> None:
         """Keep nothing of a message that is being taken and may be a turn. Once complete it waits

@@ -1,8 +1,9 @@
 """The turns of one WebSocket: each is admitted, settled and logged like a request of its own.
 
-A `response.create` from the client waits here until the gate admits it, and what the client sends
-after it waits behind it (`core.websocket_messages`). A turn holds its slot until upstream reports
-its end. A turn that is refused is dropped; the client gets an error event in its place, and the
+A `response.create` from the client asks for admission as soon as it arrives, and waits until the
+gate admits it; what the client sends after it waits behind it (`core.websocket_messages`). Turns
+are admitted in order (`admission.turn_queue`). A turn holds its slot until upstream reports its
+end. A turn that is refused is dropped; the client gets an error event in its place, and the
 WebSocket stays open. Turns that upstream starts on its own cannot wait. They are charged, settled
 and logged like the others.
 """
@@ -142,9 +143,10 @@ class WebSocketTurns:
         self._count = 0
         self._held_bytes = 0
         self._is_over = self._is_finished = False
-        # The turns that wait; the first is at the gate while there is a task.
-        self._waiting: list[Turn] = []
-        self._task: asyncio.Task[None] | None = None
+        # The turns that wait for admission, by their tasks.
+        self._waiting: dict[asyncio.Task[None], Turn] = {}
+        self._queue = services.gate.turn_queue()
+        self._end_of_waiting: tuple[str, str | None] = ("", None)
         self._open: OpenTurns[Turn] = OpenTurns()
         self._session_cap: int | None = None
 
@@ -158,15 +160,16 @@ class WebSocketTurns:
         if self._is_over:
             self.from_client.clear()
         elif message is not None and message.is_turn:
-            self._waiting.append(self._new_turn(message))
-            self._advance()
+            self._ask(message)
         self._count_held_bytes()
 
-    def _new_turn(self, message: ClientMessage) -> Turn:
+    def _ask(self, message: ClientMessage) -> None:
+        """Let a turn ask for admission."""
         turn = Turn(self._new_exchange(), read_turn(message.text or b""))
-        if not message.frames:
-            turn.exchange.reason = QueueFull.reason
-        return turn
+        self._estimate(turn)
+        task = asyncio.create_task(self._admit(turn, message))
+        self._waiting[task] = turn
+        task.add_done_callback(self._on_asked)
 
     def _new_exchange(self) -> Exchange:
         socket = self._socket
@@ -181,14 +184,9 @@ class WebSocketTurns:
         return exchange
 
     def _advance(self) -> None:
-        """Pass what no longer waits behind a turn, and let the next turn ask for admission."""
-        if self._task is not None:
-            return
-        messages = self.from_client
-        while messages.waiting and not messages.waiting[0].is_turn:
-            self.upstream.insert(messages.pop())
-        if self._waiting:
-            self._task = asyncio.create_task(self._admit(self._waiting[0]))
+        """Pass what no longer waits behind a turn."""
+        for data in self.from_client.take_passing():
+            self.upstream.insert(data)
         self._count_held_bytes()
 
     def _count_held_bytes(self) -> None:
@@ -211,38 +209,42 @@ class WebSocketTurns:
 
     # Admission.
 
-    async def _admit(self, turn: Turn) -> None:
+    async def _admit(self, turn: Turn, message: ClientMessage) -> None:
         exchange = turn.exchange
-        exchange.queued = monotonic_ns() - exchange.arrived
         try:
-            self._check(turn)
-            turn.admission = self._services.gate.admission(exchange)
+            self._check(turn, message)
+            turn.admission = self._services.gate.turn_admission(exchange, self._queue)
             await turn.admission.enter()
         except Refusal as refusal:
-            self._refuse(turn, refusal)
+            self._refuse(turn, message, refusal)
         except Exception as error:
             logger.opt(exception=error).error("exchange {} failed", exchange.id)
-            self._refuse(turn, InternalError(exchange.id))
+            self._refuse(turn, message, InternalError(exchange.id))
         else:
-            self._send(turn)
-        self._task = None
+            self._send(turn, message)
         self._advance()
 
-    def _check(self, turn: Turn) -> None:
-        """Stamp model and cost. Raises a refusal if the client may not have this turn."""
-        exchange = turn.exchange
-        if exchange.reason is not None:
-            message = (
-                "QUEUE_BYTES leaves no room for this event; send a smaller one, or try later."
+    def _on_asked(self, task: asyncio.Task[None]) -> None:
+        """A turn waits no longer. It has been cancelled if the WebSocket ends."""
+        turn = self._waiting.pop(task)
+        if task.cancelled():
+            turn.exchange.outcome, turn.exchange.reason = self._end_of_waiting
+            self._services.ledger.settle(turn.exchange)
+
+    def _check(self, turn: Turn, message: ClientMessage) -> None:
+        """Raise a refusal if the client may not have this turn."""
+        if not message.frames:
+            raise QueueFull(
+                "QUEUE_BYTES leaves no room for this event; send a smaller one, or try later.", 0
             )
-            raise QueueFull(message, 0)
-        self._estimate(turn)
+        exchange = turn.exchange
         client = self._services.auth.current(self._client)
         if client is not None:
             exchange.weight = client.weight
         check_model(client, exchange, turn.request.facts)
 
     def _estimate(self, turn: Turn) -> None:
+        """Stamp model and cost."""
         exchange, facts = turn.exchange, turn.request.facts
         exchange.model = facts.model or self._socket.model
         if exchange.model is None:
@@ -256,17 +258,16 @@ class WebSocketTurns:
         if cap is None:
             exchange.tokens += self._services.history.estimate(exchange.client, exchange.model)
 
-    def _send(self, turn: Turn) -> None:
+    def _send(self, turn: Turn, message: ClientMessage) -> None:
         exchange = turn.exchange
         exchange.attempts = 1
         exchange.sent = monotonic_ns()
         turn.bytes_before = self.client.bytes_written
         # A WebSocket of the Responses API shows its model only in its turns.
         self._socket.model = self._socket.model or exchange.model
-        del self._waiting[0]
         self._open.add(turn)
         self._start_timer(turn)
-        self.upstream.insert(self.from_client.pop())
+        self.from_client.admit(message)
 
     def _start_timer(self, turn: Turn) -> None:
         """Free the turn's slot if upstream does not begin a response within its read timeout. It
@@ -281,11 +282,10 @@ class WebSocketTurns:
         turn.exchange.reason = UpstreamTimeout.reason
         self._close(turn)
 
-    def _refuse(self, turn: Turn, refusal: Refusal) -> None:
+    def _refuse(self, turn: Turn, message: ClientMessage, refusal: Refusal) -> None:
         """Drop a turn, and send the client an error event."""
         exchange = turn.exchange
-        del self._waiting[0]
-        self.from_client.drop()
+        self.from_client.drop(message)
         exchange.status, exchange.outcome = refusal.status, refusal.outcome
         exchange.reason = refusal.reason
         self._services.ledger.settle(exchange)
@@ -418,13 +418,12 @@ class WebSocketTurns:
 
     def stop(self, outcome: str, reason: str | None = None) -> None:
         """Admit no more turns, and drop those that wait."""
+        if self._is_over:
+            return
         self._is_over = True
-        if self._task is not None:
-            self._task.cancel()
-        for turn in self._waiting:
-            turn.exchange.outcome, turn.exchange.reason = outcome, reason
-            self._services.ledger.settle(turn.exchange)
-        self._waiting.clear()
+        self._end_of_waiting = outcome, reason
+        for task in self._waiting:
+            task.cancel()
         self.from_client.clear()
         self._settle_held_bytes()
 
@@ -439,5 +438,5 @@ class WebSocketTurns:
             if turn.has_begun:
                 self._settle_estimate(turn)
             self._close(turn)
-        if self._task is not None:
-            await asyncio.wait([self._task])
+        if self._waiting:
+            await asyncio.wait(self._waiting)

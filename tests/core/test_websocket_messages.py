@@ -46,20 +46,24 @@ class Client:
     def send(self, payload: bytes, opcode: int = TEXT, *, reserved: int = 0) -> bytes:
         return self.feed(frame(payload, opcode, mask=MASK, reserved=reserved))
 
-    def admit(self) -> bytes:
-        """Pass the turn at the head, and what waits behind it up to the next turn."""
-        released = self.frames.insert(self.messages.pop())
-        return self._pass_others(released)
+    @property
+    def held(self) -> list[ClientMessage]:
+        """The turns that wait for admission."""
+        return [each for each in self.messages.waiting if each.is_held]
 
-    def drop(self) -> bytes:
-        self.messages.drop()
-        return self._pass_others(b"")
+    def admit(self, index: int = 0) -> bytes:
+        """Admit one of the turns that are held, by default the first."""
+        self.messages.admit(self.held[index])
+        return self._pass()
 
-    def _pass_others(self, released: bytes) -> bytes:
-        while self.messages.waiting and not self.messages.waiting[0].is_turn:
-            released += self.frames.insert(self.messages.pop())
-        self.passed += released
-        return released
+    def drop(self, index: int = 0) -> bytes:
+        self.messages.drop(self.held[index])
+        return self._pass()
+
+    def _pass(self) -> bytes:
+        passed = b"".join(map(self.frames.insert, self.messages.take_passing()))
+        self.passed += passed
+        return passed
 
     @property
     def waiting(self) -> list[bytes]:
@@ -159,6 +163,18 @@ def test_admitted_turn_follows_the_last_fragment() -> None:
     assert client.feed(ping + last + ping) == ping + last + masked(TURN) + ping
 
 
+def test_turn_dropped_behind_another_leaves_the_others_in_order() -> None:
+    client = Client()
+    client.feed(masked(TURN), masked(b"1"), masked(TURN), masked(b"2"), masked(TURN))
+    size = client.messages.size
+    assert client.drop(1) == b""
+    assert client.messages.size == size - len(masked(TURN)) - len(TURN)
+    assert client.admit(1) == b""
+    assert client.admit() == masked(TURN) + masked(b"1") + masked(b"2") + masked(TURN)
+    assert client.messages.size == 0
+    assert client.send(OTHER) == masked(OTHER)
+
+
 def test_close_frame_passes_before_what_waits() -> None:
     client = Client()
     client.send(TURN)
@@ -217,6 +233,14 @@ def test_messages_after_a_dropped_compressed_turn_go_uncompressed() -> None:
     client.drop()
     assert client.feed(compressed_frame(deflater.compress(OTHER))) == frame(OTHER, mask=NEW_MASK)
     assert client.send(OTHER) == masked(OTHER)
+
+
+def test_compressed_messages_before_a_dropped_turn_pass_as_they_came() -> None:
+    client, deflater = Client(compressed=True), Deflater()
+    sent = [compressed_frame(deflater.compress(text)) for text in (TURN, OTHER, TURN, OTHER)]
+    client.feed(*sent)
+    assert client.drop(1) == b""
+    assert client.admit() == sent[0] + sent[1] + frame(OTHER, mask=NEW_MASK)
 
 
 def test_audio_that_overtakes_a_compressed_turn_goes_uncompressed() -> None:
@@ -315,15 +339,15 @@ def test_upstream_gets_every_message_once_and_in_order(
     for a, b in pairwise([0, *cuts, len(stream)]):
         client.feed(stream[a:b])
         for what in data.draw(st.text("ad", max_size=3)):
-            if not client.messages.waiting:
+            if not client.held:
                 break
-            turn = client.messages.waiting[0]
+            index = data.draw(st.integers(0, len(client.held) - 1))
             if what == "d":
-                dropped.append(turn.text)
-                client.drop()
+                dropped.append(client.held[index].text)
+                client.drop(index)
             else:
-                client.admit()
-    while client.messages.waiting:
+                client.admit(index)
+    while client.held:
         client.admit()
     got, got_pings = messages_in(client.passed)
     expected = [payload for payload, *_ in sent]

@@ -98,6 +98,64 @@ async def test_turns_beyond_the_rate_limit_do_not_reach_upstream(
     await server.expect(b"still open")
 
 
+async def test_hopeless_turns_are_refused_on_arrival(gate: StartGate, upstream: Upstream) -> None:
+    running = await gate(RATE_LIMIT=1, RATE_LIMIT_BURST=1, RATE_LIMIT_TIMEOUT=2.5)
+    client, server = await open_websocket(running, upstream)
+    began = monotonic()
+    for number in range(10):
+        client.send(create(f"event_{number}"))
+    client.send(b"after")
+    assert (await next_event(server))["event_id"] == "event_0"
+    for number in range(3, 10):
+        error = (await next_event(client))["error"]
+        assert error["event_id"] == f"event_{number}"
+        assert error["message"] == (
+            "Limit 60 requests/min reached; 2 requests are ahead, and this request may wait only "
+            "2.5 s; try again in 3 s."
+        )
+    assert monotonic() - began < 0.9
+    assert running.snapshot()["waiters"] == 2
+    for number in (1, 2):
+        assert (await next_event(server))["event_id"] == f"event_{number}"
+        assert number - 0.1 < monotonic() - began < number + 0.9
+    await server.expect(b"after")
+
+
+async def test_turns_of_2000_tokens_fit_a_budget_of_5000_twice(
+    gate: StartGate, upstream: Upstream
+) -> None:
+    running = await gate(TOKENS_PER_MINUTE=5000)
+    client, server = await open_websocket(running, upstream)
+    for number in range(20):
+        client.send(create(f"event_{number}", max_output_tokens=2000))
+    for number in (0, 1):
+        assert (await next_event(server))["event_id"] == f"event_{number}"
+    # The third is due in 12 s, the fourth after the deadline.
+    for number in range(3, 20):
+        error = (await next_event(client))["error"]
+        assert (error["event_id"], error["type"]) == (f"event_{number}", "tokens")
+        assert "1 request is ahead" in error["message"]
+    assert running.snapshot() | {"held_bytes": 0} == {
+        "in_flight": 2,
+        "waiters": 1,
+        "held_bytes": 0,
+    }
+
+
+async def test_waiting_turns_count_for_other_clients(gate: StartGate, upstream: Upstream) -> None:
+    running = await gate(RATE_LIMIT=1, RATE_LIMIT_BURST=1, RATE_LIMIT_TIMEOUT=3.5)
+    client, server = await open_websocket(running, upstream)
+    for _ in range(4):
+        client.send(create())
+    await running.wait_until(waiters=3)
+    got = await running.request(get())
+    assert (got.status, got.reason) == (429, "queue_timeout")
+    assert "3 requests are ahead" in got.error["message"]
+    client.wire.reset()
+    await running.wait_until(waiters=0, held_bytes=0)
+    server.wire.close()
+
+
 async def test_turn_waits_for_its_admission(gate: StartGate, upstream: Upstream) -> None:
     client, server = await open_websocket(await gate(**SLOW), upstream)
     client.send(create("first"))
@@ -372,6 +430,36 @@ async def test_client_disconnect_releases_the_messages_that_wait(
     other.disconnect()
     turn = next(line for line in await running.settled(3) if line["method"] == "WS")
     assert (turn["outcome"], turn["status"], turn["attempts"]) == ("client_left", None, 0)
+
+
+@pytest.mark.parametrize("how", ["close frame", "reset"])
+async def test_each_turn_that_waits_is_logged_when_its_client_leaves(
+    gate: StartGate, upstream: Upstream, how: str
+) -> None:
+    running = await gate(RATE_LIMIT=1, RATE_LIMIT_BURST=1)
+    client, server = await open_responses(running, upstream, "X-RustyGate-Client: app")
+    for model in ("gpt-5", "gpt-5", "gpt-4o", "o3"):
+        client.send(create_response(model=model))
+    await next_event(server)
+    server.send(created())
+    await client.expect(created())
+    await running.wait_until(waiters=3)
+    await asyncio.sleep(0.1)
+    client.close() if how == "close frame" else client.wire.reset()
+    await running.wait_until(waiters=0, in_flight=0, held_bytes=0)
+    server.wire.close()
+    lines = {line["id"].partition(".")[2]: line for line in await running.settled(5)}
+    for number, model in (("2", "gpt-5"), ("3", "gpt-4o"), ("4", "o3")):
+        turn = lines[number]
+        assert (turn["model"], turn["outcome"], turn["attempts"]) == (model, "client_left", 0)
+        assert 100 <= turn["queued_ms"] <= turn["total_ms"] < 1500
+    assert (lines["1"]["attempts"], lines["1"]["queued_ms"]) == (1, 0)
+    scrape = await Scrape.of(running)
+    left = {"client": "app", "status": "(none)", "outcome": "client_left"}
+    assert scrape.sum("rustygate_exchanges_total", model="gpt-5", **left) == 2
+    assert scrape.sum("rustygate_exchanges_total", model="(unknown)", **left) == 2
+    waited = scrape.sum("rustygate_client_queue_seconds_total", client="app")
+    assert 0.3 <= waited < 4.5
 
 
 async def test_client_disconnect_frees_the_slot_of_its_turn(
