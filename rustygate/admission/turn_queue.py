@@ -63,8 +63,10 @@ class TurnQueue(WaitQueue):
         return was_here
 
     def refuse_all(self, refusal: Refusal) -> None:
-        while self._early:
-            self._early.pop().refuse(refusal)
+        for waiter in self.line:
+            if waiter in self._early:
+                waiter.refuse(refusal)
+        self._early.clear()
 
     def advance(self) -> None:
         """Return the first turn to the front of its flow in the gate's queue."""
