@@ -19,7 +19,7 @@ class Admission(Waiter):
     `settle`, `give_back`.
     """
 
-    __slots__ = ("_dispatcher", "_lane_slot_freed", "_lanes", "_slots_freed", "lane_queue")
+    __slots__ = ("_dispatcher", "_lane_slot_freed", "_lanes", "_slots_freed")
 
     def __init__(
         self,

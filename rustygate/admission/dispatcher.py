@@ -102,6 +102,9 @@ class Dispatcher:
         timer = self._loop.call_at(deadline / SECOND, self._expire, newcomer)
         self.queue.put_nowait(newcomer)
         self._count(newcomer, 1)
+        if newcomer.is_retry:
+            # It comes before those that were predicted to make it, and may itself be too late.
+            self._late_waiters.examine(newcomer.lane_queue)
         try:
             await newcomer.decision
         finally:

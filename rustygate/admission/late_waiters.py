@@ -2,8 +2,9 @@
 
 On arrival a request is refused if its predicted wait is too long. That is not known while its
 lane's limits are unknown, and changes with them. So when a lane's limits become known or change,
-or the lane is paused, the waits of its waiters are predicted again, in the order in which they
-will be served: the refusal of one makes room for those behind it.
+the lane is paused, or a request comes back to be sent again, the waits of its waiters are
+predicted again, in the order in which they will be served: the refusal of one makes room for
+those behind it.
 """
 
 import asyncio

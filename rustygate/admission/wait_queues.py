@@ -45,8 +45,8 @@ class Waiter:
     """
 
     __slots__ = (
-        "decision", "exchange", "had_turn_in", "is_retry", "lane_totals", "limits", "tokens",
-        "wait_queues",
+        "decision", "exchange", "had_turn_in", "is_retry", "lane_queue", "lane_totals", "limits",
+        "tokens", "wait_queues",
     )  # fmt: skip
 
     def __init__(self, exchange: Exchange, wait_queues: "tuple[WaitQueue, ...]") -> None:
@@ -56,6 +56,7 @@ class Waiter:
         self.wait_queues = wait_queues
         self.had_turn_in: frozenset[WaitQueue] = frozenset()
         self.decision: asyncio.Future[None] | None = None
+        self.lane_queue: LaneQueue
         self.limits: Limits
         self.lane_totals: AdmissionTotals
 

@@ -53,6 +53,23 @@ def test_first_response_tells_who_cannot_be_admitted_in_time() -> None:
     run_scenario(scenario, rate_limit=None)
 
 
+def test_requests_refused_together_are_told_together() -> None:
+    """None of them waits yet when the last of their 429s arrives."""
+
+    async def scenario(harness: Harness) -> None:
+        upstream = LimitedUpstream(TokenBucket.per_minute(60), latency_s=8)
+        tasks = [asyncio.create_task(request(harness, upstream)) for _ in range(120)]
+        await asyncio.sleep(8.1)
+        assert len(upstream.refused_at) == 60
+        await asyncio.sleep(1.1)
+        # A request that waits 14 s gets its response in time to be sent within 30 s, too.
+        assert len(refused_among(tasks)) == pytest.approx(39, abs=2)
+        exchanges = await asyncio.gather(*tasks)
+        assert sum(each.status == 200 for each in exchanges) == pytest.approx(81, abs=2)
+
+    run_scenario(scenario, rate_limit=None, rate_limit_burst=200)
+
+
 async def wait_in_lane(harness: Harness, *, count: int = 10, **fields: Any) -> list[Task]:
     tasks = [harness.spawn("b", model="m", **fields) for _ in range(count)]
     await run_ready_tasks()
