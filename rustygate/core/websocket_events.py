@@ -18,9 +18,15 @@ import msgspec
 
 from rustygate.core.rate_limit_headers import MAX_QUOTA, Quota, RateLimitUpdate
 from rustygate.core.request_facts import MODEL_NAME_LIMIT, RequestFacts, read_request_facts
-from rustygate.core.request_schema import DECODE_ERRORS, NUMBER_LIMIT
+from rustygate.core.request_schema import (
+    CHARACTERS_PER_TOKEN,
+    DECODE_ERRORS,
+    MEDIA_CHARACTERS,
+    NUMBER_LIMIT,
+)
 
 CREATE = b"response.create"
+CREATE_ITEM = b"conversation.item.create"
 CREATED = b"response.created"
 
 # The events that end a turn. The last one is not OpenAI's.
@@ -100,11 +106,15 @@ class TurnRequest(msgspec.Struct, frozen=True):
     Args:
         event_id: the client's name for the event (Realtime).
         stream_id: the client's name for one of several streams of responses (Responses).
+        is_apart: it does not read the conversation (Realtime).
+        previous_id: the response that it goes on from (Responses).
     """
 
     facts: RequestFacts
     event_id: str | None = None
     stream_id: str | None = None
+    is_apart: bool = False
+    previous_id: str | None = None
 
 
 class _Create(msgspec.Struct):
@@ -115,7 +125,14 @@ class _Create(msgspec.Struct):
     generate: Any = None
 
 
+class _Context(msgspec.Struct):
+    conversation: Any = None
+    input: msgspec.Raw = msgspec.Raw()
+    previous_response_id: Any = None
+
+
 _decode_create = msgspec.json.Decoder(_Create).decode
+_decode_context = msgspec.json.Decoder(_Context).decode
 
 
 def read_turn(message: bytes) -> TurnRequest:
@@ -124,14 +141,55 @@ def read_turn(message: bytes) -> TurnRequest:
         create = _decode_create(message)
     except DECODE_ERRORS:
         return TurnRequest(read_request_facts(message))
-    is_nested = bytes(create.response).lstrip().startswith(b"{")
-    facts = read_request_facts(bytes(create.response) if is_nested else message)
+    request = bytes(create.response)
+    if not request.lstrip().startswith(b"{"):
+        request = message
+    facts = read_request_facts(request)
     if facts.model is None:
         facts = msgspec.structs.replace(facts, model=_model(create.model))
     if create.generate is False:
         # It only prepares upstream's cache.
         facts = msgspec.structs.replace(facts, output_cap=0)
-    return TurnRequest(facts, _text(create.event_id), _text(create.stream_id))
+    try:
+        context = _decode_context(request)
+    except DECODE_ERRORS:
+        context = _Context()
+    has_input = bytes(context.input) not in (b"", b"null")
+    return TurnRequest(
+        facts,
+        _text(create.event_id),
+        _text(create.stream_id),
+        has_input or context.conversation == "none",
+        _text(context.previous_response_id),
+    )
+
+
+class _CreateItem(msgspec.Struct):
+    item: msgspec.Raw = msgspec.Raw()
+
+
+_decode_create_item = msgspec.json.Decoder(_CreateItem).decode
+
+
+def item_tokens(start: bytes, size: int) -> int:
+    """The tokens of the item in a `conversation.item.create` of `size` bytes.
+
+    Args:
+        start: the event, or as much of it as was kept. Then its item is a recording or an image if
+            that begins there, otherwise text.
+    """
+    if len(start) < size:
+        characters = MEDIA_CHARACTERS if _MEDIA_ITEM.search(start) else size
+    else:
+        try:
+            item = bytes(_decode_create_item(start).item)
+        except DECODE_ERRORS:
+            return 0
+        characters = read_request_facts(b'{"input":[%b]}' % item).input_characters
+    return -(-characters // CHARACTERS_PER_TOKEN)
+
+
+_MEDIA_ITEM = re.compile(rb'"input_(?:audio|image)"')
 
 
 # What upstream reports.

@@ -18,6 +18,7 @@ from rustygate.core.websocket_events import (
     AUDIO_PREFIX,
     BEGINNING_BYTES,
     CREATE,
+    CREATE_ITEM,
     READ_EVENTS,
     USUAL_BEGINNING,
     event_type,
@@ -40,11 +41,12 @@ class Kind(IntEnum):
 
     UNKNOWN = 0
     TURN = 1
-    AUDIO = 2
-    OTHER = 3
+    ITEM = 2
+    AUDIO = 3
+    OTHER = 4
 
 
-_UNKNOWN, _TURN, _AUDIO, _OTHER = Kind
+_UNKNOWN, _TURN, _ITEM, _AUDIO, _OTHER = Kind
 
 
 # Events that add text to a response. They are read together, because each alone would cost more.
@@ -57,7 +59,11 @@ DELTA_BYTES = 4096
 
 _USUAL_TURN = USUAL_BEGINNING + CREATE + b'"'
 _USUAL_TURN_BYTES = len(_USUAL_TURN)
+_USUAL_ITEM = (USUAL_BEGINNING + CREATE_ITEM)[:_USUAL_TURN_BYTES]
 _TYPE_AT = len(USUAL_BEGINNING)
+
+# So much of a new item of the conversation is kept to be read. A longer one is hardly text.
+ITEM_BYTES = 64 * 1024
 
 
 class ClientMessage:
@@ -94,6 +100,8 @@ class ClientMessages(MessageObserver):
 
     Args:
         on_kept: called after more has been kept, with the message if it is complete and waits.
+        on_item: called with the beginning and the size of an event that adds an item to the
+            conversation.
         new_mask: makes the mask for a frame.
         keeps_context: compressed messages may refer to earlier ones.
     """
@@ -101,6 +109,7 @@ class ClientMessages(MessageObserver):
     def __init__(
         self,
         on_kept: Callable[[ClientMessage | None], None],
+        on_item: Callable[[bytes, int], None],
         new_mask: Callable[[], bytes],
         *,
         keeps_context: bool = True,
@@ -108,6 +117,7 @@ class ClientMessages(MessageObserver):
         self.waiting: deque[ClientMessage] = deque()
         self.size = 0
         self._on_kept = on_kept
+        self._on_item = on_item
         self._new_mask = new_mask
         self._keeps_context = keeps_context
         # Whether upstream has not got all compressed messages in their order.
@@ -118,6 +128,9 @@ class ClientMessages(MessageObserver):
         self._text = bytearray()
         self._is_readable = True
         self._is_dropped = False
+        # The current item of the conversation, as far as it is kept, and its size.
+        self._item = bytearray()
+        self._item_size = 0
 
     def __repr__(self) -> str:
         return f"<ClientMessages {len(self.waiting)} waiting, {self.size} bytes>"
@@ -133,12 +146,17 @@ class ClientMessages(MessageObserver):
             if passes and kind >= _AUDIO:
                 return PASS
             self._kind, self._is_readable, self._is_dropped = kind, True, False
+            self._item, self._item_size = bytearray(), 0
         elif self._kind is _UNKNOWN:
             self._kind = self._kind_with(piece, last)
+            if self._kind is _ITEM:
+                self._item, self._item_size = self._text[:ITEM_BYTES], len(self._text)
         if piece is None:
             self._is_readable = False
+        elif self._kind is _ITEM:
+            self._note_item(piece, last)
         if not self._must_be_kept():
-            return PASS
+            return WATCH if self._kind is _ITEM else PASS
         if piece and (self.compressed or self._kind <= _TURN) and not self._is_dropped:
             self._text += piece
             self.size += len(piece)
@@ -205,6 +223,13 @@ class ClientMessages(MessageObserver):
         if passes and _is_usual_other(text):
             return _OTHER
         return _kind(event_type(text, last))
+
+    def _note_item(self, piece: bytes, last: bool) -> None:
+        self._item_size += len(piece)
+        self._item += piece[: max(0, ITEM_BYTES - len(self._item))]
+        if last:
+            item, self._item = bytes(self._item), bytearray()
+            self._on_item(item, self._item_size)
 
     def _must_be_kept(self) -> bool:
         """Whether the current message does not pass as it arrives."""
@@ -317,11 +342,13 @@ def _kind(event: bytes | None) -> Kind:
         return _UNKNOWN
     if event == CREATE:
         return _TURN
+    if event == CREATE_ITEM:
+        return _ITEM
     return _AUDIO if event.startswith(AUDIO_PREFIX) else _OTHER
 
 
 def _is_usual_other(piece: bytes | bytearray) -> bool:
-    """Whether a message begins as most do, with a type that is not that of a turn.
+    """Whether a message begins as most do, with a type that is not that of a turn or an item.
 
     This is what most messages cost; `event_type` takes three times as long.
     """
@@ -329,6 +356,7 @@ def _is_usual_other(piece: bytes | bytearray) -> bool:
     return (
         beginning.startswith(USUAL_BEGINNING)
         and beginning != _USUAL_TURN
+        and beginning != _USUAL_ITEM
         and len(beginning) == _USUAL_TURN_BYTES
         and b"\\" not in beginning
     )

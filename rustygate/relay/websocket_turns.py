@@ -28,6 +28,7 @@ from rustygate.core.lane_key import endpoint_key
 from rustygate.core.output_estimate import StreamEstimate
 from rustygate.core.output_history import OutputHistory
 from rustygate.core.verdict import PASS, Action, judge, judge_event_fields
+from rustygate.core.websocket_conversation import Conversations
 from rustygate.core.websocket_events import (
     CREATED,
     ENDS,
@@ -38,6 +39,7 @@ from rustygate.core.websocket_events import (
     TurnUsage,
     UpstreamError,
     UpstreamEvent,
+    item_tokens,
     read_turn,
     read_upstream_event,
     realtime_error,
@@ -90,14 +92,16 @@ class TurnServices:
 class Turn(OpenTurn):
     """One turn: its exchange, and its admission once it has one."""
 
-    __slots__ = ("admission", "bytes_before", "estimate", "exchange", "request", "timer")
+    __slots__ = (
+        "admission", "bytes_before", "estimate", "exchange", "items_before", "request", "timer",
+    )  # fmt: skip
 
     def __init__(self, exchange: Exchange, request: TurnRequest) -> None:
         super().__init__(request.event_id, request.stream_id)
         self.exchange = exchange
         self.request = request
         self.admission: Admission
-        self.bytes_before = 0
+        self.bytes_before = self.items_before = 0
         self.estimate = StreamEstimate()
         self.timer: asyncio.TimerHandle | None = None
 
@@ -128,7 +132,10 @@ class WebSocketTurns:
         keeps_context: bool,
     ) -> None:
         self.from_client = ClientMessages(
-            self._on_kept, lambda: token_bytes(MASK_BYTES), keeps_context=keeps_context
+            self._on_kept,
+            self._on_item,
+            lambda: token_bytes(MASK_BYTES),
+            keeps_context=keeps_context,
         )
         # Events are handled once the bytes in which they came have been written.
         loop = asyncio.get_running_loop()
@@ -149,6 +156,7 @@ class WebSocketTurns:
         self._end_of_waiting: tuple[str, str | None] = ("", None)
         self._open: OpenTurns[Turn] = OpenTurns()
         self._session_cap: int | None = None
+        self._conversations = Conversations(realtime=self._is_realtime)
 
     def __repr__(self) -> str:
         return f"<WebSocketTurns {len(self._waiting)} waiting, {self._open}>"
@@ -162,6 +170,10 @@ class WebSocketTurns:
         elif message is not None and message.is_turn:
             self._ask(message)
         self._count_held_bytes()
+
+    def _on_item(self, start: bytes, size: int) -> None:
+        """The client adds an item to the conversation."""
+        self._conversations.items += item_tokens(start, size)
 
     def _ask(self, message: ClientMessage) -> None:
         """Let a turn ask for admission."""
@@ -254,7 +266,11 @@ class WebSocketTurns:
         if facts.output_cap is None and cap is not None:
             known += cap
         exchange.min_tokens = exchange.tokens = known
-        exchange.input_tokens = facts.cost(0) - (facts.output_cap or 0)
+        # What was said before may have been deleted, so it is not certain.
+        before = self._conversations.tokens_before(turn.request)
+        turn.items_before = self._conversations.items
+        exchange.tokens += before
+        exchange.input_tokens = facts.cost(0) - (facts.output_cap or 0) + before
         if cap is None:
             exchange.tokens += self._services.history.estimate(exchange.client, exchange.model)
 
@@ -378,6 +394,11 @@ class WebSocketTurns:
             turn.admission.settle(0)
         else:
             self._settle_estimate(turn)
+        if exchange.tokens_in:
+            tokens = exchange.tokens_in + (exchange.tokens_out or 0)
+            self._conversations.add(
+                turn.request, turn.response_id or event.response_id, turn.items_before, tokens
+            )
         if error is None:
             exchange.status, exchange.outcome = 200, "ok"
             if exchange.tokens_out is not None:

@@ -8,7 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rustygate.core.websocket_frames import MESSAGE_LIMIT, FrameTracker
-from rustygate.core.websocket_messages import ClientMessage, ClientMessages, UpstreamMessages
+from rustygate.core.websocket_messages import (
+    ITEM_BYTES,
+    ClientMessage,
+    ClientMessages,
+    UpstreamMessages,
+)
 from tests.support.websocket import BINARY, CLOSE, MASK, PING, TEXT, frame
 from tests.support.websocket_messages import Deflater, message, messages_in
 
@@ -23,8 +28,12 @@ class Client:
 
     def __init__(self, *, compressed: bool = False, keeps_context: bool = True) -> None:
         self.kept: list[ClientMessage | None] = []
+        self.items: list[tuple[bytes, int]] = []
         self.messages = ClientMessages(
-            self.kept.append, lambda: NEW_MASK, keeps_context=keeps_context
+            self.kept.append,
+            lambda start, size: self.items.append((start, size)),
+            lambda: NEW_MASK,
+            keeps_context=keeps_context,
         )
         self.frames = FrameTracker(
             masked=True,
@@ -211,6 +220,70 @@ def test_only_what_may_be_a_turn_is_dropped_before_its_end() -> None:
     assert client.feed(data[-1:]) == data
 
 
+# Items of the conversation.
+
+
+ITEM = b'{"type":"conversation.item.create","item":{"type":"message","content":"Hello"}}'
+
+
+@pytest.mark.parametrize(
+    "text", [ITEM, ITEM.replace(b'":', b'" : '), ITEM.replace(b"{", b"{ ", 1)]
+)
+@pytest.mark.parametrize("compressed", [False, True])
+def test_item_is_read_as_it_passes(text: bytes, compressed: bool) -> None:
+    client = Client(compressed=True)
+    wire = Deflater().compress(text) if compressed else text
+    data = frame(wire, mask=MASK, reserved=4 if compressed else 0)
+    assert client.feed(data) == data
+    assert client.items == [(text, len(text))]
+    assert client.kept == []
+
+
+@pytest.mark.parametrize("cut", range(1, len(ITEM)))
+def test_item_is_read_however_it_is_cut(cut: int) -> None:
+    for behind in (False, True):
+        client = Client()
+        if behind:
+            client.send(TURN)
+        frames = message(ITEM, [cut], mask=MASK)
+        for data in frames:
+            client.feed(data[:3], data[3:])
+        client.send(OTHER)
+        assert client.items == [(ITEM, len(ITEM))]
+        assert client.passed == (b"" if behind else b"".join(frames) + masked(OTHER))
+        if behind:
+            assert client.admit() == masked(TURN) + b"".join(frames) + masked(OTHER)
+        assert client.messages.size == 0
+
+
+def test_item_that_begins_behind_a_turn_is_read_once() -> None:
+    client = Client()
+    client.send(TURN)
+    data = masked(ITEM)
+    client.feed(data[:60])
+    client.admit()
+    client.feed(data[60:])
+    assert client.items == [(ITEM, len(ITEM))]
+    assert client.passed == masked(TURN) + data
+
+
+@pytest.mark.parametrize("more", [0, 1, 3_000_000])
+def test_beginning_of_a_long_item_is_kept(more: int) -> None:
+    client = Client()
+    text = ITEM + b" " * (ITEM_BYTES - len(ITEM) + more)
+    data = masked(text)
+    assert client.feed(*(data[at : at + 50_000] for at in range(0, len(data), 50_000))) == data
+    assert client.items == [(text[:ITEM_BYTES], len(text))]
+
+
+@pytest.mark.parametrize("name", [b"conversation.item.delete", b"conversation.item.create.x"])
+def test_other_messages_about_items_are_not_read(name: bytes) -> None:
+    client = Client()
+    for text in (b'{"type":"%b","item":{}}' % name, b'{"item":{},"type":"%b"}' % name):
+        assert client.send(text) == masked(text)
+    assert client.items == []
+
+
 # Compressed messages.
 
 
@@ -298,12 +371,12 @@ def test_message_may_not_inflate_too_far(size: int, code: int | None) -> None:
 # Laws.
 
 
-kinds = st.sampled_from([TURN, AUDIO, OTHER, b"", b"plain text", b'{"a":{"type":"x"}}'])
+kinds = st.sampled_from([TURN, AUDIO, ITEM, OTHER, b"", b"plain text", b'{"a":{"type":"x"}}'])
 payloads = st.one_of(
     kinds,
     st.builds(
         lambda kind, pad: json.dumps({"pad": pad} | json.loads(kind)).encode(),
-        st.sampled_from([TURN, AUDIO, OTHER]),
+        st.sampled_from([TURN, AUDIO, ITEM, OTHER]),
         st.text(max_size=40) | st.just("x" * 3000),
     ),
 )

@@ -193,6 +193,67 @@ async def test_turn_costs_the_session_cap(gate: StartGate, upstream: Upstream) -
     assert (await next_event(client))["error"]["type"] == "tokens"
 
 
+async def test_turn_costs_the_conversation_so_far(gate: StartGate, upstream: Upstream) -> None:
+    running = await gate(TOKENS_PER_MINUTE=7000, RATE_LIMIT_TIMEOUT=1)
+    client, server = await open_websocket(running, upstream)
+    client.send(create(max_output_tokens=10))
+    await serve_turn(server, tokens=(2800, 200))
+    await client.frame()
+    await client.frame()
+    # Of the 4000 tokens that are left, this takes 3000 and 1000.
+    client.send(create(max_output_tokens=990))
+    await next_event(server)
+    client.send(create(max_output_tokens=200, input=[]))
+    error = (await next_event(client))["error"]
+    assert (error["type"], running.snapshot()["in_flight"]) == ("tokens", 1)
+
+
+async def test_turn_costs_the_items_created_before_it(gate: StartGate, upstream: Upstream) -> None:
+    running = await gate(TOKENS_PER_MINUTE=5000, RATE_LIMIT_TIMEOUT=1)
+    client, server = await open_websocket(running, upstream)
+    text = {"type": "input_text", "text": "word" * 2450}
+    item = {"type": "conversation.item.create", "item": {"type": "message", "content": [text]}}
+    client.send(json.dumps(item).encode())
+    await next_event(server)
+    for _ in range(3):
+        client.send(create(max_output_tokens=10))
+    for _ in range(2):
+        await next_event(server)
+    assert (await next_event(client))["error"]["type"] == "tokens"
+
+
+async def test_turn_costs_the_response_that_it_goes_on_from(
+    gate: StartGate, upstream: Upstream
+) -> None:
+    running = await gate(TOKENS_PER_MINUTE=7000, RATE_LIMIT_TIMEOUT=1)
+    client, server = await open_responses(running, upstream)
+    client.send(create_response(max_output_tokens=10))
+    await serve_turn(server, "resp_1", (2800, 200), kind="completed")
+    await client.frame()
+    await client.frame()
+    for previous in ("resp_0", "resp_1"):
+        client.send(create_response(max_output_tokens=10, previous_response_id=previous))
+        await next_event(server)
+    client.send(create_response(max_output_tokens=10, previous_response_id="resp_1"))
+    assert (await next_event(client))["error"]["type"] == "tokens"
+
+
+async def test_conversation_is_part_of_an_estimated_input(
+    gate: StartGate, upstream: Upstream
+) -> None:
+    running = await gate()
+    client, server = await open_websocket(running, upstream)
+    client.send(create())
+    await serve_turn(server, tokens=(2800, 200))
+    await running.settled()
+    client.send(create(instructions="x" * 40))
+    await next_event(server)
+    server.send(created("resp_2"))
+    server.send(b'{"type":"response.done","response":{"id":"resp_2"}}')
+    second = (await running.settled(2))[1]
+    assert (second["tokens_in"], second["tokens_estimated"]) == (3010, True)
+
+
 async def test_usage_replaces_the_estimate(gate: StartGate, upstream: Upstream) -> None:
     """Ten turns of 2000 reserved tokens fit into a budget of 5000 if they take ten each."""
     running = await gate(TOKENS_PER_MINUTE=5000, RATE_LIMIT_TIMEOUT=1)
