@@ -106,8 +106,9 @@ class _AcceptedConnection(asyncio.Protocol):
         self._stop_watching()
         if not first:
             self._transport.abort()
-        elif first.isalpha():
-            # A method. TLS begins with 0x16 (RFC 8446, 5.1).
+        elif first.isalpha() or first in b"\r\n":
+            # A method, or an empty line before it (RFC 9112, 2.2). TLS begins with 0x16 (RFC 8446,
+            # 5.1).
             self._acceptor.respond_to_plain_http(self._transport)
             self._transport.resume_reading()
         else:

@@ -37,8 +37,16 @@ def acceptor_of(running: Gate) -> tls_accept.TlsAcceptor:
 
 @pytest.mark.parametrize(
     "sent",
-    [get(), chat(), request("DELETE", "/v1/x"), b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"G"],
-    ids=["GET", "chat", "DELETE", "HTTP/2", "one byte"],
+    [
+        get(),
+        chat(),
+        request("DELETE", "/v1/x"),
+        b"\r\n" + get(),
+        b"\n" + get(),
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"G",
+    ],
+    ids=["GET", "chat", "DELETE", "CRLF", "LF", "HTTP/2", "one byte"],
 )
 async def test_plain_http_is_told_to_use_https(
     secure: Gate, upstream: Upstream, sent: bytes
