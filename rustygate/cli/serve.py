@@ -93,11 +93,7 @@ def _reload_certificate(daemon: "Daemon") -> bool:
     if problem is None:
         logger.info("TLS certificate reloaded: {}", certificate.cert_file)
     else:
-        logger.error(
-            "reload failed, previous TLS certificate stays in force: TLS_CERT_FILE={}: {}",
-            certificate.cert_file,
-            problem,
-        )
+        logger.error("reload failed, previous TLS certificate stays in force: {}", problem)
     return True
 
 

@@ -63,10 +63,14 @@ class ServerCertificate:
 
     def reload(self) -> str | None:
         """Read the files again; returns why they cannot be used, in which case nothing changes."""
+        for path, label in ((self.cert_file, CERTIFICATE), (self._key_file, PRIVATE_KEY)):
+            # OpenSSL would wait for a pipe's writer, and does not say which file is bad.
+            if problem := pem_problem(path, label):
+                return f"{path}: {problem}"
         try:
             self._latest = server_context(self.cert_file, self._key_file)
         except OSError as error:
-            return _problem(error)
+            return f"{self.cert_file} and {self._key_file}: {_problem(error)}"
         return None
 
     def _use_latest(

@@ -1,5 +1,6 @@
 """The server's certificate is read again on SIGHUP."""
 
+import os
 import signal
 import socket
 import ssl
@@ -57,22 +58,43 @@ def damage(authority: Authority, files: dict[str, str], how: str) -> None:
             key.write_bytes(certificate)
         case "no file":
             key.unlink()
+        case "pipe":
+            key.unlink()
+            os.mkfifo(key)
         case _:
             cert.write_bytes(b"garbage")
 
 
-@pytest.mark.parametrize("how", ["other key", "no key", "no file", "garbage"])
-async def test_bad_pair_changes_nothing(gate: StartGate, authority: Authority, how: str) -> None:
+def repair(authority: Authority, files: dict[str, str]) -> None:
+    Path(files["TLS_KEY_FILE"]).unlink(missing_ok=True)
+    authority.issue("127.0.0.1")
+
+
+@pytest.mark.parametrize(
+    ("how", "problem"),
+    [
+        ("other key", "CERT and KEY: key values mismatch"),
+        ("no key", "KEY: no private key in it"),
+        ("no file", "KEY: No such file or directory"),
+        ("pipe", "KEY: not a regular file"),
+        ("garbage", "CERT: no certificate in it"),
+    ],
+)
+async def test_bad_pair_changes_nothing(
+    gate: StartGate, authority: Authority, how: str, problem: str
+) -> None:
     files, tls = authority.issue("127.0.0.1"), authority.client_context()
     running = await gate(**files)
     before = serial_number(await running.connect(tls=tls))
     damage(authority, files, how)
-    assert reload(running)
+    for name in "CERT", "KEY":
+        problem = problem.replace(name, files[f"TLS_{name}_FILE"])
+    assert reload(running) == problem
     for _ in range(2):
         client = await running.connect(tls=tls)
         assert serial_number(client) == before
         assert (await client.request(get("/health"))).status == 200
-    authority.issue("127.0.0.1")
+    repair(authority, files)
     assert reload(running) is None
     assert serial_number(await running.connect(tls=tls)) != before
 
