@@ -51,7 +51,7 @@ _rfc3339 = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d", re.ASCII | re.IGNORECASE)
 def parse_duration(text: str) -> int | None:
     """Nanoseconds of a duration in units, or of plain seconds. None if it is neither, or longer
     than any quota's period."""
-    if not text or len(text) > MAX_LENGTH:
+    if len(text) > MAX_LENGTH:
         return None
     if _plain_number.fullmatch(text):
         return _plausible(_scaled(text, SECOND))

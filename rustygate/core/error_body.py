@@ -125,7 +125,7 @@ _HINTS_IN_MS = {"retryafterms", "retryinms", "retryaftermilliseconds"}
 
 def _hint(name: str, value: object, epoch_ns: int) -> int | None:
     """A wait in a field, in seconds or with its unit."""
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
+    if not isinstance(value, str | int | float):
         return None
     plain_name = name.lower().replace("_", "").replace("-", "")
     if plain_name in _HINTS:

@@ -8,6 +8,7 @@ from rustygate.core.bucket import MINUTE, SECOND
 from rustygate.core.durations import (
     DAY,
     MAX_DURATION,
+    MAX_LENGTH,
     MS,
     parse_duration,
     parse_wait,
@@ -73,6 +74,13 @@ def test_durations(text: str, ns: int | None) -> None:
     assert parse_duration(text) == ns
 
 
+@pytest.mark.parametrize(("zeros", "ns"), [(8, MINUTE + SECOND), (9, None)])
+def test_durations_are_read_up_to_a_length(zeros: int, ns: int | None) -> None:
+    text = f"00000000000001.00000000000000000000m00000000000001.{'0' * zeros}s"
+    assert len(text) == MAX_LENGTH + (0 if ns else 1)
+    assert parse_duration(text) == ns
+
+
 @given(st.integers(0, MAX_DURATION // SECOND), st.integers(0, 999_999_999))
 def test_durations_written_by_go_are_read_exactly(seconds: int, ns: int) -> None:
     hours, minutes = seconds // 3600, seconds // 60 % 60
@@ -116,6 +124,13 @@ NOW = NOW_S * SECOND
     ],
 )
 def test_instants(text: str, wait: int | None) -> None:
+    assert time_until(text, NOW) == wait
+
+
+@pytest.mark.parametrize(("zeros", "wait"), [(34, 5 * SECOND), (35, None)])
+def test_instants_are_read_up_to_a_length(zeros: int, wait: int | None) -> None:
+    text = f"2025-10-09T08:53:25.{'0' * zeros}+00:00"
+    assert len(text) == MAX_LENGTH + (0 if wait else 1)
     assert time_until(text, NOW) == wait
 
 

@@ -144,3 +144,15 @@ def test_any_refusals_leave_a_pace_between_a_millisecond_and_a_minute(
             lane.pace.accept(now, admitted.at)
         if lane.pace is not None:
             assert SECOND // 1000 <= lane.pace.bucket.period <= MINUTE
+
+
+def test_response_to_an_older_exchange_lowers_the_level_by_later_ones_without_a_response() -> None:
+    """Upstream may have seen it after the newer ones, but not after those without a response."""
+    lane = Lane()
+    _, older, newer, *_ = [admit(lane, tenth * SECOND // 10) for tenth in range(5)]
+    lane.learn(SECOND // 2, newer, update(60, 57))
+    lane.answer(newer)
+    assert lane.requests is not None
+    assert lane.requests.level(SECOND // 2) == 55
+    lane.learn(SECOND // 2, older, update(60, 50))
+    assert lane.requests.level(SECOND // 2) == 48

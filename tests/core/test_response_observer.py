@@ -46,10 +46,10 @@ def body_observer(coding: str = "") -> BodyObserver:
 
 
 def observe(observer: Observer, *chunks: bytes) -> Observer:
-    """Feed chunks, each scanned by itself, to the end of the body."""
+    """Feed chunks, each scanned by itself, to the end of the body, which scans the last one."""
     for chunk in chunks:
-        observer.pending.append(chunk)
         observer.scan()
+        observer.pending.append(chunk)
     observer.finish()
     return observer
 

@@ -34,6 +34,7 @@ LONG = b'"metadata":{"note":"%b"}' % (b"x" * 20_000)
         (RESPONSE, Usage(5, 6, 4)),
         (STREAM, Usage(7, 8)),
         (EMBEDDING, Usage(9, 0)),
+        (b'"usage":{"prompt_tokens":4}', Usage(4, 0)),
         (DETAILED, Usage(19, 10, 3)),
         (b'{"usage":{"total_tokens":9}}', Usage(9, 0)),
         (b'{"usage":{"total_tokens":9,"completion_tokens":4}}', Usage(5, 4)),
