@@ -225,10 +225,11 @@ def _read_pair(body: bytes, start: int, end: int, form: Form) -> None:
     if equals < 0 or equals - start > NAME_LIMIT:
         return
     name = _unquoted(body[start:equals])
-    if end - equals > VALUE_LIMIT:
-        form.lengths[name.decode(errors="replace")] = end - equals - 1
+    value = equals + 1
+    if end - value > VALUE_LIMIT:
+        form.lengths[name.decode(errors="replace")] = end - value
     else:
-        form.add(name, _unquoted(body[equals + 1 : end]))
+        form.add(name, _unquoted(body[value:end]))
 
 
 def _unquoted(text: bytes) -> bytes:

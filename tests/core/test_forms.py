@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rustygate.core.forms import FIELDS_LIMIT, VALUE_LIMIT, Form, boundary_in, is_form, read_form
+from rustygate.core.forms import (
+    FIELDS_LIMIT,
+    NAME_LIMIT,
+    VALUE_LIMIT,
+    Form,
+    boundary_in,
+    is_form,
+    read_form,
+)
 
 TYPE = "multipart/form-data; boundary=x"
 URL_ENCODED = "application/x-www-form-urlencoded"
@@ -140,12 +148,21 @@ def test_form_of_another_multipart_type_is_not_clear() -> None:
     assert not read_form(form(part(MODEL)), "multipart/mixed; boundary=x").clear
 
 
-def test_long_values_count_but_are_not_read() -> None:
-    long = read(part('form-data; name="prompt"', b"x" * (VALUE_LIMIT + 1)), part(MODEL))
-    assert long == Form({"model": "gpt-4o"}, {"prompt": VALUE_LIMIT + 1})
-    assert read_form(b"a=1&prompt=" + b"x" * VALUE_LIMIT, URL_ENCODED) == Form(
-        {"a": "1"}, {"prompt": VALUE_LIMIT}
-    )
+def test_longest_values_are_read_and_longer_ones_count_with_their_length() -> None:
+    longest = b"x" * VALUE_LIMIT
+    prompt = 'form-data; name="prompt"'
+    whole = Form({"model": "gpt-4o", "prompt": longest.decode()})
+    assert read(part(prompt, longest), part(MODEL)) == whole
+    assert read_form(b"model=gpt-4o&prompt=" + longest, URL_ENCODED) == whole
+    measured = Form({"model": "gpt-4o"}, {"prompt": VALUE_LIMIT + 1})
+    assert read(part(prompt, longest + b"x"), part(MODEL)) == measured
+    assert read_form(b"model=gpt-4o&prompt=x" + longest, URL_ENCODED) == measured
+
+
+def test_longest_names_are_read_and_longer_ones_skipped() -> None:
+    name = "n" * NAME_LIMIT
+    body = f"a=1&{name}=2&n{name}=3&b=4".encode()
+    assert read_form(body, URL_ENCODED) == Form({"a": "1", name: "2", "b": "4"})
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,8 @@ TRICKY = 'a "quoted" word, a \\ and a\nline; \u00e9\u4e16\U0001f642 "}'
     [
         (delta(content=" hello"), [" hello"]),
         (delta(content=TRICKY), [TRICKY]),
+        (delta(content='at the end "}'), ['at the end "}']),
+        (delta(content="plain", refusal=None), ["plain"]),
         (delta(role="assistant", content="", refusal=None), []),
         (delta(role="assistant", content="both"), ["both"]),
         (delta(refusal="I cannot"), ["I cannot"]),
