@@ -385,6 +385,20 @@ def test_invented_model_names_leave_no_lane() -> None:
     run_scenario(scenario, rate_limit=None)
 
 
+@pytest.mark.parametrize("ok", [True, False])
+def test_model_is_known_once_a_response_has_confirmed_it(ok: bool) -> None:
+    async def scenario(harness: Harness) -> None:
+        lanes = harness.gate.lanes
+        assert not lanes.is_known("m")
+        async with harness.gate.admission(harness.exchange("a", model="m")) as admission:
+            assert not lanes.is_known("m")
+            admission.record_response(ok)
+            assert lanes.is_known("m") is ok
+        assert lanes.is_known("m") is ok
+
+    run_scenario(scenario)
+
+
 def test_least_recently_used_lanes_are_deleted_when_there_are_too_many() -> None:
     names = [f"m-{number}" for number in range(MAX_LANES + 100)]
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from rustygate.admission.late_waiters import BATCH
 from rustygate.core.bucket import SECOND, TokenBucket
 from rustygate.errors import QueueTimeout
 from rustygate.exchange import Exchange
@@ -118,6 +119,40 @@ def test_lowered_limit_refuses_the_last_in_order() -> None:
             assert "this request may wait only 30.0 s; try again in 3" in str(refusal)
         await asyncio.gather(*batch, *best, return_exceptions=True)
         assert len(harness.admitted) == pytest.approx(30, abs=2)
+
+    run_scenario(scenario, rate_limit=None)
+
+
+def test_waiters_in_the_gates_own_queue_are_refused_too() -> None:
+    """They have not got as far as their lane; those of other lanes stay."""
+
+    async def scenario(harness: Harness) -> None:
+        async with harness.gate.admission(harness.exchange("a", model="m")) as admission:
+            others = [harness.spawn("b", model="other") for _ in range(5)]
+            await run_ready_tasks()
+            tasks = await wait_in_lane(harness)
+            admission.pause(40 * SECOND)
+            await run_ready_tasks()
+            assert refused(tasks) == tasks
+            assert refused(others) == []
+        await asyncio.gather(*tasks, *others, return_exceptions=True)
+        assert len(harness.admitted) == 5
+
+    run_scenario(scenario, rate_limit=1, rate_limit_burst=1)
+
+
+def test_many_late_waiters_are_refused_in_batches() -> None:
+    async def scenario(harness: Harness) -> None:
+        async with harness.gate.admission(harness.exchange("a", model="m")) as admission:
+            admission.record_response(True, rate_limit(6000, 0))
+            tasks = await wait_in_lane(harness, count=2 * BATCH + 10)
+            admission.pause(40 * SECOND)
+            for turns in (1, 2):
+                await asyncio.sleep(0)
+                assert len(refused(tasks)) == turns * BATCH
+            await run_ready_tasks()
+            assert refused(tasks) == tasks
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     run_scenario(scenario, rate_limit=None)
 

@@ -209,3 +209,15 @@ def test_refusal_at_the_deadline_names_the_slots_in_use() -> None:
         await holder
 
     run_scenario(scenario, rate_limit=None, concurrency_limit=1)
+
+
+def test_refusal_at_the_deadline_names_the_client_whose_slots_are_in_use() -> None:
+    async def scenario(harness: Harness) -> None:
+        harness.gate.limit_clients({"a": Limits(concurrency=2)})
+        holders = [harness.spawn("a", 60) for _ in range(2)]
+        await run_ready_tasks()
+        with pytest.raises(QueueTimeout, match="2 requests in flight reached for client a; no "):
+            await harness.admit("a")
+        await asyncio.gather(*holders)
+
+    run_scenario(scenario, rate_limit=None, concurrency_limit=5)
