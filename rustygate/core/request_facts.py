@@ -32,6 +32,10 @@ MODEL_NAME_LIMIT = 128
 # How much of a body is read if not all of it is. What names the model comes first.
 START_LIMIT = 64 * 1024
 
+# The same for a compressed body. zstd shows nothing before the end of a block, which may take
+# 128 KiB if its content cannot be compressed, behind two headers (RFC 8878, 3.1.1.2.4).
+COMPRESSED_START_LIMIT = 132 * 1024
+
 # Endpoints at which a model writes text: chat and legacy completions, and the Responses API.
 _TEXT_ENDPOINTS = ("/completions", "/responses")
 

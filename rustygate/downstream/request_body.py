@@ -15,7 +15,7 @@ from rustygate.config import Settings
 from rustygate.core.decompression import codings_in
 from rustygate.core.forms import is_form
 from rustygate.core.headers import Headers
-from rustygate.core.request_facts import START_LIMIT
+from rustygate.core.request_facts import COMPRESSED_START_LIMIT, START_LIMIT
 from rustygate.errors import BodyTooLarge, MalformedBody, Refusal, RequestTimeout
 
 # A buffered body up to this size is written together with the request's head.
@@ -104,10 +104,12 @@ class RequestBody:
             while self.held is None and self._may_hold_more():
                 self._hold(await self._next_chunk())
             if self.held is None:
-                self._start = _first_bytes(self._chunks)
+                self._start = _first_bytes(self._chunks, self._start_limit)
         elif not self._expects_continue:
             self._read_ahead()
-            self._start = await peek(self._request.content, START_LIMIT, START_TIMEOUT_S)
+            # Without reading ahead, no more than that fits into the buffer.
+            limit = self._start_limit if self._read_ahead_size else START_LIMIT
+            self._start = await peek(self._request.content, limit, START_TIMEOUT_S)
 
     def take_start(self) -> bytes:
         """What has arrived of a body that is not held. It is returned once, to free its memory."""
@@ -173,6 +175,10 @@ class RequestBody:
         self._budget.held -= sum(map(len, self._chunks))
         self._chunks.clear()
         self._release_read_ahead()
+
+    @property
+    def _start_limit(self) -> int:
+        return COMPRESSED_START_LIMIT if self.codings else START_LIMIT
 
     def _should_hold(self, must_show_model: bool) -> bool:
         if self._expects_continue and not self._is_asked_for_at_once(must_show_model):
@@ -254,11 +260,11 @@ class RequestBody:
         writer.output_size = 0
 
 
-def _first_bytes(chunks: list[bytes]) -> bytes:
+def _first_bytes(chunks: list[bytes], limit: int) -> bytes:
     start = b""
     for chunk in chunks:
-        start += chunk[: START_LIMIT - len(start)]
-        if len(start) == START_LIMIT:
+        start += chunk[: limit - len(start)]
+        if len(start) == limit:
             break
     return start
 

@@ -1,9 +1,11 @@
 """Request bodies: buffered or streamed, `Expect: 100-continue`, early responses."""
 
+import base64
 import gzip
 import sys
 import zlib
 from collections.abc import Callable
+from random import Random
 
 import brotli
 import pytest
@@ -383,6 +385,32 @@ async def test_compressed_body_shows_its_model_and_stream(
     await call.respond(response())
     assert (await client.response()).status == 200
     assert (await running.settled())[0]["model"] == "m-1"
+
+
+@pytest.mark.parametrize(("coding", "encode"), CODED.values(), ids=CODED)
+@pytest.mark.parametrize("length", ["known", "unknown"])
+async def test_large_body_that_compression_hardly_shortens_shows_its_start(
+    gate: StartGate,
+    upstream: Upstream,
+    coding: str,
+    encode: Callable[[bytes], bytes],
+    length: str,
+) -> None:
+    """zstd decodes a block as a whole, which may take 128 KiB."""
+    image = base64.b85encode(Random(1).randbytes(400_000))
+    body = encode(b'{"model":"m-1","stream":true,"input":"' + image + b'"}')
+    assert len(body) > 390_000
+    upstream.reply = response()
+    running = await gate(MAX_BUFFERED_BODY=150_000)
+    lines = [f"Content-Encoding: {coding}", "Accept-Encoding: gzip"]
+    if length == "known":
+        sent = post(body, *lines)
+    else:
+        head = request("POST", CHAT, *lines, "Transfer-Encoding: chunked")
+        sent = head + chunk(body) + chunk(b"")
+    assert (await running.request(sent)).status == 200
+    assert (await running.settled())[0]["model"] == "m-1"
+    assert upstream.calls[0].head["accept-encoding"] == "identity"
 
 
 async def test_bomb_passes_unread(gate: StartGate, upstream: Upstream) -> None:
