@@ -11,6 +11,7 @@ the length of its base64 says nothing about its tokens.
 """
 
 import re
+from codecs import BOM_UTF8
 from typing import Any
 
 import msgspec
@@ -146,13 +147,14 @@ def read_request(body: bytes) -> Request | None:
     try:
         return _decode(body)
     except DECODE_ERRORS:
-        return _read_field_by_field(body)
+        return _read_field_by_field(body.removeprefix(BOM_UTF8))
 
 
 def read_request_start(start: bytes) -> Request:
     """Read the scalars in the start of a body that is a JSON object."""
     request = Request()
-    for name, value in members_in_start(start, _SCALARS_IN_JSON).items():
+    members = members_in_start(start.removeprefix(BOM_UTF8), _SCALARS_IN_JSON)
+    for name, value in members.items():
         setattr(request, name.decode(), _field(name.decode(), msgspec.Raw(value)))
     return request
 

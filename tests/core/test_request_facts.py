@@ -238,6 +238,14 @@ def test_facts_in_the_start_of_a_body(
     assert read_facts_in_start(start, "/v1/x", content_type) == facts
 
 
+def test_byte_order_mark_hides_nothing() -> None:
+    """Editors on Windows write one, and Python's JSON reader skips it."""
+    body = b'\xef\xbb\xbf{"model":"m","stream":true,"input":"hello"}'
+    assert read_request_facts(body, "/v1/x") == RequestFacts("m", True, 5)
+    start = body[:-8]
+    assert read_facts_in_start(start, "/v1/x", "") == RequestFacts("m", True, readable=False)
+
+
 def test_start_of_a_text_request_without_a_cap_costs_what_is_typical() -> None:
     facts = read_facts_in_start(b'{"model":"m",', "/v1/chat/completions", "application/json")
     assert (facts.output_cap, facts.cost(500)) == (None, 500)
