@@ -22,7 +22,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from rustygate.core.own_connections import OwnConnections
 from rustygate.core.websocket_handshake import SWITCHING_PROTOCOLS
-from rustygate.system.tcp import UNKNOWN, is_closed, nothing_acknowledged, tcp_info
+from rustygate.system.tcp import unacknowledged_bytes
 from rustygate.system.tls import unsent_bytes
 
 # Statuses below are of interim responses (RFC 9110, 15.2).
@@ -48,15 +48,14 @@ class UpstreamConnection(ResponseHandler):
     # The number of requests sent, and whether bytes of a response to the latest have arrived.
     request_count = 0
     response_started = False
-    # Whether the latest request was written, and whether upstream closed a reused connection
-    # before it received any of that.
-    request_written = False
+    # The length of the latest request's first write, whether more was written, and whether
+    # upstream closed the connection before it received any of it.
+    first_write = 0
+    wrote_more = False
     closed_unread = False
     # Called when more of a body, or its end, has arrived; never from within a read.
     on_data: Callable[[], None] | None = None
     _request_sent = False
-    # The state of a reused connection before the latest request.
-    _tcp_info = UNKNOWN
     # Whether the parser expects responses without bodies, as to HEAD. None without a parser.
     _skips_bodies: bool | None = None
     # On the loop's clock; None while the clock is stopped.
@@ -83,7 +82,8 @@ class UpstreamConnection(ResponseHandler):
         """Prepare for the response to the next request. The last parser is reused if it fits."""
         self.request_count += 1
         self.response_started = self._request_sent = False
-        self.request_written = self.closed_unread = False
+        self.wrote_more = self.closed_unread = False
+        self.first_write = 0
         # The end of the last response, or data after it, may have restarted the clock.
         self._silent_since = None
         if self._skips_bodies is not skip_body:
@@ -95,14 +95,10 @@ class UpstreamConnection(ResponseHandler):
             self._cancel_timer()
 
     def is_reusable(self) -> bool:
-        """Whether upstream has neither closed the connection nor sent unrequested data that would
-        pass for the next response, or for the start of one."""
+        """Whether no unrequested data has arrived that would pass for the next response, or for
+        the start of one."""
         if not self.request_count:
             return True
-        # The event loop may not have seen the end yet.
-        self._tcp_info = tcp_info(self.transport)
-        if is_closed(self._tcp_info):
-            return False
         if self.should_close or self._parser is None:
             return False
         # Empty lines complete a partial head. Before a head the parser ignores them.
@@ -153,19 +149,21 @@ class UpstreamConnection(ResponseHandler):
             super().close()
 
     def eof_received(self) -> None:
-        self._record_close()
+        if self.first_write and not self.wrote_more:
+            self.closed_unread = self._is_unread()
         super().eof_received()
 
-    def _record_close(self) -> None:
+    def _is_unread(self) -> bool:
         # The segment that closed the connection acknowledged all that upstream had received. Not
         # so a reset: the acknowledgement in it is ignored (RFC 9293, 3.10.7.4).
-        self.closed_unread = nothing_acknowledged(self._tcp_info, tcp_info(self.transport))
+        unacknowledged = unacknowledged_bytes(self.transport)
+        if unacknowledged is None or self.transport is None:
+            return False
+        # TLS makes some bytes more of them. Were so many acknowledged, the first record would still
+        # be incomplete; with another write, it might not.
+        return unacknowledged + unsent_bytes(self.transport) >= self.first_write
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        # A reset breaks the pipe if upstream had closed the connection before, else it is an
-        # ECONNRESET.
-        if isinstance(exc, BrokenPipeError):
-            self._record_close()
         super().connection_lost(exc)
         self._own.discard(*self._ends)
         self._cancel_timer()

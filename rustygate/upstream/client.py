@@ -226,7 +226,11 @@ class UpstreamClient:
     ) -> UpstreamDisconnected:
         """The failure for a connection that ended without a byte of a response."""
         message = "Upstream closed the connection without responding."
-        stale = connection is None or not connection.request_written or connection.closed_unread
+        stale = (
+            connection is None
+            or not connection.first_write
+            or (connection.request_count > 1 and connection.closed_unread)
+        )
         idempotent = method in IDEMPOTENT_METHODS
         if not stale and not idempotent:
             message += " It may have acted on the request, so the request was not sent again."

@@ -123,7 +123,7 @@ class ConnectionPool:
                 pooled = await session.connector.connect(self._destination, [], session.timeout)
             except TimeoutError as error:
                 raise ConnectionTimeoutError from error
-            # Upstream may have closed it, or sent data without a request.
+            # Upstream may have sent data without a request.
             if connection_of(pooled).is_reusable():
                 return pooled
             pooled.close()
@@ -198,12 +198,14 @@ class ConnectionPool:
         transport = connection.transport
         if transport is None or transport.is_closing():
             raise ClientConnectionResetError
-        connection.request_written = True
         piece = body.piece
         if piece is None:
+            connection.first_write = len(head)
             transport.write(head)
             return self._loop.create_task(self._upload(pooled, body))
-        transport.write(head + piece)
+        request = head + piece
+        connection.first_write = len(request)
+        transport.write(request)
         if connection.writing_paused:
             return self._loop.create_task(self._upload(pooled))
         connection.start_timeout()
@@ -215,8 +217,11 @@ class ConnectionPool:
         writer = StreamWriter(connection, self._loop)
         try:
             if body is not None:
+                # If upstream has closed the connection, that is seen before more is written.
+                await asyncio.sleep(0)
                 writer.chunked = body.chunked
                 async for piece in body:
+                    connection.wrote_more = True
                     await writer.write(piece)
                 await writer.write_eof()
             await writer.drain()

@@ -39,25 +39,20 @@ async def disconnect(upstream: Upstream, how: str, *sent: bytes) -> Call:
     return call
 
 
-def end_before_request(
-    patch: pytest.MonkeyPatch, calls: list[Call], how: str, *, unseen: bool = False
-) -> None:
+def end_before_request(patch: pytest.MonkeyPatch, calls: list[Call], how: str) -> None:
     """Upstream ends each of these pooled connections just before the gate sends the next request
-    over it. `unseen`: the end arrives only after the gate has looked for one."""
+    over it, so that the gate has not seen the end yet."""
     is_reusable = UpstreamConnection.is_reusable
     wires = {call.wire.transport.get_extra_info("peername"): call.wire for call in calls}
 
-    def end_around(connection: UpstreamConnection) -> bool:
+    def end_first(connection: UpstreamConnection) -> bool:
         assert connection.transport is not None
         wire = wires.pop(connection.transport.get_extra_info("sockname"), None)
-        if wire is not None and not unseen:
+        if wire is not None:
             wire.end_at_once(how)
-        reusable = is_reusable(connection)
-        if wire is not None and unseen:
-            wire.end_at_once(how)
-        return reusable
+        return is_reusable(connection)
 
-    patch.setattr(UpstreamConnection, "is_reusable", end_around)
+    patch.setattr(UpstreamConnection, "is_reusable", end_first)
 
 
 async def expect_success(running: Gate, client: Client, attempts: int, lines: int = 1) -> Response:

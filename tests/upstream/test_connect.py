@@ -186,7 +186,7 @@ async def test_stale_connection_to_an_upstream_that_restarts_is_replaced(
     await stopped_upstream.start()
     running = await gate(OPENAI_BASE_URL=stopped_upstream.url)
     pooled = await fill_pool(running, stopped_upstream)
-    end_before_request(monkeypatch, pooled, "close", unseen=True)
+    end_before_request(monkeypatch, pooled, "close")
     port = stopped_upstream.port
     client = await running.send(chat())
     await stopped_upstream.stop()

@@ -17,24 +17,6 @@ from tests.support.http import Response, chat, get, request, response
 from tests.support.upstream import Upstream
 
 
-@close_or_reset
-@pytest.mark.parametrize(
-    "sent", [get(), chat(), request("DELETE", "/v1/x")], ids=["GET", "chat", "DELETE"]
-)
-async def test_connection_known_to_be_closed_is_not_used(
-    gate: StartGate, upstream: Upstream, monkeypatch: pytest.MonkeyPatch, sent: bytes, how: str
-) -> None:
-    """The next one of the pool is used, without the close being counted as an attempt."""
-    running = await gate(UPSTREAM_RETRIES=0)
-    calls = await fill_pool(running, upstream, 2)
-    end_before_request(monkeypatch, calls[:1], how)
-    client = await running.send(sent)
-    call = await upstream.call()
-    assert call.wire is calls[1].wire
-    await call.respond(response(b"next"))
-    assert (await expect_success(running, client, 1, 3)).body == b"next"
-
-
 @pytest.mark.parametrize(
     "sent", [get(), chat(), request("DELETE", "/v1/x")], ids=["GET", "chat", "DELETE"]
 )
@@ -43,7 +25,7 @@ async def test_stale_pooled_connection_is_replaced_at_once_and_not_counted(
 ) -> None:
     running = await gate(UPSTREAM_RETRIES=0)
     calls = await fill_pool(running, upstream, 2)
-    end_before_request(monkeypatch, calls[:1], "close", unseen=True)
+    end_before_request(monkeypatch, calls[:1], "close")
     client = await running.send(sent)
     fresh = await upstream.call()
     assert fresh.wire not in {call.wire for call in calls}
@@ -51,13 +33,12 @@ async def test_stale_pooled_connection_is_replaced_at_once_and_not_counted(
     assert (await expect_success(running, client, 1, 3)).body == b"fresh"
 
 
-@pytest.mark.parametrize("unseen", [False, True], ids=["closed", "close on its way"])
 async def test_all_pooled_connections_may_be_stale(
-    gate: StartGate, upstream: Upstream, monkeypatch: pytest.MonkeyPatch, unseen: bool
+    gate: StartGate, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     running = await gate(UPSTREAM_RETRIES=0)
     pooled = await fill_pool(running, upstream, 3)
-    end_before_request(monkeypatch, pooled, "close", unseen=unseen)
+    end_before_request(monkeypatch, pooled, "close")
     clients = [await running.send(chat()) for _ in pooled]
     for _ in pooled:
         await (await upstream.call()).respond(response())
@@ -71,7 +52,7 @@ async def test_disconnect_of_the_fresh_connection_counts_as_the_same_attempt(
     gate: StartGate, upstream: Upstream, monkeypatch: pytest.MonkeyPatch, retries: int
 ) -> None:
     running = await gate(UPSTREAM_RETRIES=retries)
-    end_before_request(monkeypatch, await fill_pool(running, upstream), "close", unseen=True)
+    end_before_request(monkeypatch, await fill_pool(running, upstream), "close")
     client = await running.send(get())
     for _ in range(1 + retries):
         await disconnect(upstream, "reset")
