@@ -159,8 +159,8 @@ class UpstreamConnection(ResponseHandler):
         unacknowledged = unacknowledged_bytes(self.transport)
         if unacknowledged is None or self.transport is None:
             return False
-        # TLS makes some bytes more of them. Were so many acknowledged, the first record would still
-        # be incomplete; with another write, it might not.
+        # TLS adds bytes to each record. Even if as many were acknowledged, the first record would
+        # be incomplete; if there was another write, it need not be.
         return unacknowledged + unsent_bytes(self.transport) >= self.first_write
 
     def connection_lost(self, exc: BaseException | None) -> None:
