@@ -17,13 +17,16 @@ _PIECE = re.compile(
     "|[\u3041-\u3096\u30fc]{1,2}"  # Hiragana
     "|[\u30a1-\u30fa\u30fc]{1,3}"  # Katakana
     "| ?[\uac00-\ud7a3]{1,2}"  # Hangul
-    "| ?(?:(?![a-zA-Z0-9_\u3041-\u30ff\u3400-\u9fff\uac00-\ud7a3])\\w){1,5}[a-z]{0,4}"
+    "| ?[\u0900-\u0dff]{1,4}"  # Devanagari to Sinhala, whose vowel signs are no word characters
+    "|[\u0e00-\u0eff]{1,3}"  # Thai and Lao, which have them too
+    "| ?(?:(?![a-zA-Z0-9_\u0900-\u0eff\u3041-\u30ff\u3400-\u9fff\uac00-\ud7a3])\\w){1,5}[a-z]{0,4}"
+    r"|\\u"  # the beginning of an escaped character in JSON within JSON
     r"| ?[^\s\w]{1,4}\n*"
     r"|_+"
     r"|\s+"
 )
 # Pieces of these scripts are often split further: one more token for so many characters.
-_HAN_AND_KANA = re.compile("[\u3041-\u30ff\u3400-\u9fff]")
+_CJK = re.compile("[\u3041-\u30ff\u3400-\u9fff\uac00-\ud7a3]")
 _CHARACTERS_PER_EXTRA_TOKEN = 8
 
 
@@ -32,4 +35,4 @@ def estimate_tokens(text: str) -> int:
     pieces = len(_PIECE.findall(text))
     if text.isascii():
         return pieces
-    return pieces + len(_HAN_AND_KANA.findall(text)) // _CHARACTERS_PER_EXTRA_TOKEN
+    return pieces + len(_CJK.findall(text)) // _CHARACTERS_PER_EXTRA_TOKEN

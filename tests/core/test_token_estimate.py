@@ -11,6 +11,15 @@ def test_estimate_is_within_a_tenth_of_the_true_count(text: str, tokens: int) ->
     assert 0.9 * tokens <= estimate_tokens(text) <= 1.1 * tokens
 
 
+def test_vowel_signs_of_thai_are_parts_of_its_words() -> None:
+    text = (
+        "กรุณาแจ้งหมายเลขคำสั่งซื้อของคุณเพื่อให้เราสามารถช่วยเหลือคุณได้ "
+        "การชำระเงินของคุณเสร็จสมบูรณ์แล้ว และสินค้าจะถูกจัดส่งภายในสองวันทำการ "
+        "หากมีปัญหาใด ๆ โปรดติดต่อฝ่ายบริการลูกค้าของเรา"
+    )
+    assert 0.85 * 72 <= estimate_tokens(text) <= 1.15 * 72
+
+
 @pytest.mark.parametrize(
     ("text", "tokens"),
     [

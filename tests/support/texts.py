@@ -3,6 +3,8 @@
 The counts are those of OpenAI's encoding `o200k_base`.
 """
 
+import json
+
 ENGLISH = """Rate limits exist for two reasons. They keep one careless program from taking all of
 the capacity of a service, and they let the operator promise something to everybody else. A good
 client does not fight them: it spreads its requests over time, notices when the server says "not
@@ -85,6 +87,27 @@ MARKDOWN = """## Summary
 - [ ] changelog
 """
 
+KOREAN_STORY = (
+    "동시성과 비동기 코드는 처음에는 어렵게 느껴지지만 몇 번 써 보면 금방 익숙해집니다. "
+    "햄버거 가게에서 줄을 서서 기다리는 동안 휴대폰을 보거나 친구와 이야기를 나눌 수 있는 것처럼, "
+    "프로그램도 응답을 기다리는 동안 다른 일을 할 수 있습니다. "
+    "주문 번호가 불리면 하던 일을 잠시 멈추고 음식을 받으러 가면 됩니다."
+)
+
+HINDI = (
+    "भारत एक विशाल देश है जहाँ अनेक भाषाएँ बोली जाती हैं। कृपया अपना ऑर्डर नंबर बताइए "
+    "ताकि हम आपकी सहायता कर सकें। आपका भुगतान सफलतापूर्वक प्राप्त हो गया है और सामान "
+    "दो दिनों के भीतर भेज दिया जाएगा।"
+)
+
+# As a model writes them whose JSON is ASCII.
+ESCAPED_ARGUMENTS = json.dumps(
+    {
+        "message": "请尽快把订单的状态告诉客户。如果包裹在三天之内还没有送到,就退款并道歉。",
+        "language": "zh",
+    }
+)
+
 # Each text and its true number of tokens.
 TEXTS = {
     "English": (ENGLISH, 152),
@@ -95,4 +118,7 @@ TEXTS = {
     "tool arguments": (TOOL_ARGUMENTS, 107),
     "reasoning": (REASONING, 128),
     "Markdown": (MARKDOWN, 94),
+    "Korean story": (KOREAN_STORY, 99),
+    "Hindi": (HINDI, 55),
+    "escaped arguments": (ESCAPED_ARGUMENTS, 135),
 }
