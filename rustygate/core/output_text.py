@@ -36,9 +36,12 @@ class _Message(msgspec.Struct, gc=False):
     reasoning: Any = None
     tool_calls: list[_ToolCall] | None = None
     function_call: _Function | None = None
+    audio: Any = None
 
     def texts(self) -> Iterator[str]:
-        for value in (self.reasoning_content or self.reasoning, self.content, self.refusal):
+        for value in (
+            self.reasoning_content or self.reasoning, self.content, self.refusal, self.audio
+        ):  # fmt: skip
             if value:
                 yield from _strings(value)
         for call in self.tool_calls or ():

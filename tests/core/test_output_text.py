@@ -57,6 +57,8 @@ TRICKY = 'a "quoted" word, a \\ and a\nline; \u00e9\u4e16\U0001f642 "}'
         (call(arguments='{"city"'), ['{"city"']),
         (delta(function_call={"name": "f", "arguments": "{}"}), ["f", "{}"]),
         (delta(content=[{"type": "text", "text": "part"}]), ["part"]),
+        (delta(audio={"id": "a", "transcript": "spoken"}), ["spoken"]),
+        (delta(audio={"id": "a", "data": "AAAAAAAA"}), []),
         (delta(), []),
         ({"choices": [], "usage": None}, []),
         ({"choices": [{"index": 0, "text": " word", "logprobs": None}]}, [" word"]),
