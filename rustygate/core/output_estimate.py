@@ -7,6 +7,8 @@ OpenAI sends one token per event. If it looks as if upstream did, the number of 
 better figure: it is close to the estimate, and the deltas do not end within words.
 """
 
+import re
+
 from rustygate.core.output_text import deltas_of_events, text_of_body, text_of_events
 from rustygate.core.token_estimate import estimate_tokens
 
@@ -64,6 +66,8 @@ class StreamEstimate:
 
     def feed(self, events: bytes) -> None:
         """Note the next batch of events, whose lines end with LF."""
+        if b'.done"' in events or b'"response.completed"' in events:
+            events = _without_repetitions(events)
         if self._beginning.size <= READ_AS_A_WHOLE:
             self._read(events, self._beginning)
             return
@@ -122,6 +126,21 @@ class StreamEstimate:
         part = text[: least if end < 0 else end] or text
         self._characters += len(text)
         return estimate_tokens(part) * len(text) / len(part) if part else 0.0
+
+
+# The beginning of an event of the Responses API that repeats text, and how long it is.
+_REPETITION = re.compile(rb'\.done["\n]|response\.completed["\n]')
+_BEGINNING_BYTES = 128
+
+
+def _without_repetitions(events: bytes) -> bytes:
+    """Events without those that repeat the text of others: they would count as much as these."""
+    kept = [
+        event
+        for event in events.split(_BLANK_LINE)
+        if not _REPETITION.search(event, 0, _BEGINNING_BYTES)
+    ]
+    return _BLANK_LINE.join(kept)
 
 
 def _first_events(events: bytes, size: int) -> bytes:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from typing import Any
 
 import pytest
 
@@ -109,6 +110,32 @@ def test_events_before_the_first_delta_do_not_dilute_the_sample() -> None:
         for _ in range(3000)
     )
     assert estimate(created + events) == pytest.approx(3000, rel=0.05)
+
+
+def response_events(texts: list[str], name: str = "response.output_text") -> bytes:
+    """Text as the Responses API streams it: in deltas, then all of it again, twice."""
+    text = "".join(texts)
+    events: list[dict[str, Any]] = [{"type": f"{name}.delta", "delta": each} for each in texts]
+    events.append({"type": f"{name}.done", "text": text})
+    output = [{"content": [{"type": "output_text", "text": text}]}]
+    events.append({"type": "response.completed", "response": {"output": output, "usage": None}})
+    return b"".join(
+        b"event: %b\ndata: %b\n\n" % (event["type"].encode(), json.dumps(event).encode())
+        for event in events
+    )
+
+
+@pytest.mark.parametrize("size", [4, 60])
+@pytest.mark.parametrize("times", [5, 40, 120])
+def test_text_that_is_repeated_at_the_end_counts_once(size: int, times: int) -> None:
+    events = response_events(pieces(ENGLISH * times, size))
+    assert 0.85 * times * 152 <= estimate(events) <= 1.15 * times * 152
+
+
+def test_text_about_repetitions_is_no_repetition() -> None:
+    events = response_events(['a ".done" and "response.completed" here '] * 50)
+    once = estimate(response_events(['a ".done" and "response.completed" here ']))
+    assert estimate(events) == pytest.approx(50 * once, rel=0.1)
 
 
 def test_bytes_that_were_skipped_count_like_those_read() -> None:
