@@ -1,21 +1,24 @@
-"""Content codings (RFC 9110, 8.4.1): whether a body is encoded, and decoding it as it arrives.
+"""Content codings (RFC 9110, 8.4.1): which ones a body has, and decoding it as it arrives.
 
 Bodies come from outside. Whatever is in them, an `Inflater` returns what it could read.
 """
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 import brotli
+from multidict import MultiMapping, istr
 
-from rustygate.core.decompression import DECODER_ERRORS, codings_in, zstd_decoder
+from rustygate.core.decompression import DECODER_ERRORS, zstd_decoder
 
 # A response that inflates beyond this is not worth reading to the end.
 INFLATED_LIMIT = 32 * 1024 * 1024
 
 # The most that is inflated in one step. A few compressed bytes may hold a thousand times as many.
 PIECE_BYTES = 64 * 1024
+
+_CONTENT_ENCODING = istr("content-encoding")
 
 # `none` is not registered, but servers send it.
 _NO_CODING = frozenset({"", "identity", "none"})
@@ -26,12 +29,23 @@ _ZLIB = zlib.MAX_WBITS
 _RAW_DEFLATE = -zlib.MAX_WBITS
 
 
-def is_encoded(content_encoding: str) -> bool:
-    """Whether a Content-Encoding names a coding: anything but `identity` and `none`."""
-    if not content_encoding:
-        return False
-    codings = content_encoding.lower().split(",")
-    return not all(coding.strip() in _NO_CODING for coding in codings)
+def codings_of(headers: Mapping[str, str]) -> list[str]:
+    """The codings of a body with these headers, in the order in which they were applied.
+
+    Several Content-Encoding lines are one list (RFC 9110, 5.3).
+
+    Args:
+        headers: any mapping that finds headers by their lower-case names.
+    """
+    if _CONTENT_ENCODING not in headers:
+        return []
+    listed = (
+        ",".join(headers.getall(_CONTENT_ENCODING))
+        if isinstance(headers, MultiMapping)
+        else headers[_CONTENT_ENCODING]
+    )
+    codings = (coding.strip().lower() for coding in listed.split(","))
+    return [coding for coding in codings if coding not in _NO_CODING]
 
 
 class _Decoder(Protocol):
@@ -92,15 +106,15 @@ class Inflater:
     with and without the zlib header that it should have (RFC 9110, 8.4.1.2).
 
     Args:
-        content_encoding: the header. Only zstd and brotli need it; other formats show what they
+        codings: those of the body. Only zstd and brotli need them; other formats show what they
             are.
     """
 
     __slots__ = ("_bytes_left", "_coding", "_decoder", "_held", "_wbits")
 
-    def __init__(self, content_encoding: str = "", limit: int = INFLATED_LIMIT) -> None:
+    def __init__(self, codings: Sequence[str] = (), limit: int = INFLATED_LIMIT) -> None:
         self._bytes_left = limit
-        self._coding = ",".join(codings_in(content_encoding))
+        self._coding = ",".join(codings)
         self._decoder: _Decoder | None = None
         self._wbits = 0
         # The beginning of a member, until it shows the member's format.

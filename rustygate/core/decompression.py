@@ -45,14 +45,6 @@ class _Unreadable(Exception):
     """The body is not in the coding, or has data after its end."""
 
 
-def codings_in(content_encoding: str) -> list[str]:
-    """The codings in a Content-Encoding, in the order in which they were applied."""
-    if not content_encoding:
-        return []
-    codings = (coding.strip().lower() for coding in content_encoding.split(","))
-    return [coding for coding in codings if coding not in {"", "identity", "none"}]
-
-
 def decode(body: bytes, codings: Sequence[str], limit: int) -> Decoded | None:
     """A copy of a body without its codings; None if it cannot be decoded.
 

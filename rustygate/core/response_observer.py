@@ -7,7 +7,9 @@ How the bytes are cut makes no difference.
 Bodies come from outside. Whatever is in them, an observer returns and does not raise.
 """
 
-from rustygate.core.content_coding import Inflater, is_encoded
+from collections.abc import Sequence
+
+from rustygate.core.content_coding import Inflater
 from rustygate.core.output_estimate import StreamEstimate, estimate_body
 from rustygate.core.sse import EventBoundary
 from rustygate.core.stream_end import StreamEnd, find_end
@@ -35,10 +37,10 @@ class ResponseObserver:
 
     __slots__ = ("_inflater", "pending", "usage")
 
-    def __init__(self, content_encoding: str = "") -> None:
+    def __init__(self, codings: Sequence[str] = ()) -> None:
         self.pending: list[bytes] = []
         self.usage: Usage | None = None
-        self._inflater = Inflater(content_encoding) if is_encoded(content_encoding) else None
+        self._inflater = Inflater(codings) if codings else None
 
     @property
     def at_boundary(self) -> bool:
@@ -85,8 +87,8 @@ class BodyObserver(ResponseObserver):
 
     __slots__ = ("_has_output", "_size", "_start", "_tail")
 
-    def __init__(self, content_encoding: str = "", *, has_output: bool) -> None:
-        super().__init__(content_encoding)
+    def __init__(self, codings: Sequence[str] = (), *, has_output: bool) -> None:
+        super().__init__(codings)
         self._has_output = has_output
         self._start = self._tail = b""
         self._size = 0
@@ -116,8 +118,8 @@ class StreamObserver(ResponseObserver):
 
     __slots__ = ("_boundary", "_counts", "_estimate", "_in_long_event", "_last", "_rest")
 
-    def __init__(self, content_encoding: str = "", *, counts: bool, has_output: bool) -> None:
-        super().__init__(content_encoding)
+    def __init__(self, codings: Sequence[str] = (), *, counts: bool, has_output: bool) -> None:
+        super().__init__(codings)
         self._boundary = EventBoundary()
         self._counts = counts
         self._estimate = StreamEstimate() if counts and has_output else None

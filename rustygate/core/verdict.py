@@ -10,7 +10,7 @@ from enum import Enum
 import msgspec
 
 from rustygate.core.bucket import MINUTE, SECOND
-from rustygate.core.content_coding import Inflater, is_encoded
+from rustygate.core.content_coding import Inflater, codings_of
 from rustygate.core.durations import MS, parse_wait, retry_after
 from rustygate.core.error_body import ErrorBody, error_in, read_error
 from rustygate.core.rate_limit_headers import read_rate_limits
@@ -67,9 +67,9 @@ def judge(status: int, headers: Mapping[str, str], body: bytes, epoch_ns: int) -
     """
     if status not in (429, 503) or headers.get("x-should-retry") == "false":
         return PASS
-    coding = headers.get("content-encoding", "")
-    if is_encoded(coding):
-        body = Inflater(coding, MAX_ERROR_SIZE + 1).inflate(body)
+    codings = codings_of(headers)
+    if codings:
+        body = Inflater(codings, MAX_ERROR_SIZE + 1).inflate(body)
     if len(body) > MAX_ERROR_SIZE:
         return PASS
     error = read_error(body)

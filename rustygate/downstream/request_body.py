@@ -12,7 +12,7 @@ from aiohttp import HttpVersion11, hdrs, web
 
 from rustygate.aiohttp_internals.server import peek, skip_lingering
 from rustygate.config import Settings
-from rustygate.core.decompression import codings_in
+from rustygate.core.content_coding import codings_of
 from rustygate.core.forms import is_form
 from rustygate.core.headers import Headers
 from rustygate.core.request_facts import COMPRESSED_START_LIMIT, START_LIMIT
@@ -74,7 +74,7 @@ class RequestBody:
         self._expects_continue = _expects_continue(request)
         self._stopped = False
         self.content_type = ", ".join(request.headers.getall(hdrs.CONTENT_TYPE, ()))
-        self.codings = codings_in(request.headers.get(hdrs.CONTENT_ENCODING, ""))
+        self.codings = codings_of(request.headers)
         self._start = b""
         self.held: bytes | None = None if request.body_exists else b""
         self.refusal: Refusal | None = None

@@ -6,6 +6,7 @@ took, so their tokens are not counted.
 
 from aiohttp import hdrs
 
+from rustygate.core.content_coding import codings_of
 from rustygate.core.request_facts import is_work, writes_text
 from rustygate.core.response_observer import BodyObserver, ResponseObserver, StreamObserver
 from rustygate.core.sse import is_event_stream
@@ -20,12 +21,12 @@ def observe(response: UpstreamResponse, exchange: Exchange) -> ResponseObserver 
     content_type = headers.get(hdrs.CONTENT_TYPE, "").lower()
     if not may_contain_usage(content_type):
         return None
-    coding = headers.get(hdrs.CONTENT_ENCODING, "")
+    codings = codings_of(headers)
     counts = is_work(exchange.method, exchange.path)
     has_output = response.ok and writes_text(exchange.path)
     if "event-stream" in content_type and is_event_stream(content_type):
-        return StreamObserver(coding, counts=counts, has_output=has_output)
-    return BodyObserver(coding, has_output=has_output) if counts else None
+        return StreamObserver(codings, counts=counts, has_output=has_output)
+    return BodyObserver(codings, has_output=has_output) if counts else None
 
 
 def stamp_body(

@@ -12,7 +12,7 @@ from typing import Any
 
 from aiohttp import hdrs, web
 
-from rustygate.core.content_coding import is_encoded
+from rustygate.core.content_coding import codings_of
 from rustygate.core.sse import error_event, is_event_stream
 from rustygate.errors import Refusal
 from rustygate.relay.abort import flush_and_abort
@@ -89,7 +89,7 @@ async def _end_with_error(downstream: Downstream, error: Mapping[str, Any]) -> w
 def _is_plain_event_stream(response: UpstreamResponse) -> bool:
     """Whether a response can continue in the event stream that has started."""
     headers = response.headers
-    if not response.ok or is_encoded(headers.get(hdrs.CONTENT_ENCODING, "")):
+    if not response.ok or codings_of(headers):
         return False
     return is_event_stream(headers.get(hdrs.CONTENT_TYPE))
 

@@ -13,7 +13,7 @@ from time import monotonic_ns
 from aiohttp import hdrs, web
 
 from rustygate.config import Settings
-from rustygate.core.content_coding import is_encoded
+from rustygate.core.content_coding import codings_of
 from rustygate.core.headers import reason_phrase
 from rustygate.core.response_observer import BATCH_BYTES
 from rustygate.core.sse import error_event, is_event_stream
@@ -191,7 +191,7 @@ def _takes_events(response: UpstreamResponse) -> bool:
     """Whether the gate may add to a response: to an event stream that is neither compressed nor
     of a declared length."""
     headers = response.headers
-    if hdrs.CONTENT_LENGTH in headers or is_encoded(headers.get(hdrs.CONTENT_ENCODING, "")):
+    if hdrs.CONTENT_LENGTH in headers or codings_of(headers):
         return False
     return is_event_stream(headers.get(hdrs.CONTENT_TYPE))
 

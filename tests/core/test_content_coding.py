@@ -10,8 +10,9 @@ import brotli
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from multidict import CIMultiDict
 
-from rustygate.core.content_coding import INFLATED_LIMIT, PIECE_BYTES, Inflater, is_encoded
+from rustygate.core.content_coding import INFLATED_LIMIT, PIECE_BYTES, Inflater, codings_of
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -43,26 +44,40 @@ FORMATS: dict[str, Callable[[bytes], bytes]] = {
 
 
 def inflater_of(name: str, limit: int = INFLATED_LIMIT) -> Inflater:
-    return Inflater(name.partition(",")[0] if name[0] in "bz" else "gzip", limit)
+    return Inflater([name.partition(",")[0] if name[0] in "bz" else "gzip"], limit)
 
 
 @pytest.mark.parametrize(
-    ("header", "expected"),
+    ("lines", "codings"),
     [
-        ("", False),
-        ("identity", False),
-        (" Identity ", False),
-        ("none", False),
-        ("NONE", False),
-        ("identity, none", False),
-        ("gzip", True),
-        ("identity, gzip", True),
-        ("br", True),
-        ("identity2", True),
+        ([], []),
+        ([""], []),
+        (["identity"], []),
+        ([" Identity "], []),
+        (["none"], []),
+        (["NONE"], []),
+        (["identity, none"], []),
+        (["identity", "none"], []),
+        (["gzip"], ["gzip"]),
+        (["identity, gzip"], ["gzip"]),
+        (["identity", "gzip"], ["gzip"]),
+        (["gzip", "identity"], ["gzip"]),
+        (["br"], ["br"]),
+        (["identity2"], ["identity2"]),
+        ([" GZIP , identity,, zstd "], ["gzip", "zstd"]),
+        (["gzip", "zstd,br"], ["gzip", "zstd", "br"]),
+        (["aws-chunked"], ["aws-chunked"]),
     ],
 )
-def test_identity_and_none_are_not_codings(header: str, expected: bool) -> None:
-    assert is_encoded(header) is expected
+def test_codings_of_a_body(lines: list[str], codings: list[str]) -> None:
+    """Several header lines are one list; `identity` and `none` are no codings."""
+    headers = CIMultiDict([("X-Other", "x"), *(("Content-Encoding", line) for line in lines)])
+    assert codings_of(headers) == codings
+
+
+def test_headers_may_be_a_plain_mapping() -> None:
+    assert codings_of({"content-encoding": "gzip, br"}) == ["gzip", "br"]
+    assert codings_of({}) == []
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -97,7 +112,7 @@ def test_nothing_is_inflated_beyond_the_limit(name: str, limit: int) -> None:
 
 
 def test_body_in_an_unknown_coding_cannot_be_read() -> None:
-    assert Inflater("zstd, br").inflate(brotli.compress(zstd.compress(TEXT))) == b""
+    assert Inflater(["zstd", "br"]).inflate(brotli.compress(zstd.compress(TEXT))) == b""
 
 
 @pytest.mark.parametrize("garbage", [b"\0" * 100, b"garbage"], ids=["zeros", "text"])
@@ -118,6 +133,6 @@ def test_how_the_body_is_cut_makes_no_difference(
 
 @given(st.lists(st.binary(max_size=60)), st.sampled_from(["", "zstd", "br"]))
 def test_any_bytes_are_accepted(chunks: list[bytes], coding: str) -> None:
-    inflater = Inflater(coding)
+    inflater = Inflater([coding])
     for chunk in chunks:
         inflater.inflate(chunk)

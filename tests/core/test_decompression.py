@@ -16,7 +16,6 @@ from rustygate.core.decompression import (
     CODINGS_LIMIT,
     MEMBERS_LIMIT,
     Decoded,
-    codings_in,
     decode,
 )
 
@@ -75,21 +74,6 @@ ENCODERS: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
     ),
 }
 each_coding = pytest.mark.parametrize(("coding", "encode"), ENCODERS.values(), ids=ENCODERS)
-
-
-@pytest.mark.parametrize(
-    ("content_encoding", "codings"),
-    [
-        ("", []),
-        ("identity", []),
-        ("none", []),
-        ("gzip", ["gzip"]),
-        (" GZIP , identity,, zstd ", ["gzip", "zstd"]),
-        ("aws-chunked", ["aws-chunked"]),
-    ],
-)
-def test_codings_of_a_body(content_encoding: str, codings: list[str]) -> None:
-    assert codings_in(content_encoding) == codings
 
 
 @each_coding

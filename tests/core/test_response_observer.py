@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rustygate.core.content_coding import codings_of
 from rustygate.core.response_observer import (
     BODY_BYTES,
     EVENT_BYTES,
@@ -38,11 +39,11 @@ ERROR = b'{"error":{"code":"rate_limit_exceeded"}}'
 
 
 def stream_observer(coding: str = "") -> StreamObserver:
-    return StreamObserver(coding, counts=True, has_output=True)
+    return StreamObserver(codings_of({"content-encoding": coding}), counts=True, has_output=True)
 
 
 def body_observer(coding: str = "") -> BodyObserver:
-    return BodyObserver(coding, has_output=True)
+    return BodyObserver(codings_of({"content-encoding": coding}), has_output=True)
 
 
 def observe(observer: Observer, *chunks: bytes) -> Observer:

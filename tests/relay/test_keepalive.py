@@ -76,7 +76,10 @@ async def test_no_keepalive_inside_an_event(
     assert await client.read_rest() == b"!\n\n"
 
 
-@pytest.mark.parametrize("coding", [b"identity", b"none", b"Identity"])
+TWO_LINES = b"identity\r\nContent-Encoding: "
+
+
+@pytest.mark.parametrize("coding", [b"identity", b"none", b"Identity", TWO_LINES + b"none"])
 async def test_identity_does_not_count_as_compression(
     gate: StartGate, upstream: Upstream, coding: bytes
 ) -> None:
@@ -95,12 +98,13 @@ async def test_identity_does_not_count_as_compression(
     "head",
     [
         EVENT_STREAM.replace(b"\r\n\r\n", b"\r\nContent-Encoding: gzip\r\n\r\n"),
+        EVENT_STREAM.replace(b"\r\n\r\n", b"\r\nContent-Encoding: %bgzip\r\n\r\n" % TWO_LINES),
         EVENT_STREAM.replace(b"text/event-stream", b"application/json"),
         EVENT_STREAM.replace(b"text/event-stream", b"application/x-ndjson"),
         # A comment would exceed the declared length.
         response_head("Content-Type: text/event-stream", "Content-Length: 18"),
     ],
-    ids=["compressed", "JSON", "JSON lines", "with a length"],
+    ids=["compressed", "compressed, two lines", "JSON", "JSON lines", "with a length"],
 )
 @pytest.mark.parametrize("first", [b"data: 1\n\n", b""], ids=["idle", "silent"])
 async def test_no_keepalive_unless_the_body_is_a_plain_event_stream(
