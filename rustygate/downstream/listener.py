@@ -73,7 +73,9 @@ class Listener:
         path = settings.socket_path
         if settings.tls_cert_file is not None and settings.tls_key_file is not None:
             certificate = ServerCertificate(settings.tls_cert_file, settings.tls_key_file)
-            self._acceptor = TlsAcceptor(certificate, protocol_factory, respond_to_plain_http)
+            self._acceptor = TlsAcceptor(
+                certificate, protocol_factory, respond_to_plain_http, settings.connection_limit
+            )
         if self._sockets:
             await self._open_inherited(protocol_factory)
         elif path is None:

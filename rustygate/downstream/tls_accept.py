@@ -26,6 +26,8 @@ class TlsAcceptor:
     Args:
         protocol_factory: makes the protocols of connections on which TLS has started.
         respond_to_plain_http: called with the transport of a client that does not speak TLS.
+        limit: the most connections on which TLS has not started. Above it, the oldest is closed,
+            first of those that have sent nothing.
     """
 
     def __init__(
@@ -33,13 +35,15 @@ class TlsAcceptor:
         certificate: ServerCertificate,
         protocol_factory: ProtocolFactory,
         respond_to_plain_http: Callable[[asyncio.Transport], None],
+        limit: int,
     ) -> None:
         self.certificate = certificate
+        self.limit = limit
         self.protocol_factory = protocol_factory
         self.respond_to_plain_http = respond_to_plain_http
-        # Connections before their first byte, and tasks of handshakes.
-        self.accepted: set[_AcceptedConnection] = set()
-        self.handshakes: set[asyncio.Task[None]] = set()
+        # Connections before their first byte, and tasks of handshakes, the oldest first.
+        self.accepted: dict[_AcceptedConnection, None] = {}
+        self.handshakes: dict[asyncio.Task[None], None] = {}
 
     def __call__(self) -> asyncio.Protocol:
         return _AcceptedConnection(self)
@@ -51,11 +55,24 @@ class TlsAcceptor:
         for handshake in self.handshakes:
             handshake.cancel()
 
+    def add(self, newcomer: "_AcceptedConnection") -> None:
+        """Count a connection, and close another one if there are too many."""
+        self.accepted[newcomer] = None
+        if len(self.accepted) + len(self.handshakes) <= self.limit:
+            return
+        oldest = next(iter(self.accepted))
+        if oldest is not newcomer:
+            oldest.abort()
+        else:
+            handshake = next(iter(self.handshakes))
+            del self.handshakes[handshake]
+            handshake.cancel()
+
     def start_tls(self, transport: asyncio.Transport) -> None:
         """Start TLS on a connection, and hand it to a protocol."""
         handshake = asyncio.get_running_loop().create_task(self._start_tls(transport))
-        self.handshakes.add(handshake)
-        handshake.add_done_callback(self.handshakes.discard)
+        self.handshakes[handshake] = None
+        handshake.add_done_callback(lambda done: self.handshakes.pop(done, None))
 
     async def _start_tls(self, transport: asyncio.Transport) -> None:
         early = _EarlyData()
@@ -89,7 +106,7 @@ class _AcceptedConnection(asyncio.Protocol):
         loop = asyncio.get_running_loop()
         loop.add_reader(self._socket, self._on_first_byte)
         self._timer = loop.call_later(TLS_TIMEOUT_S, self.abort)
-        self._acceptor.accepted.add(self)
+        self._acceptor.add(self)
 
     def abort(self) -> None:
         """Abort the connection."""
@@ -116,7 +133,7 @@ class _AcceptedConnection(asyncio.Protocol):
 
     def _stop_watching(self) -> None:
         if self in self._acceptor.accepted:
-            self._acceptor.accepted.discard(self)
+            del self._acceptor.accepted[self]
             self._timer.cancel()
             asyncio.get_running_loop().remove_reader(self._socket)
             self._socket.close()

@@ -105,6 +105,37 @@ async def test_client_that_leaves_before_tls_holds_nothing(
 
 
 @pytest.mark.parametrize("sent", [b"", b"\x16\x03"], ids=["nothing", "a part of a handshake"])
+async def test_connections_before_tls_are_limited(
+    gate: StartGate, authority: Authority, sent: bytes
+) -> None:
+    """The oldest makes room, so a healthy client is served among silent ones."""
+    secure = await gate(CONNECTION_LIMIT=3, **authority.issue("127.0.0.1"))
+    acceptor = acceptor_of(secure)
+    silent = []
+    for count in 1, 2, 3:
+        silent.append(await connect_plainly(secure, sent))
+        await until(lambda: len(acceptor.handshakes if sent else acceptor.accepted) == count)  # noqa: B023
+    healthy = await secure.connect(tls=authority.client_context())
+    assert (await healthy.request(get("/health"))).status == 200
+    assert await silent[0].ended() in ("closed", "reset")
+    assert len(acceptor.handshakes if sent else acceptor.accepted) == 2
+
+
+async def test_connection_that_sent_nothing_makes_room_first(
+    gate: StartGate, authority: Authority
+) -> None:
+    secure = await gate(CONNECTION_LIMIT=2, **authority.issue("127.0.0.1"))
+    acceptor = acceptor_of(secure)
+    await connect_plainly(secure, b"\x16\x03")
+    await until(lambda: bool(acceptor.handshakes))
+    silent = await connect_plainly(secure)
+    await until(lambda: bool(acceptor.accepted))
+    await connect_plainly(secure)
+    assert await silent.ended() in ("closed", "reset")
+    assert (len(acceptor.handshakes), len(acceptor.accepted)) == (1, 1)
+
+
+@pytest.mark.parametrize("sent", [b"", b"\x16\x03"], ids=["nothing", "a part of a handshake"])
 async def test_stopping_gate_aborts_connections_before_tls(secure: Gate, sent: bytes) -> None:
     acceptor = acceptor_of(secure)
     client = await connect_plainly(secure, sent)
