@@ -43,7 +43,6 @@ class TurnQueue(WaitQueue):
         return next(iter(self.line), waiter) is waiter
 
     def count(self, waiter: Waiter, sign: int) -> None:
-        super().count(waiter, sign)
         if sign > 0:
             self.line[waiter] = None
         else:

@@ -51,6 +51,10 @@ class Socket:
     def order(self) -> str:
         return "".join(name for name, _ in self.sent)
 
+    def check_empty(self) -> None:
+        assert repr(self.queue) == "<TurnQueue 0 waiting, 0 of them here>"
+        assert self.queue.budgets.in_flight == 0
+
 
 def test_turns_are_admitted_at_the_rate_and_in_order() -> None:
     async def scenario(harness: Harness) -> None:
@@ -114,6 +118,7 @@ def test_turn_that_comes_too_early_takes_no_slot() -> None:
         await harness.admit("other", hold_s=0.5)
         await asyncio.gather(*turns)
         assert socket.sent == [("a", 1), ("b", 6)]
+        socket.check_empty()
 
     run_scenario(scenario, rate_limit=1000, rate_limit_burst=1000, concurrency_limit=1)
 
@@ -147,7 +152,52 @@ def test_turns_behind_one_that_is_cancelled_go_on(gone: str) -> None:
         turns.pop(gone).cancel()
         await asyncio.gather(*turns.values())
         assert socket.sent == ([("b", 0), ("c", 0)] if gone == "a" else [("a", 1), ("c", 1)])
-        assert not socket.queue.line
+        socket.check_empty()
+
+    run_scenario(scenario, rate_limit=1000, rate_limit_burst=1000)
+
+
+def test_turn_that_moves_on_to_its_own_lane_waits_there_only() -> None:
+    async def scenario(harness: Harness) -> None:
+        set_rate_limit(harness, NONE_LEFT, "x")
+        await run_ready_tasks()
+        await asyncio.sleep(0.5)
+        set_rate_limit(harness, NONE_LEFT, "y")
+        await run_ready_tasks()
+        socket = Socket(harness)
+        turns = [socket.turn(name, model) for name, model in zip("abcd", "xyzz", strict=True)]
+        await asyncio.sleep(0.6)
+        assert repr(socket.queue) == "<TurnQueue 3 waiting, 2 of them here>"
+        turns.pop().cancel()
+        await run_ready_tasks()
+        assert repr(socket.queue) == "<TurnQueue 2 waiting, 1 of them here>"
+        await asyncio.gather(*turns)
+        assert socket.sent == [("a", 1), ("b", 1.5), ("c", 1.5)]
+        socket.check_empty()
+
+    run_scenario(scenario, rate_limit=1000, rate_limit_burst=1000)
+
+
+def test_turn_that_leaves_early_returns_its_turns() -> None:
+    async def scenario(harness: Harness) -> None:
+        set_rate_limit(harness, NONE_LEFT, "full")
+        for _ in range(2):
+            set_rate_limit(harness, rate_limit(600, 0), "soon")
+        await run_ready_tasks()
+        queue = harness.gate.turn_queue()
+        gate = harness.gate
+        first, second = (
+            gate.turn_admission(harness.exchange("a", model=model), queue)
+            for model in ("full", "soon")
+        )
+        tasks = [asyncio.create_task(each.enter()) for each in (first, second)]
+        # It has become the candidate of its lane before the first could be admitted.
+        await asyncio.sleep(0.5)
+        assert second.had_turn_in == {second.lane_queue}
+        tasks[1].cancel()
+        await tasks[0]
+        assert second.had_turn_in == frozenset()
+        first.leave()
 
     run_scenario(scenario, rate_limit=1000, rate_limit_burst=1000)
 
@@ -194,6 +244,7 @@ def test_closed_gate_refuses_turns_wherever_they_wait() -> None:
         await run_ready_tasks()
         assert all(turn.done() for turn in turns)
         assert [name for name, *_ in socket.refused] == ["a", "b", "c"]
+        socket.check_empty()
 
     run_scenario(scenario, rate_limit=1000, rate_limit_burst=1000)
 
