@@ -5,9 +5,10 @@ sends after it waits behind it, because it may change what a later turn does; on
 since a microphone must not stall. The type of a message is usually known from its beginning, so
 that others pass as they arrive.
 
-Messages are kept as they came. A compressed one may refer to those before it, and can no longer
-be passed on as it came once upstream has not got all of them, or not in their order. From then on
-an uncompressed copy goes in its place (RFC 7692, 6.1: each message may be either).
+Messages are kept and passed on as they came. A compressed one may refer to those before it. Once
+upstream has not got all of them, since a turn was dropped, or not in their order, since audio has
+overtaken a turn, an uncompressed copy goes in its place (RFC 7692, 6.1: each message may be
+either). To compress it anew would not restore the bytes either.
 """
 
 from collections import deque
