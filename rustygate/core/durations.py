@@ -38,7 +38,10 @@ _UNITS = (
     (1000, r"(?:[u\u00b5\u03bc]s|microseconds?)"),
     (1, r"(?:ns|nanoseconds?)"),
 )
-_NUMBER = r"\d{1,14}(?:\.\d{0,20})?"
+_NUMBER = r"(?:\d{1,14}(?:\.\d{0,20})?|\.\d{1,20})"
+
+# What may stand around a value.
+_AROUND = " \t\"'+"
 
 # A duration in units, the longest first. It matches the empty text, too.
 DURATION = "".join(rf"(?:({_NUMBER}) ?{unit}(?![a-z]),? ?(?:and )?)?" for _, unit in _UNITS)
@@ -78,6 +81,10 @@ def time_until(text: str, epoch_ns: int) -> int | None:
 def parse_wait(text: str, epoch_ns: int) -> int | None:
     """Nanoseconds to wait, by a duration or an instant. None if it is neither, or a duration of
     0; 0 for an instant in the past."""
+    text = text.strip(_AROUND)
+    first = text.partition(",")[0]
+    # A header that was sent twice.
+    text = first if _plain_number.fullmatch(first) else text
     wait = parse_duration(text)
     return time_until(text, epoch_ns) if wait is None else wait or None
 
@@ -92,14 +99,14 @@ def retry_after(headers: Mapping[str, str], epoch_ns: int) -> int | None:
         wait = _scaled(wait_ms, MS)
         if wait:
             return wait
-    return parse_wait(headers.get("retry-after", "").strip(), epoch_ns)
+    return parse_wait(headers.get("retry-after", ""), epoch_ns)
 
 
 def _scaled(number: str, unit: int) -> int:
     """A decimal number times a unit, exactly, rounded down."""
     whole, _, fraction = number.partition(".")
     scale: int = 10 ** len(fraction)
-    return int(whole) * unit + int(fraction or 0) * unit // scale
+    return int(whole or 0) * unit + int(fraction or 0) * unit // scale
 
 
 def _plausible(duration: int) -> int | None:

@@ -26,7 +26,8 @@ class ErrorBody(msgspec.Struct, frozen=True):
     """An error.
 
     Args:
-        codes: what `code`, `type` and `status` say; servers put the same words into any of them.
+        codes: what `code`, `type` and `status` say, in lower case; servers put the same words into
+            any of them.
         kind: OpenAI's `type`, which names the exhausted quota: `requests` or `tokens`.
         quota_ids: Google's names of the exhausted quotas.
         fields: the error and the objects around it, in which hints are looked for.
@@ -66,7 +67,9 @@ def read_error(body: bytes) -> ErrorBody:
 
 def error_in(root: Mapping[str, Any]) -> ErrorBody:
     """The error in a JSON object."""
-    error = root.get("error")
+    error = root.get("error") or root.get("errors")
+    if isinstance(error, list) and error:
+        error = error[0]
     if isinstance(error, str):
         error = {"message": error} if " " in error else {"code": error}
     if not isinstance(error, dict):
@@ -74,7 +77,7 @@ def error_in(root: Mapping[str, Any]) -> ErrorBody:
     details = [each for each in _items(error.get("details")) if isinstance(each, dict)]
     around = (error, *_metadata(error), *details, root)
     return ErrorBody(
-        frozenset(_words(error, "code", "type", "status")),
+        frozenset(map(str.lower, _words(error, "code", "type", "status"))),
         _text(error.get("type")),
         _text(error.get("message")) or _text(error.get("detail")) or _text(root.get("message")),
         tuple(_quota_ids(details)),
@@ -118,7 +121,8 @@ def _text(value: object) -> str:
 # Fields that say when to try again, in lower case without separators.
 _HINTS = {
     "retryafter", "retryaftersec", "retryafterseconds", "retryin", "retrydelay",
-    "resetat", "resetsat", "resetsin", "resetsinseconds", "xratelimitreset",
+    "reset", "resetafter", "resetat", "resetsat", "resetsin", "resetsinseconds", "resettime",
+    "xratelimitreset",
 }  # fmt: skip
 _HINTS_IN_MS = {"retryafterms", "retryinms", "retryaftermilliseconds"}
 
@@ -136,8 +140,8 @@ def _hint(name: str, value: object, epoch_ns: int) -> int | None:
 
 
 # `try again in 1m30.5s`, `retry after 5 seconds`, `wait for 20 s`, `try again at 2025-...Z`.
-_WORDS = r"\b(?:try|retry|retrying|wait|resets?)\b[^.\d]{0,60}?"
-_in_words = re.compile(rf"{_WORDS}[ :](?=\d){DURATION}", re.ASCII | re.IGNORECASE)
+_WORDS = r"\b(?:try|retry|retrying|again|available|wait|cooldown|resets?)\b[^.\d]{0,60}?"
+_in_words = re.compile(rf"{_WORDS}[ :~](?=\d){DURATION}", re.ASCII | re.IGNORECASE)
 _at_instant = re.compile(rf"{_WORDS} (\d{{4}}-\d\d-\d\d[T ][\d:.]+(?:Z|[+-]\d\d:?\d\d)?)", re.I)
 _after_number = re.compile(
     r"\b(?:retry|again|wait)[ -](?:after|in|for):? ?(\d{1,7}(?:\.\d{1,6})?)(?=\s*(?:$|[.,;!)\n]))",

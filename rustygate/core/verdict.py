@@ -13,7 +13,6 @@ from rustygate.core.bucket import MINUTE, SECOND
 from rustygate.core.content_coding import Inflater, codings_of
 from rustygate.core.durations import MS, parse_wait, retry_after
 from rustygate.core.error_body import ErrorBody, error_in, read_error
-from rustygate.core.rate_limit_headers import read_rate_limits
 from rustygate.core.request_schema import DECODE_ERRORS
 
 # Every pause ends within a minute, so that a lane always has a next attempt: a long-lasting limit
@@ -65,7 +64,7 @@ def judge(status: int, headers: Mapping[str, str], body: bytes, epoch_ns: int) -
         body: as received; if it is encoded or truncated, it is read as far as possible.
         epoch_ns: the time of day, with which dates are compared.
     """
-    if status not in (429, 503) or headers.get("x-should-retry") == "false":
+    if status not in (429, 503) or headers.get("x-should-retry", "").lower() == "false":
         return PASS
     codings = codings_of(headers)
     if codings:
@@ -138,12 +137,21 @@ _RATE_LIMIT_CODES = {
     "too_many_requests",
 }
 
-# `requests per day (RPD)`, `free-models-per-day`, `Daily token limit`.
+# `requests per day (RPD)`, `free-models-per-day`, `200 requests/day`, `Daily token limit`.
 _LONG_PERIOD = re.compile(
-    r"\bper[ _-]?(?:day|week|month)\b|\b[RT]PD\b"
-    r"|\b(?:daily|weekly|monthly)[ _-](?:\w+[ _-]){0,3}(?:limit|quota|cap|budget|allowance)",
+    r"\bper[ _-]?(?:1[ _-]?)?(?:day|week|month)\b|\bper[ _-]24[ _-]?h|\b[RT]PD\b"
+    r"|\b(?:requests|tokens|messages|\d) ?(?:/| a | each | every )(?:day|week|month)\b"
+    r"|\b(?:daily|weekly|monthly)[ _-](?:\w+[ _-]){0,3}"
+    r"(?:limit|quota|cap|budget|allowance|allocation)",
     re.ASCII | re.IGNORECASE,
 )
+# An empty account, where no code says so.
+_NO_CREDIT = re.compile(
+    r"\b(?:insufficient|not enough) (?:credits?|balance|funds)\b|\bcredit balance is too low\b",
+    re.IGNORECASE,
+)
+# OpenAI's words for `insufficient_quota`. Gemini has them in every 429, with a time to wait.
+_CHECK_BILLING = "check your plan and billing"
 _QUOTA_PER_DAY = re.compile(r"per_?-?(?:day|week|month)", re.ASCII | re.IGNORECASE)
 
 _NUMBERS = re.compile(r"\bLimit:? ([\d,]{1,20}).{0,100}?\bRequested:? ([\d,]{1,20})", re.ASCII)
@@ -161,11 +169,16 @@ def _is_final(error: ErrorBody) -> bool:
         return True
     if any(map(_QUOTA_PER_DAY.search, error.quota_ids)):
         return True
-    return bool(_LONG_PERIOD.search(error.message)) or _is_too_large(error.message)
+    message = error.message
+    if _CHECK_BILLING in message and not error.quota_ids and error.wait_ns(0) is None:
+        return True
+    return bool(
+        _LONG_PERIOD.search(message) or _NO_CREDIT.search(message) or _is_too_large(message)
+    )
 
 
 def _is_rate_limit(error: ErrorBody) -> bool:
-    return any(code.lower() in _RATE_LIMIT_CODES for code in error.codes)
+    return not error.codes.isdisjoint(_RATE_LIMIT_CODES)
 
 
 def _is_too_large(message: str) -> bool:
@@ -200,15 +213,21 @@ def _time_to_reset(headers: Mapping[str, str], kind: str, epoch_ns: int) -> int 
     Args:
         kind: the quota that the error names.
     """
-    update = read_rate_limits(headers)
-    quotas = {"requests": update.requests, "tokens": update.tokens}
     resets = [
-        quota.time_to_reset(epoch_ns) or 0
-        for name, quota in quotas.items()
-        if quota is not None and (name == kind or quota.remaining == 0)
+        parse_wait(headers.get("x-ratelimit-reset-" + name, ""), epoch_ns) or 0
+        for name in ("requests", "tokens")
+        if name == kind or headers.get("x-ratelimit-remaining-" + name, "").strip() == "0"
     ]
-    if resets:
-        return max(resets)
-    # Look-alikes with one limit, and the IETF's draft of `RateLimit` headers.
-    reset = headers.get("x-ratelimit-reset") or headers.get("ratelimit-reset") or ""
-    return parse_wait(reset.strip(), epoch_ns)
+    wait = max(resets, default=0)
+    if wait:
+        return wait
+    # Look-alikes with one limit, and the IETF's drafts of `RateLimit` headers.
+    for name in ("x-ratelimit-reset", "x-rate-limit-reset", "ratelimit-reset"):
+        if name in headers:
+            return parse_wait(headers[name], epoch_ns)
+    match = _RESET.search(headers.get("ratelimit", ""))
+    return parse_wait(match[1], epoch_ns) if match else None
+
+
+# `limit=10, remaining=0, reset=5` and `"default";r=0;t=5`.
+_RESET = re.compile(r"\b(?:reset|t)=(\d{1,9})\b", re.ASCII)

@@ -97,6 +97,24 @@ def pause_of(body: bytes = b"", **headers: str) -> int:
         pytest.param(429, {"code": "billing_not_active"}, PASS, id="billing"),
         pytest.param(429, {"code": "billing_hard_limit_reached"}, PASS, id="billing-limit"),
         pytest.param(429, {"code": "overbilling_x"}, PAUSE, id="not-billing"),
+        pytest.param(429, {"code": "INSUFFICIENT_QUOTA"}, PASS, id="quota-upper-case"),
+        pytest.param(429, {"code": "Billing_Not_Active"}, PASS, id="billing-mixed-case"),
+        pytest.param(429, {"message": "Insufficient credits"}, PASS, id="credits"),
+        pytest.param(429, {"message": "Insufficient balance or no resource"}, PASS, id="balance"),
+        pytest.param(429, {"message": "Your credit balance is too low"}, PASS, id="low-balance"),
+        pytest.param(429, {"message": "Not enough capacity, credits"}, PAUSE, id="capacity"),
+        pytest.param(
+            429,
+            {"message": "You exceeded your current quota, please check your plan and billing"},
+            PASS,
+            id="billing-in-words",
+        ),
+        pytest.param(
+            429,
+            {"message": "Quota: please check your plan and billing details. Retry in 2s"},
+            Verdict(Action.PAUSE, 2 * SECOND),
+            id="billing-in-words-with-a-wait",
+        ),
         pytest.param(503, {"code": None, "type": "server_error"}, PASS, id="plain-503"),
         pytest.param(500, {"code": "server_is_overloaded"}, PASS, id="500"),
         pytest.param(502, {}, PASS, id="502"),
@@ -254,6 +272,11 @@ GEMINI_PER_MINUTE: dict[str, Any] = GEMINI_PER_DAY | {
         {"error": {"message": "Limit reached on tokens per day (TPD). Try again in 1.5s."}},
         {"error": {"message": "Rate limit exceeded: free-models-per-day. Add 10 credits"}},
         {"error": {"message": "Daily token limit exceeded"}},
+        {"error": {"message": "Exceeded 200 requests/day"}},
+        {"error": {"message": "The limit is 200 requests a day, try again in 2s"}},
+        {"error": {"message": "Too many messages per 24 hours"}},
+        {"error": {"message": "5 requests per 1 day"}},
+        {"errors": [{"message": "you have used up your daily free allocation", "code": 3036}]},
         {"error": {"message": "You have reached your monthly quota."}},
         {"detail": "Quota of requests per day reached"},
         {"error": GEMINI_PER_DAY},
@@ -266,8 +289,23 @@ def test_limits_of_long_periods_are_passed_on(body: object, headers: dict[str, s
     assert verdict_on(429, json.dumps(body).encode(), **headers) == PASS
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Rate limit reached on tokens per minute (TPM). Need more? Upgrade to Dev Tier today",
+        "See https://example.com/limits/day-pass",
+        "The daily build is busy",
+        "10 requests per 10 seconds",
+        "Limit 3 / min",
+    ],
+)
+def test_words_about_periods_are_no_limits_of_long_periods(message: str) -> None:
+    assert verdict_on(429, error(message=message)) == PAUSE
+
+
 def test_should_not_retry_is_passed_on() -> None:
     body = error(code="rate_limit_exceeded")
+    assert verdict_on(429, body, x_should_retry="False") == PASS
     assert verdict_on(429, body, x_should_retry="false", retry_after="1") == PASS
     assert verdict_on(503, error(code="slow_down"), x_should_retry="false") == PASS
     assert verdict_on(429, body, x_should_retry="true") == PAUSE
@@ -291,10 +329,21 @@ def test_should_not_retry_is_passed_on() -> None:
         ({"message": "Try again at 2025-10-09T08:53:25Z."}, 5 * SECOND),
         ({"message": "Please try again in 0s"}, DEFAULT_PAUSE),
         ({"message": "retry 3 times, 5 seconds is the limit of 10 requests"}, DEFAULT_PAUSE),
+        ({"message": "Try again in ~5 seconds"}, 5 * SECOND),
+        ({"message": "Please try again in about 2h3m"}, 7380 * SECOND),
+        ({"message": "Capacity is available again in 12 seconds"}, 12 * SECOND),
+        ({"message": "Cooldown: 8s"}, 8 * SECOND),
+        ({"message": "try again in 5s, at most in 10s"}, 5 * SECOND),
+        ({"message": "try again in -5s"}, DEFAULT_PAUSE),
+        ({"message": "try again in NaN seconds"}, DEFAULT_PAUSE),
         ({"message": "Try again in 5 apples"}, DEFAULT_PAUSE),
         ({"message": "Try again in 99999999999999 hours"}, DEFAULT_PAUSE),
         ({"retry_after": 5}, 5 * SECOND),
         ({"retry_after": 2.5}, 2500 * MS),
+        ({"retry_after": 1e300}, DEFAULT_PAUSE),
+        ({"retry_after": "soon", "message": "try again in 3s"}, 3 * SECOND),
+        ({"reset_time": NOW_S + 9}, 9 * SECOND),
+        ({"reset_after": 9}, 9 * SECOND),
         ({"retry_after": "4s"}, 4 * SECOND),
         ({"retryAfterMs": 300}, 300 * MS),
         ({"retry_after": True}, DEFAULT_PAUSE),
@@ -319,6 +368,9 @@ def test_hints_in_bodies(body: dict[str, Any], wait_ns: int) -> None:
         (b'"Try again in 6s"', 6 * SECOND),
         (b"Too many requests, try again in 5 seconds", 5 * SECOND),
         (b'{"error": 5, "message": "try again in 2s"}', 2 * SECOND),
+        (b'{"errors": [{"message": "try again in 3s"}, {}]}', 3 * SECOND),
+        (b'{"error": ["try again in 4s"]}', 4 * SECOND),
+        (b'{"error": [], "message": "try again in 2s"}', 2 * SECOND),
     ],
 )
 def test_hints_in_other_shapes(body: bytes, wait_ns: int) -> None:
@@ -342,6 +394,25 @@ def test_resets_in_every_form(reset: str, wait_ns: int) -> None:
     assert pause_of(b"", **quota_headers("requests", "9", "0", reset)) == wait_ns
     assert pause_of(x_ratelimit_reset=reset) == wait_ns
     assert pause_of(ratelimit_reset=reset) == wait_ns
+    assert pause_of(x_rate_limit_reset=reset) == wait_ns
+    # Without the limit.
+    spent = {"x_ratelimit_remaining_tokens": "0", "x_ratelimit_reset_tokens": reset}
+    assert pause_of(b"", **spent) == wait_ns
+    assert pause_of(error(type="requests"), x_ratelimit_reset_requests=reset) == wait_ns
+
+
+@pytest.mark.parametrize(
+    ("value", "wait_ns"),
+    [
+        ("limit=100, remaining=0, reset=12", 12 * SECOND),
+        ('"default";r=0;t=12', 12 * SECOND),
+        ('"default";r=0', DEFAULT_PAUSE),
+        ("reset=-1", DEFAULT_PAUSE),
+        ("reset=9999999999", DEFAULT_PAUSE),
+    ],
+)
+def test_reset_in_the_ietf_header(value: str, wait_ns: int) -> None:
+    assert pause_of(ratelimit=value) == wait_ns
 
 
 def test_retry_after_goes_before_a_hint_and_the_shorter_of_hint_and_reset_counts() -> None:
