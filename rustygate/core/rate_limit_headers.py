@@ -1,8 +1,8 @@
 """What upstream reports about its quotas: the `x-ratelimit-*` response headers.
 
 Each OpenAI response says how many requests and tokens of the current minute are left (OpenAI's
-guide "Rate limits", "Rate limits in headers"). `reset` is the time until a quota is full again,
-not until the next request fits.
+guide "Rate limits", "Rate limits in headers"). `reset`, the time until a quota is full again, only
+matters after a 429 (`core.verdict`).
 
 The headers come from outside. Whatever is in them, these functions return and do not raise; a
 number that makes no sense counts as missing.
@@ -12,8 +12,6 @@ from collections.abc import Mapping
 from typing import Literal
 
 import msgspec
-
-from rustygate.core.durations import parse_wait
 
 # More than upstream allows anyone in a minute. A greater number is a mistake.
 MAX_QUOTA = 10**12
@@ -29,16 +27,10 @@ class Quota(msgspec.Struct, frozen=True):
     Args:
         limit: units in a minute, at least one.
         remaining: units left, at most `limit`.
-        reset: the time until it is full, as upstream writes it; parsed only where it is needed.
     """
 
     limit: int
     remaining: int | None
-    reset: str | None = None
-
-    def time_to_reset(self, epoch_ns: int) -> int | None:
-        """Nanoseconds until it is full; `epoch_ns` is the time of day."""
-        return None if self.reset is None else parse_wait(self.reset.strip(), epoch_ns)
 
 
 class RateLimitUpdate(msgspec.Struct, frozen=True):
@@ -73,7 +65,7 @@ def _quota(kind: QuotaKind, limit_value: str | None, headers: Mapping[str, str])
     remaining = _count(headers.get("x-ratelimit-remaining-" + kind))
     if remaining is not None and remaining > limit:
         remaining = limit
-    return Quota(limit, remaining, headers.get("x-ratelimit-reset-" + kind))
+    return Quota(limit, remaining)
 
 
 def _count(text: str | None) -> int | None:

@@ -124,7 +124,7 @@ def _bucket(per_minute: int | None) -> TokenBucket | None:
 
 
 def _quota(bucket: TokenBucket | None, now: int) -> Quota | None:
-    return None if bucket is None else Quota(bucket.burst, max(0, bucket.level(now)), None)
+    return None if bucket is None else Quota(bucket.burst, max(0, bucket.level(now)))
 
 
 class _Run:

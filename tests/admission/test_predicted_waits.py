@@ -60,7 +60,7 @@ class Scenario:
 
 
 def _exhausted(limit: int | None) -> Quota | None:
-    return None if limit is None else Quota(limit, 0, None)
+    return None if limit is None else Quota(limit, 0)
 
 
 def lane(*crowds: Crowd, requests: int | None = 120, tokens: int | None = 24_000) -> Scenario:

@@ -12,7 +12,7 @@ from rustygate.core.rate_limit_headers import Quota, RateLimitUpdate
 
 
 def update(limit: int, remaining: int | None = None) -> RateLimitUpdate:
-    return RateLimitUpdate(Quota(limit, remaining, None), None)
+    return RateLimitUpdate(Quota(limit, remaining), None)
 
 
 def admit(lane: Lane, now: int, count: int = 1) -> AdmissionTotals:
@@ -35,7 +35,7 @@ def test_response_without_a_quota_leaves_its_bucket() -> None:
     lane = Lane()
     lane.learn(0, admit(lane, 0), update(60, 30))
     before = repr(lane.requests)
-    lane.learn(0, lane.totals, RateLimitUpdate(None, Quota(1000, 10, None)))
+    lane.learn(0, lane.totals, RateLimitUpdate(None, Quota(1000, 10)))
     assert repr(lane.requests) == before
     assert lane.tokens is not None
 
@@ -70,7 +70,7 @@ def test_any_update_allows_a_next_attempt(
     lane = Lane()
     lane.take(10 * SECOND, tokens)
     now = 10 * SECOND + elapsed
-    quota = Quota(limit, None if remaining is None else min(limit, remaining), None)
+    quota = Quota(limit, None if remaining is None else min(limit, remaining))
     lane.learn(now, lane.totals, RateLimitUpdate(quota, quota))
     lane.pause(now, MINUTE)
     lane.slow_down(now, lane.totals)

@@ -88,7 +88,7 @@ def rate_limit(
     limit: int, remaining: int | None = None, *, tokens: bool = False
 ) -> RateLimitUpdate:
     """What a response reports of one quota: requests, or the model's tokens."""
-    quota = Quota(limit, remaining, None)
+    quota = Quota(limit, remaining)
     return RateLimitUpdate(None, quota) if tokens else RateLimitUpdate(quota, None)
 
 
