@@ -1,0 +1,32 @@
+"""What errors from upstream do to their lane, on a virtual clock."""
+
+import json
+
+import pytest
+
+from rustygate.core.bucket import SECOND
+from rustygate.retry import RetryPolicy
+from tests.support.harness import Harness, run_scenario
+
+
+@pytest.mark.parametrize(
+    ("code", "pause_s", "slowed", "paced"),
+    [
+        ("rate_limit_exceeded", 1, False, True),
+        ("slow_down", 1, True, False),
+        ("insufficient_quota", 0, False, False),
+        ("invalid_prompt", 0, False, False),
+    ],
+)
+def test_error_in_a_stream_pauses_its_lane_if_it_is_temporary(
+    code: str, pause_s: int, slowed: bool, paced: bool
+) -> None:
+    async def scenario(harness: Harness) -> None:
+        policy = RetryPolicy(harness.settings, harness.gate)
+        async with harness.gate.admission(harness.exchange("a", model="m")) as admission:
+            policy.judge_event(admission, json.dumps({"error": {"code": code}}).encode())
+            lane = admission.lane_queue.lane
+            assert lane.wait(harness.gate.now()) == pause_s * SECOND
+            assert (lane.throttle is not None, lane.pace is not None) == (slowed, paced)
+
+    run_scenario(scenario, rate_limit=None)
