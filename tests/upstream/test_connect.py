@@ -166,6 +166,27 @@ async def test_request_outlasts_a_restart_of_upstream(
     assert (await expect_success(running, client, 1)).body == b"there"
 
 
+async def test_host_name_is_resolved_again_for_each_try(
+    gate: StartGate, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Upstream restarts at another address."""
+    upstream.reply = response(b"there")
+    port = int(upstream.url.split(":")[2].split("/")[0])
+    nobody_there, address = "127.0.0.2", "127.0.0.1"
+    looked_up: list[str] = []
+
+    async def getaddrinfo(*_: object, **__: object) -> list[tuple[object, ...]]:
+        looked_up.append(address if looked_up else nobody_there)
+        family = socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP
+        return [(*family, "", (looked_up[-1], port))]
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", getaddrinfo)
+    running = await gate(OPENAI_BASE_URL=f"http://upstream.test:{port}/v1")
+    client = await running.send(chat())
+    assert (await expect_success(running, client, 1)).body == b"there"
+    assert looked_up == [nobody_there, address]
+
+
 @with_streamed_bodies
 async def test_streamed_body_outlasts_a_restart_of_upstream(
     stopped_upstream: Upstream, gate: StartGate, sent: bytes, settings: dict[str, object]
