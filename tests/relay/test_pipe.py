@@ -180,7 +180,7 @@ async def test_late_read_of_the_end_does_not_affect_the_next_response(
     call.send(chunk(b"the end"), LAST_CHUNK)
     call.done.set()
     await running.request(get("/health"))
-    other = await running.send(get("/v1/models"))
+    other = await running.send(get())
     call = await upstream.call()
     assert len(upstream.wires) == 1
     client.wire.resume_reading()

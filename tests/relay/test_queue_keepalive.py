@@ -1,6 +1,7 @@
 """The early head and the keepalives of a stream that waits in the queue, over real sockets."""
 
 import asyncio
+import gzip
 import json
 from typing import Any
 
@@ -23,6 +24,7 @@ from tests.support.rate_limits import error
 from tests.support.upstream import Call, Upstream
 
 KEEPALIVE = b": keep-alive\n"
+STREAM_TYPE = "Content-Type: text/event-stream"
 
 
 EARLY = {"RATE_LIMIT_TIMEOUT": 1, "CONCURRENCY_LIMIT": 1, "QUEUE_KEEPALIVE_AFTER": 0.05}
@@ -193,7 +195,10 @@ async def test_head_request_for_a_stream_gets_no_keepalive(
 
 
 @pytest.mark.parametrize("target", ["/v1/chat/completions", "/v1/responses"])
-@pytest.mark.parametrize("failure", ["refusal", "upstream's error", "no stream", "no connection"])
+@pytest.mark.parametrize(
+    "failure",
+    ["refusal", "error", "error as a stream", "compressed stream", "no stream", "no connection"],
+)
 async def test_error_after_an_early_head_is_sent_in_the_stream(
     gate: StartGate, upstream: Upstream, failure: str, target: str
 ) -> None:
@@ -209,9 +214,16 @@ async def test_error_after_an_early_head_is_sent_in_the_stream(
         call = await upstream.call()
         await call.read_rest()
         match failure:
-            case "upstream's error":
+            case "error":
                 code = "model_not_found"
                 call.send(response(error(code), status="404 Not Found"))
+            case "error as a stream":
+                code = "model_not_found"
+                call.send(response(error(code), STREAM_TYPE, status="404 Not Found"))
+            case "compressed stream":
+                code = "null"
+                event = gzip.compress(b"data: {}\n\n")
+                call.send(response(event, STREAM_TYPE, "Content-Encoding: gzip"))
             case "no stream":
                 code = "null"
                 call.send(response(b"{}", "Content-Type: application/json"))
