@@ -87,7 +87,8 @@ class RetryPolicy:
         if verdict.action is Action.PASS:
             return None
         least = _least_pause(exchange)
-        admission.pause(max(verdict.pause_ns, least), slow=verdict.action is Action.SLOW)
+        slow = verdict.action is Action.SLOW
+        admission.pause(max(verdict.pause_ns, least), slow=slow, guessed=verdict.guessed)
         if self._may_retry(exchange, body, max(verdict.wait_ns, least)):
             return FailedAttempt(response=response, body_start=body_start)
         return None
@@ -96,7 +97,8 @@ class RetryPolicy:
         """Pause the lane if an error that came in a successful stream calls for it."""
         verdict = judge_event(data, time_ns())
         if verdict is not None and verdict.action is not Action.PASS:
-            admission.pause(verdict.pause_ns, slow=verdict.action is Action.SLOW)
+            slow = verdict.action is Action.SLOW
+            admission.pause(verdict.pause_ns, slow=slow, guessed=verdict.guessed)
 
     def _may_retry(self, exchange: Exchange, body: RequestBody, pause_ns: int) -> bool:
         """Whether the same request may be sent again, and in time."""

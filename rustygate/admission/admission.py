@@ -105,20 +105,29 @@ class Admission(Waiter):
         if ok and not (lane.known and lane.slots is None):
             lane.confirm_model()
         if ok and lane.pace is not None:
-            lane.pace.accept(self._dispatcher.now(), self.lane_totals.at)
+            self._accept_at_pace()
         if update is not None and lane.learn(self._dispatcher.now(), self.lane_totals, update):
             self.lane_queue.on_limits_changed()
             self._dispatcher.on_lane_changed(self.lane_queue)
         self._release_lane_slot()
 
-    def pause(self, wait: int, *, slow: bool = False) -> None:
-        """Admit no request of this lane for `wait` ns; if `slow`, fewer of them after that."""
+    def _accept_at_pace(self) -> None:
+        lane = self.lane_queue.lane
+        if lane.accept(self._dispatcher.now(), self.lane_totals):
+            self._lanes.advance_pace(lane.pace)
+
+    def pause(self, wait: int, *, slow: bool = False, guessed: bool = False) -> None:
+        """Admit no request of this lane for `wait` ns; if `slow`, fewer of them after that.
+
+        Args:
+            guessed: upstream did not say how long to wait.
+        """
         lane, now = self.lane_queue.lane, self._dispatcher.now()
         if slow:
             lane.pause(now, wait)
             lane.slow_down(now, self.lane_totals)
         else:
-            lane.refuse(now, wait, self.lane_totals)
+            lane.refuse(now, wait, self.lane_totals, guessed=guessed)
         self.lane_queue.advance()
         self._dispatcher.on_lane_changed(self.lane_queue)
 

@@ -12,6 +12,8 @@ from itertools import islice
 
 from rustygate.admission.wait_queues import GateQueue, LaneQueue, clock_ns
 from rustygate.core.lane import Lane
+from rustygate.core.pace import Pace
+from rustygate.core.pace_group import PaceGroup
 
 # Unused lanes are deleted above this number.
 MAX_LANES = 1000
@@ -33,6 +35,7 @@ class Lanes:
     ) -> None:
         self._queues: OrderedDict[str, LaneQueue] = OrderedDict()
         self._probes = probes
+        self._pace_group = PaceGroup()
         self._gate_queue = gate_queue
         self._loop = loop
 
@@ -47,7 +50,7 @@ class Lanes:
         name = key or ""
         queue = self._queues.get(name)
         if queue is None:
-            lane = Lane(slots=self._probes)
+            lane = Lane(slots=self._probes, pace_group=self._pace_group)
             queue = self._queues[name] = LaneQueue(name, lane, self._gate_queue, self._loop)
         else:
             self._queues.move_to_end(name)
@@ -58,6 +61,12 @@ class Lanes:
         remembered."""
         queue = self._queues.get(key)
         return queue is not None and queue.lane.known
+
+    def advance_pace(self, pace: Pace | None) -> None:
+        """A pace became faster: set the timers of the lanes that share it anew."""
+        for queue in self._queues.values():
+            if queue.lane.pace is pace:
+                queue.advance()
 
     def release(self, queue: LaneQueue) -> None:
         """Count out a user of a lane; a lane that holds no knowledge goes with its last user."""

@@ -19,6 +19,7 @@ from rustygate.core.bucket import MINUTE, SECOND, TokenBucket
 from rustygate.core.budgets import Budgets
 from rustygate.core.learned_quota import REORDERED_WITHIN, LearnedQuota, is_scarce
 from rustygate.core.pace import Pace
+from rustygate.core.pace_group import PaceGroup
 from rustygate.core.rate_limit_headers import RateLimitUpdate
 
 # No more than so many requests without a response are examined at each response.
@@ -55,6 +56,7 @@ class Lane(Budgets):
         known: upstream has responded successfully for the model, so the model exists.
         throttle: limits the rate while the lane recovers from `slow_down`.
         pace: limits the rate after a 429, as long as no limits are known.
+        pace_group: the lanes that may share a pace.
         totals: what was admitted so far. Each exchange keeps the value at its own admission.
     """
 
@@ -62,7 +64,10 @@ class Lane(Budgets):
     paused_until: int = 0
     throttle: "Throttle | None" = None
     pace: Pace | None = None
+    pace_group: PaceGroup = field(default_factory=PaceGroup)
     totals: AdmissionTotals = _NO_ADMISSIONS
+    # How often in a row the lane was refused while upstream accepted others at its pace.
+    _refusals: int = 0
     _last_update: AdmissionTotals = _NO_ADMISSIONS
     _unanswered: dict[int, tuple[int, int]] = field(default_factory=dict)
     _request_quota: LearnedQuota = field(default_factory=LearnedQuota)
@@ -75,6 +80,7 @@ class Lane(Budgets):
         free = self.throttle is None and self.pace is None and self.paused_until <= now
         if wait is None or free:
             return wait
+        self._follow_pace()
         throttled = 0 if self.throttle is None else self.throttle.wait(now)
         paced = 0 if self.pace is None else self.pace.bucket.wait(now)
         return max(wait, throttled, paced, self.paused_until - now)
@@ -85,9 +91,8 @@ class Lane(Budgets):
             wait = max(
                 wait, self.throttle.wait(now) + self.throttle.period(now) * round(ahead.items)
             )
-        # The first pace is a guess, and usually too slow.
-        if self.pace is not None and self.pace.confirmed:
-            wait = max(wait, self.pace.bucket.wait(now, 1 + round(ahead.items)))
+        if self.pace is not None:
+            wait = max(wait, self.pace.wait_behind(now, ahead.items))
         return wait
 
     def take(self, now: int, tokens: int = 0) -> None:
@@ -102,6 +107,7 @@ class Lane(Budgets):
         if self.throttle is not None:
             self.throttle.take(now)
         if self.pace is not None:
+            self._follow_pace()
             if self.pace.is_over(now):
                 self.pace = None
             else:
@@ -208,21 +214,53 @@ class Lane(Budgets):
         """Admit no request for `wait` nanoseconds."""
         self.paused_until = max(self.paused_until, now + wait)
 
-    def refuse(self, now: int, wait: int, admitted: AdmissionTotals) -> None:
+    def accept(self, now: int, admitted: AdmissionTotals) -> bool:
+        """Upstream accepted a request. Returns whether the lane's pace became faster."""
+        if self.pace is None:
+            return False
+        self._refusals = 0
+        self._follow_pace()
+        return self.pace.accept(now, admitted.at)
+
+    def refuse(
+        self, now: int, wait: int, admitted: AdmissionTotals, *, guessed: bool = False
+    ) -> None:
         """Upstream refused a request, which may come again in `wait` nanoseconds.
 
         If no limit is known, the lane then resumes at the pace that upstream sustained.
+
+        Args:
+            guessed: upstream did not say how long to wait. The pace is a better guess once
+                upstream keeps accepting requests at it.
         """
-        self.pause(now, wait)
         if self.limits_known:
+            self.pause(now, wait)
             return
-        if self.pace is not None and not self.pace.is_over(now):
-            self.pace.refuse(now, admitted.at)
-            return
+        self._follow_pace()
+        pause = wait
+        if self.pace is None or self.pace.is_over(now):
+            self.pace, self._refusals = self._first_pace(now, wait), 0
+            self.pace_group.add(now, self.pace)
+        elif self.pace.refuse(now, admitted.at):
+            self._refusals += 1
+            if guessed and self._refusals == 1:
+                pause = 0
+        self.pause(now, pause)
+        pace = self.pace_group.choose(now, self.pace, wait, self._refusals)
+        if pace is not self.pace:
+            self.pace, self._refusals = pace, 1
+
+    def _follow_pace(self) -> None:
+        """Use the pace that replaced the lane's."""
+        while self.pace is not None and self.pace.successor is not None:
+            self.pace = self.pace.successor
+
+    def _first_pace(self, now: int, wait: int) -> Pace:
         # A wait below a second is exact: after it, one more request fits.
+        if wait < SECOND:
+            return Pace(now, wait, 1)
         meter = self._recent_rate if wait <= 2 * SECOND else self._rate
-        window, count = max(wait, meter.span(now)), meter.total - 1
-        self.pace = Pace(now, wait, 1) if wait < SECOND else Pace(now, window, count)
+        return Pace(now, max(wait, meter.span(now)), meter.total - 1)
 
     def slow_down(self, now: int, admitted: AdmissionTotals) -> None:
         """Halve the rate, which recovers linearly over five minutes.

@@ -1,13 +1,27 @@
-"""The pace of a lane whose limits upstream does not report.
+"""The pace of lanes whose limits upstream does not report.
 
-After a 429 the lane resumes at the pace that upstream sustained: the number of requests it
-accepted lately, at least one, divided by the wait it asks for. Requests are released one by one, a
-little slower than that, because the network varies the gaps between them.
+After a 429 a lane resumes at the pace that upstream sustained: the number of requests it accepted
+lately, at least one, divided by the wait it asks for. Requests are released one by one, a little
+slower than that, because the network varies the gaps between them.
 
-After a run of successes the pace is probed: a step faster. A probe that is refused is undone, and
-the next run is twice as long. A pace that is refused without a probe was too fast, and is slowed
-down. This resembles the congestion avoidance of TCP (RFC 5681), with requests in place of bytes.
+From there the pace searches for upstream's rate:
+
+- Each accepted request leads to a faster pace, until one is refused. One request tries it, and
+  those behind it keep the last good pace until its response is there.
+- A refused trial is undone. Upstream's rate is now between the good and the refused pace. After a
+  run of successes the middle of the two is tried. Once the two are close, the search starts again,
+  because upstream may take more by now. The nearer the two are, the less can be gained: then each
+  refusal doubles the next run.
+- A refusal at a pace that seemed to be good means that upstream had units saved, which are used
+  up. Its rate is then measured: what it accepted since the last refusal, when it had none left
+  either, divided by the time.
+
+The search follows TCP's slow start and the binary search of BIC (Xu et al., INFOCOM 2004), with
+requests in place of bytes. To go on at the rate that was measured, instead of half of it, is the
+idea of BBR (Cardwell et al., ACM Queue 2016).
 """
+
+from collections import deque
 
 from rustygate.core.bucket import MINUTE, SECOND, TokenBucket
 
@@ -20,18 +34,24 @@ QUIET_TIME = MINUTE
 # A pace is at most a thousand requests a second.
 _MIN_PERIOD = SECOND // 1000
 
-# A run of successes takes at least this time, in so many requests.
-_RUN_TIME = 8 * SECOND
-_MIN_RUN, _FIRST_RUN, _MAX_RUN = 2, 8, 512
+# The steps of the search: so many times as fast. If upstream accepted many requests at first, the
+# first step is one request more.
+_STEP = 1.6
 
-# The first probe adds one request per window. The step doubles after each success, and halves
-# after each failure, down to this share of the first pace.
-_MIN_STEP = 1 / 16
+# A run takes this many requests at first; doubled, it takes up to this time.
+_FIRST_RUN, _MAX_RUN_TIME = 8, MINUTE
 
-# How much a pace is slowed down that was refused at its first request, its second, or later; and
-# at least if nothing was accepted since the last time.
-_SLOWER_BY = 2.0, 1.25, 1.1
-_SLOWER_AGAIN = 1.5
+# A good and a refused pace within the second factor are close. Runs get longer within the first
+# one; until then, much can be gained.
+_NEAR, _CLOSE = 1.25, 1.1
+
+# A request that follows another later than this part of the period shows nothing.
+_IN_USE = 1.5
+
+# A pace that seemed to be good is slowed down by at least and at most these factors.
+_MIN_SLOWER, _MAX_SLOWER = 1.1, 2.0
+
+_MAX_REMEMBERED = 256
 
 
 class Pace:
@@ -45,79 +65,129 @@ class Pace:
     def __init__(self, now: int, window: int, accepted: int) -> None:
         self._window = window
         self._accepted = accepted
-        self._changed_at = now
-        self._sent = self._run = self._needed = 0
-        self._step = 1.0
-        self._first_period = self._good_period = 1
-        self._is_probe = False
-        self.confirmed = False
+        self._changed_at = self._slowed_at = self._refused_at = now
+        self._run, self._needed, self._next_run = 0, 1, _FIRST_RUN
+        self._step = _STEP
+        # The last good period, while a faster one is tried, and the last one that was refused.
+        self._good: int | None = None
+        self._refused = 0
+        self._is_searching = True
+        # When requests were released that were not refused.
+        self._released: deque[int] = deque(maxlen=_MAX_REMEMBERED)
+        # Whether upstream accepted requests since the last refusal.
+        self.delivers = False
+        # Whether other paces were replaced by this one, and the one that replaces this one.
+        self.is_shared = False
+        self.successor: Pace | None = None
         self.bucket = TokenBucket(1, 1)
         self._restart()
 
     def __repr__(self) -> str:
-        probe = " probe" if self._is_probe else ""
-        return f"<Pace{probe} 1 in {self.bucket.period / SECOND:.3g} s>"
+        trial = " trial" if self._good is not None else ""
+        return f"<Pace{trial} 1 in {self.bucket.period / SECOND:.3g} s>"
 
     def is_over(self, now: int) -> bool:
         """Whether nothing was sent for so long that the pace is out of date."""
         return now - max(self.bucket.full_at, self._changed_at) > QUIET_TIME
 
+    def wait_behind(self, now: int, ahead: float) -> int:
+        """Nanoseconds until a request is released, at least, if so many others go before it."""
+        # The first pace is a guess, and usually too slow.
+        if not self._refused:
+            return 0
+        return self.bucket.wait(now) + round(ahead * min(self._refused, self.bucket.period))
+
     def take(self, now: int) -> None:
         """Release a request."""
-        self._sent += 1
+        self._released.append(now)
         self.bucket.take(now)
+        if self._good is not None and not self._run:
+            self.bucket.full_at = now + self._good
 
-    def accept(self, now: int, admitted_at: int) -> None:
-        """Upstream accepted a request."""
-        # Requests that came slower than the pace do not show that it is sustained.
-        in_use = now <= self.bucket.full_at + self.bucket.period
-        if in_use and admitted_at > self._changed_at:
-            self._run += 1
-            if self._run >= self._needed:
-                self._probe(now)
+    def accept(self, now: int, released_at: int) -> bool:
+        """Upstream accepted a request. Returns whether the next one may follow sooner."""
+        self.delivers = True
+        if released_at <= self._changed_at or not self._was_in_use(released_at):
+            return False
+        self._run += 1
+        if self._run >= self._needed:
+            self._accelerate(now)
+        elif self._run == 1:
+            # The trial succeeded: those behind it need not wait longer.
+            self._set_period(self.bucket.period)
+        else:
+            return False
+        return True
 
-    def refuse(self, now: int, admitted_at: int) -> None:
-        """Upstream refused a request."""
-        if admitted_at <= self._changed_at:
-            if not self.confirmed:
+    def refuse(self, now: int, released_at: int) -> bool:
+        """Upstream refused a request. Returns whether it accepted others since the last refusal,
+        so that the pace shows when another may follow."""
+        if released_at not in self._released or released_at <= self._slowed_at:
+            if self._good is None and not self._refused:
                 self._accepted -= 1
                 self._restart()
-            return
-        if self._is_probe:
-            self._needed = min(2 * self._needed, _MAX_RUN)
-            self._step = max(self._step / 2, _MIN_STEP)
+            return False
+        self._released.remove(released_at)
+        accepted = sum(self._refused_at < at < released_at for at in self._released)
+        if released_at > self._changed_at and self._good is not None:
+            self._undo_trial(now, self._good)
         else:
-            slower_by = _SLOWER_BY[min(max(self._sent, 1), 3) - 1]
-            if self.confirmed and not self._run:
-                slower_by = max(slower_by, _SLOWER_AGAIN)
-            self._good_period = min(round(self._good_period * slower_by), MINUTE)
-        self.confirmed = True
-        self._change(now, self._good_period, is_probe=False)
+            self._slow_down(now, released_at - self._refused_at, accepted)
+        self._is_searching, self._needed = False, _FIRST_RUN
+        if self.bucket.period < _NEAR * self._refused:
+            self._needed = self._next_run
+            longest = max(_FIRST_RUN, _MAX_RUN_TIME // self.bucket.period)
+            self._next_run = min(2 * self._next_run, longest)
+        self._refused_at, self._slowed_at = released_at, self._changed_at
+        self.delivers = accepted > 0
+        return self.delivers
 
     def _restart(self) -> None:
         """Set the first pace, by what upstream accepted."""
-        period = round(self._window * MARGIN / max(1, self._accepted))
-        period = min(max(_MIN_PERIOD, period), MINUTE)
-        self._first_period = self._good_period = period
-        self._step = 1 / max(1, self._accepted)
-        self._needed = min(max(_MIN_RUN, -(-_RUN_TIME // period)), _FIRST_RUN)
-        self._set_period(period)
+        accepted = max(1, self._accepted)
+        self.delivers = self._accepted > 0
+        self._step = min(_STEP, 1 + 1 / accepted)
+        self._set_period(round(self._window * MARGIN / accepted))
 
-    def _probe(self, now: int) -> None:
+    def _was_in_use(self, released_at: int) -> bool:
+        """Whether a request followed another about as soon as the pace allows."""
+        earlier = (at for at in reversed(self._released) if at < released_at)
+        return released_at - next(earlier, self._refused_at) <= _IN_USE * self.bucket.period
+
+    def _accelerate(self, now: int) -> None:
         """The present pace is good; try a faster one."""
-        self._good_period = self.bucket.period
-        if self._is_probe:
-            self._needed = max(_FIRST_RUN, self._needed // 2)
-            self._step = min(2 * self._step, self._first_period / self._good_period)
-        rate = 1 / self._good_period + self._step / self._first_period
-        self._change(now, max(_MIN_PERIOD, round(1 / rate)), is_probe=True)
+        good = self.bucket.period
+        if not self._is_searching and good > self._refused * _CLOSE:
+            self._change(now, round((good * self._refused) ** 0.5), good)
+            return
+        if not self._is_searching:
+            self._is_searching, self._needed, self._step = True, 1, _CLOSE
+        elif good * _STEP < self._refused:
+            self._next_run = _FIRST_RUN
+        self._change(now, round(good / self._step), good)
+        self._step = min(_STEP, 2 * self._step - 1)
 
-    def _change(self, now: int, period: int, *, is_probe: bool) -> None:
-        self._changed_at, self._is_probe = now, is_probe
-        self._sent = self._run = 0
+    def _undo_trial(self, now: int, good: int) -> None:
+        self._refused = self.bucket.period
+        self._change(now, good)
+
+    def _slow_down(self, now: int, elapsed: int, accepted: int) -> None:
+        """The pace that seemed to be good is not; use what was measured."""
+        self._refused = refused = self._good or self.bucket.period
+        # Up to one unit more was there than at the last refusal.
+        measured = elapsed * MARGIN / (accepted + 1) if accepted else _MAX_SLOWER * refused
+        period = min(max(measured, _MIN_SLOWER * refused), _MAX_SLOWER * refused)
+        self._change(now, round(period))
+
+    def _change(self, now: int, period: int, good: int | None = None) -> None:
+        self._good, self._run = good, 0
+        # What is released at this instant follows the new pace.
+        self._changed_at = now - 1
         self._set_period(period)
 
     def _set_period(self, period: int) -> None:
-        """Change the period; the last release counts as before."""
-        self.bucket.full_at += period - self.bucket.period
+        """Change the period that follows the last release."""
+        period = min(max(_MIN_PERIOD, period), MINUTE)
         self.bucket.period = period
+        if self._released:
+            self.bucket.full_at = self._released[-1] + period

@@ -42,10 +42,12 @@ class Verdict(msgspec.Struct, frozen=True):
     Args:
         wait_ns: when upstream says that the request may be sent again, however late that is; 0 if
             the response is passed on.
+        guessed: upstream does not say, so that the wait is the default.
     """
 
     action: Action
     wait_ns: int = 0
+    guessed: bool = False
 
     @property
     def pause_ns(self) -> int:
@@ -76,7 +78,7 @@ def judge(status: int, headers: Mapping[str, str], body: bytes, epoch_ns: int) -
     # A 429 without a reason counts as temporary, a 503 without one does not.
     if action is Action.PASS or (status == 503 and action is not Action.SLOW):
         return PASS
-    return Verdict(action, max(MIN_PAUSE, _wait(headers, error, epoch_ns)))
+    return _temporary(action, _wait(headers, error, epoch_ns))
 
 
 def judge_event(data: bytes, epoch_ns: int) -> Verdict | None:
@@ -104,7 +106,7 @@ def judge_event_fields(event: Mapping[str, object], epoch_ns: int) -> Verdict | 
     action = _action(error)
     if action is Action.PASS or not (action is Action.SLOW or _is_rate_limit(error)):
         return PASS
-    return Verdict(action, max(MIN_PAUSE, error.wait_ns(epoch_ns) or DEFAULT_PAUSE))
+    return _temporary(action, error.wait_ns(epoch_ns) or None)
 
 
 _OVERLOAD_CODES = {"server_is_overloaded", "slow_down"}
@@ -163,6 +165,12 @@ def _action(error: ErrorBody) -> Action:
     return Action.SLOW if error.codes & _OVERLOAD_CODES else Action.PAUSE
 
 
+def _temporary(action: Action, wait: int | None) -> Verdict:
+    if wait is None:
+        return Verdict(action, DEFAULT_PAUSE, guessed=True)
+    return Verdict(action, max(MIN_PAUSE, wait))
+
+
 def _is_final(error: ErrorBody) -> bool:
     """Whether a pause does not help the request of an error."""
     if error.codes & _EXHAUSTED_CODES or any(map(_EXHAUSTED.fullmatch, error.codes)):
@@ -194,8 +202,8 @@ def _grouped_int(number: str) -> int:
     return int(number.replace(",", "") or "0")
 
 
-def _wait(headers: Mapping[str, str], error: ErrorBody, epoch_ns: int) -> int:
-    """Nanoseconds until the request may be sent again.
+def _wait(headers: Mapping[str, str], error: ErrorBody, epoch_ns: int) -> int | None:
+    """Nanoseconds until the request may be sent again; None if upstream does not say.
 
     A reset is the time until a quota is full, which is later than the request needs, so that a
     shorter hint in the body counts instead.
@@ -204,7 +212,7 @@ def _wait(headers: Mapping[str, str], error: ErrorBody, epoch_ns: int) -> int:
     if wait is not None:
         return wait
     waits = (_time_to_reset(headers, error.kind, epoch_ns), error.wait_ns(epoch_ns))
-    return min((wait for wait in waits if wait), default=DEFAULT_PAUSE)
+    return min((wait for wait in waits if wait), default=None)
 
 
 def _time_to_reset(headers: Mapping[str, str], kind: str, epoch_ns: int) -> int | None:

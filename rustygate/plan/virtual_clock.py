@@ -13,6 +13,9 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+# Timers that are due within this time fire together, as on the usual loop.
+_RESOLUTION_S = 1e-9
+
 
 class VirtualClockLoop(asyncio.SelectorEventLoop):
     """The event loop; `time` is in seconds, as always."""
@@ -36,7 +39,7 @@ class VirtualClockLoop(asyncio.SelectorEventLoop):
             if not timers:
                 raise RuntimeError("deadlock: all tasks are waiting, and no timer is set")
             self._now = max(self._now, timers[0].when())
-        while timers and timers[0].when() <= self._now:
+        while timers and timers[0].when() <= self._now + _RESOLUTION_S:
             self._take_timer()
         for _ in range(len(ready)):
             handle = ready.popleft()

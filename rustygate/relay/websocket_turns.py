@@ -425,7 +425,8 @@ class WebSocketTurns:
         else:
             verdict = judge_event_fields(event, now) or PASS
         if verdict.action is not Action.PASS:
-            admission.pause(verdict.wait_ns, slow=verdict.action is Action.SLOW)
+            slow = verdict.action is Action.SLOW
+            admission.pause(verdict.wait_ns, slow=slow, guessed=verdict.guessed)
 
     def _close(self, turn: Turn) -> None:
         """Free what a turn holds, and record it."""

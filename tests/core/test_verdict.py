@@ -27,8 +27,8 @@ from rustygate.core.verdict import (
 from tests.support.rate_limit_headers import NAMES, headers_of, quota_headers
 
 NOW_S = 1_760_000_000
-PAUSE = Verdict(Action.PAUSE, DEFAULT_PAUSE)
-SLOW = Verdict(Action.SLOW, DEFAULT_PAUSE)
+PAUSE = Verdict(Action.PAUSE, DEFAULT_PAUSE, guessed=True)
+SLOW = Verdict(Action.SLOW, DEFAULT_PAUSE, guessed=True)
 
 RATE_LIMITED = (
     "Rate limit reached for gpt-4o in organization org-x on tokens per min (TPM): Limit 30000, "
