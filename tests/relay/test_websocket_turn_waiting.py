@@ -20,7 +20,9 @@ from tests.support.websocket import (
     TEXT,
     Frame,
     frame,
+    open_websocket,
 )
+from tests.support.websocket_messages import Deflater
 from tests.support.websocket_turns import (
     ONE_SLOT,
     ONE_TURN,
@@ -69,6 +71,29 @@ async def test_other_messages_wait_behind_a_held_turn(realtime: OpenSocket) -> N
     for text in behind:
         assert (await server.frame()).payload == text
     assert running.snapshot()["held_bytes"] == 0
+
+
+@pytest.mark.parametrize("refused", [False, True])
+async def test_compressed_messages_pass_byte_for_byte_after_waiting(
+    gate: StartGate, upstream: Upstream, refused: bool
+) -> None:
+    """A turn that is refused behind them makes no difference to them."""
+    running = await gate(RATE_LIMIT=2, RATE_LIMIT_BURST=1, RATE_LIMIT_TIMEOUT=0.9)
+    client, server = await open_websocket(running, upstream, compressed=True)
+    deflater = Deflater()
+    texts = [create("first"), create("held"), b'{"type":"session.update","session":{}}']
+    texts += [create("refused")] if refused else []
+    frames = [frame(deflater.compress(text), mask=MASK, reserved=4) for text in texts]
+    client.wire.send(b"".join(frames))
+    for sent in frames[:3]:
+        assert (await server.frame()).raw == sent
+    if refused:
+        assert (await next_event(client))["error"]["event_id"] == "refused"
+    after = frame(deflater.compress(b"after"), mask=MASK, reserved=4)
+    client.wire.send(after)
+    last = await server.frame()
+    assert (last.raw == after) is not refused
+    assert not refused or last == Frame(TEXT, b"after")
 
 
 async def test_admitted_turn_does_not_split_a_message_that_passes(realtime: OpenSocket) -> None:
