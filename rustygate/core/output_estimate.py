@@ -8,8 +8,9 @@ better figure: it is close to the estimate, and the deltas do not end within wor
 """
 
 import re
+from collections.abc import Iterable
 
-from rustygate.core.output_text import deltas_of_events, text_of_body, text_of_events
+from rustygate.core.output_text import Call, deltas_of_events, text_of_body, text_of_events
 from rustygate.core.token_estimate import estimate_tokens
 
 # So many bytes of a stream are read as a whole, then one batch in `SAMPLE_EVERY`.
@@ -35,23 +36,41 @@ SPLIT_WORDS = 0.25
 # The longest beginning of a word that is put before the next text.
 WORD_CHARACTERS = 16
 
+# What OpenAI counts for each call of a tool besides its name and its input.
+CALL_OVERHEAD = 7
+
+# So many calls of a stream are remembered.
+MAX_CALLS = 1000
+
 _BLANK_LINE = b"\n\n"
 
 
 class _Read:
-    """Events that were read: their size, their deltas with text, and the tokens of these."""
+    """Events that were read: their size, their deltas with text, and the tokens of these.
 
-    __slots__ = ("deltas", "size", "tokens")
+    Calls are the tokens of calls without their input.
+    """
+
+    __slots__ = ("calls", "deltas", "size", "tokens")
 
     def __init__(self) -> None:
-        self.size = self.deltas = 0
+        self.size = self.deltas = self.calls = 0
         self.tokens = 0.0
 
 
 class StreamEstimate:
     """The tokens in the events of a stream so far."""
 
-    __slots__ = ("_batches", "_beginning", "_characters", "_first", "_sample", "_skipped", "_word")
+    __slots__ = (
+        "_batches",
+        "_beginning",
+        "_calls",
+        "_characters",
+        "_first",
+        "_sample",
+        "_skipped",
+        "_word",
+    )
 
     def __init__(self) -> None:
         # From the first delta on.
@@ -63,6 +82,8 @@ class StreamEstimate:
         self._first = b""
         # The beginning of a word that may go on in the next events.
         self._word = ""
+        # Those that have begun.
+        self._calls: set[Call] = set()
 
     def feed(self, events: bytes) -> None:
         """Note the next batch of events, whose lines end with LF."""
@@ -95,7 +116,7 @@ class StreamEstimate:
             (sample, 1.0),
             (like, self._skipped / (like.size or 1)),
         ):
-            tokens += (read.deltas if are_counted else read.tokens) * scale
+            tokens += (read.calls + (read.deltas if are_counted else read.tokens)) * scale
         return round(tokens)
 
     def _are_tokens(self, tokens: float, deltas: int) -> bool:
@@ -106,7 +127,9 @@ class StreamEstimate:
         return distance <= tokens * CLOSE_PART and are_tokens(deltas_of_events(self._first))
 
     def _read(self, events: bytes, read: _Read) -> None:
-        deltas, text = text_of_events(events)
+        deltas, text, calls = text_of_events(events)
+        if calls:
+            read.calls += _tokens_of_calls(self._new(calls))
         if deltas and not read.deltas:
             events = _from_first_delta(events)
             self._first = self._first or _first_events(events, FIRST_BYTES)
@@ -114,6 +137,13 @@ class StreamEstimate:
             read.size += len(events)
         read.deltas += deltas
         read.tokens += self._count(text)
+
+    def _new(self, calls: Iterable[Call]) -> set[Call]:
+        """The calls that are new; all of them are remembered."""
+        new = set(calls) - self._calls
+        if len(self._calls) < MAX_CALLS:
+            self._calls |= new
+        return new
 
     def _count(self, text: str) -> float:
         """The tokens of a text; once there were enough, judged by the first part of it."""
@@ -165,7 +195,13 @@ def _splits_word(delta: str, following: str) -> bool:
     return delta[-1].isascii() and delta[-1].isalpha() and "a" <= following[0] <= "z"
 
 
+def _tokens_of_calls(calls: Iterable[Call]) -> int:
+    """The tokens of calls without their input."""
+    return sum(CALL_OVERHEAD + estimate_tokens(name) for _, _, name in calls)
+
+
 def estimate_body(start: bytes, size: int) -> int:
     """The tokens in a plain body of `size` bytes, of which `start` was kept."""
-    tokens = estimate_tokens(text_of_body(start))
+    text, calls = text_of_body(start)
+    tokens = estimate_tokens(text) + _tokens_of_calls(calls)
     return round(tokens * size / len(start)) if start else 0

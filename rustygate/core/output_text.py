@@ -9,22 +9,35 @@ Bodies come from outside. Whatever is in them, these functions return and do not
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 import msgspec
 
 from rustygate.core.request_schema import DECODE_ERRORS
 
+# A call of a tool: the place of its choice or item, its own place there, and the tool's name.
+# Look-alikes repeat the name with each part of the input.
+Call = tuple[int | None, int | None, str]
+
 
 class _Function(msgspec.Struct, gc=False):
+    """A function that is called, or a custom tool, or a part of the call."""
+
     name: Any = None
     arguments: Any = None
+    input: Any = None
+
+    def texts(self) -> Iterator[str]:
+        yield from _strings(self.arguments)
+        yield from _strings(self.input)
 
 
 class _ToolCall(msgspec.Struct, gc=False):
     function: _Function | None = None
-    custom: Any = None
+    custom: _Function | None = None
+    index: int | None = None
 
 
 class _Message(msgspec.Struct, gc=False):
@@ -44,16 +57,27 @@ class _Message(msgspec.Struct, gc=False):
         ):  # fmt: skip
             if value:
                 yield from _strings(value)
+        for _, function in self._functions():
+            yield from function.texts()
+
+    def calls(self, choice: int | None) -> Iterator[Call]:
+        for index, function in self._functions():
+            yield from ((choice, index, name) for name in _strings(function.name))
+
+    def _functions(self) -> Iterator[tuple[int | None, _Function]]:
+        if self.function_call is not None:
+            yield None, self.function_call
         for call in self.tool_calls or ():
-            yield from _texts_of_function(call.function)
-            yield from _strings(call.custom)
-        yield from _texts_of_function(self.function_call)
+            function = call.function or call.custom
+            if function is not None:
+                yield call.index, function
 
 
 class _Choice(msgspec.Struct, gc=False):
     delta: _Message | None = None
     message: _Message | None = None
     text: Any = None
+    index: int | None = None
 
     def texts(self) -> Iterator[str]:
         if self.delta is not None:
@@ -62,6 +86,10 @@ class _Choice(msgspec.Struct, gc=False):
             yield from self.message.texts()
         if self.text:
             yield from _strings(self.text)
+
+    def calls(self) -> Iterator[Call]:
+        message = self.delta or self.message
+        return iter(()) if message is None else message.calls(self.index)
 
 
 class _Item(msgspec.Struct, gc=False):
@@ -75,11 +103,11 @@ class _Item(msgspec.Struct, gc=False):
     code: Any = None
 
     def texts(self) -> Iterator[str]:
-        # The name of a function that the model calls.
-        for value in (
-            self.name, self.summary, self.content, self.arguments, self.input, self.code
-        ):  # fmt: skip
+        for value in (self.summary, self.content, self.arguments, self.input, self.code):
             yield from _strings(value)
+
+    def calls(self, output_index: int | None = None) -> Iterator[Call]:
+        return ((output_index, None, name) for name in _strings(self.name))
 
 
 class _Event(msgspec.Struct, gc=False):
@@ -89,6 +117,7 @@ class _Event(msgspec.Struct, gc=False):
     type: Any = None
     delta: Any = None
     item: _Item | None = None
+    output_index: int | None = None
 
     def texts(self) -> Iterator[str]:
         for choice in self.choices or ():
@@ -96,8 +125,12 @@ class _Event(msgspec.Struct, gc=False):
         kind = self.type
         if self.delta and not (isinstance(kind, str) and kind.endswith("audio.delta")):
             yield from _strings(self.delta)
-        if self.item is not None and kind == "response.output_item.added":
-            yield from _strings(self.item.name)
+
+    def calls(self) -> Iterator[Call]:
+        for choice in self.choices or ():
+            yield from choice.calls()
+        if self.item is not None and self.type == "response.output_item.added":
+            yield from self.item.calls(self.output_index)
 
 
 class _Body(msgspec.Struct, gc=False):
@@ -105,8 +138,15 @@ class _Body(msgspec.Struct, gc=False):
     output: list[_Item] | None = None
 
     def texts(self) -> Iterator[str]:
-        for part in (*(self.choices or ()), *(self.output or ())):
+        for part in self._parts():
             yield from part.texts()
+
+    def calls(self) -> Iterator[Call]:
+        for part in self._parts():
+            yield from part.calls()
+
+    def _parts(self) -> Iterator[_Choice | _Item]:
+        return chain(self.choices or (), self.output or ())
 
 
 _decode_lines = msgspec.json.Decoder(_Event).decode_lines
@@ -114,7 +154,7 @@ _decode_event = msgspec.json.Decoder(_Event).decode
 _decode_body = msgspec.json.Decoder(_Body).decode
 
 # Fields with text in the objects of a content list.
-_TEXT_FIELDS = ("text", "refusal", "thinking", "transcript", "summary", "content", "input", "name")
+_TEXT_FIELDS = ("text", "refusal", "thinking", "transcript", "summary", "content")
 
 
 def _strings(value: Any) -> Iterator[str]:
@@ -130,25 +170,22 @@ def _strings(value: Any) -> Iterator[str]:
             yield from _strings(value.get(field))
 
 
-def _texts_of_function(function: _Function | None) -> Iterator[str]:
-    if function is not None:
-        yield from _strings(function.name)
-        yield from _strings(function.arguments)
+def text_of_events(events: bytes) -> tuple[int, str, Sequence[Call]]:
+    """How many deltas in some events have text, all of it, and the calls that begin in them.
 
-
-def text_of_events(events: bytes) -> tuple[int, str]:
-    """How many deltas in some events have text, and all of it. Lines end with LF."""
+    Lines end with LF.
+    """
     texts = _find_texts(events)
     if texts is not None:
-        return len(texts) - texts.count(b""), _unescape(b"".join(texts))
-    parsed = _parse(events)
-    return len(parsed), "".join(parsed)
+        return len(texts) - texts.count(b""), _unescape(b"".join(texts)), ()
+    parsed, calls = _parse(events)
+    return len(parsed), "".join(parsed), calls
 
 
 def deltas_of_events(events: bytes) -> list[str]:
     """The non-empty texts in some events, one by one."""
     texts = _find_texts(events)
-    return _parse(events) if texts is None else [_unescape(text) for text in texts if text]
+    return _parse(events)[0] if texts is None else [_unescape(text) for text in texts if text]
 
 
 def _find_texts(events: bytes) -> list[bytes] | None:
@@ -159,12 +196,14 @@ def _find_texts(events: bytes) -> list[bytes] | None:
     return texts if texts and len(texts) == events.count(b'"delta"') else None
 
 
-def _parse(events: bytes) -> list[str]:
+def _parse(events: bytes) -> tuple[list[str], list[Call]]:
     data = [line[5:] for line in events.split(b"\n") if line.startswith(_DATA)]
     try:
-        return _texts(_decode_lines(b"\n".join(data)))
+        return _read(_decode_lines(b"\n".join(data)))
     except DECODE_ERRORS:
-        return [text for event in events.split(b"\n\n") for text in _texts_of_event(event)]
+        read = map(_read_event, events.split(b"\n\n"))
+        texts, calls = zip(*read, strict=True)
+        return list(chain.from_iterable(texts)), list(chain.from_iterable(calls))
 
 
 # Nearly all events of a stream have one kind of delta. Finding those takes a fraction of parsing.
@@ -185,27 +224,29 @@ def _plain_chat_texts(events: bytes) -> list[bytes]:
 _DATA = (b"data: {", b"data:{")
 
 
-def _texts_of_event(event: bytes) -> list[str]:
-    """The texts of an event, whose data may be on several lines."""
+def _read_event(event: bytes) -> tuple[list[str], list[Call]]:
+    """The texts and calls of an event, whose data may be on several lines."""
     lines = (line[5:] for line in event.split(b"\n") if line.startswith(b"data:"))
     data = b"\n".join(lines)
     try:
-        return _texts([_decode_event(data)])
+        return _read([_decode_event(data)])
     except DECODE_ERRORS:
-        return texts_of_fragment(data)
+        return texts_of_fragment(data), []
 
 
-def text_of_body(body: bytes) -> str:
-    """All text in a plain body, or in the beginning of one."""
+def text_of_body(body: bytes) -> tuple[str, Sequence[Call]]:
+    """All text in a plain body, or in the beginning of one, and the calls of tools."""
     try:
-        texts = _texts([_decode_body(body)])
+        texts, calls = _read([_decode_body(body)])
     except DECODE_ERRORS:
-        texts = texts_of_fragment(body)
-    return "\n".join(texts)
+        texts, calls = texts_of_fragment(body), []
+    return "\n".join(texts), calls
 
 
-def _texts(parts: Iterable[_Event | _Body]) -> list[str]:
-    return [text for part in parts for text in part.texts()]
+def _read(parts: Sequence[_Event | _Body]) -> tuple[list[str], list[Call]]:
+    """The texts in some parts, and the calls of tools."""
+    texts = [text for part in parts for text in part.texts()]
+    return texts, [call for part in parts for call in part.calls()]
 
 
 _FIELD = re.compile(

@@ -20,9 +20,6 @@ _ROLES: dict[str, Role] = {
     "function": "tool",
 }
 
-# A longer word is split into tokens, so that no token is much longer than a real one.
-MAX_WORD_LENGTH = 24
-
 # A phrase to be said is looked for in this much of the end of a message.
 MAX_REQUEST_LENGTH = 20_000
 
@@ -96,8 +93,7 @@ class Prompt:
             (turn.text for turn in self._latest("user")),
             (self.system,),
         )
-        words = (found[0] for text in texts for found in _WORD.finditer(text))
-        return (piece for word in words for piece in _pieces(word))
+        return (found[0] for text in texts for found in _WORD.finditer(text))
 
     @property
     def _since_request(self) -> list[Turn]:
@@ -120,7 +116,3 @@ def _requested_phrases(request: str) -> list[str]:
         return quoted
     said = _SAY.search(request)
     return [said[1]] if said else []
-
-
-def _pieces(word: str) -> Iterator[str]:
-    return (word[at : at + MAX_WORD_LENGTH] for at in range(0, len(word), MAX_WORD_LENGTH))

@@ -18,6 +18,14 @@ from rustygate.simulator.text import MAX_OUTPUT_TOKENS, estimate_tokens, output_
 Name = Annotated[str, Meta(min_length=1, max_length=512)]
 TokenLimit = Annotated[int, Meta(ge=1, le=MAX_OUTPUT_TOKENS)] | None
 
+# Sequences that end a text.
+Stop = str | Annotated[list[str], Meta(max_length=4)] | None
+
+
+def stop_sequences(stop: Stop) -> tuple[str, ...]:
+    sequences = [stop] if isinstance(stop, str) else stop or []
+    return tuple(filter(None, sequences))
+
 
 @dataclass(frozen=True, slots=True)
 class Usage:

@@ -1,9 +1,11 @@
 """Deterministic text: words of the prompt, then words chosen from a list by a seed.
 
-A token is a word with the space before it. Some words are not ASCII, and one is outside the Basic
+Tokens are about those of a real tokenizer: a word with the space before it, punctuation, up to
+three digits, or a piece of a long word. Some words are not ASCII, and one is outside the Basic
 Multilingual Plane, so that a client that splits streams inside a character is found out.
 """
 
+import re
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -18,6 +20,17 @@ MAX_OUTPUT_TOKENS = 128_000
 DEFAULT_OUTPUT_TOKENS = 48
 
 SENTENCE_WORDS = 11
+
+_TOKEN = re.compile(
+    r"[ _]?[A-Z]?[a-z]{1,10}"
+    r"| ?[A-Z]{1,5}(?![a-z])"
+    r"|[0-9]{1,3}"
+    "| ?[\u3041-\u30ff\u3400-\u9fff\uac00-\ud7a3]{1,2}"  # Chinese, Japanese, Korean
+    r"| ?(?:(?![a-zA-Z0-9_\u3041-\u30ff\u3400-\u9fff\uac00-\ud7a3])\w){1,5}"
+    r"| ?[^\w\s]{1,4}\n*"
+    r"|_+"
+    r"|\s*\n+|\s+(?!\S)|\s+"
+)
 
 _VOCABULARY = """
 the gate opens when a quiet river carries small boats past old walls and every lamp along
@@ -38,6 +51,22 @@ class GeneratedText:
     def __str__(self) -> str:
         return "".join(self.tokens)
 
+    def until(self, stops: Iterable[str]) -> "GeneratedText":
+        """The text up to the first of some sequences."""
+        text = str(self)
+        ends = [at for stop in stops if (at := text.find(stop)) >= 0]
+        return self._first(min(ends)) if ends else self
+
+    def _first(self, length: int) -> "GeneratedText":
+        """The first characters, which are complete."""
+        tokens = list[str]()
+        for token in self.tokens:
+            if length <= 0:
+                break
+            tokens.append(token[:length])
+            length -= len(token)
+        return GeneratedText(tuple(tokens), complete=True)
+
 
 def output_tokens(token_limit: int | None, forced_tokens: int | None) -> int:
     """The output length: `forced_tokens` if set, else the limit; never above the limit."""
@@ -54,12 +83,14 @@ def generate_text(
 ) -> GeneratedText:
     """The text of a response: the words to be repeated, then words chosen by the seed.
 
-    With `as_json` it is a JSON object, valid at any length.
+    With `as_json` it is a JSON object, valid and complete at any length. Other text is cut short
+    by a limit below the length that it would have without one.
     """
     count = output_tokens(token_limit, forced_tokens)
     words = _words(seed, repeated)
     tokens = _as_json(words, count) if as_json else tuple(islice(words, count))
-    return GeneratedText(tokens, complete=count >= (forced_tokens or 0))
+    unlimited = forced_tokens or (0 if as_json else DEFAULT_OUTPUT_TOKENS)
+    return GeneratedText(tokens, complete=count >= unlimited)
 
 
 def split_text(text: str, token_limit: int | None, forced_tokens: int | None) -> GeneratedText:
@@ -68,11 +99,18 @@ def split_text(text: str, token_limit: int | None, forced_tokens: int | None) ->
     A limit alone makes the tokens longer, so that the text is whole at any length. More tokens
     than characters are filled up with spaces.
     """
-    length = forced_tokens or max(1, estimate_tokens(text))
+    natural = tokens_of(text) or [""]
+    length = forced_tokens or len(natural)
     count = min(length, token_limit or length)
     pieces = forced_tokens or count
-    tokens = islice(_split_evenly(text, pieces), count)
+    split = natural if pieces == len(natural) else _split_evenly(text, pieces)
+    tokens = islice(split, count)
     return GeneratedText(tuple(tokens), complete=count == pieces)
+
+
+def tokens_of(text: str) -> list[str]:
+    """The tokens of a text."""
+    return _TOKEN.findall(text)
 
 
 def seed_from(*parts: str) -> int:
@@ -105,7 +143,8 @@ def _split_evenly(text: str, pieces: int) -> Iterator[str]:
 def _words(seed: int, repeated: Iterable[str]) -> Iterator[str]:
     """The tokens of an endless text."""
     words = chain(repeated, _seeded_words(seed))
-    return (f" {word}" if position else word for position, word in enumerate(words))
+    spaced = (f" {word}" if position else word for position, word in enumerate(words))
+    return (token[0] for word in spaced for token in _TOKEN.finditer(word))
 
 
 def _seeded_words(seed: int) -> Iterator[str]:

@@ -154,6 +154,53 @@ def test_long_texts_are_counted_from_their_beginning() -> None:
     assert estimate(chat_events([text])) == pytest.approx(152 * 20, rel=0.1)
 
 
+# The deltas of the arguments are tokens of OpenAI's `o200k_base`. A call counts these, its name,
+# and seven more, as OpenAI's usage does.
+CALLS = [
+    ("get_time", ["{}"], 10),
+    ("sum", ['{"', "a", '":', "12", ',"', "b", '":', "7", ".", "5", "}"], 19),
+    ("get_weather", ['{"', "city", '":"', "Paris", '","', "unit", '":"', "c", "elsius", '"}'], 19),
+]
+
+
+def call_delta(name: str, arguments: str, index: int) -> bytes:
+    call = {"index": index, "function": {"name": name, "arguments": arguments}}
+    data = {"choices": [{"index": 0, "delta": {"tool_calls": [call]}}]}
+    return b"data: %b\n\n" % json.dumps(data).encode()
+
+
+def call_events(name: str, arguments: list[str], index: int = 0, repeated: str = "") -> bytes:
+    """The events of a call; each but the first has the name `repeated`."""
+    parts = [call_delta(repeated, part, index) for part in arguments]
+    return b"".join([call_delta(name, "", index), *parts])
+
+
+@pytest.mark.parametrize(("name", "arguments", "tokens"), CALLS)
+def test_call_counts_its_name_and_an_overhead(
+    name: str, arguments: list[str], tokens: int
+) -> None:
+    assert 0.85 * tokens <= estimate(call_events(name, arguments)) <= 1.15 * tokens
+    whole = "".join(arguments)
+    assert 0.85 * tokens <= estimate(call_events(name, [whole])) <= 1.15 * tokens
+    message = {"tool_calls": [{"function": {"name": name, "arguments": whole}}]}
+    body = json.dumps({"choices": [{"message": message}]}).encode()
+    assert 0.85 * tokens <= estimate_body(body, len(body)) <= 1.15 * tokens
+
+
+def test_each_call_of_a_stream_counts_once() -> None:
+    one = estimate(call_events("get_time", ["{}"]))
+    assert one == 10
+    assert estimate(call_events("get_time", ["{}"], repeated="get_time")) == one
+    events = b"".join(call_events("get_time", ["{}"], index) for index in range(3))
+    assert estimate(events) == 3 * one
+
+
+def test_calls_in_a_long_stream_are_sampled_like_text() -> None:
+    events = b"".join(call_events("get_time", ["{}"], index) for index in range(900))
+    assert len(events) > 4 * READ_AS_A_WHOLE
+    assert estimate(events) == pytest.approx(9000, rel=0.05)
+
+
 def test_plain_body_counts_in_proportion_to_what_was_kept_of_it() -> None:
     body = json.dumps({"choices": [{"message": {"content": ENGLISH * 10}}]}).encode()
     assert estimate_body(body, len(body)) == pytest.approx(1520, rel=0.05)

@@ -8,6 +8,7 @@ from typing import Any
 import openai
 import pytest
 
+from rustygate.simulator.text import tokens_of
 from tests.conftest import StartGate
 from tests.support import http
 from tests.support.http import UPSTREAM_KEY
@@ -31,7 +32,7 @@ from tests.support.waiting import soon
 async def test_chat_completion(simulated: StartGate, sdk: StartSdk) -> None:
     completion = await sdk(await simulated()).call(chat(max_tokens=9, n=2))
     texts = [choice.message.content for choice in completion.choices]
-    assert [len(text.split()) for text in texts] == [9, 9]
+    assert [len(tokens_of(text)) for text in texts] == [9, 9]
     assert (completion.usage.prompt_tokens, completion.usage.completion_tokens) == (5, 18)
 
 
@@ -83,7 +84,7 @@ async def test_compressed_response_is_decoded(simulated: StartGate, sdk: StartSd
 async def test_responses_api(simulated: StartGate, sdk: StartSdk) -> None:
     completion = await sdk(await simulated()).call(create_response(instructions="Be kind."))
     assert completion.status == "completed"
-    assert completion.usage.output_tokens == len(completion.output_text.split())
+    assert completion.usage.output_tokens == len(tokens_of(completion.output_text))
 
 
 async def test_streamed_response_has_its_events_in_order(
@@ -102,7 +103,7 @@ async def test_streamed_response_has_its_events_in_order(
         "response.output_text.done",
         "response.content_part.done",
         "response.output_item.done",
-        "response.completed",
+        "response.incomplete",
     ]
     assert [event.sequence_number for event in events] == list(range(len(events)))
     assert events[-1].response.output_text == plain.output_text
@@ -122,7 +123,7 @@ async def test_streamed_response_names_its_events_on_the_wire(
     names = [line.removeprefix("event: ") for line in lines[::2]]
     data = [json.loads(line.removeprefix("data: ")) for line in lines[1::2]]
     assert names == [event["type"] for event in data]
-    assert (names[0], names[-1]) == ("response.created", "response.completed")
+    assert (names[0], names[-1]) == ("response.created", "response.incomplete")
 
 
 # Embeddings and models.

@@ -6,6 +6,7 @@ import json
 import openai
 import pytest
 
+from rustygate.simulator.text import tokens_of
 from tests.support.simulator import CHAT_BODY, KEY, MESSAGES, Simulator, chat_text
 
 
@@ -18,7 +19,7 @@ async def test_sdk_chat_is_deterministic_and_reports_usage(simulator: Simulator)
     texts = [choice.message.content or "" for choice in first.choices]
     assert texts == [choice.message.content for choice in second.choices]
     assert texts[0] != texts[1]
-    assert [len(text.split()) for text in texts] == [9, 9]
+    assert [len(tokens_of(text)) for text in texts] == [9, 9]
     assert first.usage is not None
     assert (first.usage.prompt_tokens, first.usage.completion_tokens) == (5, 18)
 

@@ -6,6 +6,7 @@ import openai
 import pytest
 from openai.types.chat import ChatCompletionMessageParam
 
+from rustygate.simulator.text import tokens_of
 from tests.support.simulator import Simulator
 from tests.support.simulator_websocket import connect, receive_until
 
@@ -51,7 +52,7 @@ async def test_sdk_finds_words_of_the_prompt(
             plain, streamed = await chat_texts(sdk, system, user, max_tokens=limit)
             assert plain == streamed
             assert words in plain
-            assert len(plain.split()) == limit
+            assert len(tokens_of(plain)) == limit
 
 
 async def test_sdk_finds_json_if_the_prompt_asks_for_it(simulator: Simulator) -> None:

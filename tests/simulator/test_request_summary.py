@@ -88,4 +88,4 @@ async def test_websocket_is_reported_with_the_sum_of_its_tokens() -> None:
         await runner.cleanup()
     (summary,) = summaries
     assert (summary.status, summary.model) == (101, "gpt-5")
-    assert (summary.tokens_in, summary.tokens_out) == (2, 4)
+    assert (summary.tokens_in, summary.tokens_out) == (2, 2 * 48)

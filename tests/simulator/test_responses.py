@@ -2,6 +2,7 @@
 
 import json
 
+from rustygate.simulator.text import tokens_of
 from tests.support.simulator import Simulator
 
 
@@ -12,7 +13,7 @@ async def test_sdk_creates_a_response(simulator: Simulator) -> None:
         )
     assert response.status == "completed"
     assert response.usage is not None
-    assert response.usage.output_tokens == len(response.output_text.split())
+    assert response.usage.output_tokens == len(tokens_of(response.output_text)) == 48
 
 
 async def test_sdk_response_stream_has_openais_events_in_order(simulator: Simulator) -> None:
@@ -21,7 +22,6 @@ async def test_sdk_response_stream_has_openais_events_in_order(simulator: Simula
         sdk.responses.stream(model="gpt-5", input="Hi", max_output_tokens=2) as stream,
     ):
         events = [event async for event in stream]
-        final = await stream.get_final_response()
     assert [event.type for event in events] == [
         "response.created",
         "response.in_progress",
@@ -32,10 +32,16 @@ async def test_sdk_response_stream_has_openais_events_in_order(simulator: Simula
         "response.output_text.done",
         "response.content_part.done",
         "response.output_item.done",
-        "response.completed",
+        "response.incomplete",
     ]
     assert [event.sequence_number for event in events] == list(range(len(events)))
-    assert len(final.output_text.split()) == 2
+    last = events[-1]
+    assert last.type == "response.incomplete"
+    final = last.response
+    assert final.status == "incomplete"
+    assert final.incomplete_details is not None
+    assert final.incomplete_details.reason == "max_output_tokens"
+    assert len(tokens_of(final.output_text)) == 2
     assert final.usage is not None
     assert final.usage.total_tokens == 3
 

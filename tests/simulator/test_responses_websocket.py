@@ -21,7 +21,7 @@ async def test_sdk_gets_the_same_events_as_over_http(simulator: Simulator) -> No
                 received = []
                 async for event in connection:
                     received.append(event.type)
-                    if event.type == "response.completed":
+                    if event.type == "response.incomplete":
                         break
                 assert received == streamed
 

@@ -7,6 +7,7 @@ import openai
 import pytest
 from pydantic import BaseModel
 
+from rustygate.simulator.text import tokens_of
 from tests.support.simulator import CHAT_BODY, Simulator
 
 
@@ -33,7 +34,7 @@ async def test_chat_completion_is_parsed(simulator: Simulator) -> None:
     assert [choice.message.parsed for choice in completion.choices] == [USER, USER]
     assert completion.usage is not None
     texts = [choice.message.content or "" for choice in completion.choices]
-    assert completion.usage.completion_tokens == sum(-(-len(text) // 4) for text in texts)
+    assert completion.usage.completion_tokens == sum(len(tokens_of(text)) for text in texts)
 
 
 async def test_streamed_chat_completion_is_parsed(simulator: Simulator) -> None:

@@ -42,7 +42,8 @@ async def test_chat_calls_a_tool_and_then_answers(simulator: Simulator) -> None:
             model="gpt-4o", messages=[*MESSAGES, message, result], tools=[OTHER, TOOL]
         )
     assert first.usage is not None
-    assert first.usage.completion_tokens == -(-len(call.function.arguments) // 4)
+    # The name, the arguments, and what OpenAI counts for each call besides.
+    assert first.usage.completion_tokens == 2 + 5 + 7
     assert second.choices[0].finish_reason == "stop"
     assert (second.choices[0].message.content or "").startswith("22 degrees How is")
 
@@ -67,7 +68,8 @@ async def test_streamed_chat_calls_the_same_tools(simulator: Simulator) -> None:
     ]
     assert len({call.id for call in calls}) == 3
     assert final.choices[0].finish_reason == "tool_calls"
-    assert len(deltas) == sum(-(-len(call.function.arguments) // 4) for call in calls)
+    assert [event.arguments_delta for event in deltas[:5]] == ['{"', "city", '":"', "Paris", '"}']
+    assert len(deltas) == 3 * 5
 
 
 @pytest.mark.parametrize(
@@ -193,9 +195,9 @@ async def test_streamed_response_has_openais_function_call_events(simulator: Sim
     (call,) = final.output
     assert call.type == "function_call"
     assert call.arguments == '{"city":"Paris"}'
-    assert names.count("response.function_call_arguments.delta") == 4
+    assert names.count("response.function_call_arguments.delta") == 5
     assert final.usage is not None
-    assert final.usage.output_tokens == 4
+    assert final.usage.output_tokens == 2 + 5 + 7
 
 
 async def test_custom_tool_gets_text(simulator: Simulator) -> None:

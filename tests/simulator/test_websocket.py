@@ -212,6 +212,6 @@ async def test_output_tokens_are_counted_for_their_client(simulator: Simulator) 
             await websocket.send_json(CREATE | {"user": "ann"})
             await receive_until(websocket, "response.completed")
     stats = await simulator.stats()
-    assert (stats["tokens_out"], stats["requests"]) == (4, 1)
-    assert stats["clients"]["ann"]["tokens_out"] == 4
+    assert (stats["tokens_out"], stats["requests"]) == (2 * 48, 1)
+    assert stats["clients"]["ann"]["tokens_out"] == 2 * 48
     assert stats["clients"]["ann"]["requests"] == 1

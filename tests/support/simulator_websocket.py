@@ -12,7 +12,7 @@ from aiohttp import ClientWebSocketResponse
 from tests.support.simulator import KEY, TIMEOUT_S, Simulator
 
 REALTIME = "/realtime?model=gpt-realtime"
-CREATE = {"type": "response.create", "model": "gpt-5", "input": "Hi", "max_output_tokens": 2}
+CREATE = {"type": "response.create", "model": "gpt-5", "input": "Hi"}
 BEARER = {"Authorization": f"Bearer {KEY}"}
 _CLOSE_TIMEOUT = aiohttp.ClientWSTimeout(ws_close=TIMEOUT_S)
 

@@ -8,7 +8,7 @@ from typing import Any
 from rustygate.simulator.answers.facts import facts_of
 from rustygate.simulator.answers.json_schema import SchemaError
 from rustygate.simulator.answers.prompted_json import prompted_schema
-from rustygate.simulator.answers.tools import Tool, Toolbox, calls
+from rustygate.simulator.answers.tools import Call, Tool, Toolbox, calls
 from rustygate.simulator.answers.values import value_for
 from rustygate.simulator.errors import ApiError, ErrorResponse
 from rustygate.simulator.prompt import Prompt
@@ -20,7 +20,11 @@ from rustygate.simulator.text import (
     seed_from,
     seeded_word,
     split_text,
+    tokens_of,
 )
+
+# What OpenAI counts for each call of a tool besides its name and its input.
+CALL_OVERHEAD = 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +44,12 @@ class OutputFormat:
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A call of a tool, with its input as tokens."""
+    """A call of a tool, with its input as tokens, and the tokens of the whole call."""
 
     id: str
     tool: Tool
     input: GeneratedText
+    token_count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +65,8 @@ class Answer:
 
     @property
     def token_count(self) -> int:
-        return sum(len(output.tokens) for output in self.outputs)
+        text = 0 if self.text is None else len(self.text.tokens)
+        return text + sum(call.token_count for call in self.calls)
 
     @property
     def complete(self) -> bool:
@@ -74,6 +80,7 @@ class Task:
     Args:
         seed: varies what the prompt leaves open.
         forced_tokens: the length of the answer if a fault sets it.
+        stops: sequences that end a text.
     """
 
     prompt: Prompt
@@ -82,6 +89,7 @@ class Task:
     forced_tokens: int | None
     format: OutputFormat
     toolbox: Toolbox
+    stops: tuple[str, ...] = ()
     # Answers are needed more than once: for their cost, their usage and their text.
     _made: dict[int, Answer | None] = field(default_factory=dict)
 
@@ -94,11 +102,11 @@ class Task:
         return self._structured(index) or Answer(self._text(index))
 
     def token_count(self, index: int = 0) -> int:
-        """The tokens of one of the answers; a plain text is not written for that."""
+        """The tokens of one of the answers; a plain text is not written for that if possible."""
         structured = self._structured(index)
-        if structured is None:
+        if structured is None and not self.stops:
             return output_tokens(self.token_limit, self.forced_tokens)
-        return structured.token_count
+        return (structured or self.answer(index)).token_count
 
     def _structured(self, index: int) -> Answer | None:
         """The answer if it follows a schema; None if it is plain text."""
@@ -126,7 +134,8 @@ class Task:
         seed = self._seed(index)
         first = (seeded_word(seed),) if index else ()
         words = chain(first, self.prompt.words())
-        return generate_text(seed, self.token_limit, self.forced_tokens, self._as_json, words)
+        limit, forced, as_json = self.token_limit, self.forced_tokens, self._as_json
+        return generate_text(seed, limit, forced, as_json, words).until(self.stops)
 
     def _value(self, index: int) -> GeneratedText | None:
         facts = facts_of(self.prompt, self._seed(index))
@@ -136,7 +145,7 @@ class Task:
             if self.format.schema is None:
                 return None
             raise _invalid_schema(self.format.param, error) from error
-        return split_text(text, self.token_limit, self.forced_tokens)
+        return split_text(text, self.token_limit, self.forced_tokens).until(self.stops)
 
     def _calls(self, index: int) -> tuple[ToolCall, ...]:
         facts = facts_of(self.prompt, self._seed(index))
@@ -147,10 +156,23 @@ class Task:
         limits = _shares(self.token_limit, len(made))
         forced_lengths = _shares(self.forced_tokens, len(made))
         return tuple(
-            ToolCall(new_id("call_"), call.tool, split_text(call.input, limit, forced))
+            _tool_call(call, limit, forced)
             for call, limit, forced in zip(made, limits, forced_lengths, strict=True)
             if limit != 0 and forced != 0
         )
+
+
+def _tool_call(call: Call, limit: int | None, forced: int | None) -> ToolCall:
+    """A call; the tokens of its name and the overhead come first, and the input takes the rest."""
+    fixed = CALL_OVERHEAD + len(tokens_of(call.tool.name))
+    input_limit = None if limit is None else max(1, limit - fixed)
+    input_forced = None if forced is None else max(1, forced - fixed)
+    if limit is not None and forced is not None and forced > limit:
+        # The input is cut, however little of it there is.
+        input_forced = max(limit - fixed, 1) + forced - limit
+    made = split_text(call.input, input_limit, input_forced)
+    limits = [each for each in (limit, forced) if each is not None]
+    return ToolCall(new_id("call_"), call.tool, made, min([fixed + len(made.tokens), *limits]))
 
 
 def _shares(total: int | None, count: int) -> list[int | None]:

@@ -57,6 +57,11 @@ class AnswerRequest(TextRequest, kw_only=True, dict=True):
     @abstractmethod
     def toolbox(self) -> Toolbox: ...
 
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """The sequences that end a text."""
+        return ()
+
     @cached_property
     def tokens_in(self) -> int:
         return estimate_tokens("\n".join(turn.text for turn in self.prompt.turns))
@@ -72,7 +77,7 @@ class AnswerRequest(TextRequest, kw_only=True, dict=True):
         if forced_tokens not in self._tasks:
             limit, toolbox = self.token_limit, self.toolbox
             self._tasks[forced_tokens] = Task(
-                self.prompt, self.model, limit, forced_tokens, self.format, toolbox
+                self.prompt, self.model, limit, forced_tokens, self.format, toolbox, self.stops
             )
         return self._tasks[forced_tokens]
 

@@ -24,7 +24,15 @@ from rustygate.simulator.endpoints.chat_tools import (
 )
 from rustygate.simulator.prompt import Prompt, Turn, role_of
 from rustygate.simulator.response_bodies import Event, json_text, new_id
-from rustygate.simulator.schemas import MessageContent, Name, TokenLimit, Usage, content_text
+from rustygate.simulator.schemas import (
+    MessageContent,
+    Name,
+    Stop,
+    TokenLimit,
+    Usage,
+    content_text,
+    stop_sequences,
+)
 
 
 class Message(msgspec.Struct):
@@ -48,6 +56,7 @@ class ChatRequest(AnswerRequest, kw_only=True):
     max_tokens: TokenLimit = None
     max_completion_tokens: TokenLimit = None
     n: Annotated[int, Meta(ge=1, le=128)] | None = None
+    stop: Stop = None
     response_format: FormatSpec | None = None
     stream_options: StreamOptions | None = None
     tools: list[ToolSpec] | None = None
@@ -88,6 +97,10 @@ class ChatRequest(AnswerRequest, kw_only=True):
     @property
     def token_limit(self) -> int | None:
         return self.max_completion_tokens or self.max_tokens
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        return stop_sequences(self.stop)
 
     @property
     def choices(self) -> int:

@@ -13,11 +13,14 @@ from rustygate.simulator.endpoints.chat_logprobs import legacy_logprobs
 from rustygate.simulator.prompt import prompt_from
 from rustygate.simulator.response_bodies import Event, json_text, new_id
 from rustygate.simulator.schemas import (
+    Stop,
     TextInput,
     TextRequest,
     TokenLimit,
+    Usage,
     count_input_tokens,
     split_inputs,
+    stop_sequences,
 )
 from rustygate.simulator.text import GeneratedText, generate_text, seed_from, seeded_word
 
@@ -34,6 +37,7 @@ class CompletionRequest(TextRequest, kw_only=True):
     prompt: TextInput
     max_tokens: TokenLimit = None
     n: Annotated[int, Meta(ge=1, le=128)] | None = None
+    stop: Stop = None
     echo: bool | None = None
     stream_options: StreamOptions | None = None
     logprobs: Annotated[int, Meta(ge=0, le=5)] | None = None
@@ -56,6 +60,12 @@ class CompletionRequest(TextRequest, kw_only=True):
     @property
     def choices(self) -> int:
         return len(self._prompts()) * (self.n or 1)
+
+    def usage(self, forced_tokens: int | None) -> Usage:
+        if not self.stop:
+            return super().usage(forced_tokens)
+        tokens_out = sum(len(text.tokens) for _, text in self._texts(forced_tokens))
+        return Usage(self.tokens_in, tokens_out)
 
     def json_object(self, forced_tokens: int | None) -> dict[str, Any]:
         choices = [
@@ -126,4 +136,5 @@ class CompletionRequest(TextRequest, kw_only=True):
         first = (seeded_word(seed),) if index else ()
         repeated = chain(first, prompt.words())
         limit, as_json = self.token_limit, prompt.asks_for_json
-        return generate_text(seed, limit, forced_tokens, as_json, repeated)
+        text = generate_text(seed, limit, forced_tokens, as_json, repeated)
+        return text.until(stop_sequences(self.stop))

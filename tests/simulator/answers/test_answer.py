@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from rustygate.simulator.answers.answer import Answer, OutputFormat, Task
+from rustygate.simulator.answers.answer import CALL_OVERHEAD, Answer, OutputFormat, Task
 from rustygate.simulator.answers.tools import Tool, Toolbox
 from rustygate.simulator.errors import ApiError
 from rustygate.simulator.prompt import Prompt, Turn, prompt_from
+from rustygate.simulator.text import tokens_of
 
 SCHEMA = {"type": "object", "properties": {"a": {"enum": ["x" * 40]}}, "required": ["a"]}
 VALUE = f'{{"a":"{"x" * 40}"}}'
@@ -27,6 +28,10 @@ def task(
     return Task(prompt_from([text]), "seed", limit, forced, output_format, Toolbox(tools))
 
 
+# The tokens of a call of TOOL without its input.
+CALL = CALL_OVERHEAD + len(tokens_of(TOOL.name))
+
+
 def text_of(answer: Answer) -> str:
     assert answer.text is not None
     return str(answer.text)
@@ -34,7 +39,7 @@ def text_of(answer: Answer) -> str:
 
 def test_text_begins_with_the_words_of_the_prompt() -> None:
     assert text_of(task().answer()).startswith("Hello there ")
-    assert len(text_of(task().answer()).split()) == 48
+    assert len(tokens_of(text_of(task().answer()))) == 48
 
 
 @pytest.mark.parametrize(
@@ -83,8 +88,8 @@ def test_long_words_are_split_into_tokens() -> None:
 @pytest.mark.parametrize(
     ("limit", "forced", "tokens", "complete"),
     [
-        (None, None, 12, True),
-        (100, None, 12, True),
+        (None, None, None, True),
+        (100, None, None, True),
         (5, None, 5, True),
         (1, None, 1, True),
         (None, 7, 7, True),
@@ -96,7 +101,7 @@ def test_long_words_are_split_into_tokens() -> None:
 )
 @pytest.mark.parametrize("kind", ["value", "call"])
 def test_structured_output_is_cut_off_only_by_forced_tokens(
-    limit: int | None, forced: int | None, tokens: int, complete: bool, kind: str
+    limit: int | None, forced: int | None, tokens: int | None, complete: bool, kind: str
 ) -> None:
     if kind == "value":
         made = task(limit=limit, forced=forced, output_format=OutputFormat(True, SCHEMA))
@@ -105,6 +110,7 @@ def test_structured_output_is_cut_off_only_by_forced_tokens(
         made = task(limit=limit, forced=forced, tools=(TOOL,))
         text = str(made.answer().calls[0].input)
     answer = made.answer()
+    tokens = tokens or len(tokens_of(VALUE)) + (CALL if kind == "call" else 0)
     assert (answer.token_count, answer.complete) == (tokens, complete)
     assert made.token_count() == tokens
     assert VALUE.startswith(text.rstrip()) if not complete else text.rstrip() == VALUE
@@ -113,8 +119,10 @@ def test_structured_output_is_cut_off_only_by_forced_tokens(
 def test_forced_tokens_are_divided_among_calls() -> None:
     tools = (Tool("act_first", "", SCHEMA), Tool("act_second", "", SCHEMA))
     made = task("first second", forced=31, tools=tools)
-    lengths = [len(call.input.tokens) for call in made.answer().calls]
-    assert (lengths, made.token_count()) == ([15, 16], 31)
+    answer = made.answer()
+    assert [call.token_count for call in answer.calls] == [15, 16]
+    assert [len(call.input.tokens) for call in answer.calls] == [15 - 9, 16 - 9]
+    assert made.token_count() == answer.token_count == 31
     assert len(task("first second", forced=1, tools=tools).answer().calls) == 1
 
 
