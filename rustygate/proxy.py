@@ -192,9 +192,11 @@ class Proxy:
             raise Draining
         body = RequestBody(request, self._settings, self._body_budget)
         try:
-            await body.read(must_show_model=client is not None and bool(client.models))
+            must_show_model = client is not None and bool(client.models)
+            await body.read(must_show_model=must_show_model)
             facts = self._estimate(exchange, target, body, handshake)
-            check_model(client, exchange, facts)
+            if must_show_model:
+                check_model(client, exchange, facts, body.decoded())
             headers = self._headers(request, facts, handshake)
             upstream_request = UpstreamRequest(exchange, target, headers, body, client)
             # Admit, forward and pipe.

@@ -13,6 +13,7 @@ from aiohttp import hdrs, web
 from multidict import istr
 
 from rustygate.config import read_clients_file
+from rustygate.core.ambiguous_json import is_ambiguous
 from rustygate.core.clients import Client, Clients, Limits
 from rustygate.core.request_facts import RequestFacts
 from rustygate.errors import InvalidApiKey, ModelNotAllowed
@@ -21,9 +22,11 @@ from rustygate.exchange import Exchange
 # Paths whose bodies are files and name no model.
 _FILE_PATHS = ("/v1/files", "/v1/uploads")
 
-# Paths where a request names its models in a file or deep in the body, or requests a key that is
-# then used without the gate.
-_HIDES_MODELS = re.compile(r"/+v1/+(batches/*|(evals|realtime)(/.*)?)", re.DOTALL)
+# Paths where a request names its models in a file, deep in the body or in the path, as Azure's and
+# Gemini's do, or requests a key that is then used without the gate.
+_HIDES_MODELS = re.compile(
+    r"/+v1/+(batches/*|(deployments|engines|evals|models|realtime)(/.*)?)", re.DOTALL
+)
 
 _SCHEME = "bearer "
 
@@ -103,16 +106,19 @@ class ClientAuth:
         return current
 
 
-def check_model(client: Client | None, exchange: Exchange, facts: RequestFacts) -> None:
+def check_model(
+    client: Client | None, exchange: Exchange, facts: RequestFacts, body: bytes = b""
+) -> None:
     """Raise `ModelNotAllowed` unless a client may use the model that a request names.
 
     Args:
         facts: what was read of the request.
+        body: from which they were read.
     """
     if client is None or not client.models:
         return
     # The model that the body names at its top level need not be the one that is used.
-    is_shown = facts.readable and not _hides_models(exchange)
+    is_shown = facts.readable and not _hides_models(exchange) and not is_ambiguous(body)
     model = facts.model if is_shown else None
     if exchange.path.startswith(_FILE_PATHS) and model is None:
         return

@@ -174,9 +174,12 @@ def model_in_query(target: str) -> str | None:
 def _facts(
     request: Request, path: str | None, more_characters: int = 0, readable: bool = True
 ) -> RequestFacts:
-    cap = request.output_cap()
+    cap, model = request.output_cap(), _model_name(request.model)
+    if model is None and request.model:
+        # A name too long to be logged, or no text.
+        readable = False
     return RequestFacts(
-        _model_name(request.model),
+        model,
         request.stream is True,
         request.input_characters() + more_characters,
         _default_cap(path) if cap is None else cap,

@@ -13,6 +13,7 @@ from aiohttp import HttpVersion11, hdrs, web
 from rustygate.aiohttp_internals.server import peek, skip_lingering
 from rustygate.config import Settings
 from rustygate.core.content_coding import codings_of
+from rustygate.core.decompression import decode
 from rustygate.core.forms import is_form
 from rustygate.core.headers import Headers
 from rustygate.core.request_facts import COMPRESSED_START_LIMIT, START_LIMIT
@@ -127,6 +128,11 @@ class RequestBody:
     def decoded_limit(self) -> int:
         """How many bytes of a compressed body are read once they are decoded."""
         return DECODED_FACTOR * self._settings.max_buffered_body
+
+    def decoded(self) -> bytes:
+        """A copy of the held body without its codings, as far as it is read."""
+        decoded = decode(self.held or b"", self.codings, self.decoded_limit)
+        return b"" if decoded is None else decoded.data
 
     @property
     def chunked(self) -> bool:

@@ -152,8 +152,27 @@ async def test_health_needs_no_key(gate: StartGate, clients: Path) -> None:
         (b'{"model": "o1", "x": "\\ud800"}', 403),
         (b"[" * 20_000, 403),
         (b"not JSON", 403),
+        (b'{"model": "gpt-4o", "model": "o1"}', 403),
+        (b'{"model": "o1", "model": "gpt-4o"}', 403),
+        (b'{"model": "gpt-4o", "Model": "o1"}', 403),
+        (b'{"MODEL": "o1"}', 403),
+        (b'{"model": "gpt-4o", "tools": [{"model": {}, "Model": {}}]}', 200),
+        (b'{"model": "/models/%b/o1"}' % (b"x" * 128), 403),
     ],
-    ids=["allowed", "other", "none", "unreadable", "deep", "not JSON"],
+    ids=[
+        "allowed",
+        "other",
+        "none",
+        "unreadable",
+        "deep",
+        "not JSON",
+        "other last",
+        "other first",
+        "in another case",
+        "only in another case",
+        "in a tool",
+        "long name",
+    ],
 )
 async def test_models_are_restricted(
     gate: StartGate, upstream: Upstream, clients: Path, body: bytes, status: int
@@ -177,6 +196,9 @@ async def test_models_are_restricted(
         ("/v1/batches/batch_1/cancel", 200),
         ("/v1/realtime/client_secrets", 403),
         ("/v1/evals/eval_1/runs", 403),
+        ("/v1/deployments/o1/chat/completions", 403),
+        ("/v1/engines/o1/completions", 403),
+        ("/v1/models/o1:generateContent", 403),
         ("/v1/vector_stores", 200),
     ],
 )
@@ -234,13 +256,23 @@ async def test_form_shows_its_model(
     [
         (gzip.compress(b'{"model": "gpt-4o-mini"}'), 200),
         (gzip.compress(b'{"model": "o1"}'), 403),
+        (gzip.compress(b'{"model": "o1", "model": "gpt-4o"}'), 403),
         (gzip.compress(b'{"model": "gpt-4o-mini"}') + gzip.compress(b" "), 200),
         (gzip.compress(b'{"model": "gpt-4o-mini"}') + b"\x00", 403),
         (gzip.compress(b'{"model": "gpt-4o-mini"}')[:-1], 403),
         (gzip.compress(b'{"model": "gpt-4o-mini", "x": "%b"}' % bytes(1 << 20)), 403),
         (b'{"model": "gpt-4o-mini"}', 403),
     ],
-    ids=["allowed", "other", "two members", "more data", "incomplete", "bomb", "not compressed"],
+    ids=[
+        "allowed",
+        "other",
+        "named twice",
+        "two members",
+        "more data",
+        "incomplete",
+        "bomb",
+        "not compressed",
+    ],
 )
 async def test_compressed_body_shows_its_model(
     gate: StartGate, upstream: Upstream, clients: Path, body: bytes, status: int

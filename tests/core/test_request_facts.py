@@ -39,7 +39,7 @@ CHAT_PATH = "/v1/chat/completions"
         (b'{"stream":1}', RequestFacts(output_cap=None)),
         (b'{"model":["a"]}', RequestFacts(output_cap=None)),
         (b'{"model":""}', RequestFacts(output_cap=None)),
-        (b'{"model":"' + b"x" * 129 + b'"}', RequestFacts(output_cap=None)),
+        (b'{"model":"' + b"x" * 129 + b'"}', RequestFacts(output_cap=None, readable=False)),
         (b'{"model":"\xff"}', RequestFacts(output_cap=None)),
         (b'{"seed":' + b"9" * 5000 + b"}", RequestFacts(output_cap=None)),
         (b"[]", RequestFacts(None, False, 2, None, readable=False)),
@@ -185,7 +185,7 @@ def form(**fields: str) -> bytes:
         ({"model": "m", "max_tokens": "many", "n": "-2"}, RequestFacts("m")),
         ({"model": "m", "messages": "x", "text": "y", "other": "z"}, RequestFacts("m")),
         ({"model": "", "prompt": "1"}, RequestFacts(None, False, 1)),
-        ({"model": "m" * 129}, RequestFacts(None)),
+        ({"model": "m" * 129}, RequestFacts(readable=False)),
     ],
 )
 def test_facts_of_a_form(fields: dict[str, str], facts: RequestFacts) -> None:
