@@ -206,7 +206,7 @@ class InvalidApiKey(Refusal):
             problem = "Unknown API key" if count == 1 else f"The request has {count} API keys"
         super().__init__(
             f"{problem}. Send one key from CLIENTS_FILE as Authorization: Bearer rg-..., "
-            "api-key or x-api-key."
+            "api-key, x-api-key or x-goog-api-key."
         )
 
     def headers(self) -> dict[str, str]:

@@ -30,8 +30,9 @@ _HIDES_MODELS = re.compile(
 
 _SCHEME = "bearer "
 
-# Headers whose value is a key and nothing else, as Azure's and Anthropic's clients send it.
-KEY_HEADERS = (istr("api-key"), istr("x-api-key"))
+# Headers whose value is a key and nothing else, as Azure's, Anthropic's and Google's clients send
+# it. A key that is in no known header gets the request refused, so it does not go upstream.
+KEY_HEADERS = (istr("api-key"), istr("x-api-key"), istr("x-goog-api-key"))
 
 
 class ClientAuth:

@@ -77,6 +77,9 @@ async def test_client_has_the_name_of_its_key(
         [f"x-api-key:{KEYS['search']}", key_of("search")],
         [f"Api-Key: {KEYS['search']}", "Authorization: Basic eDp5", "X-Api-Key:"],
         [f"api-key: {KEYS['search']}", "Connection: api-key"],
+        [f"X-Goog-API-Key: {KEYS['search']}"],
+        [f"x-goog-api-key: {KEYS['search']}", "Connection: x-goog-api-key"],
+        [f"x-goog-api-key: {KEYS['search']}", f"x-api-key: {KEYS['search']}"],
     ],
 )
 async def test_client_key_may_come_in_the_headers_of_other_apis(
@@ -101,7 +104,9 @@ async def test_client_key_may_come_in_the_headers_of_other_apis(
         "Authorization: Basic cmctc2VhcmNo",
         f"Authorization: {KEYS['search']}",
         f"Authorization: Bearer {hash_key(KEYS['search'])}",
-        f"X-Goog-API-Key: {KEYS['search']}",
+        f"X-Goog-API-Key: Bearer {KEYS['search']}",
+        f"Ocp-Apim-Subscription-Key: {KEYS['search']}",
+        f"{key_of('search')}\r\nX-Goog-API-Key: {KEYS['batch']}",
         f"api-key: Bearer {KEYS['search']}",
         f"Api_Key: {KEYS['search']}",
         f"{key_of('search')}\r\nX-Api-Key: {KEYS['batch']}",
