@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from rustygate.core.paths import PREFIX, has_dot_segment
 
 # `scheme:`, `//authority`, an absolute path, and what follows it (RFC 3986, 4.2 and 4.3).
-_REFERENCE = re.compile(r"(?:(?:([A-Za-z][\w+.-]*):)?//([^/?#]*))?(/[^?#]*)([?#].*)?", re.ASCII)
+_REFERENCE = re.compile(r"(?:(?:([A-Za-z][\w+.-]*):)?//([^/?#]*))?(/[^?#]*)?([?#].*)?", re.ASCII)
 
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
@@ -33,8 +33,14 @@ class LocationMap:
         if reference is None:
             return location
         scheme, authority, path, rest = reference.groups("")
-        if reference[2] is not None and not self._is_here(scheme, authority):
+        if reference[2] is None:
+            if not path:
+                return location
+        elif not self._is_here(scheme, authority):
             return location
+        if f"{path}/" == self._path:
+            # The base itself. Without a path it is that of the root (RFC 3986, 6.2.3).
+            return f"{PREFIX.rstrip('/') if path else PREFIX}{rest}"
         if not path.startswith(self._path) or has_dot_segment(path):
             return location
         return f"{PREFIX}{path[len(self._path) :]}{rest}"
