@@ -9,7 +9,7 @@ import logging
 from aiohttp import hdrs, web
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
-from rustygate.access.admin import AdminGuard
+from rustygate.access.admin import AdminGuard, Page
 from rustygate.admission.gate import Gate
 from rustygate.aiohttp_internals.response import OwnResponse
 from rustygate.aiohttp_internals.server import Runner
@@ -17,6 +17,7 @@ from rustygate.core.paths import PREFIX
 from rustygate.downstream.connections import FIELD_LIMIT, ConnectionLimiter, DownstreamConnection
 from rustygate.downstream.request_body import INITIAL_READ_BUFFER
 from rustygate.errors import MethodNotAllowed, Refusal
+from rustygate.exchange import ID_HEADER, new_id
 from rustygate.proxy import Proxy
 from rustygate.telemetry.metrics import Metrics
 
@@ -71,8 +72,8 @@ def make_application(
     )
     application = web.Application()
     for path, page in pages.items():
-        application.router.add_get(path, page)
-        application.router.add_route(hdrs.METH_ANY, path, refuse_method)
+        application.router.add_get(path, _with_id(page))
+        application.router.add_route(hdrs.METH_ANY, path, _with_id(refuse_method))
     application.router.add_route(
         hdrs.METH_ANY,
         "/{target:.*}",
@@ -104,6 +105,17 @@ def make_runner(application: web.Application, limiter: ConnectionLimiter) -> web
         shutdown_timeout=CLOSE_TIMEOUT_S,
         limiter=limiter,
     )
+
+
+def _with_id(page: Page) -> Page:
+    """A page whose responses have an id, like those of exchanges."""
+
+    async def with_id(request: web.Request) -> web.StreamResponse:
+        response = await page(request)
+        response.headers[ID_HEADER] = new_id()
+        return response
+
+    return with_id
 
 
 async def _ignore_expect(request: web.Request) -> None:

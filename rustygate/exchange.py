@@ -12,6 +12,9 @@ from time import monotonic_ns
 
 MS = 1_000_000
 
+# In every response: the id of the exchange's log line.
+ID_HEADER = "X-RustyGate-Id"
+
 
 def _id_generator() -> Callable[[], str]:
     """Ids that are cheap and unique across restarts: a random prefix and a number."""
@@ -105,7 +108,7 @@ class Exchange:
         upstream = 0 if self.responded is None or self.sent is None else self.responded - self.sent
         timing = f"queue;dur={waited / MS:.1f}, upstream;dur={max(0, upstream) / MS:.1f}"
         return [
-            ("X-RustyGate-Id", self.id),
+            (ID_HEADER, self.id),
             ("X-RustyGate-Queued-Ms", str(waited // MS)),
             ("X-RustyGate-Attempts", str(self.attempts)),
             ("Server-Timing", timing),

@@ -71,7 +71,7 @@ class ServerConnection(web.RequestHandler):
 
     @property
     def idle_since(self) -> float:
-        """When the latest response ended, or the connection began, on the loop's clock."""
+        """When the latest response ended, on the loop's clock."""
         return self._next_keepalive_close_time - self._keepalive_timeout
 
     def reject(self, error: Exception, status: int) -> None:

@@ -26,6 +26,7 @@ from rustygate.errors import (
     RequestTimeout,
     TooManyConnections,
 )
+from rustygate.exchange import ID_HEADER, new_id
 
 # From the start of a connection, or from the first byte of a later request, to the end of the
 # head. A slow phone needs two seconds; Apache allows twenty to forty, nginx sixty.
@@ -51,6 +52,8 @@ DRAIN_POLL_INTERVAL_S = 0.02
 # within a second.
 DISCONNECT_POLL_INTERVAL_S = 0.5
 
+_DISCONNECTED = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR
+
 # The least time between two log lines about the connection limit.
 LOG_INTERVAL_S = 60.0
 
@@ -68,8 +71,8 @@ class ConnectionLimiter:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self._lingering: set[_RejectedConnection] = set()
-        self._response = _serialize(TooManyConnections(limit))
-        self._plain_http = _serialize(PlainHttp())
+        self._response = _SerializedRefusal(TooManyConnections(limit))
+        self._plain_http = _SerializedRefusal(PlainHttp())
         self._log_again_at = 0.0
         # The longest idle connections and when they became idle; the longest idle one is last.
         self._idle: list[tuple[float, DownstreamConnection]] = []
@@ -93,15 +96,15 @@ class ConnectionLimiter:
 
     def reject(self, transport: asyncio.Transport) -> None:
         """Respond to a new connection at once, and close it."""
-        self.respond(transport, self._response)
+        self._respond(transport, self._response)
 
     def refuse_plain_http(self, transport: asyncio.Transport) -> None:
         """Respond in plain HTTP to a client that speaks it to a TLS port, and close."""
-        self.respond(transport, self._plain_http)
+        self._respond(transport, self._plain_http)
 
-    def respond(self, transport: asyncio.Transport, response: bytes) -> None:
+    def _respond(self, transport: asyncio.Transport, response: "_SerializedRefusal") -> None:
         """Write a response and close the connection, once the client has had time to read it."""
-        transport.write(response)
+        transport.write(response.with_id(new_id()))
         if len(self._lingering) < LINGERING_LIMIT and transport.can_write_eof():
             transport.set_protocol(_RejectedConnection(transport, self._lingering))
         else:
@@ -112,7 +115,8 @@ class ConnectionLimiter:
         """The longest idle of the connections found before, if one is still idle."""
         while self._idle:
             idle_since, connection = self._idle.pop()
-            if connection.is_kept_alive and connection.idle_since == idle_since:
+            is_idle = connection.awaits_request and connection.idle_since == idle_since
+            if is_idle and not _has_unread_data(connection.transport):
                 return connection
         return None
 
@@ -125,13 +129,14 @@ class ConnectionLimiter:
         idle = (
             (connection.idle_since, connection)
             for connection in newcomer.all_connections
-            if isinstance(connection, DownstreamConnection) and connection.is_kept_alive
+            if isinstance(connection, DownstreamConnection) and connection.awaits_request
         )
         self._idle = nsmallest(IDLE_BATCH, idle, key=itemgetter(0))[::-1]
-        if not self._idle:
+        longest_idle = self._longest_idle()
+        if longest_idle is None:
             now = loop.time()
             self._search_again_at = now + IDLE_SEARCH_PAUSE * (now - began)
-        return self._longest_idle()
+        return longest_idle
 
     def _warn(self) -> None:
         now = asyncio.get_running_loop().time()
@@ -188,9 +193,17 @@ class DownstreamConnection(ServerConnection):
         return self._head_timer is not None
 
     @property
-    def is_kept_alive(self) -> bool:
-        """Whether it is between two requests."""
-        return self.is_idle and self._head_timer is None and self.transport is not None
+    def awaits_request(self) -> bool:
+        """Whether it is between two requests, or nothing has arrived yet on a new connection."""
+        is_silent = self._head_timer is None or not self._head_size
+        return self.is_idle and is_silent and self.transport is not None
+
+    @property
+    def idle_since(self) -> float:
+        """When the latest response ended, or the connection began, on the loop's clock."""
+        if self._head_timer is None:
+            return super().idle_since
+        return self._head_timer.when() - HEAD_TIMEOUT_S
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -241,10 +254,13 @@ class DownstreamConnection(ServerConnection):
     def error_response(
         self, request: web.BaseRequest, error: BaseException | None
     ) -> web.StreamResponse:
-        logger.debug("request rejected: {} from {}", type(error).__name__, request.remote)
+        identifier = new_id()
+        logger.debug(
+            "request rejected: {} from {}", type(error).__name__, request.remote, id=identifier
+        )
         if request.writer.output_size:
             raise ConnectionError
-        response = _refusal_for(error).response([])
+        response = _refusal_for(error).response([(ID_HEADER, identifier)])
         response.force_close()
         return response
 
@@ -291,19 +307,37 @@ def _awaits_head(connection: web.RequestHandler) -> bool:
 
 def _is_disconnected(transport: asyncio.Transport) -> bool:
     """Whether the client has closed or reset the connection, according to the kernel."""
-    disconnected = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR
+    return bool(_poll(transport, _DISCONNECTED))
+
+
+def _has_unread_data(transport: asyncio.Transport | None) -> bool:
+    """Whether a request may have arrived that the event loop has not read yet."""
+    return transport is not None and _poll(transport, select.POLLIN | _DISCONNECTED) == (
+        select.POLLIN
+    )
+
+
+def _poll(transport: asyncio.Transport, events: int) -> int:
+    """Which of these events a socket has now."""
     poll = select.poll()
     with suppress(OSError, ValueError):
-        poll.register(transport.get_extra_info("socket").fileno(), disconnected)
-        return bool(poll.poll(0))
-    return True
+        poll.register(transport.get_extra_info("socket").fileno(), events)
+        return sum(found for _, found in poll.poll(0))
+    return select.POLLNVAL
 
 
-def _serialize(refusal: Refusal) -> bytes:
-    """The bytes of a refusal's response, for a connection that aiohttp does not handle."""
-    response = refusal.response([("Connection", "close")])
-    assert isinstance(response.body, bytes)
-    response.headers["Content-Length"] = str(len(response.body))
-    head = [f"HTTP/1.1 {response.status} {response.reason}"]
-    head += [f"{name}: {value}" for name, value in response.headers.items()]
-    return "\r\n".join([*head, "", ""]).encode() + response.body
+class _SerializedRefusal:
+    """A refusal's response as bytes, for a connection that aiohttp does not handle."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        response = refusal.response([("Connection", "close")])
+        assert isinstance(response.body, bytes)
+        response.headers["Content-Length"] = str(len(response.body))
+        head = [f"HTTP/1.1 {response.status} {response.reason}"]
+        head += [f"{name}: {value}" for name, value in response.headers.items()]
+        self._before_id = "\r\n".join([*head, f"{ID_HEADER}: "]).encode()
+        self._after_id = b"\r\n\r\n" + response.body
+
+    def with_id(self, identifier: str) -> bytes:
+        """The response with that id."""
+        return self._before_id + identifier.encode() + self._after_id

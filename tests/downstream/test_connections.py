@@ -3,9 +3,12 @@ request is queued or in progress may take its time."""
 
 import asyncio
 import gc
+import socket
 import weakref
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -261,18 +264,18 @@ async def test_stalled_upload_does_not_cut_a_response_that_has_started(
 async def test_connections_above_the_limit_are_rejected_while_none_is_idle(
     gate: StartGate, upstream: Upstream
 ) -> None:
-    """A connection is busy while its response is sent, and before its first request."""
+    """A connection is busy from the first byte of a request until its response has been sent."""
     running = await gate(CONNECTION_LIMIT=2)
     streaming = await running.send(post())
     call = await upstream.call()
     call.send(EVENT_STREAM)
     await streaming.head()
-    new = await running.connect()
+    new = await running.send(get("/health")[:1])
     await expect_rejection(await running.connect())
     await expect_rejection(await running.send(post()))
     call.send(chunk(b"data: 1\n\n"), LAST_CHUNK)
     assert await streaming.read_rest() == b"data: 1\n\n"
-    assert (await new.request(get("/health"))).status == 200
+    assert (await new.request(get("/health")[1:])).status == 200
     assert "connection limit reached: 2" in running.log.text
 
 
@@ -307,6 +310,36 @@ async def test_longest_idle_connection_makes_room(
         assert (await client.request(get("/health"))).status == 200
 
 
+async def test_silent_connections_make_room(gate: StartGate) -> None:
+    """They count as idle from their beginning, together with those between two requests."""
+    running = await gate(CONNECTION_LIMIT=3)
+    kept = await running.connect()
+    silent = await running.connect()
+    assert (await kept.request(get("/health"))).status == 200
+    also_silent = await running.connect()
+    for longest_idle in silent, kept, also_silent:
+        newcomer = await running.connect()
+        assert (await newcomer.request(get("/health"))).status == 200
+        assert await longest_idle.ended() == "closed"
+
+
+async def test_request_that_has_arrived_is_served_even_if_it_was_not_read(
+    gate: StartGate, upstream: Upstream
+) -> None:
+    """All connections are accepted in one turn of the loop, before any request is read."""
+    running = await gate(CONNECTION_LIMIT=3)
+    address = urlsplit(running.url)
+    assert address.hostname is not None
+    with ExitStack() as stack:
+        socks = []
+        for _ in range(6):
+            sock = socket.create_connection((address.hostname, address.port))
+            socks.append(stack.enter_context(sock))
+            sock.sendall(get("/health"))
+        starts = [await asyncio.to_thread(sock.recv, 12) for sock in socks]
+    assert starts == [b"HTTP/1.1 200"] * 3 + [b"HTTP/1.1 503"] * 3
+
+
 async def test_crowd_takes_the_place_of_idle_connections_only(
     gate: StartGate, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -321,9 +354,12 @@ async def test_crowd_takes_the_place_of_idle_connections_only(
     crowd = [await running.connect() for _ in range(5)]
     for client in idle:
         assert await client.ended() == "closed"
+    for client in crowd:
+        client.send(get("/health")[:1])
+    await running.request(get("/health"))
     await expect_rejection(await running.connect())
     for client in crowd:
-        assert (await client.request(get("/health"))).status == 200
+        assert (await client.request(get("/health")[1:])).status == 200
     await call.respond(response())
     assert (await busy.response()).status == 200
 
@@ -334,7 +370,7 @@ async def test_rejected_client_that_lingers_is_aborted(
     monkeypatch.setattr(connections, "LINGER_TIMEOUT_S", SHORT_S)
     monkeypatch.setattr(connections, "LINGERING_LIMIT", 1)
     running = await gate(CONNECTION_LIMIT=1)
-    served = await running.connect()
+    served = await running.send(get("/health")[:1])
     lingering, other = await running.connect(), await running.connect()
     for client in lingering, other:
         await expect_rejection(client)
@@ -342,7 +378,7 @@ async def test_rejected_client_that_lingers_is_aborted(
         while lingering.wire.end != "reset":
             lingering.send(b"more")
             await asyncio.sleep(SHORT_S / 10)
-    assert (await served.request(get("/health"))).status == 200
+    assert (await served.request(get("/health")[1:])).status == 200
 
 
 async def test_many_rejected_connections_are_all_closed(gate: StartGate) -> None:

@@ -1,4 +1,4 @@
-"""Every response under /v1/ has the id of its log line, and none has the gate's `Server`."""
+"""Every response has an id, that of its log line if there is one, and none the gate's `Server`."""
 
 import pytest
 
@@ -94,6 +94,13 @@ async def test_websocket_has_the_exchange_id(gate: StartGate, upstream: Upstream
     ("sent", "status"),
     [
         (get("/health"), 200),
+        (b"HEAD /livez HTTP/1.1\r\nHost: gate\r\n\r\n", 200),
+        (post(b"", target="/health"), 405),
+        (
+            f"OPTIONS /ready HTTP/1.1\r\nHost: gate\r\nOrigin: {APP}\r\n"
+            "Access-Control-Request-Method: GET\r\n\r\n".encode(),
+            204,
+        ),
         (get("/ready"), 200),
         (get("/metrics"), 403),
         (b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n", 200),
@@ -102,20 +109,38 @@ async def test_websocket_has_the_exchange_id(gate: StartGate, upstream: Upstream
         (b"GET /v1/\xc3\xa4 HTTP/1.1\r\nHost: gate\r\n\r\n", 400),
     ],
 )
-async def test_response_to_any_other_request_has_no_server_header(
+async def test_response_to_any_other_request_has_an_id(
     gate: StartGate, sent: bytes, status: int
 ) -> None:
-    got = await (await gate()).request(sent)
-    assert got.status == status
-    assert "server" not in got.head
+    running = await gate(CORS_ALLOW_ORIGINS=APP)
+    heads = []
+    for _ in range(2):
+        client = await running.send(sent)
+        heads.append(await client.head())
+    for head in heads:
+        assert (head.status, "server" in head) == (status, False)
+    assert heads[0]["x-rustygate-id"] != heads[1]["x-rustygate-id"]
 
 
-async def test_response_above_the_connection_limit_has_no_server_header(gate: StartGate) -> None:
+async def test_rejected_request_has_the_id_of_its_log_line(gate: StartGate) -> None:
+    running = await gate()
+    got = await running.request(b"GET /v1/x HTTP/1.1\r\nBroken\r\n\r\n")
+    line = next(line for line in running.log.text.splitlines() if "request rejected" in line)
+    assert got.head["x-rustygate-id"] in line
+
+
+async def test_response_above_the_connection_limit_has_an_id(
+    gate: StartGate, upstream: Upstream
+) -> None:
     running = await gate(CONNECTION_LIMIT=1)
-    # Before its first request a connection is not idle, so it is not closed for a new one.
-    await running.connect()
-    head = await (await running.send(get())).head()
-    assert (head.status, "server" in head) == (503, False)
+    client = await running.send(get())
+    call = await upstream.call()
+    heads = [await (await running.send(get())).head() for _ in range(2)]
+    for head in heads:
+        assert (head.status, "server" in head) == (503, False)
+    assert heads[0]["x-rustygate-id"] != heads[1]["x-rustygate-id"]
+    await call.respond(response())
+    await client.response()
 
 
 async def test_upstreams_server_header_passes(gate: StartGate, upstream: Upstream) -> None:
