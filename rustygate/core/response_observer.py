@@ -183,7 +183,8 @@ class StreamObserver(ResponseObserver):
 
     def _count(self, events: bytes) -> None:
         self.usage = find_usage(events, self.usage)
-        if self._estimate is not None and self.usage is None:
+        # Some servers report the input before there is an output.
+        if self._estimate is not None and (self.usage is None or not self.usage.tokens_out):
             self._estimate.feed(events)
 
     def _cut_event(self) -> None:

@@ -40,9 +40,18 @@ def stamp_body(
         if usage is not None:
             exchange.tokens_in, exchange.tokens_out = usage.tokens_in, usage.tokens_out
             exchange.tokens_cached = usage.tokens_cached
+            if not usage.tokens_out:
+                _stamp_output(exchange, observer)
             return
     if response.successful and is_work(exchange.method, exchange.path):
         _stamp_estimate(exchange, 0 if observer is None else observer.estimated_output())
+
+
+def _stamp_output(exchange: Exchange, observer: ResponseObserver) -> None:
+    """Stamp the output that passed although the usage shows none: it came before the text."""
+    output = observer.estimated_output()
+    if output:
+        exchange.tokens_out, exchange.tokens_estimated = output, True
 
 
 def _stamp_error(exchange: Exchange, observer: ResponseObserver) -> None:

@@ -186,6 +186,24 @@ async def test_usage_replaces_the_estimate_of_a_stream(
     assert "tokens_estimated" not in line
 
 
+async def test_output_after_a_usage_without_one_is_estimated(
+    gate: StartGate, upstream: Upstream
+) -> None:
+    first = b'data: {"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":0}}\n\n'
+    upstream.reply = stream(first, *[delta(" word")] * 50, DONE)
+    line = await settle(await gate(), request(CHAT, stream=True))
+    assert (line["tokens_in"], line["tokens_out"]) == (7, 50)
+    assert line["tokens_estimated"] is True
+
+
+async def test_usage_after_one_without_output_counts(gate: StartGate, upstream: Upstream) -> None:
+    first = b'data: {"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":0}}\n\n'
+    upstream.reply = stream(first, *[delta(" word")] * 50, USAGE, DONE)
+    line = await settle(await gate(), request(CHAT, stream=True))
+    assert (line["tokens_in"], line["tokens_out"]) == (7, 8)
+    assert "tokens_estimated" not in line
+
+
 async def test_what_passed_of_a_cut_stream_is_counted(gate: StartGate, upstream: Upstream) -> None:
     running = await gate()
     client, call = await open_stream(
