@@ -62,7 +62,7 @@ class RequestBody:
     `read` buffers the body if it should be buffered; `held` is then the whole body, otherwise
     None, and `take_start` returns what has arrived of it. It goes upstream as one `piece` if there
     is one, otherwise chunk by chunk. The chunks of a buffered body can be iterated again, others
-    only once. `close` releases the memory.
+    only once. `close` returns the memory to the budget.
     """
 
     def __init__(self, request: web.Request, settings: Settings, budget: BodyBufferBudget) -> None:
@@ -177,9 +177,8 @@ class RequestBody:
         self._stopped = True
 
     def close(self) -> None:
-        """Release the memory."""
+        """Return its memory to the budget. Called once."""
         self._budget.held -= sum(map(len, self._chunks))
-        self._chunks.clear()
         self._release_read_ahead()
 
     @property
