@@ -7,7 +7,7 @@ import pytest
 from rustygate.core.bucket import SECOND
 from rustygate.core.priority_class import CLASS_WEIGHTS
 from rustygate.core.verdict import Action
-from rustygate.exchange import Exchange
+from rustygate.exchange import MS, Exchange
 from rustygate.telemetry import metrics as module
 from rustygate.telemetry.series import NONE, UNKNOWN
 from tests.conftest import StartGate
@@ -46,6 +46,33 @@ async def test_waits_are_counted_by_class_and_client() -> None:
     assert scrape.sum(f"{name}_count", **{"class": "interactive"}) == 0
     assert scrape.sum("rustygate_client_queue_seconds_total", client="a") == 4
     assert scrape.labels("rustygate_client_queue_seconds_total", "client") == {"a", "b"}
+
+
+@pytest.mark.parametrize(
+    ("attempts", "queued", "count"), [(0, 0, 0), (0, MS - 1, 0), (0, MS, 1), (1, 0, 1)]
+)
+async def test_exchanges_refused_on_arrival_did_not_wait(
+    attempts: int, queued: int, count: int
+) -> None:
+    async with metrics_of_gate() as metrics:
+        exchange = Exchange("a", "POST", "/v1/x", attempts=attempts)
+        exchange.queued = queued
+        metrics.settle(exchange)
+        scrape = Scrape(metrics.text())
+    assert scrape.sum("rustygate_queue_wait_seconds_count") == count
+
+
+async def test_durations_count_from_the_arrival() -> None:
+    async with metrics_of_gate() as metrics:
+        arrived = 100 * SECOND
+        for first_byte, settled in ((102 * SECOND, 105 * SECOND), (None, 103 * SECOND)):
+            exchange = Exchange("a", "POST", "/v1/x", arrived=arrived)
+            exchange.first_byte, exchange.settled = first_byte, settled
+            metrics.settle(exchange)
+        scrape = Scrape(metrics.text())
+    for name, count, seconds in (("time_to_first_byte", 1, 2), ("exchange", 2, 8)):
+        assert scrape.sum(f"rustygate_{name}_seconds_count") == count
+        assert scrape.sum(f"rustygate_{name}_seconds_sum") == seconds
 
 
 async def test_upstreams_429s_are_counted_by_lane_and_verdict(
