@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from rustygate.core.response_observer import BATCH_BYTES, ResponseObserver
 from tests.conftest import StartGate
 from tests.support.http import (
     EVENT_STREAM,
@@ -57,6 +58,29 @@ async def test_each_byte_passes_as_soon_as_it_arrives(
         await client.expect_body(bytes([byte]))
     call.send(LAST_CHUNK)
     assert await client.read_rest() == b""
+
+
+async def test_stream_is_scanned_in_batches(
+    gate: StartGate, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not chunk by chunk, which would cost more than passing them on."""
+    scanned: list[int] = []
+    scan = ResponseObserver.scan
+
+    def counting_scan(observer: ResponseObserver) -> None:
+        scanned.append(sum(map(len, observer.pending)))
+        scan(observer)
+
+    monkeypatch.setattr(ResponseObserver, "scan", counting_scan)
+    event = b"data: %b\n\n" % (b"x" * (BATCH_BYTES // 4 - 8))
+    running = await gate(SSE_KEEPALIVE_INTERVAL=NEVER)
+    client, call = await open_stream(running, upstream, event)
+    for _ in range(8):
+        call.send(chunk(event))
+        await client.expect_body(event)
+    call.send(LAST_CHUNK)
+    await client.read_rest()
+    assert scanned == [BATCH_BYTES, BATCH_BYTES, len(event)]
 
 
 async def test_head_does_not_wait_for_the_first_event(gate: StartGate, upstream: Upstream) -> None:
