@@ -241,7 +241,9 @@ class Proxy:
             exchange.lane = endpoint_key(exchange.method, exchange.path)
         exchange.min_tokens = facts.cost(0)
         exchange.input_tokens = exchange.min_tokens - (facts.output_cap or 0)
-        exchange.tokens = facts.cost(self._history.estimate(exchange.client, facts.model))
+        exchange.tokens = exchange.min_tokens
+        if facts.output_cap is None:
+            exchange.tokens += self._history.estimate(exchange.client, facts.model)
         self._log_step(exchange, "cost estimated", tokens=exchange.tokens)
         return facts
 
