@@ -1,5 +1,7 @@
 """The checks of a request's head, and the headers that go upstream for it."""
 
+from functools import lru_cache
+
 from aiohttp import HttpVersion11, web
 
 from rustygate.core.headers import Credentials, Headers, UnreadableHeader, request_headers
@@ -18,6 +20,9 @@ from rustygate.errors import (
 
 # How much of a path an error message repeats.
 SHOWN_PATH_LENGTH = 200
+
+# How many targets that are forwarded are remembered. Each has up to 64 KiB.
+CACHED_TARGETS = 64
 
 
 def check_loop(request: web.Request, own: OwnConnections) -> None:
@@ -38,7 +43,13 @@ def check_target(request: web.Request) -> str:
     """The target to forward, as sent. Raises a refusal for a request that is not forwarded."""
     if request.method in {"CONNECT", "TRACE"}:
         raise MethodNotAllowed(f"{request.method} requests are not forwarded.")
-    target = origin_form(request.raw_path)
+    return _forwarded(request.raw_path)
+
+
+# Requests come to a few endpoints, again and again.
+@lru_cache(maxsize=CACHED_TARGETS)
+def _forwarded(raw_path: str) -> str:
+    target = origin_form(raw_path)
     path = path_of(target)
     if is_unsafe(target) or not target.isascii():
         raise InvalidUrl
