@@ -15,7 +15,7 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import lru_cache, partial
 from time import gmtime, monotonic, strftime
@@ -30,6 +30,10 @@ from rustygate.system.terminal import DIM, GREEN, RED, RESET, YELLOW, has_color
 
 if TYPE_CHECKING:
     from loguru import Message, Record
+
+    # The fields of each line.
+    _Lines = Sequence[dict[str, Any]]
+    _Renderer = Callable[[Record, _Lines], bytes]
 
 STDERR = 2
 
@@ -82,46 +86,38 @@ def configure(rust_log: str, log_format: str) -> None:
     _redirect_python_reports()
 
 
-def _renderer(log_format: str) -> Callable[["Record"], bytes]:
+def _renderer(log_format: str) -> "_Renderer":
     if log_format == "json":
-        return _json_line
-    return partial(_text_line, head=_colored_head if has_color(STDERR) else _plain_head)
+        return _json_lines
+    return partial(_text_lines, head=_colored_head if has_color(STDERR) else _plain_head)
 
 
-def _sink(render_line: Callable[["Record"], bytes]) -> Callable[["Message"], None]:
+def _sink(render_lines: "_Renderer") -> Callable[["Message"], None]:
     def write(message: "Message") -> None:
         # The reader has closed the pipe, or the disk is full: the gate keeps serving.
         with suppress(OSError):
-            os.write(STDERR, _render(message.record, render_line))
+            os.write(STDERR, _render(message.record, render_lines))
 
     return write
 
 
-def _render(record: "Record", render_line: Callable[["Record"], bytes]) -> bytes:
+def _render(record: "Record", render_lines: "_Renderer") -> bytes:
     try:
-        lines = record["extra"].get(LINES)
-        if lines is None:
-            return render_line(record)
-        return b"".join([render_line(_with_fields(record, fields)) for fields in lines])
+        return render_lines(record, record["extra"].get(LINES) or [record["extra"]])
     except Exception as error:
         # loguru would print the record and the exception, including their values.
         return f"a log line could not be written\n{format_exception(error)}".encode()
 
 
-def _with_fields(record: "Record", fields: dict[str, Any]) -> "Record":
-    copy = record.copy()
-    copy["extra"] = fields
-    return copy
-
-
-def _text_line(record: "Record", head: Callable[["Record"], str]) -> bytes:
+def _text_lines(record: "Record", lines: "_Lines", head: Callable[["Record"], str]) -> bytes:
     message = record["message"]
     if not message.isprintable():
         message = json.dumps(message)[1:-1]
-    line = f"{head(record)} {message}{_fields(record['extra'])}\n"
+    start, end = f"{head(record)} {message}", "\n"
     if record["exception"] is not None:
-        line += format_exception(record["exception"].value)
-    return line.encode("utf-8", "backslashreplace")
+        end += format_exception(record["exception"].value)
+    text = "".join([f"{start}{_fields(fields)}{end}" for fields in lines])
+    return text.encode("utf-8", "backslashreplace")
 
 
 def _plain_head(record: "Record") -> str:
@@ -172,16 +168,20 @@ def _is_plain(text: str, separators: int) -> bool:
     )
 
 
-def _json_line(record: "Record") -> bytes:
-    fields: dict[str, Any] = {
+def _json_lines(record: "Record", lines: "_Lines") -> bytes:
+    start = {
         "time": _timestamp(record),
         "level": _level_name(record),
         "target": record["name"],
         "message": record["message"],
-        **record["extra"],
     }
+    end = {}
     if record["exception"] is not None:
-        fields["exception"] = format_exception(record["exception"].value)
+        end["exception"] = format_exception(record["exception"].value)
+    return b"".join([_json_line({**start, **fields, **end}) for fields in lines])
+
+
+def _json_line(fields: dict[str, Any]) -> bytes:
     try:
         return msgspec.json.encode(fields, enc_hook=str) + b"\n"
     except UnicodeEncodeError:
