@@ -64,11 +64,10 @@ class Counter(dict[Labels, int]):
     """Counts by labels. In a counter with many series, client and model are the first two."""
 
     def add(self, labels: Labels, amount: int = 1) -> None:
-        count = self.get(labels)
-        if count is None:
+        if labels not in self:
             labels = self._bounded(labels)
-            count = self.get(labels, 0)
-        self[labels] = count + amount
+            self.setdefault(labels, 0)
+        self[labels] += amount
 
     def _bounded(self, labels: Labels) -> Labels:
         """The labels under which a new series is counted."""
