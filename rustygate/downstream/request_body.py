@@ -70,6 +70,7 @@ class RequestBody:
         self._settings = settings
         self._budget = budget
         self._chunks: list[bytes] = []
+        self._hold_limit = settings.max_buffered_body
         self._size = 0
         self._read_ahead_size = 0
         self._expects_continue = _expects_continue(request)
@@ -88,11 +89,14 @@ class RequestBody:
         """Read the body into memory if it should be buffered.
 
         Args:
-            must_show_model: the request is refused unless its body shows its model, so a form is
+            must_show_model: the request is refused unless its body shows its model, so as much of
+                it is buffered as would be read of a compressed one, and a form is
                 asked for at once too.
         """
         if self.held is not None:
             return
+        if must_show_model:
+            self._hold_limit = self.decoded_limit
         if self._should_hold(must_show_model):
             content = self._request.content
             if content.is_eof() and not self._expects_continue:
@@ -189,14 +193,14 @@ class RequestBody:
         if self._expects_continue and not self._is_asked_for_at_once(must_show_model):
             return False
         available = self._budget.limit - self._budget.held
-        return (self._length or 0) <= min(self._settings.max_buffered_body, available)
+        return (self._length or 0) <= min(self._hold_limit, available)
 
     def _is_asked_for_at_once(self, must_show_model: bool) -> bool:
         is_json = "json" in self.content_type.lower()
         return is_json or (must_show_model and is_form(self.content_type))
 
     def _may_hold_more(self) -> bool:
-        fits = self._size <= self._settings.max_buffered_body
+        fits = self._size <= self._hold_limit
         return fits and self._budget.held <= self._budget.limit
 
     def _read_ahead(self) -> None:

@@ -227,7 +227,7 @@ async def test_streamed_body_does_not_show_its_model(
     body = form_with("gpt-4o")
     sent = request("POST", path, "Content-Type: multipart/form-data; boundary=x", body=body)
     sent = sent.replace(b"sk-client-canary-9d7c5b3a1f2e", KEYS["search"].encode())
-    running = await gate(CLIENTS_FILE=clients, MAX_BUFFERED_BODY=len(body) - 1)
+    running = await gate(CLIENTS_FILE=clients, MAX_BUFFERED_BODY=(len(body) - 1) // 2)
     assert (await running.request(sent)).status == status
 
 
@@ -311,6 +311,42 @@ async def test_form_is_asked_for_if_it_must_show_its_model(
     client.send(body)
     assert (await client.response()).status == status
     assert len(upstream.calls) == (status == 200)
+
+
+LARGE = 100_000
+LARGE_BODIES = {
+    "JSON": (b'{"model": "gpt-4o", "x": "%b"}', ["Content-Type: application/json"]),
+    "model at the end": (b'{"x": "%b", "model": "gpt-4o"}', ["Content-Type: application/json"]),
+    "other model": (b'{"model": "o1", "x": "%b"}', ["Content-Type: application/json"]),
+    "form": (
+        form_with("gpt-4o").replace(
+            b"--x--", b'--x\r\nContent-Disposition: form-data; name="f"\r\n\r\n%b\r\n--x--'
+        ),
+        ["Content-Type: multipart/form-data; boundary=x"],
+    ),
+}
+
+
+@pytest.mark.parametrize("compressed", [False, True], ids=["plain", "gzip"])
+@pytest.mark.parametrize("more", [0, 1])
+@pytest.mark.parametrize("kind", LARGE_BODIES)
+async def test_as_much_is_read_of_a_plain_body_as_of_a_compressed_one(
+    gate: StartGate, upstream: Upstream, clients: Path, kind: str, more: int, compressed: bool
+) -> None:
+    """Twice MAX_BUFFERED_BODY."""
+    write(clients, table(search='models = ["gpt-4o*"]'))
+    upstream.reply = response()
+    template, lines = LARGE_BODIES[kind]
+    body = template % (b"x" * (2 * LARGE + more + len(b"%b") - len(template)))
+    assert len(body) == 2 * LARGE + more
+    if compressed:
+        body, lines = gzip.compress(body), [*lines, "Content-Encoding: gzip"]
+    sent = request("POST", "/v1/images/edits", *lines, body=body)
+    sent = sent.replace(b"sk-client-canary-9d7c5b3a1f2e", KEYS["search"].encode())
+    running = await gate(CLIENTS_FILE=clients, MAX_BUFFERED_BODY=LARGE)
+    status = 403 if more or kind == "other model" else 200
+    assert (await running.request(sent)).status == status
+    assert [wire.received.endswith(body) for wire in upstream.wires] == [True] * (status == 200)
 
 
 async def test_large_body_may_name_another_model_later(
