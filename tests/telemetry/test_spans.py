@@ -206,7 +206,6 @@ async def test_each_attempt_has_its_own_span(
     assert [each.get("http.response.status_code") for each in found] == [429, None, 200]
     assert [each.get("error.type") for each in found] == ["429", "upstream_disconnected", None]
     assert [each.get("http.request.resend_count") for each in found] == [None, 1, 2]
-    assert [each.get("gen_ai.usage.output_tokens") for each in found] == [None, None, 4]
     assert {parent_of(attempt) for attempt in attempts} == {id_of(exchange)}
     parents = [call.head["traceparent"].split("-")[2] for call in upstream.calls]
     assert parents == [id_of(attempt) for attempt in attempts]
