@@ -324,6 +324,26 @@ def test_audio_that_overtakes_a_compressed_turn_goes_uncompressed() -> None:
     assert client.admit() == frame(TURN, mask=NEW_MASK)
 
 
+def test_uncompressed_audio_overtakes_without_consequences() -> None:
+    client, deflater = Client(compressed=True), Deflater()
+    turn, other = (compressed_frame(deflater.compress(text)) for text in (TURN, OTHER))
+    client.feed(turn)
+    assert client.send(AUDIO) == masked(AUDIO)
+    assert client.admit() == turn
+    assert client.feed(other) == other
+
+
+def test_compressed_audio_passes_as_it_came_while_nothing_waits() -> None:
+    client, deflater = Client(compressed=True), Deflater()
+    turn, audio, other = (
+        compressed_frame(deflater.compress(text)) for text in (TURN, AUDIO, OTHER)
+    )
+    client.feed(turn)
+    client.admit()
+    assert client.feed(audio) == audio
+    assert client.feed(other) == other
+
+
 def test_without_context_takeover_compressed_messages_always_pass_as_they_came() -> None:
     client = Client(compressed=True, keeps_context=False)
     turn, audio, other = (
