@@ -206,6 +206,19 @@ async def test_turn_that_upstream_ignores_gives_its_slot_back(realtime: OpenSock
     assert (await running.settled(2))[1]["outcome"] == "ok"
 
 
+async def test_turn_that_fails_before_it_begins_does_not_time_out(
+    responses: OpenSocket,
+) -> None:
+    running, client, server = await responses(UPSTREAM_READ_TIMEOUT=0.3)
+    client.send(create_response())
+    await next_event(server)
+    server.send(b'{"type":"error","status":400,"error":{"code":"x"}}')
+    await client.frame()
+    await asyncio.sleep(0.4)
+    [turn] = await running.settled()
+    assert (turn["outcome"], turn["status"]) == ("upstream_error", 400)
+
+
 async def test_upstream_disconnect_ends_the_turns(realtime: OpenSocket) -> None:
     running, client, server = await realtime(**ONE_SLOT)
     await hold_turn(running, client, server)
