@@ -1,6 +1,7 @@
 """Event streams through the gate: opening, stalling and filling them."""
 
 import asyncio
+import ssl
 
 from tests.support.client import Client
 from tests.support.gate import Gate
@@ -42,9 +43,11 @@ async def wait_two_intervals(gate: Gate, upstream: Upstream) -> None:
     await idle.expect_body(KEEPALIVE)
 
 
-async def open_stalled(gate: Gate, upstream: Upstream) -> tuple[Client, Call]:
+async def open_stalled(
+    gate: Gate, upstream: Upstream, tls: ssl.SSLContext | None = None
+) -> tuple[Client, Call]:
     """A stream whose client has stopped reading."""
-    client = await gate.connect(receive_buffer=4096)
+    client = await gate.connect(receive_buffer=4096, tls=tls)
     client.send(chat(stream=True))
     call = await upstream.call()
     call.send(EVENT_STREAM, chunk(b"data: 1\n\n"))

@@ -33,6 +33,7 @@ from tests.support.http import (
     response,
     response_head,
 )
+from tests.support.streams import open_stalled
 from tests.support.upstream import Call, Upstream
 from tests.support.waiting import SOON_S, soon
 from tests.support.wire import Wire
@@ -51,11 +52,9 @@ def client_tls(authority: Authority) -> ssl.SSLContext:
     return authority.client_context()
 
 
-async def open_stream(
-    gate: Gate, upstream: Upstream, tls: ssl.SSLContext, *, receive_buffer: int | None = None
-) -> tuple[Client, Call]:
+async def open_stream(gate: Gate, upstream: Upstream, tls: ssl.SSLContext) -> tuple[Client, Call]:
     """A stream whose head and first event the client has received."""
-    client = await gate.connect(tls=tls, receive_buffer=receive_buffer)
+    client = await gate.connect(tls=tls)
     client.send(chat(stream=True))
     call = await upstream.call()
     call.send(EVENT_STREAM, chunk(b"data: 1\n\n"))
@@ -224,8 +223,7 @@ async def test_slow_client_receives_the_error_event_of_a_cut_stream(
     """The bytes buffered before the cut and the error event are still sent, without a delay."""
     monkeypatch.setattr("rustygate.relay.abort.FLUSH_TIMEOUT_S", 3600)
     running = await gate(SSE_CHANNEL_CAPACITY=100_000, **files)
-    client, call = await open_stream(running, upstream, client_tls, receive_buffer=4096)
-    client.wire.pause_reading()
+    client, call = await open_stalled(running, upstream, client_tls)
     body = b"data: %b\n\n" % (b"x" * 8 * MEGABYTE)
     await call.wire.send_all(chunk(body))
     call.close()
@@ -246,8 +244,7 @@ async def test_client_that_stops_reading_is_cut_after_the_timeout(
 ) -> None:
     monkeypatch.setattr("rustygate.relay.abort.FLUSH_TIMEOUT_S", 0.1)
     running = await gate(SSE_CHANNEL_CAPACITY=100_000, **files)
-    client, call = await open_stream(running, upstream, client_tls, receive_buffer=4096)
-    client.wire.pause_reading()
+    _, call = await open_stalled(running, upstream, client_tls)
     await call.wire.send_all(chunk(b"x" * 16 * MEGABYTE))
     call.close()
     assert (await running.settled())[0]["outcome"] == "aborted"
@@ -312,8 +309,7 @@ async def test_client_that_does_not_read_pauses_upstream(
     size: int,
 ) -> None:
     running = await gate(SSE_BUFFER_CAPACITY=size, SSE_CHANNEL_CAPACITY=size, **files)
-    client, call = await open_stream(running, upstream, client_tls, receive_buffer=4096)
-    client.wire.pause_reading()
+    client, call = await open_stalled(running, upstream, client_tls)
     sent = await send_until_stalled(call.wire)
     assert sent < 12 * MEGABYTE
     client.wire.resume_reading()
