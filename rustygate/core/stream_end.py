@@ -1,8 +1,9 @@
 """How an event stream ends: with its final event, or with an error that it reports.
 
 Chat and legacy completions end with `data: [DONE]`, the Responses API with `response.completed`
-or its kin. An error is `data: {"error": {...}}`, an `error` event or a `response.failed`. It is
-one of the last events, since clients stop there.
+or its kin, Anthropic's Messages API with `message_stop`; streams of an image, of speech and of a
+transcript have final events of their own. An error is `data: {"error": {...}}`, an `error` event
+or a `response.failed`. It is one of the last events, since clients stop there.
 
 Bodies come from outside. Whatever is in them, these functions return and do not raise.
 """
@@ -19,10 +20,13 @@ _DONE = b"[DONE]"
 _ERROR = b"error"
 _FINAL_TYPE = re.compile(
     rb"(?:response\.(?:completed|incomplete|failed|cancelled)|speech\.audio\.done"
-    rb"|transcript\.text\.done)"
+    rb"|transcript\.text\.done|image_(?:generation|edit)\.completed|message_stop)"
 )
 _FINAL_TYPES = frozenset(
     {
+        "image_edit.completed",
+        "image_generation.completed",
+        "message_stop",
         "response.cancelled",
         "response.completed",
         "response.failed",

@@ -36,6 +36,10 @@ def named(name: str, data: bytes) -> bytes:
         b'data: {"type":"response.incomplete","response":{"output":[]}}\n\n',
         named("response.failed", b'{"type":"response.failed","response":{"error":null}}'),
         b'data: {"type":"transcript.text.done","text":"hi"}\n\n',
+        b'data: {"type":"speech.audio.done","usage":{}}\n\n',
+        named("image_edit.completed", b'{"type":"image_edit.completed","b64_json":"aQ=="}'),
+        b'data: {"type":"image_generation.completed","b64_json":"aQ=="}\n\n',
+        named("message_stop", b'{"type":"message_stop"}'),
         named(
             "response.completed", b'{"type":"response.completed","response":{"instructions":"cut'
         ),
