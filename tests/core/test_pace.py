@@ -71,6 +71,22 @@ def test_requests_behind_a_trial_keep_the_good_pace_until_its_response() -> None
     assert search.pace.bucket.wait(behind) == pytest.approx(MARGIN / 1.6**2 * SECOND)
 
 
+def test_run_goes_on_at_the_tried_pace_after_its_first_success() -> None:
+    search = Search()
+    search.accept()
+    search.refuse()
+    search.accept(8)
+    trial = search.release()
+    middle = MARGIN / 1.6**0.5 * SECOND
+    assert search.pace.bucket.wait(trial) == pytest.approx(MARGIN * SECOND)
+    assert search.pace.accept(trial + 1, trial)
+    assert search.pace.bucket.wait(trial) == pytest.approx(middle)
+    behind = search.release()
+    assert search.pace.bucket.wait(behind) == pytest.approx(middle)
+    assert not search.pace.accept(behind + 1, behind)
+    assert search.pace.bucket.wait(behind) == pytest.approx(middle)
+
+
 def test_refused_trial_is_undone_at_once() -> None:
     search = Search()
     search.accept(2)
@@ -239,7 +255,7 @@ def test_any_responses_leave_a_pace_between_a_millisecond_and_a_minute(
 ) -> None:
     pace, now = Pace(0, window, accepted), 0
     for elapsed, ok, age in answers:
-        now += elapsed
+        now += elapsed + pace.bucket.wait(now + elapsed)
         pace.take(now)
         if ok:
             pace.accept(now + age, now)

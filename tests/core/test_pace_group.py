@@ -37,6 +37,7 @@ def test_lane_with_nothing_accepted_joins_another() -> None:
     herd(one, accepted=1, refused=3)
     herd(other, accepted=0, refused=4)
     assert one.pace is other.pace
+    assert repr(one.pace_group) == "<PaceGroup [<Pace 1 in 1.08 s>]>"
     admit(one, 2 * SECOND)
     wait = other.wait(2 * SECOND)
     assert wait == pytest.approx(1.08 * SECOND)
