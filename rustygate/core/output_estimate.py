@@ -18,9 +18,11 @@ READ_AS_A_WHOLE = 24 * 1024
 SAMPLE_EVERY = 4
 
 # So many characters of what was read are counted as tokens one by one, then one part in
-# `COUNTED_PART`.
+# `COUNTED_PART`. Parts have at least `SHORT_PART` characters and at most `LONG_PART`, so that a
+# long text counts from its beginning to its end.
 COUNTED_AS_A_WHOLE = 512
 COUNTED_PART = 3
+SHORT_PART, LONG_PART = 256, 1024
 
 # How close the estimate and the number of deltas must be: within this part of the estimate, or
 # within so few tokens.
@@ -146,16 +148,24 @@ class StreamEstimate:
         return new
 
     def _count(self, text: str) -> float:
-        """The tokens of a text; once there were enough, judged by the first part of it."""
+        """The tokens of a text; once there were enough, judged by parts of it."""
         text = self._word + text
         end = text.rfind(" ", max(0, len(text) - WORD_CHARACTERS))
         end = len(text) if end < 0 else end
         text, self._word = text[:end], text[end:]
-        least = max(COUNTED_AS_A_WHOLE - self._characters, len(text) // COUNTED_PART)
-        end = text.find(" ", least, least + WORD_CHARACTERS)
-        part = text[: least if end < 0 else end] or text
+        least = max(COUNTED_AS_A_WHOLE - self._characters, SHORT_PART)
         self._characters += len(text)
-        return estimate_tokens(part) * len(text) / len(part) if part else 0.0
+        if len(text) <= least:
+            return estimate_tokens(text)
+        size = min(max(least, len(text) // COUNTED_PART), LONG_PART)
+        parts = [_to_word_end(text, at, size) for at in range(0, len(text), COUNTED_PART * size)]
+        return sum(map(estimate_tokens, parts)) * len(text) / sum(map(len, parts))
+
+
+def _to_word_end(text: str, start: int, size: int) -> str:
+    """A part of a text, to the end of a word if there is one soon."""
+    end = text.find(" ", start + size, start + size + WORD_CHARACTERS)
+    return text[start : start + size if end < 0 else end]
 
 
 # The beginning of an event of the Responses API that repeats text, and how long it is.

@@ -154,6 +154,19 @@ def test_long_texts_are_counted_from_their_beginning() -> None:
     assert estimate(chat_events([text])) == pytest.approx(152 * 20, rel=0.1)
 
 
+@pytest.mark.parametrize("size", [60, 600, 10**6])
+@pytest.mark.parametrize("swap", [False, True])
+def test_long_texts_are_counted_to_their_end(size: int, swap: bool) -> None:
+    """Chinese has three times the tokens of English for its characters."""
+    (english, english_tokens), (chinese, chinese_tokens) = TEXTS["English"], TEXTS["Chinese"]
+    parts = [english * 15, chinese * 25]
+    events = chat_events(pieces("".join(parts[::-1] if swap else parts), size))
+    estimated = StreamEstimate()
+    estimated.feed(events)
+    tokens = 15 * english_tokens + 25 * chinese_tokens
+    assert estimated.tokens() == pytest.approx(tokens, rel=0.15)
+
+
 # The deltas of the arguments are tokens of OpenAI's `o200k_base`. A call counts these, its name,
 # and seven more, as OpenAI's usage does.
 CALLS = [
