@@ -15,6 +15,7 @@ from aiohttp import hdrs, web
 from rustygate.core.content_coding import codings_of
 from rustygate.core.sse import error_event, is_event_stream
 from rustygate.errors import Refusal
+from rustygate.exchange import Exchange
 from rustygate.relay.abort import flush_and_abort
 from rustygate.relay.observation import observe, stamp_body
 from rustygate.relay.source import Source, read_ahead
@@ -60,12 +61,17 @@ async def _send_complete(
     response = passthrough_response(upstream_response, exchange, body)
     exchange.first_byte = monotonic_ns()
     exchange.bytes = len(body)
+    _stamp(exchange, upstream_response, body)
+    await response.send(downstream.request)
+    return response
+
+
+def _stamp(exchange: Exchange, upstream_response: UpstreamResponse, body: bytes) -> None:
+    """Stamp what a body shows that is not passed on as a stream."""
     observer = observe(upstream_response, exchange)
     if observer is not None:
         observer.pending.append(body)
     stamp_body(exchange, upstream_response, observer)
-    await response.send(downstream.request)
-    return response
 
 
 async def _error_in_stream(
@@ -75,6 +81,8 @@ async def _error_in_stream(
     downstream.exchange.outcome = "upstream_error"
     if body_start is None:
         body_start = await read_ahead(upstream_response, downstream.settings)
+    # A successful response was paid for, although the client cannot get it.
+    _stamp(downstream.exchange, upstream_response, body_start)
     return await _end_with_error(downstream, _error_in(body_start, upstream_response.status))
 
 

@@ -237,6 +237,21 @@ async def test_error_after_an_early_head_is_sent_in_the_stream(
     assert text.startswith("event: error" if target.endswith("responses") else "data: ")
 
 
+async def test_tokens_of_a_response_that_cannot_be_sent_are_counted(
+    gate: StartGate, upstream: Upstream
+) -> None:
+    """An upstream that ignores `stream` was paid all the same."""
+    running = await gate(QUEUE_KEEPALIVE_AFTER=0.05)
+    client = await running.send(chat(stream=True))
+    await client.head()
+    call = await upstream.call()
+    usage = b'{"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":8}}'
+    await call.respond(response(usage, "Content-Type: application/json"))
+    await client.read_until_cut()
+    [line] = await running.settled()
+    assert (line["outcome"], line["tokens_in"], line["tokens_out"]) == ("upstream_error", 7, 8)
+
+
 async def test_late_early_response_ends_with_an_error_event_on_drain(
     gate: StartGate, upstream: Upstream
 ) -> None:
