@@ -135,7 +135,7 @@ class Lane(Budgets):
         if admitted.requests < self._last_update.requests:
             self._lower(now, admitted, update)
             return False
-        limits = [bucket and bucket.burst for bucket in (self.requests, self.tokens)]
+        limits = self._limits()
         self._last_update = admitted
         requests = tokens = 0
         if len(self._unanswered) > 1 and (is_scarce(update.requests) or is_scarce(update.tokens)):
@@ -158,7 +158,11 @@ class Lane(Budgets):
         )
         if self.requests is not None or self.tokens is not None:
             self.pace = None
-        return limits != [bucket and bucket.burst for bucket in (self.requests, self.tokens)]
+        return limits != self._limits()
+
+    def _limits(self) -> tuple[int | None, int | None]:
+        requests = None if self.requests is None else self.requests.burst
+        return requests, None if self.tokens is None else self.tokens.burst
 
     def _lower(self, now: int, admitted: AdmissionTotals, update: RateLimitUpdate) -> None:
         """Lower the levels by a response to an older exchange, which upstream may have seen after

@@ -72,27 +72,31 @@ class LearnedQuota:
             return bucket
         if bucket is None or quota.limit != bucket.burst:
             bucket = self._with_limit(bucket, quota.limit, now, later)
-        if quota.remaining is not None:
-            if is_scarce(quota):
-                self._observe_others(bucket, quota.remaining, now, admitted_at, admitted)
-            elif self._others is not None:
-                self._forget_others(bucket, now)
-            age = now - admitted_at
+        if quota.remaining is None:
+            bucket.limit_debt(now)
+            return bucket
+        if is_scarce(quota):
+            self._observe_others(bucket, quota.remaining, now, admitted_at, admitted)
+        elif self._others is not None:
+            self._forget_others(bucket, now)
+        age = now - admitted_at
+        level = self._level(bucket, quota.remaining, admitted_at) - later
+        if level < 0:
             # Upstream admits no more than it has: what goes beyond that is refused.
-            level = self._level(bucket, quota.remaining, admitted_at) - later
             level = max(level, -(age // bucket.period))
-            level -= self._reserve
-            if age > _MAX_FRESH_AGE:
-                level = min(bucket.level(now), level + age // bucket.period)
-            bucket.fill_to(now, level)
-        bucket.limit_debt(now)
+        level -= self._reserve
+        if age > _MAX_FRESH_AGE:
+            level = min(bucket.level(now), level + age // bucket.period)
+        bucket.fill_to(now, level)
+        if level < 0:
+            bucket.limit_debt(now)
         return bucket
 
     def _level(self, bucket: TokenBucket, remaining: int, admitted_at: int) -> int:
         """The level that is reported for an exchange. If a lower one was reported for another
         that was admitted at about the same time, upstream saw that one later."""
         elapsed = admitted_at - self._low_at
-        lowest = self._lowest + max(0, elapsed) // bucket.period
+        lowest = self._lowest + (elapsed // bucket.period if elapsed > 0 else 0)
         if remaining <= lowest or elapsed > REORDERED_WITHIN:
             self._lowest, self._low_at = remaining, admitted_at
             return remaining
