@@ -72,7 +72,9 @@ class _Item(_Part, gc=False):
     tool_calls: msgspec.Raw = _ABSENT
 
     def characters(self) -> int:
-        count = _characters(self.content) if self.content else 0
+        content = self.content
+        # Most are plain text.
+        count = len(content) if type(content) is str else _characters(content)
         if self.tool_calls:
             count += _json_characters(self.tool_calls)
         # Chat messages, the most frequent items, have no type.
@@ -108,9 +110,14 @@ class Request(msgspec.Struct, gc=False):
 
     def output_cap(self) -> int | None:
         """The most tokens that the response may take, all choices together; None if not set."""
-        fields = (self.max_tokens, self.max_completion_tokens, self.max_output_tokens)
-        caps = [cap for cap in map(_number, fields) if cap is not None]
-        return max(caps) * (_number(self.n) or 1) if caps else None
+        highest: int | None = None
+        for field in (self.max_tokens, self.max_completion_tokens, self.max_output_tokens):
+            cap = None if field is None else _number(field)
+            if cap is not None and (highest is None or cap > highest):
+                highest = cap
+        if highest is None or self.n is None:
+            return highest
+        return highest * (_number(self.n) or 1)
 
     def input_characters(self) -> int:
         """Characters of the input; media and token ids count at a fixed rate."""
@@ -199,9 +206,9 @@ def _field(name: str, raw: msgspec.Raw) -> object:
 
 def _number(value: _Scalar) -> int | None:
     """A whole number of plausible size."""
-    if value is None or isinstance(value, bool | str):
-        return None
-    return int(value) if 0 <= value <= NUMBER_LIMIT and value == int(value) else None
+    if type(value) is float and value.is_integer():
+        value = int(value)
+    return value if type(value) is int and 0 <= value <= NUMBER_LIMIT else None
 
 
 def _characters(value: Any) -> int:
