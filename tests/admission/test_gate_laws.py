@@ -82,7 +82,7 @@ def own_budgets(settings: Settings) -> Budgets:
 
 CLIENTS, MODELS = "abc", ("m", "n", None)
 quotas = st.none() | st.builds(
-    Quota, st.sampled_from([1, 30, 60, 600]), st.none() | st.integers(0, 60), st.none()
+    Quota, st.sampled_from([1, 30, 60, 600]), st.none() | st.integers(0, 60)
 )
 client_limits = st.builds(
     Limits,
