@@ -61,14 +61,14 @@ def find_usage(body: bytes | bytearray, before: Usage | None = None) -> Usage | 
         if fields is not None:
             usage = _usage(fields)
             if usage is not None:
-                return _with_output(usage, output)
+                return usage if output is None else _with_output(usage, output)
             output = output or _output(fields) or None
         mark = body.rfind(_MARK, 0, start)
-    return None if before is None else _with_output(before, output)
+    return before if before is None or output is None else _with_output(before, output)
 
 
-def _with_output(usage: Usage, output: int | None) -> Usage:
-    return usage if output is None else Usage(usage.tokens_in, output, usage.tokens_cached)
+def _with_output(usage: Usage, output: int) -> Usage:
+    return Usage(usage.tokens_in, output, usage.tokens_cached)
 
 
 # How many objects a usage contains at most.
