@@ -133,13 +133,15 @@ class Admission(Waiter):
 
     def settle(self, tokens: int) -> None:
         """Replace the estimated cost by the actual one. The lane's level comes from upstream."""
-        now, own = self._dispatcher.now(), self._dispatcher.budgets
+        own = self._dispatcher.budgets
         if own.tokens is not None:
-            own.settle(now, self.tokens, tokens)
+            own.settle(self._dispatcher.now(), self.tokens, tokens)
             self._dispatcher.wake()
         for wait_queue in self.wait_queues:
-            if wait_queue is not self.lane_queue and wait_queue.charged(self):
-                wait_queue.budgets.settle(now, self.tokens, tokens)
+            if wait_queue is self.lane_queue or wait_queue.budgets.tokens is None:
+                continue
+            if wait_queue.charged(self):
+                wait_queue.budgets.settle(self._dispatcher.now(), self.tokens, tokens)
                 wait_queue.advance()
         self.tokens = tokens
 
@@ -170,7 +172,8 @@ class Admission(Waiter):
         for wait_queue in self.wait_queues:
             if wait_queue is not self.lane_queue:
                 wait_queue.budgets.release()
-                wait_queue.advance()
+                if wait_queue.budgets.slots is not None:
+                    wait_queue.advance()
         own = self._dispatcher.budgets
         own.release()
         if own.slots is not None:

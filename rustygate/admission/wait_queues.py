@@ -171,17 +171,14 @@ class WaitQueue:
         """Whether a cost above these limits is certain to be above them later, too."""
         return True
 
-    @property
-    def is_empty(self) -> bool:
-        return self.candidate is None and not self.queue
-
     def can_admit(self, waiter: Waiter, now: int) -> bool:
         """Whether the budgets suffice and no other waiter comes first.
 
         A former candidate is not sent to the end of this queue again: a waiter that needs two
         queues would never get through both at once.
         """
-        if self not in waiter.had_turn_in and not self.is_empty:
+        is_empty = self.candidate is None and not self.queue
+        if not is_empty and self not in waiter.had_turn_in:
             return False
         return self.budgets.wait(now, waiter.tokens) == 0
 

@@ -142,7 +142,7 @@ def test_no_interleaving_blocks_a_lane_or_leaves_state_behind(
         assert {type(outcome) for outcome in outcomes} <= {type(None), asyncio.CancelledError}
         wait_queues = [*harness.gate.lanes, *filter(None, map(harness.gate.client_queue, "abc"))]
         for each in wait_queues:
-            assert each.is_empty
+            assert each.candidate is None
             assert (each.users, each.budgets.in_flight, len(each.queue)) == (0, 0, 0)
 
     run_scenario(
