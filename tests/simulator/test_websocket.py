@@ -1,6 +1,8 @@
 """WebSocket connections: messages, closing, faults."""
 
+import asyncio
 from contextlib import AsyncExitStack
+from time import monotonic
 from typing import Any
 
 import aiohttp
@@ -29,6 +31,18 @@ async def test_pings_are_answered_during_a_slow_response(simulator: Simulator) -
         await websocket.ping(b"there?")
         pong = await websocket.receive()
     assert (pong.type, pong.data) == (WSMsgType.PONG, b"there?")
+
+
+async def test_each_response_keeps_the_pace(simulator: Simulator) -> None:
+    """The time before it does not count."""
+    request = CREATE | {"max_output_tokens": 5}
+    async with connect(simulator, "/responses", "tokens_per_second=20") as websocket:
+        for _ in range(2):
+            await asyncio.sleep(0.3)
+            began = monotonic()
+            await websocket.send_json(request)
+            await receive_until(websocket, "response.incomplete")
+            assert 0.19 < monotonic() - began < 2
 
 
 async def test_compression_is_negotiated(simulator: Simulator) -> None:

@@ -186,6 +186,10 @@ class StreamPacer:
         self._tokens = 0
         self._sent = 0
 
+    def restart(self) -> None:
+        """Count the times from now on, for the next response of a WebSocket."""
+        self._start, self._tokens = self._clock(), 0
+
     def is_cut(self) -> bool:
         """Whether all events before the cut have been sent."""
         return self._sent == self._faults.cut

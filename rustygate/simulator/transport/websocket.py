@@ -157,6 +157,7 @@ class _Connection:
             if isinstance(message, bytes):
                 await self._websocket.send_bytes(message)
             else:
+                self._pacer.restart()
                 is_open = await self._send_events(self._session.handle_message(message))
 
     async def _send_events(self, events: Iterable[Event]) -> bool:
