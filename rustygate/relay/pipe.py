@@ -20,7 +20,7 @@ from rustygate.relay.abort import flush_and_abort
 from rustygate.relay.observation import observe, stamp_body
 from rustygate.relay.source import Source, read_ahead
 from rustygate.relay.stream import Downstream, Stream, passthrough_response
-from rustygate.upstream.response import UpstreamResponse
+from rustygate.upstream.response import FIRST_ERROR_STATUS, UpstreamResponse
 
 
 async def pipe(
@@ -110,4 +110,9 @@ def _error_in(body: bytes, status: int) -> dict[str, Any]:
             error: dict[str, Any] = document["error"]
             return error
     message = f"Upstream responded with status {status} instead of an event stream."
+    if status < FIRST_ERROR_STATUS:
+        message += (
+            " The stream had already been started, so the response could not be passed on; raise "
+            "QUEUE_KEEPALIVE_AFTER, or leave it out, to receive such responses."
+        )
     return {"message": message, "type": "upstream_error", "param": None, "code": None}

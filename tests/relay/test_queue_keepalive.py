@@ -237,19 +237,25 @@ async def test_error_after_an_early_head_is_sent_in_the_stream(
     assert text.startswith("event: error" if target.endswith("responses") else "data: ")
 
 
-async def test_tokens_of_a_response_that_cannot_be_sent_are_counted(
-    gate: StartGate, upstream: Upstream
+@pytest.mark.parametrize("compressed", [False, True], ids=["plain", "gzip"])
+async def test_response_that_does_not_fit_an_early_head_is_charged_and_explained(
+    gate: StartGate, upstream: Upstream, compressed: bool
 ) -> None:
-    """An upstream that ignores `stream` was paid all the same."""
+    body = b'{"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 4}}'
     running = await gate(QUEUE_KEEPALIVE_AFTER=0.05)
     client = await running.send(chat(stream=True))
-    await client.head()
     call = await upstream.call()
-    usage = b'{"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":8}}'
-    await call.respond(response(usage, "Content-Type: application/json"))
-    await client.read_until_cut()
+    await client.head()
+    lines = ["Content-Type: application/json"]
+    if compressed:
+        body, lines = gzip.compress(body), [*lines, "Content-Encoding: gzip"]
+    await call.respond(response(body, *lines))
+    text = (await client.read_until_cut()).replace(KEEPALIVE, b"")
+    message = json.loads(text.removeprefix(b"data: "))["error"]["message"]
+    assert "status 200" in message
+    assert "QUEUE_KEEPALIVE_AFTER" in message
     [line] = await running.settled()
-    assert (line["outcome"], line["tokens_in"], line["tokens_out"]) == ("upstream_error", 7, 8)
+    assert (line["outcome"], line["tokens_in"], line["tokens_out"]) == ("upstream_error", 3, 4)
 
 
 async def test_late_early_response_ends_with_an_error_event_on_drain(
