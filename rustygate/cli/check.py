@@ -22,11 +22,16 @@ def add_arguments(_: argparse.ArgumentParser) -> None:
 
 def run(_: argparse.Namespace) -> int:
     loaded = load_configuration(dotenv=DOTENV)
-    comments = [f"# {line}".rstrip() for line in _comments(loaded)]
+    comments = [f"# {_one_line(line)}".rstrip() for line in _comments(loaded)]
     print_lines(*assignments(loaded), *comments)
     print_warnings(*loaded.warnings)
     print_lines("# OK")
     return 0
+
+
+def _one_line(text: str) -> str:
+    """A text without line breaks, which would end a comment; paths and patterns may have them."""
+    return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
 
 
 def _comments(loaded: Configuration) -> Iterator[str]:

@@ -175,3 +175,20 @@ def test_gate_as_its_own_upstream_is_bad_configuration(start: Start, command: st
     assert (code, stdout) == (2, "")
     assert stderr.startswith(f"rustygate: OPENAI_BASE_URL={url}: expected another address ")
     assert stderr.count("\n") == 1
+
+
+def test_line_breaks_in_paths_and_patterns_stay_in_their_comments(
+    start: Start, tmp_path: Path
+) -> None:
+    file = tmp_path / "a\nPORT=1\nb.toml"
+    models = r'models = ["a\nRATE_LIMIT=999\n\u001b[31m"]'
+    file.write_text(f'[client.x]\nkey_sha256 = "{"a" * 64}"\n{models}\n')
+    code, stdout, _ = start("check", OPENAI_API_KEY=SECRET, CLIENTS_FILE=str(file)).ended()
+    assert code == 0
+    assert r"# - x: weight 1, class default at best; models a\nRATE_LIMIT=999\n\x1b[31m" in stdout
+    (tmp_path / ".env").write_text(stdout)
+    again = start("check", OPENAI_API_KEY=SECRET)
+    code, stdout, stderr = again.ended()
+    assert (code, stderr) == (0, "")
+    assert "\nPORT=8080  #" in stdout
+    assert "\nRATE_LIMIT=10  #" in stdout
