@@ -112,6 +112,8 @@ class StreamEstimate:
         are_counted = self._are_tokens(
             beginning.tokens + sample.tokens, beginning.deltas + sample.deltas
         )
+        if not sample.size and not self._skipped:
+            return round(beginning.calls + (beginning.deltas if are_counted else beginning.tokens))
         tokens, like = 0.0, sample if sample.size else beginning
         for read, scale in (
             (beginning, 1.0),
