@@ -6,7 +6,14 @@ address may have a port. There is no standard; this is what curl, Go and Python 
 """
 
 import re
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from ipaddress import (
+    IPv4Address,
+    IPv4Network,
+    IPv6Address,
+    IPv6Network,
+    ip_address,
+    ip_network,
+)
 
 _ENTRY_WITH_PORT = re.compile(r"(\[.*\]|[^:]*):(\d+)", re.ASCII)
 
@@ -16,6 +23,20 @@ def is_bypassed(host: str, port: int, no_proxy: str) -> bool:
     host = host.lower()
     address = _address(host)
     return any(_matches(entry, host, address, port) for entry in re.split(r"[\s,]+", no_proxy))
+
+
+def malformed_blocks(no_proxy: str) -> list[str]:
+    """The entries that look like blocks of addresses, but are none; they match nothing."""
+    entries = re.split(r"[\s,]+", no_proxy)
+    return [entry for entry in entries if "/" in entry and _network(entry) is None]
+
+
+def _network(entry: str) -> IPv4Network | IPv6Network | None:
+    """The address or block that an entry is, which may be in brackets."""
+    try:
+        return ip_network(re.sub(r"[\[\]]", "", entry), strict=False)
+    except ValueError:
+        return None
 
 
 def _matches(entry: str, host: str, address: IPv4Address | IPv6Address | None, port: int) -> bool:
@@ -33,11 +54,8 @@ def _matches(entry: str, host: str, address: IPv4Address | IPv6Address | None, p
 
 def _contains(entry: str, address: IPv4Address | IPv6Address) -> bool:
     """Whether an address or a block, which may be in brackets, contains an address."""
-    try:
-        network = ip_network(re.sub(r"[\[\]]", "", entry), strict=False)
-    except ValueError:
-        return False
-    return address in network
+    network = _network(entry)
+    return network is not None and address in network
 
 
 def _address(host: str) -> IPv4Address | IPv6Address | None:

@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 from rustygate.config import names
+from rustygate.config.masking import show_rejected
+from rustygate.config.no_proxy import malformed_blocks
 from rustygate.config.settings import Settings
 
 _OPENAI, _OPENAI_PATH = "api.openai.com", "/v1"
@@ -11,7 +13,10 @@ _OPENAI, _OPENAI_PATH = "api.openai.com", "/v1"
 
 def settings_warnings(settings: Settings) -> Iterator[str]:
     """One line for each warning."""
-    for warning in (exposure_warning(settings), base_url_warning(settings)):
+    warnings = (
+        exposure_warning(settings), base_url_warning(settings), no_proxy_warning(settings)
+    )  # fmt: skip
+    for warning in warnings:
         if warning is not None:
             yield warning
 
@@ -38,6 +43,18 @@ def base_url_warning(settings: Settings) -> str | None:
     return (
         f"{names.BASE_URL}={settings.openai_base_url} has {wrong}: /v1/X here is sent to "
         f"{url.path}/X there, which does not exist; set {names.BASE_URL}={right}"
+    )
+
+
+def no_proxy_warning(settings: Settings) -> str | None:
+    """A warning if entries of NO_PROXY match nothing."""
+    malformed = malformed_blocks(settings.no_proxy or "")
+    if not malformed:
+        return None
+    shown = ", ".join(map(show_rejected, malformed))
+    return (
+        f"NO_PROXY: {shown}: expected host names, IP addresses or CIDR blocks such as 10.0.0.0/8; "
+        "such an entry has no effect"
     )
 
 

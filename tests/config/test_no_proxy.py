@@ -2,7 +2,7 @@
 
 import pytest
 
-from rustygate.config.no_proxy import is_bypassed
+from rustygate.config.no_proxy import is_bypassed, malformed_blocks
 
 
 @pytest.mark.parametrize(
@@ -60,3 +60,16 @@ def test_host_is_reached_without_a_proxy(host: str, no_proxy: str) -> None:
 )
 def test_host_is_reached_through_the_proxy(host: str, no_proxy: str) -> None:
     assert not is_bypassed(host, 443, no_proxy)
+
+
+@pytest.mark.parametrize(
+    ("no_proxy", "malformed"),
+    [
+        ("10.0.0.0/8, localhost,[fd00::]/8 .corp,*", []),
+        ("10.0.0.0/33,a", ["10.0.0.0/33"]),
+        ("https://example.org, 10.0/8x", ["https://example.org", "10.0/8x"]),
+        ("", []),
+    ],
+)
+def test_malformed_blocks_are_found(no_proxy: str, malformed: list[str]) -> None:
+    assert malformed_blocks(no_proxy) == malformed

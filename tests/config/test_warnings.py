@@ -36,3 +36,9 @@ def test_another_path_at_openai_is_warned_about(path: str) -> None:
         f"to {path.rstrip('/')}/X there, which does not exist; set "
         "OPENAI_BASE_URL=https://api.openai.com/v1"
     )
+
+
+def test_malformed_block_in_no_proxy_is_warned_about() -> None:
+    [warning] = settings_warnings(load(KEY | {"NO_PROXY": "localhost,10.0.0.0/33"}))
+    assert warning.startswith("NO_PROXY: '10.0.0.0/33': expected ")
+    assert list(settings_warnings(load(KEY | {"NO_PROXY": "localhost,10.0.0.0/8"}))) == []
