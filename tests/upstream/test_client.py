@@ -146,6 +146,16 @@ async def test_invalid_response_is_a_failure_and_not_retried(
     assert len(upstream.calls) == 1
 
 
+async def test_failure_for_an_unrequested_upgrade_says_so(
+    gate: StartGate, upstream: Upstream
+) -> None:
+    upstream.reply = GARBAGE["unrequested upgrade"]
+    got = await (await gate()).request(chat())
+    assert got.json["error"]["message"] == (
+        "Upstream switched protocols, but the request did not ask for that."
+    )
+
+
 # Silence.
 
 
