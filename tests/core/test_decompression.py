@@ -162,6 +162,8 @@ BOMBS = {
     "zstd in gzip": (["zstd", "gzip"], gzip.compress(zstd.compress(ZEROS))),
     "many members": (["gzip"], gzip.compress(b"") * 100_000),
     "many frames": (["zstd"], zstd.compress(b"") * 100_000),
+    "large members": (["gzip"], gzip.compress(ZEROS[: LIMIT // 2]) * 60),
+    "large frames": (["zstd"], zstd.compress(ZEROS[: LIMIT // 2]) * 60),
 }
 
 
