@@ -206,6 +206,9 @@ def test_refusal_at_the_deadline_names_the_slots_in_use() -> None:
             f"{limit}; 1 other request is waiting; try again in 1 s.",
             f"{limit}; no other requests are waiting; try again in 1 s.",
         ]
+        await run_ready_tasks()
+        newcomer = harness.gate.admission(harness.exchange("d"))
+        assert harness.gate.dispatcher.predict(newcomer).ahead == 0
         await holder
 
     run_scenario(scenario, rate_limit=None, concurrency_limit=1)
