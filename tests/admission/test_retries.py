@@ -1,7 +1,10 @@
 """Upstream's 429s and 503s over real sockets: which are retried, which pass, and how long."""
 
+from typing import Any
+
 import pytest
 
+from rustygate.admission.admission import Admission
 from tests.conftest import StartGate
 from tests.support.http import chat, get, post, response
 from tests.support.rate_limits import error, rate_limited, respond_once
@@ -180,3 +183,28 @@ async def test_wait_beyond_the_deadline_pauses_the_lane_as_long_as_it_says(
     got = await running.request(chat())
     assert got.status == 200
     assert 500 <= int(got.head["x-rustygate-queued-ms"]) <= 900
+
+
+@pytest.mark.parametrize(
+    ("status", "ok", "refused"),
+    [("200 OK", True, False), ("429 Too Many Requests", False, True), ("503 Busy", False, False)],
+)
+async def test_only_a_429_is_known_not_to_be_taken_from_the_quota(
+    gate: StartGate,
+    upstream: Upstream,
+    monkeypatch: pytest.MonkeyPatch,
+    status: str,
+    ok: bool,
+    refused: bool,
+) -> None:
+    recorded: list[tuple[bool, bool]] = []
+    record_response = Admission.record_response
+
+    def record(admission: Admission, ok: bool, *update: Any, refused: bool) -> None:
+        recorded.append((ok, refused))
+        record_response(admission, ok, *update, refused=refused)
+
+    monkeypatch.setattr(Admission, "record_response", record)
+    upstream.reply = response(error("insufficient_quota"), status=status)
+    await (await gate()).request(chat())
+    assert recorded == [(ok, refused)]

@@ -9,7 +9,7 @@ import pytest
 from rustygate.core.output_history import DEFAULT_ESTIMATE, MIN_SAMPLES
 from tests.conftest import StartGate
 from tests.support.gate import Gate
-from tests.support.http import EVENT_STREAM, LAST_CHUNK, chunk, post, response
+from tests.support.http import EVENT_STREAM, LAST_CHUNK, chunk, get, post, response
 from tests.support.metrics import Scrape
 from tests.support.streams import open_stream
 from tests.support.texts import TEXTS
@@ -345,3 +345,40 @@ async def test_other_errors_in_a_stream_pause_nothing(gate: StartGate, upstream:
     assert (line["outcome"], line["tokens_out"]) == ("upstream_error", 1)
     got = await running.request(request(CHAT))
     assert got.head["x-rustygate-queued-ms"] == "0"
+
+
+@pytest.mark.parametrize(
+    ("status", "outcome"),
+    [
+        ("200 OK", "ok"),
+        ("399 Odd", "ok"),
+        ("400 Bad Request", "upstream_error"),
+        ("500 Internal Server Error", "upstream_error"),
+    ],
+)
+async def test_outcome_follows_from_upstreams_status(
+    gate: StartGate, upstream: Upstream, status: str, outcome: str
+) -> None:
+    upstream.reply = response(b"{}", status=status)
+    running = await gate()
+    await running.request(get())
+    assert (await running.settled())[0]["outcome"] == outcome
+
+
+ERROR_EVENT = b'data: {"error": {"code": "server_error", "message": "failed"}}\n\n'
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        response(b'{"error": {}}', status="400 Bad Request"),
+        EVENT_STREAM + chunk(ERROR_EVENT) + LAST_CHUNK,
+    ],
+    ids=["status", "event"],
+)
+async def test_error_costs_no_tokens(gate: StartGate, upstream: Upstream, reply: bytes) -> None:
+    upstream.reply = reply
+    running = await gate(TOKENS_PER_MINUTE=1000, RATE_LIMIT_TIMEOUT=1)
+    for _ in range(3):
+        got = await running.request(post(b'{"model": "m", "max_tokens": 900}'))
+        assert (got.reason, got.head["x-rustygate-queued-ms"]) == (None, "0")
