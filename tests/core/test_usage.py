@@ -36,6 +36,7 @@ LONG = b'"metadata":{"note":"%b"}' % (b"x" * 20_000)
         (EMBEDDING, Usage(9, 0)),
         (b'"usage":{"prompt_tokens":4}', Usage(4, 0)),
         (DETAILED, Usage(19, 10, 3)),
+        (b'{"usage":{"prompt_tokens":5,"completion_tokens":5}}', Usage(5, 5)),
         (b'{"usage":{"total_tokens":9}}', Usage(9, 0)),
         (b'{"usage":{"total_tokens":9,"completion_tokens":4}}', Usage(5, 4)),
         (b'{"usage":{"total_tokens":9,"completion_tokens":10}}', None),
