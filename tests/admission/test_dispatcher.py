@@ -4,6 +4,8 @@ import asyncio
 
 import pytest
 
+from rustygate.admission.dispatcher import Dispatcher
+from rustygate.admission.wait_queues import Waiter
 from rustygate.core.bucket import SECOND
 from rustygate.plan.virtual_clock import VirtualClockLoop
 from tests.support.harness import (
@@ -291,3 +293,23 @@ def test_absurd_usage_does_not_stop_the_gate() -> None:
         assert (await harness.admit(tokens=10)).queued <= 61 * SECOND
 
     run_scenario(scenario, rate_limit=None, tokens_per_minute=200_000, rate_limit_timeout=100)
+
+
+def test_defect_costs_one_waiter_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The waiter gets the error, and the gate goes on."""
+    take = Dispatcher._take
+
+    def take_or_fail(dispatcher: Dispatcher, admitted: Waiter, at: int) -> None:
+        if admitted.exchange.client == "b":
+            raise ZeroDivisionError
+        take(dispatcher, admitted, at)
+
+    async def scenario(harness: Harness) -> None:
+        monkeypatch.setattr(Dispatcher, "_take", take_or_fail)
+        tasks = [harness.spawn(client) for client in "abc"]
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        assert isinstance(outcomes[1], ZeroDivisionError)
+
+    harness = run_scenario(scenario, rate_limit=1, rate_limit_burst=1)
+    assert harness.order == "ac"
+    assert harness.times == pytest.approx([0, 1], abs=0.01)
