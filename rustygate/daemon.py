@@ -85,7 +85,6 @@ class Daemon:
         except OSError:
             await self.stop()
             raise
-        self._gate.start()
 
     def reload(self) -> bool:
         """Read the clients file again; returns whether there is one.

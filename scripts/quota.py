@@ -33,7 +33,7 @@ from urllib.request import urlopen
 import openai
 
 from rustygate.admission.dispatcher import Dispatcher
-from rustygate.admission.wait_queues import Waiter
+from rustygate.admission.waiter import Waiter
 from rustygate.cli import main as rustygate
 
 CLIENTS = 40

@@ -8,7 +8,7 @@ from math import inf
 from aiohttp import web
 from multidict import istr
 
-from rustygate.core.priority_class import CLASS_WEIGHTS
+from rustygate.core.fair_order import CLASS_WEIGHTS
 from rustygate.errors import BadRequest
 
 CLIENT_HEADER = istr("X-RustyGate-Client")

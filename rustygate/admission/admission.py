@@ -6,7 +6,7 @@ from typing import Self
 
 from rustygate.admission.dispatcher import Dispatcher
 from rustygate.admission.lanes import Lanes
-from rustygate.admission.wait_queues import ClientQueue, Waiter
+from rustygate.admission.waiter import ClientBudgets, Waiter
 from rustygate.core.rate_limit_headers import RateLimitUpdate
 from rustygate.errors import RequestTooLarge
 from rustygate.exchange import Exchange
@@ -26,25 +26,21 @@ class Admission(Waiter):
         exchange: Exchange,
         dispatcher: Dispatcher,
         lanes: Lanes,
-        client_queue: ClientQueue | None,
+        client: ClientBudgets | None,
     ) -> None:
-        self.lane_queue = lanes.queue(exchange.lane or exchange.model)
-        lane_queue = self.lane_queue
-        super().__init__(
-            exchange, (lane_queue,) if client_queue is None else (client_queue, lane_queue)
-        )
+        super().__init__(exchange, lanes.get(exchange.lane or exchange.model), client)
         self._dispatcher = dispatcher
         self._lanes = lanes
         self._lane_slot_freed = self._slots_freed = False
 
     async def __aenter__(self) -> Self:
-        self.lane_queue.users += 1
+        self.lane.users += 1
         try:
             self._refuse_oversized()
             if not self._dispatcher.admit_at_once(self):
                 await self._wait()
         except BaseException:
-            self._lanes.release(self.lane_queue)
+            self._lanes.release(self.lane)
             raise
         return self
 
@@ -53,13 +49,13 @@ class Admission(Waiter):
 
     def charge(self) -> None:
         """Enter without waiting, whatever the budgets: upstream has started a turn on its own."""
-        self.lane_queue.users += 1
+        self.lane.users += 1
         self._dispatcher.charge(self)
 
     def leave(self) -> None:
         """Free what the attempt still holds."""
         self.release()
-        self._lanes.release(self.lane_queue)
+        self._lanes.release(self.lane)
 
     async def _wait(self) -> None:
         began = self._dispatcher.now()
@@ -87,9 +83,10 @@ class Admission(Waiter):
         own = self._dispatcher.budgets.tokens
         if own is not None and least > own.burst:
             raise RequestTooLarge(least, own.burst)
-        for wait_queue in self.wait_queues:
-            bucket = wait_queue.budgets.tokens
-            if bucket is not None and least > bucket.burst and wait_queue.limits_are_current:
+        now = self._dispatcher.now()
+        for scope in self.scopes:
+            bucket = scope.budgets.tokens
+            if bucket is not None and least > bucket.burst and scope.limits_are_current(now):
                 raise RequestTooLarge(least, bucket.burst)
 
     # After admission.
@@ -99,7 +96,7 @@ class Admission(Waiter):
     ) -> None:
         """Note that upstream has responded, successfully or not, and what its headers say about
         the rate limits; `refused`: its status is 429."""
-        lane = self.lane_queue.lane
+        lane = self.lane.lane
         if refused:
             lane.count_refusal(self.lane_totals, self.tokens)
         if ok and not (lane.known and lane.slots is None):
@@ -107,14 +104,16 @@ class Admission(Waiter):
         if ok and lane.pace is not None:
             self._accept_at_pace()
         if update is not None and lane.learn(self._dispatcher.now(), self.lane_totals, update):
-            self.lane_queue.on_limits_changed()
-            self._dispatcher.on_lane_changed(self.lane_queue)
-        self._release_lane_slot()
+            self._lanes.on_limits_changed(self.lane)
+            self._dispatcher.on_lane_changed(self.lane)
+        if not self._lane_slot_freed:
+            self._free_lane_slot()
+        self._dispatcher.wake(self.lane)
 
     def _accept_at_pace(self) -> None:
-        lane = self.lane_queue.lane
+        lane = self.lane.lane
         if lane.accept(self._dispatcher.now(), self.lane_totals):
-            self._lanes.advance_pace(lane.pace)
+            self._dispatcher.wake(*self._lanes.sharing_pace(lane.pace))
 
     def pause(self, wait: int, *, slow: bool = False, guessed: bool = False) -> None:
         """Admit no request of this lane for `wait` ns; if `slow`, fewer of them after that.
@@ -122,45 +121,39 @@ class Admission(Waiter):
         Args:
             guessed: upstream did not say how long to wait.
         """
-        lane, now = self.lane_queue.lane, self._dispatcher.now()
+        lane, now = self.lane.lane, self._dispatcher.now()
         if slow:
             lane.pause(now, wait)
             lane.slow_down(now, self.lane_totals)
         else:
             lane.refuse(now, wait, self.lane_totals, guessed=guessed)
-        self.lane_queue.advance()
-        self._dispatcher.on_lane_changed(self.lane_queue)
+        self._dispatcher.wake(self.lane)
+        self._dispatcher.on_lane_changed(self.lane)
 
     def settle(self, tokens: int) -> None:
         """Replace the estimated cost by the actual one. The lane's level comes from upstream."""
-        own = self._dispatcher.budgets
+        own, client = self._dispatcher.budgets, self.client
         if own.tokens is not None:
             own.settle(self._dispatcher.now(), self.tokens, tokens)
-            self._dispatcher.wake()
-        for wait_queue in self.wait_queues:
-            if wait_queue is self.lane_queue or wait_queue.budgets.tokens is None:
-                continue
-            if wait_queue.charged(self):
-                wait_queue.budgets.settle(self._dispatcher.now(), self.tokens, tokens)
-                wait_queue.advance()
+        if client is not None and client.budgets.tokens is not None and client.charged(self):
+            client.budgets.settle(self._dispatcher.now(), self.tokens, tokens)
         self.tokens = tokens
+        self._dispatcher.wake(client)
 
     def give_back(self) -> None:
         """Return what was taken, because nothing was sent upstream."""
-        self.lane_queue.budgets.give_back(self.tokens)
-        self.lane_queue.lane.count_refusal(self.lane_totals, self.tokens)
-        self.lane_queue.advance()
+        lane = self.lane.lane
+        lane.give_back(self.tokens)
+        lane.count_refusal(self.lane_totals, self.tokens)
         self.waive()
 
     def waive(self) -> None:
         """Return what was taken from the gate's and the client's budgets, since what was admitted
         is no work. The lane's level comes from upstream."""
         self._dispatcher.budgets.give_back(self.tokens)
-        for wait_queue in self.wait_queues:
-            if wait_queue is not self.lane_queue and wait_queue.charged(self):
-                wait_queue.budgets.give_back(self.tokens)
-                wait_queue.advance()
-        self._dispatcher.wake()
+        if self.client is not None and self.client.charged(self):
+            self.client.budgets.give_back(self.tokens)
+        self._dispatcher.wake(self.lane, self.client)
 
     def release(self) -> None:
         """Free the slots, before the attempt ends if it needs them no longer."""
@@ -168,20 +161,13 @@ class Admission(Waiter):
             return
         self._slots_freed = True
         if not self._lane_slot_freed:
-            self._release_lane_slot()
-        for wait_queue in self.wait_queues:
-            if wait_queue is not self.lane_queue:
-                wait_queue.budgets.release()
-                if wait_queue.budgets.slots is not None:
-                    wait_queue.advance()
-        own = self._dispatcher.budgets
-        own.release()
-        if own.slots is not None:
-            self._dispatcher.wake()
+            self._free_lane_slot()
+        if self.client is not None:
+            self.client.budgets.release()
+        self._dispatcher.budgets.release()
+        self._dispatcher.wake(self.lane, self.client)
 
-    def _release_lane_slot(self) -> None:
+    def _free_lane_slot(self) -> None:
         """Free the lane's slot, which counts a request until upstream responds."""
-        if not self._lane_slot_freed:
-            self._lane_slot_freed = True
-            self.lane_queue.lane.answer(self.lane_totals)
-        self.lane_queue.advance()
+        self._lane_slot_freed = True
+        self.lane.lane.answer(self.lane_totals)

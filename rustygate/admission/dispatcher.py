@@ -1,11 +1,11 @@
-"""The dispatcher: the gate's own budgets, the queue in front of them, and who is admitted next.
+"""The dispatcher: runs the scheduler on the event loop's clock, and wakes the waiters it admits.
 
 An exchange is admitted when every budget it needs suffices: the gate's own (requests, tokens,
 slots in flight), its client's if it has limits of its own, and its lane's, which upstream's
 responses set for each model. While no waiter needs the same budgets and all of them suffice,
-admission is a few assignments. Otherwise the exchange waits in the gate's queue, an
-`asyncio.Queue` in the order of `core.fairqueue`. One task takes the waiter whose turn it is,
-sleeps until the gate's own budgets suffice, and admits it.
+admission is a few assignments. Otherwise the exchange becomes a waiter in the scheduler
+(`core.scheduler`), which decides who is admitted next. It runs at every change of demand or
+budgets, and when the next instant comes that it has named.
 
 A waiter owns what it was granted before it wakes, and gives it back if it is cancelled at that
 moment. A newcomer never overtakes: it is admitted on arrival only if no waiter needs what it
@@ -15,21 +15,17 @@ Time is the event loop's clock in integer nanoseconds, so that tests can use a v
 """
 
 import asyncio
+from math import inf
 
 from rustygate.admission import refusals
 from rustygate.admission.late_waiters import LateWaiters
-from rustygate.admission.wait_queues import (
-    GateQueue,
-    LaneQueue,
-    Prediction,
-    Waiter,
-    WaitQueue,
-    clock_ns,
-)
+from rustygate.admission.waiter import AnyBudgets, LaneBudgets, Waiter, clock_ns
 from rustygate.config import Settings
 from rustygate.core.bucket import SECOND, TokenBucket
 from rustygate.core.budgets import Budgets
-from rustygate.core.priority_class import CLASS_WEIGHTS
+from rustygate.core.fair_order import CLASS_NAMES
+from rustygate.core.predicted_wait import Prediction, predict, predict_at_most
+from rustygate.core.scheduler import Grant, Scheduler
 from rustygate.errors import Draining
 from rustygate.exchange import MS
 
@@ -41,36 +37,41 @@ TIMER_SLACK = 2 * MS
 
 
 class Dispatcher:
-    """Admits waiters in fair order as the gate's own budgets allow.
+    """Admits waiters in fair order as the budgets allow.
 
     Once it is `closed`, newcomers are refused, too.
     """
 
     def __init__(self, settings: Settings, loop: asyncio.AbstractEventLoop) -> None:
         self.budgets = _own_budgets(settings)
-        self.queue = GateQueue(self.budgets)
-        self.waiting = 0
-        self.waiting_by_class = dict.fromkeys(CLASS_WEIGHTS, 0)
+        self.scheduler: Scheduler[Waiter] = Scheduler(self.budgets, slack=TIMER_SLACK)
         self.closed = False
-        self._late_waiters = LateWaiters(self.queue, self._refuse_late, loop)
+        self._late_waiters = LateWaiters(self._refuse_late, loop)
         self._queue_limit = settings.queue_limit
         self._loop = loop
-        self._head: Waiter | None = None
-        self._wake_up: asyncio.Future[None] | None = None
-        self._task: asyncio.Task[None] | None = None
+        # Turns of WebSockets that wait for an earlier turn of theirs.
+        self._held: dict[Waiter, None] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at: float = inf
 
-    def start(self) -> None:
-        self._task = self._loop.create_task(self._dispatch(), name="dispatcher")
+    @property
+    def waiting(self) -> int:
+        return self.scheduler.waiting + len(self._held)
+
+    @property
+    def waiting_by_class(self) -> dict[str, int]:
+        counts = dict(zip(CLASS_NAMES, self.scheduler.waiting_by_class, strict=True))
+        for waiter in self._held:
+            counts[waiter.exchange.priority] += 1
+        return counts
 
     def close(self) -> None:
-        """Stop, and refuse all waiters in the gate's queue."""
+        """Stop, and refuse all waiters."""
         self.closed = True
-        if self._task is not None:
-            self._task.cancel()
-        if self._head is not None:
-            self._head.refuse(Draining())
-        while self.queue.fair_queue:
-            self.queue.fair_queue.pop().refuse(Draining())
+        self._set_timer(inf)
+        for waiter in (*self.scheduler.clear(), *self._held):
+            waiter.refuse(Draining())
+        self._held.clear()
 
     def now(self) -> int:
         """The event loop's clock, in nanoseconds."""
@@ -78,19 +79,17 @@ class Dispatcher:
 
     def admit_at_once(self, newcomer: Waiter) -> bool:
         """Admit a newcomer if no waiter needs what it needs and all budgets suffice."""
-        if self.closed or self._head is not None or self.queue.fair_queue:
+        if self.closed or (newcomer.turn_queue is not None and newcomer.turn_queue.line):
             return False
-        now = self.now()
-        if _blocking_queue(newcomer, now) is not None:
-            return False
-        if self.budgets.wait(now, newcomer.tokens) != 0:
-            return False
-        self._take(newcomer, now)
-        return True
+        return self.scheduler.admit(
+            newcomer, newcomer.lane, newcomer.client, self.now(), newcomer.tokens
+        )
 
     def charge(self, newcomer: Waiter) -> None:
         """Charge the budgets for what has begun without admission. The waiters wait longer."""
-        self._take(newcomer, self.now())
+        self.scheduler.charge(
+            newcomer, newcomer.lane, newcomer.client, self.now(), newcomer.tokens
+        )
 
     async def wait_for_turn(self, newcomer: Waiter, deadline: int) -> None:
         """Wait until admitted. Raises a refusal at the deadline at the latest.
@@ -99,109 +98,110 @@ class Dispatcher:
         """
         self._refuse_on_arrival(newcomer, deadline)
         newcomer.decision = self._loop.create_future()
-        timer = self._loop.call_at(deadline / SECOND, self._expire, newcomer)
-        self.queue.put_nowait(newcomer)
-        self._count(newcomer, 1)
-        if newcomer.is_retry:
-            # It comes before those that were predicted to make it, and may itself be too late.
-            self._late_waiters.examine(newcomer.lane_queue)
+        self._join(newcomer)
+        timer = None
         try:
+            if not newcomer.decided:
+                timer = self._loop.call_at(deadline / SECOND, self._expire, newcomer)
             await newcomer.decision
         finally:
-            self._count(newcomer, -1)
-            timer.cancel()
+            if timer is not None:
+                timer.cancel()
+            if newcomer.turn_queue is not None:
+                self._leave_turn_queue(newcomer)
 
     def cancel(self, waiter: Waiter) -> None:
-        """Remove a waiter whose client left, and give its turns back to its flow."""
-        if waiter.granted:
-            waiter.return_turns()
-            self._refund(waiter)
+        """Remove a waiter whose client left, and give its turn back to its flow."""
+        if waiter.granted and waiter.flow is not None:
+            self.scheduler.refund(waiter.flow, waiter.tokens)
         else:
             self._remove(waiter)
 
-    def wake(self) -> None:
-        """Wake the task, because one of the gate's own budgets has changed."""
-        if self._wake_up is not None and not self._wake_up.done():
-            self._wake_up.set_result(None)
+    def wake(self, *scopes: AnyBudgets | None) -> None:
+        """Budgets have changed: the gate's own, and those of scopes."""
+        if self.scheduler.waiting:
+            self.scheduler.touch(*scopes)
+            self._dispatch()
 
-    def on_lane_changed(self, lane_queue: LaneQueue) -> None:
+    def on_lane_changed(self, lane: LaneBudgets) -> None:
         """A lane's limits have changed, or it is paused: refuse those that now wait too long."""
-        self._late_waiters.examine(lane_queue)
+        self._late_waiters.examine(lane)
 
     def predict(self, waiter: Waiter, *, at_most: bool = False) -> Prediction:
         """The wait of a newcomer, as far as it depends on time alone: a slot that must become free
         is not included. With `at_most`, an upper bound that is quick to compute."""
-        now, queue = self.now(), self.queue.fair_queue
-        ahead = queue.total_work() if at_most else waiter.work_ahead(queue)
-        if self._head is not None:
-            ahead = ahead.plus(self.budgets.size(self._head.tokens))
-        wait = self.budgets.wait_behind(now, waiter.tokens, ahead)
-        own = Prediction(wait, round(ahead.items))
-        return max(own, *(each.predict(waiter, now, at_most) for each in waiter.wait_queues))
+        if at_most:
+            return predict_at_most(self.scheduler, waiter.newcomer, self.now())
+        return predict(self.scheduler, waiter.newcomer, self.now())
 
-    def _count(self, waiter: Waiter, sign: int) -> None:
-        self.waiting += sign
-        self.waiting_by_class[waiter.flow.priority] += sign
-        for wait_queue in waiter.wait_queues:
-            wait_queue.count(waiter, sign)
-
-    def _take(self, admitted: Waiter, at: int) -> None:
-        self.budgets.take(at, admitted.tokens)
-        for wait_queue in admitted.wait_queues:
-            wait_queue.take(admitted, at)
-
-    def _refund(self, waiter: Waiter) -> None:
-        """Undo what an unused turn in the gate's queue cost the waiter's flow."""
-        self.queue.fair_queue.refund(waiter.flow, self.budgets.cost(waiter.tokens))
-
-    # The task.
-
-    async def _dispatch(self) -> None:
-        while True:
-            self._head = await self.queue.get()
-            try:
-                await self._serve(self._head)
-            except Exception as error:
-                # A defect costs one waiter its turn, and does not stop the gate.
-                self._head.fail(error)
-            self._head = None
-            if not self.queue.fair_queue:
-                self.queue.fair_queue.end_busy_period()
-
-    async def _serve(self, waiter: Waiter) -> None:
-        """Admit the waiter at the head once the gate's own budgets suffice, unless it leaves
-        first, or has to wait in the queue of its client or lane."""
-        at = self.now()
-        while not waiter.decided:
-            blocking = _blocking_queue(waiter, at)
-            if blocking is not None:
-                blocking.enqueue(waiter)
-                waiter.drop_candidacy()
-                break
-            wait = self.budgets.wait(at, waiter.tokens)
-            if wait == 0:
-                self._take(waiter, at)
-                waiter.grant()
+    def _join(self, newcomer: Waiter) -> None:
+        """Add a newcomer to its flow, or hold it behind the earlier turns of its WebSocket."""
+        turns = newcomer.turn_queue
+        if turns is not None:
+            turns.line[newcomer] = None
+            if not turns.may_wait_in_gate(newcomer):
+                self._held[newcomer] = None
                 return
-            await self._sleep(wait)
-            now = self.now()
-            due = now if wait is None else at + wait
-            at = min(now, max(due, now - TIMER_SLACK))
-        else:
-            waiter.return_turns()
-        self._refund(waiter)
+        self._push(newcomer)
+        if newcomer.is_retry:
+            # It comes before those that were predicted to make it, and may itself be too late.
+            self._late_waiters.examine(newcomer.lane)
 
-    async def _sleep(self, wait: int | None) -> None:
-        """Sleep for `wait` nanoseconds, or until `wake` is called."""
-        self._wake_up = self._loop.create_future()
-        # One microsecond more: a timer that fires early costs another round.
-        timer = None if wait is None else self._loop.call_later(wait / SECOND + 1e-6, self.wake)
-        try:
-            await self._wake_up
-        finally:
-            self._wake_up = None
-            if timer is not None:
-                timer.cancel()
+    def _leave_turn_queue(self, turn: Waiter) -> None:
+        """A turn was admitted, refused or cancelled: the turns behind it follow."""
+        assert turn.turn_queue is not None
+        self._held.pop(turn, None)
+        turn.turn_queue.line.pop(turn, None)
+        for follower in turn.turn_queue.followers():
+            if self._held.pop(follower, follower) is None:
+                self._push(follower)
+
+    def _push(self, newcomer: Waiter) -> None:
+        exchange = newcomer.exchange
+        newcomer.flow = self.scheduler.flow(
+            newcomer.lane, exchange.priority, exchange.client, exchange.weight, newcomer.client
+        )
+        self.scheduler.push(newcomer.flow, newcomer, newcomer.tokens, newcomer.rank)
+        self._dispatch()
+
+    def _dispatch(self) -> None:
+        """Wake the waiters whose turn has come, and return when the next one's will."""
+        while grants := self.scheduler.dispatch(self.now()):
+            for grant in grants:
+                if grant.error is not None:
+                    grant.item.fail(grant.error)
+                elif not grant.item.grant():
+                    self._undo(grant)
+        self._set_timer(self.scheduler.next_at)
+
+    def _undo(self, grant: Grant[Waiter]) -> None:
+        """Take back what was granted to a waiter that was cancelled just before."""
+        waiter, lane = grant.item, grant.item.lane.lane
+        self.scheduler.refund(grant.flow, grant.tokens)
+        self.budgets.give_back(grant.tokens)
+        self.budgets.release()
+        lane.give_back(grant.tokens)
+        lane.count_refusal(waiter.lane_totals, grant.tokens)
+        lane.answer(waiter.lane_totals)
+        if waiter.client is not None:
+            waiter.client.budgets.give_back(grant.tokens)
+            waiter.client.budgets.release()
+        self.scheduler.touch(*waiter.scopes)
+
+    def _set_timer(self, at: float) -> None:
+        if at == self._timer_at:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._timer_at = at
+        if at < inf:
+            # One microsecond more: a timer that fires early costs another round.
+            self._timer = self._loop.call_at(at / SECOND + 1e-6, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer, self._timer_at = None, inf
+        self._dispatch()
 
     # Refusing and removing.
 
@@ -247,19 +247,8 @@ class Dispatcher:
         self._remove(waiter)
 
     def _remove(self, waiter: Waiter) -> None:
-        queued = self.queue.fair_queue.remove(waiter, waiter.flow)
-        if queued or any(each.remove(waiter) for each in waiter.wait_queues):
-            waiter.return_turns()
-        else:
-            self.wake()
-
-
-def _blocking_queue(waiter: Waiter, now: int) -> WaitQueue | None:
-    """The first wait queue that does not admit the waiter now."""
-    for wait_queue in waiter.wait_queues:
-        if not wait_queue.can_admit(waiter, now):
-            return wait_queue
-    return None
+        if waiter.flow is not None and self.scheduler.remove(waiter.flow, waiter):
+            self._dispatch()
 
 
 def _own_budgets(settings: Settings) -> Budgets:

@@ -7,17 +7,14 @@ the other budgets, and `admission` is one attempt's way through all of them.
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
-from weakref import WeakSet
 
 from rustygate.admission.admission import Admission
 from rustygate.admission.dispatcher import Dispatcher
 from rustygate.admission.lanes import Lanes
-from rustygate.admission.turn_queue import TurnAdmission, TurnQueue
-from rustygate.admission.wait_queues import ClientQueue, clock_ns
+from rustygate.admission.waiter import ClientBudgets, TurnQueue, clock_ns
 from rustygate.config import Settings
-from rustygate.core.budgets import Budgets, Level
+from rustygate.core.budgets import Level
 from rustygate.core.clients import Limits
-from rustygate.errors import Draining
 from rustygate.exchange import Exchange
 
 
@@ -35,8 +32,8 @@ class GateState:
 class Gate:
     """Budgets, and the queue in front of them.
 
-    Each attempt goes through `admission(exchange)`. Call `start` before the first one. After
-    `close`, all attempts are refused with `Draining`.
+    Each attempt goes through `admission(exchange)`. After `close`,
+    all attempts are refused with `Draining`.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -44,23 +41,17 @@ class Gate:
         self.dispatcher = Dispatcher(settings, self._loop)
         # With RATE_LIMIT=auto, a burst of requests goes out before a model's first response.
         probes = settings.rate_limit_burst if settings.rate_limit is None else None
-        self.lanes = Lanes(probes, self.dispatcher.queue, self._loop)
-        self._clients: dict[str, ClientQueue] = {}
-        self._turn_queues: WeakSet[TurnQueue] = WeakSet()
+        self.lanes = Lanes(probes, self._loop)
+        self._clients: dict[str, ClientBudgets] = {}
 
     def __repr__(self) -> str:
         own = self.dispatcher.budgets
         waiting = self.dispatcher.waiting
         return f"<Gate {own.in_flight} in flight, {waiting} waiting, {own.requests}>"
 
-    def start(self) -> None:
-        self.dispatcher.start()
-
     def close(self) -> None:
         """Refuse all waiters and newcomers; exchanges in flight continue."""
         self.dispatcher.close()
-        for queue in (*self.lanes, *self._clients.values(), *self._turn_queues):
-            queue.refuse_all(Draining())
 
     @property
     def closed(self) -> bool:
@@ -68,26 +59,21 @@ class Gate:
 
     def admission(self, exchange: Exchange) -> Admission:
         """An attempt's way through the gate; see `Admission`."""
-        client_queue = self._clients.get(exchange.client)
-        return Admission(exchange, self.dispatcher, self.lanes, client_queue)
+        client = self._clients.get(exchange.client)
+        return Admission(exchange, self.dispatcher, self.lanes, client)
 
-    def turn_queue(self) -> TurnQueue:
-        """The order of the turns in a new WebSocket."""
-        queue = TurnQueue(self.dispatcher.queue, self._loop)
-        self._turn_queues.add(queue)
-        return queue
-
-    def turn_admission(self, exchange: Exchange, turn_queue: TurnQueue) -> TurnAdmission:
-        """The way of a WebSocket's turn through the gate."""
-        client_queue = self._clients.get(exchange.client)
-        return TurnAdmission(exchange, self.dispatcher, self.lanes, client_queue, turn_queue)
+    def turn_admission(self, exchange: Exchange, turn_queue: TurnQueue) -> Admission:
+        """The way of a WebSocket's turn through the gate, behind the turns before it."""
+        admission = self.admission(exchange)
+        admission.turn_queue = turn_queue
+        return admission
 
     def now(self) -> int:
         """The event loop's clock, in nanoseconds."""
         return clock_ns(self._loop)
 
-    def client_queue(self, client: str) -> ClientQueue | None:
-        """The wait queue of a client's own limits, if it has any."""
+    def client_budgets(self, client: str) -> ClientBudgets | None:
+        """The budgets of a client's own limits, if it has any."""
         return self._clients.get(client)
 
     def limit_clients(self, limits: Mapping[str, Limits]) -> None:
@@ -98,10 +84,11 @@ class Gate:
         limits keep their levels.
         """
         for name in limits.keys() - self._clients.keys():
-            self._clients[name] = ClientQueue(name, Budgets(), self.dispatcher.queue, self._loop)
-        for name, queue in list(self._clients.items()):
-            queue.set_limits(limits.get(name, Limits()))
-            if name not in limits and not (queue.waiting or queue.budgets.in_flight):
+            self._clients[name] = ClientBudgets(name)
+        for name, client in list(self._clients.items()):
+            if client.set_limits(limits.get(name, Limits())):
+                self.dispatcher.wake(client)
+            if name not in limits and not (any(client.waiting) or client.budgets.in_flight):
                 del self._clients[name]
 
     def snapshot(self) -> dict[str, int]:
@@ -114,10 +101,10 @@ class Gate:
     def state(self) -> GateState:
         """The state to show in metrics. Takes time by the number of lanes, not of waiters."""
         now, own = self.now(), self.dispatcher.budgets
-        known = (queue for queue in self.lanes if queue.lane.known)
+        known = (each for each in self.lanes if each.lane.known)
         return GateState(
-            dict(self.dispatcher.waiting_by_class),
+            self.dispatcher.waiting_by_class,
             own.in_flight,
             tuple(own.levels(now)),
-            {queue.name: tuple(queue.lane.levels(now)) for queue in known},
+            {each.name: tuple(each.lane.levels(now)) for each in known},
         )

@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from itertools import islice
 
-from rustygate.admission.wait_queues import GateQueue, LaneQueue, clock_ns
+from rustygate.admission.waiter import LaneBudgets, clock_ns
 from rustygate.core.lane import Lane
 from rustygate.core.pace import Pace
 from rustygate.core.pace_group import PaceGroup
@@ -18,64 +18,82 @@ from rustygate.core.pace_group import PaceGroup
 # Unused lanes are deleted above this number.
 MAX_LANES = 1000
 
+# The flows of a lane are made equal at most once in this time.
+RESET_INTERVAL_S = 1.0
+
 # So many lanes are examined each time there are too many.
 _EXAMINED = 8
 
 
 class Lanes:
-    """The wait queue of each lane, the least recently used first.
+    """The budgets of each lane, the least recently used first.
 
     Args:
         probes: how many requests of a lane may be in flight before its first response; None: any
             number.
     """
 
-    def __init__(
-        self, probes: int | None, gate_queue: GateQueue, loop: asyncio.AbstractEventLoop
-    ) -> None:
-        self._queues: OrderedDict[str, LaneQueue] = OrderedDict()
+    def __init__(self, probes: int | None, loop: asyncio.AbstractEventLoop) -> None:
+        self._lanes: OrderedDict[str, LaneBudgets] = OrderedDict()
         self._probes = probes
         self._pace_group = PaceGroup()
-        self._gate_queue = gate_queue
         self._loop = loop
+        self._lately_reset: set[LaneBudgets] = set()
 
-    def __iter__(self) -> Iterator[LaneQueue]:
-        return iter(self._queues.values())
+    def __iter__(self) -> Iterator[LaneBudgets]:
+        return iter(self._lanes.values())
 
     def __len__(self) -> int:
-        return len(self._queues)
+        return len(self._lanes)
 
-    def queue(self, key: str | None) -> LaneQueue:
-        """The wait queue of a lane; requests without a key share one."""
+    def get(self, key: str | None) -> LaneBudgets:
+        """The budgets of a lane; requests without a key share one."""
         name = key or ""
-        queue = self._queues.get(name)
-        if queue is None:
-            lane = Lane(slots=self._probes, pace_group=self._pace_group)
-            queue = self._queues[name] = LaneQueue(name, lane, self._gate_queue, self._loop)
+        lane = self._lanes.get(name)
+        if lane is None:
+            lane = self._lanes[name] = LaneBudgets(
+                name, Lane(slots=self._probes, pace_group=self._pace_group)
+            )
         else:
-            self._queues.move_to_end(name)
-        return queue
+            self._lanes.move_to_end(name)
+        return lane
 
     def is_known(self, key: str) -> bool:
         """Whether upstream has confirmed that a model or endpoint exists, as far as is
         remembered."""
-        queue = self._queues.get(key)
-        return queue is not None and queue.lane.known
+        lane = self._lanes.get(key)
+        return lane is not None and lane.lane.known
 
-    def advance_pace(self, pace: Pace | None) -> None:
-        """A pace became faster: set the timers of the lanes that share it anew."""
-        for queue in self._queues.values():
-            if queue.lane.pace is pace:
-                queue.advance()
+    def sharing_pace(self, pace: Pace | None) -> list[LaneBudgets]:
+        """The lanes that share a pace."""
+        return [lane for lane in self._lanes.values() if lane.lane.pace is pace]
 
-    def release(self, queue: LaneQueue) -> None:
+    def release(self, lane: LaneBudgets) -> None:
         """Count out a user of a lane; a lane that holds no knowledge goes with its last user."""
-        queue.users -= 1
-        lane = queue.lane
-        if not (queue.users or lane.known) and lane.is_evictable(clock_ns(self._loop)):
-            self._queues.pop(queue.name, None)
-        elif len(self._queues) > MAX_LANES:
+        lane.users -= 1
+        if not (lane.users or lane.lane.known) and lane.lane.is_evictable(clock_ns(self._loop)):
+            self._lanes.pop(lane.name, None)
+        elif len(self._lanes) > MAX_LANES:
             self._evict()
+
+    def on_limits_changed(self, lane: LaneBudgets) -> None:
+        """Make all flows of a lane equal again if its limits changed enough, at most once per
+        interval.
+
+        Their tags were in the old unit of cost. Limits that change with each response must not do
+        that with each response, so a change within the interval waits for its end.
+        """
+        periods = lane.lane.refill_periods
+        if lane in self._lately_reset or not _differ(lane.refill_periods, periods):
+            return
+        lane.refill_periods = periods
+        lane.forget_order()
+        self._lately_reset.add(lane)
+        self._loop.call_later(RESET_INTERVAL_S, self._on_reset_interval, lane)
+
+    def _on_reset_interval(self, lane: LaneBudgets) -> None:
+        self._lately_reset.discard(lane)
+        self.on_limits_changed(lane)
 
     def _evict(self) -> None:
         """Delete the least recently used lanes while there are too many.
@@ -83,10 +101,16 @@ class Lanes:
         Only a few are examined. Those in use count as used just now, so that they are not
         examined again next time.
         """
-        for key, queue in list(islice(self._queues.items(), _EXAMINED)):
-            if len(self._queues) <= MAX_LANES:
+        for key, lane in list(islice(self._lanes.items(), _EXAMINED)):
+            if len(self._lanes) <= MAX_LANES:
                 return
-            if queue.users:
-                self._queues.move_to_end(key)
+            if lane.users:
+                self._lanes.move_to_end(key)
             else:
-                del self._queues[key]
+                del self._lanes[key]
+
+
+def _differ(one: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether costs in two units differ by more than a factor of two."""
+    pairs = (sorted(pair) for pair in zip(one, other, strict=True))
+    return any(greater > 2 * lesser for lesser, greater in pairs)

@@ -8,10 +8,11 @@ those behind it.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
-from rustygate.admission.wait_queues import GateQueue, LaneQueue, Prediction, Waiter, clock_ns
+from rustygate.admission.waiter import LaneBudgets, Waiter, clock_ns
 from rustygate.core.backlog import Size, Work
+from rustygate.core.predicted_wait import Prediction
 
 # The waiters of a lane are examined at most once in this time, because it takes microseconds each.
 INTERVAL_S = 1.0
@@ -29,35 +30,33 @@ class LateWaiters:
 
     def __init__(
         self,
-        gate_queue: GateQueue,
         refuse: Callable[[Waiter, Prediction], None],
         loop: asyncio.AbstractEventLoop,
     ) -> None:
-        self._gate_queue = gate_queue
         self._refuse = refuse
         self._loop = loop
         # Lanes examined lately, and whether that has to be done again.
-        self._examined: dict[LaneQueue, bool] = {}
+        self._examined: dict[LaneBudgets, bool] = {}
 
-    def examine(self, lane_queue: LaneQueue, *, again: bool = False) -> None:
+    def examine(self, lane_budgets: LaneBudgets, *, again: bool = False) -> None:
         """Refuse those waiters of a lane that cannot make it, now and after the interval.
 
         Args:
             again: this is the second time.
         """
-        if not lane_queue.waiting:
+        if not any(lane_budgets.waiting):
             return
-        if lane_queue in self._examined:
-            self._examined[lane_queue] = True
+        if lane_budgets in self._examined:
+            self._examined[lane_budgets] = True
             return
         # Once more when the responses to the requests in flight have told the level.
-        self._examined[lane_queue] = not again
-        self._loop.call_later(INTERVAL_S, self._on_interval, lane_queue)
-        self._refuse_batch(self._late(lane_queue))
+        self._examined[lane_budgets] = not again
+        self._loop.call_later(INTERVAL_S, self._on_interval, lane_budgets)
+        self._refuse_batch(self._late(lane_budgets))
 
-    def _on_interval(self, lane_queue: LaneQueue) -> None:
-        if self._examined.pop(lane_queue):
-            self.examine(lane_queue, again=True)
+    def _on_interval(self, lane_budgets: LaneBudgets) -> None:
+        if self._examined.pop(lane_budgets):
+            self.examine(lane_budgets, again=True)
 
     def _refuse_batch(self, late: list[tuple[Waiter, Prediction]]) -> None:
         for waiter, predicted in late[:BATCH]:
@@ -66,26 +65,16 @@ class LateWaiters:
         if len(late) > BATCH:
             self._loop.call_soon(self._refuse_batch, late[BATCH:])
 
-    def _late(self, lane_queue: LaneQueue) -> list[tuple[Waiter, Prediction]]:
+    def _late(self, lane_budgets: LaneBudgets) -> list[tuple[Waiter, Prediction]]:
         """The waiters that cannot make it, with their predicted waits."""
-        now, lane = clock_ns(self._loop), lane_queue.lane
+        now, lane = clock_ns(self._loop), lane_budgets.lane
         # Upstream may have charged those in flight already: then they are not ahead.
         _, items, tokens = lane.unanswered
         late, ahead = [], Work(0, -items, -tokens)
-        for waiter in self._in_order(lane_queue):
+        for waiter in lane_budgets.in_order():
             wait = lane.wait_behind(now, waiter.tokens, ahead)
             if wait > waiter.exchange.deadline - now:
                 late.append((waiter, Prediction(wait, max(0, round(ahead.items)))))
             else:
                 ahead = ahead.plus(Size(1, lane.token_charge(waiter.tokens)))
         return late
-
-    def _in_order(self, lane_queue: LaneQueue) -> Iterator[Waiter]:
-        """The waiters of a lane in the order in which they will be served."""
-        if lane_queue.candidate is not None:
-            yield lane_queue.candidate
-        yield from lane_queue.queue.in_order()
-        if lane_queue.waiting > len(lane_queue.queue):
-            for waiter in self._gate_queue.fair_queue.in_order():
-                if lane_queue in waiter.wait_queues and waiter is not lane_queue.candidate:
-                    yield waiter

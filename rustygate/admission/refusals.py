@@ -7,9 +7,10 @@ keep the request waiting longest at the moment.
 from collections.abc import Sequence
 from math import ceil
 
-from rustygate.admission.wait_queues import Prediction, Waiter
+from rustygate.admission.waiter import Waiter
 from rustygate.core.bucket import MINUTE, SECOND, TokenBucket
 from rustygate.core.budgets import Budgets
+from rustygate.core.predicted_wait import Prediction
 from rustygate.core.rate_limit_headers import QuotaKind
 from rustygate.errors import QueueFull, QueueTimeout
 from rustygate.exchange import MS
@@ -56,7 +57,7 @@ def deadline_passed(
 def _limit_reached(waiter: Waiter, own: Budgets, now: int) -> tuple[QuotaKind, str]:
     """The kind of quota that is waited for longest, and the limit that is reached, in words."""
     budgets: list[Owned] = [(own, "")]
-    budgets += [(each.budgets, each.owner) for each in waiter.wait_queues]
+    budgets += [(each.budgets, each.owner) for each in waiter.scopes]
     slowest, owner = max(budgets, key=lambda each: each[0].wait(now, waiter.tokens) or 0)
     kind = slowest.scarcest(now, waiter.tokens)
     bucket, cost = slowest.requests, 1

@@ -21,7 +21,7 @@ from typing import Any
 
 from rustygate.core.bucket import TokenBucket
 from rustygate.core.budgets import Budgets
-from rustygate.core.priority_class import CLASS_WEIGHTS
+from rustygate.core.fair_order import CLASS_WEIGHTS
 
 # A client's name is a label in logs and metrics.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")

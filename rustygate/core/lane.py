@@ -137,8 +137,13 @@ class Lane(Budgets):
             return False
         limits = self._limits()
         self._last_update = admitted
+        later = self.totals.requests - admitted.requests, self.totals.tokens - admitted.tokens
         requests = tokens = 0
-        if len(self._unanswered) > 1 and (is_scarce(update.requests) or is_scarce(update.tokens)):
+        if len(self._unanswered) > 1 and (
+            not self.limits_known
+            or is_scarce(update.requests, later[0])
+            or is_scarce(update.tokens, later[1])
+        ):
             requests, tokens = self._overtaken(now, admitted)
         self.requests = self._request_quota.update(
             self.requests,
@@ -146,7 +151,7 @@ class Lane(Budgets):
             now,
             admitted_at=admitted.at,
             admitted=admitted.requests,
-            later=self.totals.requests - admitted.requests + requests,
+            later=later[0] + requests,
         )
         self.tokens = self._token_quota.update(
             self.tokens,
@@ -154,7 +159,7 @@ class Lane(Budgets):
             now,
             admitted_at=admitted.at,
             admitted=admitted.tokens,
-            later=self.totals.tokens - admitted.tokens + tokens,
+            later=later[1] + tokens,
         )
         if self.requests is not None or self.tokens is not None:
             self.pace = None

@@ -23,10 +23,12 @@ REORDERED_WITHIN = SECOND // 2
 _MAX_FRESH_AGE = 10 * SECOND
 
 
-def is_scarce(quota: Quota | None) -> bool:
-    """Whether so little is left that the order of requests and others' use matter: less than
-    half of it, which refills in half a minute."""
-    return quota is not None and quota.remaining is not None and 2 * quota.remaining <= quota.limit
+def is_scarce(quota: Quota | None, later: int = 0) -> bool:
+    """Whether so little is left, after `later` units, that the order of requests and others' use
+    matter: less than half of it, which refills in half a minute."""
+    if quota is None or quota.remaining is None:
+        return False
+    return 2 * (quota.remaining - later) <= quota.limit
 
 
 class LearnedQuota:

@@ -8,7 +8,7 @@ from random import Random
 
 from rustygate.config import in_units
 from rustygate.core.clients import MAX_WEIGHT, MIN_WEIGHT
-from rustygate.core.priority_class import CLASS_WEIGHTS
+from rustygate.core.fair_order import CLASS_WEIGHTS
 
 # Ten years, the longest a plan can last. A later arrival is taken for a typing error.
 MAX_DURATION_S = 86_400 * 3600

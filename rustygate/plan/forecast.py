@@ -141,7 +141,6 @@ class _Run:
         self._outcomes = {demand.client: Outcome() for demand in plan.demands}
 
     async def run(self) -> Forecast:
-        self._gate.start()
         began = self._gate.now()
         async with asyncio.TaskGroup() as requests:
             for demand, random in seeded(self._plan):

@@ -2,7 +2,7 @@
 
 A `response.create` from the client asks for admission as soon as it arrives, and waits until the
 gate admits it; what the client sends after it waits behind it (`core.websocket_messages`). Turns
-are admitted in order (`admission.turn_queue`). A turn holds its slot until upstream reports its
+are admitted in order (`TurnQueue`). A turn holds its slot until upstream reports its
 end. A turn that is refused is dropped; the client gets an error event in its place, and the
 WebSocket stays open. Turns that upstream starts on its own cannot wait. They are charged, settled
 and logged like the others.
@@ -21,6 +21,7 @@ from loguru import logger
 from rustygate.access.client_auth import ClientAuth, check_model
 from rustygate.admission.admission import Admission
 from rustygate.admission.gate import Gate
+from rustygate.admission.waiter import TurnQueue
 from rustygate.config import Settings
 from rustygate.core.bucket import SECOND
 from rustygate.core.clients import Client
@@ -152,7 +153,7 @@ class WebSocketTurns:
         self._is_over = self._is_finished = False
         # The turns that wait for admission, by their tasks.
         self._waiting: dict[asyncio.Task[None], Turn] = {}
-        self._queue = services.gate.turn_queue()
+        self._queue = TurnQueue()
         self._end_of_waiting: tuple[str, str | None] = ("", None)
         self._open: OpenTurns[Turn] = OpenTurns()
         self._session_cap: int | None = None

@@ -22,7 +22,7 @@ from prometheus_client.registry import Collector
 
 from rustygate.admission.gate import Gate
 from rustygate.core.bucket import SECOND
-from rustygate.core.priority_class import CLASS_WEIGHTS
+from rustygate.core.fair_order import CLASS_WEIGHTS
 from rustygate.core.verdict import Action
 from rustygate.errors import (
     BadRequest,

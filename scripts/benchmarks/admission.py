@@ -3,8 +3,8 @@
 As a program it measures one of `BUILT_IN` or `LIMITERS`: `NAME WAITERS SECONDS` prints
 microseconds of CPU per admission. With waiters, each task waits again as soon as it was
 admitted, at 2,000 admissions a second, so that the number of waiters stays constant. A semaphore
-has no rate: it is handed from task to task as fast as possible. The fair queue is measured by push
-and pop.
+has no rate: it is handed from task to task as fast as possible. The scheduler is measured by push
+and grant.
 """
 
 import asyncio
@@ -16,8 +16,10 @@ from time import process_time
 
 from rustygate.admission.gate import Gate
 from rustygate.config import Settings
-from rustygate.core.fairqueue import FairQueue
-from rustygate.core.flow import Flow
+from rustygate.core.bucket import TokenBucket
+from rustygate.core.budgets import Budgets
+from rustygate.core.scheduler import Scheduler
+from rustygate.core.scopes import LaneScope
 from rustygate.exchange import Exchange
 
 RATE = 2000
@@ -41,7 +43,6 @@ def gate_admit(rate: int) -> Admit:
             queue_limit=UNLIMITED_RATE,
         )
     )
-    gate.start()
     numbers = count()
 
     async def admit() -> None:
@@ -86,7 +87,7 @@ def throttled_admit(rate: int) -> Admit:
     return lambda: throttled.limit()
 
 
-SEMAPHORE, GATE, QUEUE = "asyncio.Semaphore", "RustyGate", "fair queue"
+SEMAPHORE, GATE, QUEUE = "asyncio.Semaphore", "RustyGate", "scheduler"
 BUILT_IN = (SEMAPHORE, GATE, QUEUE)
 
 LIMITERS: dict[str, Callable[[int], Admit]] = {
@@ -125,15 +126,17 @@ async def contended(admit: Admit, waiters: int, seconds: float) -> float:
 
 
 def queue_us(queue_length: int) -> float:
-    """Microseconds to push an item to the fair queue and pop one, with that many in it."""
-    queue: FairQueue[int] = FairQueue()
-    flows = [Flow(f"client-{number}") for number in range(FLOWS)]
+    """Microseconds to add an item to the scheduler and grant one, with that many waiting."""
+    scheduler: Scheduler[int] = Scheduler(Budgets(TokenBucket(1, 1)))
+    lane: LaneScope[int] = LaneScope(Budgets())
+    flows = [scheduler.flow(lane, "default", f"client-{number}") for number in range(FLOWS)]
     for number in range(queue_length):
-        queue.push(number, flows[number % FLOWS])
+        scheduler.push(flows[number % FLOWS], number, 0)
     began = process_time()
     for number in range(queue_length, queue_length + ITERATIONS):
-        queue.push(number, flows[number % FLOWS])
-        queue.pop()
+        flow = scheduler.flow(lane, "default", f"client-{number % FLOWS}")
+        scheduler.push(flow, number, 0)
+        scheduler.dispatch(number)
     return (process_time() - began) / ITERATIONS * 1e6
 
 

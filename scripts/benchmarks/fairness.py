@@ -61,7 +61,6 @@ def arrivals() -> list[Arrival]:
 async def run_gate(by_client: bool) -> list[Wait]:
     """Send all arrivals through a gate, each under its client's name or all under one."""
     gate = Gate(Settings(openai_api_key="none", rate_limit=RATE, rate_limit_burst=1))
-    gate.start()
     began_s = asyncio.get_running_loop().time()
     far = gate.now() + 10 * DURATION_S * SECOND
 

@@ -4,8 +4,7 @@ import asyncio
 
 import pytest
 
-from rustygate.admission.dispatcher import Dispatcher
-from rustygate.admission.wait_queues import Waiter
+from rustygate.admission.waiter import LaneBudgets, Waiter
 from rustygate.core.bucket import SECOND
 from rustygate.plan.virtual_clock import VirtualClockLoop
 from tests.support.harness import (
@@ -14,7 +13,6 @@ from tests.support.harness import (
     run_ready_tasks,
     run_scenario,
     set_rate_limit,
-    until_in_flight,
 )
 
 
@@ -148,19 +146,32 @@ def test_cancelled_waiter_leaves_its_place_to_the_next(leaver: int) -> None:
 
 def test_grant_of_a_cancelled_waiter_goes_to_the_next() -> None:
     async def scenario(harness: Harness) -> None:
-        holder = harness.spawn("a", 5)
-        await run_ready_tasks()
+        holder = await harness.gate.admission(harness.exchange("a")).enter()
         granted, next_waiter = harness.spawn("b"), harness.spawn("c")
-        await run_ready_tasks()
-        await holder
-        await until_in_flight(harness)
+        await asyncio.sleep(5)
+        holder.leave()
         granted.cancel()
         await asyncio.gather(granted, next_waiter, return_exceptions=True)
         assert granted.cancelled()
 
     harness = run_scenario(scenario, rate_limit=1, rate_limit_burst=2, concurrency_limit=1)
-    assert harness.order == "ac"
-    assert harness.times == pytest.approx([0, 5], abs=0.01)
+    assert harness.order == "c"
+    assert harness.times == pytest.approx([5], abs=0.01)
+
+
+def test_waiter_that_is_cancelled_before_its_grant_takes_nothing() -> None:
+    async def scenario(harness: Harness) -> None:
+        holder = await harness.gate.admission(harness.exchange("a")).enter()
+        cancelled, next_waiter = harness.spawn("b"), harness.spawn("c")
+        await asyncio.sleep(5)
+        cancelled.cancel()
+        holder.leave()
+        await asyncio.gather(cancelled, next_waiter, return_exceptions=True)
+        assert cancelled.cancelled()
+
+    harness = run_scenario(scenario, rate_limit=1, rate_limit_burst=2, concurrency_limit=1)
+    assert harness.order == "c"
+    assert harness.times == pytest.approx([5], abs=0.01)
 
 
 def test_flow_keeps_its_turn_when_its_waiter_leaves_at_the_head() -> None:
@@ -200,8 +211,7 @@ def test_retry_keeps_its_place() -> None:
             harness.admitted.append(("r", 0))
         await asyncio.gather(*others)
 
-    # The first of the others is already at the head; the retry is next.
-    assert run_scenario(scenario, rate_limit=1, rate_limit_burst=1).order == "araa"
+    assert run_scenario(scenario, rate_limit=1, rate_limit_burst=1).order == "raaa"
 
 
 def test_unit_of_an_attempt_that_was_not_sent_is_given_back() -> None:
@@ -297,15 +307,15 @@ def test_absurd_usage_does_not_stop_the_gate() -> None:
 
 def test_defect_costs_one_waiter_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     """The waiter gets the error, and the gate goes on."""
-    take = Dispatcher._take
+    take = LaneBudgets.take
 
-    def take_or_fail(dispatcher: Dispatcher, admitted: Waiter, at: int) -> None:
-        if admitted.exchange.client == "b":
+    def take_or_fail(lane: LaneBudgets, item: Waiter, now: int, tokens: int) -> None:
+        if item.exchange.client == "b":
             raise ZeroDivisionError
-        take(dispatcher, admitted, at)
+        take(lane, item, now, tokens)
 
     async def scenario(harness: Harness) -> None:
-        monkeypatch.setattr(Dispatcher, "_take", take_or_fail)
+        monkeypatch.setattr(LaneBudgets, "take", take_or_fail)
         tasks = [harness.spawn(client) for client in "abc"]
         outcomes = await asyncio.gather(*tasks, return_exceptions=True)
         assert isinstance(outcomes[1], ZeroDivisionError)

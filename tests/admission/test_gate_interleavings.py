@@ -140,10 +140,10 @@ def test_no_interleaving_blocks_a_lane_or_leaves_state_behind(
                 asyncio.get_running_loop().call_later(request[-1], task.cancel)
         outcomes = await asyncio.gather(*tasks, return_exceptions=True)
         assert {type(outcome) for outcome in outcomes} <= {type(None), asyncio.CancelledError}
-        wait_queues = [*harness.gate.lanes, *filter(None, map(harness.gate.client_queue, "abc"))]
+        wait_queues = [*harness.gate.lanes, *filter(None, map(harness.gate.client_budgets, "abc"))]
         for each in wait_queues:
-            assert each.candidate is None
-            assert (each.users, each.budgets.in_flight, len(each.queue)) == (0, 0, 0)
+            assert (sum(each.waiting), each.budgets.in_flight) == (0, 0)
+            assert getattr(each, "users", 0) == 0
 
     run_scenario(
         scenario,

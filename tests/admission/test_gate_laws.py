@@ -2,7 +2,7 @@
 without a reason."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Hashable
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -18,18 +18,18 @@ from hypothesis.stateful import (
     rule,
 )
 
-from rustygate.admission import wait_queues
+from rustygate.admission import dispatcher
 from rustygate.admission.admission import Admission
 from rustygate.admission.dispatcher import TIMER_SLACK
 from rustygate.admission.gate import Gate
+from rustygate.admission.waiter import AnyBudgets, LaneBudgets
 from rustygate.config import Settings
-from rustygate.core.backlog import Size
 from rustygate.core.bucket import SECOND, TokenBucket
 from rustygate.core.budgets import Budgets
 from rustygate.core.clients import Limits
-from rustygate.core.fairqueue import FairQueue
-from rustygate.core.flow import Flow
 from rustygate.core.rate_limit_headers import Quota, RateLimitUpdate
+from rustygate.core.scheduler import Scheduler
+from rustygate.core.scopes import ClientScope, Flow, LaneScope
 from rustygate.errors import Draining
 from rustygate.exchange import Exchange
 from rustygate.plan.virtual_clock import VirtualClockLoop
@@ -122,7 +122,6 @@ class GateMachine(RuleBasedStateMachine):
 
         async def start() -> None:
             self.gate = Gate(settings)
-            self.gate.start()
 
         self.ledger = Ledger(own_budgets(settings))
         self.run(start())
@@ -254,14 +253,14 @@ class GateMachine(RuleBasedStateMachine):
         waiting = [request for request in self.requests if request.waits]
         in_flight = [request for request in self.requests if request.in_flight]
         assert self.gate.snapshot() == {"waiters": len(waiting), "in_flight": len(in_flight)}
-        for queue in self.wait_queues():
-            held = [each for each in in_flight if queue in each.admission.wait_queues]
-            queued = [each for each in waiting if queue in each.admission.wait_queues]
-            assert (queue.waiting, queue.waiting_tokens) == (
+        for queue in self.scopes():
+            held = [each for each in in_flight if queue in each.admission.scopes]
+            queued = [each for each in waiting if queue in each.admission.scopes]
+            assert (sum(queue.waiting), sum(queue.waiting_tokens)) == (
                 len(queued),
                 sum(each.exchange.tokens for each in queued),
             )
-            if queue in list(self.gate.lanes):
+            if isinstance(queue, LaneBudgets):
                 assert queue.users == len(held) + len(queued)
             assert queue.budgets.in_flight == len(held)
 
@@ -281,11 +280,11 @@ class GateMachine(RuleBasedStateMachine):
         if any(self.exceeds_own_budgets(request) for request in blocked):
             return
         while True:
-            shared = {each for request in blocked for each in request.admission.wait_queues}
+            shared = {each for request in blocked for each in request.admission.scopes}
             more = {
                 request
                 for request in waiting - blocked
-                if shared.intersection(request.admission.wait_queues)
+                if shared.intersection(request.admission.scopes)
             }
             if not more:
                 break
@@ -301,7 +300,7 @@ class GateMachine(RuleBasedStateMachine):
     def exceeds_a_budget(self, request: Request) -> bool:
         now, tokens = self.gate.now() - LATE_NS, request.exchange.tokens
         return self.exceeds_own_budgets(request) or any(
-            each.budgets.wait(now, tokens) != 0 for each in request.admission.wait_queues
+            each.budgets.wait(now, tokens) != 0 for each in request.admission.scopes
         )
 
     @invariant()
@@ -313,15 +312,15 @@ class GateMachine(RuleBasedStateMachine):
             if id(request) not in seen:
                 seen.add(id(request))
                 each = request.exchange
-                key = (each.client, each.priority, request.admission.wait_queues)
+                key = (each.client, each.priority, request.admission.scopes)
                 first_grants.setdefault(key, []).append(request)
         for flow in first_grants.values():
             assert all(
                 one.exchange.arrived <= other.exchange.arrived for one, other in pairwise(flow)
             )
 
-    def wait_queues(self) -> "list[wait_queues.WaitQueue]":
-        clients = filter(None, map(self.gate.client_queue, CLIENTS))
+    def scopes(self) -> "list[AnyBudgets]":
+        clients = filter(None, map(self.gate.client_budgets, CLIENTS))
         return [*self.gate.lanes, *clients]
 
     def teardown(self) -> None:
@@ -348,28 +347,29 @@ class GateMachine(RuleBasedStateMachine):
 TestGateMachine = GateMachine.TestCase
 
 
-ALL, ONE = Flow("all"), Size()
+class Fifo(Scheduler[Any]):
+    """A deliberately unfair scheduler: all requests are in one flow."""
 
-
-class Fifo(FairQueue[Any]):
-    """A deliberately unfair queue: all requests are in one flow."""
-
-    def push(self, item: Any, flow: Flow, size: Size = ONE, **rank: Any) -> None:
-        super().push(item, ALL, size, **rank)
-
-    def remove(self, item: Any, flow: Flow) -> bool:
-        return super().remove(item, ALL)
-
-    def refund(self, flow: Flow, cost: int = 1) -> None:
-        super().refund(ALL, cost)
+    def flow(
+        self,
+        lane: LaneScope[Any],
+        priority: str,
+        client: Hashable,
+        weight: float = 1.0,
+        scope: ClientScope[Any] | None = None,
+    ) -> Flow[Any]:
+        return super().flow(lane, "default", "all")
 
 
 @pytest.mark.parametrize("limit", ["own", "lane"])
-@pytest.mark.parametrize(("queue", "expected"), [(FairQueue, 50), (Fifo, 0)])
+@pytest.mark.parametrize(("scheduler", "expected"), [(Scheduler, 50), (Fifo, 0)])
 def test_flood_leaves_an_equal_flow_its_half_unless_the_queue_is_first_in_first_out(
-    monkeypatch: pytest.MonkeyPatch, queue: type[FairQueue[Any]], expected: int, limit: str
+    monkeypatch: pytest.MonkeyPatch,
+    scheduler: type[Scheduler[Any]],
+    expected: int,
+    limit: str,
 ) -> None:
-    monkeypatch.setattr(wait_queues, "FairQueue", queue)
+    monkeypatch.setattr(dispatcher, "Scheduler", scheduler)
 
     async def scenario(harness: Harness) -> None:
         if limit == "lane":

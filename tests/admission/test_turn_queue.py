@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from rustygate.admission.turn_queue import TurnQueue
+from rustygate.admission.waiter import TurnQueue
 from rustygate.core.clients import Limits
 from rustygate.core.rate_limit_headers import RateLimitUpdate
 from rustygate.errors import Draining, QueueTimeout
@@ -24,7 +24,7 @@ class Socket:
 
     def __init__(self, harness: Harness) -> None:
         self.harness = harness
-        self.queue: TurnQueue = harness.gate.turn_queue()
+        self.queue: TurnQueue = TurnQueue()
         self.sent: list[tuple[str, float]] = []
         self.refused: list[tuple[str, float, str]] = []
 
@@ -52,8 +52,8 @@ class Socket:
         return "".join(name for name, _ in self.sent)
 
     def check_empty(self) -> None:
-        assert repr(self.queue) == "<TurnQueue 0 waiting, 0 of them here>"
-        assert self.queue.budgets.in_flight == 0
+        assert repr(self.queue) == "<TurnQueue 0 waiting>"
+        assert self.harness.gate.snapshot()["waiters"] == 0
 
 
 def test_turns_are_admitted_at_the_rate_and_in_order() -> None:
@@ -167,10 +167,10 @@ def test_turn_that_moves_on_to_its_own_lane_waits_there_only() -> None:
         socket = Socket(harness)
         turns = [socket.turn(name, model) for name, model in zip("abcd", "xyzz", strict=True)]
         await asyncio.sleep(0.6)
-        assert repr(socket.queue) == "<TurnQueue 3 waiting, 2 of them here>"
+        assert repr(socket.queue) == "<TurnQueue 3 waiting>"
         turns.pop().cancel()
         await run_ready_tasks()
-        assert repr(socket.queue) == "<TurnQueue 2 waiting, 1 of them here>"
+        assert repr(socket.queue) == "<TurnQueue 2 waiting>"
         await asyncio.gather(*turns)
         assert socket.sent == [("a", 1), ("b", 1.5), ("c", 1.5)]
         socket.check_empty()
@@ -178,26 +178,20 @@ def test_turn_that_moves_on_to_its_own_lane_waits_there_only() -> None:
     run_scenario(scenario, rate_limit=1000, rate_limit_burst=1000)
 
 
-def test_turn_that_leaves_early_returns_its_turns() -> None:
+def test_turn_that_leaves_behind_another_leaves_nothing() -> None:
     async def scenario(harness: Harness) -> None:
         set_rate_limit(harness, NONE_LEFT, "full")
-        for _ in range(2):
-            set_rate_limit(harness, rate_limit(600, 0), "soon")
         await run_ready_tasks()
-        queue = harness.gate.turn_queue()
-        gate = harness.gate
-        first, second = (
-            gate.turn_admission(harness.exchange("a", model=model), queue)
-            for model in ("full", "soon")
-        )
-        tasks = [asyncio.create_task(each.enter()) for each in (first, second)]
-        # It has become the candidate of its lane before the first could be admitted.
+        socket = Socket(harness)
+        first, second = socket.turn("a", "full"), socket.turn("b", "free")
         await asyncio.sleep(0.5)
-        assert second.had_turn_in == {second.lane_queue}
-        tasks[1].cancel()
-        await tasks[0]
-        assert second.had_turn_in == frozenset()
-        first.leave()
+        assert harness.gate.state().waiters["default"] == 2
+        second.cancel()
+        await run_ready_tasks()
+        assert harness.gate.snapshot()["waiters"] == 1
+        await first
+        assert socket.sent == [("a", 1)]
+        socket.check_empty()
 
     run_scenario(scenario, rate_limit=1000, rate_limit_burst=1000)
 

@@ -153,6 +153,6 @@ def test_response_to_an_older_exchange_lowers_the_level_by_later_ones_without_a_
     lane.learn(SECOND // 2, newer, update(60, 57))
     lane.answer(newer)
     assert lane.requests is not None
-    assert lane.requests.level(SECOND // 2) == 55
+    assert lane.requests.level(SECOND // 2) == 53
     lane.learn(SECOND // 2, older, update(60, 50))
     assert lane.requests.level(SECOND // 2) == 48

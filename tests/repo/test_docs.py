@@ -8,7 +8,7 @@ import pytest
 
 from rustygate import cli, errors
 from rustygate.core import headers
-from rustygate.core.priority_class import CLASS_WEIGHTS
+from rustygate.core.fair_order import CLASS_WEIGHTS
 from rustygate.errors import Refusal, reasons
 from scripts.benchmarks import fairness
 from tests.support.metrics import TYPES

@@ -23,7 +23,6 @@ class Harness:
     def __init__(self, **overrides: object) -> None:
         self.settings = replace(DEFAULTS, **overrides)  # type: ignore[arg-type]
         self.gate = Gate(self.settings)
-        self.gate.start()
         self.began = self.gate.now()
         self.admitted: list[tuple[str, float]] = []
         # Called at the end of each exchange, in place of upstream's response.

@@ -56,7 +56,7 @@ async def metrics_of_gate(*known: str) -> AsyncIterator[Metrics]:
     """The metrics of a gate that knows these models."""
     gate = Gate(Settings(openai_api_key="sk-test"))
     for model in known:
-        gate.lanes.queue(model).lane.known = True
+        gate.lanes.get(model).lane.known = True
     yield Metrics(gate)
 
 
@@ -229,7 +229,7 @@ def flood(gate: Gate, metrics: Metrics) -> None:
     """Create every series that clients can cause: each client, each model, many outcomes."""
     models = [f"model-number-{number}" for number in range(series.MODEL_LIMIT)]
     for model in models:
-        lane = gate.lanes.queue(model).lane
+        lane = gate.lanes.get(model).lane
         lane.known, lane.requests, lane.tokens = True, TokenBucket(1, 5), TokenBucket(1, 5)
     for client in range(series.CLIENT_LIMIT):
         for model in models:
@@ -240,7 +240,6 @@ def flood(gate: Gate, metrics: Metrics) -> None:
 
 async def test_scrape_is_fast_with_ten_thousand_waiters_and_all_series() -> None:
     gate = Gate(Settings(openai_api_key="sk-test", concurrency_limit=1, rate_limit=1e9))
-    gate.start()
     metrics = Metrics(gate)
     deadline = gate.now() + 10**12
 

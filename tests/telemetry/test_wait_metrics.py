@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from rustygate.core.bucket import SECOND
-from rustygate.core.priority_class import CLASS_WEIGHTS
+from rustygate.core.fair_order import CLASS_WEIGHTS
 from rustygate.core.verdict import Action
 from rustygate.exchange import MS, Exchange
 from rustygate.telemetry import metrics as module

@@ -1,0 +1,209 @@
+"""A waiter, and the budgets that it needs besides the gate's own."""
+
+import asyncio
+
+from rustygate.core.bucket import SECOND
+from rustygate.core.budgets import Budgets
+from rustygate.core.clients import Limits
+from rustygate.core.fair_order import CLASS_INDEX
+from rustygate.core.lane import AdmissionTotals, Lane
+from rustygate.core.predicted_wait import Newcomer
+from rustygate.core.scopes import ClientScope, Flow, LaneScope
+from rustygate.errors import Refusal
+from rustygate.exchange import Exchange
+
+# An error message repeats at most this many characters of a model's or client's name.
+MAX_NAME_SHOWN = 100
+
+
+class Waiter:
+    """An attempt that needs admission.
+
+    `decision` is set while it waits, and resolves when it is admitted or refused. `limits` and
+    `lane_totals` record what its client's and its lane's budgets were when it was charged.
+    """
+
+    __slots__ = (
+        "client", "decision", "exchange", "flow", "is_retry", "lane", "lane_totals", "limits",
+        "tokens", "turn_queue",
+    )  # fmt: skip
+
+    def __init__(
+        self, exchange: Exchange, lane: "LaneBudgets", client: "ClientBudgets | None"
+    ) -> None:
+        self.exchange = exchange
+        self.tokens = exchange.tokens
+        self.is_retry = exchange.attempts > 0
+        self.lane = lane
+        self.client = client
+        self.flow: Flow[Waiter] | None = None
+        self.turn_queue: TurnQueue | None = None
+        self.decision: asyncio.Future[None] | None = None
+        self.limits: Limits
+        self.lane_totals: AdmissionTotals
+
+    @property
+    def scopes(self) -> "tuple[LaneBudgets | ClientBudgets, ...]":
+        """The sets of budgets that it needs besides the gate's own."""
+        return (self.lane,) if self.client is None else (self.client, self.lane)
+
+    @property
+    def newcomer(self) -> Newcomer:
+        """The waiter as a prediction sees it."""
+        exchange = self.exchange
+        index = CLASS_INDEX[exchange.priority]
+        return Newcomer(
+            self.lane, self.client, index, exchange.client, exchange.weight, self.tokens,
+            self.is_retry,
+        )  # fmt: skip
+
+    @property
+    def rank(self) -> int | None:
+        """The arrival time of a retry, which goes to the front of its flow in order of arrival;
+        None for all others."""
+        return self.exchange.arrived if self.is_retry else None
+
+    @property
+    def decided(self) -> bool:
+        """Whether it was admitted, refused or cancelled."""
+        return self.decision is not None and self.decision.done()
+
+    @property
+    def granted(self) -> bool:
+        """Whether it was admitted, so that it owns what it was charged."""
+        decision = self.decision
+        if decision is None or not decision.done() or decision.cancelled():
+            return False
+        return decision.exception() is None
+
+    def grant(self) -> bool:
+        """Admit it. Returns False if it was cancelled before."""
+        assert self.decision is not None
+        if self.decision.done():
+            return False
+        self.decision.set_result(None)
+        return True
+
+    def refuse(self, refusal: Refusal) -> None:
+        self.fail(refusal)
+
+    def fail(self, error: Exception) -> None:
+        """End the wait with an error."""
+        assert self.decision is not None
+        if not self.decision.done():
+            self.decision.set_exception(error)
+
+
+class TurnQueue:
+    """The order of the turns in one WebSocket.
+
+    A turn is admitted only after all turns before it. Turns for different models wait in different
+    lanes, so a later one could be admitted first. It would then hold what it was granted until the
+    earlier one goes upstream, perhaps the very slot that the earlier one waits for. So a turn
+    waits in the gate only behind turns of the same flow; the others are held until those before
+    them have gone.
+
+    `line` has all turns that wait, the first one first.
+    """
+
+    __slots__ = ("__weakref__", "line")
+
+    def __init__(self) -> None:
+        self.line: dict[Waiter, None] = {}
+
+    def __repr__(self) -> str:
+        return f"<TurnQueue {len(self.line)} waiting>"
+
+    def may_wait_in_gate(self, turn: Waiter) -> bool:
+        """Whether all turns before this one are in the same flow, which is first in, first out."""
+        for other in self.line:
+            if other is turn:
+                return True
+            if (other.lane, other.exchange.priority) != (turn.lane, turn.exchange.priority):
+                return False
+        return True
+
+    def followers(self) -> list[Waiter]:
+        """The turns that may wait in the gate now."""
+        return [turn for turn in self.line if self.may_wait_in_gate(turn)]
+
+
+class LaneBudgets(LaneScope[Waiter]):
+    """A lane's budgets, whose limits can change with each response.
+
+    `users` counts the attempts that wait for them or were admitted.
+    """
+
+    __slots__ = ("lane", "name", "refill_periods", "users")
+
+    def __init__(self, name: str, lane: Lane) -> None:
+        super().__init__(lane)
+        self.name = name
+        self.lane = lane
+        self.refill_periods = lane.refill_periods
+        self.users = 0
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name!r} {self.waiting} waiting, {self.lane}>"
+
+    @property
+    def owner(self) -> str:
+        """The owner of the limits, for an error message: ` for gpt-4o`, or nothing."""
+        return f" for {self.name[:MAX_NAME_SHOWN]}" if self.name else ""
+
+    def limits_are_current(self, now: int) -> bool:
+        """Whether a cost above these limits is certain to be above them later, too."""
+        return self.lane.recently_updated(now)
+
+    def take(self, item: Waiter, now: int, tokens: int) -> None:
+        self.lane.take(now, tokens)
+        item.lane_totals = self.lane.totals
+
+    def charged(self, admitted: Waiter) -> bool:
+        """Whether the present budgets are the ones that were charged for an admission."""
+        return True
+
+
+class ClientBudgets(ClientScope[Waiter]):
+    """A client's own budgets, whose limits the operator can change at any time."""
+
+    __slots__ = ("limits", "name")
+
+    def __init__(self, name: str) -> None:
+        super().__init__(Budgets())
+        self.name = name
+        self.limits = Limits()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name!r} {self.waiting} waiting, {self.budgets}>"
+
+    @property
+    def owner(self) -> str:
+        return f" for client {self.name[:MAX_NAME_SHOWN]}"
+
+    def limits_are_current(self, now: int) -> bool:
+        return True
+
+    def take(self, item: Waiter, now: int, tokens: int) -> None:
+        self.budgets.take(now, tokens)
+        item.limits = self.limits
+
+    def charged(self, admitted: Waiter) -> bool:
+        """False after the limits changed: new limits begin with full budgets."""
+        return admitted.limits is self.limits
+
+    def set_limits(self, limits: Limits) -> bool:
+        """Returns whether they are other limits than before."""
+        if limits == self.limits:
+            return False
+        self.limits = limits
+        self.budgets.replace_limits(limits.budgets())
+        return True
+
+
+AnyBudgets = LaneBudgets | ClientBudgets
+
+
+def clock_ns(loop: asyncio.AbstractEventLoop) -> int:
+    """An event loop's clock in nanoseconds."""
+    return int(loop.time() * SECOND)

@@ -1,0 +1,285 @@
+"""The wait that a newcomer is predicted to have, and how much is served before it.
+
+Each set of budgets is predicted by itself, and the longest wait counts. What is ahead of a
+newcomer follows from the fair order (`core.fair_order`): until its turn, each flow of its class
+whose turn comes earlier is served by weight as much as the newcomer's own flow, as far as its
+items go, and the other classes by theirs. Of many flows a sample stands for all.
+
+What is blocked elsewhere is not ahead: of a short lane or client, only its nominee is.
+"""
+
+from collections.abc import Iterator
+from math import floor, inf
+from typing import Any, NamedTuple
+
+from rustygate.core.backlog import NO_WORK, Work, sum_work
+from rustygate.core.budgets import Budgets
+from rustygate.core.fair_order import CLASSES, WEIGHTS, FairOrder, Place
+from rustygate.core.scheduler import Scheduler
+from rustygate.core.scopes import ClientScope, Flow, LaneScope, Share
+
+# A prediction looks at no more than this many flows, and assumes that the others are like them.
+SAMPLE_SIZE = 64
+
+
+class Prediction(NamedTuple):
+    """How long a newcomer would wait, in nanoseconds, and about how many requests go before it."""
+
+    wait: int
+    ahead: int
+
+
+class Newcomer(NamedTuple):
+    """What a prediction needs to know of an item.
+
+    Attributes:
+        at_front: it goes before the other items of its flow.
+    """
+
+    lane: LaneScope[Any]
+    client: ClientScope[Any] | None
+    class_index: int
+    name: Any
+    weight: float
+    tokens: int
+    at_front: bool = False
+
+
+class Backlog(NamedTuple):
+    """A flow as a prediction sees it: its place and weight, the number of its items, their
+    tokens, and those of the first."""
+
+    tag: float
+    turn: float
+    weight: float
+    items: int
+    tokens: int
+    first: int
+
+
+def predict(scheduler: Scheduler[Any], newcomer: Newcomer, now: int) -> Prediction:
+    """The wait as far as it depends on time alone: a slot that must become free is not
+    included."""
+    client = newcomer.client
+    predictions = [
+        _behind(scheduler.budgets, now, newcomer, work_ahead(scheduler, newcomer)),
+        _behind(newcomer.lane.budgets, now, newcomer, _ahead_in_lane(newcomer)),
+    ]
+    if client is not None:
+        ahead = _ahead_at_client(client, newcomer)
+        predictions.append(_behind(client.budgets, now, newcomer, ahead))
+    return max(predictions)
+
+
+def predict_at_most(scheduler: Scheduler[Any], newcomer: Newcomer, now: int) -> Prediction:
+    """An upper bound, which is quick to compute."""
+    lane, client = newcomer.lane, newcomer.client
+    own = Work(0, scheduler.waiting, scheduler.waiting_tokens)
+    predictions = [
+        _behind(scheduler.budgets, now, newcomer, own),
+        _behind(lane.budgets, now, newcomer, _all_waiting(lane)),
+    ]
+    if client is not None:
+        predictions.append(_behind(client.budgets, now, newcomer, _all_waiting(client)))
+    return max(predictions)
+
+
+def _behind(budgets: Budgets, now: int, newcomer: Newcomer, ahead: Work) -> Prediction:
+    return Prediction(budgets.wait_behind(now, newcomer.tokens, ahead), round(ahead.items))
+
+
+def _all_waiting(scope: "LaneScope[Any] | ClientScope[Any]") -> Work:
+    return Work(0, sum(scope.waiting), sum(scope.waiting_tokens))
+
+
+# The work ahead in the orders of the gate, of a lane and of a client.
+
+
+def work_ahead(scheduler: Scheduler[Any], newcomer: Newcomer) -> Work:
+    """What the gate's order serves before a newcomer."""
+    lanes = [lane for lane in scheduler.awake if not lane.short]
+    classes = [
+        (
+            sum(lane.waiting[index] for lane in lanes),
+            sum(lane.waiting_tokens[index] for lane in lanes),
+        )
+        for index in CLASSES
+    ]
+    nominees = [lane.nominee for lane in scheduler.awake if lane.nominee is not None]
+    shares = scheduler.busy[newcomer.class_index]
+    own = scheduler.shares[newcomer.class_index].get(newcomer.name)
+    ahead = _ahead(
+        scheduler.order,
+        scheduler.budgets,
+        newcomer,
+        own,
+        NO_BACKLOG if own is None else _of_share(own),
+        len(shares),
+        (_of_share(share) for share in _sample(shares) if share is not own),
+        classes,
+    )
+    for nominee in nominees:
+        if newcomer.lane is not nominee.lane:
+            ahead = Work(ahead.cost, ahead.items + 1, ahead.tokens + nominee.size)
+    return ahead
+
+
+def _ahead_in_lane(newcomer: Newcomer) -> Work:
+    lane = newcomer.lane
+    own = lane.flows.get((newcomer.class_index, newcomer.name, newcomer.client))
+    flows = lane.busy[newcomer.class_index]
+    return _ahead(
+        lane.order,
+        lane.budgets,
+        newcomer,
+        own,
+        NO_BACKLOG if own is None else _of_flow(own, own.tag, own.turn),
+        len(flows),
+        (_of_flow(flow, flow.tag, flow.turn) for flow in _sample(flows) if flow is not own),
+        list(zip(lane.waiting, lane.waiting_tokens, strict=True)),
+    )
+
+
+def _ahead_at_client(client: ClientScope[Any], newcomer: Newcomer) -> Work:
+    """All of the client's waiters in the same class, and what its other classes get in the
+    meantime."""
+    if newcomer.at_front:
+        return NO_WORK
+    index = newcomer.class_index
+    in_class = Work(
+        _cost(client.budgets, client.waiting[index], client.waiting_tokens[index]),
+        client.waiting[index],
+        client.waiting_tokens[index],
+    )
+    classes = list(zip(client.waiting, client.waiting_tokens, strict=True))
+    return _with_other_classes(client.order, client.budgets, index, in_class, classes)
+
+
+NO_BACKLOG = Backlog(0, 0, 1, 0, 0, 0)
+
+
+def _of_flow(flow: Flow[Any], tag: float, turn: float) -> Backlog:
+    if not flow.count:
+        return Backlog(tag, turn, flow.share.weight, 0, 0, 0)
+    if flow.withheld:
+        return Backlog(tag, turn, flow.share.weight, 1, flow.size, flow.size)
+    return Backlog(tag, turn, flow.share.weight, flow.count, flow.tokens, flow.size)
+
+
+def _of_share(share: Share[Any]) -> Backlog:
+    """Its flows in lanes that are not short."""
+    count = tokens = first = 0
+    for flow in share.flows:
+        if not flow.lane.short:
+            backlog = _of_flow(flow, 0, 0)
+            count += backlog.items
+            tokens += backlog.tokens
+            first = first or backlog.first
+    return Backlog(share.tag, share.turn, share.weight, count, tokens, first)
+
+
+def _sample(flows: list[Any]) -> list[Any]:
+    return flows[:: len(flows) // SAMPLE_SIZE + 1]
+
+
+# The rules of the order.
+
+
+def _ahead(
+    order: FairOrder,
+    budgets: Budgets,
+    newcomer: Newcomer,
+    place: Place | None,
+    own: Backlog,
+    flows: int,
+    others: Iterator[Backlog],
+    classes: list[tuple[int, int]],
+) -> Work:
+    """What is served before a newcomer.
+
+    Args:
+        place: the place of the newcomer's flow in the order, if it has one.
+        own: what waits in that flow.
+        flows: how many flows of the class wait; `others` is a sample of them.
+        classes: how many items of each class wait, and their tokens.
+    """
+    index = newcomer.class_index
+    turn: float = inf
+    tag = order.times[index]
+    if place is not None and (own.items or (place.turn and place.tag >= tag)):
+        tag, turn = place.tag, place.turn
+    if newcomer.at_front:
+        own = NO_BACKLOG
+    until = tag + _cost(budgets, own.items, own.tokens) / newcomer.weight
+    sample = list(others)
+    factor = max(1, (flows - bool(own.items)) / max(1, len(sample)))
+    served = [_served(budgets, other, until, (tag, turn)) for other in sample if other.items]
+    in_class = sum_work(
+        [
+            sum_work(served, factor),
+            Work(_cost(budgets, own.items, own.tokens), own.items, own.tokens),
+        ]
+    )
+    if factor > 1:
+        seen = sum_work([Work(0, other.items, other.tokens) for other in sample], factor)
+        items = max(0, classes[index][0] - own.items - seen.items)
+        tokens = max(0, classes[index][1] - own.tokens - seen.tokens)
+        unseen = _share_of(budgets, items, tokens, until - tag)
+        in_class = sum_work([in_class, unseen])
+    return _with_other_classes(order, budgets, index, in_class, classes)
+
+
+def _share_of(budgets: Budgets, items: float, tokens: float, cost: float) -> Work:
+    """What a sample does not account for is in few deep flows: as much as one of them is served
+    in such a cost."""
+    total = _cost(budgets, items, tokens)
+    share = min(1, cost / total) if total else 0
+    return Work(share * total, share * items, share * tokens)
+
+
+def _served(budgets: Budgets, flow: Backlog, until: float, place: tuple[float, float]) -> Work:
+    """What a flow is served until a virtual time. An item that may begin exactly then counts if
+    the flow comes before `place`."""
+    each = _cost(budgets, flow.items, flow.tokens) / flow.items
+    lead = (until - flow.tag) * flow.weight
+    if lead < 0:
+        return NO_WORK
+    turns = floor(lead / each) + 1
+    if lead % each == 0 and (flow.tag, flow.turn) > place:
+        turns -= 1
+    if turns < 1:
+        return NO_WORK
+    if turns == 1:
+        return Work(_cost(budgets, 1, flow.first), 1, flow.first)
+    share = min(1, turns / flow.items)
+    return Work(share * flow.items * each, share * flow.items, share * flow.tokens)
+
+
+def _with_other_classes(
+    order: FairOrder,
+    budgets: Budgets,
+    index: int,
+    in_class: Work,
+    classes: list[tuple[int, int]],
+) -> Work:
+    """Add what the other classes are served while a class is served this much."""
+    own = order.classes[index]
+    tag = max(own.tag, order.time) if classes[index][0] == 0 else own.tag
+    depth = in_class.cost / WEIGHTS[index]
+    parts = [in_class]
+    for other in CLASSES:
+        count, tokens = classes[other]
+        if other == index or not count:
+            continue
+        cost, place = _cost(budgets, count, tokens), order.classes[other]
+        lead = tag - max(place.tag, 0)
+        first = cost / count / WEIGHTS[other] if (place.tag, place.turn) <= (tag, inf) else 0
+        share = min(1, (max(first, lead) + depth) * WEIGHTS[other] / cost)
+        parts.append(Work(share * cost, share * count, share * tokens))
+    return sum_work(parts)
+
+
+def _cost(budgets: Budgets, count: float, tokens: float) -> float:
+    """The cost of so many items with so many tokens in all, in the fair order."""
+    request, token = budgets.refill_periods
+    return max(count * (request or 1), tokens * token)
