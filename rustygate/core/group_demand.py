@@ -1,0 +1,89 @@
+"""What waits in a group: each member's demand in each flow."""
+
+from collections import deque
+from dataclasses import dataclass
+
+from rustygate.core.scopes import ClientScope, Flow, LaneScope, Share
+
+# The key of a flow: lane, class and client.
+FlowKey = tuple[str, int, str]
+
+
+@dataclass(slots=True)
+class Demand:
+    """What a member has waiting in a flow.
+
+    Attributes:
+        sizes: the tokens of its first waiters.
+        rest, rest_tokens: how many more there are, and their tokens.
+        since: when its first waiter arrived, or when the last one was granted: the members of a
+            flow take turns.
+    """
+
+    sizes: deque[int]
+    rest: int
+    rest_tokens: int
+    since: int
+
+    @property
+    def count(self) -> int:
+        return len(self.sizes) + self.rest
+
+    @property
+    def tokens(self) -> int:
+        return sum(self.sizes) + self.rest_tokens
+
+    @property
+    def first(self) -> int:
+        """The tokens of the first waiter; of one that is not known by itself, the average."""
+        return self.sizes[0] if self.sizes else self.rest_tokens // self.rest
+
+    def take(self, at: int) -> int:
+        """Count out the first waiter, which is granted."""
+        tokens = self.first
+        if self.sizes:
+            self.sizes.popleft()
+        else:
+            self.rest -= 1
+            self.rest_tokens -= tokens
+        self.since = max(self.since, at)
+        return tokens
+
+
+class GroupFlow(Flow[str]):
+    """A flow whose items are counted by member. An item is the name of its member."""
+
+    __slots__ = ("demands",)
+
+    def __init__(
+        self, share: Share[str], lane: LaneScope[str], client: ClientScope[str] | None
+    ) -> None:
+        super().__init__(share, lane, client)
+        self.demands: dict[str, Demand] = {}
+
+    @property
+    def next_member(self) -> str:
+        """The member whose first waiter has waited longest."""
+        return min(self.demands, key=lambda name: (self.demands[name].since, name))
+
+    @property
+    def size(self) -> int:
+        return self.demands[self.next_member].first
+
+    def pop(self, at: int) -> tuple[str, int]:
+        name = self.next_member
+        demand = self.demands[name]
+        tokens = demand.take(at)
+        if not demand.count:
+            del self.demands[name]
+        self.count -= 1
+        self.tokens -= tokens
+        return name, tokens
+
+    def recount(self) -> tuple[int, int]:
+        """Count the items again. Returns by how many items and tokens they are more."""
+        count = sum(demand.count for demand in self.demands.values())
+        tokens = sum(demand.tokens for demand in self.demands.values())
+        change = count - self.count, tokens - self.tokens
+        self.count, self.tokens = count, tokens
+        return change
