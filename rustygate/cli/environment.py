@@ -6,11 +6,14 @@ from rustygate.config import names
 
 DOTENV = Path(".env")
 
-# Replaces the keys for commands that need none, whatever the environment or `.env` contains.
+# Replaces the keys for commands that need none, whatever the environment or `.env` contains. They
+# are alone: they take nothing from the quota of gates that share one.
 WITHOUT_KEYS = {
     names.API_KEY: "sk-placeholder-no-key-is-needed",
     names.API_KEY_FILE: "",
     names.ADMIN_KEY_FILE: "",
+    names.REDIS_URL: "",
+    names.REDIS_URL_FILE: "",
 }
 
 # The demo's upstream is on loopback: it is reached without a proxy and without TLS.

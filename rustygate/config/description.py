@@ -8,7 +8,6 @@ from typing import Any
 
 from rustygate.config.kinds import NONE, Kind
 from rustygate.config.loading import Configuration
-from rustygate.config.masking import mask
 from rustygate.config.names import SECRET_FILES
 from rustygate.config.settings import Settings, kind_of, meaning_of, variable_of
 from rustygate.core.clients import Client
@@ -52,7 +51,7 @@ def assignments(loaded: Configuration) -> Iterator[str]:
     for setting in fields(Settings):
         name, value = variable_of(setting), getattr(loaded.settings, setting.name)
         kind, source = kind_of(setting), given[variable_of(setting)]
-        if _is_readable(kind, value):
+        if _is_readable(kind, value) and source != SECRET_FILES.get(name):
             yield f"{name}={_quoted(_written(kind, value))}  # {source}"
         else:
             yield f"# {name}={_written(kind, value)}  # {source}"
@@ -64,7 +63,7 @@ def _is_readable(kind: Kind, value: Any) -> bool:
     """Whether the loader reads back the written value."""
     if value is None:
         return kind.unset != NONE
-    return not kind.secret and kind.redact(str(value)) == str(value)
+    return kind.redact(str(value)) == str(value)
 
 
 def _quoted(text: str) -> str:
@@ -122,8 +121,6 @@ def _written(kind: Kind, value: Any) -> str:
     """A value as it would be written in its variable."""
     if value is None:
         return kind.unset
-    if kind.secret:
-        return mask(value)
     if isinstance(value, tuple):
         return ",".join(value)
     return str(value).removesuffix(".0") if isinstance(value, float) else kind.redact(str(value))

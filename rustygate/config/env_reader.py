@@ -83,7 +83,11 @@ class EnvReader(Env):
         except EnvValidationError as error:
             rejected = set(error.error_messages)
             # A missing secret with a file was already reported when the file was read.
-            rejected -= {name for name, file in SECRET_FILES.items() if file in self._variables}
+            rejected -= {
+                name
+                for name, file in SECRET_FILES.items()
+                if file in self._variables and name not in self._variables
+            }
             return [
                 self._problem(each) for each in fields(Settings) if variable_of(each) in rejected
             ]
@@ -93,7 +97,9 @@ class EnvReader(Env):
         name, kind = variable_of(setting), kind_of(setting)
         if name not in self._variables:
             return f"{name}: not set; expected {kind.expected}"
-        return f"{name}={_shown(kind, self._variables[name])}: expected {kind.expected}"
+        value = self._variables[name]
+        reason = f" ({why})" if (why := kind.reason(value)) else ""
+        return f"{name}={_shown(kind, value)}: expected {kind.expected}{reason}"
 
 
 def _shown(kind: Kind, rejected: str) -> str:

@@ -12,7 +12,8 @@ from urllib.parse import SplitResult, unquote, urlsplit
 from environs import ValidationError, validate
 
 from rustygate.config import names, units
-from rustygate.config.masking import mask_credentials
+from rustygate.config.masking import mask, mask_credentials, mask_redis_url
+from rustygate.config.redis_url import parse_redis_url
 from rustygate.core.cors import parse_origins
 from rustygate.core.log_levels import parse_rust_log
 
@@ -45,8 +46,9 @@ class Kind:
         check: raises `ValidationError` for a value that can be read but is not allowed.
         without_unit: rewrites a value with a unit as a plain number.
         unset: the word for None.
-        secret: whether values are masked wherever they are shown.
-        redact: removes secret parts from a value that is shown.
+        secret: whether a rejected value is masked as a whole.
+        redact: removes what is secret from a valid value.
+        reason: why a value is not allowed, without the value.
     """
 
     expected: str
@@ -56,6 +58,7 @@ class Kind:
     secret: bool = False
     redact: Callable[[str], str] = str
     without_unit: Callable[[str], str] = str
+    reason: Callable[[str], str | None] = lambda value: None
 
 
 def whole_number(minimum: int, maximum: int | None = None) -> Kind:
@@ -154,6 +157,24 @@ def _check_origins(value: str) -> None:
         raise ValidationError(str(error)) from error
 
 
+def _check_redis_url(value: str) -> None:
+    if reason := redis_url_problem(value):
+        raise ValidationError(reason)
+
+
+def redis_url_problem(value: str) -> str | None:
+    """Why a value is not the URL of a Redis, without anything of it."""
+    try:
+        url = parse_redis_url(value)
+        for host, _ in url.hosts:
+            _check_host(host)
+    except ValidationError:
+        return "its host is not a host name or an IP address"
+    except ValueError as error:
+        return str(error)
+    return None
+
+
 def _check_rust_log(value: str) -> None:
     try:
         parse_rust_log(value)
@@ -167,6 +188,7 @@ API_KEY = Kind(
     "str",
     check_header_value,
     secret=True,
+    redact=mask,
 )
 ADMIN_KEY = Kind(
     f"a key of visible ASCII characters, no spaces, or {names.ADMIN_KEY_FILE} with the path of a "
@@ -174,6 +196,7 @@ ADMIN_KEY = Kind(
     "str",
     check_header_value,
     secret=True,
+    redact=mask,
 )
 BASE_URL = Kind(
     "an http or https URL without query, fragment, user or password",
@@ -188,6 +211,21 @@ BIND_ADDRESS = Kind(
 )
 FILE = Kind("the path of a file", "str")
 DIRECTORY = Kind("the path of a directory", "str")
+REDIS_URL = Kind(
+    "a URL such as redis://user:password@host:6379/0, rediss://host (TLS), unix:///path, "
+    "redis+sentinel://host:26379,host2:26379/mymaster/0 or redis+cluster://host,host2, or "
+    f"{names.REDIS_URL_FILE} with the path of a file that contains one",
+    "str",
+    _check_redis_url,
+    secret=True,
+    redact=mask_redis_url,
+    reason=redis_url_problem,
+)
+GROUP = Kind(
+    "1 to 64 letters, digits, dots, underscores and hyphens",
+    "str",
+    validate.Regexp(r"[A-Za-z0-9_.-]{1,64}\Z"),
+)
 PROXY = Kind(
     "an http or https URL of a proxy, such as http://user:password@proxy.example.org:3128",
     "proxy",

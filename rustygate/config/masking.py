@@ -20,7 +20,12 @@ def mask(secret: str) -> str:
 
 def mask_credentials(url: str) -> str:
     """A URL, or a value that was meant to be one, without its user and password."""
-    return re.sub(r"^(\w+://)?.*@", rf"\1{MASKED}@", url, flags=re.S)
+    return re.sub(r"^([\w+]+://)?.*@", rf"\1{MASKED}@", url, flags=re.S)
+
+
+def mask_redis_url(url: str) -> str:
+    """A valid REDIS_URL without users and passwords."""
+    return re.sub(r"(username|password)=[^&]*", rf"\1={MASKED}", mask_credentials(url))
 
 
 def show_rejected(value: str) -> str:

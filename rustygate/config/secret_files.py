@@ -38,8 +38,9 @@ def _read_from_file(variables: dict[str, str], secret: str, problems: list[str])
     try:
         variables[secret] = _read_key(variables[file])
     except (OSError, ValueError, ValidationError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "its content is not a key"
-        expected = f"the path of a file that contains one key ({reason})"
+        what = "URL" if secret == names.REDIS_URL else "key"
+        reason = error.strerror if isinstance(error, OSError) else f"its content is not a {what}"
+        expected = f"the path of a file that contains one {what} ({reason})"
         problems.append(f"{file}={show_rejected(variables[file])}: expected {expected}")
 
 

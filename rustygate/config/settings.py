@@ -11,8 +11,11 @@ from urllib.parse import urlsplit
 
 from rustygate.config import kinds
 from rustygate.config.kinds import UNIX_PREFIX, Kind
-from rustygate.config.names import ADMIN_KEY_FILE, API_KEY_FILE
+from rustygate.config.names import ADMIN_KEY_FILE, API_KEY_FILE, REDIS_URL_FILE
 from rustygate.config.no_proxy import is_bypassed
+
+# A deployment with a Redis of its own needs no other name.
+DEFAULT_GROUP = "rustygate"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,11 +194,22 @@ class Settings:
     ssl_cert_file: Annotated[
         str | None,
         kinds.FILE,
-        "PEM file of certificate authorities to trust for upstream, besides the system's",
+        "PEM file of certificate authorities to trust for upstream and Redis, besides the "
+        "system's",
     ] = None
     ssl_cert_dir: Annotated[
         str | None, kinds.DIRECTORY, "directory of such files, prepared with `openssl rehash`"
     ] = None
+    # A single gate needs no Redis.
+    redis_url: Annotated[
+        str | None,
+        kinds.REDIS_URL,
+        "`redis://`, `rediss://` or `unix://` of a Redis or Valkey: gates that name it share one "
+        f"quota; `{REDIS_URL_FILE}` reads it from a file instead",
+    ] = field(default=None, repr=False)
+    gate_group: Annotated[
+        str, kinds.GROUP, "which gates share: the same name at the same Redis"
+    ] = DEFAULT_GROUP
     # Most responses end within it. A service manager must wait longer than this.
     drain_timeout: Annotated[
         float,

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 from rustygate.config import names
 from rustygate.config.masking import show_rejected
 from rustygate.config.no_proxy import malformed_blocks
-from rustygate.config.settings import Settings
+from rustygate.config.settings import DEFAULT_GROUP, Settings
 
 _OPENAI, _OPENAI_PATH = "api.openai.com", "/v1"
 
@@ -14,8 +14,11 @@ _OPENAI, _OPENAI_PATH = "api.openai.com", "/v1"
 def settings_warnings(settings: Settings) -> Iterator[str]:
     """One line for each warning."""
     warnings = (
-        exposure_warning(settings), base_url_warning(settings), no_proxy_warning(settings)
-    )  # fmt: skip
+        exposure_warning(settings),
+        base_url_warning(settings),
+        no_proxy_warning(settings),
+        group_warning(settings),
+    )
     for warning in warnings:
         if warning is not None:
             yield warning
@@ -55,6 +58,16 @@ def no_proxy_warning(settings: Settings) -> str | None:
     return (
         f"NO_PROXY: {shown}: expected host names, IP addresses or CIDR blocks such as 10.0.0.0/8; "
         "such an entry has no effect"
+    )
+
+
+def group_warning(settings: Settings) -> str | None:
+    """A warning if a gate is meant to share its quota, but has no Redis to do so."""
+    if settings.redis_url is not None or settings.gate_group == DEFAULT_GROUP:
+        return None
+    return (
+        f"{names.GATE_GROUP}={settings.gate_group} has no effect without {names.REDIS_URL}: this "
+        "gate shares its quota with no other"
     )
 
 

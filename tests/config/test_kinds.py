@@ -8,6 +8,7 @@ from rustygate.config import (
 from tests.config.problems import KEY, problems
 
 ADDRESS = "an IP address, a host name, or unix: and an absolute path of at most 107 bytes"
+GROUP = "1 to 64 letters, digits, dots, underscores and hyphens"
 BYTES = "a whole number of bytes, 1 or more, such as 65536 or 256MiB"
 DURATION = "1000000000, or a duration such as 500ms or 1m30s"
 NOT_NUMBERS = ["nan", "inf", "-inf", "1e999", "-1", "ten", "1 0", "0x10", "1,5"]
@@ -70,6 +71,9 @@ NUMBERS = [
             "http://me:secret@proxy.example.org:3128",
         ),
         ("HTTP_PROXY", "https://[::1]/", "https://[::1]/"),
+        ("REDIS_URL", "redis://redis", "redis://redis"),
+        ("GATE_GROUP", "team-a_1.eu", "team-a_1.eu"),
+        ("GATE_GROUP", "x" * 64, "x" * 64),
         ("DRAIN_TIMEOUT", "1.5", 1.5),
         ("RATE_LIMIT_TIMEOUT", "30s", 30.0),
         ("QUEUE_KEEPALIVE_AFTER", "500ms", 0.5),
@@ -121,6 +125,10 @@ def test_value_that_is_not_a_number_is_rejected(variable: str, value: str) -> No
         ("MAX_BODY_SIZE", "256 mx", BYTES),
         ("PORT", "8k", "a whole number from 0 to 65535"),
         ("LOG_FORMAT", "xml", "text or json"),
+        ("GATE_GROUP", "a b", GROUP),
+        ("GATE_GROUP", "{a}", GROUP),
+        ("GATE_GROUP", "a:b", GROUP),
+        ("GATE_GROUP", "x" * 65, GROUP),
         ("BIND_ADDRESS", "127.0.0.256", ADDRESS),
         ("BIND_ADDRESS", "127.0.0.1:8080", ADDRESS),
         ("BIND_ADDRESS", "*", ADDRESS),

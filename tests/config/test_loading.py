@@ -140,7 +140,7 @@ def test_credentials_directory_without_the_key_is_ignored(tmp_path: Path) -> Non
 
 
 def test_forget_secrets_removes_only_secrets() -> None:
-    secrets = {"OPENAI_API_KEY": SECRET, "ADMIN_KEY": "letmein"}
+    secrets = {"OPENAI_API_KEY": SECRET, "ADMIN_KEY": "letmein", "REDIS_URL": "redis://redis"}
     environ = secrets | {"OPENAI_API_KEY_FILE": "/key", "PORT": "1"}
     forget_secrets(environ)
     assert environ == {"OPENAI_API_KEY_FILE": "/key", "PORT": "1"}
@@ -299,3 +299,32 @@ def test_bad_ca_file_is_rejected(tmp_path: Path, content: str | None, reason: st
     [problem] = problems(KEY | {"SSL_CERT_FILE": str(file)})
     assert problem.startswith("SSL_CERT_FILE=")
     assert problem.endswith(f": expected a PEM file of certificates ({reason})")
+
+
+def test_redis_url_is_read_from_its_file(tmp_path: Path) -> None:
+    file = tmp_path / "url"
+    file.write_text("redis://:hidden@redis\n")
+    assert load(KEY | {"REDIS_URL_FILE": str(file)}).redis_url == "redis://:hidden@redis"
+
+
+def test_redis_url_file_with_a_bad_url_is_rejected_once(tmp_path: Path) -> None:
+    file = tmp_path / "url"
+    file.write_text("redis://:hidden@\n")
+    [problem] = problems(KEY | {"REDIS_URL_FILE": str(file)})
+    assert problem.startswith("REDIS_URL=********: expected a URL such as ")
+    assert problem.endswith(" (it has no host, or a port that is not a number)")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [("two words", "its content is not a URL"), (None, "No such file or directory")],
+)
+def test_redis_url_file_without_a_url_is_rejected(
+    tmp_path: Path, content: str | None, reason: str
+) -> None:
+    file = tmp_path / "url"
+    if content is not None:
+        file.write_text(content)
+    [problem] = problems(KEY | {"REDIS_URL_FILE": str(file)})
+    assert problem.startswith("REDIS_URL_FILE=")
+    assert problem.endswith(f": expected the path of a file that contains one URL ({reason})")

@@ -66,6 +66,53 @@ def test_password_of_a_proxy_is_masked() -> None:
     assert "hidden" not in repr(settings)
 
 
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://me:hidden@redis:6379/1", "redis://********@redis:6379/1"),
+        ("redis://:hidden@redis", "redis://********@redis"),
+        ("redis://redis?password=hidden&db=1", "redis://redis?password=********&db=1"),
+        ("redis://redis?db=1&username=hidden", "redis://redis?db=1&username=********"),
+        ("unix://me:hidden@/run/redis.sock", "unix://********@/run/redis.sock"),
+        (
+            "rediss+sentinel://me:hidden@a,b/main?sentinel_username=me&sentinel_password=hidden",
+            "rediss+sentinel://********@a,b/main?sentinel_username=********"
+            "&sentinel_password=********",
+        ),
+        ("redis+cluster://me:hidden@a:7000,b", "redis+cluster://********@a:7000,b"),
+    ],
+)
+def test_user_and_password_of_redis_are_masked(url: str, shown: str) -> None:
+    settings = load(KEY | {"REDIS_URL": url})
+    assert settings.redis_url == url
+    assert dict(describe(settings))["REDIS_URL"] == shown
+    assert "redis://" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "hidden",
+        "redis:hidden@host",
+        "redis://me:hidden",
+        "redis://me:hidden@",
+        "redis://me:hid/hidden@host",
+        "redis://me:hid?hidden@host",
+        "redis://me:hid#hidden@host",
+        "redis://me:hid hidden@host",
+        "redis://me:hidden@host:port",
+        "redis://host?hidden=hidden",
+        "redis://host/hidden",
+        "http://me:hidden@host",
+    ],
+)
+def test_rejected_redis_url_is_masked(url: str) -> None:
+    [problem] = problems(KEY | {"REDIS_URL": url})
+    assert problem.startswith("REDIS_URL=********: expected a URL such as ")
+    assert "hid" not in problem
+    assert "me:" not in problem
+
+
 def test_repr_contains_no_key() -> None:
     settings = load(KEY)
     assert SECRET not in repr(settings)

@@ -51,6 +51,8 @@ def test_defaults_are_the_documented_ones() -> None:
         "NO_PROXY": "none",
         "SSL_CERT_FILE": "none",
         "SSL_CERT_DIR": "none",
+        "REDIS_URL": "none",
+        "GATE_GROUP": "rustygate",
         "DRAIN_TIMEOUT": "30",
     }
 

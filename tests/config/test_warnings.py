@@ -42,3 +42,19 @@ def test_malformed_block_in_no_proxy_is_warned_about() -> None:
     [warning] = settings_warnings(load(KEY | {"NO_PROXY": "localhost,10.0.0.0/33"}))
     assert warning.startswith("NO_PROXY: '10.0.0.0/33': expected ")
     assert list(settings_warnings(load(KEY | {"NO_PROXY": "localhost,10.0.0.0/8"}))) == []
+
+
+def test_group_without_redis_is_warned_about() -> None:
+    [warning] = settings_warnings(load(KEY | {"GATE_GROUP": "team"}))
+    assert warning == (
+        "GATE_GROUP=team has no effect without REDIS_URL: this gate shares its quota with no other"
+    )
+
+
+@pytest.mark.parametrize(
+    "given", [{}, {"GATE_GROUP": "rustygate"}, {"GATE_GROUP": "team", "REDIS_URL": "redis://x"}]
+)
+def test_group_with_redis_or_of_the_default_name_is_not_warned_about(
+    given: dict[str, str],
+) -> None:
+    assert list(settings_warnings(load(KEY | given))) == []
