@@ -71,14 +71,11 @@ def parse_redis_url(url: str) -> RedisUrl:
     kind, tls = _SCHEMES[parts.scheme]
     options = _options(parts.query, kind)
     user, found, password = parts.credentials.partition(":")
-    if parts.scheme == "unix":
-        path, hosts, steps = _socket_path(parts), (), ""
-    else:
-        path, hosts, steps = None, _hosts(parts.hosts, kind), parts.path
-    master, database = _master_and_database(steps, kind, options)
+    path = _socket_path(parts) if parts.scheme == "unix" else None
+    master, database = _master_and_database("" if path else parts.path, kind, options)
     return RedisUrl(
         kind=kind,
-        hosts=hosts,
+        hosts=() if path else _hosts(parts.hosts, kind),
         path=path,
         tls=tls,
         username=unquote(user) or options.get("username"),
