@@ -27,7 +27,7 @@ def test_error_in_a_stream_pauses_its_lane_if_it_is_temporary(
         policy = RetryPolicy(harness.settings, harness.gate)
         async with harness.gate.admission(harness.exchange("a", model="m")) as admission:
             policy.judge_event(admission, json.dumps({"error": {"code": code}}).encode())
-            lane = admission.lane.lane
+            lane = admission.lane.budgets
             assert lane.wait(harness.gate.now()) == pause_s * SECOND
             assert (lane.throttle is not None, lane.pace is not None) == (slowed, paced)
 

@@ -6,7 +6,7 @@ from typing import Self
 
 from rustygate.admission.dispatcher import Dispatcher
 from rustygate.admission.lanes import Lanes
-from rustygate.admission.waiter import ClientBudgets, Waiter
+from rustygate.admission.waiter import ClientQueue, Waiter
 from rustygate.core.rate_limit_headers import RateLimitUpdate
 from rustygate.errors import RequestTooLarge
 from rustygate.exchange import Exchange
@@ -26,7 +26,7 @@ class Admission(Waiter):
         exchange: Exchange,
         dispatcher: Dispatcher,
         lanes: Lanes,
-        client: ClientBudgets | None,
+        client: ClientQueue | None,
     ) -> None:
         super().__init__(exchange, lanes.get(exchange.lane or exchange.model), client)
         self._dispatcher = dispatcher
@@ -96,7 +96,7 @@ class Admission(Waiter):
     ) -> None:
         """Note that upstream has responded, successfully or not, and what its headers say about
         the rate limits; `refused`: its status is 429."""
-        lane = self.lane.lane
+        lane = self.lane.budgets
         if refused:
             lane.count_refusal(self.lane_totals, self.tokens)
         if ok and not (lane.known and lane.slots is None):
@@ -111,7 +111,7 @@ class Admission(Waiter):
         self._dispatcher.wake(self.lane)
 
     def _accept_at_pace(self) -> None:
-        lane = self.lane.lane
+        lane = self.lane.budgets
         if lane.accept(self._dispatcher.now(), self.lane_totals):
             self._dispatcher.wake(*self._lanes.sharing_pace(lane.pace))
 
@@ -121,7 +121,7 @@ class Admission(Waiter):
         Args:
             guessed: upstream did not say how long to wait.
         """
-        lane, now = self.lane.lane, self._dispatcher.now()
+        lane, now = self.lane.budgets, self._dispatcher.now()
         if slow:
             lane.pause(now, wait)
             lane.slow_down(now, self.lane_totals)
@@ -142,7 +142,7 @@ class Admission(Waiter):
 
     def give_back(self) -> None:
         """Return what was taken, because nothing was sent upstream."""
-        lane = self.lane.lane
+        lane = self.lane.budgets
         lane.give_back(self.tokens)
         lane.count_refusal(self.lane_totals, self.tokens)
         self.waive()
@@ -170,4 +170,4 @@ class Admission(Waiter):
     def _free_lane_slot(self) -> None:
         """Free the lane's slot, which counts a request until upstream responds."""
         self._lane_slot_freed = True
-        self.lane.lane.answer(self.lane_totals)
+        self.lane.budgets.answer(self.lane_totals)

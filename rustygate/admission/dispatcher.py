@@ -19,7 +19,7 @@ from math import inf
 
 from rustygate.admission import refusals
 from rustygate.admission.late_waiters import LateWaiters
-from rustygate.admission.waiter import AnyBudgets, LaneBudgets, Waiter, clock_ns
+from rustygate.admission.waiter import AnyQueue, LaneQueue, Waiter, clock_ns
 from rustygate.config import Settings
 from rustygate.core.bucket import SECOND, TokenBucket
 from rustygate.core.budgets import Budgets
@@ -117,13 +117,13 @@ class Dispatcher:
         else:
             self._remove(waiter)
 
-    def wake(self, *scopes: AnyBudgets | None) -> None:
+    def wake(self, *scopes: AnyQueue | None) -> None:
         """Budgets have changed: the gate's own, and those of scopes."""
         if self.scheduler.waiting:
             self.scheduler.touch(*scopes)
             self._dispatch()
 
-    def on_lane_changed(self, lane: LaneBudgets) -> None:
+    def on_lane_changed(self, lane: LaneQueue) -> None:
         """A lane's limits have changed, or it is paused: refuse those that now wait too long."""
         self._late_waiters.examine(lane)
 
@@ -176,7 +176,7 @@ class Dispatcher:
 
     def _undo(self, grant: Grant[Waiter]) -> None:
         """Take back what was granted to a waiter that was cancelled just before."""
-        waiter, lane = grant.item, grant.item.lane.lane
+        waiter, lane = grant.item, grant.item.lane.budgets
         self.scheduler.refund(grant.flow, grant.tokens)
         self.budgets.give_back(grant.tokens)
         self.budgets.release()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from rustygate.admission.admission import Admission
 from rustygate.admission.dispatcher import Dispatcher
 from rustygate.admission.lanes import Lanes
-from rustygate.admission.waiter import ClientBudgets, TurnQueue, clock_ns
+from rustygate.admission.waiter import ClientQueue, TurnQueue, clock_ns
 from rustygate.config import Settings
 from rustygate.core.budgets import Level
 from rustygate.core.clients import Limits
@@ -42,7 +42,7 @@ class Gate:
         # With RATE_LIMIT=auto, a burst of requests goes out before a model's first response.
         probes = settings.rate_limit_burst if settings.rate_limit is None else None
         self.lanes = Lanes(probes, self._loop)
-        self._clients: dict[str, ClientBudgets] = {}
+        self._clients: dict[str, ClientQueue] = {}
 
     def __repr__(self) -> str:
         own = self.dispatcher.budgets
@@ -72,7 +72,7 @@ class Gate:
         """The event loop's clock, in nanoseconds."""
         return clock_ns(self._loop)
 
-    def client_budgets(self, client: str) -> ClientBudgets | None:
+    def client_budgets(self, client: str) -> ClientQueue | None:
         """The budgets of a client's own limits, if it has any."""
         return self._clients.get(client)
 
@@ -84,7 +84,7 @@ class Gate:
         limits keep their levels.
         """
         for name in limits.keys() - self._clients.keys():
-            self._clients[name] = ClientBudgets(name)
+            self._clients[name] = ClientQueue(name)
         for name, client in list(self._clients.items()):
             if client.set_limits(limits.get(name, Limits())):
                 self.dispatcher.wake(client)
@@ -101,10 +101,10 @@ class Gate:
     def state(self) -> GateState:
         """The state to show in metrics. Takes time by the number of lanes, not of waiters."""
         now, own = self.now(), self.dispatcher.budgets
-        known = (each for each in self.lanes if each.lane.known)
+        known = (each for each in self.lanes if each.budgets.known)
         return GateState(
             self.dispatcher.waiting_by_class,
             own.in_flight,
             tuple(own.levels(now)),
-            {each.name: tuple(each.lane.levels(now)) for each in known},
+            {each.name: tuple(each.budgets.levels(now)) for each in known},
         )

@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from itertools import islice
 
-from rustygate.admission.waiter import LaneBudgets, clock_ns
+from rustygate.admission.waiter import LaneQueue, clock_ns
 from rustygate.core.lane import Lane
 from rustygate.core.pace import Pace
 from rustygate.core.pace_group import PaceGroup
@@ -34,24 +34,24 @@ class Lanes:
     """
 
     def __init__(self, probes: int | None, loop: asyncio.AbstractEventLoop) -> None:
-        self._lanes: OrderedDict[str, LaneBudgets] = OrderedDict()
+        self._lanes: OrderedDict[str, LaneQueue] = OrderedDict()
         self._probes = probes
         self._pace_group = PaceGroup()
         self._loop = loop
-        self._lately_reset: set[LaneBudgets] = set()
+        self._lately_reset: set[LaneQueue] = set()
 
-    def __iter__(self) -> Iterator[LaneBudgets]:
+    def __iter__(self) -> Iterator[LaneQueue]:
         return iter(self._lanes.values())
 
     def __len__(self) -> int:
         return len(self._lanes)
 
-    def get(self, key: str | None) -> LaneBudgets:
+    def get(self, key: str | None) -> LaneQueue:
         """The budgets of a lane; requests without a key share one."""
         name = key or ""
         lane = self._lanes.get(name)
         if lane is None:
-            lane = self._lanes[name] = LaneBudgets(
+            lane = self._lanes[name] = LaneQueue(
                 name, Lane(slots=self._probes, pace_group=self._pace_group)
             )
         else:
@@ -62,28 +62,28 @@ class Lanes:
         """Whether upstream has confirmed that a model or endpoint exists, as far as is
         remembered."""
         lane = self._lanes.get(key)
-        return lane is not None and lane.lane.known
+        return lane is not None and lane.budgets.known
 
-    def sharing_pace(self, pace: Pace | None) -> list[LaneBudgets]:
+    def sharing_pace(self, pace: Pace | None) -> list[LaneQueue]:
         """The lanes that share a pace."""
-        return [lane for lane in self._lanes.values() if lane.lane.pace is pace]
+        return [lane for lane in self._lanes.values() if lane.budgets.pace is pace]
 
-    def release(self, lane: LaneBudgets) -> None:
+    def release(self, lane: LaneQueue) -> None:
         """Count out a user of a lane; a lane that holds no knowledge goes with its last user."""
         lane.users -= 1
-        if not (lane.users or lane.lane.known) and lane.lane.is_evictable(clock_ns(self._loop)):
+        if not lane.users and lane.budgets.is_evictable(clock_ns(self._loop)):
             self._lanes.pop(lane.name, None)
         elif len(self._lanes) > MAX_LANES:
             self._evict()
 
-    def on_limits_changed(self, lane: LaneBudgets) -> None:
+    def on_limits_changed(self, lane: LaneQueue) -> None:
         """Make all flows of a lane equal again if its limits changed enough, at most once per
         interval.
 
         Their tags were in the old unit of cost. Limits that change with each response must not do
         that with each response, so a change within the interval waits for its end.
         """
-        periods = lane.lane.refill_periods
+        periods = lane.budgets.refill_periods
         if lane in self._lately_reset or not _differ(lane.refill_periods, periods):
             return
         lane.refill_periods = periods
@@ -91,7 +91,7 @@ class Lanes:
         self._lately_reset.add(lane)
         self._loop.call_later(RESET_INTERVAL_S, self._on_reset_interval, lane)
 
-    def _on_reset_interval(self, lane: LaneBudgets) -> None:
+    def _on_reset_interval(self, lane: LaneQueue) -> None:
         self._lately_reset.discard(lane)
         self.on_limits_changed(lane)
 

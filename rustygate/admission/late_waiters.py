@@ -10,9 +10,9 @@ those behind it.
 import asyncio
 from collections.abc import Callable
 
-from rustygate.admission.waiter import LaneBudgets, Waiter, clock_ns
-from rustygate.core.backlog import Size, Work
+from rustygate.admission.waiter import LaneQueue, Waiter, clock_ns
 from rustygate.core.predicted_wait import Prediction
+from rustygate.core.work import Work
 
 # The waiters of a lane are examined at most once in this time, because it takes microseconds each.
 INTERVAL_S = 1.0
@@ -36,27 +36,27 @@ class LateWaiters:
         self._refuse = refuse
         self._loop = loop
         # Lanes examined lately, and whether that has to be done again.
-        self._examined: dict[LaneBudgets, bool] = {}
+        self._examined: dict[LaneQueue, bool] = {}
 
-    def examine(self, lane_budgets: LaneBudgets, *, again: bool = False) -> None:
+    def examine(self, lane: LaneQueue, *, again: bool = False) -> None:
         """Refuse those waiters of a lane that cannot make it, now and after the interval.
 
         Args:
             again: this is the second time.
         """
-        if not any(lane_budgets.waiting):
+        if not any(lane.waiting):
             return
-        if lane_budgets in self._examined:
-            self._examined[lane_budgets] = True
+        if lane in self._examined:
+            self._examined[lane] = True
             return
         # Once more when the responses to the requests in flight have told the level.
-        self._examined[lane_budgets] = not again
-        self._loop.call_later(INTERVAL_S, self._on_interval, lane_budgets)
-        self._refuse_batch(self._late(lane_budgets))
+        self._examined[lane] = not again
+        self._loop.call_later(INTERVAL_S, self._on_interval, lane)
+        self._refuse_batch(self._late(lane))
 
-    def _on_interval(self, lane_budgets: LaneBudgets) -> None:
-        if self._examined.pop(lane_budgets):
-            self.examine(lane_budgets, again=True)
+    def _on_interval(self, lane: LaneQueue) -> None:
+        if self._examined.pop(lane):
+            self.examine(lane, again=True)
 
     def _refuse_batch(self, late: list[tuple[Waiter, Prediction]]) -> None:
         for waiter, predicted in late[:BATCH]:
@@ -65,16 +65,16 @@ class LateWaiters:
         if len(late) > BATCH:
             self._loop.call_soon(self._refuse_batch, late[BATCH:])
 
-    def _late(self, lane_budgets: LaneBudgets) -> list[tuple[Waiter, Prediction]]:
+    def _late(self, lane: LaneQueue) -> list[tuple[Waiter, Prediction]]:
         """The waiters that cannot make it, with their predicted waits."""
-        now, lane = clock_ns(self._loop), lane_budgets.lane
+        now, budgets = clock_ns(self._loop), lane.budgets
         # Upstream may have charged those in flight already: then they are not ahead.
-        _, items, tokens = lane.unanswered
+        _, items, tokens = budgets.unanswered
         late, ahead = [], Work(0, -items, -tokens)
-        for waiter in lane_budgets.in_order():
-            wait = lane.wait_behind(now, waiter.tokens, ahead)
+        for waiter in lane.in_order():
+            wait = budgets.wait_behind(now, waiter.tokens, ahead)
             if wait > waiter.exchange.deadline - now:
                 late.append((waiter, Prediction(wait, max(0, round(ahead.items)))))
             else:
-                ahead = ahead.plus(Size(1, lane.token_charge(waiter.tokens)))
+                ahead = ahead.plus(1, budgets.token_charge(waiter.tokens))
         return late

@@ -29,7 +29,7 @@ class Waiter:
     )  # fmt: skip
 
     def __init__(
-        self, exchange: Exchange, lane: "LaneBudgets", client: "ClientBudgets | None"
+        self, exchange: Exchange, lane: "LaneQueue", client: "ClientQueue | None"
     ) -> None:
         self.exchange = exchange
         self.tokens = exchange.tokens
@@ -43,7 +43,7 @@ class Waiter:
         self.lane_totals: AdmissionTotals
 
     @property
-    def scopes(self) -> "tuple[LaneBudgets | ClientBudgets, ...]":
+    def scopes(self) -> "tuple[LaneQueue | ClientQueue, ...]":
         """The sets of budgets that it needs besides the gate's own."""
         return (self.lane,) if self.client is None else (self.client, self.lane)
 
@@ -128,23 +128,24 @@ class TurnQueue:
         return [turn for turn in self.line if self.may_wait_in_gate(turn)]
 
 
-class LaneBudgets(LaneScope[Waiter]):
-    """A lane's budgets, whose limits can change with each response.
+class LaneQueue(LaneScope[Waiter]):
+    """What waits for a lane's budgets, whose limits can change with each response.
 
     `users` counts the attempts that wait for them or were admitted.
     """
 
-    __slots__ = ("lane", "name", "refill_periods", "users")
+    __slots__ = ("name", "refill_periods", "users")
+
+    budgets: Lane
 
     def __init__(self, name: str, lane: Lane) -> None:
         super().__init__(lane)
         self.name = name
-        self.lane = lane
         self.refill_periods = lane.refill_periods
         self.users = 0
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.name!r} {self.waiting} waiting, {self.lane}>"
+        return f"<{type(self).__name__} {self.name!r} {self.waiting} waiting, {self.budgets}>"
 
     @property
     def owner(self) -> str:
@@ -153,19 +154,19 @@ class LaneBudgets(LaneScope[Waiter]):
 
     def limits_are_current(self, now: int) -> bool:
         """Whether a cost above these limits is certain to be above them later, too."""
-        return self.lane.recently_updated(now)
+        return self.budgets.recently_updated(now)
 
     def take(self, item: Waiter, now: int, tokens: int) -> None:
-        self.lane.take(now, tokens)
-        item.lane_totals = self.lane.totals
+        self.budgets.take(now, tokens)
+        item.lane_totals = self.budgets.totals
 
     def charged(self, admitted: Waiter) -> bool:
         """Whether the present budgets are the ones that were charged for an admission."""
         return True
 
 
-class ClientBudgets(ClientScope[Waiter]):
-    """A client's own budgets, whose limits the operator can change at any time."""
+class ClientQueue(ClientScope[Waiter]):
+    """What waits for a client's own budgets, whose limits the operator can change at any time."""
 
     __slots__ = ("limits", "name")
 
@@ -201,7 +202,7 @@ class ClientBudgets(ClientScope[Waiter]):
         return True
 
 
-AnyBudgets = LaneBudgets | ClientBudgets
+AnyQueue = LaneQueue | ClientQueue
 
 
 def clock_ns(loop: asyncio.AbstractEventLoop) -> int:

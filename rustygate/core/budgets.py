@@ -7,9 +7,9 @@ in-flight slots. The gate has a set of its own, and so do each lane and each cli
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from rustygate.core.backlog import Size, Work
 from rustygate.core.bucket import TokenBucket
 from rustygate.core.rate_limit_headers import QuotaKind
+from rustygate.core.work import Work
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +122,3 @@ class Budgets:
         if self.tokens is None:
             return requests
         return max(requests, self.tokens.period * self.token_charge(tokens))
-
-    def size(self, tokens: int = 0) -> Size:
-        """The size of an exchange in a queue for these budgets."""
-        return Size(self.cost(tokens), self.token_charge(tokens))

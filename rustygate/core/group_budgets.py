@@ -95,12 +95,13 @@ class GroupLane(Budgets):
 class GroupLaneScope(LaneScope[str]):
     """A lane of a group, and what waits in it."""
 
-    __slots__ = ("lane", "name")
+    __slots__ = ("name",)
+
+    budgets: GroupLane
 
     def __init__(self, name: str, lane: GroupLane) -> None:
         super().__init__(lane)
         self.name = name
-        self.lane = lane
 
 
 def least(limits: Iterable[int]) -> int:

@@ -252,7 +252,7 @@ class GroupScheduler(Scheduler[str]):
         return lane
 
     def _lane_budgets(self, name: str) -> GroupLane:
-        return self._lane(name).lane
+        return self._lane(name).budgets
 
     def _update_clients(self, call: dict[str, Any]) -> None:
         """The limits of clients: the newest file wins."""
@@ -439,7 +439,7 @@ class GroupScheduler(Scheduler[str]):
         if demand is not None and not demand.count:
             del member.demands[key]
         self._hold_slots(member, lane.name, key[2])
-        budgets = lane.lane
+        budgets = lane.budgets
         member.box.append(
             Boxed(0, key, grant.tokens, at, budgets.total_requests, budgets.total_tokens)
         )
@@ -549,7 +549,7 @@ class GroupScheduler(Scheduler[str]):
             "lanes": [
                 self._lane_state(name, lane, now)
                 for name, lane in self.lanes.items()
-                if lane.lane.known or any(lane.waiting)
+                if lane.budgets.known or any(lane.waiting)
             ],
         }
 
@@ -562,7 +562,7 @@ class GroupScheduler(Scheduler[str]):
     def _lane_state(name: str, scope: "GroupLaneScope", now: int) -> list[Any]:
         """Name, known, requests (limit, level, ns per unit), tokens (the same), pause in ns, pace,
         and what waits by class, with its tokens."""
-        lane = scope.lane
+        lane = scope.budgets
         quotas = [
             [-1, 0, 0] if bucket is None else [bucket.burst, bucket.level(now), bucket.period]
             for bucket in (lane.requests, lane.tokens)

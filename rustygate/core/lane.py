@@ -14,13 +14,13 @@ from itertools import islice
 from math import ceil
 from typing import NamedTuple
 
-from rustygate.core.backlog import Work
 from rustygate.core.bucket import MINUTE, SECOND, TokenBucket
 from rustygate.core.budgets import Budgets
 from rustygate.core.learned_quota import REORDERED_WITHIN, LearnedQuota, is_scarce
 from rustygate.core.pace import Pace
 from rustygate.core.pace_group import PaceGroup
 from rustygate.core.rate_limit_headers import RateLimitUpdate
+from rustygate.core.work import Work
 
 # No more than so many requests without a response are examined at each response.
 _MAX_EXAMINED = 64

@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from math import floor, inf
 from typing import Any, NamedTuple
 
-from rustygate.core.backlog import NO_WORK, Work, sum_work
 from rustygate.core.budgets import Budgets
 from rustygate.core.fair_order import CLASSES, WEIGHTS, FairOrder, Place
 from rustygate.core.scheduler import Scheduler
 from rustygate.core.scopes import ClientScope, Flow, LaneScope, Share
+from rustygate.core.work import NO_WORK, Work, sum_work
 
 # A prediction looks at no more than this many flows, and assumes that the others are like them.
 SAMPLE_SIZE = 64
@@ -120,7 +120,7 @@ def work_ahead(scheduler: Scheduler[Any], newcomer: Newcomer) -> Work:
     )
     for nominee in nominees:
         if newcomer.lane is not nominee.lane:
-            ahead = Work(ahead.cost, ahead.items + 1, ahead.tokens + nominee.size)
+            ahead = ahead.plus(0, nominee.size)
     return ahead
 
 

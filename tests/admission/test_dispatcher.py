@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from rustygate.admission.waiter import LaneBudgets, Waiter
+from rustygate.admission.waiter import LaneQueue, Waiter
 from rustygate.core.bucket import SECOND
 from rustygate.plan.virtual_clock import VirtualClockLoop
 from tests.support.harness import (
@@ -307,15 +307,15 @@ def test_absurd_usage_does_not_stop_the_gate() -> None:
 
 def test_defect_costs_one_waiter_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     """The waiter gets the error, and the gate goes on."""
-    take = LaneBudgets.take
+    take = LaneQueue.take
 
-    def take_or_fail(lane: LaneBudgets, item: Waiter, now: int, tokens: int) -> None:
+    def take_or_fail(lane: LaneQueue, item: Waiter, now: int, tokens: int) -> None:
         if item.exchange.client == "b":
             raise ZeroDivisionError
         take(lane, item, now, tokens)
 
     async def scenario(harness: Harness) -> None:
-        monkeypatch.setattr(LaneBudgets, "take", take_or_fail)
+        monkeypatch.setattr(LaneQueue, "take", take_or_fail)
         tasks = [harness.spawn(client) for client in "abc"]
         outcomes = await asyncio.gather(*tasks, return_exceptions=True)
         assert isinstance(outcomes[1], ZeroDivisionError)

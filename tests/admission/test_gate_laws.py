@@ -22,7 +22,7 @@ from rustygate.admission import dispatcher
 from rustygate.admission.admission import Admission
 from rustygate.admission.dispatcher import TIMER_SLACK
 from rustygate.admission.gate import Gate
-from rustygate.admission.waiter import AnyBudgets, LaneBudgets
+from rustygate.admission.waiter import AnyQueue, LaneQueue
 from rustygate.config import Settings
 from rustygate.core.bucket import SECOND, TokenBucket
 from rustygate.core.budgets import Budgets
@@ -260,7 +260,7 @@ class GateMachine(RuleBasedStateMachine):
                 len(queued),
                 sum(each.exchange.tokens for each in queued),
             )
-            if isinstance(queue, LaneBudgets):
+            if isinstance(queue, LaneQueue):
                 assert queue.users == len(held) + len(queued)
             assert queue.budgets.in_flight == len(held)
 
@@ -319,7 +319,7 @@ class GateMachine(RuleBasedStateMachine):
                 one.exchange.arrived <= other.exchange.arrived for one, other in pairwise(flow)
             )
 
-    def scopes(self) -> "list[AnyBudgets]":
+    def scopes(self) -> "list[AnyQueue]":
         clients = filter(None, map(self.gate.client_budgets, CLIENTS))
         return [*self.gate.lanes, *clients]
 

@@ -350,7 +350,7 @@ def test_second_limit_change_within_a_second_updates_costs_after_it() -> None:
                 admission.record_response(ok=True, update=rate_limit(limit, 0))
         await asyncio.sleep(1.001)
         lane = harness.gate.lanes.get("m")
-        assert lane.refill_periods == lane.lane.refill_periods
+        assert lane.refill_periods == lane.budgets.refill_periods
         await asyncio.gather(*tasks)
 
     run_scenario(scenario, rate_limit=None, rate_limit_timeout=600)

@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from rustygate.core.backlog import Work
 from rustygate.core.bucket import TokenBucket
 from rustygate.core.budgets import Budgets
 from rustygate.core.fair_order import CLASS_INDEX, CLASS_WEIGHTS
 from rustygate.core.predicted_wait import Newcomer, work_ahead
 from rustygate.core.scheduler import Scheduler
 from rustygate.core.scopes import LaneScope
+from rustygate.core.work import Work
 
 T = TypeVar("T", bound=Hashable)
 Item = tuple[str, int]

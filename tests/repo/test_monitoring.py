@@ -59,7 +59,7 @@ def names_in(text: str) -> set[str]:
 
 async def scrape_full_gate() -> Scrape:
     gate = Gate(Settings(openai_api_key="sk-test", concurrency_limit=9))
-    lane = gate.lanes.get("m").lane
+    lane = gate.lanes.get("m").budgets
     lane.known, lane.requests = True, TokenBucket(1, 5)
     metrics = Metrics(gate)
     metrics.count_retry("upstream_429")

@@ -56,7 +56,7 @@ async def metrics_of_gate(*known: str) -> AsyncIterator[Metrics]:
     """The metrics of a gate that knows these models."""
     gate = Gate(Settings(openai_api_key="sk-test"))
     for model in known:
-        gate.lanes.get(model).lane.known = True
+        gate.lanes.get(model).budgets.known = True
     yield Metrics(gate)
 
 
@@ -229,7 +229,7 @@ def flood(gate: Gate, metrics: Metrics) -> None:
     """Create every series that clients can cause: each client, each model, many outcomes."""
     models = [f"model-number-{number}" for number in range(series.MODEL_LIMIT)]
     for model in models:
-        lane = gate.lanes.get(model).lane
+        lane = gate.lanes.get(model).budgets
         lane.known, lane.requests, lane.tokens = True, TokenBucket(1, 5), TokenBucket(1, 5)
     for client in range(series.CLIENT_LIMIT):
         for model in models:
@@ -296,8 +296,8 @@ async def test_refused_clients_have_no_label_of_their_own(gate: StartGate, tmp_p
 async def test_models_are_bounded() -> None:
     models = [f"m{number}" for number in range(series.MODEL_LIMIT + 20)]
     async with metrics_of_gate(*models) as metrics:
-        for line in metrics._gate.lanes:
-            line.lane.requests = TokenBucket(1, 5)
+        for lane in metrics._gate.lanes:
+            lane.budgets.requests = TokenBucket(1, 5)
         for model in models:
             metrics.settle(exchange(model=model))
         scrape = Scrape(metrics.text())
@@ -326,8 +326,8 @@ def test_any_name_can_be_rendered_and_each_series_once(names: list[str]) -> None
         async with metrics_of_gate(*names) as metrics:
             for name in names:
                 metrics.settle(exchange(name, model=name or None))
-            for line in metrics._gate.lanes:
-                line.lane.requests = TokenBucket(1, 5)
+            for lane in metrics._gate.lanes:
+                lane.budgets.requests = TokenBucket(1, 5)
         scrape = Scrape(metrics.text())
         assert scrape.families == Scrape(library_text(metrics)).families
         for family in ("rustygate_exchanges_total", "rustygate_budget_units"):

@@ -1,20 +1,10 @@
-"""Amounts of work: the size of one item, and what waits or is served before another.
+"""Amounts of work: what waits, or is served before another item.
 
-Costs are in the unit of the queue that uses them (`core.budgets` counts nanoseconds of refill).
+Costs are in the unit of the budgets that they count in (`Budgets.cost`).
 """
 
 from collections.abc import Iterable
 from typing import NamedTuple
-
-
-class Size(NamedTuple):
-    """The size of one item: its cost in the fair order, 1 or more, and its model tokens."""
-
-    cost: int = 1
-    tokens: int = 0
-
-
-UNIT_SIZE = Size()
 
 
 class Work(NamedTuple):
@@ -24,9 +14,9 @@ class Work(NamedTuple):
     items: float = 0
     tokens: float = 0
 
-    def plus(self, size: Size) -> "Work":
+    def plus(self, cost: float, tokens: float) -> "Work":
         """This work and one item more."""
-        return Work(self.cost + size.cost, self.items + 1, self.tokens + size.tokens)
+        return Work(self.cost + cost, self.items + 1, self.tokens + tokens)
 
 
 NO_WORK = Work()
