@@ -3,9 +3,12 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from rustygate.core.bucket import TokenBucket
+from rustygate.core.bucket import MINUTE, TokenBucket
 from rustygate.core.budgets import Budgets
 from rustygate.core.scopes import LaneScope
+
+# A pace ends after this time, unless a member reports it again.
+PACE_LEASE = MINUTE
 
 
 class HeldBucket(TokenBucket):
@@ -37,7 +40,7 @@ class GroupLane(Budgets):
 
     Attributes:
         known: a member had a successful response.
-        pace: limits the rate after a refusal.
+        pace: limits the rate after a refusal, for `PACE_LEASE` since it was reported.
         total_requests, total_tokens: what was admitted so far. A grant carries the totals at its
             own admission, its mark: what a response says is as of that.
         marks: the newest mark of a response, by kind of quota.
@@ -46,6 +49,7 @@ class GroupLane(Budgets):
     known: bool = False
     paused_until: int = 0
     pace: TokenBucket | None = None
+    paced_until: int = 0
     total_requests: int = 0
     total_tokens: int = 0
     marks: list[int] = field(default_factory=lambda: [0, 0])
@@ -55,14 +59,32 @@ class GroupLane(Budgets):
         if wait is None:
             return None
         paced = 0 if self.pace is None else self.pace.wait(now)
+        paced = min(paced, max(0, self.paced_until - now))
         return max(wait, paced, self.paused_until - now)
 
     def take(self, now: int, tokens: int = 0) -> None:
+        self.lend(now, tokens)
+        self.count(tokens)
+
+    def lend(self, now: int, tokens: int) -> None:
+        """Charge an admission that is counted when it is used."""
         Budgets.take(self, now, tokens)
-        self.total_requests += 1
-        self.total_tokens += tokens
         if self.pace is not None:
             self.pace.take(now)
+
+    def count(self, tokens: int) -> None:
+        """Count an admission in the totals."""
+        self.total_requests += 1
+        self.total_tokens += tokens
+
+    def teach(self, now: int, kind: int, limit: int, level: int, period: int) -> None:
+        """Adopt a quota that is not known yet; of one that is, the level only falls."""
+        bucket = self.requests if kind == 0 else self.tokens
+        if bucket is None:
+            total = self.total_requests if kind == 0 else self.total_tokens
+            self.learn(now, kind, limit, level, total, period)
+        elif level < bucket.level(now):
+            bucket.fill_to(now, level)
 
     def learn(self, now: int, kind: int, limit: int, level: int, mark: int, period: int) -> None:
         """Adopt what a response says of a quota.

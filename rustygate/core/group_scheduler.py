@@ -16,13 +16,15 @@ What goes across a network can be lost, late or twice:
 Grants reach up to `HORIZON` ahead, each with the instant that it was charged at, so that a round
 trip costs no quota. While nobody waits anywhere, a member may hold a *float*: admissions that are
 charged in advance, so that a request need not wait for a round trip. A bucket's level is at most
-its capacity less the float, so that a float does not make bursts larger.
+its capacity less the float, so that a float does not make bursts larger. A member keeps a float
+until it says otherwise, so that it can use it while a call is on its way.
 
 Time is in nanoseconds since the group's epoch, and all numbers are integers below 2**53 or floats:
 a Lua number holds both exactly.
 """
 
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from math import inf
 from typing import Any, NamedTuple
@@ -31,6 +33,7 @@ from rustygate.core.bucket import MINUTE, SECOND, TokenBucket
 from rustygate.core.budgets import Budgets
 from rustygate.core.fair_order import CLASS_NAMES
 from rustygate.core.group_budgets import (
+    PACE_LEASE,
     GroupLane,
     GroupLaneScope,
     cap,
@@ -48,6 +51,14 @@ HORIZON = 25 * MS
 DEMAND_LEASE = 200 * MS
 BOX_LEASE = SECOND
 SLOT_LEASE = 1500 * MS
+
+# A member's share is its part of what was granted lately: each grant counts half as much after
+# this time. This part of the shares is divided equally: a member without demand gets some, too.
+HALF_LIFE = 10 * SECOND
+EQUAL_PART = 1 / 11
+
+# A member holds at most so many admissions in advance.
+MAX_FLOAT = 256
 
 # A member reports the sizes of so many waiters of a flow; the others as a sum.
 SIZES_REPORTED = 8
@@ -117,8 +128,10 @@ class GroupScheduler(Scheduler[str]):
         self.lanes: dict[str, GroupLaneScope] = {}
         self.clients: dict[str, ClientScope[str]] = {}
         self.client_limits: dict[str, list[int]] = {}
+        self.client_weights: dict[str, float] = {}
         self.clients_version = 0
         self.limits: list[int] = []
+        self.halved_at = 0
         self.probes: int | None = None
 
     def _new_flow(
@@ -137,11 +150,13 @@ class GroupScheduler(Scheduler[str]):
                 minute, slots, and a lane's slots before its first response, -1 for no limit;
                 `demand`, for each flow that changed: lane, class, client, weight, sizes, rest,
                 rest's tokens, age of the first in ns; `news`, what happened to what was granted;
-                `float`, for lanes where nothing waits: lane, admissions, tokens each; `clients`
-                and `clients_version`, limits by client; `slots` and `levels` when it registers.
+                `float`, for lanes whose float it keeps or wants: lane, admissions, tokens each;
+                `clients` and `clients_version`, weight and limits by client; `leave`, to end.
+                When it registers: `slots`, `levels`, and `replaces`, its name before.
         """
         now = self._advance(clock, call.get("elapsed", 0))
         self._end_leases(now)
+        self._age_shares(now)
         member = self.members.get(call["member"])
         if member is None:
             if call["known"]:
@@ -155,11 +170,15 @@ class GroupScheduler(Scheduler[str]):
         for event in call["news"]:
             self._apply(member, event, now)
         self._update_demand(member, call["demand"], now)
-        self._return_floats(member, now)
+        self._return_floats(member, now, keep=[name for name, *_ in call["float"]])
+        if call.get("leave"):
+            self._expel(member, now)
+            return {"left": 1}
         self.dispatch(now, HORIZON)
         grants = self._collect(member, now)
-        floats = [] if self.waiting else self._lend_floats(member, call["float"], now)
-        member.reply = self._reply(member, grants, floats, now)
+        if not self.waiting:
+            self._lend_floats(member, call["float"], now)
+        member.reply = self._reply(member, grants, now)
         return member.reply
 
     # Time and leases.
@@ -191,8 +210,19 @@ class GroupScheduler(Scheduler[str]):
             elif silent > SLOT_LEASE:
                 self._expel(member, now)
 
+    def _age_shares(self, now: int) -> None:
+        """Let what was granted long ago count less for the members' shares."""
+        if now - self.halved_at >= HALF_LIFE:
+            self.halved_at = now
+            for member in self.members.values():
+                member.granted /= 2
+
     def _expel(self, member: Member, now: int) -> None:
-        """A silent member holds nothing any more; it is stale if it calls again."""
+        """A member that left or is silent holds nothing any more; it is stale if it calls
+        again."""
+        if member.lent:
+            member.lent = False
+            self._withdraw_demand(member)
         self._return_box(member, now)
         self._return_floats(member, now)
         self.budgets.in_flight -= member.own_slots
@@ -210,6 +240,9 @@ class GroupScheduler(Scheduler[str]):
         """A new member, or one that comes back: it says what it holds, and what is left of the
         budgets as far as it knows. In a group that begins, that is the level; in one that runs,
         levels only fall: what it admitted alone was not counted here."""
+        before = self.members.get(call.get("replaces", ""))
+        if before is not None:
+            self._expel(before, now)
         member = self.members[call["member"]] = Member(call["member"], call["limits"], now)
         self._set_limits(now)
         requests, tokens = call["levels"]
@@ -255,11 +288,12 @@ class GroupScheduler(Scheduler[str]):
         return self._lane(name).budgets
 
     def _update_clients(self, call: dict[str, Any]) -> None:
-        """The limits of clients: the newest file wins."""
+        """The weights and limits of clients: the newest file wins."""
         if call.get("clients") is None or call["clients_version"] <= self.clients_version:
             return
         self.clients_version = call["clients_version"]
-        limits = {name: values for name, *values in call["clients"]}
+        self.client_weights = {name: weight for name, weight, *_ in call["clients"]}
+        limits = {name: values for name, _, *values in call["clients"]}
         for name, values in limits.items():
             scope = self.clients.get(name)
             if scope is None:
@@ -289,6 +323,7 @@ class GroupScheduler(Scheduler[str]):
         if client in self.clients:
             self.clients[client].budgets.take(now, tokens)
         self._hold_slots(member, lane, client)
+        member.granted += 1
 
     def _on_settle(
         self, member: Member, now: int, client: str, estimated: int, actual: int
@@ -305,6 +340,14 @@ class GroupScheduler(Scheduler[str]):
         self.budgets.give_back(tokens)
         self._lane(lane).budgets.give_back(tokens)
         self.touch(self._lane(lane))
+        if client in self.clients:
+            self.clients[client].budgets.give_back(tokens)
+            self.touch(self.clients[client])
+
+    def _on_waive(self, member: Member, now: int, client: str, tokens: int) -> None:
+        """An admission that was no work: it counts for its lane only."""
+        self.budgets.give_back(tokens)
+        self.touch()
         if client in self.clients:
             self.clients[client].budgets.give_back(tokens)
             self.touch(self.clients[client])
@@ -339,6 +382,14 @@ class GroupScheduler(Scheduler[str]):
         self._lane_budgets(lane).learn(now, *values)
         self.touch(self._lane(lane))
 
+    def _on_teach(
+        self, member: Member, now: int, lane: str, kind: int, limit: int, level: int, period: int
+    ) -> None:
+        """What a member that registers knows of a lane's quota. The group may know better: then
+        the level only falls."""
+        self._lane_budgets(lane).teach(now, kind, limit, level, period)
+        self.touch(self._lane(lane))
+
     def _on_pause(self, member: Member, now: int, lane: str, wait: int) -> None:
         """Upstream refused a request: admit none of this lane for a while."""
         budgets = self._lane_budgets(lane)
@@ -348,6 +399,7 @@ class GroupScheduler(Scheduler[str]):
     def _on_pace(self, member: Member, now: int, lane: str, period: int) -> None:
         """The lane's pace from now on, in ns per request; 0 for none."""
         budgets = self._lane_budgets(lane)
+        budgets.paced_until = now + PACE_LEASE
         if period <= 0:
             budgets.pace = None
         elif budgets.pace is None:
@@ -373,6 +425,7 @@ class GroupScheduler(Scheduler[str]):
     def _flow_of(self, key: FlowKey, weight: float) -> GroupFlow:
         lane, index, client = key
         scope = self.clients.get(client)
+        weight = self.client_weights.get(client, weight)
         flow = self.flow(self._lane(lane), CLASS_NAMES[index], client, weight, scope)
         assert isinstance(flow, GroupFlow)
         return flow
@@ -468,41 +521,35 @@ class GroupScheduler(Scheduler[str]):
 
     # Floats.
 
-    def _lend_floats(self, member: Member, wanted: list[list[Any]], now: int) -> list[list[Any]]:
-        """Charge the float that a member wants, as far as there is room: at most its part of half
-        the capacity of each bucket, and of the free slots."""
-        lent = []
+    def _lend_floats(self, member: Member, wanted: list[list[Any]], now: int) -> None:
+        """Charge the float that a member wants, as far as there is room: in all lanes together at
+        most its part of half the gate's own capacity, and the same of a lane's."""
+        part = 2 * len(self.members)
         for name, count, tokens in wanted:
             lane = self._lane_budgets(name)
-            part = 2 * len(self.members)
-            for budgets in (self.budgets, lane):
-                if budgets.requests is not None:
-                    count = min(count, budgets.requests.burst // part)
-                if budgets.tokens is not None:
-                    count = min(count, budgets.tokens.burst // (part * max(1, tokens)))
-                if budgets.slots is not None:
-                    count = min(count, (budgets.slots - budgets.in_flight) // part)
-            for _ in range(max(0, count)):
-                if self.budgets.wait(now, tokens) != 0 or lane.wait(now, tokens) != 0:
+            held = member.floats.get(name)
+            if held is None:
+                held = Float(0, tokens)
+            elsewhere = sum(each.count for each in member.floats.values()) - held.count
+            count = min(
+                count,
+                _room(self.budgets, part, held) - elsewhere,
+                _room(lane, part, held),
+            )
+            while held.count < count:
+                if self.budgets.wait(now, held.tokens) != 0 or lane.wait(now, held.tokens) != 0:
                     break
-                self._lend(member, name, tokens, now)
-            if name in member.floats:
-                totals = lane.total_requests, lane.total_tokens
-                lent.append([name, member.floats[name].count, tokens, *totals])
-        return lent
+                member.floats[name] = held
+                held.count += 1
+                lane.lend(now, held.tokens)
+                self.budgets.take(now, held.tokens)
+                for budgets in (self.budgets, lane):
+                    change_held(budgets, 1, held.tokens)
 
-    def _lend(self, member: Member, name: str, tokens: int, now: int) -> None:
-        lane = self._lane_budgets(name)
-        held = member.floats.setdefault(name, Float(0, tokens))
-        held.count += 1
-        for budgets in (self.budgets, lane):
-            budgets.take(now, tokens)
-            change_held(budgets, 1, tokens)
-
-    def _return_floats(self, member: Member, now: int) -> None:
-        """Give back all of a member's float, which it has not used."""
-        for name, held in member.floats.items():
-            lane = self._lane_budgets(name)
+    def _return_floats(self, member: Member, now: int, keep: Iterable[str] = ()) -> None:
+        """Give back the float of a member that it has not used, except in some lanes."""
+        for name in [name for name in member.floats if name not in keep]:
+            held, lane = member.floats.pop(name), self._lane_budgets(name)
             for budgets in (self.budgets, lane):
                 cap(budgets, now)
                 change_held(budgets, -held.count, held.tokens)
@@ -510,31 +557,34 @@ class GroupScheduler(Scheduler[str]):
                     budgets.give_back(held.tokens)
                     budgets.release()
             self.touch(self._lane(name))
-        member.floats.clear()
 
     def _on_float_used(
         self, member: Member, now: int, lane: str, client: str, tokens: int
     ) -> None:
         """An admission of the member's float, which cost this many tokens."""
-        held = member.floats[lane]
+        held = member.floats.get(lane)
+        if held is None or not held.count:
+            self._on_charge(member, now, lane, client, tokens)
+            return
         held.count -= 1
-        for budgets in (self.budgets, self._lane_budgets(lane)):
+        lane_budgets = self._lane_budgets(lane)
+        lane_budgets.count(tokens)
+        for budgets in (self.budgets, lane_budgets):
             cap(budgets, now)
             change_held(budgets, -1, held.tokens)
             budgets.settle(now, held.tokens, tokens)
         if client in self.clients:
             self.clients[client].budgets.take(now, tokens)
         self._hold_slots(member, lane, client)
+        member.granted += 1
 
     # The reply.
 
-    def _reply(
-        self, member: Member, grants: list[list[Any]], floats: list[list[Any]], now: int
-    ) -> dict[str, Any]:
+    def _reply(self, member: Member, grants: list[list[Any]], now: int) -> dict[str, Any]:
         next_at = self.next_at
         return {
             "grants": grants,
-            "floats": floats,
+            "floats": [self._float_state(name, held) for name, held in member.floats.items()],
             "next": -1 if next_at == inf else max(0, int(next_at) - now),
             "waiting": self.waiting,
             "members": len(self.members),
@@ -553,10 +603,18 @@ class GroupScheduler(Scheduler[str]):
             ],
         }
 
+    def _float_state(self, name: str, held: Float) -> list[Any]:
+        """Name, admissions held, tokens each, and the lane's totals without them."""
+        lane = self._lane_budgets(name)
+        return [name, held.count, held.tokens, lane.total_requests, lane.total_tokens]
+
     def _share(self, member: Member) -> float:
         """The member's part of what was granted lately."""
         total = sum(each.granted for each in self.members.values())
-        return 1 / len(self.members) if total <= 0 else member.granted / total
+        equal = 1 / len(self.members)
+        if total <= 0:
+            return equal
+        return (1 - EQUAL_PART) * member.granted / total + EQUAL_PART * equal
 
     @staticmethod
     def _lane_state(name: str, scope: "GroupLaneScope", now: int) -> list[Any]:
@@ -567,8 +625,21 @@ class GroupScheduler(Scheduler[str]):
             [-1, 0, 0] if bucket is None else [bucket.burst, bucket.level(now), bucket.period]
             for bucket in (lane.requests, lane.tokens)
         ]
-        pace = 0 if lane.pace is None else lane.pace.period
+        paced = lane.pace is not None and now < lane.paced_until
+        pace = lane.pace.period if lane.pace is not None and paced else 0
         return [
             name, int(lane.known), *quotas, max(0, lane.paused_until - now), pace,
             scope.waiting[:], scope.waiting_tokens[:],
         ]  # fmt: skip
+
+
+def _room(budgets: Budgets, part: int, held: Float) -> int:
+    """How many admissions a member may hold of a set of budgets."""
+    rooms = [MAX_FLOAT]
+    if budgets.requests is not None:
+        rooms.append(budgets.requests.burst // part)
+    if budgets.tokens is not None:
+        rooms.append(budgets.tokens.burst // (part * max(1, held.tokens)))
+    if budgets.slots is not None:
+        rooms.append(held.count + (budgets.slots - budgets.in_flight) // part)
+    return min(rooms)
