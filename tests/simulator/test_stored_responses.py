@@ -101,7 +101,7 @@ async def test_response_continues_from_those_before(simulator: Simulator) -> Non
 async def test_websocket_continues_from_a_stored_response(simulator: Simulator) -> None:
     async with simulator.sdk() as sdk:
         first = await sdk.responses.create(model="gpt-5", input="My name is Bob.")
-    create = CREATE | {"input": "Who?", "previous_response_id": first.id, "max_output_tokens": 9}
+    create = CREATE | {"input": "Who?", "previous_response_id": first.id, "max_output_tokens": 48}
     async with connect(simulator, "/responses") as websocket:
         await websocket.send_json(create)
         last = (await receive_until(websocket, "response.completed"))[-1]["response"]

@@ -60,8 +60,8 @@ async def test_sdk_transcription_has_words_and_segments(simulator: Simulator) ->
     ("response_format", "prefix"),
     [
         ("text", ""),
-        ("srt", "1\n00:00:00,000 --> 00:00:00,688\n"),
-        ("vtt", "WEBVTT\n\n1\n00:00:00.000 --> 00:00:00.688\n"),
+        ("srt", "1\n00:00:00,000 --> 00:00:00,805\n"),
+        ("vtt", "WEBVTT\n\n1\n00:00:00.000 --> 00:00:00.805\n"),
     ],
 )
 async def test_sdk_transcribes_to_plain_text_formats(

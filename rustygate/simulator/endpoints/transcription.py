@@ -112,18 +112,19 @@ class TranslationRequest(TextRequest, kw_only=True):
         }
 
     def _segments(self, forced_tokens: int | None) -> list[Segment]:
-        return self._timed_segments(self._text(forced_tokens).tokens, SENTENCE_WORDS)
+        return self._timed_segments(self._text(forced_tokens), SENTENCE_WORDS)
 
-    def _timed_segments(self, tokens: tuple[str, ...], size: int) -> list[Segment]:
-        """Segments of `size` tokens each; all tokens have the same duration."""
-        token_seconds = self.seconds / len(tokens)
+    def _timed_segments(self, text: GeneratedText, size: int) -> list[Segment]:
+        """Segments of `size` words each; all words have the same duration."""
+        words = str(text).split()
+        word_seconds = self.seconds / max(1, len(words))
         return [
             Segment(
-                "".join(tokens[first : first + size]).strip(),
-                round(first * token_seconds, 3),
-                round(min(first + size, len(tokens)) * token_seconds, 3),
+                " ".join(words[first : first + size]),
+                round(first * word_seconds, 3),
+                round(min(first + size, len(words)) * word_seconds, 3),
             )
-            for first in range(0, len(tokens), size)
+            for first in range(0, len(words), size)
         ]
 
 
@@ -156,7 +157,7 @@ class TranscriptionRequest(TranslationRequest, kw_only=True):
         usage = {"type": "duration", "seconds": self.seconds}
         verbose = super()._verbose(forced_tokens) | {"task": "transcribe", "usage": usage}
         if "word" in self.timestamp_granularities:
-            words = self._timed_segments(self._text(forced_tokens).tokens, 1)
+            words = self._timed_segments(self._text(forced_tokens), 1)
             verbose["words"] = [
                 {"word": word.text, "start": word.start, "end": word.end} for word in words
             ]
