@@ -92,7 +92,7 @@ def test_admission_that_was_no_work_counts_for_its_lane_only() -> None:
     one.sync(0, news=[["learn", "m", 0, 60, 60, 0, SECOND], ["charge", "m", "c", 0]])
     one.sync(1, news=[["waive", "c", 0]])
     assert level(group, 1) == 12
-    assert group.lanes["m"].lane.requests.level(1) == 59  # type: ignore[union-attr]
+    assert group.lanes["m"].budgets.requests.level(1) == 59  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(("known", "level_then"), [(False, 20), (True, 20), (None, 10)])
@@ -105,14 +105,14 @@ def test_teaching_sets_an_unknown_quota_and_only_lowers_a_known_one(
         left = 40 if known else 10
         one.sync(0, news=[["learn", "m", 0, 60, left, 0, SECOND]])
     one.sync(0, news=[["teach", "m", 0, 60, 20, SECOND]])
-    assert group.lanes["m"].lane.requests.level(0) == level_then  # type: ignore[union-attr]
+    assert group.lanes["m"].budgets.requests.level(0) == level_then  # type: ignore[union-attr]
 
 
 def test_pace_ends_unless_it_is_reported_again() -> None:
     group = GroupScheduler()
     one = Caller(group, "one")
     one.sync(0, news=[["known", "m"], ["pace", "m", 10 * SECOND], ["charge", "m", "c", 0]])
-    lane = group.lanes["m"].lane
+    lane = group.lanes["m"].budgets
     assert lane.wait(1) == 10 * SECOND - 1
     lane.take(PACE_LEASE - SECOND)
     assert lane.wait(PACE_LEASE - SECOND) == SECOND
