@@ -7,8 +7,10 @@ seconds), the share of the quota that was used while all clients wanted more, an
 index of the clients' shares. For the second half of the run, when the initial burst is spent, it
 prints how far the rate was from the quota's, and how many waits were within 30% of the prediction
 on arrival. With --other another consumer, which sends straight to upstream, takes part of each
-quota at a steady rate; the counts are then without it, and the quota is what it left. With --gate
-the script itself is a scenario's gate and writes those waits to a file.
+quota at a steady rate; the counts are then without it, and the quota is what it left. With --gates
+it instead compares a group of gates with one gate, and with as many gates without a group
+(`benchmarks/group.py`). With --gate the script itself is a scenario's gate and writes those waits
+to a file.
 """
 
 import argparse
@@ -35,6 +37,7 @@ import openai
 from rustygate.admission.dispatcher import Dispatcher
 from rustygate.admission.waiter import Waiter
 from rustygate.cli import main as rustygate
+from scripts.benchmarks import group
 
 CLIENTS = 40
 FIRST_S = 5.0
@@ -271,10 +274,20 @@ def main() -> None:
     parser.add_argument(
         "--other", type=float, default=0, metavar="SHARE", help="of each quota, below 1"
     )
+    parser.add_argument(
+        "--gates",
+        type=int,
+        default=1,
+        metavar="N",
+        help="compare a group of N gates with one gate",
+    )
     parser.add_argument("--gate", type=Path, metavar="FILE", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.gate is not None:
         sys.exit(serve(arguments.gate))
+    if arguments.gates > 1:
+        group.main(arguments.gates, arguments.seconds)
+        return
     for scenario in SCENARIOS:
         with tempfile.TemporaryDirectory() as folder:
             waits_file = Path(folder) / "waits"
@@ -291,7 +304,8 @@ def measure(scenario: Scenario, seconds: float, share: float, waits_file: Path) 
         )
         gate = stack.enter_context(
             running(
-                __file__,
+                "-m",
+                "scripts.quota",
                 "--gate",
                 str(waits_file),
                 OPENAI_API_KEY="sk-any",
