@@ -1,13 +1,11 @@
-"""The repository's own files: scripts, hooks, locks, container, service."""
+"""The repository's own files: scripts, hooks, locks, image, service."""
 
 import json
 import os
 import re
 from configparser import ConfigParser
-from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -39,12 +37,6 @@ def locked(lock: str) -> dict[str, str]:
     versions: dict[str, str] = {canonicalize_name(name): version for name, version in found}
     assert len(versions) == len(re.findall(r"^[^\s#]", text, re.M)), "an entry without hashes"
     return versions
-
-
-def compose() -> dict[str, Any]:
-    services = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
-    assert isinstance(services, dict)
-    return services
 
 
 def dockerfile() -> list[list[str]]:
@@ -121,57 +113,6 @@ def test_lock_names_its_command_but_no_index_or_path(lock: Path) -> None:
     assert not re.search(r"://|--(extra-)?index-url|--find-links|--trusted-host| @ ", text)
 
 
-def test_compose_publishes_only_the_gates_and_on_loopback() -> None:
-    published = {
-        name: service["ports"] for name, service in compose().items() if "ports" in service
-    }
-    loopback = ["${BIND_ADDRESS:-127.0.0.1}:${PORT:-8080}:${PORT:-8080}"]
-    assert published == {"rustygate": loopback, "rustygate-simulated": loopback}
-
-
-def test_compose_keeps_the_rust_programs_rate_limit() -> None:
-    environment = compose()["rustygate"]["environment"]
-    assert environment["RATE_LIMIT"] == "${RATE_LIMIT:-1}"
-    assert environment["RATE_LIMIT_BURST"] == "${RATE_LIMIT_BURST:-3}"
-
-
-def test_compose_passes_on_every_setting() -> None:
-    """Except the address and the certificate authorities, which the container sets itself."""
-    settings = {field.name.upper() for field in fields(Settings)}
-    passed = set(compose()["rustygate"]["environment"])
-    assert passed == settings - {"BIND_ADDRESS", "SSL_CERT_FILE", "SSL_CERT_DIR"}
-
-
-@pytest.mark.parametrize("name", ["rustygate", "rustygate-simulated", "simulator", "tests"])
-def test_compose_container_is_restricted(name: str) -> None:
-    service = compose()[name]
-    assert service["read_only"] is True
-    assert service["cap_drop"] == ["ALL"]
-    assert service["security_opt"] == ["no-new-privileges:true"]
-    assert service["ulimits"] == {"core": 0}
-
-
-def test_compose_rotates_the_log_of_every_service() -> None:
-    for service in compose().values():
-        assert service["logging"]["driver"] == "json-file"
-        assert service["logging"]["options"] == {"max-size": "10m", "max-file": "3"}
-
-
-def test_compose_dependencies_share_a_profile() -> None:
-    """Otherwise Compose cannot start a service by name, because its dependency is disabled."""
-    services = compose()
-    for service in services.values():
-        for dependency in service.get("depends_on", ()):
-            assert set(service["profiles"]) <= set(services[dependency]["profiles"])
-
-
-def test_compose_simulator_profile_points_the_gate_at_the_simulator() -> None:
-    gate, simulator = (compose()[name] for name in ("rustygate-simulated", "simulator"))
-    port = simulator["command"][simulator["command"].index("--port") + 1]
-    assert gate["environment"]["OPENAI_BASE_URL"] == f"http://simulator:{port}/v1"
-    assert gate["networks"]["default"]["aliases"] == ["rustygate"]
-
-
 @pytest.mark.parametrize("stage", dockerfile()[1:], ids=lambda stage: stage[0].split()[-1])
 def test_image_runs_as_a_numbered_user(stage: list[str]) -> None:
     """With a number, an orchestrator can tell without reading the image that it is not root."""
@@ -209,9 +150,7 @@ def test_service_writes_no_core_dump() -> None:
     assert "\nLimitCORE=0\n" in (ROOT / "scripts/rustygate.service").read_text()
 
 
-@pytest.mark.parametrize("grace", ["compose.yaml", "scripts/rustygate.service"])
-def test_grace_period_exceeds_the_drain_timeout(grace: str) -> None:
-    text = (ROOT / grace).read_text()
-    drain = Settings(openai_api_key="sk-test").drain_timeout
-    seconds = re.findall(r"^ *(?:stop_grace_period: |TimeoutStopSec=)(\d+)", text, re.M)
-    assert [int(second) > drain for second in seconds] == [True]
+def test_service_waits_until_the_gate_has_drained() -> None:
+    text = (ROOT / "scripts/rustygate.service").read_text()
+    [seconds] = re.findall(r"^TimeoutStopSec=(\d+)$", text, re.M)
+    assert int(seconds) > Settings(openai_api_key="sk-test").drain_timeout
