@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from itertools import islice
 
 from rustygate.admission.waiter import LaneQueue, clock_ns
+from rustygate.core.budgets import periods_differ
 from rustygate.core.lane import Lane
 from rustygate.core.pace import Pace
 from rustygate.core.pace_group import PaceGroup
@@ -84,7 +85,7 @@ class Lanes:
         that with each response, so a change within the interval waits for its end.
         """
         periods = lane.budgets.refill_periods
-        if lane in self._lately_reset or not _differ(lane.refill_periods, periods):
+        if lane in self._lately_reset or not periods_differ(lane.refill_periods, periods):
             return
         lane.refill_periods = periods
         lane.forget_order()
@@ -108,9 +109,3 @@ class Lanes:
                 self._lanes.move_to_end(key)
             else:
                 del self._lanes[key]
-
-
-def _differ(one: tuple[int, int], other: tuple[int, int]) -> bool:
-    """Whether costs in two units differ by more than a factor of two."""
-    pairs = (sorted(pair) for pair in zip(one, other, strict=True))
-    return any(greater > 2 * lesser for lesser, greater in pairs)

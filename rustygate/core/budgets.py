@@ -122,3 +122,9 @@ class Budgets:
         if self.tokens is None:
             return requests
         return max(requests, self.tokens.period * self.token_charge(tokens))
+
+
+def periods_differ(one: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether costs in two units, as in `refill_periods`, differ by more than a factor of two."""
+    pairs = (sorted(pair) for pair in zip(one, other, strict=True))
+    return any(greater > 2 * lesser for lesser, greater in pairs)

@@ -3,12 +3,18 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from rustygate.core.bucket import MINUTE, TokenBucket
-from rustygate.core.budgets import Budgets
-from rustygate.core.scopes import LaneScope
+from rustygate.core.bucket import MINUTE, SECOND, TokenBucket
+from rustygate.core.budgets import Budgets, periods_differ
+from rustygate.core.fair_order import CLASSES
+from rustygate.core.group_demand import GroupFlow
+from rustygate.core.lane import MIN_RATE_PERIOD, RateMeter, Throttle
+from rustygate.core.scopes import ClientScope, LaneScope
 
 # A pace ends after this time, unless a member reports it again.
 PACE_LEASE = MINUTE
+
+# The flows of a lane are made equal at most once in this time.
+RESET_INTERVAL = SECOND
 
 
 class HeldBucket(TokenBucket):
@@ -29,18 +35,78 @@ class HeldBucket(TokenBucket):
         self.cap(now)
         TokenBucket.take(self, now, cost)
 
+    def level(self, now: int) -> int:
+        return min(TokenBucket.level(self, now), self.burst - self.held)
+
     def cap(self, now: int) -> None:
         """Lower the level to the capacity less what is held."""
         self.full_at = max(self.full_at, now + self.held * self.period)
 
 
 @dataclass(slots=True)
-class GroupLane(Budgets):
+class GroupBudgets(Budgets):
+    """Budgets of which members hold a float: `held` admissions, and their tokens.
+
+    What is lent is charged at once. When it is used or returned, it is as if it had been charged
+    then, or never.
+    """
+
+    held: int = 0
+    held_tokens: int = 0
+
+    def set_limit(self, now: int, kind: int, period: int, burst: int) -> TokenBucket | None:
+        """Set the limit of requests (kind 0) or tokens (1); a period below 0 means none."""
+        bucket = self.requests if kind == 0 else self.tokens
+        if period < 0:
+            bucket = None
+        elif bucket is None:
+            bucket = HeldBucket(period, burst)
+            bucket.held = self.held if kind == 0 else self.held_tokens
+        elif (bucket.period, bucket.burst) != (period, burst):
+            bucket.resize(now, period, burst)
+        if kind == 0:
+            self.requests = bucket
+        else:
+            self.tokens = bucket
+        return bucket
+
+    def lend(self, now: int, tokens: int) -> None:
+        """Charge an admission in advance."""
+        Budgets.take(self, now, tokens)
+        self._hold(now, 1, tokens)
+
+    def return_held(self, now: int, count: int, tokens: int) -> None:
+        """Give back admissions that were not used."""
+        self._hold(now, -count, tokens)
+        self.in_flight -= count
+        if self.requests is not None:
+            self.requests.give_back(count)
+        if self.tokens is not None:
+            self.tokens.give_back(count * self.token_charge(tokens))
+
+    def use_held(self, now: int, held: int, tokens: int) -> None:
+        """An admission that was charged `held` tokens is used, for so many tokens."""
+        self._hold(now, -1, held)
+        if self.tokens is not None:
+            self.tokens.give_back(self.token_charge(held) - self.token_charge(tokens))
+
+    def _hold(self, now: int, count: int, tokens: int) -> None:
+        self.held += count
+        self.held_tokens += count * tokens
+        for bucket, units in ((self.requests, self.held), (self.tokens, self.held_tokens)):
+            if isinstance(bucket, HeldBucket):
+                bucket.cap(now)
+                bucket.held = units
+
+
+@dataclass(slots=True)
+class GroupLane(GroupBudgets):
     """A lane's budgets in a group, as the members have learned them.
 
     Attributes:
         known: a member had a successful response.
         pace: limits the rate after a refusal, for `PACE_LEASE` since it was reported.
+        throttle: limits the rate while the lane recovers from `slow_down`.
         total_requests, total_tokens: what was admitted so far. A grant carries the totals at its
             own admission, its mark: what a response says is as of that.
         marks: the newest mark of a response, by kind of quota.
@@ -50,9 +116,11 @@ class GroupLane(Budgets):
     paused_until: int = 0
     pace: TokenBucket | None = None
     paced_until: int = 0
+    throttle: Throttle | None = None
     total_requests: int = 0
     total_tokens: int = 0
     marks: list[int] = field(default_factory=lambda: [0, 0])
+    rate: RateMeter = field(default_factory=lambda: RateMeter(10 * SECOND))
 
     def wait(self, now: int, tokens: int = 0) -> int | None:
         wait = Budgets.wait(self, now, tokens)
@@ -60,22 +128,43 @@ class GroupLane(Budgets):
             return None
         paced = 0 if self.pace is None else self.pace.wait(now)
         paced = min(paced, max(0, self.paced_until - now))
-        return max(wait, paced, self.paused_until - now)
+        throttled = 0 if self.throttle is None else self.throttle.wait(now)
+        return max(wait, paced, throttled, self.paused_until - now)
 
     def take(self, now: int, tokens: int = 0) -> None:
-        self.lend(now, tokens)
-        self.count(tokens)
-
-    def lend(self, now: int, tokens: int) -> None:
-        """Charge an admission that is counted when it is used."""
         Budgets.take(self, now, tokens)
+        self.count(now, tokens)
         if self.pace is not None:
             self.pace.take(now)
+        if self.throttle is not None:
+            self.throttle.take(now)
 
-    def count(self, tokens: int) -> None:
+    def count(self, now: int, tokens: int) -> None:
         """Count an admission in the totals."""
         self.total_requests += 1
         self.total_tokens += tokens
+        self.rate.count(now)
+
+    def spacing(self, now: int) -> int:
+        """The least ns between two requests, by the pace or after `slow_down`; 0 for none."""
+        paced = self.pace.period if self.pace is not None and now < self.paced_until else 0
+        return max(paced, 0 if self.throttle is None else self.throttle.period(now))
+
+    @property
+    def has_knowledge(self) -> bool:
+        """Whether upstream has confirmed the model, or told its limits."""
+        return self.known or self.requests is not None or self.tokens is not None
+
+    def is_idle(self, now: int) -> bool:
+        """Whether nothing but knowledge is lost if the lane is forgotten."""
+        return not self.in_flight and self.paused_until <= now
+
+    def slow_down(self, now: int, admitted_at: int) -> None:
+        """Halve the rate, which recovers linearly over five minutes, as `Lane.slow_down`."""
+        if self.throttle is None or self.throttle.has_recovered(now):
+            self.throttle = Throttle(min(self.rate.period(now), MIN_RATE_PERIOD), now)
+        elif admitted_at > self.throttle.slowed_at:
+            self.throttle.halve(now)
 
     def teach(self, now: int, kind: int, limit: int, level: int, period: int) -> None:
         """Adopt a quota that is not known yet; of one that is, the level only falls."""
@@ -87,67 +176,118 @@ class GroupLane(Budgets):
             bucket.fill_to(now, level)
 
     def learn(self, now: int, kind: int, limit: int, level: int, mark: int, period: int) -> None:
-        """Adopt what a response says of a quota.
+        """Adopt what a response says of a quota. Limits that are known replace the pace.
 
         Args:
             kind: 0 for requests, 1 for tokens.
             level: what is left of it after the request of the response.
-            mark: the mark of that request.
+            mark: the mark of that request. If it is not the newest, the level only falls; nor
+                does it rise by a mark of an earlier life of this group.
             period: nanoseconds in which a unit refills for the group.
         """
-        bucket = self.requests if kind == 0 else self.tokens
         total = self.total_requests if kind == 0 else self.total_tokens
-        is_new = bucket is None
-        if bucket is None:
-            bucket = HeldBucket(period, limit)
-            if kind == 0:
-                self.requests = bucket
-            else:
-                self.tokens = bucket
-        elif (bucket.period, bucket.burst) != (period, limit):
-            bucket.resize(now, period, limit)
-        left = level - max(0, total - mark)
-        if mark >= self.marks[kind] or is_new:
-            self.marks[kind] = mark
+        is_new = (self.requests if kind == 0 else self.tokens) is None
+        bucket = self.set_limit(now, kind, period, limit)
+        assert bucket is not None
+        self.pace = None
+        left = level - max(0, total - mark) - (self.held if kind == 0 else self.held_tokens)
+        if is_new or self.marks[kind] <= mark <= total:
+            self.marks[kind] = min(mark, total)
             bucket.fill_to(now, left)
         elif left < bucket.level(now):
             bucket.fill_to(now, left)
 
 
 class GroupLaneScope(LaneScope[str]):
-    """A lane of a group, and what waits in it."""
+    """A lane of a group, and what waits in it.
 
-    __slots__ = ("name",)
+    Attributes:
+        used: when it was used last.
+        depths: by class, the flows that wait in groups of about the same number of items and
+            tokens: how many flows, items, tokens, and the sum of their weights.
+    """
+
+    __slots__ = ("_refill_periods", "_reset_at", "depths", "name", "used")
 
     budgets: GroupLane
 
     def __init__(self, name: str, lane: GroupLane) -> None:
         super().__init__(lane)
         self.name = name
+        self.used = 0
+        self.depths: tuple[dict[int, list[float]], ...] = tuple({} for _ in CLASSES)
+        self._refill_periods = lane.refill_periods
+        self._reset_at = -RESET_INTERVAL
+
+    def renew_order(self, now: int) -> None:
+        """Make all flows equal again if the limits, and so the costs, have changed much; at most
+        once per interval."""
+        periods = self.budgets.refill_periods
+        in_time = now - self._reset_at >= RESET_INTERVAL
+        if not in_time or not periods_differ(self._refill_periods, periods):
+            return
+        self._refill_periods, self._reset_at = periods, now
+        for flows in self.busy:
+            flows.sort(key=lambda flow: (flow.tag, flow.turn))
+            for position, flow in enumerate(flows):
+                flow.position = position
+        self.forget_order()
+
+    def count_depth(self, flow: GroupFlow) -> None:
+        """Count a flow, which has changed, in its group of flows."""
+        depths = self.depths[flow.share.index]
+        if flow.counted is not None:
+            depth, items, tokens, weight = flow.counted
+            if depths[depth][0] == 1:
+                del depths[depth]
+            else:
+                _add(depths[depth], -1, -items, -tokens, -weight)
+        flow.counted = None
+        if flow.count:
+            depth = 64 * flow.count.bit_length() + flow.tokens.bit_length()
+            flow.counted = depth, flow.count, flow.tokens, flow.share.weight
+            _add(depths.setdefault(depth, [0, 0, 0, 0.0]), 1, *flow.counted[1:])
+
+
+def _add(sums: list[float], *values: float) -> None:
+    for index, value in enumerate(values):
+        sums[index] += value
+
+
+class GroupClientScope(ClientScope[str]):
+    """A client with limits of its own.
+
+    Attributes:
+        limits: ns per request, burst, tokens per minute, slots; -1 for none.
+        version: since which version of the clients' file it has these.
+    """
+
+    __slots__ = ("limits", "version")
+
+    def __init__(self) -> None:
+        super().__init__(Budgets())
+        self.limits = [-1, -1, -1, -1]
+        self.version = 0
+
+    def set_limits(self, limits: list[int], version: int) -> None:
+        """New limits begin with full budgets."""
+        self.limits, self.version = limits, version
+        period, burst, tokens, slots = limits
+        self.budgets.requests = None if period < 0 else TokenBucket(period, burst)
+        self.budgets.tokens = None if tokens < 0 else TokenBucket.per_minute(tokens)
+        self.budgets.slots = None if slots < 0 else slots
+
+    def empty(self, now: int) -> None:
+        for bucket in (self.budgets.requests, self.budgets.tokens):
+            if bucket is not None:
+                bucket.fill_to(now, 0)
+
+    def charged(self, version: int) -> bool:
+        """Whether the present budgets were charged for an admission of this version; -1 is the
+        present one."""
+        return version < 0 or version >= self.version
 
 
 def least(limits: Iterable[int]) -> int:
     """The strictest limit; -1 means none."""
     return min((limit for limit in limits if limit >= 0), default=-1)
-
-
-def resized(bucket: TokenBucket | None, now: int, period: int, burst: int) -> TokenBucket | None:
-    if period < 0:
-        return None
-    if bucket is None:
-        return HeldBucket(period, burst)
-    if (bucket.period, bucket.burst) != (period, burst):
-        bucket.resize(now, period, burst)
-    return bucket
-
-
-def cap(budgets: Budgets, now: int) -> None:
-    for bucket in (budgets.requests, budgets.tokens):
-        if isinstance(bucket, HeldBucket):
-            bucket.cap(now)
-
-
-def change_held(budgets: Budgets, count: int, tokens: int) -> None:
-    for bucket, units in ((budgets.requests, count), (budgets.tokens, count * tokens)):
-        if isinstance(bucket, HeldBucket):
-            bucket.held += units

@@ -18,12 +18,14 @@ class Demand:
         rest, rest_tokens: how many more there are, and their tokens.
         since: when its first waiter arrived, or when the last one was granted: the members of a
             flow take turns.
+        weight: the client's, as this member knows it.
     """
 
     sizes: deque[int]
     rest: int
     rest_tokens: int
     since: int
+    weight: float
 
     @property
     def count(self) -> int:
@@ -51,15 +53,22 @@ class Demand:
 
 
 class GroupFlow(Flow[str]):
-    """A flow whose items are counted by member. An item is the name of its member."""
+    """A flow whose items are counted by member. An item is the name of its member.
 
-    __slots__ = ("demands",)
+    Attributes:
+        first: the tokens of the first item, as of the last `recount` or `pop`.
+        counted: under which depth its lane has counted it, and how: items, tokens, weight.
+    """
+
+    __slots__ = ("counted", "demands", "first")
 
     def __init__(
         self, share: Share[str], lane: LaneScope[str], client: ClientScope[str] | None
     ) -> None:
         super().__init__(share, lane, client)
         self.demands: dict[str, Demand] = {}
+        self.first = 0
+        self.counted: tuple[int, int, int, float] | None = None
 
     @property
     def next_member(self) -> str:
@@ -68,7 +77,7 @@ class GroupFlow(Flow[str]):
 
     @property
     def size(self) -> int:
-        return self.demands[self.next_member].first
+        return self.first
 
     def pop(self, at: int) -> tuple[str, int]:
         name = self.next_member
@@ -78,6 +87,7 @@ class GroupFlow(Flow[str]):
             del self.demands[name]
         self.count -= 1
         self.tokens -= tokens
+        self._find_first()
         return name, tokens
 
     def recount(self) -> tuple[int, int]:
@@ -86,4 +96,8 @@ class GroupFlow(Flow[str]):
         tokens = sum(demand.tokens for demand in self.demands.values())
         change = count - self.count, tokens - self.tokens
         self.count, self.tokens = count, tokens
+        self._find_first()
         return change
+
+    def _find_first(self) -> None:
+        self.first = self.demands[self.next_member].first if self.demands else 0

@@ -30,7 +30,7 @@ _RECOVERY_TIME = 5 * MINUTE
 
 # The rate that was too high counts as at least this one, two requests a second: a model that was
 # quiet lately did not cause the overload by itself, and must not be slowed down for long.
-_MIN_RATE_PERIOD = SECOND // 2
+MIN_RATE_PERIOD = SECOND // 2
 
 # However often it is halved, a lane keeps this fraction of its rate.
 _MIN_FRACTION = 1 / 64
@@ -72,8 +72,8 @@ class Lane(Budgets):
     _unanswered: dict[int, tuple[int, int]] = field(default_factory=dict)
     _request_quota: LearnedQuota = field(default_factory=LearnedQuota)
     _token_quota: LearnedQuota = field(default_factory=LearnedQuota)
-    _rate: "_RateMeter" = field(default_factory=lambda: _RateMeter(10 * SECOND))
-    _recent_rate: "_RateMeter" = field(default_factory=lambda: _RateMeter(SECOND))
+    _rate: "RateMeter" = field(default_factory=lambda: RateMeter(10 * SECOND))
+    _recent_rate: "RateMeter" = field(default_factory=lambda: RateMeter(SECOND))
 
     def wait(self, now: int, tokens: int = 0) -> int | None:
         wait = Budgets.wait(self, now, tokens)
@@ -277,7 +277,7 @@ class Lane(Budgets):
         A response to an exchange that was admitted before the last halving changes nothing.
         """
         if self.throttle is None or self.throttle.has_recovered(now):
-            self.throttle = Throttle(min(self._rate.period(now), _MIN_RATE_PERIOD), now)
+            self.throttle = Throttle(min(self._rate.period(now), MIN_RATE_PERIOD), now)
         elif admitted.at > self.throttle.slowed_at:
             self.throttle.halve(now)
 
@@ -319,7 +319,7 @@ class Throttle:
         self._bucket.take(now)
 
 
-class _RateMeter:
+class RateMeter:
     """Measures the rate at which a lane admits, in two windows of `window` nanoseconds."""
 
     __slots__ = ("_count", "_last_count", "_last_span", "_started", "_window")

@@ -20,11 +20,13 @@ class Caller:
         self.seq += 1
         call = {
             "member": self.name, "known": int(self.seq > 1), "seq": self.seq, "ack": self.seq - 1,
-            "limits": self.limits, "news": [], "float": [], "slots": [0, [], []],
+            "elapsed": 0, "limits": self.limits, "news": [], "float": [], "slots": [0, [], []],
             "levels": [-1, -1], "demand": [], **fields,
         }  # fmt: skip
         if demand:
-            call["demand"] = [["m", 1, self.name, 1.0, [0] * demand, 0, 0, 0]]
+            call["demand"] = [
+                ["m", 1, self.name, 1.0, [0] * min(8, demand), max(0, demand - 8), 0, 0]
+            ]
         return self.group.sync(call, now)
 
 
@@ -127,7 +129,7 @@ def test_share_follows_recent_demand_and_leaves_some_to_a_member_without() -> No
     assert shares == pytest.approx([21 / 22, 1 / 22])
     group._age_shares(HALF_LIFE)
     group._age_shares(HALF_LIFE + 1)
-    assert group.members["busy"].granted == 5
+    assert group.members["busy"].granted == 5 * SECOND // 10
 
 
 def test_weights_of_the_newest_file_count() -> None:
@@ -136,5 +138,5 @@ def test_weights_of_the_newest_file_count() -> None:
     new.sync(0, clients=[["c", 3.0, -1, -1, -1, -1]], clients_version=2)
     old.sync(0, clients=[["c", 2.0, -1, -1, -1, -1]], clients_version=1)
     old.sync(MS, demand=0, float=[])
-    flow = group._flow_of(("m", 1, "c"), 1.0)
+    flow = group.flow_of(("m", 1, "c"), 1.0)
     assert flow.share.weight == 3.0
