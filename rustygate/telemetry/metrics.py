@@ -33,6 +33,7 @@ from rustygate.errors import (
     reasons,
 )
 from rustygate.exchange import MS, Exchange
+from rustygate.telemetry.group_metrics import GroupMetrics, Membership
 from rustygate.telemetry.prometheus_text import render_family
 from rustygate.telemetry.series import (
     CLIENT_LIMIT,
@@ -86,6 +87,7 @@ class Metrics(Collector):
         self._queue_waits = {name: Histogram() for name in CLASS_WEIGHTS}
         self._first_byte = Histogram()
         self._duration = Histogram()
+        self._group: GroupMetrics | None = None
 
     def text(self) -> bytes:
         """All metrics in Prometheus' text format, version 0.0.4."""
@@ -95,6 +97,10 @@ class Metrics(Collector):
         """Let the counters of configured clients start at 0, so that Prometheus sees their first
         requests as an increase."""
         self._configured_clients = tuple(names)
+
+    def watch_group(self, membership: Membership) -> None:
+        """Add the metrics of the gate's group."""
+        self._group = GroupMetrics(membership)
 
     # Counting.
 
@@ -153,6 +159,8 @@ class Metrics(Collector):
         yield from self._counters()
         yield from self._histograms()
         yield from self._gauges()
+        if self._group is not None:
+            yield from self._group.families()
 
     def _start_at_zero(self) -> None:
         """Add the series of configured clients and known models that are likely to increase."""

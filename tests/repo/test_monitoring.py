@@ -11,6 +11,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,7 +24,7 @@ from rustygate.core.verdict import Action
 from rustygate.errors import reasons
 from rustygate.exchange import MS, Exchange
 from rustygate.telemetry.metrics import Metrics
-from tests.support.metrics import TYPES, Scrape
+from tests.support.metrics import GROUP_TYPES, TYPES, Scrape
 
 ROOT = Path(__file__).parents[2]
 ALERTS = ROOT / "scripts/alerts.yml"
@@ -62,6 +63,9 @@ async def scrape_full_gate() -> Scrape:
     lane = gate.lanes.get("m").budgets
     lane.known, lane.requests = True, TokenBucket(1, 5)
     metrics = Metrics(gate)
+    member = SimpleNamespace(state="together", members=2, on_sync=None)
+    metrics.watch_group(member)
+    member.on_sync(MS)
     metrics.count_retry("upstream_429")
     metrics.count_upstream_429("m", Action.PAUSE)
     for reason in (None, "queue_timeout"):
@@ -75,7 +79,7 @@ async def scrape_full_gate() -> Scrape:
 
 @pytest.fixture(scope="module")
 def scrape() -> Scrape:
-    """A scrape of a gate with a sample of every metric."""
+    """A scrape of a gate in a group, with a sample of every metric."""
     return asyncio.run(scrape_full_gate())
 
 
@@ -99,7 +103,7 @@ def test_queries_use_every_metric_and_no_other(scrape: Scrape) -> None:
     assert used <= available
     # Any part of a histogram counts as its use.
     parts = r"_(total|bucket|sum|count)$"
-    assert {re.sub(parts, "", name) for name in used} == set(TYPES)
+    assert {re.sub(parts, "", name) for name in used} == TYPES.keys() | GROUP_TYPES.keys()
 
 
 def test_reasons_in_queries_exist() -> None:

@@ -23,6 +23,12 @@ TYPES = {
     "rustygate_refusals": "counter",
     "rustygate_upstream_429": "counter",
 }
+# Those of a gate in a group.
+GROUP_TYPES = {
+    "rustygate_group_members": "gauge",
+    "rustygate_group_state": "gauge",
+    "rustygate_group_sync_seconds": "histogram",
+}
 
 
 def scrape_request(*lines: str, host: str = "localhost", target: str = "/metrics") -> bytes:
