@@ -34,8 +34,8 @@ from typing import Any
 from rustygate.core import group_clients, group_floats, group_news
 from rustygate.core.bucket import SECOND
 from rustygate.core.group_call import check
-from rustygate.core.group_demand import Demand
-from rustygate.core.group_reply import lane_states
+from rustygate.core.group_demand import Demand, FlowKey
+from rustygate.core.group_reply import client_states, lane_states, leads, quotas, shared_flows
 from rustygate.core.group_state import MAX_FLOWS, GroupState, Member
 
 MS = SECOND // 1000
@@ -74,7 +74,8 @@ class GroupScheduler(GroupState):
             this one's part of what was granted lately. `differs`: 1 if its limits are not those
             in force. `levels`: what is left of the gate's own requests and tokens; -1 for no
             limit. `clients_version`. `refused`: flows (lane, class, client) of the call that are
-            too many for a group; to be reported again. `lanes`: see `core.group_reply`.
+            too many for a group; to be reported again. `quotas`, `leads`, `lanes`, `clients` and
+            `flows`: see `core.group_reply`.
         """
         check(call)
         now = self._advance(clock, call["elapsed"])
@@ -113,7 +114,8 @@ class GroupScheduler(GroupState):
         grants = self._collect(member, now)
         if not self.waiting:
             group_floats.lend(self, member, call["float"], now)
-        member.reply = self._reply(member, grants, refused, now)
+        reported = [(lane, index, client) for lane, index, client, *_ in call["demand"]]
+        member.reply = self._reply(member, grants, refused, reported, now)
         self.forget_lanes()
         return member.reply
 
@@ -241,7 +243,12 @@ class GroupScheduler(GroupState):
     # The reply.
 
     def _reply(
-        self, member: Member, grants: list[list[Any]], refused: list[list[Any]], now: int
+        self,
+        member: Member,
+        grants: list[list[Any]],
+        refused: list[list[Any]],
+        reported: list[FlowKey],
+        now: int,
     ) -> dict[str, Any]:
         next_at = self.next_at
         return {
@@ -260,7 +267,11 @@ class GroupScheduler(GroupState):
             "waiting_tokens": self.waiting_tokens,
             "clients_version": self.clients_version,
             "refused": refused,
-            "lanes": lane_states(self, member, now),
+            "quotas": quotas(self.own, now),
+            "leads": leads(self.order),
+            "lanes": lane_states(self, member, reported, now),
+            "clients": client_states(self, reported, now),
+            "flows": shared_flows(self, member, reported),
         }
 
     def _float_state(self, member: Member, name: str) -> list[Any]:
