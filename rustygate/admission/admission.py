@@ -80,9 +80,9 @@ class Admission(Waiter):
 
     def _refuse_oversized(self) -> None:
         least = self.exchange.min_tokens
-        own = self._dispatcher.budgets.tokens
-        if own is not None and least > own.burst:
-            raise RequestTooLarge(least, own.burst)
+        capacity = self._dispatcher.token_capacity
+        if capacity is not None and least > capacity:
+            raise RequestTooLarge(least, capacity)
         now = self._dispatcher.now()
         for scope in self.scopes:
             bucket = scope.budgets.tokens
@@ -145,11 +145,14 @@ class Admission(Waiter):
         lane = self.lane.budgets
         lane.give_back(self.tokens)
         lane.count_refusal(self.lane_totals, self.tokens)
-        self.waive()
+        self._return_cost()
 
     def waive(self) -> None:
         """Return what was taken from the gate's and the client's budgets, since what was admitted
         is no work. The lane's level comes from upstream."""
+        self._return_cost()
+
+    def _return_cost(self) -> None:
         self._dispatcher.budgets.give_back(self.tokens)
         if self.client is not None and self.client.charged(self):
             self.client.budgets.give_back(self.tokens)

@@ -39,11 +39,13 @@ TIMER_SLACK = 2 * MS
 class Dispatcher:
     """Admits waiters in fair order as the budgets allow.
 
-    Once it is `closed`, newcomers are refused, too.
+    Once it is `closed`, newcomers are refused, too. `token_capacity` is the most that one request
+    may cost.
     """
 
     def __init__(self, settings: Settings, loop: asyncio.AbstractEventLoop) -> None:
-        self.budgets = _own_budgets(settings)
+        self.budgets = own_budgets(settings)
+        self.token_capacity = None if self.budgets.tokens is None else self.budgets.tokens.burst
         self.scheduler: Scheduler[Waiter] = Scheduler(self.budgets, slack=TIMER_SLACK)
         self.closed = False
         self._late_waiters = LateWaiters(self._refuse_late, loop)
@@ -251,7 +253,7 @@ class Dispatcher:
             self._dispatch()
 
 
-def _own_budgets(settings: Settings) -> Budgets:
+def own_budgets(settings: Settings) -> Budgets:
     """The budgets that the operator set."""
     requests = tokens = None
     if settings.rate_limit is not None:

@@ -10,6 +10,11 @@ from dataclasses import dataclass
 
 from rustygate.admission.admission import Admission
 from rustygate.admission.dispatcher import Dispatcher
+from rustygate.admission.group.admission import GroupAdmission
+from rustygate.admission.group.clients import clients_of
+from rustygate.admission.group.dispatcher import GroupDispatcher
+from rustygate.admission.group.member import Member
+from rustygate.admission.group.store import Store
 from rustygate.admission.lanes import Lanes
 from rustygate.admission.waiter import ClientQueue, TurnQueue, clock_ns
 from rustygate.config import Settings
@@ -34,15 +39,29 @@ class Gate:
 
     Each attempt goes through `admission(exchange)`. After `close`,
     all attempts are refused with `Draining`.
+
+    Attributes:
+        member: what ties it to its group, if it is in one.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, store: Store | None = None) -> None:
+        """`store`: that of the group which the gate shares its budgets with."""
         self._loop = asyncio.get_running_loop()
-        self.dispatcher = Dispatcher(settings, self._loop)
         # With RATE_LIMIT=auto, a burst of requests goes out before a model's first response.
         probes = settings.rate_limit_burst if settings.rate_limit is None else None
         self.lanes = Lanes(probes, self._loop)
         self._clients: dict[str, ClientQueue] = {}
+        self.dispatcher: Dispatcher
+        self._admission_type = Admission
+        self.member: Member | None = None
+        if store is None:
+            self.dispatcher = Dispatcher(settings, self._loop)
+        else:
+            dispatcher = GroupDispatcher(settings, self.lanes, self._clients, self._loop)
+            self.dispatcher = dispatcher
+            self._admission_type = GroupAdmission
+            self.member = Member(dispatcher, store, self._loop, settings.gate_group)
+            self.member.start()
 
     def __repr__(self) -> str:
         own = self.dispatcher.budgets
@@ -60,7 +79,7 @@ class Gate:
     def admission(self, exchange: Exchange) -> Admission:
         """An attempt's way through the gate; see `Admission`."""
         client = self._clients.get(exchange.client)
-        return Admission(exchange, self.dispatcher, self.lanes, client)
+        return self._admission_type(exchange, self.dispatcher, self.lanes, client)
 
     def turn_admission(self, exchange: Exchange, turn_queue: TurnQueue) -> Admission:
         """The way of a WebSocket's turn through the gate, behind the turns before it."""
@@ -76,13 +95,29 @@ class Gate:
         """The budgets of a client's own limits, if it has any."""
         return self._clients.get(client)
 
-    def limit_clients(self, limits: Mapping[str, Limits]) -> None:
+    async def leave_group(self) -> None:
+        """Give back to the group what this gate holds, if it is in one."""
+        if self.member is not None:
+            await self.member.leave()
+
+    def limit_clients(
+        self,
+        limits: Mapping[str, Limits],
+        weights: Mapping[str, float] | None = None,
+        version: int = 0,
+    ) -> None:
         """Set the limits of clients, by name; a client that is not named has no limits.
 
         A client that can get limits later must be named from the start, with empty limits.
         Waiters keep waiting, for the new limits. New limits begin with full budgets; unchanged
         limits keep their levels.
+
+        Args:
+            weights: the weights of all clients; for the group.
+            version: of the limits and weights that a group gets, the newest count.
         """
+        if self.member is not None and weights:
+            self.member.set_clients(version, clients_of(limits, weights))
         for name in limits.keys() - self._clients.keys():
             self._clients[name] = ClientQueue(name)
         for name, client in list(self._clients.items()):

@@ -36,7 +36,7 @@ class Lanes:
 
     def __init__(self, probes: int | None, loop: asyncio.AbstractEventLoop) -> None:
         self._lanes: OrderedDict[str, LaneQueue] = OrderedDict()
-        self._probes = probes
+        self.probes = probes
         self._pace_group = PaceGroup()
         self._loop = loop
         self._lately_reset: set[LaneQueue] = set()
@@ -53,11 +53,15 @@ class Lanes:
         lane = self._lanes.get(name)
         if lane is None:
             lane = self._lanes[name] = LaneQueue(
-                name, Lane(slots=self._probes, pace_group=self._pace_group)
+                name, Lane(slots=self.probes, pace_group=self._pace_group)
             )
         else:
             self._lanes.move_to_end(name)
         return lane
+
+    def find(self, key: str) -> LaneQueue | None:
+        """A lane, if there is one. It does not count as used."""
+        return self._lanes.get(key)
 
     def is_known(self, key: str) -> bool:
         """Whether upstream has confirmed that a model or endpoint exists, as far as is

@@ -19,13 +19,14 @@ MAX_NAME_SHOWN = 100
 class Waiter:
     """An attempt that needs admission.
 
-    `decision` is set while it waits, and resolves when it is admitted or refused. `limits` and
-    `lane_totals` record what its client's and its lane's budgets were when it was charged.
+    `decision` is set while it waits, and resolves when it is admitted or refused. In a group,
+    `since` is when it began to wait. `limits` and `lane_totals` record what its client's and its
+    lane's budgets were when it was charged, and `version` what the client's were in the group.
     """
 
     __slots__ = (
         "client", "decision", "exchange", "flow", "is_retry", "lane", "lane_totals", "limits",
-        "tokens", "turn_queue",
+        "since", "tokens", "turn_queue", "version",
     )  # fmt: skip
 
     def __init__(
@@ -39,6 +40,8 @@ class Waiter:
         self.flow: Flow[Waiter] | None = None
         self.turn_queue: TurnQueue | None = None
         self.decision: asyncio.Future[None] | None = None
+        self.since: int
+        self.version: int
         self.limits: Limits
         self.lane_totals: AdmissionTotals
 

@@ -40,6 +40,9 @@ from rustygate.core.group_state import MAX_FLOWS, GroupState, Member
 
 MS = SECOND // 1000
 
+# Nanoseconds per unit are at most so many, 13 days.
+MAX_PERIOD = 2**50
+
 HORIZON = 25 * MS
 LATE = 50 * MS
 DEMAND_LEASE = 200 * MS

@@ -46,6 +46,10 @@ class AdmissionTotals(NamedTuple):
 
 _NO_ADMISSIONS = AdmissionTotals(0, 0, 0)
 
+# A quota as a group knows it: its limit (-1 if it has none), its level, nanoseconds per unit, and
+# nanoseconds until it is full.
+QuotaState = tuple[int, int, int, int]
+
 
 @dataclass(slots=True)
 class Lane(Budgets):
@@ -112,6 +116,47 @@ class Lane(Budgets):
                 self.pace = None
             else:
                 self.pace.take(now)
+
+    # In a group of gates. The group has the budgets, and this lane what was last heard of them.
+
+    def record_grant(self, totals: AdmissionTotals, tokens: int) -> None:
+        """Note an exchange that the group has admitted from its budgets.
+
+        Args:
+            totals: those of the group's lane, with this exchange.
+        """
+        self.in_flight += 1
+        # The group's other members have admitted the rest.
+        admitted = totals.requests - self.totals.requests if self.totals.requests else 1
+        if admitted > 0:
+            self.totals = totals
+        self._unanswered[totals.requests] = totals.at, tokens
+        self._rate.count(totals.at, max(1, admitted))
+        if not self.limits_known:
+            self._recent_rate.count(totals.at, max(1, admitted))
+        if self.throttle is not None:
+            self.throttle.take(totals.at)
+        if self.pace is not None:
+            self._follow_pace()
+            self.pace.take(totals.at)
+
+    def restart_totals(self) -> None:
+        """The totals begin anew, as those of a group. What was admitted before has no place among
+        them."""
+        self.totals = self._last_update = _NO_ADMISSIONS
+        self._unanswered.clear()
+        self._request_quota.restart()
+        self._token_quota.restart()
+
+    def adopt(self, now: int, requests: "QuotaState", tokens: "QuotaState") -> None:
+        """Use the limits, levels and periods that the group knows."""
+        self.requests = self._request_quota.adopt(self.requests, now, *requests)
+        self.tokens = self._token_quota.adopt(self.tokens, now, *tokens)
+
+    def pace_period(self, now: int) -> int:
+        """Nanoseconds between two requests of the pace; 0 without one."""
+        self._follow_pace()
+        return 0 if self.pace is None or self.pace.is_over(now) else self.pace.bucket.period
 
     def confirm_model(self) -> None:
         """A successful response arrived, so the model exists. Requests in flight no longer need a
@@ -331,10 +376,10 @@ class RateMeter:
         self._window = window
         self._started = self._last_span = self._count = self._last_count = 0
 
-    def count(self, now: int) -> None:
+    def count(self, now: int, admissions: int = 1) -> None:
         if now - self._started >= self._window:
             self._start_window(now)
-        self._count += 1
+        self._count += admissions
 
     def period(self, now: int) -> int:
         """Average nanoseconds between two admissions lately."""

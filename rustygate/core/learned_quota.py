@@ -94,6 +94,37 @@ class LearnedQuota:
             bucket.limit_debt(now)
         return bucket
 
+    def adopt(
+        self,
+        bucket: TokenBucket | None,
+        now: int,
+        limit: int,
+        level: int,
+        period: int,
+        full_in: int,
+    ) -> TokenBucket | None:
+        """The bucket as the group knows it, which this gate is a member of.
+
+        Args:
+            limit: -1 if the group knows none.
+            period: nanoseconds per unit.
+            full_in: nanoseconds until it is full.
+        """
+        if limit < 0:
+            return bucket
+        if bucket is None or bucket.burst != limit:
+            self.restart()
+            self._period = ceil(MINUTE / limit)
+            bucket = TokenBucket(period, limit)
+        bucket.period = period
+        bucket.full_at = now + full_in
+        return bucket
+
+    def restart(self) -> None:
+        """The totals of the lane begin anew: observe others' use anew."""
+        self._others, self._reserve, self._refused, self._since = None, 0, 0, 0
+        self._low_at = -MINUTE
+
     def _level(self, bucket: TokenBucket, remaining: int, admitted_at: int) -> int:
         """The level that is reported for an exchange. If a lower one was reported for another
         that was admitted at about the same time, upstream saw that one later."""

@@ -1,0 +1,26 @@
+"""Weights and limits of the clients, as a member sends them to its group."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rustygate.core.clients import Limits
+from rustygate.core.group_scheduler import MAX_PERIOD
+
+
+def clients_of(limits: Mapping[str, Limits], weights: Mapping[str, float]) -> list[list[Any]]:
+    """For each client: name, weight, ns per request, burst, tokens per minute, slots; -1 for
+    none."""
+    return [
+        [name, weight, *_limits_of(limits.get(name, Limits()))] for name, weight in weights.items()
+    ]
+
+
+def _limits_of(limits: Limits) -> list[int]:
+    budgets = limits.budgets()
+    requests, tokens = budgets.requests, budgets.tokens
+    return [
+        -1 if requests is None else min(requests.period, MAX_PERIOD),
+        -1 if requests is None else requests.burst,
+        -1 if tokens is None else tokens.burst,
+        -1 if budgets.slots is None else budgets.slots,
+    ]

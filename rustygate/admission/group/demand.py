@@ -1,0 +1,103 @@
+"""What waits at a member, as it reports it to its group: by flow, and only what has changed."""
+
+from collections import Counter
+from itertools import islice
+from typing import Any
+
+from rustygate.admission.waiter import Waiter
+from rustygate.core.group_call import MAX_TOKENS, SIZES_REPORTED
+from rustygate.core.group_demand import FlowKey
+from rustygate.core.group_state import MAX_FLOWS_REPORTED
+from rustygate.core.scheduler import Scheduler
+from rustygate.core.scopes import Flow
+
+
+def key_of(flow: Flow[Waiter]) -> FlowKey:
+    """The key of a waiter's flow in the group."""
+    waiter = next(iter(flow))
+    return waiter.lane.name, flow.share.index, waiter.exchange.client
+
+
+class Demand:
+    """The flows of a member's waiters, and which of them the group has to be told of."""
+
+    def __init__(self) -> None:
+        # A key has two flows for a while after its client got limits of its own.
+        self._flows: dict[FlowKey, list[Flow[Waiter]]] = {}
+        self._changed: dict[FlowKey, None] = {}
+
+    def __repr__(self) -> str:
+        return f"<Demand of {len(self._flows)} flows, {len(self._changed)} changed>"
+
+    @property
+    def has_changed(self) -> bool:
+        return bool(self._changed)
+
+    def restart(self, scheduler: Scheduler[Waiter]) -> None:
+        """Report everything that waits, because the group knows nothing of it."""
+        self._flows.clear()
+        self._changed.clear()
+        for shares in scheduler.busy:
+            for share in shares:
+                for flow in share.flows:
+                    self.add(flow)
+
+    def add(self, flow: Flow[Waiter]) -> None:
+        """A waiter came into a flow."""
+        key = key_of(flow)
+        flows = self._flows.setdefault(key, [])
+        if flow not in flows:
+            flows[:] = [*(each for each in flows if each.count), flow]
+        self._changed[key] = None
+
+    def change(self, key: FlowKey) -> None:
+        """Report a flow again."""
+        self._changed[key] = None
+
+    def change_all(self) -> None:
+        """Report all flows again."""
+        self._changed.update(dict.fromkeys(self._flows))
+
+    def first(self, key: FlowKey) -> tuple[Flow[Waiter], Waiter] | None:
+        """The first waiter of a flow."""
+        for flow in self._flows.get(key, ()):
+            if flow.count:
+                return flow, next(iter(flow))
+        return None
+
+    def report(self, granted: Counter[FlowKey], now: int) -> list[list[Any]]:
+        """The flows that have changed since the last report, or some of them if they are many.
+
+        Args:
+            granted: how many waiters of each flow have a grant that is not due yet.
+        """
+        changed = list(islice(self._changed, MAX_FLOWS_REPORTED))
+        for key in changed:
+            del self._changed[key]
+        return [self._report(key, granted[key], now) for key in changed]
+
+    def _report(self, key: FlowKey, granted: int, now: int) -> list[Any]:
+        flows = self._flows.get(key, [])
+        if not any(flow.count for flow in flows):
+            self._flows.pop(key, None)
+            return [*key, 1.0, [], 0, 0, 0]
+        waiters = [
+            entry for flow in flows for entry in islice(flow.sizes(), granted + SIZES_REPORTED)
+        ]
+        first = waiters[granted : granted + SIZES_REPORTED]
+        if not first:
+            return [*key, flows[-1].share.weight, [], 0, 0, 0]
+        sizes = [_cap(tokens) for _, tokens in first]
+        before = sum(tokens for _, tokens in waiters[:granted])
+        rest = sum(flow.count for flow in flows) - granted - len(sizes)
+        rest_tokens = 0
+        if rest:
+            rest_tokens = sum(flow.tokens for flow in flows) - before
+            rest_tokens -= sum(tokens for _, tokens in first)
+        age = max(0, now - first[0][0].since)
+        weight = flows[-1].share.weight
+        return [*key, weight, sizes, rest, min(rest_tokens, rest * MAX_TOKENS), age]
+
+
+def _cap(tokens: int) -> int:
+    return min(tokens, MAX_TOKENS)

@@ -1,0 +1,257 @@
+"""A member of a group: calls the group's store, and knows whether the gate is together with it.
+
+- `joining`: the store has not answered since the start. After the first call has failed, the gate
+  serves alone, with all of its limits, because it knows of no other member.
+- `together`: the store answers.
+- `alone`: it has stopped answering. The gate goes on with its last share of the limits.
+
+A call may take `CALL_LIMIT_S`. If it fails, the gate is on its own at once, so that no request
+waits for the store, and calls are repeated with back-off. When the store answers again, the member
+registers anew with what it holds, as it does when the group has forgotten it.
+"""
+
+import asyncio
+from collections.abc import Callable
+from random import Random
+from secrets import token_hex
+from typing import Any
+
+from loguru import logger
+
+from rustygate.admission.group.dispatcher import GroupDispatcher
+from rustygate.admission.group.pacing import Pacing, Urgency
+from rustygate.admission.group.store import Reply, Store, StoreUnavailable
+from rustygate.core.bucket import SECOND
+
+CALL_LIMIT_S = 0.1
+
+# How long a member waits before it calls a store that did not answer, at first and at most.
+_FIRST_RETRY, _LAST_RETRY = SECOND // 10, SECOND
+
+STATES = ("joining", "together", "alone")
+
+
+class Member:
+    """Calls the store as long as it is `start`ed, until it `leave`s.
+
+    Attributes:
+        state: one of `STATES`.
+        members: how many members the group had at the last reply.
+        on_sync: called with the duration of each answered call, in nanoseconds.
+    """
+
+    def __init__(
+        self,
+        dispatcher: GroupDispatcher,
+        store: Store,
+        loop: asyncio.AbstractEventLoop,
+        group: str = "",
+    ) -> None:
+        """`group`: its name, for the log."""
+        self.state = "joining"
+        self.members = 0
+        self.on_sync: Callable[[int], None] = lambda duration: None
+        self._dispatcher = dispatcher
+        self._store = store
+        self._loop = loop
+        self._group = group
+        self._name = token_hex(8)
+        self._random = Random(self._name)
+        self._pacing = Pacing(dispatcher.now(), self._random)
+        self._registered = self._leaving = self._differs = False
+        self._seq = self._ack = 0
+        self._answered_at = dispatcher.now()
+        self._share = 1.0
+        self._urgency = Urgency.AT_ONCE
+        self._grants_at: int | None = None
+        self._retry_at, self._retry_after = 0, _FIRST_RETRY
+        self._clients: list[list[Any]] | None = None
+        self._clients_version, self._clients_sent = 0, False
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        dispatcher.urge = self.urge
+
+    def __repr__(self) -> str:
+        return f"<Member {self.state}, {self.members} members, call {self._seq}>"
+
+    def start(self) -> None:
+        self._task = self._loop.create_task(self._run())
+
+    async def leave(self) -> None:
+        """Give everything back, and end."""
+        self._leaving = True
+        self._wake.set()
+        if self._task is not None:
+            await self._task
+        if self._registered:
+            await self._call(leave=True)
+        await self._store.close()
+
+    def urge(self, urgency: Urgency) -> None:
+        """The group has to be told something."""
+        if urgency > self._urgency:
+            self._urgency = urgency
+            self._wake.set()
+
+    def set_clients(self, version: int, clients: list[list[Any]]) -> None:
+        """Weights and limits of the clients, for the whole group.
+
+        Args:
+            version: of two members' clients, the greater one counts.
+            clients: name, weight, ns per request, burst, tokens per minute, slots; -1 for none.
+        """
+        self._clients, self._clients_version, self._clients_sent = clients, version, False
+        self.urge(Urgency.SPACED)
+
+    # Calls.
+
+    async def _run(self) -> None:
+        while not self._leaving:
+            await self._until_due()
+            if not self._leaving:
+                await self._call()
+
+    async def _until_due(self) -> None:
+        while not self._leaving and (due := self._due()) > self._dispatcher.now():
+            self._wake.clear()
+            # One microsecond more: a timer that fires early costs another round.
+            timer = self._loop.call_at(due / SECOND + 1e-6, self._wake.set)
+            await self._wake.wait()
+            timer.cancel()
+
+    def _due(self) -> int:
+        if self._retry_at:
+            return self._retry_at
+        return self._pacing.due(
+            self._dispatcher.now(),
+            self._urgency,
+            waiting=self._dispatcher.scheduler.waiting > 0,
+            grants_at=self._grants_at,
+        )
+
+    async def _call(self, *, leave: bool = False) -> None:
+        sent = self._dispatcher.now()
+        self._pacing.sent(sent)
+        self._urgency = Urgency.NONE
+        call = self._report(sent) if self._registered else self._registration(sent)
+        if leave:
+            call["leave"], call["float"] = 1, []
+        try:
+            async with asyncio.timeout(CALL_LIMIT_S):
+                reply = await self._store.sync(call)
+        except TimeoutError:
+            self._on_failure(f"no answer within {CALL_LIMIT_S * 1000:.0f} ms")
+        except StoreUnavailable as error:
+            self._on_failure(str(error))
+        except Exception:
+            logger.exception("a call to the group's store failed")
+            self._on_failure("an unexpected error")
+        else:
+            if not leave:
+                self._on_reply(reply, sent)
+
+    def _registration(self, now: int) -> dict[str, Any]:
+        call: dict[str, Any] = {"replaces": self._name}
+        self._name = token_hex(8)
+        self._seq = self._ack = 0
+        self._clients_sent = False
+        held = self._dispatcher.register(now)
+        return {**call, **self._report(now), **held, "known": 0}
+
+    def _report(self, now: int) -> dict[str, Any]:
+        dispatcher = self._dispatcher
+        dispatcher.refresh_paces()
+        elapsed = now - self._answered_at
+        self._seq += 1
+        floats = dispatcher.floats.request(
+            elapsed,
+            now,
+            contended=dispatcher.closed or dispatcher.group_waiting > 0,
+            waiting=dispatcher.scheduler.waiting > 0,
+        )
+        call = {
+            "member": self._name,
+            "known": 1,
+            "seq": self._seq,
+            "ack": self._ack,
+            "elapsed": elapsed,
+            "limits": dispatcher.limits,
+            "demand": dispatcher.demand.report(dispatcher.grants.by_flow, now),
+            "news": dispatcher.news.take(),
+            "float": floats,
+        }
+        if self._clients is not None and not self._clients_sent:
+            call["clients"], call["clients_version"] = self._clients, self._clients_version
+        return call
+
+    # Answers.
+
+    def _on_reply(self, reply: Reply, sent: int) -> None:
+        now = self._dispatcher.now()
+        self.on_sync(now - sent)
+        if "stale" in reply or "ignored" in reply:
+            self._on_stale()
+            return
+        if not self._registered:
+            self._on_registered(reply, now)
+        self._answered_at, self._ack = sent, self._seq
+        self._clients_sent = True
+        self.members, self._share = reply["members"], reply["share"]
+        self._grants_at = now + reply["next"] if reply["next"] >= 0 else None
+        self._dispatcher.receive(reply, sent, now)
+        self._check_limits(bool(reply["differs"]))
+        if self._dispatcher.news:
+            self.urge(Urgency.LATER)
+
+    def _on_registered(self, reply: Reply, now: int) -> None:
+        self._registered = True
+        self._retry_at, self._retry_after = 0, _FIRST_RETRY
+        self._dispatcher.join(now)
+        if self.state == "joining":
+            logger.info("joined group {}: {} members", self._group, reply["members"])
+        elif self.state == "alone":
+            logger.info(
+                "Redis answers again: joined group {} again, {} members",
+                self._group,
+                reply["members"],
+            )
+        self.state = "together"
+
+    def _on_stale(self) -> None:
+        """The group has forgotten this member, because it was silent or the store is empty."""
+        self._registered = False
+        self.urge(Urgency.AT_ONCE)
+        logger.info("group {} has forgotten this gate, which registers anew", self._group)
+
+    def _on_failure(self, reason: str) -> None:
+        now = self._dispatcher.now()
+        self._registered = False
+        self._retry_at = now + int(self._retry_after * (0.75 + 0.25 * self._random.random()))
+        self._retry_after = min(_LAST_RETRY, 2 * self._retry_after)
+        self._dispatcher.news.stop()
+        if self.state == "together":
+            self.state = "alone"
+            self._go_alone(self._share, reason, now)
+        elif not self._dispatcher.local:
+            self._go_alone(1.0, reason, now)
+
+    def _go_alone(self, share: float, reason: str, now: int) -> None:
+        self.members = 0
+        self._dispatcher.go_alone(share, now)
+        logger.warning(
+            "the Redis of group {} does not answer ({}): this gate goes on alone with {:.0%} of "
+            "the limits until it does",
+            self._group,
+            reason,
+            share,
+        )
+
+    def _check_limits(self, differs: bool) -> None:
+        if differs and not self._differs:
+            logger.warning(
+                "the gates of group {} have different limits, and the strictest count: set the "
+                "same RATE_LIMIT, RATE_LIMIT_BURST, TOKENS_PER_MINUTE and CONCURRENCY_LIMIT at "
+                "all of them",
+                self._group,
+            )
+        self._differs = differs

@@ -1,0 +1,139 @@
+"""Gates that share one quota, on a virtual clock."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import replace
+
+from rustygate.admission.admission import Admission
+from rustygate.admission.gate import Gate
+from rustygate.admission.group.local_store import LocalGroup, LocalStore
+from rustygate.core.bucket import SECOND
+from rustygate.errors import Refusal
+from rustygate.exchange import Exchange
+from rustygate.plan import virtual_clock
+from tests.support.harness import DEFAULTS
+
+
+class GroupHarness:
+    """A group of gates over one scheduler, a call of which takes half a millisecond.
+
+    Attributes:
+        admitted: by client, gate and time in seconds.
+        waits: how long each admitted request of a client has waited, in seconds.
+        errors: what requests were refused with.
+    """
+
+    def __init__(self, gates: int = 3, **overrides: object) -> None:
+        self.settings = replace(DEFAULTS, **{"rate_limit_timeout": 1e4, **overrides})  # type: ignore[arg-type]
+        self.group = LocalGroup(delay_s=0.0005)
+        self.stores: list[LocalStore] = []
+        self.gates: list[Gate] = []
+        self.admitted: list[tuple[str, int, float]] = []
+        self.waits: dict[str, list[float]] = {}
+        self.errors: list[Exception] = []
+        self.on_response: Callable[[Admission], None] | None = None
+        self._loop = asyncio.get_running_loop()
+        self.began = self._loop.time()
+        self._demands: list[asyncio.Task[None]] = []
+        self._requests: set[asyncio.Task[Exchange]] = set()
+        for _ in range(gates):
+            self.add_gate()
+
+    def add_gate(self, **overrides: object) -> int:
+        self.stores.append(LocalStore(self.group))
+        settings = replace(self.settings, **overrides)  # type: ignore[arg-type]
+        self.gates.append(Gate(settings, self.stores[-1]))
+        return len(self.gates) - 1
+
+    @property
+    def now(self) -> float:
+        return self._loop.time() - self.began
+
+    async def admit(
+        self, client: str, gate: int, hold_s: float = 0.0, **fields: object
+    ) -> Exchange:
+        """Send a request through a gate, and keep it in flight for a time."""
+        deadline = self.gates[gate].now() + int(self.settings.rate_limit_timeout * SECOND)
+        exchange = Exchange(client, "POST", "/v1/x", **{"deadline": deadline, **fields})  # type: ignore[arg-type]
+        began = self.now
+        async with self.gates[gate].admission(exchange) as admission:
+            self.admitted.append((client, gate, self.now))
+            self.waits.setdefault(client, []).append(self.now - began)
+            if hold_s:
+                await asyncio.sleep(hold_s)
+            if self.on_response is not None:
+                self.on_response(admission)
+        return exchange
+
+    def spawn(
+        self, client: str, gate: int, hold_s: float = 0.0, **fields: object
+    ) -> "asyncio.Task[Exchange]":
+        task = asyncio.create_task(self.admit(client, gate, hold_s, **fields))
+        self._requests.add(task)
+        task.add_done_callback(self._on_done)
+        return task
+
+    def _on_done(self, task: "asyncio.Task[Exchange]") -> None:
+        self._requests.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.errors.append(error)  # type: ignore[arg-type]
+
+    def flood(self, client: str, gate: int, depth: int, **fields: object) -> None:
+        """Keep so many requests of a client waiting at a gate."""
+
+        async def one() -> None:
+            while True:
+                try:
+                    await self.admit(client, gate, **fields)  # type: ignore[arg-type]
+                except Refusal as error:
+                    self.errors.append(error)
+                    return
+
+        self._demands += [asyncio.create_task(one()) for _ in range(depth)]
+
+    def trickle(self, client: str, gates: Iterable[int], interval_s: float) -> None:
+        """Send a request of a client now and then, to one gate after another."""
+
+        async def requests() -> None:
+            while True:
+                for gate in gates:
+                    await asyncio.sleep(interval_s)
+                    self.spawn(client, gate)
+
+        self._demands.append(asyncio.create_task(requests()))
+
+    async def stop_demand(self) -> None:
+        """Cancel all requests that wait."""
+        tasks = [*self._demands, *self._requests]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def count(self, client: str, since: float = 0.0, until: float = 1e9) -> int:
+        return sum(each == client and since <= at < until for each, _, at in self.admitted)
+
+    def total(self, since: float = 0.0, until: float = 1e9) -> int:
+        return sum(since <= at < until for *_, at in self.admitted)
+
+    def states(self) -> list[str]:
+        return [gate.member.state for gate in self.gates if gate.member is not None]
+
+
+def run_group(
+    scenario: Callable[[GroupHarness], Awaitable[None]], gates: int = 3, **overrides: object
+) -> GroupHarness:
+    """Run a scenario on a virtual clock."""
+
+    async def main() -> GroupHarness:
+        harness = GroupHarness(gates, **overrides)
+        await scenario(harness)
+        await harness.stop_demand()
+        return harness
+
+    return virtual_clock.run(main)
+
+
+def jain(shares: Iterable[float]) -> float:
+    """Jain's index: 1 if all shares are equal."""
+    values = list(shares)
+    return sum(values) ** 2 / (len(values) * sum(value * value for value in values))
