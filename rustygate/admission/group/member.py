@@ -20,7 +20,7 @@ from loguru import logger
 
 from rustygate.admission.group.dispatcher import GroupDispatcher
 from rustygate.admission.group.pacing import Pacing, Urgency
-from rustygate.admission.group.store import Reply, Store, StoreUnavailable
+from rustygate.admission.group.store import Reply, Store, StoreUnavailable, SyncFailed
 from rustygate.core.bucket import SECOND
 
 CALL_LIMIT_S = 0.1
@@ -143,9 +143,8 @@ class Member:
             self._on_failure(f"no answer within {CALL_LIMIT_S * 1000:.0f} ms")
         except StoreUnavailable as error:
             self._on_failure(str(error))
-        except Exception:
-            logger.exception("a call to the group's store failed")
-            self._on_failure("an unexpected error")
+        except SyncFailed as error:
+            self._on_defect(str(error))
         else:
             if not leave:
                 self._on_reply(reply, sent)
@@ -234,6 +233,16 @@ class Member:
             self._go_alone(self._share, reason, now)
         elif not self._dispatcher.local:
             self._go_alone(1.0, reason, now)
+
+    def _on_defect(self, reason: str) -> None:
+        """The scheduler failed. That may depend on the call, so the next one is a different one:
+        a registration. If that fails, too, the gate goes on alone."""
+        logger.error("a call to group {} failed: {}", self._group, reason)
+        if not self._registered:
+            self._on_failure(reason)
+            return
+        self._registered = False
+        self.urge(Urgency.AT_ONCE)
 
     def _go_alone(self, share: float, reason: str, now: int) -> None:
         self.members = 0

@@ -1,0 +1,191 @@
+"""A group's scheduler in Redis: one script, one connection, one call at a time.
+
+A call has `CALL_LIMIT_S`. One that takes longer may still run: its connection is dropped, and the
+sequence number of the next call tells whether it ran. Making a connection may take longer than a
+call. It then goes on, and a later call uses it.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from hashlib import sha1
+from importlib.resources import files
+from typing import Any
+
+import msgspec
+from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import AskError, NoScriptError, RedisError
+
+from rustygate.admission.group.redis_connector import RedisConnector
+from rustygate.admission.group.redis_errors import is_elsewhere, store_error
+from rustygate.admission.group.store import (
+    Call,
+    Reply,
+    StoreRefused,
+    StoreUnavailable,
+    SyncFailed,
+)
+from rustygate.config import Settings
+from rustygate.config.redis_url import RedisUrl, parse_redis_url
+
+CALL_LIMIT_S = 0.1
+
+# After the limit, the event loop gets so long to read what came while it was busy.
+_GRACE_S = 0.005
+
+_IN_CLUSTER = "the server belongs to a cluster: REDIS_URL=redis+cluster://..."
+
+# Of the layout of the keys and the script's protocol. Other versions form groups of their own.
+VERSION = 1
+
+# What each key of the script holds is documented at its head.
+KEYS = ("head", "members", "flows")
+
+
+def group_keys(group: str) -> tuple[str, ...]:
+    """The keys of a group, with one hash tag, so that a cluster keeps them together."""
+    return tuple(f"rustygate:{{{group}}}:{VERSION}:{name}" for name in KEYS)
+
+
+def load_script() -> bytes:
+    return files(__package__).joinpath("sync.lua").read_bytes()
+
+
+class RedisStore:
+    """The `Store` of a group in Redis.
+
+    Args:
+        script: it is given the keys, the call as JSON and an empty argument, and returns JSON.
+    """
+
+    def __init__(
+        self,
+        url: RedisUrl,
+        group: str,
+        script: bytes,
+        ca_file: str | None = None,
+        ca_directory: str | None = None,
+    ) -> None:
+        keys = group_keys(group)
+        self._url, self._group = url, group
+        self._connector = RedisConnector(url, keys[0], ca_file, ca_directory)
+        arguments = (str(len(keys)).encode(), *(key.encode() for key in keys))
+        self._by_digest = _packed(b"EVALSHA", sha1(script).hexdigest().encode(), *arguments)
+        self._by_script = _packed(b"EVAL", script, *arguments)
+        self._connection: AbstractConnection | None = None
+        self._connecting: asyncio.Task[AbstractConnection] | None = None
+
+    @classmethod
+    def of(cls, settings: Settings) -> "RedisStore":
+        assert settings.redis_url is not None
+        return cls(
+            parse_redis_url(settings.redis_url),
+            settings.gate_group,
+            load_script(),
+            settings.ssl_cert_file,
+            settings.ssl_cert_dir,
+        )
+
+    def __repr__(self) -> str:
+        state = "connected" if self.connected else "not connected"
+        return f"<RedisStore {self._url} group={self._group} {state}>"
+
+    @property
+    def connected(self) -> bool:
+        return self._connection is not None and self._connection.is_connected
+
+    async def sync(self, call: Call) -> Reply:
+        request = msgspec.json.encode(call)
+        async with _call_limit():
+            reply = await self._reply(request)
+        try:
+            return msgspec.json.decode(reply, type=dict[str, Any])
+        except msgspec.MsgspecError as error:
+            raise SyncFailed("its reply is not a JSON object") from error
+
+    async def close(self) -> None:
+        if self._connecting is not None:
+            self._connecting.cancel()
+            await asyncio.wait((self._connecting,))
+            if not self._connecting.cancelled() and self._connecting.exception() is None:
+                self._connection = self._connecting.result()
+            self._connecting = None
+        if self._connection is not None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(CALL_LIMIT_S):
+                    await self._connection.disconnect()
+
+    async def _reply(self, request: bytes) -> bytes:
+        """The script's answer. If the connection was closed since the last call, or the keys have
+        moved, it comes over a new one."""
+        is_new = not self.connected
+        try:
+            return await self._evaluate(await self._connected(), request)
+        except (RedisError, OSError) as error:
+            if isinstance(error, AskError) and self._url.kind != "cluster":
+                raise StoreRefused(_IN_CLUSTER) from error
+            if is_elsewhere(error):
+                await self._disconnect()
+            if is_new or self.connected:
+                raise store_error(error) from error
+        try:
+            return await self._evaluate(await self._connected(), request)
+        except (RedisError, OSError) as error:
+            raise store_error(error) from error
+
+    async def _evaluate(self, connection: AbstractConnection, request: bytes) -> bytes:
+        try:
+            return await _answer(connection, self._by_digest, request)
+        except NoScriptError:
+            return await _answer(connection, self._by_script, request)
+
+    async def _connected(self) -> AbstractConnection:
+        """The connection; if it takes longer than the call may, it is made for the next one."""
+        if self._connection is None or not self._connection.is_connected:
+            if self._connecting is None:
+                self._connecting = asyncio.create_task(self._connector.connect())
+            await asyncio.wait((self._connecting,))
+            made, self._connecting = self._connecting, None
+            self._connection = made.result()
+        return self._connection
+
+    async def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.disconnect(nowait=True)
+
+
+async def _answer(connection: AbstractConnection, command: bytes, request: bytes) -> bytes:
+    packed = b"%b$%d\r\n%b\r\n$0\r\n\r\n" % (command, len(request), request)
+    await connection.send_packed_command(packed, check_health=False)
+    answer = await connection.read_response(disable_decoding=True)
+    if not isinstance(answer, bytes):
+        raise SyncFailed("its reply is not a string")
+    return answer
+
+
+def _packed(*arguments: bytes) -> bytes:
+    """The beginning of a command in Redis's protocol, to which two arguments are added."""
+    parts = (b"$%d\r\n%b\r\n" % (len(each), each) for each in arguments)
+    return b"*%d\r\n%b" % (len(arguments) + 2, b"".join(parts))
+
+
+@asynccontextmanager
+async def _call_limit() -> AsyncIterator[None]:
+    """Raises StoreUnavailable if the block takes longer than a call may.
+
+    Time in which the event loop itself was busy does not end a call whose answer has come: timers
+    run before tasks that wait for data, so a second timer waits for those.
+    """
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(None) as limit:
+            ending = loop.call_later(
+                CALL_LIMIT_S - _GRACE_S, lambda: limit.reschedule(loop.time() + _GRACE_S)
+            )
+            try:
+                yield
+            finally:
+                ending.cancel()
+    except TimeoutError:
+        raise StoreUnavailable(f"no answer within {CALL_LIMIT_S * 1000:g} ms") from None
