@@ -62,7 +62,12 @@ class GroupBudgets(Budgets):
         elif bucket is None:
             bucket = HeldBucket(period, burst)
             bucket.held = self.held if kind == 0 else self.held_tokens
-        elif (bucket.period, bucket.burst) != (period, burst):
+        elif bucket.burst != burst:
+            # Neither a debt nor new units come of it.
+            level = min(bucket.level(now), burst)
+            bucket.period, bucket.burst = period, burst
+            bucket.fill_to(now, level)
+        elif bucket.period != period:
             bucket.resize(now, period, burst)
         if kind == 0:
             self.requests = bucket

@@ -59,7 +59,7 @@ def check(call: Any) -> None:
         raise CallError("a call acknowledges itself")
     if call.get("clients") is not None and call.get("clients_version") is None:
         raise CallError("a call's 'clients_version' is missing")
-    if not call["known"] and not all(name in call for name in ("slots", "levels")):
+    if not call["known"] and not all(call.get(name) for name in ("slots", "levels")):
         raise CallError("a member registers without 'slots' and 'levels'")
 
 

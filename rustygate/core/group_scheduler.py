@@ -176,11 +176,12 @@ class GroupScheduler(GroupState):
         before = self.members.get(call.get("replaces") or "")
         if before is not None:
             self._expel(before, now)
-        member = self.members[call["member"]] = Member(call["member"], call["limits"], now)
+        member = self.members[call["member"]] = Member(call["member"], call["limits"][:], now)
+        if member.limits[0] < 0:
+            member.limits[1] = -1
         self.set_limits(now)
-        for bucket, level in zip(
-            (self.own.requests, self.own.tokens), call["levels"], strict=True
-        ):
+        requests, tokens = call["levels"]
+        for bucket, level in ((self.own.requests, requests), (self.own.tokens, tokens)):
             if bucket is not None and 0 <= level < bucket.level(now):
                 bucket.fill_to(now, level)
         member.own_slots, lanes, clients = call["slots"]
