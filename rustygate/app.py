@@ -37,6 +37,14 @@ METRICS_PATH = "/metrics"
 PAGE_METHODS = (hdrs.METH_GET, hdrs.METH_HEAD)
 
 
+def readiness(gate: Gate) -> dict[str, str]:
+    """What /ready says: a gate that is alone still serves."""
+    state = {"status": "draining" if gate.closed else "ready"}
+    if gate.member is not None:
+        state["group"] = gate.member.state
+    return state
+
+
 def make_application(
     proxy: Proxy, gate: Gate, admin: AdminGuard, metrics: Metrics
 ) -> web.Application:
@@ -46,8 +54,8 @@ def make_application(
         return OwnResponse(text="OK")
 
     async def ready(request: web.Request) -> web.Response:
-        state, status = ("draining", 503) if gate.closed else ("ready", 200)
-        text = json.dumps({"status": state})
+        text = json.dumps(readiness(gate))
+        status = 503 if gate.closed else 200
         return OwnResponse(text=text, status=status, content_type="application/json")
 
     async def show_metrics(request: web.Request) -> web.Response:

@@ -33,7 +33,7 @@ from rustygate.errors import (
     reasons,
 )
 from rustygate.exchange import MS, Exchange
-from rustygate.telemetry.group_metrics import GroupMetrics, Membership
+from rustygate.telemetry.group_metrics import GroupMetrics
 from rustygate.telemetry.prometheus_text import render_family
 from rustygate.telemetry.series import (
     CLIENT_LIMIT,
@@ -87,7 +87,7 @@ class Metrics(Collector):
         self._queue_waits = {name: Histogram() for name in CLASS_WEIGHTS}
         self._first_byte = Histogram()
         self._duration = Histogram()
-        self._group: GroupMetrics | None = None
+        self._group = None if gate.member is None else GroupMetrics(gate.member)
 
     def text(self) -> bytes:
         """All metrics in Prometheus' text format, version 0.0.4."""
@@ -97,10 +97,6 @@ class Metrics(Collector):
         """Let the counters of configured clients start at 0, so that Prometheus sees their first
         requests as an increase."""
         self._configured_clients = tuple(names)
-
-    def watch_group(self, membership: Membership) -> None:
-        """Add the metrics of the gate's group."""
-        self._group = GroupMetrics(membership)
 
     # Counting.
 

@@ -11,13 +11,13 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
 
 from rustygate.admission.gate import Gate
+from rustygate.admission.group.local_store import LocalGroup, LocalStore
 from rustygate.config import Settings
 from rustygate.core.bucket import TokenBucket
 from rustygate.core.verdict import Action
@@ -59,13 +59,11 @@ def names_in(text: str) -> set[str]:
 
 
 async def scrape_full_gate() -> Scrape:
-    gate = Gate(Settings(openai_api_key="sk-test", concurrency_limit=9))
+    settings = Settings(openai_api_key="sk-test", concurrency_limit=9)
+    gate = Gate(settings, LocalStore(LocalGroup()))
     lane = gate.lanes.get("m").budgets
     lane.known, lane.requests = True, TokenBucket(1, 5)
     metrics = Metrics(gate)
-    member = SimpleNamespace(state="together", members=2, on_sync=None)
-    metrics.watch_group(member)
-    member.on_sync(MS)
     metrics.count_retry("upstream_429")
     metrics.count_upstream_429("m", Action.PAUSE)
     for reason in (None, "queue_timeout"):
@@ -74,7 +72,9 @@ async def scrape_full_gate() -> Scrape:
         exchange.status, exchange.attempts, exchange.tokens_in, exchange.tokens_out = 200, 1, 1, 1
         exchange.first_byte = exchange.settled = exchange.arrived + MS
         metrics.settle(exchange)
-    return Scrape(metrics.text())
+    scrape = Scrape(metrics.text())
+    await gate.leave_group()
+    return scrape
 
 
 @pytest.fixture(scope="module")

@@ -1,63 +1,97 @@
-"""/metrics of a gate in a group: state, members, and the duration of its calls."""
+"""What /metrics and /ready say of a gate in a group."""
 
-from collections.abc import Callable
+import asyncio
 
 import pytest
 
 from rustygate.admission.gate import Gate
+from rustygate.admission.group.local_store import Fault
+from rustygate.admission.group.member import STATES
+from rustygate.app import readiness
 from rustygate.config import Settings
-from rustygate.exchange import MS
-from rustygate.telemetry.group_metrics import STATES
 from rustygate.telemetry.metrics import Metrics
+from tests.support.group import GroupHarness, run_group
 from tests.support.metrics import GROUP_TYPES, TYPES, Scrape
 
-
-class Member:
-    """A member in some state."""
-
-    def __init__(self, state: str = "together") -> None:
-        self.state = state
-        self.members = 3
-        self.on_sync: Callable[[int], None] = lambda duration: None
+SYNCS = "rustygate_group_sync_seconds"
 
 
-async def metrics_of(member: Member) -> Metrics:
-    metrics = Metrics(Gate(Settings(openai_api_key="sk-test")))
-    metrics.watch_group(member)
-    return metrics
+def scrape(harness: GroupHarness) -> Scrape:
+    """A scrape of the first gate."""
+    return Scrape(Metrics(harness.gates[0]).text())
 
 
-async def test_gate_in_a_group_has_its_metrics_besides_its_own() -> None:
-    scrape = Scrape((await metrics_of(Member())).text())
-    assert {family.name: family.type for family in scrape.families} == TYPES | GROUP_TYPES
+def state_in(scraped: Scrape) -> str:
+    """The one state whose value is 1."""
+    values = {labels["state"]: value for labels, value in scraped.samples("rustygate_group_state")}
+    assert sorted(values.values()) == [0, 0, 1]
+    assert tuple(values) == STATES
+    return max(values, key=lambda state: values[state])
 
 
-@pytest.mark.parametrize("state", STATES)
-async def test_one_state_is_1_and_the_others_are_0(state: str) -> None:
-    scrape = Scrape((await metrics_of(Member(state))).text())
-    values = {labels["state"]: value for labels, value in scrape.samples("rustygate_group_state")}
-    assert values == {each: float(each == state) for each in STATES}
+def test_gate_in_a_group_has_its_metrics_besides_its_own() -> None:
+    async def scenario(harness: GroupHarness) -> None:
+        types = {family.name: family.type for family in scrape(harness).families}
+        assert types == TYPES | GROUP_TYPES
+
+    run_group(scenario)
 
 
-async def test_state_and_members_are_read_at_each_scrape() -> None:
-    member = Member()
-    metrics = await metrics_of(member)
-    assert Scrape(metrics.text()).sum("rustygate_group_members") == 3
-    member.state, member.members = "alone", 0
-    scrape = Scrape(metrics.text())
-    assert scrape.sum("rustygate_group_members") == 0
-    assert scrape.sum("rustygate_group_state", state="alone") == 1
+def test_state_and_members_are_read_at_each_scrape() -> None:
+    async def scenario(harness: GroupHarness) -> None:
+        [first, *_] = harness.gates
+        metrics = Metrics(first)
+        seen = []
+
+        def look() -> None:
+            scraped = Scrape(metrics.text())
+            state = state_in(scraped)
+            assert readiness(first) == {"status": "ready", "group": state}
+            seen.append((state, scraped.sum("rustygate_group_members")))
+
+        look()
+        await asyncio.sleep(2)
+        look()
+        harness.group.fault = Fault.REFUSE
+        await asyncio.sleep(2)
+        look()
+        harness.group.fault = None
+        await asyncio.sleep(3)
+        look()
+        assert seen == [("joining", 0), ("together", 3), ("alone", 0), ("together", 3)]
+
+    run_group(scenario, gates=3)
 
 
-async def test_answered_calls_are_counted_by_duration() -> None:
-    member = Member()
-    metrics = await metrics_of(member)
-    for duration in (MS // 2, MS // 2, 20 * MS):
-        member.on_sync(duration)
-    scrape = Scrape(metrics.text())
-    name = "rustygate_group_sync_seconds"
-    assert scrape.sum(f"{name}_count") == 3
-    assert scrape.sum(f"{name}_sum") == pytest.approx(0.021)
-    assert scrape.sum(f"{name}_bucket", le="0.001") == 2
-    assert scrape.sum(f"{name}_bucket", le="0.01") == 2
-    assert scrape.sum(f"{name}_bucket", le="0.025") == 3
+def test_answered_calls_are_counted_by_duration() -> None:
+    """Each takes half a millisecond; those without an answer are not counted."""
+
+    async def scenario(harness: GroupHarness) -> None:
+        metrics = Metrics(harness.gates[0])
+        await asyncio.sleep(5)
+        answered = harness.stores[0].calls
+        harness.group.fault = Fault.HANG
+        await asyncio.sleep(2)
+        scraped = Scrape(metrics.text())
+        count = scraped.sum(f"{SYNCS}_count")
+        assert answered >= count >= answered - 1 >= 5
+        assert scraped.sum(f"{SYNCS}_sum") == pytest.approx(count * 0.0005, rel=0.01)
+        assert scraped.sum(f"{SYNCS}_bucket", le="0.001") == count
+
+    run_group(scenario, gates=1)
+
+
+async def test_gate_without_a_group_says_nothing_of_one() -> None:
+    gate = Gate(Settings(openai_api_key="sk-test"))
+    types = {family.name: family.type for family in Scrape(Metrics(gate).text()).families}
+    assert types == TYPES
+    assert readiness(gate) == {"status": "ready"}
+
+
+def test_draining_gate_is_not_ready_whatever_its_group() -> None:
+    async def scenario(harness: GroupHarness) -> None:
+        await asyncio.sleep(1)
+        harness.gates[0].close()
+        assert readiness(harness.gates[0]) == {"status": "draining", "group": "together"}
+
+    run_group(scenario)
