@@ -307,11 +307,11 @@ class UpstreamMessages(MessageObserver):
                 end = piece.find(b'"', _TYPE_AT)
                 name = piece[_TYPE_AT:end]
                 if end > 0 and name not in READ_EVENTS and b"\\" not in name:
-                    if last and name.endswith(_DELTA) and len(piece) < DELTA_BYTES:
-                        self._note_delta(piece)
+                    self._note_if_delta(name, piece, last)
                     return PASS
             kind = event_type(piece, last)
             if kind is not None and kind not in READ_EVENTS:
+                self._note_if_delta(kind, piece, last)
                 return PASS
             self._type, self._text = kind, bytearray()
         elif self._type is None and (last or len(self._text) < BEGINNING_BYTES):
@@ -332,7 +332,9 @@ class UpstreamMessages(MessageObserver):
         self._deltas.clear()
         return lines
 
-    def _note_delta(self, event: bytes) -> None:
+    def _note_if_delta(self, kind: bytes, event: bytes, whole: bool) -> None:
+        if not (whole and kind.endswith(_DELTA) and len(event) < DELTA_BYTES):
+            return
         self._deltas.append(event)
         if len(self._deltas) >= DELTAS_AT_ONCE:
             self._on_event(DELTAS, self.take_deltas())

@@ -555,6 +555,24 @@ def test_deltas_are_reported_together_and_before_what_follows_them() -> None:
     assert events_of(frame(DELTA) * 130) == [(b"deltas", lines * 64)] * 2
 
 
+@pytest.mark.parametrize(
+    "event",
+    [
+        b'{"type": "response.output_text.delta", "delta": "Hi"}',
+        b'{"event_id":"e","type":"response.output_text.delta","delta":"Hi"}',
+        b'{"delta":"Hi","type":"response.output_text.delt\\u0061"}',
+    ],
+    ids=["spaces", "type later", "escaped"],
+)
+def test_deltas_in_other_notations_are_reported(event: bytes) -> None:
+    assert events_of(frame(event), frame(DONE)) == [
+        (b"deltas", b"data: %b\n\n" % event),
+        (b"response.done", DONE),
+    ]
+    in_two_frames = frame(event, final=False), frame(b"", opcode=0)
+    assert events_of(*in_two_frames) == []
+
+
 def test_only_short_deltas_of_text_are_reported() -> None:
     audio = b'{"type":"response.output_audio.delta","delta":"%b"}' % (b"A" * 5000)
     assert events_of(frame(audio) * 100) == []
