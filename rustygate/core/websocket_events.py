@@ -145,8 +145,12 @@ def read_turn(message: bytes) -> TurnRequest:
     if not request.lstrip().startswith(b"{"):
         request = message
     facts = read_request_facts(request)
+    outer_model = _model(create.model)
     if facts.model is None:
-        facts = msgspec.structs.replace(facts, model=_model(create.model))
+        facts = msgspec.structs.replace(facts, model=outer_model)
+    elif outer_model not in (None, facts.model):
+        # Upstream may use either.
+        facts = msgspec.structs.replace(facts, readable=False)
     if create.generate is False:
         # It only prepares upstream's cache.
         facts = msgspec.structs.replace(facts, output_cap=0)

@@ -254,7 +254,7 @@ class WebSocketTurns:
         client = self._services.auth.current(self._client)
         if client is not None:
             exchange.weight = client.weight
-        check_model(client, exchange, turn.request.facts)
+        check_model(client, exchange, turn.request.facts, message.text or b"")
 
     def _estimate(self, turn: Turn) -> None:
         """Stamp model and cost."""

@@ -132,6 +132,8 @@ def test_responses_turn_has_its_request_at_the_top() -> None:
 
 def test_model_may_stand_beside_the_request() -> None:
     assert turn(model="a", response={"input": "x"}).facts.model == "a"
+    for response, readable in (({"model": "b"}, False), ({"model": "a"}, True), ({}, True)):
+        assert turn(model="a", response=response).facts.readable is readable
     assert turn(model="a", response={"model": "b"}).facts.model == "b"
 
 

@@ -130,6 +130,27 @@ async def test_model_of_each_turn_is_checked(responses: OpenSocket, clients: Pat
     assert (await next_event(server))["model"] == "gpt-5"
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        b'"model":"gpt-5","model":"gpt-4o"',
+        b'"model":"gpt-5","Model":"gpt-4o"',
+        b'"model":"gpt-4o","response":{"model":"gpt-5"}',
+    ],
+    ids=["twice", "other case", "two places"],
+)
+async def test_turn_whose_model_readers_may_differ_about_is_refused(
+    responses: OpenSocket, clients: Path, fields: bytes
+) -> None:
+    _, client, server = await responses(CLIENTS_FILE=clients)
+    client.send(b'{"type":"response.create","input":"Hi",%b}' % fields)
+    event = await next_event(client)
+    assert (event["status"], event["error"]["code"]) == (403, "model_not_allowed")
+    assert "cannot tell which model" in event["error"]["message"]
+    client.send(b'{"type":"response.create","model":"gpt-5","response":{"model":"gpt-5"}}')
+    assert (await next_event(server))["model"] == "gpt-5"
+
+
 async def test_realtime_handshake_must_name_an_allowed_model(
     gate: StartGate, upstream: Upstream, clients: Path
 ) -> None:
