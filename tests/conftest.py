@@ -15,11 +15,13 @@ from tests.support.certificates import Authority
 from tests.support.gate import Gate, Log, captured_log, check_log
 from tests.support.http import CLIENT_KEY
 from tests.support.process import Process
+from tests.support.redis import NONE_INSTALLED, SERVERS, RedisServer
 from tests.support.upstream import Upstream
 from tests.support.waiting import SOON_S, until
 
 StartGate = Callable[..., Awaitable[Gate]]
 Start = Callable[..., Process]
+StartRedis = Callable[..., RedisServer]
 
 
 @pytest.fixture(scope="session")
@@ -97,6 +99,23 @@ def start(tmp_path: Path) -> Iterator[Start]:
     yield start
     for process in processes:
         process.close()
+
+
+@pytest.fixture
+def start_redis(tmp_path: Path) -> Iterator[StartRedis]:
+    """Starts Redis servers with these lines of configuration."""
+    if not SERVERS:
+        pytest.skip(NONE_INSTALLED)
+    started: list[RedisServer] = []
+
+    def start(*options: str, **given: Any) -> RedisServer:
+        directory = tmp_path / f"redis{len(started)}"
+        started.append(RedisServer(directory, *options, **given))
+        return started[-1]
+
+    yield start
+    for server in started:
+        server.close()
 
 
 @pytest.fixture

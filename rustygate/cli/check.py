@@ -1,4 +1,7 @@
-"""`rustygate check`: validate the configuration and print it as a `.env` file."""
+"""`rustygate check`: validate the configuration and print it as a `.env` file.
+
+With REDIS_URL, it also looks at what is there.
+"""
 
 import argparse
 from collections.abc import Iterator
@@ -8,6 +11,7 @@ from rustygate.cli.errors import print_warnings
 from rustygate.cli.output import print_lines
 from rustygate.config import (
     Configuration,
+    Settings,
     assignments,
     describe_client,
     describe_limits,
@@ -25,8 +29,20 @@ def run(_: argparse.Namespace) -> int:
     comments = [f"# {_one_line(line)}".rstrip() for line in _comments(loaded)]
     print_lines(*assignments(loaded), *comments)
     print_warnings(*loaded.warnings)
-    print_lines("# OK")
+    print_lines(*_group(loaded.settings), "# OK")
     return 0
+
+
+def _group(settings: Settings) -> Iterator[str]:
+    """What is at REDIS_URL, if it is set. Raises CommandError if it cannot be used."""
+    if settings.redis_url is None:
+        return
+    from rustygate.cli.group_access import describe_group
+
+    lines = list(describe_group(settings))
+    yield f"# Group {settings.gate_group}:"
+    yield from (f"# - {line}" for line in lines)
+    yield "#"
 
 
 def _one_line(text: str) -> str:

@@ -30,6 +30,10 @@ async def running_gate(
         hints: warnings about the configuration besides those about the settings.
         announce: is called with the gate's URL before it is logged.
     """
+    if settings.redis_url is not None:
+        from rustygate.cli.group_access import refuse_to_start
+
+        await refuse_to_start(settings)
     daemon = Daemon(settings, sockets, configure_tracing(settings))
     try:
         await daemon.start()

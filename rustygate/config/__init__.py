@@ -20,7 +20,7 @@ from rustygate.config.loading import (
     load,
     load_configuration,
 )
-from rustygate.config.masking import mask, mask_credentials
+from rustygate.config.masking import mask, mask_credentials, mask_redis_url
 from rustygate.config.settings import Settings
 from rustygate.config.units import in_seconds, in_units
 from rustygate.config.warnings import settings_warnings
@@ -43,6 +43,7 @@ __all__ = [
     "load_configuration",
     "mask",
     "mask_credentials",
+    "mask_redis_url",
     "read_clients_file",
     "settings_warnings",
     "variables",

@@ -70,6 +70,8 @@ def store_error(error: BaseException) -> StoreError:
             return known
         if isinstance(each, exceptions.ResponseError):
             return SyncFailed(ascii(str(each)[:_MAX_LENGTH_SHOWN])[1:-1])
+        if isinstance(each, exceptions.InvalidResponse):
+            return StoreUnavailable("what answers there is no Redis")
         if isinstance(each, OSError):
             return StoreUnavailable(_describe(each))
     return StoreUnavailable("the connection was lost")

@@ -14,6 +14,7 @@ from rustygate.admission.group import redis_connector, redis_store
 from rustygate.admission.group.redis_store import RedisStore, group_keys
 from rustygate.admission.group.store import StoreRefused, StoreUnavailable, SyncFailed
 from rustygate.config.redis_url import parse_redis_url
+from tests.conftest import StartRedis
 from tests.support.certificates import Authority
 from tests.support.redis import (
     NO_TLS,
@@ -46,7 +47,6 @@ TIMEOUT = r"no answer within 100 ms"
 CALL_LIMIT_S, CONNECT_LIMIT_S = redis_store.CALL_LIMIT_S, redis_connector.CONNECT_LIMIT_S
 
 MakeStore = Callable[..., RedisStore]
-StartServer = Callable[..., RedisServer]
 
 
 @pytest.fixture
@@ -76,21 +76,6 @@ def _real_limits(_patient: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """The limits of production."""
     monkeypatch.setattr(redis_store, "CALL_LIMIT_S", CALL_LIMIT_S)
     monkeypatch.setattr(redis_connector, "CONNECT_LIMIT_S", CONNECT_LIMIT_S)
-
-
-@pytest.fixture
-def start_server(tmp_path: Path) -> Iterator[StartServer]:
-    """Starts servers with these lines of configuration."""
-    started: list[RedisServer] = []
-
-    def start(*options: str, **given: Any) -> RedisServer:
-        directory = tmp_path / f"server{len(started)}"
-        started.append(RedisServer(directory, *options, **given))
-        return started[-1]
-
-    yield start
-    for server in started:
-        server.close()
 
 
 @pytest.fixture(scope="module")
@@ -130,9 +115,9 @@ async def eventually(store: RedisStore) -> Any:
 
 @pytest.mark.parametrize("program", SERVERS.values(), ids=SERVERS)
 async def test_call_returns_what_the_script_returns(
-    make_store: MakeStore, start_server: StartServer, program: str
+    make_store: MakeStore, start_redis: StartRedis, program: str
 ) -> None:
-    store = make_store(start_server(program=program).url)
+    store = make_store(start_redis(program=program).url)
     reply = await store.sync({"seq": 7, "name": 'a "client", über all'})
     assert reply == {"seq": 7, "count": 1, "keys": list(group_keys(GROUP)), "rest": ""}
     assert await count(store) == 2
@@ -182,9 +167,9 @@ async def test_script_that_cannot_be_compiled_is_not_an_outage(
 
 
 async def test_script_is_loaded_again_after_it_was_flushed(
-    make_store: MakeStore, start_server: StartServer
+    make_store: MakeStore, start_redis: StartRedis
 ) -> None:
-    server = start_server()
+    server = start_redis()
     store = make_store(server.url)
     assert await count(store) == 1
     server.command("SCRIPT FLUSH")
@@ -197,9 +182,9 @@ async def test_script_is_loaded_again_after_it_was_flushed(
 
 
 async def test_server_that_is_not_there_is_unavailable_until_it_is(
-    make_store: MakeStore, start_server: StartServer
+    make_store: MakeStore, start_redis: StartRedis
 ) -> None:
-    server = start_server()
+    server = start_redis()
     store = make_store(server.url)
     server.stop()
     assert await failure(store) == "Connection refused"
@@ -209,9 +194,9 @@ async def test_server_that_is_not_there_is_unavailable_until_it_is(
 
 
 async def test_restart_between_two_calls_fails_neither(
-    make_store: MakeStore, start_server: StartServer
+    make_store: MakeStore, start_redis: StartRedis
 ) -> None:
-    server = start_server()
+    server = start_redis()
     store = make_store(server.url)
     assert await count(store) == 1
     server.restart()
@@ -219,9 +204,9 @@ async def test_restart_between_two_calls_fails_neither(
 
 
 async def test_idle_connection_that_the_server_closed_is_replaced(
-    make_store: MakeStore, start_server: StartServer
+    make_store: MakeStore, start_redis: StartRedis
 ) -> None:
-    server = start_server()
+    server = start_redis()
     store = make_store(server.url)
     await count(store)
     server.command("CLIENT KILL", "TYPE", "normal", "SKIPME", "yes")
@@ -230,9 +215,9 @@ async def test_idle_connection_that_the_server_closed_is_replaced(
 
 @pytest.mark.usefixtures("_real_limits")
 async def test_hanging_server_fails_a_call_after_its_limit(
-    make_store: MakeStore, start_server: StartServer
+    make_store: MakeStore, start_redis: StartRedis
 ) -> None:
-    server = start_server()
+    server = start_redis()
     store = make_store(server.url)
     await count(store)
     server.pause()
@@ -247,9 +232,9 @@ async def test_hanging_server_fails_a_call_after_its_limit(
 
 @pytest.mark.usefixtures("_real_limits")
 async def test_connection_that_takes_longer_than_a_call_is_used_by_a_later_one(
-    make_store: MakeStore, start_server: StartServer
+    make_store: MakeStore, start_redis: StartRedis
 ) -> None:
-    server = start_server("requirepass hidden")
+    server = start_redis("requirepass hidden")
     store = make_store(f"redis://:hidden@127.0.0.1:{server.port}")
     server.pause()
     assert await failure(store) == TIMEOUT
@@ -261,10 +246,10 @@ async def test_connection_that_takes_longer_than_a_call_is_used_by_a_later_one(
 
 
 async def test_connection_that_is_never_made_fails(
-    make_store: MakeStore, start_server: StartServer, monkeypatch: pytest.MonkeyPatch
+    make_store: MakeStore, start_redis: StartRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(redis_connector, "CONNECT_LIMIT_S", 0.02)
-    server = start_server("requirepass hidden")
+    server = start_redis("requirepass hidden")
     store = make_store(f"redis://:hidden@127.0.0.1:{server.port}")
     server.pause()
     assert await failure(store) == "no answer in time"
@@ -283,10 +268,8 @@ async def test_busy_event_loop_does_not_end_a_call_that_was_answered(
 
 
 @pytest.mark.usefixtures("_real_limits")
-async def test_busy_server_is_unavailable(
-    make_store: MakeStore, start_server: StartServer
-) -> None:
-    server = start_server("lua-time-limit 10")
+async def test_busy_server_is_unavailable(make_store: MakeStore, start_redis: StartRedis) -> None:
+    server = start_redis("lua-time-limit 10")
     store = make_store(server.url)
     await count(store)
     with pytest.raises(StoreUnavailable, match=TIMEOUT):
@@ -297,9 +280,9 @@ async def test_busy_server_is_unavailable(
 
 
 async def test_script_that_was_killed_is_an_outage(
-    make_store: MakeStore, start_server: StartServer
+    make_store: MakeStore, start_redis: StartRedis
 ) -> None:
-    server = start_server("lua-time-limit 1")
+    server = start_redis("lua-time-limit 1")
     store = make_store(server.url)
     await count(store)
     call = asyncio.create_task(store.sync({"spin": True}))
@@ -334,18 +317,16 @@ def _accepts(server: RedisServer, *command: str) -> bool:
 )
 async def test_server_that_takes_no_writes_is_unavailable(
     make_store: MakeStore,
-    start_server: StartServer,
+    start_redis: StartRedis,
     options: tuple[str, ...],
     reason: str,
     program: str,
 ) -> None:
-    assert await failure(make_store(start_server(*options, program=program).url)) == reason
+    assert await failure(make_store(start_redis(*options, program=program).url)) == reason
 
 
-async def test_full_server_is_unavailable(
-    make_store: MakeStore, start_server: StartServer
-) -> None:
-    server = start_server("maxclients 1")
+async def test_full_server_is_unavailable(make_store: MakeStore, start_redis: StartRedis) -> None:
+    server = start_redis("maxclients 1")
     store, other = make_store(server.url), make_store(server.url)
     await eventually(store)
     # Redis closes the connection at once, which may lose its last words.
@@ -395,13 +376,13 @@ async def test_unknown_host_is_unavailable(make_store: MakeStore) -> None:
 )
 async def test_refused_access_is_told_apart(
     make_store: MakeStore,
-    start_server: StartServer,
+    start_redis: StartRedis,
     program: str,
     options: tuple[str, ...],
     credentials: str,
     reason: str,
 ) -> None:
-    server = start_server(*options, program=program)
+    server = start_redis(*options, program=program)
     store = make_store(f"redis://{credentials}127.0.0.1:{server.port}")
     assert await failure(store, StoreRefused) == reason
     assert await failure(store, StoreRefused) == reason
@@ -409,16 +390,16 @@ async def test_refused_access_is_told_apart(
 
 @pytest.mark.parametrize("credentials", ["gate:p%40ss%2F", ":hidden"])
 async def test_user_and_password_are_sent(
-    make_store: MakeStore, start_server: StartServer, credentials: str
+    make_store: MakeStore, start_redis: StartRedis, credentials: str
 ) -> None:
-    server = start_server("requirepass hidden", "user gate on >p@ss/ ~rustygate:* +@all")
+    server = start_redis("requirepass hidden", "user gate on >p@ss/ ~rustygate:* +@all")
     assert await count(make_store(f"redis://{credentials}@127.0.0.1:{server.port}")) == 1
 
 
 async def test_group_is_in_the_database_of_the_url(
-    make_store: MakeStore, start_server: StartServer
+    make_store: MakeStore, start_redis: StartRedis
 ) -> None:
-    server = start_server()
+    server = start_redis()
     assert await count(make_store(f"{server.url}/3")) == 1
     assert server.command("EXISTS", group_keys(GROUP)[0], db=3) == 1
     assert server.command("EXISTS", group_keys(GROUP)[0]) == 0
@@ -433,18 +414,18 @@ async def test_missing_database_is_refused(
 
 @pytest.mark.parametrize("credentials", ["", "gate:hidden@"])
 async def test_unix_socket(
-    make_store: MakeStore, start_server: StartServer, tmp_path: Path, credentials: str
+    make_store: MakeStore, start_redis: StartRedis, tmp_path: Path, credentials: str
 ) -> None:
     path = tmp_path / "redis.sock"
-    start_server(f"unixsocket {path}", "user gate on >hidden ~* +@all")
+    start_redis(f"unixsocket {path}", "user gate on >hidden ~* +@all")
     assert await count(make_store(f"unix://{credentials}{path}?db=2")) == 1
 
 
 async def test_wrong_password_at_a_unix_socket_is_refused(
-    make_store: MakeStore, start_server: StartServer, tmp_path: Path
+    make_store: MakeStore, start_redis: StartRedis, tmp_path: Path
 ) -> None:
     path = tmp_path / "redis.sock"
-    start_server(f"unixsocket {path}", "requirepass hidden")
+    start_redis(f"unixsocket {path}", "requirepass hidden")
     store = make_store(f"unix://:wrong@{path}")
     assert await failure(store, StoreRefused) == "wrong user or password"
     store = make_store(f"unix://:hidden@{path}?db=99")
@@ -463,10 +444,10 @@ needs_tls = pytest.mark.skipif(not WITH_TLS, reason=NO_TLS)
 
 
 @pytest.fixture
-def tls_server(start_server: StartServer, authority: Authority) -> RedisServer:
+def tls_server(start_redis: StartRedis, authority: Authority) -> RedisServer:
     """A server that only speaks TLS."""
     issued = authority.issue("127.0.0.1")
-    return start_server(
+    return start_redis(
         f"tls-cert-file {issued['TLS_CERT_FILE']}",
         f"tls-key-file {issued['TLS_KEY_FILE']}",
         f"tls-ca-cert-file {authority.file}",
@@ -539,9 +520,9 @@ def sentinels(tmp_path: Path) -> Iterator[Callable[..., Sentinel]]:
 
 
 async def test_sentinel_names_the_server(
-    make_store: MakeStore, start_server: StartServer, sentinels: Callable[..., Sentinel]
+    make_store: MakeStore, start_redis: StartRedis, sentinels: Callable[..., Sentinel]
 ) -> None:
-    master = start_server("requirepass hidden")
+    master = start_redis("requirepass hidden")
     sentinel = sentinels(master, "sentinel auth-pass main hidden", "requirepass second")
     url = (
         f"redis+sentinel://:hidden@127.0.0.1:1,127.0.0.1:{sentinel.port}/main/2"
@@ -560,13 +541,13 @@ async def test_sentinel_names_the_server(
 )
 async def test_sentinel_that_cannot_help(
     make_store: MakeStore,
-    start_server: StartServer,
+    start_redis: StartRedis,
     sentinels: Callable[..., Sentinel],
     name: str,
     kind: type[StoreUnavailable],
     reason: str,
 ) -> None:
-    sentinel = sentinels(start_server(), "requirepass second")
+    sentinel = sentinels(start_redis(), "requirepass second")
     name = name if "?" in name else f"{name}?sentinel_password=second"
     store = make_store(f"redis+sentinel://127.0.0.1:{sentinel.port}/{name}")
     assert await failure(store, kind) == reason
@@ -580,10 +561,10 @@ async def test_server_that_is_no_sentinel_is_refused(
 
 
 async def test_failover_is_followed(
-    make_store: MakeStore, start_server: StartServer, sentinels: Callable[..., Sentinel]
+    make_store: MakeStore, start_redis: StartRedis, sentinels: Callable[..., Sentinel]
 ) -> None:
-    master = start_server()
-    replica = start_server(f"replicaof 127.0.0.1 {master.port}")
+    master = start_redis()
+    replica = start_redis(f"replicaof 127.0.0.1 {master.port}")
     await until(lambda: replica.command("INFO", "replication")["master_link_status"] == "up")
     sentinel = sentinels(master)
     store = make_store(f"redis+sentinel://127.0.0.1:{sentinel.port}/main")
@@ -658,9 +639,9 @@ async def test_single_server_as_a_cluster_is_refused(
 
 @pytest.mark.usefixtures("_real_limits")
 async def test_store_can_be_closed_while_it_connects(
-    make_store: MakeStore, start_server: StartServer
+    make_store: MakeStore, start_redis: StartRedis
 ) -> None:
-    server = start_server("requirepass hidden")
+    server = start_redis("requirepass hidden")
     store = make_store(f"redis://:hidden@127.0.0.1:{server.port}")
     server.pause()
     await failure(store)
@@ -682,9 +663,9 @@ async def test_cancelled_call_leaves_no_reply_for_the_next_one(
 
 
 async def test_no_error_and_no_repr_has_user_or_password(
-    make_store: MakeStore, start_server: StartServer
+    make_store: MakeStore, start_redis: StartRedis
 ) -> None:
-    server = start_server("user canary-user on >canary-password ~none +@all")
+    server = start_redis("user canary-user on >canary-password ~none +@all")
     url = f"redis://canary-user:canary-password@127.0.0.1:{server.port}"
     store = make_store(url)
     with pytest.raises(StoreRefused) as caught:

@@ -1,0 +1,142 @@
+"""The Redis of a group as `check` and `serve` find it."""
+
+import re
+import socket
+import threading
+from pathlib import Path
+
+import pytest
+
+from tests.cli.processes import SECRET, get, serve
+from tests.conftest import Start, StartRedis
+from tests.support.redis import SERVERS, Cluster, RedisServer, Sentinel
+
+USER, PASSWORD = "canary-user-51c7", "canary-password-a90e"
+REFUSED = "expected a Redis or Valkey that serves this gate"
+
+
+def check(start: Start, url: str, **environ: str) -> tuple[int, str, str]:
+    return start("check", OPENAI_API_KEY=SECRET, REDIS_URL=url, **environ).ended()
+
+
+def found(stdout: str, group: str = "rustygate") -> str:
+    """What `check` says of the group's Redis."""
+    _, heading, rest = stdout.partition(f"\n# Group {group}:\n# - ")
+    assert heading
+    return rest.partition("\n#\n# OK\n")[0]
+
+
+@pytest.mark.parametrize("kind", SERVERS)
+def test_check_says_what_it_found(start: Start, start_redis: StartRedis, kind: str) -> None:
+    server = start_redis(program=SERVERS[kind])
+    code, stdout, stderr = check(start, server.url, GATE_GROUP="team")
+    assert (code, stderr) == (0, "")
+    product = "Valkey" if kind == "valkey" else "Redis"
+    line = found(stdout, "team")
+    assert re.fullmatch(rf"{product} \d+\.\d+\.\d+, standalone; a call takes \d+\.\d ms", line)
+    assert f"\nREDIS_URL={server.url}  # environment\n" in stdout
+    assert "\nGATE_GROUP=team  # environment\n" in stdout
+
+
+def test_check_leaves_nothing_behind(start: Start, start_redis: StartRedis) -> None:
+    server = start_redis()
+    assert check(start, server.url)[0] == 0
+    assert server.command("DBSIZE") == 0
+
+
+def test_check_finds_the_servers_of_sentinels_and_clusters(
+    start: Start, start_redis: StartRedis, tmp_path: Path
+) -> None:
+    master = start_redis()
+    sentinel = Sentinel(tmp_path / "sentinel", master)
+    cluster = Cluster(tmp_path / "cluster")
+    try:
+        _, stdout, _ = check(start, f"redis+sentinel://127.0.0.1:{sentinel.port}/main")
+        assert ", standalone; " in found(stdout)
+        _, stdout, _ = check(start, cluster.url)
+        assert ", cluster; " in found(stdout)
+        code, _, stderr = check(start, sentinel.url)
+        assert code == 2
+        assert "(the server is a sentinel: REDIS_URL=redis+sentinel://host:26379/name" in stderr
+    finally:
+        sentinel.close()
+        cluster.close()
+
+
+def with_password(start_redis: StartRedis) -> RedisServer:
+    return start_redis(f"requirepass {PASSWORD}")
+
+
+@pytest.mark.parametrize("command", ["check", "serve"])
+def test_wrong_password_is_bad_configuration(
+    start: Start, start_redis: StartRedis, command: str
+) -> None:
+    url = f"redis://{USER}:{PASSWORD}@127.0.0.1:{with_password(start_redis).port}"
+    process = start(command, OPENAI_API_KEY=SECRET, REDIS_URL=url, PORT="0", RUST_LOG="trace")
+    code, stdout, stderr = process.ended()
+    shown = url.replace(f"{USER}:{PASSWORD}", "********")
+    assert (code, stderr) == (
+        2,
+        f"rustygate: REDIS_URL={shown}: {REFUSED} (wrong user or password)\n",
+    )
+    assert "canary" not in stdout
+
+
+def test_check_fails_without_the_server(start: Start) -> None:
+    code, stdout, stderr = check(start, f"redis://:{PASSWORD}@127.0.0.1:1")
+    assert code == 2
+    assert stderr == (
+        f"rustygate: REDIS_URL=redis://********@127.0.0.1:1: {REFUSED} (Connection refused)\n"
+    )
+    assert "\n# OK" not in stdout
+    assert "canary" not in stdout
+
+
+def test_check_gives_up_a_silent_server(start: Start, start_redis: StartRedis) -> None:
+    server = start_redis()
+    server.pause()
+    code, _, stderr = check(start, server.url)
+    assert code == 2
+    assert "(no answer in time)" in stderr
+
+
+def test_check_says_that_something_else_answers(start: Start) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=_answer_as_a_web_server, args=(listener,)).start()
+        code, _, stderr = check(start, f"redis://127.0.0.1:{listener.getsockname()[1]}")
+    assert code == 2
+    assert "(what answers there is no Redis)" in stderr
+
+
+def _answer_as_a_web_server(listener: socket.socket) -> None:
+    client, _ = listener.accept()
+    with client:
+        client.recv(1000)
+        client.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        client.recv(1000)
+
+
+@pytest.mark.parametrize("url", [f"redis://{USER}:{PASSWORD}@127.0.0.1:1", "hanging"])
+def test_gate_starts_without_its_redis_and_never_shows_the_password(
+    start: Start, start_redis: StartRedis, url: str
+) -> None:
+    if url == "hanging":
+        server = with_password(start_redis)
+        server.pause()
+        url = f"redis://{USER}:{PASSWORD}@127.0.0.1:{server.port}"
+    gate = serve(start, REDIS_URL=url, RUST_LOG="trace", PYTHONASYNCIODEBUG="1")
+    assert get(gate.listening_url(), "/ready")[0] == 200
+    gate.signal()
+    code, stdout, stderr = gate.ended()
+    assert code == 0
+    assert "canary" not in stdout + stderr
+
+
+def test_demo_is_in_no_group(start: Start, start_redis: StartRedis) -> None:
+    """A demo has its own quota, whatever the environment says."""
+    server = with_password(start_redis)
+    url = f"redis://{USER}:wrong@127.0.0.1:{server.port}"
+    demo = start("demo", REDIS_URL=url, PORT="0", RUST_LOG="info")
+    demo.listening_url()
+    demo.signal()
+    assert demo.ended()[0] == 0
