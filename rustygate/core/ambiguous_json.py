@@ -1,31 +1,41 @@
-"""Whether all readers of a JSON body find the same model in it.
+"""Whether all readers of a JSON body find the same model in it, or the same type.
 
 Of a repeated name most readers take the last value, some the first, and Go's ignore case. So a
-body with `model` twice, or with `Model`, may use a model that the gate did not read. Only bodies
-of clients whose models are restricted are examined.
+body with `model` twice, or with `Model`, may use a model that the gate did not read; a message
+with `type` twice may start a turn. Only bodies and messages of clients whose models are
+restricted are examined.
 """
 
 import json
 import re
+from typing import Literal
 
-_NAME = b"model"
+Name = Literal["model", "type"]
 
-# The name in any case, also with escapes, wherever it stands in front of a colon.
-_NAME_ANYWHERE = re.compile(
-    b'"'
-    + b"".join(b"(?:%c|\\\\u00[46]%x)" % (letter, letter & 15) for letter in _NAME)
-    + rb'"\s*:',
-    re.IGNORECASE,
-)
+
+def _anywhere(name: Name) -> re.Pattern[bytes]:
+    """Finds a name in any case, also with escapes, wherever it stands in front of a colon."""
+    letters = "".join(
+        rf"(?:{letter}|\\u00(?:{ord(letter):x}|{ord(letter.upper()):x}))" for letter in name
+    )
+    return re.compile(rf'"{letters}"\s*:'.encode(), re.IGNORECASE)
+
+
+_ANYWHERE: dict[Name, re.Pattern[bytes]] = {
+    "model": _anywhere("model"),
+    "type": _anywhere("type"),
+}
 _START_OF_OBJECT = re.compile(rb"(?:\xef\xbb\xbf)?\s*\{")
 
 
-def is_ambiguous(body: bytes) -> bool:
-    """Whether readers of a JSON object may differ about its model; false for any other body."""
+def is_ambiguous(body: bytes, name: Name = "model") -> bool:
+    """Whether readers of a JSON object may differ about what has a name in it; false for any
+    other body."""
     if _START_OF_OBJECT.match(body) is None:
         return False
-    found = _NAME_ANYWHERE.findall(body)
-    is_plain = all(name.startswith(b'"model"') for name in found)
+    found = _ANYWHERE[name].findall(body)
+    plain = f'"{name}"'.encode()
+    is_plain = all(each.startswith(plain) for each in found)
     if len(found) < 1 + is_plain:
         return False
     # Most are in schemas of tools. What counts are the names of the object itself.
@@ -33,8 +43,8 @@ def is_ambiguous(body: bytes) -> bool:
         names = json.loads(body, object_pairs_hook=_names)
     except (ValueError, RecursionError):
         return True
-    models = [name for name in names if name.lower() == "model"]
-    return models not in ([], ["model"])
+    alike = [each for each in names if each.lower() == name]
+    return alike not in ([], [name])
 
 
 def _names(pairs: list[tuple[str, object]]) -> list[str]:

@@ -11,10 +11,12 @@ overtaken a turn, an uncompressed copy goes in its place (RFC 7692, 6.1: each me
 either). To compress it anew would not restore the bytes either.
 """
 
+from codecs import BOM_UTF8
 from collections import deque
 from collections.abc import Callable, Iterator
 from enum import IntEnum
 
+from rustygate.core.ambiguous_json import is_ambiguous
 from rustygate.core.websocket_events import (
     AUDIO_PREFIX,
     BEGINNING_BYTES,
@@ -105,6 +107,8 @@ class ClientMessages(MessageObserver):
             conversation.
         new_mask: makes the mask for a frame.
         keeps_context: compressed messages may refer to earlier ones.
+        checks_types: a message whose type readers may differ about counts as a turn. No message
+            passes before it is complete.
     """
 
     def __init__(
@@ -114,6 +118,7 @@ class ClientMessages(MessageObserver):
         new_mask: Callable[[], bytes],
         *,
         keeps_context: bool = True,
+        checks_types: bool = False,
     ) -> None:
         self.waiting: deque[ClientMessage] = deque()
         self.size = 0
@@ -121,6 +126,7 @@ class ClientMessages(MessageObserver):
         self._on_item = on_item
         self._new_mask = new_mask
         self._keeps_context = keeps_context
+        self._checks_types = checks_types
         # Whether upstream has not got all compressed messages in their order.
         self._is_out_of_step = False
         # The current message, as far as it has been taken.
@@ -140,10 +146,10 @@ class ClientMessages(MessageObserver):
 
     def read(self, piece: bytes | None, first: bool, last: bool) -> Fate:
         if first:
-            passes = not self.waiting and not self._is_out_of_step
+            passes = not (self.waiting or self._is_out_of_step or self._checks_types)
             if passes and piece is not None and _is_usual_other(piece):
                 return PASS
-            kind = _OTHER if piece is None else _kind(event_type(piece, last))
+            kind = _OTHER if piece is None else self._kind_of(piece, last)
             if passes and kind >= _AUDIO:
                 return PASS
             self._kind, self._is_readable, self._is_dropped = kind, True, False
@@ -220,10 +226,18 @@ class ClientMessages(MessageObserver):
         if not last and len(self._text) >= BEGINNING_BYTES:
             return _UNKNOWN
         text = self._text + piece
-        passes = not self.waiting and not self._is_out_of_step
+        passes = not (self.waiting or self._is_out_of_step or self._checks_types)
         if passes and _is_usual_other(text):
             return _OTHER
-        return _kind(event_type(text, last))
+        return self._kind_of(text, last)
+
+    def _kind_of(self, text: bytes | bytearray, whole: bool) -> Kind:
+        if self._checks_types:
+            if not whole:
+                return _UNKNOWN
+            if text.startswith(BOM_UTF8) or is_ambiguous(bytes(text), "type"):
+                return _TURN
+        return _kind(event_type(text, whole))
 
     def _note_item(self, piece: bytes, last: bool) -> None:
         self._item_size += len(piece)

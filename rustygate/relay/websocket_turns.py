@@ -137,6 +137,9 @@ class WebSocketTurns:
             self._on_item,
             lambda: token_bytes(MASK_BYTES),
             keeps_context=keeps_context,
+            checks_types=names_models_in_turns(socket.path)
+            and client is not None
+            and bool(client.models),
         )
         # Events are handled once the bytes in which they came have been written.
         loop = asyncio.get_running_loop()

@@ -40,3 +40,19 @@ def test_one_plain_name_is_clear(body: bytes) -> None:
 )
 def test_repeated_or_odd_names_are_ambiguous(body: bytes) -> None:
     assert is_ambiguous(body)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        b'{"type":"x","type":"response.create"}',
+        b'{"type":"x","t\\u0079pe":"y"}',
+        b'{"\\u0054YPE":"y","input":[]}',
+        b'{"type":"x","Type":"y"}',
+    ],
+)
+def test_types_are_examined_in_the_same_way(message: bytes) -> None:
+    assert is_ambiguous(message, "type")
+    assert not is_ambiguous(message)
+    assert not is_ambiguous(b'{"type":"x","items":[{"type":"y","Type":"z"}]}', "type")
+    assert not is_ambiguous(b'{"t\\u0079pe":"x","subtype":"y"}', "type")

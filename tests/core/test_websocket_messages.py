@@ -26,7 +26,13 @@ NEW_MASK = b"\x05\x06\x07\x08"
 class Client:
     """A client's side: its tracker and what it observes, and what went upstream."""
 
-    def __init__(self, *, compressed: bool = False, keeps_context: bool = True) -> None:
+    def __init__(
+        self,
+        *,
+        compressed: bool = False,
+        keeps_context: bool = True,
+        checks_types: bool = False,
+    ) -> None:
         self.kept: list[ClientMessage | None] = []
         self.items: list[tuple[bytes, int]] = []
         self.messages = ClientMessages(
@@ -34,6 +40,7 @@ class Client:
             lambda start, size: self.items.append((start, size)),
             lambda: NEW_MASK,
             keeps_context=keeps_context,
+            checks_types=checks_types,
         )
         self.frames = FrameTracker(
             masked=True,
@@ -537,6 +544,39 @@ def test_how_bytes_are_cut_makes_no_difference_to_what_is_read(
     assert [text for _, text in ends_of(seen)] == [
         text for text, _ in sent if text in (DONE, LATE)
     ]
+
+
+@pytest.mark.parametrize("cut", [1, 20, 60])
+@pytest.mark.parametrize(
+    "event",
+    [
+        b'{"type":"session.update","type":"response.create"}',
+        b'{"type":"input_audio_buffer.append","Type":"response.create"}',
+        b'{"type":"conversation.item.create","item":{},"t\\u0079pe":"response.create"}',
+        b'\xef\xbb\xbf{"type":"response.create"}',
+    ],
+)
+def test_message_whose_type_readers_may_differ_about_is_a_turn(event: bytes, cut: int) -> None:
+    client = Client(checks_types=True)
+    parts = event[:cut], event[cut:]
+    assert client.send(parts[0] + parts[1]) == b""
+    assert client.feed(frame(parts[0], final=False, mask=MASK)) == b""
+    assert client.feed(frame(parts[1], opcode=0, mask=MASK)) == b""
+    assert [turn.text for turn in client.held] == [event, event]
+
+
+def test_messages_whose_types_are_checked_pass_when_they_are_complete() -> None:
+    client = Client(checks_types=True)
+    for event in (OTHER, AUDIO, b'{"type":"x","items":[{"type":"y"},{"type":"z"}]}', b"no JSON"):
+        first, rest = frame(event[:9], final=False, mask=MASK), frame(event[9:], 0, mask=MASK)
+        assert client.feed(first) == b""
+        assert client.feed(rest) == first + rest
+    assert client.held == []
+    assert client.messages.size == 0
+    item = b'{"type":"conversation.item.create","item":{}}'
+    assert client.send(item) == frame(item, mask=MASK)
+    assert client.items == [(item, len(item))]
+    assert client.send(TURN) == b""
 
 
 def test_repr_shows_the_live_state() -> None:

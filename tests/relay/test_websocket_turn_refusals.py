@@ -151,6 +151,17 @@ async def test_turn_whose_model_readers_may_differ_about_is_refused(
     assert (await next_event(server))["model"] == "gpt-5"
 
 
+async def test_message_of_two_types_is_checked_like_a_turn(
+    responses: OpenSocket, clients: Path
+) -> None:
+    _, client, server = await responses(CLIENTS_FILE=clients)
+    client.send(b'{"type":"response.cancel","type":"response.create","model":"gpt-4o"}')
+    event = await next_event(client)
+    assert (event["status"], event["error"]["code"]) == (403, "model_not_allowed")
+    client.send(b'{"type":"response.cancel","response_id":"r"}')
+    assert (await next_event(server))["type"] == "response.cancel"
+
+
 async def test_realtime_handshake_must_name_an_allowed_model(
     gate: StartGate, upstream: Upstream, clients: Path
 ) -> None:
