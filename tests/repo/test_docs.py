@@ -1,5 +1,6 @@
 """The documentation agrees with the code: tables, links, paths, and the picture of the order."""
 
+import ast
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -171,7 +172,28 @@ def test_paths_that_a_page_names_exist(page: Path) -> None:
     assert [path for path in paths if not (ROOT / path).exists()] == []
 
 
-# The picture.
+# Many gates.
+
+
+def strings(path: Path) -> str:
+    """All strings in a module, each as one, and a space for each placeholder."""
+    nodes = ast.walk(ast.parse(path.read_text()))
+    texts = [node.value for node in nodes if isinstance(node, ast.Constant)]
+    return "\n".join(re.sub(r"{[^}]*}", " ", text) for text in texts if isinstance(text, str))
+
+
+def test_log_lines_of_a_group_are_those_of_its_members() -> None:
+    logged = strings(ROOT / "rustygate/admission/group/member.py")
+    table = section("docs/many-gates.md", "## What happens when something fails")
+    lines = [cells[4] for line in table.splitlines() if len(cells := line.split("|")) == 7]
+    quoted = re.findall(r"`([^`]+)`", "".join(lines))
+    assert len(quoted) == 5
+    for line in quoted:
+        for part in re.split(r"NAME|REASON|\d+%?", line):
+            assert part.strip() in logged
+
+
+# The picture of the order.
 
 
 @pytest.fixture(scope="module")
