@@ -5,7 +5,7 @@
 - `together`: the store answers.
 - `alone`: it has stopped answering. The gate goes on with its last share of the limits.
 
-A call may take `CALL_LIMIT_S`. If it fails, the gate is on its own at once, so that no request
+A call may take 100 ms (`call_limit`). If it fails, the gate is on its own at once, so that no request
 waits for the store, and calls are repeated with back-off. When the store answers again, the member
 registers anew with what it holds, as it does when the group has forgotten it.
 """
@@ -18,12 +18,11 @@ from typing import Any
 
 from loguru import logger
 
+from rustygate.admission.group.call_limit import call_limit
 from rustygate.admission.group.dispatcher import GroupDispatcher
 from rustygate.admission.group.pacing import Pacing, Urgency
 from rustygate.admission.group.store import Reply, Store, StoreUnavailable, SyncFailed
 from rustygate.core.bucket import SECOND
-
-CALL_LIMIT_S = 0.1
 
 # How long a member waits before it calls a store that did not answer, at first and at most.
 _FIRST_RETRY, _LAST_RETRY = SECOND // 10, SECOND
@@ -137,10 +136,8 @@ class Member:
         if leave:
             call["leave"], call["float"] = 1, []
         try:
-            async with asyncio.timeout(CALL_LIMIT_S):
+            async with call_limit():
                 reply = await self._store.sync(call)
-        except TimeoutError:
-            self._on_failure(f"no answer within {CALL_LIMIT_S * 1000:.0f} ms")
         except StoreUnavailable as error:
             self._on_failure(str(error))
         except SyncFailed as error:

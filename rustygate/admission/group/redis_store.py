@@ -1,13 +1,12 @@
 """A group's scheduler in Redis: one script, one connection, one call at a time.
 
-A call has `CALL_LIMIT_S`. One that takes longer may still run: its connection is dropped, and the
-sequence number of the next call tells whether it ran. Making a connection may take longer than a
-call. It then goes on, and a later call uses it.
+The caller limits the time of a call. One that is cancelled may still run: its connection is
+dropped, and the sequence number of the next call tells whether it ran. Making a connection may take
+longer than a call. It then goes on, and a later call uses it.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from hashlib import sha1
 from importlib.resources import files
 from typing import Any
@@ -22,16 +21,13 @@ from rustygate.admission.group.store import (
     Call,
     Reply,
     StoreRefused,
-    StoreUnavailable,
     SyncFailed,
 )
 from rustygate.config import Settings
 from rustygate.config.redis_url import RedisUrl, parse_redis_url
 
-CALL_LIMIT_S = 0.1
-
-# After the limit, the event loop gets so long to read what came while it was busy.
-_GRACE_S = 0.005
+# A connection that does not close in that time is left to the garbage collector.
+_CLOSE_LIMIT_S = 0.1
 
 _IN_CLUSTER = "the server belongs to a cluster: REDIS_URL=redis+cluster://..."
 
@@ -96,8 +92,7 @@ class RedisStore:
 
     async def sync(self, call: Call) -> Reply:
         request = msgspec.json.encode(call)
-        async with _call_limit():
-            reply = await self._reply(request)
+        reply = await self._reply(request)
         try:
             return msgspec.json.decode(reply, type=dict[str, Any])
         except msgspec.MsgspecError as error:
@@ -112,7 +107,7 @@ class RedisStore:
             self._connecting = None
         if self._connection is not None:
             with suppress(TimeoutError):
-                async with asyncio.timeout(CALL_LIMIT_S):
+                async with asyncio.timeout(_CLOSE_LIMIT_S):
                     await self._connection.disconnect()
 
     async def _reply(self, request: bytes) -> bytes:
@@ -168,24 +163,3 @@ def _packed(*arguments: bytes) -> bytes:
     """The beginning of a command in Redis's protocol, to which two arguments are added."""
     parts = (b"$%d\r\n%b\r\n" % (len(each), each) for each in arguments)
     return b"*%d\r\n%b" % (len(arguments) + 2, b"".join(parts))
-
-
-@asynccontextmanager
-async def _call_limit() -> AsyncIterator[None]:
-    """Raises StoreUnavailable if the block takes longer than a call may.
-
-    Time in which the event loop itself was busy does not end a call whose answer has come: timers
-    run before tasks that wait for data, so a second timer waits for those.
-    """
-    loop = asyncio.get_running_loop()
-    try:
-        async with asyncio.timeout(None) as limit:
-            ending = loop.call_later(
-                CALL_LIMIT_S - _GRACE_S, lambda: limit.reschedule(loop.time() + _GRACE_S)
-            )
-            try:
-                yield
-            finally:
-                ending.cancel()
-    except TimeoutError:
-        raise StoreUnavailable(f"no answer within {CALL_LIMIT_S * 1000:g} ms") from None

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import redis
 
-from rustygate.admission.group import redis_connector, redis_store
+from rustygate.admission.group import call_limit, redis_connector
 from rustygate.admission.group.redis_store import RedisStore, group_keys
 from rustygate.admission.group.store import StoreRefused, StoreUnavailable, SyncFailed
 from rustygate.config.redis_url import parse_redis_url
@@ -44,7 +44,7 @@ GROUP = "team"
 TIMEOUT = r"no answer within 100 ms"
 
 # The limits of real calls, for the tests of those.
-CALL_LIMIT_S, CONNECT_LIMIT_S = redis_store.CALL_LIMIT_S, redis_connector.CONNECT_LIMIT_S
+CALL_LIMIT_S, CONNECT_LIMIT_S = call_limit.CALL_LIMIT_S, redis_connector.CONNECT_LIMIT_S
 
 MakeStore = Callable[..., RedisStore]
 
@@ -67,14 +67,14 @@ async def make_store(_no_task_left: None) -> AsyncIterator[MakeStore]:
 @pytest.fixture(autouse=True)
 def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let calls wait for a busy machine."""
-    monkeypatch.setattr(redis_store, "CALL_LIMIT_S", SOON_S)
+    monkeypatch.setattr(call_limit, "CALL_LIMIT_S", SOON_S)
     monkeypatch.setattr(redis_connector, "CONNECT_LIMIT_S", SOON_S)
 
 
 @pytest.fixture
 def _real_limits(_patient: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """The limits of production."""
-    monkeypatch.setattr(redis_store, "CALL_LIMIT_S", CALL_LIMIT_S)
+    monkeypatch.setattr(call_limit, "CALL_LIMIT_S", CALL_LIMIT_S)
     monkeypatch.setattr(redis_connector, "CONNECT_LIMIT_S", CONNECT_LIMIT_S)
 
 
@@ -86,16 +86,22 @@ def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisSer
     server.close()
 
 
+async def sync(store: RedisStore, call: dict[str, Any]) -> Any:
+    """A call in a member's time."""
+    async with call_limit.call_limit():
+        return await store.sync(call)
+
+
 async def count(store: RedisStore) -> Any:
     """The number of calls so far, this one included."""
     async with soon():
-        return (await store.sync({"seq": 1}))["count"]
+        return (await sync(store, {"seq": 1}))["count"]
 
 
 async def failure(store: RedisStore, kind: type[Exception] = StoreUnavailable) -> str:
     """The reason for which a call fails."""
     with pytest.raises(kind) as caught:
-        await store.sync({"seq": 1})
+        await sync(store, {"seq": 1})
     assert type(caught.value) is kind
     return str(caught.value)
 
@@ -105,7 +111,7 @@ async def eventually(store: RedisStore) -> Any:
     async with soon():
         while True:
             try:
-                return (await store.sync({"seq": 1}))["count"]
+                return (await sync(store, {"seq": 1}))["count"]
             except StoreUnavailable:
                 await asyncio.sleep(0.01)
 
@@ -118,7 +124,7 @@ async def test_call_returns_what_the_script_returns(
     make_store: MakeStore, start_redis: StartRedis, program: str
 ) -> None:
     store = make_store(start_redis(program=program).url)
-    reply = await store.sync({"seq": 7, "name": 'a "client", über all'})
+    reply = await sync(store, {"seq": 7, "name": 'a "client", über all'})
     assert reply == {"seq": 7, "count": 1, "keys": list(group_keys(GROUP)), "rest": ""}
     assert await count(store) == 2
     assert repr(store).endswith(" group=team connected>")
@@ -135,7 +141,7 @@ async def test_large_calls_and_replies_are_passed(
 ) -> None:
     text = "ä" * 300_000
     store = make_store(shared_server.url)
-    reply = await store.sync({"text": f'{{"text": "{text}"}}'})
+    reply = await sync(store, {"text": f'{{"text": "{text}"}}'})
     assert reply == {"text": text}
 
 
@@ -153,7 +159,7 @@ async def test_failure_of_the_script_is_not_an_outage(
 ) -> None:
     store = make_store(shared_server.url)
     with pytest.raises(SyncFailed, match=reason) as caught:
-        await store.sync(call)
+        await sync(store, call)
     assert str(caught.value).isascii()
     assert str(caught.value).isprintable()
     assert store.connected
@@ -261,7 +267,7 @@ async def test_busy_event_loop_does_not_end_a_call_that_was_answered(
 ) -> None:
     store = make_store(shared_server.url)
     before = await count(store)
-    call = asyncio.create_task(store.sync({"seq": 1}))
+    call = asyncio.create_task(sync(store, {"seq": 1}))
     await asyncio.sleep(0)
     time.sleep(0.3)  # noqa: ASYNC251 - the loop must not run
     assert (await call)["count"] == before + 1
@@ -273,7 +279,7 @@ async def test_busy_server_is_unavailable(make_store: MakeStore, start_redis: St
     store = make_store(server.url)
     await count(store)
     with pytest.raises(StoreUnavailable, match=TIMEOUT):
-        await store.sync({"spin": True})
+        await sync(store, {"spin": True})
     assert await failure(store) == "the server is busy with another script"
     server.command("SCRIPT KILL")
     assert await eventually(store) == 2
@@ -285,7 +291,7 @@ async def test_script_that_was_killed_is_an_outage(
     server = start_redis("lua-time-limit 1")
     store = make_store(server.url)
     await count(store)
-    call = asyncio.create_task(store.sync({"spin": True}))
+    call = asyncio.create_task(sync(store, {"spin": True}))
     await until(lambda: _accepts(server, "SCRIPT KILL"))
     with pytest.raises(StoreUnavailable, match="the script was ended from outside"):
         await call
@@ -655,11 +661,11 @@ async def test_cancelled_call_leaves_no_reply_for_the_next_one(
 ) -> None:
     store = make_store(shared_server.url)
     await count(store)
-    call = asyncio.create_task(store.sync({"seq": 77}))
+    call = asyncio.create_task(sync(store, {"seq": 77}))
     await asyncio.sleep(0)
     call.cancel()
     await asyncio.wait((call,))
-    assert (await store.sync({"seq": 78}))["seq"] == 78
+    assert (await sync(store, {"seq": 78}))["seq"] == 78
 
 
 async def test_no_error_and_no_repr_has_user_or_password(
@@ -669,7 +675,7 @@ async def test_no_error_and_no_repr_has_user_or_password(
     url = f"redis://canary-user:canary-password@127.0.0.1:{server.port}"
     store = make_store(url)
     with pytest.raises(StoreRefused) as caught:
-        await store.sync({})
+        await sync(store, {})
     shown = [repr(store), repr(store._connection), repr(store._connector)]
     error: BaseException | None = caught.value
     while error is not None:

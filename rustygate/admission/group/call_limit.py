@@ -1,0 +1,33 @@
+"""The time that a call to a group's store may take."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from rustygate.admission.group.store import StoreUnavailable
+
+CALL_LIMIT_S = 0.1
+
+# After that, the event loop gets so long to read what came while it was busy.
+_GRACE_S = 0.005
+
+
+@asynccontextmanager
+async def call_limit() -> AsyncIterator[None]:
+    """Raises StoreUnavailable if the block takes longer than a call may.
+
+    An event loop that was busy for that time finds both the answer and the end of the limit. Its
+    timers run before the tasks that wait for data, so a second timer gives those a turn.
+    """
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(None) as limit:
+            ending = loop.call_later(
+                CALL_LIMIT_S - _GRACE_S, lambda: limit.reschedule(loop.time() + _GRACE_S)
+            )
+            try:
+                yield
+            finally:
+                ending.cancel()
+    except TimeoutError:
+        raise StoreUnavailable(f"no answer within {CALL_LIMIT_S * 1000:g} ms") from None
