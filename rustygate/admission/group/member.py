@@ -5,9 +5,9 @@
 - `together`: the store answers.
 - `alone`: it has stopped answering. The gate goes on with its last share of the limits.
 
-A call may take 100 ms (`call_limit`). If it fails, the gate is on its own at once, so that no request
-waits for the store, and calls are repeated with back-off. When the store answers again, the member
-registers anew with what it holds, as it does when the group has forgotten it.
+A call may take 100 ms (`call_limit`). If it fails, the gate is on its own at once, so that no
+request waits for the store, and calls are repeated with back-off. When the store answers again,
+the member registers anew with what it holds, as it does when the group has forgotten it.
 """
 
 import asyncio

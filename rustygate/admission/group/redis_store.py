@@ -1,8 +1,8 @@
 """A group's scheduler in Redis: one script, one connection, one call at a time.
 
 The caller limits the time of a call. One that is cancelled may still run: its connection is
-dropped, and the sequence number of the next call tells whether it ran. Making a connection may take
-longer than a call. It then goes on, and a later call uses it.
+dropped, and the sequence number of the next call tells whether it ran. Making a connection may
+take longer than a call. It then goes on, and a later call uses it.
 """
 
 import asyncio
