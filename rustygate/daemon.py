@@ -24,6 +24,7 @@ from rustygate.telemetry.metrics import Metrics
 from rustygate.upstream.client import UpstreamClient
 
 if TYPE_CHECKING:
+    from rustygate.admission.group.store import Store
     from rustygate.telemetry.tracing.spans import Tracing
 
 
@@ -65,7 +66,7 @@ class Daemon:
     async def start(self) -> None:
         """Bind and serve. Raises OSError if the address is not available."""
         settings = self._settings
-        self._gate = Gate(settings)
+        self._gate = Gate(settings, _group_store(settings))
         self._upstream = UpstreamClient(settings)
         self._metrics = metrics = Metrics(self._gate)
         admin = AdminGuard(settings, metrics.count_refusal)
@@ -97,7 +98,7 @@ class Daemon:
 
     def _apply_clients(self) -> None:
         limits = self._auth.limits
-        self._gate.limit_clients(limits)
+        self._gate.limit_clients(limits, self._auth.weights, self._auth.version)
         self._metrics.announce_clients(limits)
 
     @property
@@ -122,6 +123,7 @@ class Daemon:
         self._listener.close()
         self._listener.abort_handshakes()
         await self._proxy.finish(0)
+        await self._gate.leave_group()
         await self._runner.cleanup()
         await self._upstream.close()
         self._ledger.close()
@@ -136,3 +138,13 @@ class Daemon:
     def snapshot(self) -> dict[str, int]:
         """The live numbers: waiters, exchanges in flight, bytes of buffered request bodies."""
         return self._proxy.snapshot()
+
+
+def _group_store(settings: Settings) -> "Store | None":
+    """The store of the gate's group, if it is in one."""
+    if settings.redis_url is None:
+        return None
+    # The client library is an extra that a single gate does not need.
+    from rustygate.admission.group.redis_store import RedisStore
+
+    return RedisStore.of(settings)

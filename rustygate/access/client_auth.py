@@ -12,7 +12,7 @@ from urllib.parse import unquote
 from aiohttp import hdrs, web
 from multidict import istr
 
-from rustygate.config import read_clients_file
+from rustygate.config import modification_time, read_clients_file
 from rustygate.core.ambiguous_json import is_ambiguous
 from rustygate.core.clients import Client, Clients, Limits
 from rustygate.core.request_facts import RequestFacts
@@ -42,11 +42,15 @@ class ClientAuth:
 
     Args:
         path: the clients file; None serves every client.
+
+    Attributes:
+        version: when the file was changed, in microseconds.
     """
 
     def __init__(self, path: str | None) -> None:
         self._path = path
         self._clients: Clients | None = None
+        self.version = 0
         self.reload()
 
     def __repr__(self) -> str:
@@ -55,7 +59,10 @@ class ClientAuth:
     def reload(self) -> None:
         """Read the file again, if there is one."""
         if self._path is not None:
+            # Read before the file: if that is replaced meanwhile, the version is too old, not new.
+            version = modification_time(self._path)
             self._clients = read_clients_file(self._path)
+            self.version = version
 
     @property
     def requires_keys(self) -> bool:
@@ -67,6 +74,12 @@ class ClientAuth:
         """Each client's own limits, by name, including clients without any."""
         clients = {} if self._clients is None else self._clients.by_name
         return {name: client.limits for name, client in clients.items()}
+
+    @property
+    def weights(self) -> Mapping[str, float]:
+        """Each client's weight, by name."""
+        clients = {} if self._clients is None else self._clients.by_name
+        return {name: client.weight for name, client in clients.items()}
 
     def authenticate(
         self, request: web.Request, exchange: Exchange, subprotocol_key: str | None = None

@@ -3,7 +3,11 @@
 How the settings are used is not known here.
 """
 
-from rustygate.config.clients_file import append_to_clients_file, read_clients_file
+from rustygate.config.clients_file import (
+    append_to_clients_file,
+    modification_time,
+    read_clients_file,
+)
 from rustygate.config.description import (
     Variable,
     assignments,
@@ -44,6 +48,7 @@ __all__ = [
     "mask",
     "mask_credentials",
     "mask_redis_url",
+    "modification_time",
     "read_clients_file",
     "settings_warnings",
     "variables",

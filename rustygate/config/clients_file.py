@@ -24,6 +24,14 @@ def read_clients_file(path: str) -> Clients:
     return parse_clients(_read(path))
 
 
+def modification_time(path: str) -> int:
+    """When the file was changed, in microseconds; 0 if it is not there."""
+    try:
+        return os.stat(path).st_mtime_ns // 1000
+    except OSError:
+        return 0
+
+
 def append_to_clients_file(
     path: str, name: str, table: str, before: Callable[[], None] = lambda: None
 ) -> None:

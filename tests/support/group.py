@@ -102,9 +102,9 @@ class GroupHarness:
 
         self._demands.append(asyncio.create_task(requests()))
 
-    async def stop_demand(self) -> None:
-        """Cancel all requests that wait."""
-        tasks = [*self._demands, *self._requests]
+    async def stop_demand(self, *, requests: bool = True) -> None:
+        """Send no more, and cancel the requests under way."""
+        tasks = [*self._demands, *(self._requests if requests else ())]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -114,6 +114,28 @@ class GroupHarness:
 
     def total(self, since: float = 0.0, until: float = 1e9) -> int:
         return sum(since <= at < until for *_, at in self.admitted)
+
+    def excess(self, since: float = 0.0, until: float = 1e9) -> float:
+        """The most that was admitted in any window beyond the rate: the burst that was seen."""
+        assert self.settings.rate_limit is not None
+        lowest = highest = 0.0
+        times = sorted(at for *_, at in self.admitted if since <= at < until)
+        for number, at in enumerate(times):
+            ahead = number - self.settings.rate_limit * at
+            lowest = ahead if not number else min(lowest, ahead)
+            highest = max(highest, ahead - lowest + 1)
+        return highest
+
+    def assert_conserved(self) -> None:
+        """Nothing is held or waits any more, and the buckets are full."""
+        group = self.group.scheduler
+        assert (group.waiting, group.own.in_flight - group.own.held) == (0, 0)
+        for gate in self.gates:
+            assert gate.snapshot() == {"waiters": 0, "in_flight": 0}
+        for lane in group.lanes.values():
+            assert lane.budgets.in_flight == lane.budgets.held
+        bucket = group.own.requests
+        assert bucket is None or bucket.level(self.group.now()) == bucket.burst - group.own.held
 
     def states(self) -> list[str]:
         return [gate.member.state for gate in self.gates if gate.member is not None]

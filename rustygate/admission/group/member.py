@@ -84,6 +84,7 @@ class Member:
             await self._task
         if self._registered:
             await self._call(leave=True)
+            self._registered = False
         await self._store.close()
 
     def urge(self, urgency: Urgency) -> None:

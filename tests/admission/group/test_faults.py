@@ -1,0 +1,202 @@
+"""Members that die, freeze, leave and join, and a store that fails: no request fails because of
+that, and nothing is lost for good."""
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from rustygate.admission.group.local_store import Fault
+from tests.support.group import GroupHarness, jain, run_group
+
+RATE = 40
+SETTINGS = {"rate_limit": RATE, "rate_limit_burst": 2}
+
+
+def flood(harness: GroupHarness) -> None:
+    for client, gates in {"one": [0], "two": [0, 1], "all": [0, 1, 2]}.items():
+        for gate in gates:
+            harness.flood(client, gate, 20)
+
+
+def kill(harness: GroupHarness, gate: int) -> None:
+    """A member does nothing more, without a word."""
+    member = harness.gates[gate].member
+    assert member is not None
+    assert member._task is not None
+    member._task.cancel()
+
+
+def test_quota_of_a_member_that_dies_goes_to_the_others() -> None:
+    """It has waiters, grants, and an admission in flight."""
+
+    async def scenario(harness: GroupHarness) -> None:
+        await asyncio.sleep(1)
+        flood(harness)
+        harness.spawn("slow", 2, hold_s=1000)
+        await asyncio.sleep(5)
+        kill(harness, 2)
+        await asyncio.sleep(10)
+
+    harness = run_group(scenario, **SETTINGS, concurrency_limit=60)
+    assert harness.errors == []
+    assert harness.total(8, 16) >= 0.97 * RATE * 8
+    assert len(harness.group.scheduler.members) == 2
+    assert harness.total(6, 8) >= 0.7 * RATE * 2
+
+
+def test_slots_of_a_member_that_dies_are_free_after_its_lease() -> None:
+    async def scenario(harness: GroupHarness) -> None:
+        await asyncio.sleep(1)
+        for _ in range(2):
+            harness.spawn("a", 0, hold_s=1000)
+        await asyncio.sleep(1)
+        kill(harness, 0)
+        exchange = await harness.admit("b", 1)
+        assert 1.0e9 <= exchange.queued <= 1.8e9
+
+    run_group(scenario, rate_limit=None, concurrency_limit=2)
+
+
+def test_member_that_was_frozen_spends_nothing_stale_and_registers_anew() -> None:
+    async def scenario(harness: GroupHarness) -> None:
+        await asyncio.sleep(1)
+        harness.spawn("slow", 0, hold_s=30)
+        harness.trickle("a", [0], 0.1)
+        await asyncio.sleep(1)
+        member, dispatcher = harness.gates[0].member, harness.gates[0].dispatcher
+        assert member is not None
+        until = dispatcher.now() + 10_000_000_000
+        frozen: Callable[[], int] = lambda: until  # noqa: E731
+        due, member._due = member._due, frozen  # type: ignore[method-assign]
+        await asyncio.sleep(5)
+        # What it was given is used for a second at most.
+        assert harness.count("a", 3) == 0
+        await asyncio.sleep(5.001)
+        member._due = due  # type: ignore[method-assign]
+        await asyncio.sleep(2)
+        assert harness.states() == ["together"] * 3
+        await harness.stop_demand(requests=False)
+        await asyncio.sleep(1)
+        assert harness.group.scheduler.own.in_flight - harness.group.scheduler.own.held == 1
+        assert harness.total(12) >= 60
+
+    harness = run_group(scenario, rate_limit=40, rate_limit_burst=20)
+    assert harness.errors == []
+
+
+def test_draining_member_gives_everything_back_at_once() -> None:
+    async def scenario(harness: GroupHarness) -> None:
+        await asyncio.sleep(1)
+        flood(harness)
+        await asyncio.sleep(5)
+        harness.gates[2].close()
+        await harness.gates[2].leave_group()
+        assert len(harness.group.scheduler.members) == 2
+        await asyncio.sleep(5)
+
+    harness = run_group(scenario, **SETTINGS)
+    assert {type(error).__name__ for error in harness.errors} == {"Draining"}
+    assert len(harness.errors) == 20
+    assert harness.total(6, 11) >= 0.97 * RATE * 5
+
+
+def test_member_that_joins_shares_at_once() -> None:
+    async def scenario(harness: GroupHarness) -> None:
+        await asyncio.sleep(1)
+        harness.flood("old", 0, 20)
+        await asyncio.sleep(5)
+        harness.flood("new", harness.add_gate(), 20)
+        await asyncio.sleep(5)
+
+    harness = run_group(scenario, gates=2, **SETTINGS)
+    assert harness.errors == []
+    assert jain([harness.count("old", 6.1), harness.count("new", 6.1)]) >= 0.99
+    assert 0.97 * RATE * 10 <= harness.total() <= RATE * 10 + 3
+
+
+@pytest.mark.parametrize("fault", [Fault.REFUSE, Fault.HANG, Fault.LOSE_REPLY])
+def test_members_go_on_alone_while_the_store_fails(fault: Fault) -> None:
+    async def scenario(harness: GroupHarness) -> None:
+        await asyncio.sleep(1)
+        flood(harness)
+        await asyncio.sleep(9)
+        harness.group.fault = fault
+        await asyncio.sleep(30)
+        assert harness.states() == ["alone"] * 3
+        harness.group.fault = None
+        await asyncio.sleep(10)
+        assert harness.states() == ["together"] * 3
+        await harness.stop_demand()
+        await asyncio.sleep(3)
+        harness.assert_conserved()
+
+    harness = run_group(scenario, **SETTINGS)
+    assert harness.errors == []
+    assert harness.total(12, 40) == pytest.approx(RATE * 28, rel=0.05)
+    assert harness.total(42, 50) == pytest.approx(RATE * 8, rel=0.03)
+    assert jain(harness.count(client, 42) for client in ("one", "two", "all")) >= 0.99
+    assert harness.total(10, 12) >= 0.8 * RATE * 2
+    # Nobody bursts when the store goes. When it is back, some are still alone for a second.
+    assert harness.excess(9, 11) <= 2 + RATE * 0.1
+    assert harness.excess(39, 42) <= 2 + RATE
+
+
+def test_store_that_loses_its_state_grants_no_second_burst() -> None:
+    async def scenario(harness: GroupHarness) -> None:
+        await asyncio.sleep(1)
+        flood(harness)
+        await asyncio.sleep(9)
+        harness.group.lose_state()
+        await asyncio.sleep(10)
+        assert harness.states() == ["together"] * 3
+
+    harness = run_group(scenario, rate_limit=40, rate_limit_burst=20)
+    assert harness.errors == []
+    assert harness.excess() <= 20 + RATE * 0.05
+    assert harness.total(10, 20) >= 0.97 * RATE * 10
+    assert jain(harness.count(client, 11) for client in ("one", "two", "all")) >= 0.99
+
+
+def test_repeated_calls_grant_nothing_twice() -> None:
+    async def scenario(harness: GroupHarness) -> None:
+        harness.group.fault = Fault.REPEAT
+        await asyncio.sleep(1)
+        flood(harness)
+        await asyncio.sleep(10)
+        await harness.stop_demand()
+        await asyncio.sleep(3)
+        harness.assert_conserved()
+
+    harness = run_group(scenario, **SETTINGS)
+    assert 0.97 * RATE * 10 <= harness.total() <= RATE * 10 + 3
+
+
+def test_gate_serves_alone_until_a_store_is_there_for_the_first_time() -> None:
+    async def scenario(harness: GroupHarness) -> None:
+        harness.group.fault = Fault.REFUSE
+        harness.flood("a", 0, 20)
+        await asyncio.sleep(5)
+        assert harness.states() == ["joining"]
+        harness.group.fault = None
+        await asyncio.sleep(5)
+        assert harness.states() == ["together"]
+
+    harness = run_group(scenario, gates=1, **SETTINGS)
+    assert harness.total(0, 5) == pytest.approx(RATE * 5, abs=5)
+    assert harness.total(6.5, 10) >= 0.97 * RATE * 3.5
+
+
+def test_cancelled_waiters_give_back_what_they_were_granted() -> None:
+    async def scenario(harness: GroupHarness) -> None:
+        await asyncio.sleep(1)
+        for round_ in range(200):
+            tasks = [harness.spawn(client, gate) for client, gate in (("a", 0), ("b", 1)) * 3]
+            await asyncio.sleep(0.001 * (round_ % 40))
+            for task in tasks[round_ % 3 :]:
+                task.cancel()
+        await asyncio.sleep(5)
+        harness.assert_conserved()
+
+    harness = run_group(scenario, rate_limit=200, rate_limit_burst=5)
+    assert harness.errors == []
