@@ -29,7 +29,7 @@ COPY --from=build /opt/rustygate /opt/rustygate
 ENV PATH=/opt/rustygate/bin:$PATH
 # The image's standard library has no bytecode, and a read-only root cannot store any. Modules that
 # the gate imports are compiled here; otherwise each start and each health check would compile them.
-RUN ["python", "-c", "import rustygate.cli.gate_server, rustygate.cli.health, rustygate.cli.serve"]
+RUN ["python", "-c", "import rustygate.cli.gate_server, rustygate.cli.group_access, rustygate.cli.health, rustygate.cli.serve"]
 ENV BIND_ADDRESS=0.0.0.0 PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
 USER 65532:65532
 EXPOSE 8080

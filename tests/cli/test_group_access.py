@@ -9,6 +9,7 @@ import pytest
 
 from tests.cli.processes import SECRET, get, serve
 from tests.conftest import Start, StartRedis
+from tests.support.process import ROOT
 from tests.support.redis import SERVERS, Cluster, RedisServer, Sentinel
 
 USER, PASSWORD = "canary-user-51c7", "canary-password-a90e"
@@ -60,6 +61,38 @@ def test_check_finds_the_servers_of_sentinels_and_clusters(
         assert "(the server is a sentinel: REDIS_URL=redis+sentinel://host:26379/name" in stderr
     finally:
         sentinel.close()
+        cluster.close()
+
+
+DOCUMENTED = re.search(
+    r"^ *ACL SETUSER (\S+) on >(\S+) (.*)$", (ROOT / "docs/many-gates.md").read_text(), re.M
+)
+
+
+@pytest.mark.parametrize("kind", SERVERS)
+def test_documented_user_is_allowed_enough(
+    start: Start, start_redis: StartRedis, kind: str
+) -> None:
+    assert DOCUMENTED
+    user, password, rules = DOCUMENTED.groups()
+    server = start_redis(f"user {user} on >{password} {rules}", program=SERVERS[kind])
+    code, stdout, _ = check(start, f"redis://{user}:{password}@127.0.0.1:{server.port}/1")
+    assert code == 0
+    assert found(stdout)
+
+
+def test_documented_user_needs_one_more_rule_in_a_cluster(start: Start, tmp_path: Path) -> None:
+    assert DOCUMENTED
+    user, password, rules = DOCUMENTED.groups()
+    cluster = Cluster(tmp_path / "cluster")
+    url = cluster.url.replace("//", f"//{user}:{password}@")
+    try:
+        for more, expected in ("", 2), (" +cluster|slots", 0):
+            for node in cluster.nodes:
+                given = f"{user} on >{password} {rules}{more}".split()
+                node.command("ACL SETUSER", *given)
+            assert check(start, url)[0] == expected
+    finally:
         cluster.close()
 
 
