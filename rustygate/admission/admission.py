@@ -1,6 +1,5 @@
 """One attempt's way through the gate: it waits, is admitted, and returns what it did not use."""
 
-import asyncio
 from types import TracebackType
 from typing import Self
 
@@ -61,7 +60,8 @@ class Admission(Waiter):
         began = self._dispatcher.now()
         try:
             await self._dispatcher.wait_for_turn(self, self.exchange.deadline)
-        except asyncio.CancelledError:
+        except BaseException:
+            # Cancelled, refused, or a defect.
             if self.granted:
                 self.give_back()
                 self.release()
@@ -108,7 +108,10 @@ class Admission(Waiter):
             self._dispatcher.on_lane_changed(self.lane)
         if not self._lane_slot_freed:
             self._free_lane_slot()
-        self._dispatcher.wake(self.lane)
+        if update is None:
+            self._dispatcher.wake_by_slots(self.lane)
+        else:
+            self._dispatcher.wake(self.lane)
 
     def _accept_at_pace(self) -> None:
         lane = self.lane.budgets
@@ -138,7 +141,8 @@ class Admission(Waiter):
         if client is not None and client.budgets.tokens is not None and client.charged(self):
             client.budgets.settle(self._dispatcher.now(), self.tokens, tokens)
         self.tokens = tokens
-        self._dispatcher.wake(client)
+        if own.tokens is not None or client is not None:
+            self._dispatcher.wake(client)
 
     def give_back(self) -> None:
         """Return what was taken, because nothing was sent upstream."""
@@ -167,8 +171,12 @@ class Admission(Waiter):
             self._free_lane_slot()
         if self.client is not None:
             self.client.budgets.release()
-        self._dispatcher.budgets.release()
-        self._dispatcher.wake(self.lane, self.client)
+        own = self._dispatcher.budgets
+        own.release()
+        if own.slots is None:
+            self._dispatcher.wake_by_slots(self.lane, self.client)
+        else:
+            self._dispatcher.wake(self.lane, self.client)
 
     def _free_lane_slot(self) -> None:
         """Free the lane's slot, which counts a request until upstream responds."""

@@ -24,7 +24,7 @@ from rustygate.config import Settings
 from rustygate.core.bucket import SECOND, TokenBucket
 from rustygate.core.budgets import Budgets
 from rustygate.core.fair_order import CLASS_NAMES
-from rustygate.core.predicted_wait import Prediction, predict, predict_at_most
+from rustygate.core.predicted_wait import Prediction, longest_wait, predict
 from rustygate.core.scheduler import Grant, Scheduler
 from rustygate.errors import Draining
 from rustygate.exchange import MS
@@ -100,9 +100,9 @@ class Dispatcher:
         """
         self._refuse_on_arrival(newcomer, deadline)
         newcomer.decision = self._loop.create_future()
-        self._join(newcomer)
         timer = None
         try:
+            self._join(newcomer)
             if not newcomer.decided:
                 timer = self._loop.call_at(deadline / SECOND, self._expire, newcomer)
             await newcomer.decision
@@ -116,6 +116,7 @@ class Dispatcher:
         """Remove a waiter whose client left, and give its turn back to its flow."""
         if waiter.granted and waiter.flow is not None:
             self.scheduler.refund(waiter.flow, waiter.tokens)
+            self._dispatch()
         else:
             self._remove(waiter)
 
@@ -125,15 +126,18 @@ class Dispatcher:
             self.scheduler.touch(*scopes)
             self._dispatch()
 
+    def wake_by_slots(self, *scopes: AnyQueue | None) -> None:
+        """Slots of scopes have become free."""
+        if self.scheduler.waiting and self.scheduler.free(*scopes):
+            self._dispatch()
+
     def on_lane_changed(self, lane: LaneQueue) -> None:
         """A lane's limits have changed, or it is paused: refuse those that now wait too long."""
         self._late_waiters.examine(lane)
 
-    def predict(self, waiter: Waiter, *, at_most: bool = False) -> Prediction:
+    def predict(self, waiter: Waiter) -> Prediction:
         """The wait of a newcomer, as far as it depends on time alone: a slot that must become free
-        is not included. With `at_most`, an upper bound that is quick to compute."""
-        if at_most:
-            return predict_at_most(self.scheduler, waiter.newcomer, self.now())
+        is not included."""
         return predict(self.scheduler, waiter.newcomer, self.now())
 
     def _join(self, newcomer: Waiter) -> None:
@@ -174,7 +178,8 @@ class Dispatcher:
                     grant.item.fail(grant.error)
                 elif not grant.item.grant():
                     self._undo(grant)
-        self._set_timer(self.scheduler.next_at)
+        if self.scheduler.next_at != self._timer_at:
+            self._set_timer(self.scheduler.next_at)
 
     def _undo(self, grant: Grant[Waiter]) -> None:
         """Take back what was granted to a waiter that was cancelled just before."""
@@ -191,8 +196,6 @@ class Dispatcher:
         self.scheduler.touch(*waiter.scopes)
 
     def _set_timer(self, at: float) -> None:
-        if at == self._timer_at:
-            return
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -218,7 +221,8 @@ class Dispatcher:
                 newcomer, self.budgets, now, waiting=self.waiting, predicted=predicted
             )
         left = deadline - now
-        if self.predict(newcomer, at_most=True).wait <= left:
+        lane, client = newcomer.lane, newcomer.client
+        if longest_wait(self.scheduler, lane, client, newcomer.tokens, now) <= left:
             return
         predicted = self.predict(newcomer)
         if predicted.wait > left:

@@ -110,9 +110,20 @@ class FairOrder:
         place.tag -= cost / weight
         place.turn = -next(self._turns)
 
-    def by_turn(self) -> list[int]:
-        """The classes in the order of their turns."""
-        return sorted(CLASSES, key=self._class_place)
+    def by_turn(self, waiting: list[int]) -> list[int]:
+        """The classes with waiting items, in the order of their turns.
+
+        Args:
+            waiting: how many items wait in each class.
+        """
+        classes = [index for index in CLASSES if waiting[index]]
+        if len(classes) > 1:
+            classes.sort(key=self._class_place)
+        return classes
+
+    def is_before(self, index: int, other: int) -> bool:
+        """Whether a class has its turn before another."""
+        return self._class_place(index) < self._class_place(other)
 
     def _class_place(self, index: int) -> tuple[float, int]:
         place = self.classes[index]

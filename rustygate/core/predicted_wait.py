@@ -71,17 +71,20 @@ def predict(scheduler: Scheduler[Any], newcomer: Newcomer, now: int) -> Predicti
     return max(predictions)
 
 
-def predict_at_most(scheduler: Scheduler[Any], newcomer: Newcomer, now: int) -> Prediction:
-    """An upper bound, which is quick to compute."""
-    lane, client = newcomer.lane, newcomer.client
+def longest_wait(
+    scheduler: Scheduler[Any],
+    lane: LaneScope[Any],
+    client: ClientScope[Any] | None,
+    tokens: int,
+    now: int,
+) -> int:
+    """The wait behind everything that waits: an upper bound, which is quick to compute."""
     own = Work(0, scheduler.waiting, scheduler.waiting_tokens)
-    predictions = [
-        _behind(scheduler.budgets, now, newcomer, own),
-        _behind(lane.budgets, now, newcomer, _all_waiting(lane)),
-    ]
+    wait = scheduler.budgets.wait_behind(now, tokens, own)
+    wait = max(wait, lane.budgets.wait_behind(now, tokens, _all_waiting(lane)))
     if client is not None:
-        predictions.append(_behind(client.budgets, now, newcomer, _all_waiting(client)))
-    return max(predictions)
+        wait = max(wait, client.budgets.wait_behind(now, tokens, _all_waiting(client)))
+    return wait
 
 
 def _behind(budgets: Budgets, now: int, newcomer: Newcomer, ahead: Work) -> Prediction:

@@ -3,42 +3,41 @@
 One synchronous function, `dispatch`, over explicit state: time is an argument, and nothing is
 awaited. It owns the gate's budgets and the fair order over everything that waits.
 
-Lanes nominate, the gate elects. An item needs up to three sets of budgets: the gate's own, its
-lane's and its client's. They are taken together or not at all. The gate's order is by the gate's
-cost (`core.fair_order` has the algorithm and the paper). When a lane's budgets would keep an item
-waiting longer than the gate's own do, the lane is the bottleneck: until its budgets suffice for
-the flow that is first in *its* order, by its cost, none of its flows is in the gate's order. Then
-that flow alone is the lane's nominee. The same applies to a client with limits of its own. So
-what is blocked holds up nobody else. While the gate is the bottleneck, all flows of the lane
-compete in the gate's order: a lane that is short for a moment must not decide the shares.
+An item needs up to three sets of budgets: the gate's own, its lane's and its client's. They are
+taken together or not at all. The rule is: lanes nominate, the gate elects.
+- The gate's order is start-time fair queueing (Goyal, Vin and Cheng, SIGCOMM 1996) by the gate's
+  cost, on two levels: classes, and the clients in each. `core.fair_order` has the algorithm.
+- While the gate is the bottleneck, all flows of a lane compete in the gate's order: a lane that is
+  short for a moment must not decide the shares.
+- When a lane's budgets would keep the elected item waiting longer than the gate's own do, the
+  lane is *short*. Until its budgets suffice for the flow that is first in *its* order, by its
+  cost, none of its flows is in the gate's order. Then that flow alone is. The same applies to a
+  client with limits of its own (`core.short_scopes`). So what is blocked holds up nobody else.
 
-Departures from the paper:
+Departures from the paper, besides those in `core.fair_order`:
 - A flow that could not be served for a while, because its lane or client was blocked, has no
   credit afterwards: it starts at the virtual time.
 - A turn is charged in every order, in that of the lane also while the gate's order decides.
-- An item whose lane has waited for it and whose client has, too, is *due*: from then on neither
-  lets others overtake it, in order of becoming due. Otherwise each could spend its budgets on
-  others while the item waits for the other one, for ever.
+- An item whose lane has waited for it and whose client has, too, is not overtaken in either.
 
-An arrival into a flow that waits takes constant time. A grant takes O(log n) in the flows of its
-lane, and looks at the first flow of each class and lane that is not blocked. A blocked lane or
-client is in a heap by its instant, and is not looked at until then.
+Costs, for n waiting flows: an arrival into a flow that waits and an admission while nothing waits
+take constant time. An arrival into a new flow and a grant take O(log n). A dispatch looks at the
+budgets again only if something has changed that can matter: `_changed`. Memory is O(n), and idle
+flows are forgotten.
 """
 
-from collections.abc import Hashable
-from heapq import heappop, heappush
+from collections.abc import Collection, Hashable
 from itertools import count
 from math import inf
 from typing import Generic, NamedTuple, TypeVar
 
 from rustygate.core.budgets import Budgets
 from rustygate.core.fair_order import CLASS_INDEX, CLASSES, FairOrder
+from rustygate.core.offers import Offers
 from rustygate.core.scopes import MAX_IDLE, ClientScope, Flow, LaneScope, Scope, Share, remove_at
+from rustygate.core.short_scopes import ShortScopes
 
 T = TypeVar("T", bound=Hashable)
-
-_BY_LANE, _BY_CLIENT = 1, 2
-_BY_BOTH = _BY_LANE | _BY_CLIENT
 
 
 class Grant(NamedTuple, Generic[T]):
@@ -72,12 +71,18 @@ class Scheduler(Generic[T]):
         self.next_at: float = inf
         self.shares: tuple[dict[Hashable, Share[T]], ...] = tuple({} for _ in CLASSES)
         self.busy: tuple[list[Share[T]], ...] = tuple([] for _ in CLASSES)
-        self.awake: dict[LaneScope[T], None] = {}
         self._slack = slack
+        self._offers: Offers[T] = Offers()
+        self._short: ShortScopes[T] = ShortScopes(budgets, self._offers)
+        self._grant_numbers = count(1)
+        # Unless something has changed since, `dispatch` would elect this flow, at `next_at`.
+        self._elected: Flow[T] | None = None
         self._changed = False
-        self._touched: dict[Scope[T], None] = {}
-        self._sleepers: list[tuple[float, int, Scope[T]]] = []
-        self._numbers = count(1)
+
+    @property
+    def awake(self) -> Collection[LaneScope[T]]:
+        """The lanes that offer flows to the gate's order."""
+        return self._offers.awake.keys()
 
     # Demand.
 
@@ -95,13 +100,16 @@ class Scheduler(Generic[T]):
             scope: the client's own budgets, if it has any.
         """
         index = CLASS_INDEX[priority]
+        share = self.shares[index].get(client)
+        if share is None:
+            share = self.shares[index][client] = Share(client, index)
+        share.weight = weight
         flow = lane.flows.get((index, client, scope))
         if flow is None:
-            share = self.shares[index].get(client)
-            if share is None:
-                share = self.shares[index][client] = Share(client, index)
             flow = lane.flows[index, client, scope] = self._new_flow(share, lane, scope)
-        flow.share.weight = weight
+        else:
+            # Its share may have been forgotten before the flow was.
+            flow.share = share
         return flow
 
     def _new_flow(
@@ -159,15 +167,24 @@ class Scheduler(Generic[T]):
         lane.order.refund(index, flow, share.weight, lane.budgets.cost(tokens))
         for other in share.flows:
             other.lane.renew(other)
+            if other.lane in self._offers.awake:
+                self._offers.add(other.lane, index)
+        self._changed = True
 
     def touch(self, *scopes: Scope[T] | None) -> None:
-        """Budgets have changed other than by a grant: the gate's own, and those of scopes."""
+        """Budgets have changed other than by a grant: the gate's own, or those of scopes."""
         self._changed = True
         for scope in scopes:
-            if scope is not None and scope.short:
-                self._touched[scope] = None
-                for flow in scope.due:
-                    self._touched[flow.lane] = None
+            self._short.touch(scope)
+
+    def free(self, *scopes: Scope[T] | None) -> bool:
+        """Slots of scopes have become free. Returns whether that matters: to those that are
+        short."""
+        any_short = False
+        for scope in scopes:
+            any_short |= self._short.touch(scope)
+        self._changed |= any_short
+        return any_short
 
     # Grants.
 
@@ -177,7 +194,7 @@ class Scheduler(Generic[T]):
         """Admit an item at once, if nothing else waits for what it needs, and all budgets
         suffice."""
         if self.waiting and (
-            self.awake or self._changed or self.next_at <= now or any(lane.waiting)
+            self._offers.awake or self._changed or self.next_at <= now or any(lane.waiting)
         ):
             return False
         if self.budgets.wait(now, tokens) != 0 or lane.budgets.wait(now, tokens) != 0:
@@ -205,16 +222,25 @@ class Scheduler(Generic[T]):
         if not self._changed and self.next_at > now + horizon:
             return []
         grants: list[Grant[T]] = []
+        try:
+            self._dispatch(now, horizon, grants)
+        except Exception:
+            # What was granted before a defect is not lost. The next dispatch will show it.
+            if not grants:
+                raise
+        return grants
+
+    def _dispatch(self, now: int, horizon: int, grants: list[Grant[T]]) -> None:
         at = max(int(self.next_at), now - self._slack) if self.next_at <= now else now
+        if self._changed:
+            self._elected = None
+        self._changed = True
         while self.waiting:
-            flow = self._elect(at)
-            next_at = self._first_instant()
-            if flow is not None:
-                wait = self._own_wait(at, flow.size)
-                if wait <= 0:
-                    grants.append(self._grant(flow, at))
-                    continue
-                next_at = min(next_at, at + wait)
+            wait = self._elect(at)
+            if self._elected is not None and wait <= 0:
+                grants.append(self._grant(self._elected, at))
+                continue
+            next_at = min(at + wait, self._short.first_instant())
             if next_at > now + horizon:
                 self.next_at = next_at
                 break
@@ -223,55 +249,39 @@ class Scheduler(Generic[T]):
             self.next_at = inf
             self._end_busy_period()
         self._changed = False
-        return grants
 
-    def _own_wait(self, at: int, tokens: int) -> float:
-        wait = self.budgets.wait(at, tokens)
-        return inf if wait is None else wait
-
-    def _elect(self, at: int) -> Flow[T] | None:
-        """The flow whose turn it is in the gate's order. Its lane and client keep it waiting no
-        longer than the gate itself."""
+    def _elect(self, at: int) -> float:
+        """Elect the flow whose turn it is in the gate's order, and return how long the gate's
+        budgets keep it waiting. Its lane and client keep it waiting no longer."""
         while True:
-            self._wake(at)
-            flow = self._first()
+            if self._short.wake(at):
+                self._elected = None
+            flow = self._elected = self._elected or self._first()
             if flow is None:
-                return None
-            own = self._own_wait(at, flow.size)
-            lane = flow.lane.wait(at, flow.size)
-            client = 0.0 if flow.client is None else flow.client.wait(at, flow.size)
-            if lane <= own and client <= own:
-                return flow
-            if lane >= client or flow.client is None or flow.due:
-                flow.lane.short = True
-                self._nominate_in_lane(flow.lane, at)
-            else:
-                self._hold_client(flow.client, at)
+                return inf
+            tokens, client = flow.size, flow.client
+            own = self.budgets.wait(at, tokens)
+            lane_wait = flow.lane.wait(at, tokens)
+            client_wait = 0.0 if client is None else client.wait(at, tokens)
+            if own is None:
+                return inf
+            if lane_wait <= own and client_wait <= own:
+                return own
+            self._elected = None
+            self._short.hold(flow, at, lane_wait, client_wait)
 
     def _first(self) -> Flow[T] | None:
         """The first flow in the gate's order of those that lanes offer."""
-        for index in self.order.by_turn():
-            if not self.waiting_by_class[index]:
-                continue
-            first: Flow[T] | None = None
-            for lane in self.awake:
-                flow = self._offered(lane, index)
-                if flow is not None and (first is None or _is_before(flow, first)):
-                    first = flow
-            if first is not None:
-                return first
+        for index in self.order.by_turn(self.waiting_by_class):
+            flow = self._offers.first(index)
+            if flow is not None:
+                return flow
         return None
-
-    @staticmethod
-    def _offered(lane: LaneScope[T], index: int) -> Flow[T] | None:
-        if not lane.short:
-            return lane.first_for_gate(index) if lane.waiting[index] else None
-        nominee = lane.nominee
-        return nominee if nominee is not None and nominee.share.index == index else None
 
     def _grant(self, flow: Flow[T], at: int) -> Grant[T]:
         item, tokens = flow.pop(at)
-        flow.served = next(self._numbers)
+        flow.served = next(self._grant_numbers)
+        self._elected = None
         error: Exception | None = None
         try:
             self._charge_order(flow, tokens)
@@ -301,169 +311,6 @@ class Scheduler(Generic[T]):
             index, flow, weight, cost, time=min(waiting, default=0.0), first=tag
         )
 
-    # Scopes that are short.
-
-    def _wake(self, at: int) -> None:
-        """Let the scopes nominate whose budgets have changed, or whose instant has come."""
-        while self._touched or (self._sleepers and self._sleepers[0][0] <= at):
-            if self._touched:
-                self._nominate(self._touched.popitem()[0], at)
-                continue
-            instant, _, scope = heappop(self._sleepers)
-            if scope.wake_at == instant:
-                self._nominate(scope, at)
-
-    def _first_instant(self) -> float:
-        while self._sleepers:
-            instant, _, scope = self._sleepers[0]
-            if scope.wake_at == instant:
-                return instant
-            heappop(self._sleepers)
-        return inf
-
-    def _sleep(self, scope: Scope[T], instant: float) -> None:
-        if instant < inf and scope.wake_at != instant:
-            heappush(self._sleepers, (instant, next(self._numbers), scope))
-        scope.wake_at = instant
-
-    def _nominate(self, scope: Scope[T], at: int) -> None:
-        if scope.short and isinstance(scope, LaneScope):
-            self._nominate_in_lane(scope, at)
-        elif scope.short and isinstance(scope, ClientScope):
-            self._nominate_in_client(scope, at)
-
-    def _nominate_in_lane(self, lane: LaneScope[T], at: int) -> None:
-        """Nominate the flow that is first in a short lane's order, or sleep until its budgets
-        suffice for that. If the gate is the bottleneck now, the gate's order decides again."""
-        while True:
-            lane.nominee = flow = lane.first()
-            if flow is None:
-                self.awake.pop(lane, None)
-                self._sleep(lane, inf)
-                return
-            wait = self._wait_in_lane(flow, at)
-            if wait >= 0:
-                break
-        own = self._own_wait(at, flow.size)
-        if 0 < own >= wait and not flow.due and self._gate_is_later(lane, at):
-            self._open_lane(lane)
-        elif wait > max(own, 0):
-            self.awake.pop(lane, None)
-            self._sleep(lane, at + wait)
-            self._held(flow, _BY_LANE)
-        else:
-            lane.wake_at = None
-            self.awake[lane] = None
-
-    def _wait_in_lane(self, flow: Flow[T], at: int) -> float:
-        """How long the lane keeps a flow waiting; -1 if its client keeps it for longer."""
-        wait = flow.lane.wait(at, flow.size)
-        if flow.client is None:
-            return wait
-        client = flow.client.wait(at, flow.size)
-        if flow.due:
-            return max(wait, client)
-        if client <= max(wait, self._own_wait(at, flow.size)):
-            return wait
-        self._hold_client(flow.client, at)
-        self._withhold(flow)
-        return -1
-
-    def _gate_is_later(self, lane: LaneScope[T], at: int) -> bool:
-        """Whether the gate's own budgets would keep all flows that it would elect here waiting
-        at least as long as the lane's do."""
-        firsts = (lane.first_for_gate(index) for index in CLASSES if lane.waiting[index])
-        return all(
-            flow is None or lane.wait(at, flow.size) <= self._own_wait(at, flow.size)
-            for flow in firsts
-        )
-
-    def _open_lane(self, lane: LaneScope[T]) -> None:
-        lane.short, lane.nominee, lane.wake_at = False, None, None
-        self.awake[lane] = None
-
-    def _hold_client(self, client: ClientScope[T], at: int) -> None:
-        """A client's budgets are short: its flows wait until it nominates one of them."""
-        client.short = True
-        self._nominate_in_client(client, at)
-
-    def _nominate_in_client(self, client: ClientScope[T], at: int) -> None:
-        """Release the flow that is first in a short client's order, or sleep until its budgets
-        suffice for that. If the gate is the bottleneck now, all flows that fit are released."""
-        client.nominee = flow = self._first_of_client(client, at)
-        if flow is None:
-            self._release_all(client, at)
-            return
-        own, wait = self._own_wait(at, flow.size), client.wait(at, flow.size)
-        if flow.due:
-            wait = max(wait, flow.lane.wait(at, flow.size))
-        elif 0 < own >= wait:
-            self._release_all(client, at)
-            return
-        for other in client.flows:
-            if other is not flow or wait > 0:
-                self._withhold(other)
-        if wait > 0:
-            self._sleep(client, at + wait)
-            self._held(flow, _BY_CLIENT)
-        else:
-            client.wake_at = None
-            self._release(flow)
-
-    def _release_all(self, client: ClientScope[T], at: int) -> None:
-        """Release all flows of a client that its budgets keep no longer than others do."""
-        client.nominee, first = None, inf
-        for flow in client.flows:
-            wait = client.wait(at, flow.size)
-            if wait <= max(self._own_wait(at, flow.size), flow.lane.wait(at, flow.size)):
-                self._release(flow)
-            else:
-                self._withhold(flow)
-                first = min(first, at + wait)
-        client.short = any(flow.withheld for flow in client.flows)
-        if client.short:
-            self._sleep(client, first)
-        else:
-            client.wake_at = None
-
-    def _first_of_client(self, client: ClientScope[T], at: int) -> Flow[T] | None:
-        """The flow that is first in a client's order, of those whose lane does not keep them
-        waiting for longer than the client does."""
-        if client.due:
-            return client.first_due
-        flows = sorted(client.flows, key=_place_at_client)
-        for index in client.order.by_turn():
-            for flow in flows:
-                in_time = flow.lane.wait(at, flow.size) <= client.wait(at, flow.size)
-                if in_time and flow.share.index == index:
-                    return flow
-        return None
-
-    def _held(self, flow: Flow[T], by: int) -> None:
-        """A scope has waited for the first item of a flow."""
-        flow.held_by |= by
-        if flow.held_by == _BY_BOTH and not flow.due:
-            assert flow.client is not None
-            flow.due = next(self._numbers)
-            for scope in (flow.lane, flow.client):
-                scope.due.append(flow)
-                scope.short = True
-                self._touched[scope] = None
-        elif by == _BY_LANE and flow.client is not None and flow.client.nominee is flow:
-            self._touched[flow.client] = None
-
-    def _withhold(self, flow: Flow[T]) -> None:
-        if not flow.withheld:
-            flow.withheld = True
-            if flow.lane.nominee is flow:
-                self._touched[flow.lane] = None
-
-    def _release(self, flow: Flow[T]) -> None:
-        """A flow's client keeps it no longer."""
-        if flow.withheld:
-            flow.withheld = False
-            self._offer_in_lane(flow)
-
     # Flows.
 
     def _enter(self, flow: Flow[T]) -> None:
@@ -477,48 +324,33 @@ class Scheduler(Generic[T]):
             share.position = len(self.busy[index])
             self.busy[index].append(share)
         share.flows.append(flow)
-        flow.served = next(self._numbers)
+        flow.served = next(self._grant_numbers)
         flow.lane.enter(flow)
         if client is not None:
             client.enter(flow)
 
     def _offer(self, flow: Flow[T]) -> None:
-        """A flow waits that did not, or was withheld."""
-        client = flow.client
-        self._changed = True
-        if client is not None and client.short:
-            flow.withheld = True
-            self._touched[client] = None
-            return
-        self._offer_in_lane(flow)
+        """A flow waits that did not."""
+        if not self._short.offer(flow) or not self._is_behind_elected(flow):
+            self._changed = True
 
-    def _offer_in_lane(self, flow: Flow[T]) -> None:
-        lane = flow.lane
-        lane.offer(flow)
-        if lane.short:
-            self._touched[lane] = None
-        else:
-            self.awake[lane] = None
+    def _is_behind_elected(self, flow: Flow[T]) -> bool:
+        """Whether a flow that has come cannot be elected before the one that would be anyway."""
+        elected = self._elected
+        if elected is None:
+            return False
+        index, other = flow.share.index, elected.share.index
+        if index != other:
+            return self.order.is_before(other, index)
+        return elected.gate_place < flow.gate_place
 
     def _first_changed(self, flow: Flow[T]) -> None:
         """The first item of a flow was granted or left, or another came before it."""
-        lane, client = flow.lane, flow.client
         self._changed = True
-        self._settle_due(flow)
+        self._short.settle_due(flow)
         if not flow.count:
             self._leave(flow)
-        if lane.short:
-            self._touched[lane] = None
-        if client is not None and client.short:
-            self._touched[client] = None
-
-    def _settle_due(self, flow: Flow[T]) -> None:
-        flow.held_by = 0
-        if flow.due:
-            assert flow.client is not None
-            flow.due = 0
-            flow.lane.due.remove(flow)
-            flow.client.due.remove(flow)
+        self._short.on_first_changed(flow)
 
     def _leave(self, flow: Flow[T]) -> None:
         """A flow has nothing waiting any more."""
@@ -532,8 +364,7 @@ class Scheduler(Generic[T]):
             client.leave(flow)
         lane.leave(flow)
         if not any(lane.waiting):
-            self._touched.pop(lane, None)
-            self.awake.pop(lane, None)
+            self._short.forget(lane)
 
     def _forget(self, share: Share[T]) -> None:
         """Forget a share that waits for nothing as `LaneScope.leave` does a flow."""
@@ -556,21 +387,10 @@ class Scheduler(Generic[T]):
 
     def _end_busy_period(self) -> None:
         """Nothing waits any more: forget the order."""
-        if self._sleepers or any(self.shares):
-            self._sleepers.clear()
-            self._touched.clear()
-            self.awake.clear()
+        if self._short.sleeping or any(self.shares):
+            self._short.clear()
+            self._offers.clear()
+            self._elected = None
             for shares in self.shares:
                 shares.clear()
             self.order.reset()
-
-
-def _is_before(flow: Flow[T], other: Flow[T]) -> bool:
-    """Whether a flow of the same class comes first in the gate's order."""
-    one, two = flow.share, other.share
-    return (one.tag, one.turn, flow.served) < (two.tag, two.turn, other.served)
-
-
-def _place_at_client(flow: Flow[T]) -> tuple[float, int]:
-    assert flow.at_client is not None
-    return flow.at_client.tag, flow.at_client.turn

@@ -93,6 +93,12 @@ class Flow(Place, Generic[T]):
         return chain(((item, size) for _, item, size in self.ranked or ()), self.items.items())
 
     @property
+    def gate_place(self) -> tuple[float, int, int]:
+        """Its place in the gate's order, in its class. No two flows have the same."""
+        share = self.share
+        return share.tag, share.turn, self.served
+
+    @property
     def size(self) -> int:
         """The tokens of the first item."""
         return self.ranked[0][2] if self.ranked else next(iter(self.items.values()))
@@ -201,6 +207,19 @@ class ClientScope(Scope[T]):
         self.order.enter(index, flow.at_client)
         self.flows.append(flow)
 
+    def first(self, at: int) -> Flow[T] | None:
+        """The flow that is first in the client's order, of those whose lane does not keep them
+        waiting for longer than the client does."""
+        if self.due:
+            return self.first_due
+        flows = sorted(self.flows, key=_place_at_client)
+        for index in self.order.by_turn(self.waiting):
+            for flow in flows:
+                in_time = flow.lane.wait(at, flow.size) <= self.wait(at, flow.size)
+                if in_time and flow.share.index == index:
+                    return flow
+        return None
+
     def leave(self, flow: Flow[T]) -> None:
         """A flow has nothing waiting any more."""
         self.flows.remove(flow)
@@ -209,8 +228,16 @@ class ClientScope(Scope[T]):
             self.order.reset()
 
 
+def _place_at_client(flow: Flow[T]) -> tuple[float, int]:
+    assert flow.at_client is not None
+    return flow.at_client.tag, flow.at_client.turn
+
+
 # (start tag, turn, number of the entry, flow)
 Entry = tuple[float, int, int, Flow[T]]
+
+# The place in the gate's order of the flow that a lane offers first in a class, and the lane.
+Offer = tuple[tuple[float, int, int], "LaneScope[T]"]
 
 
 class LaneScope(Scope[T]):
@@ -222,9 +249,10 @@ class LaneScope(Scope[T]):
     Attributes:
         flows: by class, client and its scope, those that wait, and some that did.
         busy: by class, those that wait, in no order.
+        offers: by class, its valid entry among the offers of all lanes (`core.offers`).
     """
 
-    __slots__ = ("_by_gate", "_by_lane", "busy", "flows")
+    __slots__ = ("_by_gate", "_by_lane", "busy", "flows", "offers")
 
     def __init__(self, budgets: Budgets) -> None:
         super().__init__(budgets)
@@ -236,6 +264,7 @@ class LaneScope(Scope[T]):
         """Forget all flows, at the end of a busy period."""
         self._by_gate: tuple[list[Entry[T]], ...] = tuple([] for _ in CLASSES)
         self._by_lane: tuple[list[Entry[T]], ...] = tuple([] for _ in CLASSES)
+        self.offers: list[Offer[T] | None] = [None for _ in CLASSES]
         self.flows.clear()
         self.order.reset()
         self.short, self.nominee, self.wake_at = False, None, None
@@ -254,6 +283,8 @@ class LaneScope(Scope[T]):
         virtual time. If too many are idle, all of these are: one that is forgotten early gains at
         most one item."""
         index = flow.share.index
+        # It may come back in front of its entries, after a refund.
+        flow.gate_entry = flow.lane_entry = 0
         remove_at(self.busy[index], flow.position)
         busy = sum(map(len, self.busy))
         if not busy:
@@ -261,12 +292,16 @@ class LaneScope(Scope[T]):
         elif flow.tag <= self.order.times[index]:
             del self.flows[index, flow.share.client, flow.client]
         elif len(self.flows) > 2 * busy + MAX_IDLE:
-            self.flows = {key: each for key, each in self.flows.items() if each.count}
+            self._forget_idle()
+
+    def _forget_idle(self) -> None:
+        self.flows = {key: each for key, each in self.flows.items() if each.count}
 
     def forget_order(self) -> None:
         """Make all flows equal again, because the unit of costs has changed. O(n)."""
         self.order.reset()
         self._by_lane = tuple([] for _ in CLASSES)
+        self._forget_idle()
         for flows in self.busy:
             for flow in flows:
                 flow.tag, flow.turn, flow.lane_entry = 0.0, 0, 0
@@ -288,6 +323,13 @@ class LaneScope(Scope[T]):
         """Put a flow, whose tags have become smaller, into both orders anew."""
         flow.gate_entry = flow.lane_entry = 0
         self.offer(flow)
+
+    def offered(self, index: int) -> Flow[T] | None:
+        """The flow of a class that the lane offers to the gate's order first."""
+        if not self.short:
+            return self.first_for_gate(index)
+        nominee = self.nominee
+        return nominee if nominee is not None and nominee.share.index == index else None
 
     def first_for_gate(self, index: int) -> Flow[T] | None:
         """The flow of a class that is first in the gate's order."""
@@ -325,11 +367,10 @@ class LaneScope(Scope[T]):
         """The flow that is first in the lane's order."""
         if self.due:
             return self.first_due
-        for index in self.order.by_turn():
-            if self.waiting[index]:
-                flow = self.first_of_class(index)
-                if flow is not None:
-                    return flow
+        for index in self.order.by_turn(self.waiting):
+            flow = self.first_of_class(index)
+            if flow is not None:
+                return flow
         return None
 
     def in_order(self) -> list[T]:

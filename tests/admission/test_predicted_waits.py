@@ -10,6 +10,7 @@ import pytest
 
 from rustygate.core.bucket import MINUTE, SECOND
 from rustygate.core.clients import Limits
+from rustygate.core.predicted_wait import longest_wait
 from rustygate.core.rate_limit_headers import Quota, RateLimitUpdate
 from tests.support.harness import (
     Harness,
@@ -135,7 +136,9 @@ def predicted_and_actual(scenario: Scenario, crowd: Crowd, random: Random) -> tu
         newcomer = next(crowd.requests(random)) | {"model": "m"}
         attempt = harness.gate.admission(harness.exchange(**newcomer))
         waits.append(harness.gate.dispatcher.predict(attempt).wait)
-        waits.append(harness.gate.dispatcher.predict(attempt, at_most=True).wait)
+        scheduler = harness.gate.dispatcher.scheduler
+        lane, client = attempt.lane, attempt.client
+        waits.append(longest_wait(scheduler, lane, client, attempt.tokens, harness.gate.now()))
         waits.append((await harness.admit(**newcomer)).queued)
         for task in tasks:
             await task
