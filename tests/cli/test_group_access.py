@@ -149,6 +149,9 @@ def _answer_as_a_web_server(listener: socket.socket) -> None:
         client.recv(1000)
 
 
+@pytest.mark.skipif(
+    not (ROOT / "rustygate/admission/group/sync.lua").exists(), reason="without its script"
+)
 @pytest.mark.parametrize("url", [f"redis://{USER}:{PASSWORD}@127.0.0.1:1", "hanging"])
 def test_gate_starts_without_its_redis_and_never_shows_the_password(
     start: Start, start_redis: StartRedis, url: str
