@@ -50,13 +50,18 @@ class Caller:
         return self.group.sync(call(self.name, self.seq, **values), now)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Admitted:
-    """An admission: when it was charged, where, and for how much."""
+    """An admission: when it was charged, where, and for how much.
+
+    `granted`: not from the float; `unreported`: from the float, and the group was not told yet.
+    """
 
     at: int
     key: FlowKey
     tokens: int
+    granted: bool = True
+    unreported: bool = False
 
 
 class Member:
@@ -76,7 +81,7 @@ class Member:
         self.in_flight: list[Admitted] = []
         self.floats: dict[str, list[int]] = {}
         self.seq = self.ack = self.known = self.births = 0
-        self.answered_at = self.sent_at = 0
+        self.answered_at = self.sent_at = self.given_back = 0
         self.pending: dict[str, Any] | None = None
 
     def __repr__(self) -> str:
@@ -118,6 +123,8 @@ class Member:
             "replaces": f"{self.name}{self.births - 1}",
         }  # fmt: skip
         self.changed, self.news = set(), []
+        for admission in self.in_flight:
+            admission.unreported = False
         return self.pending
 
     def _slots(self, part: int) -> list[list[Any]]:
@@ -154,6 +161,7 @@ class Member:
             self.admitted.append(admission)
             self.in_flight.append(admission)
         else:
+            self.given_back += 1
             self.news += [["give_back", lane, client, tokens]]
             self.news += [["answer", lane], ["release", client]]
 
@@ -164,7 +172,7 @@ class Member:
         if not held or not held[0] or now - self.answered_at > BOX_LEASE:
             return False
         held[0] -= 1
-        admission = Admitted(now, key, held[1])
+        admission = Admitted(now, key, held[1], granted=False, unreported=True)
         self.admitted.append(admission)
         self.in_flight.append(admission)
         self.news.append(["float_used", lane, client, held[1]])
