@@ -12,8 +12,8 @@ NO_LIMITS = [-1, -1, -1, -1]
 def update(group: GroupState, call: dict[str, Any], now: int) -> None:
     """Adopt the clients of a call, unless another member has reported a newer file.
 
-    New limits begin with full budgets, in a group that starts anew with empty ones: what was
-    admitted before is not known.
+    New limits begin with full budgets; with empty ones if the caller registers while the gate's
+    own are not full, because the clients may have used theirs in an earlier life of the group.
     """
     if call.get("clients") is None or call["clients_version"] <= group.clients_version:
         return
@@ -21,12 +21,13 @@ def update(group: GroupState, call: dict[str, Any], now: int) -> None:
     weights = {name: weight for name, weight, *_ in call["clients"]}
     limits = {name: values for name, _, *values in call["clients"]}
     new = limits.keys() - group.clients.keys()
+    starts_empty = not call["known"] and not _is_full(group, now)
     affected = _take_out_demand(group, new)
     for name in sorted(new):
         group.clients[name] = GroupClientScope()
     for name in sorted(group.clients):
         _set_limits(group, name, limits.get(name, NO_LIMITS))
-        if name in new and call.get("replaces"):
+        if name in new and starts_empty:
             group.clients[name].empty(now)
     group.client_weights = weights
     for member, keys in affected:
@@ -55,3 +56,8 @@ def _take_out_demand(group: GroupState, clients: set[str]) -> list[tuple[Member,
             member.lent = True
             affected.append((member, keys))
     return affected
+
+
+def _is_full(group: GroupState, now: int) -> bool:
+    buckets = group.own.requests, group.own.tokens
+    return all(bucket is None or bucket.level(now) == bucket.burst for bucket in buckets)

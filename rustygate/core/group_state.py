@@ -279,6 +279,7 @@ class GroupState(Scheduler[str]):
                 flow = self.find_flow(key)
                 if flow is None or flow.demands.pop(member.name, None) is None:
                     continue
+            self._used_lanes[key[0]] = None
             self._recount(flow)
 
     def withdraw(self, member: Member) -> None:

@@ -8,6 +8,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from rustygate.core import group_state as state
 from rustygate.core.bucket import SECOND, TokenBucket
 from rustygate.core.group_demand import FlowKey
 from rustygate.core.group_scheduler import MS, SLOT_LEASE, GroupScheduler
@@ -38,13 +39,23 @@ def excess(admitted: Iterable[Admitted], bucket: TokenBucket, *, in_tokens: bool
     return most
 
 
+class CountingScheduler(GroupScheduler):
+    """Counts the grants that it takes back."""
+
+    taken_back = 0
+
+    def take_back(self, member: state.Member, boxed: state.Boxed) -> None:
+        self.taken_back += 1
+        super().take_back(member, boxed)
+
+
 class Group(RuleBasedStateMachine):
     """Three members, whose calls and replies can be lost, and which can die at any point."""
 
     def __init__(self) -> None:
         super().__init__()
         self.now = 0
-        self.group = GroupScheduler()
+        self.group = CountingScheduler()
         self.members = {name: Member(name, LIMITS) for name in NAMES}
         self.dead: list[Admitted] = []
         self.deaths = 0
@@ -112,8 +123,11 @@ class Group(RuleBasedStateMachine):
 
     @invariant()
     def windows_hold(self) -> None:
+        """What goes back after others were admitted from a bucket that was full leaves up to one
+        unit too much: the time in which the bucket would have stayed full counts as refill."""
         admitted = self.admitted
-        given_back = sum(member.given_back for member in self.members.values())
+        given_back = self.group.taken_back
+        given_back += sum(member.given_back for member in self.members.values())
         assert excess(admitted, TokenBucket(PERIOD, BURST)) <= given_back
         limited = [each for each in admitted if each.key[2] == LIMITED]
         assert excess(limited, TokenBucket(CLIENT_PERIOD, CLIENT_BURST)) <= given_back
@@ -179,4 +193,4 @@ class Group(RuleBasedStateMachine):
 
 
 TestGroup = Group.TestCase
-TestGroup.settings = hypothesis_settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestGroup.settings = hypothesis_settings(max_examples=50, stateful_step_count=30, deadline=None)

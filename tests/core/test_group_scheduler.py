@@ -272,7 +272,7 @@ def test_group_that_begins_with_unknown_levels_is_full() -> None:
 def test_clients_budgets_begin_empty_in_a_group_that_starts_anew() -> None:
     group = GroupScheduler()
     clients = [["c", 1.0, PERIOD, 5, 1000, -1]]
-    Caller(group, "one").sync(0, clients=clients, clients_version=1, replaces="before")
+    Caller(group, "one").sync(0, clients=clients, clients_version=1, levels=[0, -1])
     requests, tokens = group.clients["c"].budgets.requests, group.clients["c"].budgets.tokens
     assert requests is not None
     assert tokens is not None

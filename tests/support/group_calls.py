@@ -147,7 +147,7 @@ class Member:
             return
         self.ack, self.known, self.answered_at = self.seq, 1, self.sent_at
         for lane, index, client, tokens, delay, *_ in reply["grants"]:
-            self._use((lane, index, client), tokens, now + delay)
+            self._use((lane, index, client), tokens, self.sent_at + delay)
         self.floats = {lane: [count, tokens] for lane, count, tokens, *_ in reply["floats"]}
         self.changed.update((lane, index, client) for lane, index, client in reply["refused"])
 
