@@ -1,7 +1,8 @@
 """How many tokens a model wrote, estimated from the text that passed.
 
-Reading all text of a long stream would cost a tenth of passing it on. So its beginning is read as
-a whole, then one batch of events in several; the others count like those, by their size.
+Most streams report their usage at the end, and reading all text of a long one would cost a tenth
+of passing it on. So the beginning and samples of the events after it are kept, and read when the
+stream ends without a usage, or when too much is kept. Bytes between samples count like these.
 
 OpenAI sends one token per event. If it looks as if upstream did, the number of events is the
 better figure: it is close to the estimate, and the deltas do not end within words.
@@ -13,16 +14,20 @@ from collections.abc import Iterable
 from rustygate.core.output_text import Call, deltas_of_events, text_of_body, text_of_events
 from rustygate.core.token_estimate import estimate_tokens
 
-# So many bytes of a stream are read as a whole, then one batch in `SAMPLE_EVERY`.
-READ_AS_A_WHOLE = 24 * 1024
-SAMPLE_EVERY = 4
+# So many bytes of events are kept first; then so many after each gap.
+BEGINNING = 24 * 1024
+SAMPLE = 2 * 1024
+GAP = 6 * 1024
 
-# So many characters of what was read are counted as tokens one by one, then one part in
-# `COUNTED_PART`. Parts have at least `SHORT_PART` characters and at most `LONG_PART`, so that a
-# long text counts from its beginning to its end.
+# If more is kept, it is read before the stream ends.
+KEPT_BYTES = 40 * 1024
+
+# So many characters of what was read are counted as tokens one by one, then parts of `PART`
+# characters from the beginning to the end: one part in `COUNTED_PART`, at most `MAX_PARTS`.
 COUNTED_AS_A_WHOLE = 512
 COUNTED_PART = 3
-SHORT_PART, LONG_PART = 256, 1024
+PART = 256
+MAX_PARTS = 64
 
 # How close the estimate and the number of deltas must be: within this part of the estimate, or
 # within so few tokens.
@@ -35,7 +40,7 @@ FIRST_BYTES = 2 * 1024
 # The part of the deltas that may end within a word. Few tokens do, most pieces of a fixed size do.
 SPLIT_WORDS = 0.25
 
-# The longest beginning of a word that is put before the next text.
+# How far the end of a word is looked for.
 WORD_CHARACTERS = 16
 
 # What OpenAI counts for each call of a tool besides its name and its input.
@@ -47,58 +52,43 @@ MAX_CALLS = 1000
 _BLANK_LINE = b"\n\n"
 
 
-class _Read:
-    """Events that were read: their size, their deltas with text, and the tokens of these.
-
-    Calls are the tokens of calls without their input.
-    """
-
-    __slots__ = ("calls", "deltas", "size", "tokens")
-
-    def __init__(self) -> None:
-        self.size = self.deltas = self.calls = 0
-        self.tokens = 0.0
-
-
 class StreamEstimate:
     """The tokens in the events of a stream so far."""
 
     __slots__ = (
-        "_batches",
-        "_beginning",
-        "_calls",
-        "_characters",
-        "_first",
-        "_sample",
-        "_skipped",
-        "_word",
-    )
+        "_beginning", "_call_tokens", "_calls", "_deltas", "_first", "_kept_bytes", "_left",
+        "_repeats", "_samples", "_skipped", "_to_skip", "_tokens",
+    )  # fmt: skip
 
     def __init__(self) -> None:
-        # From the first delta on.
-        self._beginning = _Read()
-        self._sample = _Read()
-        self._batches = 0
-        self._skipped = 0
-        self._characters = 0
+        # Of what was read: the deltas with text, their tokens, and the tokens of calls without
+        # their input.
+        self._deltas = self._tokens = self._call_tokens = 0.0
+        self._beginning: list[bytes] = []
+        self._samples: list[bytes] = []
+        self._kept_bytes = self._skipped = 0
+        # What is left of the beginning, and of the gap before the next sample.
+        self._left, self._to_skip = BEGINNING, GAP
+        # Whether these are events of the Responses API.
+        self._repeats = False
         self._first = b""
-        # The beginning of a word that may go on in the next events.
-        self._word = ""
         # Those that have begun.
         self._calls: set[Call] = set()
 
     def feed(self, events: bytes) -> None:
         """Note the next batch of events, whose lines end with LF."""
-        if b'.done"' in events or b'"response.completed"' in events:
+        if self._left > 0 and events.find(_RESPONSES, 0, _BEGINNING_BYTES) >= 0:
+            self._repeats = True
+        if self._repeats and (b'.done"' in events or _RESPONSE in events):
             events = _without_repetitions(events)
-        if self._beginning.size <= READ_AS_A_WHOLE:
-            self._read(events, self._beginning)
+        if self._left <= 0:
+            self._sample(events, 0)
             return
-        self._batches += 1
-        if self._batches % SAMPLE_EVERY == SAMPLE_EVERY // 2:
-            self._read(events, self._sample)
-        else:
-            self._skipped += len(events)
+        end = _end_of_event(events, self._left)
+        self._left -= end
+        self._keep(self._beginning, events[:end])
+        if end < len(events):
+            self._sample(events, end)
 
     def skip(self, size: int) -> None:
         """Note bytes of the stream that are not read."""
@@ -106,41 +96,59 @@ class StreamEstimate:
 
     def tokens(self) -> int:
         """The estimate."""
-        self._beginning.tokens += estimate_tokens(self._word)
-        self._word = ""
-        beginning, sample = self._beginning, self._sample
-        are_counted = self._are_tokens(
-            beginning.tokens + sample.tokens, beginning.deltas + sample.deltas
-        )
-        if not sample.size and not self._skipped:
-            return round(beginning.calls + (beginning.deltas if are_counted else beginning.tokens))
-        tokens, like = 0.0, sample if sample.size else beginning
-        for read, scale in (
-            (beginning, 1.0),
-            (sample, 1.0),
-            (like, self._skipped / (like.size or 1)),
-        ):
-            tokens += (read.calls + (read.deltas if are_counted else read.tokens)) * scale
-        return round(tokens)
+        self._read_kept()
+        return round(self._call_tokens + (self._deltas if self._are_tokens() else self._tokens))
 
-    def _are_tokens(self, tokens: float, deltas: int) -> bool:
+    def _sample(self, events: bytes, start: int) -> None:
+        """Keep samples of a batch of events from `start` on."""
+        while start + self._to_skip < len(events):
+            begin = _end_of_event(events, start + self._to_skip)
+            end = _end_of_event(events, begin + SAMPLE)
+            self._skipped += begin - start
+            self._to_skip = 0
+            if begin == end:
+                return
+            self._keep(self._samples, events[begin:end])
+            self._to_skip = GAP
+            start = end
+        self._skipped += len(events) - start
+        self._to_skip -= len(events) - start
+
+    def _keep(self, kept: list[bytes], events: bytes) -> None:
+        if self._kept_bytes + len(events) > KEPT_BYTES:
+            self._read_kept()
+        kept.append(events)
+        self._kept_bytes += len(events)
+
+    def _read_kept(self) -> None:
+        """Read what was kept. Bytes that were skipped count like the samples, if there are any."""
+        if self._samples:
+            self._read(self._beginning, 0)
+            self._read(self._samples, self._skipped)
+        else:
+            self._read(self._beginning, self._skipped)
+        self._kept_bytes = self._skipped = 0
+
+    def _read(self, kept: list[bytes], skipped: int) -> None:
+        """Read some events, for themselves and for bytes that were skipped."""
+        events = b"".join(kept)
+        kept.clear()
+        deltas, text, calls = text_of_events(events)
+        if deltas and not self._first:
+            events = _from_first_delta(events)
+            self._first = _first_events(events, FIRST_BYTES)
+        scale = 1 + skipped / len(events) if deltas else 1.0
+        self._deltas += deltas * scale
+        self._tokens += _count(text) * scale
+        if calls:
+            self._call_tokens += _tokens_of_calls(self._new(calls)) * scale
+
+    def _are_tokens(self) -> bool:
         """Whether the deltas that were read are tokens, so that their number is what counts."""
-        distance = abs(tokens - deltas)
+        distance = abs(self._tokens - self._deltas)
         if distance <= CLOSE_TOKENS:
             return True
-        return distance <= tokens * CLOSE_PART and are_tokens(deltas_of_events(self._first))
-
-    def _read(self, events: bytes, read: _Read) -> None:
-        deltas, text, calls = text_of_events(events)
-        if calls:
-            read.calls += _tokens_of_calls(self._new(calls))
-        if deltas and not read.deltas:
-            events = _from_first_delta(events)
-            self._first = self._first or _first_events(events, FIRST_BYTES)
-        if deltas or read.deltas:
-            read.size += len(events)
-        read.deltas += deltas
-        read.tokens += self._count(text)
+        return distance <= self._tokens * CLOSE_PART and are_tokens(deltas_of_events(self._first))
 
     def _new(self, calls: Iterable[Call]) -> set[Call]:
         """The calls that are new; all of them are remembered."""
@@ -149,19 +157,14 @@ class StreamEstimate:
             self._calls |= new
         return new
 
-    def _count(self, text: str) -> float:
-        """The tokens of a text; once there were enough, judged by parts of it."""
-        text = self._word + text
-        end = text.rfind(" ", max(0, len(text) - WORD_CHARACTERS))
-        end = len(text) if end < 0 else end
-        text, self._word = text[:end], text[end:]
-        least = max(COUNTED_AS_A_WHOLE - self._characters, SHORT_PART)
-        self._characters += len(text)
-        if len(text) <= least:
-            return estimate_tokens(text)
-        size = min(max(least, len(text) // COUNTED_PART), LONG_PART)
-        parts = [_to_word_end(text, at, size) for at in range(0, len(text), COUNTED_PART * size)]
-        return sum(map(estimate_tokens, parts)) * len(text) / sum(map(len, parts))
+
+def _count(text: str) -> float:
+    """The tokens of a text; those of a long one judged by parts of it."""
+    if len(text) <= COUNTED_AS_A_WHOLE:
+        return estimate_tokens(text)
+    step = max(COUNTED_PART * PART, len(text) // MAX_PARTS)
+    parts = [_to_word_end(text, at, PART) for at in range(0, len(text), step)]
+    return sum(map(estimate_tokens, parts)) * len(text) / sum(map(len, parts))
 
 
 def _to_word_end(text: str, start: int, size: int) -> str:
@@ -170,13 +173,24 @@ def _to_word_end(text: str, start: int, size: int) -> str:
     return text[start : start + size if end < 0 else end]
 
 
-# The beginning of an event of the Responses API that repeats text, and how long it is.
-_REPETITION = re.compile(rb'\.done["\n]|response\.completed["\n]')
+def _end_of_event(events: bytes, at: int) -> int:
+    """The end of the event at a place, or of the one that ends there."""
+    end = events.find(_BLANK_LINE, max(0, at - len(_BLANK_LINE)))
+    return len(events) if end < 0 else end + len(_BLANK_LINE)
+
+
+# What events of the Responses API begin with, and what those with the whole response contain.
+_RESPONSES = b"response."
+_RESPONSE = b'"response":'
+
+# The beginning of an event of that API that adds no text, but may repeat the request or the text
+# of other events, and how long it is.
+_REPETITION = re.compile(rb'\.done["\n]|response\.(?:created|queued|in_progress|completed)["\n]')
 _BEGINNING_BYTES = 128
 
 
 def _without_repetitions(events: bytes) -> bytes:
-    """Events without those that repeat the text of others: they would count as much as these."""
+    """Events without those that repeat what is not in a delta: they would count as much."""
     kept = [
         event
         for event in events.split(_BLANK_LINE)

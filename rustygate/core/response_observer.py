@@ -116,13 +116,17 @@ class StreamObserver(ResponseObserver):
         has_output: whether a model writes the stream, so that its text counts.
     """
 
-    __slots__ = ("_boundary", "_counts", "_estimate", "_in_long_event", "_last", "_rest")
+    __slots__ = (
+        "_boundary", "_counts", "_estimate", "_has_output", "_in_long_event", "_last", "_rest",
+    )  # fmt: skip
 
     def __init__(self, codings: Sequence[str] = (), *, counts: bool, has_output: bool) -> None:
         super().__init__(codings)
         self._boundary = EventBoundary()
         self._counts = counts
-        self._estimate = StreamEstimate() if counts and has_output else None
+        self._has_output = counts and has_output
+        # From the first events that are read before a usage.
+        self._estimate: StreamEstimate | None = None
         # The beginning of an event, or the last bytes of one that is too long.
         self._rest = b""
         self._in_long_event = False
@@ -147,9 +151,9 @@ class StreamObserver(ResponseObserver):
             self._read(_BLANK_LINE)
 
     def estimated_output(self) -> int | None:
-        if self._estimate is None:
+        if not self._has_output:
             return 0
-        output = self._estimate.tokens()
+        output = 0 if self._estimate is None else self._estimate.tokens()
         # A compressed stream may be one that cannot be read.
         return output if output or self._inflater is None else None
 
@@ -184,7 +188,9 @@ class StreamObserver(ResponseObserver):
     def _count(self, events: bytes) -> None:
         self.usage = find_usage(events, self.usage)
         # Some servers report the input before there is an output.
-        if self._estimate is not None and (self.usage is None or not self.usage.tokens_out):
+        if self._has_output and (self.usage is None or not self.usage.tokens_out):
+            if self._estimate is None:
+                self._estimate = StreamEstimate()
             self._estimate.feed(events)
 
     def _cut_event(self) -> None:

@@ -6,13 +6,16 @@ from typing import Any
 
 import pytest
 
+from rustygate.core import output_estimate
 from rustygate.core.output_estimate import (
+    BEGINNING,
     COUNTED_AS_A_WHOLE,
-    READ_AS_A_WHOLE,
+    KEPT_BYTES,
     StreamEstimate,
     are_tokens,
     estimate_body,
 )
+from rustygate.core.output_text import Call
 from tests.support.texts import ENGLISH, TEXTS
 
 BATCH = 8192
@@ -56,7 +59,7 @@ def test_estimate_is_within_15_percent_of_the_true_count(
 @pytest.mark.parametrize(("text", "tokens"), TEXTS.values(), ids=TEXTS)
 def test_long_streams_are_sampled_as_well_as_read(text: str, tokens: int, size: int) -> None:
     events = chat_events(pieces(text, size) * 40)
-    assert len(events) > READ_AS_A_WHOLE
+    assert len(events) > KEPT_BYTES
     assert 0.85 * 40 * tokens <= estimate(events) <= 1.15 * 40 * tokens
 
 
@@ -94,6 +97,35 @@ def test_words_are_taken_for_tokens(name: str) -> None:
     assert are_tokens(re.findall(r" ?\S+", TEXTS[name][0]))
 
 
+def test_events_are_read_at_the_end_unless_too_much_is_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    read: list[int] = []
+
+    def text_of_events(events: bytes) -> tuple[int, str, list[Call]]:
+        read.append(len(events))
+        return 0, "", []
+
+    monkeypatch.setattr(output_estimate, "text_of_events", text_of_events)
+    estimated = StreamEstimate()
+    batch = chat_events([" hello"] * 50)
+    for _ in range(BEGINNING // len(batch) + 1):
+        estimated.feed(batch)
+    assert read == []
+    for _ in range(300):
+        estimated.feed(batch)
+    estimated.tokens()
+    assert max(read) <= KEPT_BYTES
+    assert 301 * len(batch) / 6 < sum(read) < 301 * len(batch) / 3
+
+
+def test_one_long_event_is_not_kept_with_others() -> None:
+    words, word = [" hello"] * 2000, chat_events([" hello"])
+    events = chat_events(words) + chat_events(["".join(words * 5)])
+    assert len(events) > 2 * KEPT_BYTES
+    assert estimate(events + word) == pytest.approx(12_000, rel=0.15)
+
+
 def test_empty_deltas_and_other_events_do_not_count() -> None:
     events = chat_events([" a", "", " b", ""]) + b'data: {"choices":[]}\n\ndata: [DONE]\n\n'
     assert estimate(events) == 2
@@ -103,7 +135,7 @@ def test_empty_deltas_and_other_events_do_not_count() -> None:
 
 def test_events_before_the_first_delta_do_not_dilute_the_sample() -> None:
     created = b'data: {"type":"response.created","response":{"instructions":"%b"}}\n\n' % (
-        b"x" * 3 * READ_AS_A_WHOLE
+        b"x" * 3 * KEPT_BYTES
     )
     events = b"".join(
         b'data: {"type":"response.output_text.delta","item_id":"msg_1","delta":" hello"}\n\n'
@@ -141,8 +173,6 @@ def test_text_about_repetitions_is_no_repetition() -> None:
 def test_bytes_that_were_skipped_count_like_those_read() -> None:
     estimated = StreamEstimate()
     estimated.feed(chat_events([" hello"] * 10, envelope=""))
-    before = estimated.tokens()
-    assert before == 10
     size = len(chat_events([" hello"], envelope=""))
     estimated.skip(30 * size)
     assert estimated.tokens() == pytest.approx(40, abs=3)
@@ -210,7 +240,7 @@ def test_each_call_of_a_stream_counts_once() -> None:
 
 def test_calls_in_a_long_stream_are_sampled_like_text() -> None:
     events = b"".join(call_events("get_time", ["{}"], index) for index in range(900))
-    assert len(events) > 4 * READ_AS_A_WHOLE
+    assert len(events) > 4 * KEPT_BYTES
     assert estimate(events) == pytest.approx(9000, rel=0.05)
 
 
