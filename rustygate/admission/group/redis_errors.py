@@ -69,12 +69,17 @@ def store_error(error: BaseException) -> StoreError:
         if isinstance(each, exceptions.RedisError) and (known := _known_answer(each)):
             return known
         if isinstance(each, exceptions.ResponseError):
-            return SyncFailed(ascii(str(each)[:_MAX_LENGTH_SHOWN])[1:-1])
+            return SyncFailed(one_line(str(each)))
         if isinstance(each, exceptions.InvalidResponse):
             return StoreUnavailable("what answers there is no Redis")
         if isinstance(each, OSError):
             return StoreUnavailable(_describe(each))
     return StoreUnavailable("the connection was lost")
+
+
+def one_line(text: str) -> str:
+    """What the script says of a defect, as it may be logged."""
+    return ascii(text[:_MAX_LENGTH_SHOWN])[1:-1]
 
 
 def is_elsewhere(error: BaseException) -> bool:

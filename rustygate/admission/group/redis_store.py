@@ -16,7 +16,7 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import AskError, NoScriptError, RedisError
 
 from rustygate.admission.group.redis_connector import RedisConnector
-from rustygate.admission.group.redis_errors import is_elsewhere, store_error
+from rustygate.admission.group.redis_errors import is_elsewhere, one_line, store_error
 from rustygate.admission.group.store import (
     Call,
     Reply,
@@ -92,11 +92,7 @@ class RedisStore:
 
     async def sync(self, call: Call) -> Reply:
         request = msgspec.json.encode(call)
-        reply = await self._reply(request)
-        try:
-            return msgspec.json.decode(reply, type=dict[str, Any])
-        except msgspec.MsgspecError as error:
-            raise SyncFailed("its reply is not a JSON object") from error
+        return _decoded(await self._reply(request))
 
     async def close(self) -> None:
         if self._connecting is not None:
@@ -157,6 +153,16 @@ async def _answer(connection: AbstractConnection, command: bytes, request: bytes
     if not isinstance(answer, bytes):
         raise SyncFailed("its reply is not a string")
     return answer
+
+
+def _decoded(answer: bytes) -> Reply:
+    try:
+        reply = msgspec.json.decode(answer, type=dict[str, Any])
+    except msgspec.MsgspecError as error:
+        raise SyncFailed("its reply is not a JSON object") from error
+    if "error" in reply:
+        raise SyncFailed(one_line(str(reply["error"])))
+    return reply
 
 
 def _packed(*arguments: bytes) -> bytes:

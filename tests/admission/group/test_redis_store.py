@@ -152,6 +152,7 @@ async def test_large_calls_and_replies_are_passed(
         ({"text": "not JSON"}, "its reply is not a JSON object"),
         ({"text": "[]"}, "its reply is not a JSON object"),
         ({"number": True}, "its reply is not a string"),
+        ({"text": '{"error": "a\\nfault"}'}, r"^a\\nfault$"),
     ],
 )
 async def test_failure_of_the_script_is_not_an_outage(
