@@ -12,6 +12,9 @@ from tests.conftest import Start, StartRedis
 from tests.support.process import ROOT
 from tests.support.redis import SERVERS, Cluster, RedisServer, Sentinel
 
+needs_script = pytest.mark.skipif(
+    not (ROOT / "rustygate/admission/group/sync.lua").exists(), reason="without its script"
+)
 USER, PASSWORD = "canary-user-51c7", "canary-password-a90e"
 REFUSED = "expected a Redis or Valkey that serves this gate"
 
@@ -34,9 +37,23 @@ def test_check_says_what_it_found(start: Start, start_redis: StartRedis, kind: s
     assert (code, stderr) == (0, "")
     product = "Valkey" if kind == "valkey" else "Redis"
     line = found(stdout, "team")
-    assert re.fullmatch(rf"{product} \d+\.\d+\.\d+, standalone; a call takes \d+\.\d ms", line)
+    server_and_latency = rf"{product} \d+\.\d+\.\d+, standalone; a call takes \d+\.\d ms"
+    assert re.fullmatch(rf"{server_and_latency}\n# - 0 members", line)
     assert f"\nREDIS_URL={server.url}  # environment\n" in stdout
     assert "\nGATE_GROUP=team  # environment\n" in stdout
+
+
+@needs_script
+@pytest.mark.parametrize("kind", SERVERS)
+def test_check_counts_the_members(start: Start, start_redis: StartRedis, kind: str) -> None:
+    server = start_redis(program=SERVERS[kind])
+    gates = [serve(start, REDIS_URL=server.url, RUST_LOG="info") for _ in range(2)]
+    for gate in gates:
+        gate.wait_for_line(gate.stderr, "joined group rustygate")
+    assert found(check(start, server.url)[1]).endswith("\n# - 2 members")
+    gates[0].signal()
+    assert gates[0].ended()[0] == 0
+    assert found(check(start, server.url)[1]).endswith("\n# - 1 member")
 
 
 def test_check_leaves_nothing_behind(start: Start, start_redis: StartRedis) -> None:
@@ -79,6 +96,19 @@ def test_documented_user_is_allowed_enough(
     code, stdout, _ = check(start, f"redis://{user}:{password}@127.0.0.1:{server.port}/1")
     assert code == 0
     assert found(stdout)
+
+
+@needs_script
+@pytest.mark.parametrize("kind", SERVERS)
+def test_documented_user_can_join_a_group(
+    start: Start, start_redis: StartRedis, kind: str
+) -> None:
+    assert DOCUMENTED
+    user, password, rules = DOCUMENTED.groups()
+    server = start_redis(f"user {user} on >{password} {rules}", program=SERVERS[kind])
+    url = f"redis://{user}:{password}@127.0.0.1:{server.port}"
+    gate = serve(start, REDIS_URL=url, RUST_LOG="info")
+    gate.wait_for_line(gate.stderr, "joined group rustygate")
 
 
 def test_documented_user_needs_one_more_rule_in_a_cluster(start: Start, tmp_path: Path) -> None:
@@ -149,9 +179,7 @@ def _answer_as_a_web_server(listener: socket.socket) -> None:
         client.recv(1000)
 
 
-@pytest.mark.skipif(
-    not (ROOT / "rustygate/admission/group/sync.lua").exists(), reason="without its script"
-)
+@needs_script
 @pytest.mark.parametrize("url", [f"redis://{USER}:{PASSWORD}@127.0.0.1:1", "hanging"])
 def test_gate_starts_without_its_redis_and_never_shows_the_password(
     start: Start, start_redis: StartRedis, url: str

@@ -10,7 +10,11 @@ from redis.exceptions import RedisError
 
 from rustygate.admission.group.redis_connector import RedisConnector
 from rustygate.admission.group.redis_errors import store_error
-from rustygate.admission.group.redis_store import group_keys
+from rustygate.admission.group.redis_store import (
+    KEYS_EXPIRE_AFTER_S,
+    MEMBER_FIELD,
+    group_keys,
+)
 from rustygate.admission.group.store import StoreRefused
 from rustygate.config import Settings
 from rustygate.config.redis_url import parse_redis_url
@@ -23,6 +27,9 @@ _OLDEST = (6, 2)
 
 _CALLS = 5
 
+# Members call at least every half second.
+_SILENCE_MS = 1500
+
 _IS_SENTINEL = "the server is a sentinel: REDIS_URL=redis+sentinel://host:26379/name-of-the-master"
 
 
@@ -33,12 +40,14 @@ class RedisServer:
     Args:
         product: `Redis` or `Valkey`.
         latency_s: the median time of a call, from here.
+        members: how many gates the group has.
     """
 
     product: str
     version: str
     mode: str
     latency_s: float
+    members: int
 
     def __str__(self) -> str:
         return f"{self.product} {self.version}, {self.mode}"
@@ -52,32 +61,50 @@ class RedisServer:
 async def probe(settings: Settings) -> RedisServer:
     """Connect and make a few calls. Raises StoreError."""
     assert settings.redis_url is not None
-    key = group_keys(settings.gate_group)[0]
-    connector = RedisConnector(
-        parse_redis_url(settings.redis_url), key, settings.ssl_cert_file, settings.ssl_cert_dir
-    )
+    keys = group_keys(settings.gate_group)
+    url = parse_redis_url(settings.redis_url)
+    connector = RedisConnector(url, keys[0], settings.ssl_cert_file, settings.ssl_cert_dir)
     connection = await connector.connect()
     try:
-        return await _ask(connection, f"{key.rpartition(':')[0]}:probe")
+        return await _ask(connection, keys)
     except (RedisError, OSError) as error:
         raise store_error(error) from error
     finally:
         await connection.disconnect(nowait=True)
 
 
-async def _ask(connection: AbstractConnection, key: str) -> RedisServer:
+async def _ask(connection: AbstractConnection, keys: tuple[str, ...]) -> RedisServer:
     facts = await _answer(connection, "HELLO")
     hello = {facts[place].decode(): facts[place + 1] for place in range(0, len(facts) - 1, 2)}
     mode = hello["mode"].decode()
     if mode == "sentinel":
         raise StoreRefused(_IS_SENTINEL)
+    return RedisServer(
+        product=hello["server"].decode().capitalize(),
+        version=hello["version"].decode(),
+        mode=mode,
+        latency_s=await _latency(connection, f"{keys[0].rpartition(':')[0]}:probe"),
+        members=await _members(connection, *keys[:2]),
+    )
+
+
+async def _latency(connection: AbstractConnection, key: str) -> float:
     times = []
     for _ in range(_CALLS):
         began = time.perf_counter()
         await _answer(connection, "EVAL", _SCRIPT, 1, key, "")
         times.append(time.perf_counter() - began)
-    product = hello["server"].decode().capitalize()
-    return RedisServer(product, hello["version"].decode(), mode, median(times))
+    return median(times)
+
+
+async def _members(connection: AbstractConnection, head: str, members: str) -> int:
+    """How many members the script counted last, if one has called lately: it forgets the silent
+    ones as the others call."""
+    left_ms = await _answer(connection, "PTTL", head)
+    if left_ms < KEYS_EXPIRE_AFTER_S * 1000 - _SILENCE_MS:
+        return 0
+    fields = await _answer(connection, "HKEYS", members)
+    return sum(field.startswith(MEMBER_FIELD) for field in fields)
 
 
 async def _answer(connection: AbstractConnection, *command: Any) -> Any:

@@ -36,6 +36,8 @@ VERSION = 1
 
 # What each key of the script holds is documented at its head.
 KEYS = ("head", "members", "flows")
+KEYS_EXPIRE_AFTER_S = 600
+MEMBER_FIELD = b"m"
 
 
 def group_keys(group: str) -> tuple[str, ...]:
