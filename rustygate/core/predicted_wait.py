@@ -5,7 +5,7 @@ newcomer follows from the fair order (`core.fair_order`): until its turn, each f
 whose turn comes earlier is served by weight as much as the newcomer's own flow, as far as its
 items go, and the other classes by theirs. Of many flows a sample stands for all.
 
-What is blocked elsewhere is not ahead: of a short lane or client, only its nominee is.
+Of a short lane or client only its nominee is ahead.
 """
 
 from collections.abc import Iterator

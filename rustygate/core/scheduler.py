@@ -236,7 +236,13 @@ class Scheduler(Generic[T]):
             self._elected = None
         self._changed = True
         while self.waiting:
-            wait = self._elect(at)
+            try:
+                wait = self._elect(at)
+            except Exception as defect:
+                if self._elected is None:
+                    raise
+                grants.append(self._fail(self._elected, at, defect))
+                continue
             if self._elected is not None and wait <= 0:
                 grants.append(self._grant(self._elected, at))
                 continue
@@ -278,6 +284,14 @@ class Scheduler(Generic[T]):
                 return flow
         return None
 
+    def _fail(self, flow: Flow[T], at: int, error: Exception) -> Grant[T]:
+        """A defect costs one item its turn, and does not stop the gate."""
+        item, tokens = flow.pop(at)
+        self._elected = None
+        self._count_out(flow, tokens)
+        self._first_changed(flow)
+        return Grant(item, flow, tokens, at, error)
+
     def _grant(self, flow: Flow[T], at: int) -> Grant[T]:
         item, tokens = flow.pop(at)
         flow.served = next(self._grant_numbers)
@@ -287,7 +301,6 @@ class Scheduler(Generic[T]):
             self._charge_order(flow, tokens)
             self.charge(item, flow.lane, flow.client, at, tokens)
         except Exception as defect:
-            # It costs one item its turn, and does not stop the gate.
             error = defect
         self._count_out(flow, tokens)
         self._first_changed(flow)

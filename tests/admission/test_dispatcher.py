@@ -6,6 +6,7 @@ import pytest
 
 from rustygate.admission.waiter import LaneQueue, Waiter
 from rustygate.core.bucket import SECOND
+from rustygate.core.lane import Lane
 from rustygate.plan.virtual_clock import VirtualClockLoop
 from tests.support.harness import (
     Harness,
@@ -89,8 +90,8 @@ def test_clients_take_turns() -> None:
 
 
 @pytest.mark.parametrize("limit", ["own", "lane"])
-def test_turn_of_the_waiter_at_the_head_counts(limit: str) -> None:
-    """Even if no other waiter was in the queue when it left the queue for the head."""
+def test_turn_of_the_first_waiter_counts(limit: str) -> None:
+    """Even if no other waited when it came."""
 
     async def scenario(harness: Harness) -> None:
         if limit == "lane":
@@ -131,7 +132,7 @@ def test_slots_limit_requests_in_flight() -> None:
     assert harness.times == pytest.approx([0, 0, 5, 5, 10], abs=0.01)
 
 
-@pytest.mark.parametrize("leaver", [1, 2], ids=["at the head", "in the queue"])
+@pytest.mark.parametrize("leaver", [1, 2], ids=["first", "not first"])
 def test_cancelled_waiter_leaves_its_place_to_the_next(leaver: int) -> None:
     async def scenario(harness: Harness) -> None:
         tasks = [harness.spawn(client) for client in "abcd"]
@@ -174,7 +175,7 @@ def test_waiter_that_is_cancelled_before_its_grant_takes_nothing() -> None:
     assert harness.times == pytest.approx([5], abs=0.01)
 
 
-def test_flow_keeps_its_turn_when_its_waiter_leaves_at_the_head() -> None:
+def test_flow_keeps_its_turn_when_its_first_waiter_leaves() -> None:
     async def scenario(harness: Harness) -> None:
         tasks = [harness.spawn(client) for client in "xabab"]
         await run_ready_tasks()
@@ -278,7 +279,7 @@ def test_flows_share_by_tokens() -> None:
         await asyncio.gather(*big, *small)
 
     harness = run_scenario(scenario, rate_limit=None, tokens_per_minute=60, rate_limit_timeout=600)
-    # The first two were a burst, and the third was at the head before the others arrived.
+    # The first two were a burst.
     shared = harness.order[3:11]
     assert (shared.count("b"), shared.count("s")) == (2, 6)
 
@@ -323,3 +324,27 @@ def test_defect_costs_one_waiter_its_turn(monkeypatch: pytest.MonkeyPatch) -> No
     harness = run_scenario(scenario, rate_limit=1, rate_limit_burst=1)
     assert harness.order == "ac"
     assert harness.times == pytest.approx([0, 1], abs=0.01)
+
+
+def test_defect_in_a_dispatch_loses_no_grant(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The waiter it belongs to gets the error; those before and behind it are admitted."""
+    wait = Lane.wait
+
+    def wait_or_fail(lane: Lane, now: int, tokens: int = 0) -> int | None:
+        if tokens == 13:
+            raise ZeroDivisionError
+        return wait(lane, now, tokens)
+
+    async def scenario(harness: Harness) -> None:
+        monkeypatch.setattr(Lane, "wait", wait_or_fail)
+        holders = [await harness.gate.admission(harness.exchange("x")).enter() for _ in "12"]
+        before, broken = harness.spawn("a"), harness.spawn("b", tokens=13)
+        behind = harness.spawn("c")
+        await run_ready_tasks()
+        for holder in holders:
+            holder.leave()
+        await asyncio.gather(before, behind)
+        with pytest.raises(ZeroDivisionError):
+            await broken
+
+    assert run_scenario(scenario, rate_limit=None, concurrency_limit=2).order == "ac"

@@ -555,9 +555,7 @@ def test_idle_flow_is_found_again_after_its_lanes_costs_changed() -> None:
     assert run.drain()[:3].count("a") == 1
 
 
-def test_defect_loses_no_grant() -> None:
-    """What was granted before it is returned, and the defect is raised by the next dispatch."""
-
+def test_defect_costs_one_item_its_turn() -> None:
     class Broken(Budgets):
         def wait(self, now: int, tokens: int = 0) -> int | None:
             raise ZeroDivisionError
@@ -565,12 +563,32 @@ def test_defect_loses_no_grant() -> None:
     run = Run(lanes={"x": Budgets(), "y": Broken()})
     run.push(Demand("a", "x"))
     run.push(Demand("b", "y"))
-    assert [grant.item for grant in run.dispatch(0)] == [("a", 1)]
-    with pytest.raises(ZeroDivisionError):
-        run.dispatch(0)
-    assert run.scheduler.remove(run.flow(Demand("b", "y")), ("b", 2))
     run.push(Demand("a", "x"))
-    assert [grant.item for grant in run.dispatch(0)] == [("a", 3)]
+    grants = run.dispatch(0)
+    assert [grant.item for grant in grants] == [("a", 1), ("b", 2), ("a", 3)]
+    assert [type(grant.error) for grant in grants] == [type(None), ZeroDivisionError, type(None)]
+    check_empty(run)
+
+
+def test_defect_in_a_nomination_loses_no_grant() -> None:
+    """What was granted before it is returned, and the defect is raised by the next dispatch."""
+
+    class Broken(Budgets):
+        def wait(self, now: int, tokens: int = 0) -> int | None:
+            if now == SECOND:
+                raise ZeroDivisionError
+            return SECOND - now
+
+    run = Run(limits(1), {"y": Broken()})
+    run.push(Demand("b", "y"))
+    assert run.dispatch(0) == []
+    run.push(Demand("a", "x"))
+    assert [grant.item for grant in run.dispatch(0.5)] == [("a", 2)]
+    with pytest.raises(ZeroDivisionError):
+        run.dispatch(1)
+    assert run.scheduler.remove(run.flow(Demand("b", "y")), ("b", 1))
+    run.push(Demand("a", "x"))
+    assert [grant.item for grant in run.dispatch(1.5)] == [("a", 3)]
 
 
 # Any sequence of events.
