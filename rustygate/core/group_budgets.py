@@ -195,7 +195,12 @@ class GroupLane(GroupBudgets):
         bucket = self.set_limit(now, kind, period, limit)
         assert bucket is not None
         self.pace = None
-        left = level - max(0, total - mark) - (self.held if kind == 0 else self.held_tokens)
+        later = max(0, total - mark)
+        if kind == 0 and 2 * level <= limit:
+            # Of these, upstream may see some after the request of this response, although their
+            # marks are lower. That matters where little is left.
+            later = max(later, self.in_flight - self.held)
+        left = level - later - (self.held if kind == 0 else self.held_tokens)
         if is_new or self.marks[kind] <= mark <= total:
             self.marks[kind] = min(mark, total)
             bucket.fill_to(now, left)

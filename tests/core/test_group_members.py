@@ -140,3 +140,16 @@ def test_weights_of_the_newest_file_count() -> None:
     old.sync(MS, demand=0, float=[])
     flow = group.flow_of(("m", 1, "c"), 1.0)
     assert flow.share.weight == 3.0
+
+
+@pytest.mark.parametrize(("level_told", "expected"), [(20, 17), (40, 40)])
+def test_requests_of_others_without_a_response_count_where_little_is_left(
+    level_told: int, expected: int
+) -> None:
+    group = GroupScheduler()
+    one, other = Caller(group, "one"), Caller(group, "other")
+    one.sync(0, news=[["learn", "m", 0, 60, 50, 0, SECOND]])
+    other.sync(0, news=[["charge", "m", "c", 0]] * 3)
+    one.sync(0, news=[["charge", "m", "c", 0], ["answer", "m"]])
+    one.sync(0, news=[["learn", "m", 0, 60, level_told, 4, SECOND]])
+    assert group.lanes["m"].budgets.requests.level(0) == expected  # type: ignore[union-attr]
