@@ -47,6 +47,9 @@ _NO_LIMITS = Limits()
 # The version of clients' limits, of what was charged to those in force.
 PRESENT = -1
 
+_URGENT = ("pause", "slow_down", "pace")
+_FREES_A_SLOT = ("answer", "release")
+
 
 class LocalScheduler(Scheduler[Waiter]):
     """The scheduler of a gate that may be local.
@@ -77,6 +80,7 @@ class GroupDispatcher(Dispatcher):
     Attributes:
         urge: called when the group has to be told something.
         group_waiting: how many requests waited in the group at the last reply.
+        slots_wanted: whether they waited for slots to become free.
     """
 
     def __init__(
@@ -91,6 +95,7 @@ class GroupDispatcher(Dispatcher):
         self.local = False
         self.urge: Callable[[Urgency], None] = lambda urgency: None
         self.group_waiting = 0
+        self.slots_wanted = False
         self.demand, self.news = Demand(), News()
         self.floats, self.grants = Floats(), PendingGrants()
         self._settings = settings
@@ -129,7 +134,8 @@ class GroupDispatcher(Dispatcher):
         lane = newcomer.lane.budgets
         if newcomer.tokens > held.tokens and (self.budgets.tokens or lane.tokens):
             return False
-        return now <= self._valid_until and lane.paused_until <= now
+        # A response may have shown since that the lane has nothing left.
+        return now <= self._valid_until and lane.wait(now, newcomer.tokens) == 0
 
     def _admit(self, waiter: Waiter, totals: AdmissionTotals, version: int = PRESENT) -> None:
         """Note what the group has charged for a waiter."""
@@ -234,8 +240,12 @@ class GroupDispatcher(Dispatcher):
         """Record an event for the group."""
         if self.news.recording:
             self.news.add(*event)
-            contended = self.group_waiting or self.scheduler.waiting
-            self.urge(Urgency.SPACED if contended else Urgency.LATER)
+            if event[0] in _FREES_A_SLOT and self.slots_wanted:
+                self.urge(Urgency.AT_ONCE)
+            elif event[0] in _URGENT or self.group_waiting or self.scheduler.waiting:
+                self.urge(Urgency.SPACED)
+            else:
+                self.urge(Urgency.LATER)
 
     def has_mark(self, waiter: Waiter) -> bool:
         """Whether the totals that a waiter has kept are among those of its lane now."""
@@ -367,6 +377,7 @@ class GroupDispatcher(Dispatcher):
         """
         self._valid_until = sent + _VALID
         self.group_waiting = reply["waiting"]
+        self.slots_wanted = self.group_waiting > 0 and reply["next"] < 0
         self.floats.receive(reply["floats"])
         own = self.budgets
         for bucket, quota in zip((own.requests, own.tokens), reply["quotas"], strict=True):
