@@ -92,14 +92,14 @@ class Group(RuleBasedStateMachine):
     def sync(self, name: str, wanted: int) -> None:
         member = self.members[name]
         call = self.call(member, wanted=wanted)
-        member.receive(self.group.sync(call, self.now), self.now)
+        member.receive(member.deliver(self.group, call, self.now), self.now)
 
     @rule(name=st.sampled_from(NAMES), times=st.integers(0, 2))
     def lose(self, name: str, times: int) -> None:
         """A call gets lost, or its reply does; the next one repeats it."""
         call = self.call(self.members[name])
         for _ in range(times):
-            self.group.sync(call, self.now)
+            self.members[name].deliver(self.group, call, self.now)
 
     @precondition(lambda self: self.deaths < 3)
     @rule(name=st.sampled_from(NAMES))

@@ -82,6 +82,7 @@ class Member:
         self.floats: dict[str, list[int]] = {}
         self.seq = self.ack = self.known = self.births = 0
         self.answered_at = self.sent_at = self.given_back = 0
+        self.executed_at: int | None = None
         self.pending: dict[str, Any] | None = None
 
     def __repr__(self) -> str:
@@ -112,7 +113,7 @@ class Member:
         if self.pending is not None:
             return self.pending
         self.seq += 1
-        self.sent_at = now
+        self.sent_at, self.executed_at = now, None
         self.pending = {
             "member": f"{self.name}{self.births}", "known": self.known, "seq": self.seq,
             "ack": self.ack, "elapsed": now - self.answered_at, "limits": self.limits,
@@ -139,6 +140,12 @@ class Member:
         age = now - queue[0][1] if queue else 0
         return [*key, self.weight, sizes[:8], len(sizes[8:]), sum(sizes[8:]), age]
 
+    def deliver(self, group: GroupScheduler, call: dict[str, Any], now: int) -> dict[str, Any]:
+        """The call arrives, perhaps once more."""
+        if self.executed_at is None:
+            self.executed_at = now
+        return group.sync(call, now)
+
     def receive(self, reply: dict[str, Any], now: int) -> None:
         """A reply; one that comes too late is not used."""
         self.pending = None
@@ -147,7 +154,7 @@ class Member:
             return
         self.ack, self.known, self.answered_at = self.seq, 1, self.sent_at
         for lane, index, client, tokens, delay, *_ in reply["grants"]:
-            self._use((lane, index, client), tokens, self.sent_at + delay)
+            self._use((lane, index, client), tokens, (self.executed_at or 0) + delay)
         self.floats = {lane: [count, tokens] for lane, count, tokens, *_ in reply["floats"]}
         self.changed.update((lane, index, client) for lane, index, client in reply["refused"])
 
