@@ -8,7 +8,7 @@ items go, and the other classes by theirs. Of many flows a sample stands for all
 Of a short lane or client only its nominee is ahead.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from math import floor, inf
 from typing import Any, NamedTuple
 
@@ -52,9 +52,9 @@ class Backlog(NamedTuple):
     tag: float
     turn: float
     weight: float
-    items: int
-    tokens: int
-    first: int
+    items: float
+    tokens: float
+    first: float
 
 
 def predict(scheduler: Scheduler[Any], newcomer: Newcomer, now: int) -> Prediction:
@@ -150,12 +150,12 @@ def _ahead_at_client(client: ClientScope[Any], newcomer: Newcomer) -> Work:
         return NO_WORK
     index = newcomer.class_index
     in_class = Work(
-        _cost(client.budgets, client.waiting[index], client.waiting_tokens[index]),
+        cost_of(client.budgets, client.waiting[index], client.waiting_tokens[index]),
         client.waiting[index],
         client.waiting_tokens[index],
     )
     classes = list(zip(client.waiting, client.waiting_tokens, strict=True))
-    return _with_other_classes(client.order, client.budgets, index, in_class, classes)
+    return with_other_classes(client.order, client.budgets, index, in_class, classes)
 
 
 NO_BACKLOG = Backlog(0, 0, 1, 0, 0, 0)
@@ -171,7 +171,7 @@ def _of_flow(flow: Flow[Any], tag: float, turn: float) -> Backlog:
 
 def _of_share(share: Share[Any]) -> Backlog:
     """Its flows in lanes that are not short."""
-    count = tokens = first = 0
+    count = tokens = first = 0.0
     for flow in share.flows:
         if not flow.lane.short:
             backlog = _of_flow(flow, 0, 0)
@@ -196,7 +196,7 @@ def _ahead(
     own: Backlog,
     flows: int,
     others: Iterator[Backlog],
-    classes: list[tuple[int, int]],
+    classes: Sequence[tuple[float, float]],
 ) -> Work:
     """What is served before a newcomer.
 
@@ -213,14 +213,14 @@ def _ahead(
         tag, turn = place.tag, place.turn
     if newcomer.at_front:
         own = NO_BACKLOG
-    until = tag + _cost(budgets, own.items, own.tokens) / newcomer.weight
+    until = tag + cost_of(budgets, own.items, own.tokens) / newcomer.weight
     sample = list(others)
     factor = max(1, (flows - bool(own.items)) / max(1, len(sample)))
-    served = [_served(budgets, other, until, (tag, turn)) for other in sample if other.items]
+    served = [served_until(budgets, other, until, (tag, turn)) for other in sample if other.items]
     in_class = sum_work(
         [
             sum_work(served, factor),
-            Work(_cost(budgets, own.items, own.tokens), own.items, own.tokens),
+            Work(cost_of(budgets, own.items, own.tokens), own.items, own.tokens),
         ]
     )
     if factor > 1:
@@ -229,21 +229,23 @@ def _ahead(
         tokens = max(0, classes[index][1] - own.tokens - seen.tokens)
         unseen = _share_of(budgets, items, tokens, until - tag)
         in_class = sum_work([in_class, unseen])
-    return _with_other_classes(order, budgets, index, in_class, classes)
+    return with_other_classes(order, budgets, index, in_class, classes)
 
 
 def _share_of(budgets: Budgets, items: float, tokens: float, cost: float) -> Work:
     """What a sample does not account for is in few deep flows: as much as one of them is served
     in such a cost."""
-    total = _cost(budgets, items, tokens)
+    total = cost_of(budgets, items, tokens)
     share = min(1, cost / total) if total else 0
     return Work(share * total, share * items, share * tokens)
 
 
-def _served(budgets: Budgets, flow: Backlog, until: float, place: tuple[float, float]) -> Work:
+def served_until(
+    budgets: Budgets, flow: Backlog, until: float, place: tuple[float, float]
+) -> Work:
     """What a flow is served until a virtual time. An item that may begin exactly then counts if
     the flow comes before `place`."""
-    each = _cost(budgets, flow.items, flow.tokens) / flow.items
+    each = cost_of(budgets, flow.items, flow.tokens) / flow.items
     lead = (until - flow.tag) * flow.weight
     if lead < 0:
         return NO_WORK
@@ -253,17 +255,17 @@ def _served(budgets: Budgets, flow: Backlog, until: float, place: tuple[float, f
     if turns < 1:
         return NO_WORK
     if turns == 1:
-        return Work(_cost(budgets, 1, flow.first), 1, flow.first)
+        return Work(cost_of(budgets, 1, flow.first), 1, flow.first)
     share = min(1, turns / flow.items)
     return Work(share * flow.items * each, share * flow.items, share * flow.tokens)
 
 
-def _with_other_classes(
+def with_other_classes(
     order: FairOrder,
     budgets: Budgets,
     index: int,
     in_class: Work,
-    classes: list[tuple[int, int]],
+    classes: Sequence[tuple[float, float]],
 ) -> Work:
     """Add what the other classes are served while a class is served this much."""
     own = order.classes[index]
@@ -274,7 +276,7 @@ def _with_other_classes(
         count, tokens = classes[other]
         if other == index or not count:
             continue
-        cost, place = _cost(budgets, count, tokens), order.classes[other]
+        cost, place = cost_of(budgets, count, tokens), order.classes[other]
         lead = tag - max(place.tag, 0)
         first = cost / count / WEIGHTS[other] if (place.tag, place.turn) <= (tag, inf) else 0
         share = min(1, (max(first, lead) + depth) * WEIGHTS[other] / cost)
@@ -282,7 +284,7 @@ def _with_other_classes(
     return sum_work(parts)
 
 
-def _cost(budgets: Budgets, count: float, tokens: float) -> float:
+def cost_of(budgets: Budgets, count: float, tokens: float) -> float:
     """The cost of so many items with so many tokens in all, in the fair order."""
     request, token = budgets.refill_periods
     return max(count * (request or 1), tokens * token)

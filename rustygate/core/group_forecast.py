@@ -1,0 +1,156 @@
+"""The wait that a newcomer is predicted to have in a group, from the last reply to its member.
+
+It is computed as at a single gate (`core.predicted_wait`), with less knowledge: what waits is told
+in groups of flows of about the same depth (`core.group_reply`), each of which counts as so many
+average flows at the virtual time. What is blocked elsewhere counts with one item of a short lane.
+"""
+
+from typing import Any, NamedTuple
+
+from rustygate.core.bucket import TokenBucket
+from rustygate.core.budgets import Budgets
+from rustygate.core.fair_order import CLASSES, FairOrder
+from rustygate.core.group_demand import FlowKey
+from rustygate.core.predicted_wait import (
+    Backlog,
+    Prediction,
+    cost_of,
+    served_until,
+    with_other_classes,
+)
+from rustygate.core.work import NO_WORK, Work, sum_work
+
+Reply = dict[str, Any]
+
+# What waits of a class: groups of flows, items, tokens, and the sum of their weights.
+Groups = list[list[float]]
+
+
+class GroupNewcomer(NamedTuple):
+    """What a prediction needs to know of an item.
+
+    Attributes:
+        items, item_tokens: what waits in its flow before it, at all members.
+        at_front: it goes before these.
+    """
+
+    key: FlowKey
+    weight: float
+    tokens: int
+    items: int = 0
+    item_tokens: int = 0
+    at_front: bool = False
+
+    @property
+    def before(self) -> Work:
+        return NO_WORK if self.at_front else Work(0, self.items, self.item_tokens)
+
+
+def forecast(reply: Reply, newcomer: GroupNewcomer, age: int = 0) -> Prediction:
+    """The wait as far as it depends on time alone: a slot that must become free is not included.
+
+    Args:
+        age: nanoseconds since the reply.
+    """
+    lane, _, client = newcomer.key
+    state = next((each for each in reply["lanes"] if each[0] == lane), None)
+    own = _ahead(_budgets(reply["quotas"]), reply["leads"], newcomer, _open_groups(reply, lane))
+    shorts = [each for each in reply["lanes"] if each[8] and each[0] != lane and any(each[6])]
+    own = Work(own.cost, own.items + len(shorts), own.tokens + sum(map(_average, shorts)))
+    predictions = [_behind(_budgets(reply["quotas"]), newcomer, own, age)]
+    if state is not None:
+        predictions.append(_behind_lane(state, newcomer, age))
+    for name, requests, tokens, waiting, waiting_tokens, leads in reply["clients"]:
+        if name == client:
+            budgets = _budgets([requests, tokens])
+            work = _ahead_at_client(budgets, leads, newcomer, waiting, waiting_tokens)
+            predictions.append(_behind(budgets, newcomer, work, age))
+    return max(predictions)
+
+
+def _behind(budgets: Budgets, newcomer: GroupNewcomer, ahead: Work, age: int) -> Prediction:
+    return Prediction(budgets.wait_behind(age, newcomer.tokens, ahead), round(ahead.items))
+
+
+def _behind_lane(state: list[Any], newcomer: GroupNewcomer, age: int) -> Prediction:
+    _, _, requests, tokens, pause, spacing, *_, leads, groups = state
+    budgets = _budgets([requests, tokens])
+    ahead = _ahead(budgets, leads, newcomer, groups)
+    wait = _behind(budgets, newcomer, ahead, age).wait
+    return Prediction(max(wait, pause - age, spacing * round(ahead.items)), round(ahead.items))
+
+
+def _budgets(quotas: list[list[int]]) -> Budgets:
+    """Buckets as of the instant 0, that of the reply."""
+    requests, tokens = (
+        None if limit < 0 else TokenBucket(period, limit, full_in)
+        for limit, _, period, full_in in quotas
+    )
+    return Budgets(requests, tokens)
+
+
+def _open_groups(reply: Reply, lane: str) -> list[Groups]:
+    """What waits by class in lanes that are not short, and in the newcomer's."""
+    lanes = [each for each in reply["lanes"] if not each[8] or each[0] == lane]
+    return [[group for each in lanes for group in each[10][index]] for index in CLASSES]
+
+
+def _average(state: list[Any]) -> float:
+    return float(sum(state[7]) / max(1, sum(state[6])))
+
+
+def _ahead(
+    budgets: Budgets, leads: list[float], newcomer: GroupNewcomer, groups: list[Groups]
+) -> Work:
+    """What an order serves before a newcomer, by the rules of `predicted_wait`."""
+    index, own = newcomer.key[1], newcomer.before
+    until = cost_of(budgets, own.items, own.tokens) / newcomer.weight
+    parts = [Work(cost_of(budgets, own.items, own.tokens), own.items, own.tokens)]
+    for flows, items, tokens, weight in _others(groups[index], newcomer):
+        backlog = Backlog(
+            0, 0, weight / flows, items / flows, tokens / flows, tokens / max(1, items)
+        )
+        served = served_until(budgets, backlog, until, (0, 1))
+        parts.append(sum_work([served], flows))
+    classes = [(sum(one[1] for one in each), sum(one[2] for one in each)) for each in groups]
+    return with_other_classes(_order(leads), budgets, index, sum_work(parts), classes)
+
+
+def _others(groups: Groups, newcomer: GroupNewcomer) -> Groups:
+    """The groups without the newcomer's own flow."""
+    others = []
+    depth = newcomer.items.bit_length(), newcomer.item_tokens.bit_length()
+    is_in = bool(newcomer.items)
+    for flows, items, tokens, weight in groups:
+        average = round(items / flows), round(tokens / flows)
+        if is_in and (average[0].bit_length(), average[1].bit_length()) == depth:
+            is_in, flows = False, flows - 1
+            items, tokens = items - newcomer.items, tokens - newcomer.item_tokens
+            weight -= newcomer.weight
+        if flows > 0 and items > 0 and weight > 0:
+            others.append([flows, items, max(0, tokens), weight])
+    return others
+
+
+def _ahead_at_client(
+    budgets: Budgets,
+    leads: list[float],
+    newcomer: GroupNewcomer,
+    waiting: list[int],
+    waiting_tokens: list[int],
+) -> Work:
+    """All of the client's waiters in the same class, and its other classes by their shares."""
+    if newcomer.at_front:
+        return NO_WORK
+    index = newcomer.key[1]
+    items, tokens = waiting[index], waiting_tokens[index]
+    in_class = Work(cost_of(budgets, items, tokens), items, tokens)
+    classes = [(float(one), float(two)) for one, two in zip(waiting, waiting_tokens, strict=True)]
+    return with_other_classes(_order(leads), budgets, index, in_class, classes)
+
+
+def _order(leads: list[float]) -> FairOrder:
+    order = FairOrder()
+    for place, lead in zip(order.classes, leads, strict=True):
+        place.tag = lead
+    return order
