@@ -145,6 +145,18 @@ def test_cancelled_waiter_leaves_its_place_to_the_next(leaver: int) -> None:
     assert harness.order == "abcd".replace("abcd"[leaver], "")
 
 
+def test_small_waiter_is_admitted_as_soon_as_a_large_one_before_it_leaves() -> None:
+    async def scenario(harness: Harness) -> None:
+        await harness.admit(tokens=60)
+        large, small = harness.spawn(tokens=60), harness.spawn("b", tokens=1)
+        await asyncio.sleep(30)
+        large.cancel()
+        await asyncio.gather(large, small, return_exceptions=True)
+
+    harness = run_scenario(scenario, rate_limit=None, tokens_per_minute=60, rate_limit_timeout=90)
+    assert harness.times == pytest.approx([0, 30], abs=0.01)
+
+
 def test_grant_of_a_cancelled_waiter_goes_to_the_next() -> None:
     async def scenario(harness: Harness) -> None:
         holder = await harness.gate.admission(harness.exchange("a")).enter()

@@ -4,140 +4,18 @@ The order of equal flows in one lane is tested in `test_fair_order`.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from math import inf
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from rustygate.core.bucket import SECOND, TokenBucket
 from rustygate.core.budgets import Budgets
-from rustygate.core.scheduler import Grant, Scheduler
-from rustygate.core.scopes import ClientScope, Flow, LaneScope
-
-Item = tuple[str, int]
-Grants = list[Grant[Item]]
-
-
-def limits(
-    rate: float | None = None, burst: int = 1, tokens: int | None = None, slots: int | None = None
-) -> Budgets:
-    """Budgets of `rate` requests a second and `tokens` a minute."""
-    return Budgets(
-        None if rate is None else TokenBucket.from_rate(rate, burst),
-        None if tokens is None else TokenBucket.per_minute(tokens),
-        slots,
-    )
-
-
-def emptied(budgets: Budgets) -> Budgets:
-    """Budgets that have just been spent."""
-    if budgets.tokens is not None:
-        budgets.tokens.fill_to(0, 0)
-    return budgets
-
-
-@dataclass
-class Demand:
-    """What a client asks for: it always has `depth` items waiting."""
-
-    client: str
-    lane: str = "m"
-    priority: str = "default"
-    tokens: int = 1
-    depth: int = 5
-    weight: float = 1.0
-
-
-class Run:
-    """A scheduler with lanes and clients by name, and what it granted, by item and second.
-
-    An item is its client's name and a number.
-    """
-
-    def __init__(
-        self,
-        own: Budgets | None = None,
-        lanes: dict[str, Budgets] | None = None,
-        clients: dict[str, Budgets] | None = None,
-    ) -> None:
-        self.scheduler: Scheduler[Item] = Scheduler(own or Budgets())
-        self.lanes = {name: LaneScope[Item](each) for name, each in (lanes or {}).items()}
-        self.clients = {name: ClientScope[Item](each) for name, each in (clients or {}).items()}
-        self.granted: list[tuple[Item, float]] = []
-        self.now = 0
-        self.number = 0
-
-    def lane(self, name: str) -> LaneScope[Item]:
-        return self.lanes.setdefault(name, LaneScope(Budgets()))
-
-    def flow(self, demand: Demand) -> Flow[Item]:
-        scope = self.clients.get(demand.client)
-        lane = self.lane(demand.lane)
-        return self.scheduler.flow(lane, demand.priority, demand.client, demand.weight, scope)
-
-    def push(self, demand: Demand) -> Item:
-        self.number += 1
-        item = demand.client, self.number
-        self.scheduler.push(self.flow(demand), item, demand.tokens)
-        return item
-
-    def dispatch(self, seconds: float | None = None, horizon: int = 0) -> Grants:
-        """Grant what can be granted at an instant."""
-        if seconds is not None:
-            self.now = round(seconds * SECOND)
-        grants = self.scheduler.dispatch(self.now, horizon)
-        self.granted += [(grant.item, grant.at / SECOND) for grant in grants]
-        return grants
-
-    def release(self, grant: Grant[Item]) -> None:
-        """Free the slots of a grant."""
-        scopes = grant.flow.lane, grant.flow.client
-        self.scheduler.budgets.release()
-        for scope in scopes:
-            if scope is not None:
-                scope.budgets.release()
-        self.scheduler.touch(*scopes)
-
-    def events(self, until_s: float) -> Iterator[Grants]:
-        """Go from instant to instant as the scheduler says, and free each slot at once."""
-        while True:
-            grants = self.dispatch()
-            for grant in grants:
-                self.release(grant)
-            yield grants
-            at = self.now if grants else self.scheduler.next_at
-            if at > until_s * SECOND:
-                return
-            self.now = max(self.now, int(at))
-
-    def serve(self, demands: Sequence[Demand], seconds: float) -> Counter[str]:
-        """Keep demands waiting for a time, and count the grants by client."""
-        names = {id(self.flow(demand)): demand for demand in demands}
-        for demand in demands:
-            for _ in range(demand.depth):
-                self.push(demand)
-        got: Counter[str] = Counter()
-        for grants in self.events(seconds):
-            for grant in grants:
-                demand = names[id(grant.flow)]
-                got[f"{demand.client}{'' if demand.lane == 'm' else demand.lane}"] += 1
-                names[id(self.flow(demand))] = demand
-                self.push(demand)
-        return got
-
-    def drain(self) -> str:
-        """Serve everything that waits, and return the clients in the order of their grants."""
-        before = len(self.granted)
-        for _ in self.events(inf):
-            if not self.scheduler.waiting:
-                break
-        return "".join(client for (client, _), _ in self.granted[before:])
-
+from rustygate.core.scheduler import Scheduler
+from rustygate.core.scopes import LaneScope
+from tests.support.scheduled import Demand, Item, Run, check_empty, emptied, limits
 
 # Who gets how much.
 
@@ -496,20 +374,6 @@ def test_item_can_leave_in_any_state(state: str, left: str) -> None:
     check_empty(run)
 
 
-def check_empty(run: Run) -> None:
-    scheduler = run.scheduler
-    assert (scheduler.waiting, scheduler.waiting_tokens) == (0, 0)
-    assert scheduler.waiting_by_class == [0, 0, 0]
-    assert scheduler.next_at == inf
-    assert not scheduler.awake
-    assert all(not shares for shares in (*scheduler.shares, *scheduler.busy))
-    for scope in (*run.lanes.values(), *run.clients.values()):
-        assert (scope.short, scope.nominee, scope.due) == (False, None, [])
-        assert scope.waiting == scope.waiting_tokens == [0, 0, 0]
-    assert not any(flows for lane in run.lanes.values() for flows in lane.busy)
-    assert not any(client.flows for client in run.clients.values())
-
-
 def test_clear_returns_everything_that_waits() -> None:
     run = Run(limits(1), {"x": limits(0.1)}, {"c": limits(slots=1)})
     items = [run.push(Demand(client, lane)) for client, lane in ("ax", "ax", "by", "cy", "cy")]
@@ -589,125 +453,3 @@ def test_defect_in_a_nomination_loses_no_grant() -> None:
     assert run.scheduler.remove(run.flow(Demand("b", "y")), ("b", 1))
     run.push(Demand("a", "x"))
     assert [grant.item for grant in run.dispatch(1.5)] == [("a", 3)]
-
-
-# Any sequence of events.
-
-budgets = st.builds(
-    limits,
-    st.sampled_from([None, 0.5, 2, 20]),
-    st.sampled_from([1, 3]),
-    st.sampled_from([None, None, 600, 6000]),
-    st.sampled_from([None, None, None, 1, 2]),
-)
-
-
-@settings(max_examples=80, stateful_step_count=50, deadline=None)
-class Machine(RuleBasedStateMachine):
-    """No item is lost or granted twice, each flow is first in, first out, none waits without a
-    reason, and the scheduler always knows when to look again."""
-
-    @initialize(
-        own=budgets,
-        lanes=st.lists(budgets, min_size=1, max_size=3),
-        clients=st.dictionaries(st.sampled_from("abc"), budgets),
-    )
-    def begin(self, own: Budgets, lanes: list[Budgets], clients: dict[str, Budgets]) -> None:
-        self.run = Run(own, dict(zip("xyz", lanes, strict=False)), clients)
-        self.waiting: dict[Item, Demand] = {}
-        self.in_flight: list[Grant[Item]] = []
-        self.last: dict[tuple[str, str, str], int] = {}
-
-    @rule(
-        client=st.sampled_from("abcd"),
-        lane=st.sampled_from("xyz"),
-        priority=st.sampled_from(["interactive", "default", "batch"]),
-        tokens=st.sampled_from([1, 5, 50, 300]),
-        count=st.integers(1, 4),
-    )
-    def push(self, client: str, lane: str, priority: str, tokens: int, count: int) -> None:
-        for _ in range(count):
-            demand = Demand(client, lane, priority, tokens)
-            self.waiting[self.run.push(demand)] = demand
-        self.dispatch()
-
-    @precondition(lambda self: self.waiting)
-    @rule(index=st.integers(0, 99))
-    def leave(self, index: int) -> None:
-        item = list(self.waiting)[index % len(self.waiting)]
-        assert self.run.scheduler.remove(self.run.flow(self.waiting.pop(item)), item)
-        self.dispatch()
-
-    @precondition(lambda self: self.in_flight)
-    @rule(index=st.integers(0, 99), unused=st.booleans())
-    def finish(self, index: int, unused: bool) -> None:
-        grant = self.in_flight.pop(index % len(self.in_flight))
-        self.run.release(grant)
-        if unused:
-            self.run.scheduler.refund(grant.flow, grant.tokens)
-        self.dispatch()
-
-    @rule(seconds=st.sampled_from([0.001, 0.3, 2, 30]))
-    def advance(self, seconds: float) -> None:
-        at = min(self.run.now + round(seconds * SECOND), self.run.scheduler.next_at)
-        self.run.now = max(self.run.now, int(at))
-        self.dispatch()
-
-    def dispatch(self) -> None:
-        for grant in self.run.dispatch():
-            demand = self.waiting.pop(grant.item)
-            assert grant.error is None
-            assert grant.tokens == demand.tokens
-            key = demand.client, demand.lane, demand.priority
-            assert self.last.get(key, 0) < grant.item[1], "first in, first out"
-            self.last[key] = grant.item[1]
-            self.in_flight.append(grant)
-
-    @invariant()
-    def counts_match(self) -> None:
-        scheduler = self.run.scheduler
-        assert scheduler.waiting == len(self.waiting)
-        assert scheduler.waiting_tokens == sum(each.tokens for each in self.waiting.values())
-        for name, lane in self.run.lanes.items():
-            waiting = [each for each in self.waiting.values() if each.lane == name]
-            assert sum(lane.waiting) == len(waiting)
-            assert sum(lane.waiting_tokens) == sum(each.tokens for each in waiting)
-
-    @invariant()
-    def none_waits_without_a_reason(self) -> None:
-        """An item exceeds a budget, or shares a lane or client with one that does."""
-        run = self.run
-        heads = {run.flow(demand) for demand in self.waiting.values()}
-        if any(run.scheduler.budgets.wait(run.now, flow.size) != 0 for flow in heads):
-            return
-        blocked = {
-            flow
-            for flow in heads
-            if any(each.wait(run.now, flow.size) != 0 for each in scopes_of(flow))
-        }
-        while True:
-            shared = {scope for flow in blocked for scope in scopes_of(flow)}
-            more = {flow for flow in heads - blocked if shared.intersection(scopes_of(flow))}
-            if not more:
-                break
-            blocked |= more
-        assert blocked == heads
-
-    @invariant()
-    def next_instant_is_known(self) -> None:
-        if self.waiting and not self.in_flight:
-            assert self.run.now < self.run.scheduler.next_at < inf
-
-    def teardown(self) -> None:
-        if hasattr(self, "waiting"):
-            for grant in self.in_flight:
-                self.run.release(grant)
-            self.run.drain()
-            check_empty(self.run)
-
-
-def scopes_of(flow: Flow[Item]) -> "list[LaneScope[Item] | ClientScope[Item]]":
-    return [flow.lane] if flow.client is None else [flow.lane, flow.client]
-
-
-TestMachine = Machine.TestCase
