@@ -10,11 +10,8 @@ import pytest
 from tests.cli.processes import SECRET, get, serve
 from tests.conftest import Start, StartRedis
 from tests.support.process import ROOT
-from tests.support.redis import SERVERS, Cluster, RedisServer, Sentinel
+from tests.support.redis import SERVERS, Cluster, RedisServer, Sentinel, needs_script
 
-needs_script = pytest.mark.skipif(
-    not (ROOT / "rustygate/admission/group/sync.lua").exists(), reason="without its script"
-)
 USER, PASSWORD = "canary-user-51c7", "canary-password-a90e"
 REFUSED = "expected a Redis or Valkey that serves this gate"
 

@@ -18,7 +18,9 @@ from pathlib import Path
 
 import pytest
 
+from rustygate.admission.group.redis_store import RedisStore
 from rustygate.config import Settings
+from rustygate.config.redis_url import parse_redis_url
 from rustygate.core.headers import Credentials, request_headers
 from rustygate.core.websocket_handshake import WebSocketHandshake
 from rustygate.downstream.request_body import RequestBody
@@ -37,6 +39,8 @@ from tests.support.canaries import (
     KEY,
     PROTOCOL,
     QUERY,
+    REDIS_PASSWORD,
+    REDIS_USER,
     SHORT_TIMEOUT,
     build_handshake,
     build_head,
@@ -46,6 +50,7 @@ from tests.support.canaries import (
     scripted,
 )
 from tests.support.http import EVENT_STREAM, chunk
+from tests.support.redis import needs_script
 from tests.support.upstream import Upstream, loopback_socket, url_of
 from tests.support.waiting import until
 from tests.support.websocket import CLIENT_NONCE, frame
@@ -297,6 +302,8 @@ def clients_file(directory: Path) -> str:
 RUNS = {
     "text": {},
     "json": {"LOG_FORMAT": "json"},
+    # A group whose Redis is not there.
+    "alone": {"REDIS_URL": f"redis://{REDIS_USER}:{REDIS_PASSWORD}@127.0.0.1:1"},
     "debug": {
         "PYTHONASYNCIODEBUG": "1",
         "PYTHONWARNINGS": "always",
@@ -307,7 +314,9 @@ RUNS = {
 }
 
 
-@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize(
+    "run", [pytest.param(run, marks=needs_script if run == "alone" else ()) for run in RUNS]
+)
 async def test_gate_writes_no_secret(upstream: Upstream, tmp_path: Path, run: str) -> None:
     environ = RUNS[run]
     async with (
@@ -345,7 +354,8 @@ async def test_gate_writes_no_secret(upstream: Upstream, tmp_path: Path, run: st
 
 
 def test_no_repr_contains_a_secret() -> None:
-    settings = Settings(openai_api_key=KEY)
+    url = f"redis://{REDIS_USER}:{REDIS_PASSWORD}@127.0.0.1/1?password={REDIS_PASSWORD}"
+    settings = Settings(openai_api_key=KEY, redis_url=url)
     credentials = Credentials.for_account(KEY, None, None)
     headers = request_headers([(b"X-Key", BODY.encode())], credentials, streaming=False)
     exchange = Exchange("search", "GET", "/v1/x")
@@ -353,7 +363,8 @@ def test_no_repr_contains_a_secret() -> None:
     upstream_request = UpstreamRequest(exchange, f"/v1/x?key={QUERY}", headers, body)
     handshake = WebSocketHandshake(CLIENT_NONCE, (f"openai-insecure-api-key.{PROTOCOL}",), ())
     failed = FailedAttempt(body_start=BODY.encode())
-    values = (settings, credentials, exchange, upstream_request, handshake, failed)
+    store = RedisStore(parse_redis_url(url), "group", b"")
+    values = (settings, credentials, exchange, upstream_request, handshake, failed, store)
     assert found_in(repr(values).encode()) == []
 
 

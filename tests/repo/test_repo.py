@@ -106,6 +106,20 @@ def test_development_lock_includes_other_locks(lock: str) -> None:
     assert locked(lock).items() <= locked("requirements-dev.txt").items()
 
 
+def test_wheel_has_every_file_of_the_package() -> None:
+    config = ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    included = {
+        path
+        for package, patterns in config["options.package_data"].items()
+        for pattern in re.split(r"[\s,]+", patterns)
+        for path in (ROOT / package.replace(".", "/")).glob(pattern)
+    }
+    files = (path for path in (ROOT / "rustygate").rglob("*") if path.is_file())
+    code = {path for path in files if path.suffix not in (".py", ".pyc")}
+    assert code == included
+
+
 @pytest.mark.parametrize("lock", LOCKS, ids=lambda path: path.name)
 def test_lock_names_its_command_but_no_index_or_path(lock: Path) -> None:
     text = lock.read_text()

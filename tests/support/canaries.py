@@ -19,7 +19,9 @@ PROTOCOL = "sk-canary-protocol-2d6b0e"
 COOKIE = "canary-cookie-b8c5f2"
 COLLECTOR = "canary-collector-a60d93"
 ADMIN = "canary-admin-57e2c9"
-CANARIES = (KEY, *CLIENTS, QUERY, BODY, PROTOCOL, COOKIE, COLLECTOR, ADMIN)
+REDIS_USER, REDIS_PASSWORD = "canary-redis-user-0d84b1", "canary-redis-password-c3e97f"
+REDIS = (REDIS_USER, REDIS_PASSWORD)
+CANARIES = (KEY, *CLIENTS, QUERY, BODY, PROTOCOL, COOKIE, COLLECTOR, ADMIN, *REDIS)
 
 
 # Client requests.

@@ -13,9 +13,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import pytest
 import redis
 from redis.crc import key_slot
 
+from tests.support.process import ROOT
 from tests.support.waiting import SOON_S
 
 _POLL_INTERVAL_S = 0.005
@@ -50,6 +52,9 @@ def _in_package(package: str, path: str) -> str | None:
 
 
 SERVERS = servers()
+needs_script = pytest.mark.skipif(
+    not (ROOT / "rustygate/admission/group/sync.lua").exists(), reason="without its script"
+)
 NONE_INSTALLED = "no redis-server is installed: apt-get install redis-server"
 NO_TLS = "no redis-server with TLS is installed: apt-get install redis-server"
 
