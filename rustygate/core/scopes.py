@@ -11,7 +11,7 @@ suffice for that. Otherwise it offers all of its flows to the gate's order.
 from bisect import insort
 from collections import OrderedDict
 from collections.abc import Hashable, Iterator
-from heapq import heappop, heappush, heapreplace
+from heapq import heapify, heappop, heappush, heapreplace
 from itertools import chain, count
 from math import inf
 from operator import itemgetter
@@ -318,6 +318,19 @@ class LaneScope(Scope[T]):
         if not flow.lane_entry:
             flow.lane_entry = next(_entry_numbers)
             heappush(self._by_lane[index], (flow.tag, flow.turn, flow.lane_entry, flow))
+
+    def drop_old_entries(self, index: int) -> None:
+        """Drop the entries of flows that have left, if they are many. An election does so by
+        itself; a lane whose items are taken without one needs this."""
+        most = 2 * len(self.busy[index]) + MAX_IDLE
+        if len(self._by_gate[index]) > most:
+            heap = self._by_gate[index]
+            heap[:] = [entry for entry in heap if entry[2] == entry[3].gate_entry]
+            heapify(heap)
+        if len(self._by_lane[index]) > most:
+            heap = self._by_lane[index]
+            heap[:] = [entry for entry in heap if entry[2] == entry[3].lane_entry]
+            heapify(heap)
 
     def renew(self, flow: Flow[T]) -> None:
         """Put a flow, whose tags have become smaller, into both orders anew."""

@@ -58,6 +58,14 @@ class Demand:
         """Report all flows again."""
         self._changed.update(dict.fromkeys(self._flows))
 
+    def on_left(self, key: FlowKey, flow: Flow[Waiter]) -> None:
+        """A waiter has left a flow: forget that if it was the last one."""
+        if not flow.count and key not in self._changed:
+            flows = self._flows.get(key, [])
+            if not any(each.count for each in flows):
+                self._flows.pop(key, None)
+        flow.lane.drop_old_entries(flow.share.index)
+
     def first(self, key: FlowKey) -> tuple[Flow[Waiter], Waiter] | None:
         """The first waiter of a flow."""
         for flow in self._flows.get(key, ()):

@@ -217,6 +217,7 @@ class GroupDispatcher(Dispatcher):
                 self.tell("settle", client, grant.tokens, waiter.tokens, grant.version)
             self._admit(waiter, grant.totals, grant.version)
             waiter.grant()
+            self.demand.on_left(grant.key, flow)
             if flow.count >= SIZES_REPORTED:
                 # The group knows the sizes of the first ones only.
                 self.demand.change(grant.key)

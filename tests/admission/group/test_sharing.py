@@ -5,6 +5,7 @@ from statistics import quantiles
 
 import pytest
 
+from rustygate.admission.group.dispatcher import GroupDispatcher
 from rustygate.core.bucket import SECOND
 from tests.support.group import GroupHarness, jain, run_group
 
@@ -146,3 +147,23 @@ def test_classes_share_by_weight_over_gates() -> None:
 
     harness = run_group(scenario, rate_limit=40, rate_limit_burst=1)
     assert harness.count("a", 2) / harness.count("b", 2) == pytest.approx(16, rel=0.05)
+
+
+def test_clients_that_come_and_go_leave_nothing_behind() -> None:
+    """While another client waits all the time, so that the busy period does not end."""
+
+    async def scenario(harness: GroupHarness) -> None:
+        harness.flood("heavy", 0, 10)
+        for number in range(2500):
+            harness.spawn(f"c{number}", 0)
+            await asyncio.sleep(0.012)
+        await asyncio.sleep(1)
+        dispatcher, lane = harness.gates[0].dispatcher, harness.gates[0].lanes.find("")
+        assert isinstance(dispatcher, GroupDispatcher)
+        assert lane is not None
+        assert len(lane.flows) <= 5
+        assert repr(dispatcher.demand).startswith("<Demand of 1 flows")
+        assert len(lane._by_gate[1]) <= 1100
+        assert len(lane._by_lane[1]) <= 1100
+
+    run_group(scenario, gates=2, rate_limit=100, rate_limit_burst=2)
