@@ -20,6 +20,12 @@ def test_health_needs_no_key_and_no_proxy(start: Start) -> None:
         assert health.ended() == (0, "OK\n", "")
 
 
+def test_health_does_not_look_at_redis(start: Start) -> None:
+    port = serve(start).listening_url().rpartition(":")[2]
+    for given in ({"REDIS_URL": "redis://127.0.0.1:1"}, {"REDIS_URL_FILE": "/missing"}):
+        assert start("health", PORT=port, **given).ended() == (0, "OK\n", "")
+
+
 def test_health_uses_loopback_when_the_gate_listens_on_all_addresses(start: Start) -> None:
     port = str(urlsplit(serve(start).listening_url()).port)
     assert start("health", PORT=port, BIND_ADDRESS="0.0.0.0").ended() == (0, "OK\n", "")
