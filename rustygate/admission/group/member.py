@@ -5,9 +5,10 @@
 - `together`: the store answers.
 - `alone`: it has stopped answering. The gate goes on with its last share of the limits.
 
-A call may take 100 ms (`call_limit`). If it fails, the gate is on its own at once, so that no
-request waits for the store, and calls are repeated with back-off. When the store answers again,
-the member registers anew with what it holds, as it does when the group has forgotten it.
+A call may take 100 ms, the first one a second (`call_limit`). If it fails, the gate is on its own
+at once, so that no request waits for the store, and calls are repeated with back-off. When the
+store answers again, the member registers anew with what it holds, as it does when the group has
+forgotten it.
 """
 
 import asyncio
@@ -137,7 +138,7 @@ class Member:
         if leave:
             call["leave"], call["float"] = 1, []
         try:
-            async with call_limit():
+            async with call_limit(first=self._seq == 1 and not self._dispatcher.local):
                 reply = await self._store.sync(call)
         except StoreUnavailable as error:
             self._on_failure(str(error))
@@ -145,7 +146,7 @@ class Member:
             self._on_defect(str(error))
         else:
             if not leave:
-                self._on_reply(reply, sent)
+                self._read(reply, sent)
 
     def _registration(self, now: int) -> dict[str, Any]:
         call: dict[str, Any] = {"replaces": self._name}
@@ -183,6 +184,15 @@ class Member:
 
     # Answers.
 
+    def _read(self, reply: Reply, sent: int) -> None:
+        registered = self._registered
+        try:
+            self._on_reply(reply, sent)
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            # Another version's script may have written it. What it grants comes back to the group.
+            self._registered = registered
+            self._on_defect(f"unexpected reply ({type(error).__name__})")
+
     def _on_reply(self, reply: Reply, sent: int) -> None:
         now = self._dispatcher.now()
         self.on_sync(now - sent)
@@ -205,12 +215,12 @@ class Member:
         self._retry_at, self._retry_after = 0, _FIRST_RETRY
         self._dispatcher.join(now)
         if self.state == "joining":
-            logger.info("joined group {}: {} members", self._group, reply["members"])
+            logger.info("joined group {}: {}", self._group, _members(reply["members"]))
         elif self.state == "alone":
             logger.info(
-                "Redis answers again: joined group {} again, {} members",
+                "Redis answers again: joined group {} again, {}",
                 self._group,
-                reply["members"],
+                _members(reply["members"]),
             )
         self.state = "together"
 
@@ -262,3 +272,7 @@ class Member:
                 self._group,
             )
         self._differs = differs
+
+
+def _members(count: int) -> str:
+    return f"{count} member{'' if count == 1 else 's'}"

@@ -200,3 +200,39 @@ def test_cancelled_waiters_give_back_what_they_were_granted() -> None:
 
     harness = run_group(scenario, rate_limit=200, rate_limit_burst=5)
     assert harness.errors == []
+
+
+@pytest.mark.parametrize("reply", [{}, {"members": "x"}, {"grants": 1, "members": 1, "share": 1}])
+def test_reply_of_an_unexpected_shape_fails_no_request(
+    monkeypatch: pytest.MonkeyPatch, reply: dict[str, object]
+) -> None:
+    async def scenario(harness: GroupHarness) -> None:
+        await asyncio.sleep(1)
+        store = harness.stores[0]
+        sync = store.sync
+
+        async def answer(call: dict[str, object]) -> dict[str, object]:
+            await sync(call)
+            return reply
+
+        harness.flood("a", 0, 5)
+        monkeypatch.setattr(store, "sync", answer)
+        await asyncio.sleep(2)
+        assert harness.states() == ["alone", "together", "together"]
+        monkeypatch.setattr(store, "sync", sync)
+        await asyncio.sleep(3)
+        assert harness.states() == ["together"] * 3
+
+    harness = run_group(scenario, **SETTINGS)
+    assert harness.errors == []
+    assert harness.total(4, 6) >= 0.95 * RATE * 2
+
+
+def test_first_call_may_take_a_second() -> None:
+    async def scenario(harness: GroupHarness) -> None:
+        harness.group.delay_s = 0.9
+        harness.add_gate()
+        await asyncio.sleep(1)
+        assert harness.states() == ["together"]
+
+    run_group(scenario, gates=0, **SETTINGS)
