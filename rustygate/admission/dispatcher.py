@@ -140,6 +140,11 @@ class Dispatcher:
         is not included."""
         return predict(self.scheduler, waiter.newcomer, self.now())
 
+    def _longest_wait(self, newcomer: Waiter, now: int) -> int:
+        """An upper bound of the predicted wait, which is quick to compute."""
+        lane, client = newcomer.lane, newcomer.client
+        return longest_wait(self.scheduler, lane, client, newcomer.tokens, now)
+
     def _join(self, newcomer: Waiter) -> None:
         """Add a newcomer to its flow, or hold it behind the earlier turns of its WebSocket."""
         turns = newcomer.turn_queue
@@ -221,8 +226,7 @@ class Dispatcher:
                 newcomer, self.budgets, now, waiting=self.waiting, predicted=predicted
             )
         left = deadline - now
-        lane, client = newcomer.lane, newcomer.client
-        if longest_wait(self.scheduler, lane, client, newcomer.tokens, now) <= left:
+        if self._longest_wait(newcomer, now) <= left:
             return
         predicted = self.predict(newcomer)
         if predicted.wait > left:

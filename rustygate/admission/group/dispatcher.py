@@ -20,6 +20,7 @@ from rustygate.admission.group.floats import Floats, Held
 from rustygate.admission.group.grants import PendingGrant, PendingGrants
 from rustygate.admission.group.news import News
 from rustygate.admission.group.pacing import Urgency
+from rustygate.admission.group.predictions import Predictions
 from rustygate.admission.lanes import MAX_LANES, Lanes
 from rustygate.admission.waiter import ClientQueue, LaneQueue, Waiter
 from rustygate.config import Settings
@@ -31,9 +32,11 @@ from rustygate.core.group_call import SIZES_REPORTED
 from rustygate.core.group_demand import FlowKey
 from rustygate.core.group_scheduler import BOX_LEASE, MAX_PERIOD
 from rustygate.core.lane import AdmissionTotals
+from rustygate.core.predicted_wait import Prediction
 from rustygate.core.rate_limit_headers import RateLimitUpdate
 from rustygate.core.scheduler import Grant, Scheduler
 from rustygate.core.scopes import ClientScope, LaneScope
+from rustygate.core.work import Work
 
 # What the group gave is the member's for the lease after its last call. The rest is for clocks
 # that do not run alike.
@@ -98,6 +101,8 @@ class GroupDispatcher(Dispatcher):
         self.slots_wanted = False
         self.demand, self.news = Demand(), News()
         self.floats, self.grants = Floats(), PendingGrants()
+        self._predictions = Predictions()
+        self._reported: list[FlowKey] = []
         self._settings = settings
         self._lanes, self._clients = lanes, clients
         self._valid_until = self._together_since = 0
@@ -187,6 +192,14 @@ class GroupDispatcher(Dispatcher):
         self.tell("answer", waiter.lane.name)
         self.tell("release", client)
 
+    def predict(self, waiter: Waiter) -> Prediction:
+        return max(super().predict(waiter), self._predictions.predict(waiter, self.now()))
+
+    def _longest_wait(self, newcomer: Waiter, now: int) -> int:
+        here = Work(0, self.scheduler.waiting, self.scheduler.waiting_tokens)
+        in_group = self._predictions.longest_wait(newcomer, self.budgets, here, now)
+        return max(super()._longest_wait(newcomer, now), in_group)
+
     # Grants.
 
     def _dispatch(self) -> None:
@@ -236,6 +249,12 @@ class GroupDispatcher(Dispatcher):
             self._give_back(self.grants.pop())
 
     # What the group is told.
+
+    def report(self, now: int) -> list[list[Any]]:
+        """What waits here and has changed, for a call."""
+        flows = self.demand.report(self.grants.by_flow, now)
+        self._reported = [(lane, index, client) for lane, index, client, *_ in flows]
+        return flows
 
     def tell(self, *event: Any) -> None:
         """Record an event for the group."""
@@ -349,6 +368,7 @@ class GroupDispatcher(Dispatcher):
     def go_alone(self, share: float, now: int) -> None:
         """Go on with a share of the limits, and of what was left of them."""
         self.local = True
+        self._predictions.forget()
         self.news.stop()
         self.grants.clear()
         self.floats.drop()
@@ -377,6 +397,7 @@ class GroupDispatcher(Dispatcher):
             sent: when the call was made.
         """
         self._valid_until = sent + _VALID
+        self._predictions.receive(reply, self._reported, now)
         self.group_waiting = reply["waiting"]
         self.slots_wanted = self.group_waiting > 0 and reply["next"] < 0
         self.floats.receive(reply["floats"])

@@ -174,7 +174,7 @@ class Member:
             "ack": self._ack,
             "elapsed": elapsed,
             "limits": dispatcher.limits,
-            "demand": dispatcher.demand.report(dispatcher.grants.by_flow, now),
+            "demand": dispatcher.report(now),
             "news": dispatcher.news.take(),
             "float": floats,
         }

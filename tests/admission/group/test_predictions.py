@@ -1,0 +1,50 @@
+"""Waits are predicted from what waits in the whole group, as of the last reply."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from rustygate.core.bucket import SECOND
+from rustygate.errors import QueueTimeout
+from rustygate.exchange import Exchange
+from tests.support.group import GroupHarness, run_group
+
+
+def predicted(harness: GroupHarness, client: str, gate: int, **fields: Any) -> float:
+    gates = harness.gates
+    exchange = Exchange(client, "POST", "/v1/x", deadline=gates[gate].now(), **fields)
+    return gates[gate].dispatcher.predict(gates[gate].admission(exchange)).wait / SECOND
+
+
+@pytest.mark.parametrize(("client", "gate"), [("one", 0), ("two", 1), ("all", 2), ("new", 2)])
+def test_wait_is_predicted_within_30_percent(client: str, gate: int) -> None:
+    async def scenario(harness: GroupHarness) -> None:
+        await asyncio.sleep(1)
+        for name, gates in {"one": [0], "two": [0, 1], "all": [0, 1, 2]}.items():
+            for place in gates:
+                for _ in range(60 // len(gates)):
+                    harness.spawn(name, place)
+        await asyncio.sleep(1)
+        expected = predicted(harness, client, gate)
+        exchange = await harness.admit(client, gate)
+        # Short waits are predicted to within a turn of each other client.
+        assert exchange.queued / SECOND == pytest.approx(expected, rel=0.3, abs=0.35)
+
+    run_group(scenario, rate_limit=10, rate_limit_burst=2)
+
+
+def test_request_behind_the_backlog_of_another_gate_is_refused_on_arrival() -> None:
+    async def scenario(harness: GroupHarness) -> None:
+        await asyncio.sleep(1)
+        for _ in range(400):
+            harness.spawn("a", 0)
+        harness.spawn("a", 1)
+        await asyncio.sleep(1)
+        with pytest.raises(QueueTimeout) as refusal:
+            await harness.admit("a", 1, deadline=harness.gates[1].now() + 10 * SECOND)
+        assert refusal.value.retry_after_ms == pytest.approx(39_000, rel=0.1)
+        # Another client does not wait behind it.
+        await harness.admit("b", 1, deadline=harness.gates[1].now() + 10 * SECOND)
+
+    run_group(scenario, gates=2, rate_limit=10, rate_limit_burst=2)
