@@ -28,8 +28,10 @@ class HeldBucket(TokenBucket):
         self.held = 0
 
     def wait(self, now: int, cost: int = 1) -> int:
-        self.cap(now)
-        return TokenBucket.wait(self, now, cost)
+        wait = TokenBucket.wait(self, now, cost)
+        if self.held <= 0:
+            return wait
+        return max(wait, (self.held + cost - self.burst) * self.period)
 
     def take(self, now: int, cost: int = 1) -> None:
         self.cap(now)
@@ -40,7 +42,8 @@ class HeldBucket(TokenBucket):
 
     def cap(self, now: int) -> None:
         """Lower the level to the capacity less what is held."""
-        self.full_at = max(self.full_at, now + self.held * self.period)
+        if self.held > 0:
+            self.full_at = max(self.full_at, now + self.held * self.period)
 
 
 @dataclass(slots=True)

@@ -285,7 +285,9 @@ class GroupScheduler(GroupState):
 
     def _share(self, member: Member) -> float:
         """The member's part of what was granted lately."""
-        total = sum(each.granted for each in self.in_order())
+        total = 0.0
+        for each in self.in_order():
+            total += each.granted
         equal = 1 / len(self.members)
         if total <= 0:
             return equal

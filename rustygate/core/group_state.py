@@ -203,10 +203,10 @@ class GroupState(Scheduler[str]):
         """Free the slots of a member that is gone."""
         self.own.in_flight -= member.own_slots
         self.touch()
-        for name, slots in member.lane_slots.items():
+        for name, slots in sorted(member.lane_slots.items()):
             self.lane(name).budgets.in_flight -= slots
             self.touch(self.lanes[name])
-        for name, slots in member.client_slots.items():
+        for name, slots in sorted(member.client_slots.items()):
             if name in self.clients:
                 self.clients[name].budgets.in_flight -= slots
                 self.touch(self.clients[name])
@@ -291,10 +291,8 @@ class GroupState(Scheduler[str]):
         """The item of a grant that was taken back is first again."""
         demand = member.demands.get(boxed.key)
         if demand is None:
-            weight = 1.0
-            flow = self.find_flow(boxed.key)
-            if flow is not None:
-                weight = flow.share.weight
+            share = self.shares[boxed.key[1]].get(boxed.key[2])
+            weight = 1.0 if share is None else share.weight
             demand = member.demands[boxed.key] = Demand(deque(), 0, 0, now, weight)
         demand.sizes.appendleft(boxed.tokens)
 

@@ -162,7 +162,10 @@ class Scheduler(Generic[T]):
 
     def refund(self, flow: Flow[T], tokens: int) -> None:
         """Give the turn of a granted item back to its flow, because it was not used."""
-        share, lane, index = flow.share, flow.lane, flow.share.index
+        lane, index = flow.lane, flow.share.index
+        share = self.shares[index].get(flow.share.client)
+        if share is None:
+            return
         self.order.refund(index, share, share.weight, self.budgets.cost(tokens))
         lane.order.refund(index, flow, share.weight, lane.budgets.cost(tokens))
         for other in share.flows:

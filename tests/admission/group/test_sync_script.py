@@ -1,0 +1,199 @@
+"""The group's scheduler in Redis gives the same replies as the one in Python."""
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import redis
+
+from rustygate.admission.group.redis_store import load_script
+from rustygate.core.group_scheduler import GroupScheduler
+from tests.support.group_traces import MS, SECOND, Call, Trace
+from tests.support.redis import NONE_INSTALLED, SERVERS, RedisServer
+from tests.support.sync_script import SyncScript, first_difference
+
+pytestmark = pytest.mark.skipif(not SERVERS, reason=NONE_INSTALLED)
+
+
+@pytest.fixture(scope="module")
+def server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RedisServer]:
+    program = SERVERS[getattr(request, "param", next(iter(SERVERS)))]
+    server = RedisServer(tmp_path_factory.mktemp("redis"), program=program)
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def client(server: RedisServer) -> Iterator[redis.Redis]:
+    with redis.Redis(port=server.port) as client:
+        client.flushall()
+        yield client
+
+
+@pytest.fixture
+def script(client: redis.Redis) -> SyncScript:
+    return SyncScript(client)
+
+
+def a_call(member: str = "a", seq: int = 1, **changed: Any) -> Call:
+    return {
+        "member": member,
+        "known": int(seq > 1),
+        "seq": seq,
+        "ack": seq - 1,
+        "elapsed": 0,
+        "limits": [SECOND // 10, 2, -1, -1, -1],
+        "demand": [],
+        "news": [],
+        "float": [],
+        "slots": [0, [], []],
+        "levels": [-1, -1],
+        **changed,
+    }
+
+
+def demand(count: int, client: str = "app", lane: str = "gpt") -> list[Any]:
+    return [lane, 1, client, 1.0, [10] * min(count, 8), max(0, count - 8), 0, 0]
+
+
+# 10,000 steps; `scripts/group_traces` runs more.
+@pytest.mark.parametrize("seed", range(25))
+def test_random_traces_get_equal_replies(script: SyncScript, seed: int) -> None:
+    assert first_difference(script, seed, 400) is None
+
+
+@pytest.mark.parametrize("server", sorted(SERVERS), indirect=True)
+def test_each_server_gives_the_same_replies(script: SyncScript) -> None:
+    assert [first_difference(script, seed, 200) for seed in range(100, 103)] == [None] * 3
+
+
+def test_traces_try_what_can_happen() -> None:
+    seen: Counter[str] = Counter()
+    for seed in range(25):
+        trace, scheduler = Trace(seed), GroupScheduler()
+        for call, clock, member in trace.calls(400):
+            reply = scheduler.sync(call, clock)
+            seen.update({name for name in ("stale", "ignored", "left") if name in reply})
+            parts = ("grants", "floats", "clients", "flows")
+            seen.update(name for name in parts if reply.get(name))
+            seen.update(event[0] for event in call["news"])
+            seen["ahead"] += any(grant[4] for grant in reply.get("grants", ()))
+            seen["repeated"] += member.repeats is call
+            trace.take(member, call, reply)
+    rare = {name for name, count in seen.items() if count < 5}
+    assert not rare
+    assert seen.keys() >= {
+        "stale", "ignored", "left", "grants", "floats", "clients", "flows", "ahead", "repeated",
+        "charge", "float_used", "settle", "give_back", "waive", "refund", "answer", "release",
+        "known", "learn", "teach", "pause", "slow_down", "pace",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("part", "broken"),
+    [
+        (b"{16, 4, 1}", b"{16, 5, 1}"),
+        (b"DEMAND_LEASE = 200 ", b"DEMAND_LEASE = 201 "),
+        (b"flow.served < other.served", b"flow.served > other.served"),
+        (b"HORIZON = 25 ", b"HORIZON = 24 "),
+    ],
+    ids=["class weights", "lease", "turns of lanes", "horizon"],
+)
+def test_a_script_that_differs_is_noticed(client: redis.Redis, part: bytes, broken: bytes) -> None:
+    assert load_script().count(part) == 1
+    script = SyncScript(client, load_script().replace(part, broken))
+    assert any(first_difference(script, seed, 400) for seed in range(60))
+
+
+def test_long_running_group_starts_its_time_anew(script: SyncScript) -> None:
+    scheduler = GroupScheduler()
+    clock, limits = 2**51 - SECOND, [SECOND // 10, 2, -1, -1, -1]
+    for seq in range(1, 60):
+        call = a_call(
+            seq=seq,
+            elapsed=50 * MS,
+            limits=limits,
+            demand=[demand(30)] if seq == 1 else [],
+            news=[["pause", "gpt", 3 * SECOND]] if seq == 15 else [],
+        )
+        clock += 50 * MS
+        assert script.sync(call, clock) == scheduler.sync(call, clock), seq
+    assert clock > 2**51 + SECOND
+
+
+def test_server_clock_is_used(script: SyncScript) -> None:
+    first = script.sync(a_call(demand=[demand(5)]))
+    assert [grant[4] for grant in first["grants"]] == [0, 0]
+    assert 0 < first["next"] <= SECOND // 10
+
+
+def test_a_group_has_three_keys_that_expire(script: SyncScript, client: redis.Redis) -> None:
+    odd = "client:{x}\n\0 é"
+    script.sync(a_call("m:1", demand=[demand(5, odd, "lane *"), demand(3, "", "")]), 0)
+    assert sorted(client.keys()) == sorted(key.encode() for key in script.keys)
+    assert all(590 < client.ttl(key) <= 600 for key in script.keys)
+    reply = script.sync(a_call("m:1", 2), SECOND)
+    assert [odd in grant for grant in reply["grants"]].count(True) >= 1
+
+
+def test_idle_group_keeps_no_flows(script: SyncScript, client: redis.Redis) -> None:
+    script.sync(a_call(demand=[demand(1, f"client-{number}") for number in range(100)]), 0)
+    assert client.hlen(script.keys[2]) > 100
+    gone = [demand(0, f"client-{number}") for number in range(100)]
+    assert script.sync(a_call(seq=2, demand=gone), MS)["waiting"] == 0
+    assert client.exists(script.keys[2]) == 0
+
+
+@pytest.mark.parametrize("key", [1, 2], ids=["members", "flows"])
+def test_lost_key_makes_members_register_anew(
+    script: SyncScript, client: redis.Redis, key: int
+) -> None:
+    script.sync(a_call(demand=[demand(50)]), 0)
+    client.delete(script.keys[key])
+    assert script.sync(a_call(seq=2), MS) == {"stale": 1}
+    again = script.sync(a_call("b", demand=[demand(50)]), 2 * MS)
+    assert (again["waiting"], len(again["grants"])) == (48, 2)
+
+
+@pytest.mark.parametrize(
+    ("key", "content"),
+    [(0, b"garbage"), (0, b"\x00"), (0, b"\x94\xb1rustygate group 0\x90\x90\x90")],
+    ids=["text", "number", "foreign version"],
+)
+def test_garbage_in_a_key_is_an_error_and_stays(
+    script: SyncScript, client: redis.Redis, key: int, content: bytes
+) -> None:
+    client.set(script.keys[key], content)
+    reply = script.sync(a_call(demand=[demand(5)]), 0)
+    assert "another program or version" in reply["error"]
+    assert client.keys() == [script.keys[key].encode()]
+    assert client.get(script.keys[key]) == content
+
+
+@pytest.mark.parametrize("key", [0, 1, 2], ids=["head", "members", "flows"])
+def test_key_of_another_type_is_an_error_and_stays(
+    script: SyncScript, client: redis.Redis, key: int
+) -> None:
+    client.rpush(script.keys[key], "garbage")
+    reply = script.sync(a_call(demand=[demand(5)]), 0)
+    assert "wrong kind of value" in reply["error"]
+    assert client.keys() == [script.keys[key].encode()]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"news": [["unknown", "gpt"]]}, {"demand": [["gpt", 1]]}, {"limits": None}],
+    ids=["news", "demand", "limits"],
+)
+def test_malformed_call_is_an_error_and_changes_nothing(
+    script: SyncScript, client: redis.Redis, changed: dict[str, Any]
+) -> None:
+    script.sync(a_call(demand=[demand(5)]), 0)
+    before = [client.dump(key) for key in script.keys]
+    # Nothing of it counts, also not what comes before the error.
+    news = [["charge", "gpt", "app", 1], *changed.get("news", [])]
+    assert "error" in script.sync(a_call("b", **{**changed, "news": news}), MS)
+    assert [client.dump(key) for key in script.keys] == before
