@@ -66,7 +66,7 @@ class Daemon:
     async def start(self) -> None:
         """Bind and serve. Raises OSError if the address is not available."""
         settings = self._settings
-        self._gate = Gate(settings, _group_store(settings))
+        self._gate = Gate(settings, await _group_store(settings))
         self._upstream = UpstreamClient(settings)
         self._metrics = metrics = Metrics(self._gate)
         admin = AdminGuard(settings, metrics.count_refusal)
@@ -140,11 +140,13 @@ class Daemon:
         return self._proxy.snapshot()
 
 
-def _group_store(settings: Settings) -> "Store | None":
+async def _group_store(settings: Settings) -> "Store | None":
     """The store of the gate's group, if it is in one."""
     if settings.redis_url is None:
         return None
     # The client library is an extra that a single gate does not need.
     from rustygate.admission.group.redis_store import RedisStore
 
-    return RedisStore.of(settings)
+    store = RedisStore.of(settings)
+    await store.open()
+    return store

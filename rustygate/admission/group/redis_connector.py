@@ -60,7 +60,7 @@ class RedisConnector:
             async with asyncio.timeout(CONNECT_LIMIT_S):
                 return await self._connect()
         except (RedisError, OSError) as error:
-            raise store_error(error) from error
+            raise _as_unavailable(error) from error
 
     async def _connect(self) -> AbstractConnection:
         url = self._url

@@ -21,10 +21,14 @@ from rustygate.admission.group.store import (
     Call,
     Reply,
     StoreRefused,
+    StoreUnavailable,
     SyncFailed,
 )
 from rustygate.config import Settings
 from rustygate.config.redis_url import RedisUrl, parse_redis_url
+
+# A gate starts without its group rather than late.
+OPEN_LIMIT_S = 0.5
 
 # A connection that does not close in that time is left to the garbage collector.
 _CLOSE_LIMIT_S = 0.1
@@ -91,6 +95,12 @@ class RedisStore:
     @property
     def connected(self) -> bool:
         return self._connection is not None and self._connection.is_connected
+
+    async def open(self) -> None:
+        """Connect before the first call, which is short of time, unless that takes too long."""
+        with suppress(StoreUnavailable, TimeoutError):
+            async with asyncio.timeout(OPEN_LIMIT_S):
+                await self._connected()
 
     async def sync(self, call: Call) -> Reply:
         request = msgspec.json.encode(call)

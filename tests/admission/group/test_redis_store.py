@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import redis
 
-from rustygate.admission.group import call_limit, redis_connector
+from rustygate.admission.group import call_limit, redis_connector, redis_store
 from rustygate.admission.group.redis_store import RedisStore, group_keys
 from rustygate.admission.group.store import StoreRefused, StoreUnavailable, SyncFailed
 from rustygate.config.redis_url import parse_redis_url
@@ -641,7 +641,31 @@ async def test_single_server_as_a_cluster_is_refused(
     assert reason == "the server belongs to no cluster: REDIS_URL=redis://..."
 
 
-# Closing, and secrets.
+# Opening, closing, and secrets.
+
+
+async def test_opened_store_is_connected_before_the_first_call(
+    make_store: MakeStore, shared_server: RedisServer
+) -> None:
+    store = make_store(shared_server.url)
+    await store.open()
+    assert store.connected
+
+
+async def test_store_without_a_server_is_opened_in_vain(
+    make_store: MakeStore, start_redis: StartRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = start_redis("requirepass hidden")
+    store = make_store(f"redis://:hidden@127.0.0.1:{server.port}")
+    server.pause()
+    monkeypatch.setattr(redis_store, "OPEN_LIMIT_S", 0.02)
+    await store.open()
+    assert not store.connected
+    server.resume()
+    assert await count(store) == 1
+    store = make_store("redis://127.0.0.1:1")
+    await store.open()
+    assert not store.connected
 
 
 @pytest.mark.usefixtures("_real_limits")
