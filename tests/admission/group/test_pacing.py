@@ -1,0 +1,58 @@
+"""When a member calls next, with passed-in time."""
+
+from random import Random
+
+import pytest
+
+from rustygate.admission.group.pacing import HEARTBEAT, SPACING, Pacing, Urgency
+from rustygate.core.bucket import SECOND
+from rustygate.core.group_scheduler import DEMAND_LEASE, HORIZON, MS
+
+
+def due(urgency: Urgency, *, waiting: bool = False, grants_at: int | None = None) -> int:
+    """The instant of the call after one at 0."""
+    pacing = Pacing(0, Random(1))
+    pacing.sent(0)
+    return pacing.due(1, urgency, waiting=waiting, grants_at=grants_at)
+
+
+def test_idle_member_calls_every_half_second() -> None:
+    assert 0.8 * HEARTBEAT <= due(Urgency.NONE) <= HEARTBEAT
+
+
+def test_urgent_call_is_made_at_once() -> None:
+    assert due(Urgency.AT_ONCE) == 1
+
+
+def test_calls_are_spaced_by_less_than_the_horizon() -> None:
+    for seed in range(50):
+        pacing = Pacing(0, Random(seed))
+        pacing.sent(0)
+        instant = pacing.due(0, Urgency.SPACED, waiting=True, grants_at=None)
+        assert 0.8 * SPACING <= instant < HORIZON
+
+
+@pytest.mark.parametrize(
+    ("grants_at", "least", "most"),
+    [
+        (None, 17 * MS, HORIZON),
+        (0, 17 * MS, HORIZON),
+        (50 * MS, 50 * MS, 52 * MS),
+        (10 * SECOND, 0.8 * DEMAND_LEASE // 2, DEMAND_LEASE // 2),
+    ],
+    ids=["no instant", "now", "soon", "far away"],
+)
+def test_member_with_waiters_calls_when_a_grant_can_come(
+    grants_at: int | None, least: float, most: float
+) -> None:
+    assert least <= due(Urgency.NONE, waiting=True, grants_at=grants_at) <= most
+
+
+def test_no_second_has_more_than_60_calls() -> None:
+    pacing, now, calls = Pacing(0, Random(1)), 0, []
+    while now < 5 * SECOND:
+        now = pacing.due(now, Urgency.AT_ONCE, waiting=True, grants_at=None)
+        pacing.sent(now)
+        calls.append(now)
+    most = max(sum(start <= at < start + SECOND for at in calls) for start in calls)
+    assert 50 <= most <= 60
