@@ -15,7 +15,7 @@ from tests.support.certificates import Authority
 from tests.support.gate import Gate, Log, captured_log, check_log
 from tests.support.http import CLIENT_KEY
 from tests.support.process import Process
-from tests.support.redis import NONE_INSTALLED, SERVERS, RedisServer
+from tests.support.redis import RedisServer
 from tests.support.upstream import Upstream
 from tests.support.waiting import SOON_S, until
 
@@ -104,8 +104,6 @@ def start(tmp_path: Path) -> Iterator[Start]:
 @pytest.fixture
 def start_redis(tmp_path: Path) -> Iterator[StartRedis]:
     """Starts Redis servers with these lines of configuration."""
-    if not SERVERS:
-        pytest.skip(NONE_INSTALLED)
     started: list[RedisServer] = []
 
     def start(*options: str, **given: Any) -> RedisServer:

@@ -10,7 +10,7 @@ import pytest
 from tests.cli.processes import SECRET, get, serve
 from tests.conftest import Start, StartRedis
 from tests.support.process import ROOT
-from tests.support.redis import SERVERS, Cluster, RedisServer, Sentinel, needs_script
+from tests.support.redis import SERVERS, Cluster, RedisServer, Sentinel
 
 USER, PASSWORD = "canary-user-51c7", "canary-password-a90e"
 REFUSED = "expected a Redis or Valkey that serves this gate"
@@ -40,7 +40,6 @@ def test_check_says_what_it_found(start: Start, start_redis: StartRedis, kind: s
     assert "\nGATE_GROUP=team  # environment\n" in stdout
 
 
-@needs_script
 @pytest.mark.parametrize("kind", SERVERS)
 def test_check_counts_the_members(start: Start, start_redis: StartRedis, kind: str) -> None:
     server = start_redis(program=SERVERS[kind])
@@ -95,7 +94,6 @@ def test_documented_user_is_allowed_enough(
     assert found(stdout)
 
 
-@needs_script
 @pytest.mark.parametrize("kind", SERVERS)
 def test_documented_user_can_join_a_group(
     start: Start, start_redis: StartRedis, kind: str
@@ -176,7 +174,6 @@ def _answer_as_a_web_server(listener: socket.socket) -> None:
         client.recv(1000)
 
 
-@needs_script
 @pytest.mark.parametrize("url", [f"redis://{USER}:{PASSWORD}@127.0.0.1:1", "hanging"])
 def test_gate_starts_without_its_redis_and_never_shows_the_password(
     start: Start, start_redis: StartRedis, url: str

@@ -50,7 +50,6 @@ from tests.support.canaries import (
     scripted,
 )
 from tests.support.http import EVENT_STREAM, chunk
-from tests.support.redis import needs_script
 from tests.support.upstream import Upstream, loopback_socket, url_of
 from tests.support.waiting import until
 from tests.support.websocket import CLIENT_NONCE, frame
@@ -314,9 +313,7 @@ RUNS = {
 }
 
 
-@pytest.mark.parametrize(
-    "run", [pytest.param(run, marks=needs_script if run == "alone" else ()) for run in RUNS]
-)
+@pytest.mark.parametrize("run", RUNS)
 async def test_gate_writes_no_secret(upstream: Upstream, tmp_path: Path, run: str) -> None:
     environ = RUNS[run]
     async with (
