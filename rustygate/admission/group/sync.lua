@@ -17,7 +17,7 @@
 --     k<client>: a client's limits and flows. l: the names of these clients.
 --   flows, a hash. f<serial>#<class><bytes of the lane's name>:<lane><client>: a flow, with each
 --     member's demand; the serial is that of the client's limits. s<class><client>: a share.
---     i<serial>: up to 32 flows of a lane in order (tag, turn, flow). The lane has a list of these
+--     i<serial>: up to 64 flows of a lane in order (tag, turn, flow). The lane has a list of these
 --     chunks for each class and order, so that the first flow is found without reading the others.
 -- Names of lanes, clients and members are only in fields and blobs, never in keys.
 -- All keys expire 10 minutes after the last call. If one is lost, the group begins anew: its
@@ -28,6 +28,9 @@
 -- seconds. Above 2^51 ns all instants are moved back by 2^50. TIME is read once.
 -- Where the order matters, lists are sorted by bytes: `pairs` has no order, and Lua's `<` for
 -- strings depends on the server's locale.
+
+-- Most functions are in tables: a chunk may have 200 locals, and each that a closure refers to makes
+-- creating the closures slower, which happens in each call.
 
 local FORMAT = "rustygate group 1"
 local MS = 1000000
@@ -53,7 +56,7 @@ local MAX_IDLE = 1000
 local MAX_LANES = 1000
 local MAX_FLOWS = 10000
 local OTHERS = 32
-local CHUNK = 32
+local CHUNK = 64
 local WEIGHTS = {16, 4, 1}
 local inf = math.huge
 
@@ -68,12 +71,25 @@ local state
 
 local function before(a, b)
   -- By bytes. Lua compares by the server's locale.
-  local length = min(#a, #b)
-  for place = 1, length do
+  if a == b then return false end
+  local at = 1
+  while a:sub(at, at + 15) == b:sub(at, at + 15) do at = at + 16 end
+  for place = at, min(#a, #b) do
     local one, two = a:byte(place), b:byte(place)
     if one ~= two then return one < two end
   end
   return #a < #b
+end
+
+local encoded = {}
+
+local function json(name)
+  local text = encoded[name]
+  if not text then
+    text = cjson.encode(name)
+    encoded[name] = text
+  end
+  return text
 end
 
 local function sorted_keys(map)
@@ -94,7 +110,9 @@ end
 
 -- Buckets and budgets (core/bucket.py, core/budgets.py, core/group_budgets.py).
 
-local function new_bucket(period, burst)
+local amounts = {}
+
+function amounts.new_bucket(period, burst)
   return {period = period, burst = burst, full_at = 0, held = 0}
 end
 
@@ -107,32 +125,32 @@ local function bucket_wait(bucket, now, cost)
   return wait > 0 and wait or 0
 end
 
-local function cap(bucket, now)
+function amounts.cap(bucket, now)
   if bucket.held > 0 then
     bucket.full_at = max(bucket.full_at, now + bucket.held * bucket.period)
   end
 end
 
-local function bucket_take(bucket, now, cost)
-  cap(bucket, now)
+function amounts.bucket_take(bucket, now, cost)
+  amounts.cap(bucket, now)
   local start = bucket.full_at > now and bucket.full_at or now
   bucket.full_at = start + cost * bucket.period
 end
 
-local function missing(bucket, now)
+function amounts.missing(bucket, now)
   return max(0, -divide(now - bucket.full_at, bucket.period))
 end
 
-local function level(bucket, now)
-  return bucket.burst - max(missing(bucket, now), bucket.held)
+function amounts.level(bucket, now)
+  return bucket.burst - max(amounts.missing(bucket, now), bucket.held)
 end
 
-local function fill_to(bucket, now, units)
+function amounts.fill_to(bucket, now, units)
   bucket.full_at = now + (bucket.burst - units) * bucket.period
 end
 
-local function resize(bucket, now, period)
-  local units = missing(bucket, now)
+function amounts.resize(bucket, now, period)
+  local units = amounts.missing(bucket, now)
   bucket.period = period
   bucket.full_at = now + units * period
 end
@@ -143,42 +161,42 @@ end
 
 -- Throttles and rate meters (core/lane.py).
 
-local function fraction_of(throttle, now)
+function amounts.fraction_of(throttle, now)
   return throttle.fraction
     + (now - throttle.slowed_at) / RECOVERY_TIME * (1 - throttle.fraction)
 end
 
-local function throttle_wait(throttle, now)
-  return fraction_of(throttle, now) >= 1 and 0 or bucket_wait(throttle.bucket, now, 1)
+function amounts.throttle_wait(throttle, now)
+  return amounts.fraction_of(throttle, now) >= 1 and 0 or bucket_wait(throttle.bucket, now, 1)
 end
 
-local function spacing(budgets, now)
+function amounts.spacing(budgets, now)
   local paced = budgets.pace and now < budgets.paced_until and budgets.pace.period or 0
   local throttle, throttled = budgets.throttle, 0
-  if throttle and fraction_of(throttle, now) < 1 then
-    throttled = ceil(throttle.period / fraction_of(throttle, now))
+  if throttle and amounts.fraction_of(throttle, now) < 1 then
+    throttled = ceil(throttle.period / amounts.fraction_of(throttle, now))
   end
   return max(paced, throttled)
 end
 
-local function new_throttle(period, now)
+function amounts.new_throttle(period, now)
   local throttle = {
-    period = period, fraction = 0.5, slowed_at = now, bucket = new_bucket(2 * period, 1),
+    period = period, fraction = 0.5, slowed_at = now, bucket = amounts.new_bucket(2 * period, 1),
   }
-  bucket_take(throttle.bucket, now, 1)
+  amounts.bucket_take(throttle.bucket, now, 1)
   return throttle
 end
 
-local function rate_period(rate, now)
+function amounts.rate_period(rate, now)
   return divide(max(SECOND, rate.last_span + now - rate.started), max(1, rate.last_count + rate.count))
 end
 
-local function slow_down(budgets, now, admitted_at)
+function amounts.slow_down(budgets, now, admitted_at)
   local throttle = budgets.throttle
-  if not throttle or fraction_of(throttle, now) >= 1 then
-    budgets.throttle = new_throttle(min(rate_period(budgets.rate, now), MIN_RATE_PERIOD), now)
+  if not throttle or amounts.fraction_of(throttle, now) >= 1 then
+    budgets.throttle = amounts.new_throttle(min(amounts.rate_period(budgets.rate, now), MIN_RATE_PERIOD), now)
   elseif admitted_at > throttle.slowed_at then
-    throttle.fraction = max(MIN_FRACTION, fraction_of(throttle, now) / 2)
+    throttle.fraction = max(MIN_FRACTION, amounts.fraction_of(throttle, now) / 2)
     throttle.slowed_at = now
   end
 end
@@ -194,13 +212,13 @@ local function budgets_wait(budgets, now, tokens)
       local paced = bucket_wait(budgets.pace, now, 1)
       wait = max(wait, min(paced, max(0, budgets.paced_until - now)))
     end
-    if budgets.throttle then wait = max(wait, throttle_wait(budgets.throttle, now)) end
+    if budgets.throttle then wait = max(wait, amounts.throttle_wait(budgets.throttle, now)) end
     wait = max(wait, budgets.paused_until - now)
   end
   return wait
 end
 
-local function count_total(budgets, now, tokens)
+function amounts.count_total(budgets, now, tokens)
   budgets.total_requests = budgets.total_requests + 1
   budgets.total_tokens = budgets.total_tokens + tokens
   local rate = budgets.rate
@@ -213,36 +231,36 @@ local function count_total(budgets, now, tokens)
   rate.count = rate.count + 1
 end
 
-local function take_buckets(budgets, now, tokens)
+function amounts.take_buckets(budgets, now, tokens)
   budgets.in_flight = budgets.in_flight + 1
-  if budgets.requests then bucket_take(budgets.requests, now, 1) end
-  if budgets.tokens then bucket_take(budgets.tokens, now, token_charge(budgets, tokens)) end
+  if budgets.requests then amounts.bucket_take(budgets.requests, now, 1) end
+  if budgets.tokens then amounts.bucket_take(budgets.tokens, now, token_charge(budgets, tokens)) end
 end
 
-local function budgets_take(budgets, now, tokens)
-  take_buckets(budgets, now, tokens)
+function amounts.budgets_take(budgets, now, tokens)
+  amounts.take_buckets(budgets, now, tokens)
   if budgets.marks then
-    count_total(budgets, now, tokens)
-    if budgets.pace then bucket_take(budgets.pace, now, 1) end
+    amounts.count_total(budgets, now, tokens)
+    if budgets.pace then amounts.bucket_take(budgets.pace, now, 1) end
     local throttle = budgets.throttle
     if throttle then
-      throttle.bucket.period = ceil(throttle.period / min(1, fraction_of(throttle, now)))
-      bucket_take(throttle.bucket, now, 1)
+      throttle.bucket.period = ceil(throttle.period / min(1, amounts.fraction_of(throttle, now)))
+      amounts.bucket_take(throttle.bucket, now, 1)
     end
   end
 end
 
-local function bucket_give_back(bucket, cost) bucket.full_at = bucket.full_at - cost * bucket.period end
+function amounts.bucket_give_back(bucket, cost) bucket.full_at = bucket.full_at - cost * bucket.period end
 
-local function budgets_give_back(budgets, tokens)
-  if budgets.requests then bucket_give_back(budgets.requests, 1) end
-  if budgets.tokens then bucket_give_back(budgets.tokens, token_charge(budgets, tokens)) end
+function amounts.budgets_give_back(budgets, tokens)
+  if budgets.requests then amounts.bucket_give_back(budgets.requests, 1) end
+  if budgets.tokens then amounts.bucket_give_back(budgets.tokens, token_charge(budgets, tokens)) end
 end
 
-local function budgets_settle(budgets, now, estimated, actual)
+function amounts.budgets_settle(budgets, now, estimated, actual)
   local bucket = budgets.tokens
   if bucket then
-    bucket_give_back(bucket, token_charge(budgets, estimated) - actual)
+    amounts.bucket_give_back(bucket, token_charge(budgets, estimated) - actual)
     bucket.full_at = min(bucket.full_at, now + 2 * bucket.burst * bucket.period)
   end
 end
@@ -255,57 +273,57 @@ end
 
 -- Floats and limits of budgets (core/group_budgets.py).
 
-local function set_limit(budgets, now, kind, period, burst)
+function amounts.set_limit(budgets, now, kind, period, burst)
   local name = kind == 0 and "requests" or "tokens"
   local bucket = budgets[name]
   if period < 0 then
     bucket = nil
   elseif not bucket then
-    bucket = new_bucket(period, burst)
+    bucket = amounts.new_bucket(period, burst)
     bucket.held = kind == 0 and budgets.held or budgets.held_tokens
   elseif bucket.burst ~= burst then
     -- Neither a debt nor new units come of it.
-    local units = min(level(bucket, now), burst)
+    local units = min(amounts.level(bucket, now), burst)
     bucket.period, bucket.burst = period, burst
-    fill_to(bucket, now, units)
+    amounts.fill_to(bucket, now, units)
   elseif bucket.period ~= period then
-    resize(bucket, now, period)
+    amounts.resize(bucket, now, period)
   end
   budgets[name] = bucket
   return bucket
 end
 
-local function hold(budgets, now, admissions, tokens)
+function amounts.hold(budgets, now, admissions, tokens)
   budgets.held = budgets.held + admissions
   budgets.held_tokens = budgets.held_tokens + admissions * tokens
   if budgets.requests then
-    cap(budgets.requests, now)
+    amounts.cap(budgets.requests, now)
     budgets.requests.held = budgets.held
   end
   if budgets.tokens then
-    cap(budgets.tokens, now)
+    amounts.cap(budgets.tokens, now)
     budgets.tokens.held = budgets.held_tokens
   end
 end
 
-local function return_held(budgets, now, admissions, tokens)
-  hold(budgets, now, -admissions, tokens)
+function amounts.return_held(budgets, now, admissions, tokens)
+  amounts.hold(budgets, now, -admissions, tokens)
   budgets.in_flight = budgets.in_flight - admissions
-  if budgets.requests then bucket_give_back(budgets.requests, admissions) end
+  if budgets.requests then amounts.bucket_give_back(budgets.requests, admissions) end
   if budgets.tokens then
-    bucket_give_back(budgets.tokens, admissions * token_charge(budgets, tokens))
+    amounts.bucket_give_back(budgets.tokens, admissions * token_charge(budgets, tokens))
   end
 end
 
-local function use_held(budgets, now, held_tokens, tokens)
-  hold(budgets, now, -1, held_tokens)
+function amounts.use_held(budgets, now, held_tokens, tokens)
+  amounts.hold(budgets, now, -1, held_tokens)
   if budgets.tokens then
     local charged = token_charge(budgets, held_tokens)
-    bucket_give_back(budgets.tokens, charged - token_charge(budgets, tokens))
+    amounts.bucket_give_back(budgets.tokens, charged - token_charge(budgets, tokens))
   end
 end
 
-local function new_lane_budgets(slots)
+function amounts.new_lane_budgets(slots)
   return {
     slots = slots, in_flight = 0, known = 0, paused_until = 0, paced_until = 0,
     total_requests = 0, total_tokens = 0, marks = {0, 0}, held = 0, held_tokens = 0,
@@ -313,103 +331,105 @@ local function new_lane_budgets(slots)
   }
 end
 
-local function learn(budgets, now, kind, limit, left, mark, period)
+function amounts.learn(budgets, now, kind, limit, left, mark, period)
   local total = kind == 0 and budgets.total_requests or budgets.total_tokens
   local is_new = not budgets[kind == 0 and "requests" or "tokens"]
-  local bucket = set_limit(budgets, now, kind, period, limit)
+  local bucket = amounts.set_limit(budgets, now, kind, period, limit)
   budgets.pace = nil
   local later = max(0, total - mark)
   if kind == 0 and 2 * left <= limit then later = max(later, budgets.in_flight - budgets.held) end
   left = left - later - (kind == 0 and budgets.held or budgets.held_tokens)
   if is_new or (budgets.marks[kind + 1] <= mark and mark <= total) then
     budgets.marks[kind + 1] = min(mark, total)
-    fill_to(bucket, now, left)
-  elseif left < level(bucket, now) then
-    fill_to(bucket, now, left)
+    amounts.fill_to(bucket, now, left)
+  elseif left < amounts.level(bucket, now) then
+    amounts.fill_to(bucket, now, left)
   end
 end
 
-local function teach(budgets, now, kind, limit, left, period)
+function amounts.teach(budgets, now, kind, limit, left, period)
   local bucket = budgets[kind == 0 and "requests" or "tokens"]
   if not bucket then
     local total = kind == 0 and budgets.total_requests or budgets.total_tokens
-    learn(budgets, now, kind, limit, left, total, period)
-  elseif left < level(bucket, now) then
-    fill_to(bucket, now, left)
+    amounts.learn(budgets, now, kind, limit, left, total, period)
+  elseif left < amounts.level(bucket, now) then
+    amounts.fill_to(bucket, now, left)
   end
 end
 
 -- The fair order (core/fair_order.py).
 
-local function new_order()
+local orders = {}
+
+function orders.new_order()
   return {
     turns = 1, time = 0, times = {0, 0, 0},
     classes = {{tag = 0, turn = 0}, {tag = 0, turn = 0}, {tag = 0, turn = 0}},
   }
 end
 
-local function next_turn(order)
+function orders.next_turn(order)
   local turn = order.turns
   order.turns = turn + 1
   return turn
 end
 
-local function enter_place(order, place, time)
+function orders.enter_place(order, place, time)
   if place.turn == 0 or place.tag < time then
     place.tag = max(place.tag, time)
-    place.turn = next_turn(order)
+    place.turn = orders.next_turn(order)
   end
 end
 
-local function enter_class(order, index) enter_place(order, order.classes[index], order.time) end
+function orders.enter_class(order, index) orders.enter_place(order, order.classes[index], order.time) end
 
-local function enter_flow(order, index, place) enter_place(order, place, order.times[index]) end
+function orders.enter_flow(order, index, place) orders.enter_place(order, place, order.times[index]) end
 
-local function charge_order(order, index, place, weight, cost)
+function orders.charge_order(order, index, place, weight, cost)
   local class = order.classes[index]
   local start = max(class.tag, order.time)
   order.time = start
   class.tag = start + cost / WEIGHTS[index]
-  class.turn = next_turn(order)
+  class.turn = orders.next_turn(order)
   start = max(place.tag, order.times[index])
   order.times[index] = start
   place.tag = start + cost / weight
-  place.turn = next_turn(order)
+  place.turn = orders.next_turn(order)
 end
 
-local function charge_ahead(order, index, place, weight, cost, time, first)
+function orders.charge_ahead(order, index, place, weight, cost, time, first)
   local class = order.classes[index]
   class.tag = max(class.tag, order.time) + cost / WEIGHTS[index]
-  class.turn = next_turn(order)
+  class.turn = orders.next_turn(order)
   order.time = max(order.time, time)
   place.tag = max(place.tag, order.times[index]) + cost / weight
-  place.turn = next_turn(order)
+  place.turn = orders.next_turn(order)
   order.times[index] = max(order.times[index], first)
 end
 
-local function is_earlier(order, one, two)
+function orders.is_earlier(order, one, two)
   local a, b = order.classes[one], order.classes[two]
   if a.tag ~= b.tag then return a.tag < b.tag end
   if a.turn ~= b.turn then return a.turn < b.turn end
   return one < two
 end
 
-local function by_turn(order)
+function orders.by_turn(order)
   local a, b, c = 1, 2, 3
-  if is_earlier(order, b, a) then a, b = b, a end
-  if is_earlier(order, c, b) then
+  if orders.is_earlier(order, b, a) then a, b = b, a end
+  if orders.is_earlier(order, c, b) then
     b, c = c, b
-    if is_earlier(order, b, a) then a, b = b, a end
+    if orders.is_earlier(order, b, a) then a, b = b, a end
   end
   return {a, b, c}
 end
 
-local function refund_order(order, index, place, weight, cost)
+function orders.refund_order(order, index, place, weight, cost)
   local class = order.classes[index]
   class.tag = class.tag - cost / WEIGHTS[index]
-  class.turn = -next_turn(order)
+  class.turn = -orders.next_turn(order)
   place.tag = place.tag - cost / weight
-  place.turn = -next_turn(order)
+  place.turn = -orders.next_turn(order)
 end
 
 -- Blobs: flat arrays.
@@ -486,9 +506,11 @@ end
 
 -- What waits below the gate: scopes (core/scopes.py).
 
-local function new_scope(kind, name, budgets)
+local store = {}
+
+function store.new_scope(kind, name, budgets)
   return {
-    kind = kind, name = name, budgets = budgets, order = new_order(),
+    kind = kind, name = name, budgets = budgets, order = orders.new_order(),
     waiting = {0, 0, 0}, waiting_tokens = {0, 0, 0},
     short = 0, nominee = "", wake_at = -1, due = {},
   }
@@ -515,14 +537,14 @@ function blobs.get_scope(kind, name, blob, at)
   return scope, at
 end
 
-local function next_serial()
+function store.next_serial()
   state.serials = state.serials + 1
   return state.serials
 end
 
-local function new_lane(name, slots)
-  local lane = new_scope("lane", name, new_lane_budgets(slots))
-  lane.awake, lane.flows, lane.generation = 0, 0, next_serial()
+function store.new_lane(name, slots)
+  local lane = store.new_scope("lane", name, amounts.new_lane_budgets(slots))
+  lane.awake, lane.flows, lane.generation = 0, 0, store.next_serial()
   lane.used, lane.reset_at, lane.periods = 0, -RESET_INTERVAL, {0, 0}
   lane.depths = {{}, {}, {}}
   lane.busy = {0, 0, 0}
@@ -530,7 +552,7 @@ local function new_lane(name, slots)
   return lane
 end
 
-local function save_lane(lane)
+function store.save_lane(lane)
   local out, budgets, rate, throttle = {lane.name}, lane.budgets, lane.budgets.rate, nil
   blobs.put_scope(out, lane)
   blobs.put_bucket(out, budgets.pace)
@@ -578,7 +600,7 @@ function blobs.get_chunks(blob, at)
   return list, at
 end
 
-local function load_lane(blob)
+function store.load_lane(blob)
   local lane, at = blobs.get_scope("lane", blob[1], blob, 2)
   local budgets, bucket, list = lane.budgets
   budgets.pace, at = blobs.get_bucket(blob, at)
@@ -615,7 +637,7 @@ end
 
 local records = {}
 
-local function fetch(key, field)
+function store.fetch(key, field)
   local kept = records[key][field]
   if kept then return kept end
   local raw = not (key == FLOWS and state.forget_flows) and redis.call("HGET", key, field)
@@ -624,8 +646,8 @@ local function fetch(key, field)
   return kept
 end
 
-local function client_of(name)
-  local record = fetch(MEMBERS, "k" .. name)
+function store.client_of(name)
+  local record = store.fetch(MEMBERS, "k" .. name)
   if record.blob and not record.value then
     local at
     record.value, at = blobs.get_scope("client", name, record.blob, 1)
@@ -637,7 +659,7 @@ local function client_of(name)
   return record.value
 end
 
-local function save_client(client)
+function store.save_client(client)
   local out = {}
   blobs.put_scope(out, client)
   blobs.put_list(out, client.flows)
@@ -646,8 +668,8 @@ local function save_client(client)
   return out
 end
 
-local function share_of(index, client, make)
-  local record = fetch(FLOWS, "s" .. index .. client)
+function store.share_of(index, client, make)
+  local record = store.fetch(FLOWS, "s" .. index .. client)
   local share, blob = record.value, record.blob
   if blob and not share then
     share = {
@@ -671,18 +693,24 @@ local function share_of(index, client, make)
   return share
 end
 
-local function save_share(share)
+function store.save_share(share)
   local out = {share.tag, share.turn, share.weight, share.generation}
   blobs.put_list(out, share.flows)
   return out
 end
 
-local function key_of(lane, index, client) return index .. #lane .. ":" .. lane .. client end
+function store.key_of(lane, index, client) return index .. #lane .. ":" .. lane .. client end
 
-local function parse_key(key)
-  local index, length, from = key:match("^(%d)(%d+):()")
-  local lane = key:sub(from, from + length - 1)
-  return lane, tonumber(index), key:sub(from + length)
+local parsed = {}
+
+function store.parse_key(key)
+  local parts = parsed[key]
+  if not parts then
+    local index, length, from = key:match("^(%d)(%d+):()")
+    parts = {key:sub(from, from + length - 1), tonumber(index), key:sub(from + length)}
+    parsed[key] = parts
+  end
+  return parts[1], parts[2], parts[3]
 end
 
 function blobs.get_demand(blob, at)
@@ -760,9 +788,9 @@ function demands.recount(flow)
   return more, more_tokens
 end
 
-local function load_flow(id, blob)
+function store.load_flow(id, blob)
   local serial, key = id:match("^(%d+)#(.*)")
-  local lane, index, client = parse_key(key)
+  local lane, index, client = store.parse_key(key)
   local flow = {
     id = id, key = key, lane = state.lane_by_name[lane], index = index, name = client,
     tag = blob[1], turn = blob[2], served = blob[3], count = blob[4], tokens = blob[5],
@@ -776,14 +804,14 @@ local function load_flow(id, blob)
   while blob[at] do
     flow.demands[blob[at]], at = blobs.get_demand(blob, at + 1)
   end
-  local scope = serial ~= "0" and client_of(client)
+  local scope = serial ~= "0" and store.client_of(client)
   if scope and scope.serial == tonumber(serial) then flow.client = scope end
-  if flow.count > 0 then flow.share = share_of(index, client) end
+  if flow.count > 0 then flow.share = store.share_of(index, client) end
   demands.find_first(flow)
   return flow
 end
 
-local function save_flow(flow)
+function store.save_flow(flow)
   local place, counted = flow.at_client, flow.counted
   local out = {
     flow.tag, flow.turn, flow.served, flow.count, flow.tokens, flow.held_by, flow.due,
@@ -799,27 +827,27 @@ local function save_flow(flow)
   return out
 end
 
-local function flow_by_id(id)
-  local record = fetch(FLOWS, "f" .. id)
-  if record.blob and not record.value then record.value = load_flow(id, record.blob) end
+function store.flow_by_id(id)
+  local record = store.fetch(FLOWS, "f" .. id)
+  if record.blob and not record.value then record.value = store.load_flow(id, record.blob) end
   return record.value
 end
 
-local function known_flow(id)
+function store.known_flow(id)
   -- The flow unless it was forgotten.
-  local flow = flow_by_id(id)
+  local flow = store.flow_by_id(id)
   if flow and not flow.lane then return nil end
   if flow and flow.count == 0 and flow.generation ~= flow.lane.generation then return nil end
   return flow
 end
 
-local function waiting_flow(id)
-  local flow = flow_by_id(id)
+function store.waiting_flow(id)
+  local flow = store.flow_by_id(id)
   if not flow then error("a flow is missing", 0) end
   return flow
 end
 
-local function drop(key, field)
+function store.drop(key, field)
   local record = records[key][field]
   if record then
     record.value, record.blob = nil, nil
@@ -833,7 +861,7 @@ end
 local ordered = {}
 
 function ordered.chunk_entries(chunk)
-  local record = fetch(FLOWS, "i" .. chunk.id)
+  local record = store.fetch(FLOWS, "i" .. chunk.id)
   if not record.value then
     if not record.blob then error("a part of the order is missing", 0) end
     record.value = record.blob
@@ -842,7 +870,7 @@ function ordered.chunk_entries(chunk)
 end
 
 function ordered.new_chunk(tag, turn, entries)
-  local chunk = {id = next_serial(), tag = tag, turn = turn}
+  local chunk = {id = store.next_serial(), tag = tag, turn = turn}
   records[FLOWS]["i" .. chunk.id] = {value = entries}
   return chunk
 end
@@ -908,7 +936,7 @@ function ordered.list_remove(list, tag, turn)
   for place = at + 3, last do entries[place - 3] = entries[place] end
   entries[last], entries[last - 1], entries[last - 2] = nil, nil, nil
   if last == 3 then
-    drop(FLOWS, "i" .. chunk.id)
+    store.drop(FLOWS, "i" .. chunk.id)
     table.remove(list, number_of_chunk)
   elseif at == 1 then
     chunk.tag, chunk.turn = entries[1], entries[2]
@@ -937,7 +965,7 @@ local function first_for_gate(lane, index)
   -- A share's place may have moved on since its flow was put in.
   local list = lane.by_gate[index]
   while list[1] do
-    local flow = waiting_flow(ordered.chunk_entries(list[1])[3])
+    local flow = store.waiting_flow(ordered.chunk_entries(list[1])[3])
     local share = flow.share
     if flow.gate_turn == share.turn then return flow end
     ordered.list_remove(list, flow.gate_tag, flow.gate_turn)
@@ -952,7 +980,7 @@ local function any(waiting) return waiting[1] + waiting[2] + waiting[3] > 0 end
 local function first_due(scope)
   local first
   for _, id in ipairs(scope.due) do
-    local flow = waiting_flow(id)
+    local flow = store.waiting_flow(id)
     if not first or flow.due < first.due then first = flow end
   end
   return first
@@ -960,9 +988,9 @@ end
 
 local function first_in_lane(lane)
   if lane.due[1] then return first_due(lane) end
-  for _, index in ipairs(by_turn(lane.order)) do
+  for _, index in ipairs(orders.by_turn(lane.order)) do
     local list = lane.by_lane[index]
-    if list[1] then return waiting_flow(ordered.chunk_entries(list[1])[3]) end
+    if list[1] then return store.waiting_flow(ordered.chunk_entries(list[1])[3]) end
   end
   return nil
 end
@@ -978,8 +1006,8 @@ end
 
 local function lane_enter(lane, flow)
   local index = flow.index
-  if lane.waiting[index] == 0 then enter_class(lane.order, index) end
-  enter_flow(lane.order, index, flow)
+  if lane.waiting[index] == 0 then orders.enter_class(lane.order, index) end
+  orders.enter_flow(lane.order, index, flow)
   lane.busy[index] = lane.busy[index] + 1
 end
 
@@ -988,27 +1016,27 @@ local function lane_leave(lane, flow)
   lane.busy[index] = lane.busy[index] - 1
   local busy = lane.busy[1] + lane.busy[2] + lane.busy[3]
   if busy == 0 then
-    lane.generation, lane.flows = next_serial(), 0
-    lane.order = new_order()
+    lane.generation, lane.flows = store.next_serial(), 0
+    lane.order = orders.new_order()
     lane.short, lane.nominee, lane.wake_at = 0, "", -1
   elseif flow.tag <= lane.order.times[index] then
     lane.flows = lane.flows - 1
-    drop(FLOWS, "f" .. flow.id)
+    store.drop(FLOWS, "f" .. flow.id)
     return
   elseif lane.flows > 2 * busy + MAX_IDLE then
-    lane.generation, lane.flows = next_serial(), busy
+    lane.generation, lane.flows = store.next_serial(), busy
   else
     flow.generation = lane.generation
     return
   end
-  drop(FLOWS, "f" .. flow.id)
+  store.drop(FLOWS, "f" .. flow.id)
 end
 
 local function client_enter(client, flow)
   local index = flow.index
-  if client.waiting[index] == 0 then enter_class(client.order, index) end
+  if client.waiting[index] == 0 then orders.enter_class(client.order, index) end
   flow.at_client = flow.at_client or {tag = 0, turn = 0}
-  enter_flow(client.order, index, flow.at_client)
+  orders.enter_flow(client.order, index, flow.at_client)
   insert(client.flows, flow.id)
 end
 
@@ -1016,21 +1044,22 @@ local function client_leave(client, flow)
   remove_value(client.flows, flow.id)
   if not client.flows[1] then
     client.short, client.nominee, client.wake_at = 0, "", -1
-    client.order = new_order()
+    client.order = orders.new_order()
   end
 end
 
 -- The scheduler (core/scheduler.py).
 
 local BY_LANE, BY_CLIENT, BY_BOTH = 1, 2, 3
-local nominate_in_client
 
-local function next_number()
+local scheduler = {}
+
+function scheduler.next_number()
   state.numbers = state.numbers + 1
   return state.numbers
 end
 
-local function add_touched(scope)
+function scheduler.add_touched(scope)
   -- In order, without repetition. The last is taken first.
   local touched = state.touched
   for place = 1, #touched do
@@ -1039,11 +1068,11 @@ local function add_touched(scope)
   touched[#touched + 1] = scope
 end
 
-local function touch(scope)
+function scheduler.touch(scope)
   state.changed = 1
   if scope and scope.short == 1 then
-    add_touched(scope)
-    for _, id in ipairs(scope.due) do add_touched(waiting_flow(id).lane) end
+    scheduler.add_touched(scope)
+    for _, id in ipairs(scope.due) do scheduler.add_touched(store.waiting_flow(id).lane) end
   end
 end
 
@@ -1088,92 +1117,92 @@ function heaps.pop(heap)
   return first
 end
 
-local function scope_named(kind, name)
+function scheduler.scope_named(kind, name)
   if kind == "lane" then return state.lane_by_name[name] end
-  return client_of(name)
+  return store.client_of(name)
 end
 
-local function first_instant()
+function scheduler.first_instant()
   local heap = state.sleepers
   while heap[1] do
     local entry = heap[1]
-    local scope = scope_named(entry[3], entry[4])
+    local scope = scheduler.scope_named(entry[3], entry[4])
     if scope and scope.wake_at == entry[1] then return entry[1] end
     heaps.pop(heap)
   end
   return inf
 end
 
-local function sleep(scope, instant)
+function scheduler.sleep(scope, instant)
   if instant < inf and scope.wake_at ~= instant then
-    heaps.push(state.sleepers, {instant, next_number(), scope.kind, scope.name})
+    heaps.push(state.sleepers, {instant, scheduler.next_number(), scope.kind, scope.name})
   end
   scope.wake_at = instant < inf and instant or -1
 end
 
-local function offer_in_lane(flow)
+function scheduler.offer_in_lane(flow)
   local lane = flow.lane
   offer_in_orders(flow)
-  if lane.short == 1 then add_touched(lane) else lane.awake = 1 end
+  if lane.short == 1 then scheduler.add_touched(lane) else lane.awake = 1 end
 end
 
-local function withhold(flow)
+function scheduler.withhold(flow)
   if flow.withheld == 0 then
     flow.withheld = 1
     remove_from_orders(flow)
-    if flow.lane.nominee == flow.id then add_touched(flow.lane) end
+    if flow.lane.nominee == flow.id then scheduler.add_touched(flow.lane) end
   end
 end
 
-local function release(flow)
+function scheduler.release(flow)
   if flow.withheld == 1 then
     flow.withheld = 0
-    offer_in_lane(flow)
+    scheduler.offer_in_lane(flow)
   end
 end
 
-local function held(flow, by)
+function scheduler.held(flow, by)
   flow.held_by = bit.bor(flow.held_by, by)
   if flow.held_by == BY_BOTH and flow.due == 0 then
-    flow.due = next_number()
+    flow.due = scheduler.next_number()
     for _, scope in ipairs({flow.lane, flow.client}) do
       insert(scope.due, flow.id)
       scope.short = 1
-      add_touched(scope)
+      scheduler.add_touched(scope)
     end
   elseif by == BY_LANE and flow.client and flow.client.nominee == flow.id then
-    add_touched(flow.client)
+    scheduler.add_touched(flow.client)
   end
 end
 
-local function hold_client(client, at)
+function scheduler.hold_client(client, at)
   client.short = 1
-  nominate_in_client(client, at)
+  scheduler.nominate_in_client(client, at)
 end
 
-local function release_all(client, at)
+function scheduler.release_all(client, at)
   client.nominee = ""
   local first, short = inf, 0
   for _, id in ipairs(client.flows) do
-    local flow = waiting_flow(id)
+    local flow = store.waiting_flow(id)
     local size = flow.size
     local wait = scope_wait(client, at, size)
     if wait <= max(own_wait(at, size), scope_wait(flow.lane, at, size)) then
-      release(flow)
+      scheduler.release(flow)
     else
-      withhold(flow)
+      scheduler.withhold(flow)
       first, short = min(first, at + wait), 1
     end
   end
   client.short = short
-  if short == 1 then sleep(client, first) else client.wake_at = -1 end
+  if short == 1 then scheduler.sleep(client, first) else client.wake_at = -1 end
 end
 
-local function first_of_client(client, at)
+function scheduler.first_of_client(client, at)
   if client.due[1] then return first_due(client) end
   local flows, position = {}, {}
   for place, id in ipairs(client.flows) do
-    flows[place] = waiting_flow(id)
+    flows[place] = store.waiting_flow(id)
     position[flows[place]] = place
   end
   table.sort(flows, function(one, two)
@@ -1182,7 +1211,7 @@ local function first_of_client(client, at)
     if a.turn ~= b.turn then return a.turn < b.turn end
     return position[one] < position[two]
   end)
-  for _, index in ipairs(by_turn(client.order)) do
+  for _, index in ipairs(orders.by_turn(client.order)) do
     for _, flow in ipairs(flows) do
       local size = flow.size
       if flow.index == index and scope_wait(flow.lane, at, size) <= scope_wait(client, at, size) then
@@ -1193,11 +1222,11 @@ local function first_of_client(client, at)
   return nil
 end
 
-function nominate_in_client(client, at)
-  local flow = first_of_client(client, at)
+function scheduler.nominate_in_client(client, at)
+  local flow = scheduler.first_of_client(client, at)
   client.nominee = flow and flow.id or ""
   if not flow then
-    release_all(client, at)
+    scheduler.release_all(client, at)
     return
   end
   local size = flow.size
@@ -1205,23 +1234,23 @@ function nominate_in_client(client, at)
   if flow.due > 0 then
     wait = max(wait, scope_wait(flow.lane, at, size))
   elseif 0 < own and own >= wait then
-    release_all(client, at)
+    scheduler.release_all(client, at)
     return
   end
   for _, id in ipairs(client.flows) do
-    local other = waiting_flow(id)
-    if other ~= flow or wait > 0 then withhold(other) end
+    local other = store.waiting_flow(id)
+    if other ~= flow or wait > 0 then scheduler.withhold(other) end
   end
   if wait > 0 then
-    sleep(client, at + wait)
-    held(flow, BY_CLIENT)
+    scheduler.sleep(client, at + wait)
+    scheduler.held(flow, BY_CLIENT)
   else
     client.wake_at = -1
-    release(flow)
+    scheduler.release(flow)
   end
 end
 
-local function wait_in_lane(flow, at)
+function scheduler.wait_in_lane(flow, at)
   -- How long the lane keeps a flow waiting; -1 if its client keeps it for longer.
   local size = flow.size
   local wait = scope_wait(flow.lane, at, size)
@@ -1229,12 +1258,12 @@ local function wait_in_lane(flow, at)
   local client = scope_wait(flow.client, at, size)
   if flow.due > 0 then return max(wait, client) end
   if client <= max(wait, own_wait(at, size)) then return wait end
-  hold_client(flow.client, at)
-  withhold(flow)
+  scheduler.hold_client(flow.client, at)
+  scheduler.withhold(flow)
   return -1
 end
 
-local function gate_is_later(lane, at)
+function scheduler.gate_is_later(lane, at)
   for index = 1, 3 do
     if lane.waiting[index] > 0 then
       local flow = first_for_gate(lane, index)
@@ -1246,76 +1275,76 @@ local function gate_is_later(lane, at)
   return true
 end
 
-local function nominate_in_lane(lane, at)
+function scheduler.nominate_in_lane(lane, at)
   local flow, wait
   repeat
     flow = first_in_lane(lane)
     lane.nominee = flow and flow.id or ""
     if not flow then
       lane.awake = 0
-      sleep(lane, inf)
+      scheduler.sleep(lane, inf)
       return
     end
-    wait = wait_in_lane(flow, at)
+    wait = scheduler.wait_in_lane(flow, at)
   until wait >= 0
   local own = own_wait(at, flow.size)
-  if 0 < own and own >= wait and flow.due == 0 and gate_is_later(lane, at) then
+  if 0 < own and own >= wait and flow.due == 0 and scheduler.gate_is_later(lane, at) then
     lane.short, lane.nominee, lane.wake_at, lane.awake = 0, "", -1, 1
   elseif wait > max(own, 0) then
     lane.awake = 0
-    sleep(lane, at + wait)
-    held(flow, BY_LANE)
+    scheduler.sleep(lane, at + wait)
+    scheduler.held(flow, BY_LANE)
   else
     lane.wake_at = -1
     lane.awake = 1
   end
 end
 
-local function nominate(scope, at)
+function scheduler.nominate(scope, at)
   if scope.short == 1 then
-    if scope.kind == "lane" then nominate_in_lane(scope, at) else nominate_in_client(scope, at) end
+    if scope.kind == "lane" then scheduler.nominate_in_lane(scope, at) else scheduler.nominate_in_client(scope, at) end
   end
 end
 
-local function wake(at)
+function scheduler.wake(at)
   -- Returns whether there was a scope to nominate anew.
   local touched, heap = state.touched, state.sleepers
   if not touched[1] and not (heap[1] and heap[1][1] <= at) then return false end
   while touched[1] or (heap[1] and heap[1][1] <= at) do
     if touched[1] then
-      nominate(table.remove(touched), at)
+      scheduler.nominate(table.remove(touched), at)
     else
       local entry = heaps.pop(heap)
-      local scope = scope_named(entry[3], entry[4])
-      if scope and scope.wake_at == entry[1] then nominate(scope, at) end
+      local scope = scheduler.scope_named(entry[3], entry[4])
+      if scope and scope.wake_at == entry[1] then scheduler.nominate(scope, at) end
     end
   end
   return true
 end
 
-local function offered(lane, index)
+function scheduler.offered(lane, index)
   if lane.short == 0 then
     return lane.waiting[index] > 0 and first_for_gate(lane, index) or nil
   end
   if lane.nominee == "" then return nil end
-  local flow = waiting_flow(lane.nominee)
+  local flow = store.waiting_flow(lane.nominee)
   return flow.index == index and flow or nil
 end
 
-local function is_before(flow, other)
+function scheduler.is_before(flow, other)
   local one, two = flow.share, other.share
   if one.tag ~= two.tag then return one.tag < two.tag end
   if one.turn ~= two.turn then return one.turn < two.turn end
   return flow.served < other.served
 end
 
-local function first_in_gate()
-  for _, index in ipairs(by_turn(state.order)) do
+function scheduler.first_in_gate()
+  for _, index in ipairs(orders.by_turn(state.order)) do
     if state.waiting_by_class[index] > 0 then
       local first
       for _, lane in ipairs(state.lanes) do
-        local flow = lane.awake == 1 and offered(lane, index)
-        if flow and (not first or is_before(flow, first)) then first = flow end
+        local flow = lane.awake == 1 and scheduler.offered(lane, index)
+        if flow and (not first or scheduler.is_before(flow, first)) then first = flow end
       end
       if first then return first end
     end
@@ -1323,11 +1352,11 @@ local function first_in_gate()
   return nil
 end
 
-local function elect(at)
+function scheduler.elect(at)
   -- The flow whose turn it is, if any, and how long the gate's budgets keep it waiting.
   while true do
-    if wake(at) then state.elected = "" end
-    local flow = state.elected ~= "" and waiting_flow(state.elected) or first_in_gate()
+    if scheduler.wake(at) then state.elected = "" end
+    local flow = state.elected ~= "" and store.waiting_flow(state.elected) or scheduler.first_in_gate()
     state.elected = flow and flow.id or ""
     if not flow then return nil, inf end
     local size = flow.size
@@ -1337,14 +1366,14 @@ local function elect(at)
     state.elected = ""
     if lane >= client or not flow.client or flow.due > 0 then
       flow.lane.short = 1
-      nominate_in_lane(flow.lane, at)
+      scheduler.nominate_in_lane(flow.lane, at)
     else
-      hold_client(flow.client, at)
+      scheduler.hold_client(flow.client, at)
     end
   end
 end
 
-local function charge_lane(flow, tokens)
+function scheduler.charge_lane(flow, tokens)
   local lane, index, order = flow.lane, flow.index, flow.lane.order
   local cost, list = budgets_cost(lane.budgets, tokens), lane.by_lane[index]
   local first = flow.tag
@@ -1356,24 +1385,24 @@ local function charge_lane(flow, tokens)
       time = time and min(time, tag) or tag
     end
   end
-  charge_ahead(order, index, flow, flow.share.weight, cost, time or 0, first)
+  orders.charge_ahead(order, index, flow, flow.share.weight, cost, time or 0, first)
 end
 
-local function charge(flow, tokens)
+function scheduler.charge(flow, tokens)
   local share, client, index = flow.share, flow.client, flow.index
-  charge_order(state.order, index, share, share.weight, budgets_cost(state.budgets, tokens))
+  orders.charge_order(state.order, index, share, share.weight, budgets_cost(state.budgets, tokens))
   local lane, tag, turn, indexed = flow.lane, flow.tag, flow.turn, flow.indexed == 1
-  charge_lane(flow, tokens)
+  scheduler.charge_lane(flow, tokens)
   if indexed then
     ordered.list_remove(lane.by_lane[index], tag, turn)
     ordered.list_insert(lane.by_lane[index], flow.tag, flow.turn, flow.id)
   end
   if client then
-    charge_order(client.order, index, flow.at_client, 1, budgets_cost(client.budgets, tokens))
+    orders.charge_order(client.order, index, flow.at_client, 1, budgets_cost(client.budgets, tokens))
   end
 end
 
-local function count(flow, items, tokens)
+function scheduler.count(flow, items, tokens)
   local index = flow.index
   state.waiting, state.waiting_tokens = state.waiting + items, state.waiting_tokens + tokens
   state.waiting_by_class[index] = state.waiting_by_class[index] + items
@@ -1388,42 +1417,42 @@ local function count(flow, items, tokens)
   end
 end
 
-local function enter(flow)
+function scheduler.enter(flow)
   local share, client, index = flow.share, flow.client, flow.index
-  if state.waiting_by_class[index] == 0 then enter_class(state.order, index) end
+  if state.waiting_by_class[index] == 0 then orders.enter_class(state.order, index) end
   if not share.flows[1] then
-    enter_flow(state.order, index, share)
+    orders.enter_flow(state.order, index, share)
     state.busy[index] = state.busy[index] + 1
   end
   insert(share.flows, flow.id)
-  flow.served = next_number()
+  flow.served = scheduler.next_number()
   lane_enter(flow.lane, flow)
   if client then client_enter(client, flow) end
 end
 
-local function is_behind_elected(flow)
+function scheduler.is_behind_elected(flow)
   -- Whether a flow that has come cannot be elected before the one that would be anyway.
-  local elected = state.elected ~= "" and flow_by_id(state.elected)
+  local elected = state.elected ~= "" and store.flow_by_id(state.elected)
   if not elected or elected.count == 0 then return false end
-  if elected.index == flow.index then return is_before(elected, flow) end
+  if elected.index == flow.index then return scheduler.is_before(elected, flow) end
   local one, two = state.order.classes[elected.index], state.order.classes[flow.index]
   if one.tag ~= two.tag then return one.tag < two.tag end
   return one.turn < two.turn
 end
 
-local function offer(flow)
+function scheduler.offer(flow)
   local client = flow.client
   if client and client.short == 1 then
     flow.withheld = 1
-    add_touched(client)
+    scheduler.add_touched(client)
     state.changed = 1
   else
-    offer_in_lane(flow)
-    if flow.lane.short == 1 or not is_behind_elected(flow) then state.changed = 1 end
+    scheduler.offer_in_lane(flow)
+    if flow.lane.short == 1 or not scheduler.is_behind_elected(flow) then state.changed = 1 end
   end
 end
 
-local function forget(share)
+function scheduler.forget(share)
   local index = share.index
   if share.tag <= state.order.times[index] then
     state.shares[index] = state.shares[index] - 1
@@ -1434,16 +1463,16 @@ local function forget(share)
     share.generation = state.generations[index]
     return
   end
-  drop(FLOWS, "s" .. index .. share.client)
+  store.drop(FLOWS, "s" .. index .. share.client)
 end
 
-local function leave(flow)
+function scheduler.leave(flow)
   local share, lane, client = flow.share, flow.lane, flow.client
   remove_from_orders(flow)
   remove_value(share.flows, flow.id)
   if not share.flows[1] then
     state.busy[share.index] = state.busy[share.index] - 1
-    forget(share)
+    scheduler.forget(share)
   end
   flow.withheld = 0
   if client then client_leave(client, flow) end
@@ -1454,7 +1483,7 @@ local function leave(flow)
   end
 end
 
-local function first_changed(flow)
+function scheduler.first_changed(flow)
   local lane, client = flow.lane, flow.client
   state.changed = 1
   flow.held_by = 0
@@ -1463,24 +1492,24 @@ local function first_changed(flow)
     remove_value(lane.due, flow.id)
     remove_value(client.due, flow.id)
   end
-  if flow.count == 0 then leave(flow) end
-  if lane.short == 1 then add_touched(lane) end
-  if client and client.short == 1 then add_touched(client) end
+  if flow.count == 0 then scheduler.leave(flow) end
+  if lane.short == 1 then scheduler.add_touched(lane) end
+  if client and client.short == 1 then scheduler.add_touched(client) end
 end
 
-local function refund(flow, tokens)
-  local share, lane, index = share_of(flow.index, flow.name), flow.lane, flow.index
+function scheduler.refund(flow, tokens)
+  local share, lane, index = store.share_of(flow.index, flow.name), flow.lane, flow.index
   if not share then return end
   state.changed = 1
   local tag, turn, indexed = flow.tag, flow.turn, flow.indexed == 1
-  refund_order(state.order, index, share, share.weight, budgets_cost(state.budgets, tokens))
-  refund_order(lane.order, index, flow, share.weight, budgets_cost(lane.budgets, tokens))
+  orders.refund_order(state.order, index, share, share.weight, budgets_cost(state.budgets, tokens))
+  orders.refund_order(lane.order, index, flow, share.weight, budgets_cost(lane.budgets, tokens))
   if indexed then
     ordered.list_remove(lane.by_lane[index], tag, turn)
     ordered.list_insert(lane.by_lane[index], flow.tag, flow.turn, flow.id)
   end
   for _, id in ipairs(share.flows) do
-    local other = waiting_flow(id)
+    local other = store.waiting_flow(id)
     if other.indexed == 1 then
       local list = other.lane.by_gate[index]
       ordered.list_remove(list, other.gate_tag, other.gate_turn)
@@ -1490,12 +1519,12 @@ local function refund(flow, tokens)
   end
 end
 
-local function end_busy_period()
+function scheduler.end_busy_period()
   if state.sleepers[1] or any(state.shares) then
     state.touched, state.sleepers, state.elected = {}, {}, ""
     for _, lane in ipairs(state.lanes) do lane.awake = 0 end
     state.shares = {0, 0, 0}
-    state.order = new_order()
+    state.order = orders.new_order()
   end
   state.forget_flows, records[FLOWS] = true, {}
 end
@@ -1512,7 +1541,7 @@ local function lane_of(name)
   -- A lane, made if necessary. It is used now.
   local lane = state.lane_by_name[name]
   if not lane then
-    lane = new_lane(name, state.probes >= 0 and state.probes or nil)
+    lane = store.new_lane(name, state.probes >= 0 and state.probes or nil)
     state.lane_by_name[name] = lane
     insert(state.lanes, lane)
   end
@@ -1568,7 +1597,7 @@ end
 function group.box_key(member, place) return "g" .. member.name .. ":" .. place end
 
 function group.box_in(body, entry)
-  local lane, _, client = parse_key(entry[1])
+  local lane, _, client = store.parse_key(entry[1])
   group.hold_slots(body, lane, client, entry[8] == 1)
   insert(body.box, entry)
 end
@@ -1578,18 +1607,18 @@ function group.body_of(member)
   local body = member.body
   if body then return body end
   body = group.new_body()
-  local blob = fetch(MEMBERS, "m" .. member.name).blob
+  local blob = store.fetch(MEMBERS, "m" .. member.name).blob
   if blob then
     body.own_slots, body.lane_slots, body.client_slots = blob[1], blob[2], blob[3]
     body.floats, body.box = blob[4], blob[5]
   end
   for place = 1, member.pending do
-    group.box_in(body, fetch(MEMBERS, group.box_key(member, place)).blob)
-    drop(MEMBERS, group.box_key(member, place))
+    group.box_in(body, store.fetch(MEMBERS, group.box_key(member, place)).blob)
+    store.drop(MEMBERS, group.box_key(member, place))
   end
   for _, entry in ipairs(member.new) do group.box_in(body, entry) end
   member.pending, member.new = 0, {}
-  local withdrawn = member.lent == 0 and fetch(MEMBERS, "d" .. member.name).blob
+  local withdrawn = member.lent == 0 and store.fetch(MEMBERS, "d" .. member.name).blob
   if withdrawn then
     local at = 1
     while withdrawn[at] do
@@ -1611,7 +1640,7 @@ function group.free_lane_slot(member, name)
   if group.count_down(group.body_of(member).lane_slots, name) then
     local lane = lane_of(name)
     lane.budgets.in_flight = lane.budgets.in_flight - 1
-    touch(lane)
+    scheduler.touch(lane)
   end
 end
 
@@ -1620,13 +1649,13 @@ function group.free_slots(member, client)
   if body.own_slots > 0 then
     body.own_slots = body.own_slots - 1
     state.budgets.in_flight = state.budgets.in_flight - 1
-    touch()
+    scheduler.touch()
   end
   if group.count_down(body.client_slots, client) then
-    local scope = client_of(client)
+    local scope = store.client_of(client)
     if scope then
       scope.budgets.in_flight = scope.budgets.in_flight - 1
-      touch(scope)
+      scheduler.touch(scope)
     end
   end
 end
@@ -1634,17 +1663,17 @@ end
 function group.free_all_slots(member)
   local body = group.body_of(member)
   state.budgets.in_flight = state.budgets.in_flight - body.own_slots
-  touch()
+  scheduler.touch()
   for _, name in ipairs(sorted_keys(body.lane_slots)) do
     local lane = lane_of(name)
     lane.budgets.in_flight = lane.budgets.in_flight - body.lane_slots[name]
-    touch(lane)
+    scheduler.touch(lane)
   end
   for _, name in ipairs(sorted_keys(body.client_slots)) do
-    local scope = client_of(name)
+    local scope = store.client_of(name)
     if scope then
       scope.budgets.in_flight = scope.budgets.in_flight - body.client_slots[name]
-      touch(scope)
+      scheduler.touch(scope)
     end
   end
 end
@@ -1652,42 +1681,42 @@ end
 function group.charged(scope, version) return version < 0 or version >= scope.version end
 
 function group.waive(client, tokens, version)
-  budgets_give_back(state.budgets, tokens)
-  touch()
-  local scope = client_of(client)
+  amounts.budgets_give_back(state.budgets, tokens)
+  scheduler.touch()
+  local scope = store.client_of(client)
   if scope and group.charged(scope, version) then
-    budgets_give_back(scope.budgets, tokens)
-    touch(scope)
+    amounts.budgets_give_back(scope.budgets, tokens)
+    scheduler.touch(scope)
   end
 end
 
 function group.give_back(lane, client, tokens, version)
   local scope = lane_of(lane)
-  budgets_give_back(scope.budgets, tokens)
-  touch(scope)
+  amounts.budgets_give_back(scope.budgets, tokens)
+  scheduler.touch(scope)
   group.waive(client, tokens, version)
 end
 
 function group.flow_id(key, client)
-  local scope = client_of(client)
+  local scope = store.client_of(client)
   return (scope and scope.serial or 0) .. "#" .. key
 end
 
 function group.find_flow(key)
-  local _, _, client = parse_key(key)
-  return known_flow(group.flow_id(key, client))
+  local _, _, client = store.parse_key(key)
+  return store.known_flow(group.flow_id(key, client))
 end
 
 function group.refund_turn(key, tokens)
   local flow = group.find_flow(key)
   if flow then
-    refund(flow, tokens)
-    touch(flow.lane)
+    scheduler.refund(flow, tokens)
+    scheduler.touch(flow.lane)
   end
 end
 
 function group.take_back(member, entry)
-  local lane, _, client = parse_key(entry[1])
+  local lane, _, client = store.parse_key(entry[1])
   group.give_back(lane, client, entry[2], entry[6])
   group.free_lane_slot(member, lane)
   group.free_slots(member, client)
@@ -1703,9 +1732,9 @@ end
 -- Demand.
 
 local function flow_of(key, weight)
-  local lane, index, client = parse_key(key)
-  local scope, id, its_lane = client_of(client), group.flow_id(key, client), lane_of(lane)
-  local flow = known_flow(id)
+  local lane, index, client = store.parse_key(key)
+  local scope, id, its_lane = store.client_of(client), group.flow_id(key, client), lane_of(lane)
+  local flow = store.known_flow(id)
   if not flow then
     flow = {
       id = id, key = key, lane = its_lane, index = index, name = client, client = scope,
@@ -1713,10 +1742,10 @@ local function flow_of(key, weight)
       generation = its_lane.generation, indexed = 0, gate_tag = 0, gate_turn = 0, size = 0,
       demands = {},
     }
-    fetch(FLOWS, "f" .. id).value = flow
+    store.fetch(FLOWS, "f" .. id).value = flow
     its_lane.flows = its_lane.flows + 1
   end
-  if flow.count == 0 then flow.share = share_of(index, client, true) end
+  if flow.count == 0 then flow.share = store.share_of(index, client, true) end
   flow.share.weight = scope and scope.weight > 0 and scope.weight or weight
   return flow
 end
@@ -1750,14 +1779,14 @@ end
 
 local function recount_flow(flow)
   local was_empty, first = flow.count == 0, flow.size
-  if was_empty and next(flow.demands) then enter(flow) end
+  if was_empty and next(flow.demands) then scheduler.enter(flow) end
   local items, tokens = demands.recount(flow)
-  count(flow, items, tokens)
+  scheduler.count(flow, items, tokens)
   count_depth(flow)
   if was_empty and flow.count > 0 then
-    offer(flow)
+    scheduler.offer(flow)
   elseif not was_empty and (flow.count == 0 or flow.size ~= first) then
-    first_changed(flow)
+    scheduler.first_changed(flow)
   end
 end
 
@@ -1795,7 +1824,7 @@ local function demands_of(member)
     if field:sub(1, 1) == "f" then ids[field:sub(2)] = true end
   end
   for id in pairs(ids) do
-    local flow = flow_by_id(id)
+    local flow = store.flow_by_id(id)
     local demand = flow and flow.demands[member.name]
     if demand then demands[flow.key] = demand end
   end
@@ -1803,8 +1832,8 @@ local function demands_of(member)
 end
 
 local function key_before(one, two)
-  local lane, index, client = parse_key(one)
-  local other_lane, other_index, other_client = parse_key(two)
+  local lane, index, client = store.parse_key(one)
+  local other_lane, other_index, other_client = store.parse_key(two)
   if lane ~= other_lane then return before(lane, other_lane) end
   if index ~= other_index then return index < other_index end
   return before(client, other_client)
@@ -1832,14 +1861,14 @@ local function grant(flow, at)
   local own, lane, client = state.budgets, flow.lane, flow.client
   local cost = budgets_cost(own, flow.size)
   local name, tokens, is_last = pop(flow, at)
-  flow.served = next_number()
+  flow.served = scheduler.next_number()
   if flow.count == 0 then remove_from_orders(flow) end
-  charge(flow, tokens)
-  budgets_take(lane.budgets, at, tokens)
-  if client then budgets_take(client.budgets, at, tokens) end
-  budgets_take(own, at, tokens)
-  count(flow, -1, -tokens)
-  first_changed(flow)
+  scheduler.charge(flow, tokens)
+  amounts.budgets_take(lane.budgets, at, tokens)
+  if client then amounts.budgets_take(client.budgets, at, tokens) end
+  amounts.budgets_take(own, at, tokens)
+  scheduler.count(flow, -1, -tokens)
+  scheduler.first_changed(flow)
   count_depth(flow)
   local member, budgets = member_named(name), lane.budgets
   if is_last then member.flows = member.flows - 1 end
@@ -1860,12 +1889,12 @@ local function dispatch(now)
   if state.changed == 1 then state.elected = "" end
   state.changed = 1
   while state.waiting > 0 do
-    local flow, wait = elect(at)
+    local flow, wait = scheduler.elect(at)
     if flow and wait <= 0 then
       state.elected = ""
       grant(flow, at)
     else
-      local next_at = min(at + wait, first_instant())
+      local next_at = min(at + wait, scheduler.first_instant())
       if next_at > latest then
         state.next_at = next_at
         break
@@ -1875,7 +1904,7 @@ local function dispatch(now)
   end
   if state.waiting == 0 then
     state.next_at = inf
-    end_busy_period()
+    scheduler.end_busy_period()
   end
   state.changed = 0
 end
@@ -1903,8 +1932,8 @@ function lending.is_within_half(budgets, tokens)
 end
 
 function lending.lend(budgets, now, tokens)
-  take_buckets(budgets, now, tokens)
-  hold(budgets, now, 1, tokens)
+  amounts.take_buckets(budgets, now, tokens)
+  amounts.hold(budgets, now, 1, tokens)
 end
 
 function lending.lend_floats(member, wanted, now)
@@ -1919,7 +1948,7 @@ function lending.lend_floats(member, wanted, now)
     most = min(
       most, lending.room(own, part, float[1], tokens) - elsewhere, lending.room(lane, part, float[1], tokens)
     )
-    if spacing(lane, now) ~= 0 then most = 0 end
+    if amounts.spacing(lane, now) ~= 0 then most = 0 end
     while float[1] < most and budgets_wait(own, now, tokens) == 0
         and budgets_wait(lane, now, tokens) == 0
         and lending.is_within_half(own, tokens) and lending.is_within_half(lane, tokens) do
@@ -1937,9 +1966,9 @@ function lending.return_floats(member, now, keep)
     if not keep[name] then
       local float, lane = floats[name], lane_of(name)
       floats[name] = nil
-      return_held(state.budgets, now, float[1], float[2])
-      return_held(lane.budgets, now, float[1], float[2])
-      touch(lane)
+      amounts.return_held(state.budgets, now, float[1], float[2])
+      amounts.return_held(lane.budgets, now, float[1], float[2])
+      scheduler.touch(lane)
     end
   end
 end
@@ -1949,13 +1978,13 @@ end
 local on = {}
 
 function on.charge(member, now, lane, client, tokens)
-  budgets_take(state.budgets, now, tokens)
-  local scope, limits = lane_of(lane), client_of(client)
-  budgets_take(scope.budgets, now, tokens)
-  touch(scope)
+  amounts.budgets_take(state.budgets, now, tokens)
+  local scope, limits = lane_of(lane), store.client_of(client)
+  amounts.budgets_take(scope.budgets, now, tokens)
+  scheduler.touch(scope)
   if limits then
-    touch(limits)
-    budgets_take(limits.budgets, now, tokens)
+    scheduler.touch(limits)
+    amounts.budgets_take(limits.budgets, now, tokens)
   end
   group.hold_slots(group.body_of(member), lane, client, limits)
   member.granted = member.granted + budgets_cost(state.budgets, tokens)
@@ -1970,26 +1999,26 @@ function on.float_used(member, now, lane, client, tokens)
   end
   float[1] = float[1] - 1
   if float[1] == 0 then body.floats[lane] = nil end
-  local scope, limits = lane_of(lane), client_of(client)
-  use_held(state.budgets, now, float[2], tokens)
-  use_held(scope.budgets, now, float[2], tokens)
-  count_total(scope.budgets, now, tokens)
-  touch(scope)
+  local scope, limits = lane_of(lane), store.client_of(client)
+  amounts.use_held(state.budgets, now, float[2], tokens)
+  amounts.use_held(scope.budgets, now, float[2], tokens)
+  amounts.count_total(scope.budgets, now, tokens)
+  scheduler.touch(scope)
   if limits then
-    budgets_take(limits.budgets, now, tokens)
-    touch(limits)
+    amounts.budgets_take(limits.budgets, now, tokens)
+    scheduler.touch(limits)
   end
   group.hold_slots(body, lane, client, limits)
   member.granted = member.granted + budgets_cost(state.budgets, tokens)
 end
 
 function on.settle(_, now, client, estimated, actual, version)
-  budgets_settle(state.budgets, now, estimated, actual)
-  touch()
-  local scope = client_of(client)
+  amounts.budgets_settle(state.budgets, now, estimated, actual)
+  scheduler.touch()
+  local scope = store.client_of(client)
   if scope and group.charged(scope, version or -1) then
-    budgets_settle(scope.budgets, now, estimated, actual)
-    touch(scope)
+    amounts.budgets_settle(scope.budgets, now, estimated, actual)
+    scheduler.touch(scope)
   end
 end
 
@@ -2000,7 +2029,7 @@ end
 function on.waive(_, _, client, tokens, version) group.waive(client, tokens, version or -1) end
 
 function on.refund(_, _, lane, index, client, tokens)
-  group.refund_turn(key_of(lane, index + 1, client), tokens)
+  group.refund_turn(store.key_of(lane, index + 1, client), tokens)
 end
 
 function on.answer(member, _, lane) group.free_lane_slot(member, lane) end
@@ -2010,7 +2039,7 @@ function on.release(member, _, client) group.free_slots(member, client) end
 function on.known(_, _, lane)
   local scope = lane_of(lane)
   scope.budgets.known, scope.budgets.slots = 1, nil
-  touch(scope)
+  scheduler.touch(scope)
 end
 
 local function differs(one, two) return max(one, two) > 2 * min(one, two) end
@@ -2031,7 +2060,7 @@ local function renew_order(lane, now)
     if field:sub(1, 1) == "f" then ids[field:sub(2)] = true end
   end
   for id in pairs(ids) do
-    local flow = flow_by_id(id)
+    local flow = store.flow_by_id(id)
     if flow and flow.lane == lane and flow.count > 0 then insert(flows, flow) end
   end
   table.sort(flows, function(one, two)
@@ -2039,8 +2068,8 @@ local function renew_order(lane, now)
     if one.tag ~= two.tag then return one.tag < two.tag end
     return one.turn < two.turn
   end)
-  lane.order = new_order()
-  lane.generation, lane.flows = next_serial(), #flows
+  lane.order = orders.new_order()
+  lane.generation, lane.flows = store.next_serial(), #flows
   for _, flow in ipairs(flows) do
     local indexed, gate_tag, gate_turn = flow.indexed, flow.gate_tag, flow.gate_turn
     if indexed == 1 then ordered.list_remove(lane.by_lane[flow.index], flow.tag, flow.turn) end
@@ -2048,7 +2077,7 @@ local function renew_order(lane, now)
     flow.waits_for_place = indexed == 1
   end
   for _, flow in ipairs(flows) do
-    enter_flow(lane.order, flow.index, flow)
+    orders.enter_flow(lane.order, flow.index, flow)
     if flow.waits_for_place then
       ordered.list_insert(lane.by_lane[flow.index], flow.tag, flow.turn, flow.id)
     end
@@ -2058,28 +2087,28 @@ end
 
 function on.learn(_, now, lane, kind, limit, left, mark, period)
   local scope = lane_of(lane)
-  learn(scope.budgets, now, kind, limit, left, mark, period)
+  amounts.learn(scope.budgets, now, kind, limit, left, mark, period)
   renew_order(scope, now)
-  touch(scope)
+  scheduler.touch(scope)
 end
 
 function on.teach(_, now, lane, kind, limit, left, period)
   local scope = lane_of(lane)
-  teach(scope.budgets, now, kind, limit, left, period)
+  amounts.teach(scope.budgets, now, kind, limit, left, period)
   renew_order(scope, now)
-  touch(scope)
+  scheduler.touch(scope)
 end
 
 function on.pause(_, now, lane, wait)
   local scope = lane_of(lane)
   scope.budgets.paused_until = max(scope.budgets.paused_until, now + wait)
-  touch(scope)
+  scheduler.touch(scope)
 end
 
 function on.slow_down(_, now, lane, age)
   local scope = lane_of(lane)
-  slow_down(scope.budgets, now, now - age)
-  touch(scope)
+  amounts.slow_down(scope.budgets, now, now - age)
+  scheduler.touch(scope)
 end
 
 function on.pace(_, now, lane, period)
@@ -2089,12 +2118,12 @@ function on.pace(_, now, lane, period)
   if period <= 0 then
     budgets.pace = nil
   elseif not budgets.pace then
-    budgets.pace = new_bucket(period, 1)
+    budgets.pace = amounts.new_bucket(period, 1)
   else
     budgets.pace.full_at = budgets.pace.full_at + (period - budgets.pace.period)
     budgets.pace.period = period
   end
-  touch(scope)
+  scheduler.touch(scope)
 end
 
 -- Clients (core/group_clients.py).
@@ -2115,7 +2144,7 @@ function files.take_out_demand(is_new)
     local demands = member.lent == 1 and demands_of(member) or {}
     local taken = {}
     for key, demand in pairs(demands) do
-      local _, _, client = parse_key(key)
+      local _, _, client = store.parse_key(key)
       if is_new[client] then taken[key] = demand end
     end
     for _, key in ipairs(keys_in_order(taken)) do
@@ -2131,16 +2160,16 @@ function files.set_client_limits(scope, limits)
   scope.limits, scope.version = limits, state.clients_version
   local period, burst, tokens, slots = unpack(limits)
   local budgets = scope.budgets
-  budgets.requests = period >= 0 and new_bucket(period, burst) or nil
-  budgets.tokens = tokens >= 0 and new_bucket(ceil(MINUTE / tokens), tokens) or nil
+  budgets.requests = period >= 0 and amounts.new_bucket(period, burst) or nil
+  budgets.tokens = tokens >= 0 and amounts.new_bucket(ceil(MINUTE / tokens), tokens) or nil
   budgets.slots = slots >= 0 and slots or nil
-  touch(scope)
+  scheduler.touch(scope)
 end
 
 function files.is_full(budgets, now)
   local requests, tokens = budgets.requests, budgets.tokens
-  return (not requests or level(requests, now) == requests.burst)
-    and (not tokens or level(tokens, now) == tokens.burst)
+  return (not requests or amounts.level(requests, now) == requests.burst)
+    and (not tokens or amounts.level(tokens, now) == tokens.burst)
 end
 
 function files.update_clients(call, now)
@@ -2149,25 +2178,25 @@ function files.update_clients(call, now)
   local limits, weights, is_new = {}, {}, {}
   for _, each in ipairs(call.clients) do
     limits[each[1]], weights[each[1]] = {each[3], each[4], each[5], each[6]}, each[2]
-    is_new[each[1]] = not client_of(each[1]) or nil
+    is_new[each[1]] = not store.client_of(each[1]) or nil
   end
   local affected = files.take_out_demand(is_new)
   local starts_empty = call.known == 0 and not files.is_full(state.budgets, now)
   local all = {}
-  for _, name in ipairs(fetch(MEMBERS, "l").blob or {}) do all[name] = true end
+  for _, name in ipairs(store.fetch(MEMBERS, "l").blob or {}) do all[name] = true end
   for _, name in ipairs(sorted_keys(is_new)) do
-    local scope = new_scope("client", name, {in_flight = 0})
-    scope.flows, scope.serial, scope.version, scope.limits = {}, next_serial(), 0, {-1, -1, -1, -1}
-    fetch(MEMBERS, "k" .. name).value = scope
+    local scope = store.new_scope("client", name, {in_flight = 0})
+    scope.flows, scope.serial, scope.version, scope.limits = {}, store.next_serial(), 0, {-1, -1, -1, -1}
+    store.fetch(MEMBERS, "k" .. name).value = scope
     all[name] = true
   end
   for _, name in ipairs(sorted_keys(all)) do
-    local scope = client_of(name)
+    local scope = store.client_of(name)
     files.set_client_limits(scope, limits[name] or {-1, -1, -1, -1})
     scope.weight = weights[name] or -1
     if is_new[name] and starts_empty then
       for _, bucket in pairs({scope.budgets.requests, scope.budgets.tokens}) do
-        fill_to(bucket, now, 0)
+        amounts.fill_to(bucket, now, 0)
       end
     end
   end
@@ -2177,14 +2206,14 @@ function files.update_clients(call, now)
   end
   local kept = {}
   for _, name in ipairs(sorted_keys(all)) do
-    local scope = client_of(name)
+    local scope = store.client_of(name)
     if not limits[name] and not scope.flows[1] and scope.budgets.in_flight == 0 then
-      drop(MEMBERS, "k" .. name)
+      store.drop(MEMBERS, "k" .. name)
     else
       insert(kept, name)
     end
   end
-  local list = fetch(MEMBERS, "l")
+  local list = store.fetch(MEMBERS, "l")
   list.value, list.blob = kept, kept
 end
 
@@ -2207,20 +2236,20 @@ function calls.set_limits(now)
   for _, member in ipairs(state.members) do period = max(period, member.limits[1]) end
   local burst, tokens, slots, probes = calls.least(2), calls.least(3), calls.least(4), calls.least(5)
   local own = state.budgets
-  set_limit(own, now, 0, period, burst)
-  set_limit(own, now, 1, tokens < 0 and -1 or -divide(-MINUTE, tokens), tokens)
+  amounts.set_limit(own, now, 0, period, burst)
+  amounts.set_limit(own, now, 1, tokens < 0 and -1 or -divide(-MINUTE, tokens), tokens)
   own.slots = slots >= 0 and slots or nil
   if state.limits[1] and state.limits[5] ~= probes then
     for _, lane in ipairs(state.lanes) do
       if lane.budgets.known == 0 then
         lane.budgets.slots = probes >= 0 and probes or nil
-        touch(lane)
+        scheduler.touch(lane)
       end
     end
   end
   state.probes = probes
   state.limits = {period, burst, tokens, slots, probes}
-  touch()
+  scheduler.touch()
 end
 
 function calls.add_member(member)
@@ -2241,7 +2270,7 @@ function calls.expel(member, now)
   remove_value(state.members, member)
   state.member_by_name[member.name] = nil
   member.body = nil
-  for _, prefix in ipairs({"m", "d", "r"}) do drop(MEMBERS, prefix .. member.name) end
+  for _, prefix in ipairs({"m", "d", "r"}) do store.drop(MEMBERS, prefix .. member.name) end
   calls.set_limits(now)
 end
 
@@ -2283,7 +2312,7 @@ function calls.register(call, now)
   for place = 1, 2 do
     local bucket, units = own.requests, call.levels[place]
     if place == 2 then bucket = own.tokens end
-    if bucket and 0 <= units and units < level(bucket, now) then fill_to(bucket, now, units) end
+    if bucket and 0 <= units and units < amounts.level(bucket, now) then amounts.fill_to(bucket, now, units) end
   end
   body.own_slots = call.slots[1]
   own.in_flight = own.in_flight + body.own_slots
@@ -2291,14 +2320,14 @@ function calls.register(call, now)
     local lane = lane_of(each[1])
     body.lane_slots[each[1]] = each[2]
     lane.budgets.in_flight = lane.budgets.in_flight + each[2]
-    touch(lane)
+    scheduler.touch(lane)
   end
   for _, each in ipairs(call.slots[3]) do
-    local scope = client_of(each[1])
+    local scope = store.client_of(each[1])
     if scope then
       body.client_slots[each[1]] = each[2]
       scope.budgets.in_flight = scope.budgets.in_flight + each[2]
-      touch(scope)
+      scheduler.touch(scope)
     end
   end
   return member
@@ -2317,8 +2346,8 @@ function calls.put_back(member, entry, again, now)
   local key = entry[1]
   local demand = again[key] or demand_of(member, key)
   if not demand then
-    local _, index, client = parse_key(key)
-    local share = share_of(index, client)
+    local _, index, client = store.parse_key(key)
+    local share = store.share_of(index, client)
     local weight = share and share.weight or 1
     demand = {sizes = {}, rest = 0, rest_tokens = 0, since = now, weight = weight}
     member.flows = member.flows + 1
@@ -2356,7 +2385,7 @@ function calls.update_demand(member, demand, now)
   local before_call = flows
   local changed, refused, reports = {}, {}, {}
   for _, report in ipairs(demand) do
-    local key = key_of(report[1], report[2] + 1, report[3])
+    local key = store.key_of(report[1], report[2] + 1, report[3])
     local reported = {
       sizes = report[5], rest = report[6], rest_tokens = report[7], since = now - report[8],
       weight = report[4],
@@ -2368,7 +2397,7 @@ function calls.update_demand(member, demand, now)
     if is_known == nil then is_known = demand_of(member, key) end
     if demands.count(reported) > 0 and not is_known and flows >= MAX_FLOWS then
       insert(refused, format(
-        "[%s,%d,%s]", cjson.encode(report[1]), report[2], cjson.encode(report[3])
+        "[%s,%d,%s]", json(report[1]), report[2], json(report[3])
       ))
     else
       if is_known then flows = flows - 1 end
@@ -2395,9 +2424,9 @@ function calls.collect(member, now)
   local grants = {}
   for place, entry in ipairs(group.body_of(member).box) do
     entry[7] = member.seq
-    local lane, index, client = parse_key(entry[1])
+    local lane, index, client = store.parse_key(entry[1])
     grants[place] = format(
-      "[%s,%d,%s,%s,%s,%s,%s,%s]", cjson.encode(lane), index - 1, cjson.encode(client),
+      "[%s,%d,%s,%s,%s,%s,%s,%s]", json(lane), index - 1, json(client),
       number(entry[2]), number(max(0, entry[3] - now)), number(entry[4]), number(entry[5]),
       number(entry[6])
     )
@@ -2435,8 +2464,8 @@ function replies.json_list(list) return "[" .. table.concat(list, ",") .. "]" en
 
 function replies.quota(bucket, now)
   if not bucket then return "[-1,0,0,0]" end
-  cap(bucket, now)
-  return replies.numbers({bucket.burst, level(bucket, now), bucket.period, max(0, bucket.full_at - now)})
+  amounts.cap(bucket, now)
+  return replies.numbers({bucket.burst, amounts.level(bucket, now), bucket.period, max(0, bucket.full_at - now)})
 end
 
 function replies.quotas(budgets, now)
@@ -2459,9 +2488,9 @@ end
 function replies.lane_state(lane, now)
   local budgets, depths = lane.budgets, lane.depths
   return format(
-    "[%s,%d,%s,%s,%s,%s,%s,%d,%s,[%s,%s,%s]]", cjson.encode(lane.name), budgets.known,
+    "[%s,%d,%s,%s,%s,%s,%s,%d,%s,[%s,%s,%s]]", json(lane.name), budgets.known,
     replies.quotas(budgets, now), number(max(0, budgets.paused_until - now)),
-    number(spacing(budgets, now)), replies.numbers(lane.waiting), replies.numbers(lane.waiting_tokens),
+    number(amounts.spacing(budgets, now)), replies.numbers(lane.waiting), replies.numbers(lane.waiting_tokens),
     lane.short, replies.leads(lane.order), replies.groups_of(depths[1]), replies.groups_of(depths[2]), replies.groups_of(depths[3])
   )
 end
@@ -2500,9 +2529,9 @@ function replies.client_states(demand, now)
     return before(one, two)
   end)
   for place = 1, min(count_own + OTHERS, #names) do
-    local scope = client_of(names[place])
+    local scope = store.client_of(names[place])
     states[place] = format(
-      "[%s,%s,%s,%s,%s]", cjson.encode(scope.name), replies.quotas(scope.budgets, now),
+      "[%s,%s,%s,%s,%s]", json(scope.name), replies.quotas(scope.budgets, now),
       replies.numbers(scope.waiting), replies.numbers(scope.waiting_tokens), replies.leads(scope.order)
     )
   end
@@ -2512,7 +2541,7 @@ end
 function replies.shared_flows(member, demand)
   local reported, flows = {}, {}
   for _, report in ipairs(demand) do
-    reported[key_of(report[1], report[2] + 1, report[3])] = report
+    reported[store.key_of(report[1], report[2] + 1, report[3])] = report
   end
   for _, key in ipairs(keys_in_order(reported)) do
     local flow, items, tokens, others = group.find_flow(key), 0, 0, false
@@ -2525,7 +2554,7 @@ function replies.shared_flows(member, demand)
     if others then
       local report = reported[key]
       insert(flows, format(
-        "[%s,%d,%s,%s,%s]", cjson.encode(report[1]), report[2], cjson.encode(report[3]),
+        "[%s,%d,%s,%s,%s]", json(report[1]), report[2], json(report[3]),
         number(items), number(tokens)
       ))
     end
@@ -2538,7 +2567,7 @@ function replies.float_states(member)
   for place, name in ipairs(sorted_keys(floats)) do
     local budgets = lane_of(name).budgets
     states[place] = format(
-      "[%s,%s,%s,%s,%s]", cjson.encode(name), number(floats[name][1]), number(floats[name][2]),
+      "[%s,%s,%s,%s,%s]", json(name), number(floats[name][1]), number(floats[name][2]),
       number(budgets.total_requests), number(budgets.total_tokens)
     )
   end
@@ -2562,8 +2591,8 @@ function replies.reply(member, grants, refused, demand, now)
     replies.json_list(grants), replies.json_list(floats),
     next_at == inf and "-1" or number(max(0, next_at - HORIZON - now)), number(state.waiting),
     #state.members, number(replies.share_granted(member)), files.same(member.limits, state.limits) and 0 or 1,
-    own.requests and number(max(0, level(own.requests, now))) or "-1",
-    own.tokens and number(max(0, level(own.tokens, now))) or "-1",
+    own.requests and number(max(0, amounts.level(own.requests, now))) or "-1",
+    own.tokens and number(max(0, amounts.level(own.tokens, now))) or "-1",
     replies.numbers(state.waiting_by_class), number(state.waiting_tokens), number(state.clients_version),
     replies.json_list(refused), replies.quotas(own, now), replies.leads(state.order),
     replies.json_list(replies.lane_states(member, demand, now)), replies.json_list(replies.client_states(demand, now)),
@@ -2579,7 +2608,7 @@ function whole.new_state()
   return {
     epoch = 0, shifted = 0, now = 0, offset = 0, numbers = 0, serials = 0, waiting = 0,
     waiting_tokens = 0, waiting_by_class = {0, 0, 0}, next_at = inf, changed = 0, probes = -1, elected = "",
-    order = new_order(), budgets = {in_flight = 0, held = 0, held_tokens = 0}, clients_version = 0,
+    order = orders.new_order(), budgets = {in_flight = 0, held = 0, held_tokens = 0}, clients_version = 0,
     limits = {}, shares = {0, 0, 0}, busy = {0, 0, 0}, generations = {0, 0, 0}, halved_at = 0,
     touched = {}, sleepers = {}, members = {}, member_by_name = {}, lanes = {}, lane_by_name = {},
     used_lanes = {}, busy_clients = {}, fields = 0,
@@ -2606,7 +2635,7 @@ function whole.save_state()
       each.flows, each.boxed, each.pending,
     }
   end
-  for place, lane in ipairs(state.lanes) do lanes[place] = save_lane(lane) end
+  for place, lane in ipairs(state.lanes) do lanes[place] = store.save_lane(lane) end
   return pack({
     FORMAT, out, touched, state.sleepers, members, lanes, state.busy_clients,
     sorted_keys(state.used_lanes),
@@ -2635,12 +2664,12 @@ function whole.load_state(raw)
     state.members[place], state.member_by_name[member.name] = member, member
   end
   for place, each in ipairs(parts[6]) do
-    local lane = load_lane(each)
+    local lane = store.load_lane(each)
     state.lanes[place], state.lane_by_name[lane.name] = lane, lane
   end
   for _, name in ipairs(parts[8]) do state.used_lanes[name] = state.lane_by_name[name] end
   for _, each in ipairs(parts[3]) do
-    local scope = scope_named(each[1], each[2])
+    local scope = scheduler.scope_named(each[1], each[2])
     if scope then insert(state.touched, scope) end
   end
 end
@@ -2664,14 +2693,14 @@ function whole.load()
 end
 
 local savers = {
-  k = save_client, f = save_flow, s = save_share,
+  k = store.save_client, f = store.save_flow, s = store.save_share,
 }
 
 function whole.save_members()
   for _, member in ipairs(state.members) do
     local body = member.body
     if body then
-      fetch(MEMBERS, "m" .. member.name).value =
+      store.fetch(MEMBERS, "m" .. member.name).value =
         {body.own_slots, body.lane_slots, body.client_slots, body.floats, body.box}
       if next(body.withdrawn) then
         local out = {}
@@ -2679,9 +2708,9 @@ function whole.save_members()
           out[#out + 1] = key
           blobs.put_demand(out, demand)
         end
-        fetch(MEMBERS, "d" .. member.name).value = out
+        store.fetch(MEMBERS, "d" .. member.name).value = out
       else
-        drop(MEMBERS, "d" .. member.name)
+        store.drop(MEMBERS, "d" .. member.name)
       end
     end
     for _, entry in ipairs(member.new) do
@@ -2774,10 +2803,10 @@ function whole.rebase()
   state.shifted = state.shifted + REBASE_BY
   whole.shift_scope(state)
   for _, lane in ipairs(state.lanes) do whole.shift_lane(lane) end
-  for _, name in ipairs(fetch(MEMBERS, "l").blob or {}) do whole.shift_scope(client_of(name)) end
+  for _, name in ipairs(store.fetch(MEMBERS, "l").blob or {}) do whole.shift_scope(store.client_of(name)) end
   for _, entry in ipairs(state.sleepers) do entry[1] = entry[1] - REBASE_BY end
   for _, field in ipairs(redis.call("HKEYS", FLOWS)) do
-    if field:sub(1, 1) == "f" then whole.shift_demands(flow_by_id(field:sub(2)).demands) end
+    if field:sub(1, 1) == "f" then whole.shift_demands(store.flow_by_id(field:sub(2)).demands) end
   end
   for _, member in ipairs(state.members) do
     member.seen = member.seen - REBASE_BY
@@ -2794,9 +2823,9 @@ function whole.sweep()
   if state.forget_flows or state.fields <= 3 * live + 5 * MAX_IDLE then return end
   for _, field in ipairs(redis.call("HKEYS", FLOWS)) do
     local kind, rest = field:sub(1, 1), field:sub(2)
-    if kind == "f" and not known_flow(rest) or kind == "s"
-        and not share_of(tonumber(rest:sub(1, 1)), rest:sub(2)) then
-      drop(FLOWS, field)
+    if kind == "f" and not store.known_flow(rest) or kind == "s"
+        and not store.share_of(tonumber(rest:sub(1, 1)), rest:sub(2)) then
+      store.drop(FLOWS, field)
     end
   end
 end
