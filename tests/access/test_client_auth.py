@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -510,3 +511,20 @@ def test_key_command_rejects_an_invalid_name() -> None:
     with pytest.raises(SystemExit) as ended:
         main(["key", "a b"])
     assert ended.value.code == 2
+
+
+def test_weights_and_version_follow_the_file(clients: Path) -> None:
+    """Of the gates in a group, the one with the newest file says what counts."""
+    write(clients, table(search="weight = 2", other=""))
+    os.utime(clients, ns=(0, 5_000_000))
+    auth = ClientAuth(str(clients))
+    assert (auth.weights, auth.version) == ({"search": 2.0, "other": 1.0}, 5_000)
+    write(clients, table(search="weight = 3"))
+    os.utime(clients, ns=(0, 7_000_000))
+    auth.reload()
+    assert (auth.weights, auth.version) == ({"search": 3.0}, 7_000)
+    write(clients, "[client.x")
+    with pytest.raises(ClientsError):
+        auth.reload()
+    assert auth.version == 7_000
+    assert (ClientAuth(None).weights, ClientAuth(None).version) == ({}, 0)

@@ -236,3 +236,19 @@ def test_first_call_may_take_a_second() -> None:
         assert harness.states() == ["together"]
 
     run_group(scenario, gates=0, **SETTINGS)
+
+
+def test_draining_member_holds_its_slots_until_its_exchanges_end() -> None:
+    async def scenario(harness: GroupHarness) -> None:
+        await asyncio.sleep(1)
+        harness.spawn("a", 0, hold_s=3)
+        await asyncio.sleep(0.5)
+        harness.gates[0].close()
+        waiter = harness.spawn("b", 1)
+        await asyncio.sleep(2)
+        assert not waiter.done()
+        assert (await waiter).queued / 1e9 == pytest.approx(2.5, abs=0.06)
+        await harness.gates[0].leave_group()
+        assert len(harness.group.scheduler.members) == 2
+
+    run_group(scenario, rate_limit=None, concurrency_limit=1)
