@@ -2875,11 +2875,57 @@ local function sync(call, now)
   return serve(member, call, now)
 end
 
+-- What would harm other members is refused (core/group_call.py checks more).
+
+local checks = {}
+
+function checks.refuse(name) error("a call's '" .. name .. "' is missing or malformed", 0) end
+
+function checks.whole(name, value, least)
+  local is_whole = type(value) == "number" and value >= least and value <= 2 ^ 53
+  if not is_whole or floor(value) ~= value then checks.refuse(name) end
+end
+
+function checks.limits(name, list, from, to)
+  for place = from, to do
+    if list[place] ~= -1 then checks.whole(name, list[place], 1) end
+  end
+  if list[from] ~= -1 and list[from + 1] == -1 then checks.refuse(name) end
+end
+
+function checks.weight(name, value)
+  if type(value) ~= "number" or not (value > 0 and value < inf) then checks.refuse(name) end
+end
+
+function checks.demand(report)
+  checks.whole("demand", report[2], 0)
+  if report[2] > 2 then checks.refuse("demand") end
+  checks.weight("demand", report[4])
+  for _, size in ipairs(report[5]) do checks.whole("demand", size, 0) end
+  for place = 6, 8 do checks.whole("demand", report[place], 0) end
+  if report[7] > report[6] * 1e10 then checks.refuse("demand") end
+end
+
+function checks.call(call)
+  checks.whole("seq", call.seq, 1)
+  checks.whole("ack", call.ack, 0)
+  checks.whole("elapsed", call.elapsed, 0)
+  if call.ack >= call.seq then error("a call acknowledges itself", 0) end
+  if #call.limits ~= 5 then checks.refuse("limits") end
+  checks.limits("limits", call.limits, 1, 5)
+  for _, report in ipairs(call.demand) do checks.demand(report) end
+  for _, client in ipairs(call.clients or {}) do
+    checks.weight("clients", client[2])
+    checks.limits("clients", client, 3, 6)
+  end
+end
+
 local function main()
   local call = cjson.decode(ARGV[1])
   for _, name in ipairs({"clients", "clients_version", "leave", "replaces"}) do
     if call[name] == cjson.null then call[name] = nil end
   end
+  checks.call(call)
   whole.load()
   local clock = whole.read_clock()
   if clock + state.offset > REBASE_AT then

@@ -8,6 +8,7 @@ import pytest
 import redis
 
 from rustygate.admission.group.redis_store import load_script
+from rustygate.core.group_call import CallError
 from rustygate.core.group_scheduler import GroupScheduler
 from tests.support.group_traces import MS, SECOND, Call, Trace
 from tests.support.redis import NONE_INSTALLED, SERVERS, RedisServer
@@ -197,3 +198,32 @@ def test_malformed_call_is_an_error_and_changes_nothing(
     news = [["charge", "gpt", "app", 1], *changed.get("news", [])]
     assert "error" in script.sync(a_call("b", **{**changed, "news": news}), MS)
     assert [client.dump(key) for key in script.keys] == before
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"seq": 0, "ack": -1},
+        {"ack": 1},
+        {"elapsed": -1},
+        {"limits": [0, 1, -1, -1, -1]},
+        {"limits": [SECOND, -1, -1, -1, -1]},
+        {"limits": [SECOND, 1, -1, -1]},
+        {"demand": [["gpt", 3, "app", 1, [1], 0, 0, 0]]},
+        {"demand": [["gpt", 1, "app", 0, [1], 0, 0, 0]]},
+        {"demand": [["gpt", 1, "app", 1, [-1], 0, 0, 0]]},
+        {"demand": [["gpt", 1, "app", 1, [], 0, 5, 0]]},
+        {"demand": [["gpt", 1, "app", 1, [], 1.5, 5, 0]]},
+        {"clients": [["app", 0, -1, -1, -1, -1]], "clients_version": 1},
+        {"clients": [["app", 1, 0, 1, -1, -1]], "clients_version": 1},
+    ],
+    ids=str,
+)
+def test_harmful_call_is_refused_by_both(
+    script: SyncScript, client: redis.Redis, changed: dict[str, Any]
+) -> None:
+    call = a_call(**changed)
+    with pytest.raises(CallError):
+        GroupScheduler().sync(call, 0)
+    assert "call" in script.sync(call, 0)["error"]
+    assert client.keys() == []
