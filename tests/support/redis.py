@@ -92,9 +92,9 @@ class RedisServer:
         lines = (*ports, "bind 127.0.0.1", 'save ""', f"dir {directory}", *options)
         self._config.write_text("\n".join(lines) + "\n")
         self._log = (directory / "redis.log").open("ab")
-        self._start()
+        self.start()
 
-    def _start(self) -> None:
+    def start(self) -> None:
         self._popen = subprocess.Popen(
             [self._program, str(self._config), *self._arguments],
             stdout=self._log,
@@ -130,7 +130,7 @@ class RedisServer:
 
     def restart(self) -> None:
         self.stop()
-        self._start()
+        self.start()
 
     def close(self) -> None:
         self.stop()

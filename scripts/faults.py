@@ -1,0 +1,209 @@
+"""What faults of a group of gates cost, under load from clients of the official SDK.
+
+Three gates share 40 requests a second, with a burst of 2. Three clients always want more than they
+get: one at the first gate, one at all of them, one at the last two. A fourth one streams. Their
+own retries are off. Clients go on to another gate while theirs was killed, is stopped or drains.
+The script prints for each fault: errors of clients; exchanges that a killed gate took with it;
+requests that a draining gate refused and another one took; the part of the quota that was used
+within 2 seconds of the fault's instants and outside of them; the burst that upstream saw; Jain's
+fairness index of the busy clients outside; the states of the gates at the end of the fault.
+
+`late` is by how much a timer of the script itself was late at most: a machine that is busy with
+other things makes a group look worse.
+"""
+
+import argparse
+import asyncio
+import tempfile
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from tests.support.gate_group import GateGroup, pass_time, running_group
+from tests.support.slow_proxy import SlowProxy
+
+RATE, BURST = 40.0, 2
+BUSY = ("one gate", "all gates", "two gates")
+
+# How long before a fault and after it the clients send.
+AROUND_S = 5.0
+
+# What happens this close to an instant of a fault is counted apart.
+NEAR_S = 2.0
+
+Fault = Callable[["Run"], Awaitable[None]]
+
+FAULTS: dict[str, Fault] = {}
+
+
+class Run:
+    """A group under load. `instants`: when something was done to it."""
+
+    def __init__(self, group: GateGroup) -> None:
+        self.group = group
+        self.instants: list[float] = []
+        self.states: list[str] = []
+
+    def mark(self) -> None:
+        self.instants.append(asyncio.get_running_loop().time())
+
+    async def lasting(self, seconds: float) -> None:
+        """Let a fault last, and note the gates' states at its end."""
+        await asyncio.sleep(seconds)
+        self.states = [
+            "stopped" if gate.is_stopped else await self.group.state(gate) for gate in self.group
+        ]
+
+
+def fault(name: str) -> Callable[[Fault], Fault]:
+    def register(function: Fault) -> Fault:
+        FAULTS[name] = function
+        return function
+
+    return register
+
+
+@fault("none")
+async def none(run: Run) -> None:
+    run.mark()
+
+
+@fault("gate killed")
+async def gate_killed(run: Run) -> None:
+    """With waiters, grants, slots and streams."""
+    run.mark()
+    run.group.gates[0].kill()
+
+
+@fault("gate stopped 10 s")
+async def gate_stopped(run: Run) -> None:
+    run.mark()
+    run.group.gates[1].stop()
+    await run.lasting(10)
+    run.mark()
+    run.group.gates[1].resume()
+
+
+@fault("gate drained")
+async def gate_drained(run: Run) -> None:
+    run.mark()
+    run.group.gates[0].drain()
+
+
+@fault("gate joins")
+async def gate_joins(run: Run) -> None:
+    gate = run.group.launch()
+    await gate.start()
+    run.mark()
+    run.group.keep_sending("newcomer", len(run.group.gates) - 1)
+
+
+@fault("Redis killed 5 s")
+async def redis_killed(run: Run) -> None:
+    run.mark()
+    run.group.redis.stop()
+    await run.lasting(5)
+    run.mark()
+    run.group.redis.start()
+
+
+@fault("Redis stopped 5 s")
+async def redis_stopped(run: Run) -> None:
+    run.mark()
+    run.group.redis.pause()
+    await run.lasting(5)
+    run.mark()
+    run.group.redis.resume()
+
+
+@fault("FLUSHALL")
+async def flushed(run: Run) -> None:
+    run.mark()
+    run.group.command("FLUSHALL")
+
+
+@fault("SCRIPT FLUSH")
+async def script_flushed(run: Run) -> None:
+    run.mark()
+    run.group.command("SCRIPT FLUSH")
+
+
+@fault("connections killed")
+async def connections_killed(run: Run) -> None:
+    run.mark()
+    run.group.command("CLIENT KILL", "TYPE", "normal", "SKIPME", "yes")
+
+
+@fault("connection hangs 5 s")
+async def connection_hangs(run: Run) -> None:
+    """Of a fourth gate, which reaches Redis through a proxy."""
+    proxy = SlowProxy(run.group.redis.port)
+    try:
+        await run.group.launch(proxy.port).start()
+        await run.group.until_members(4)
+        run.group.keep_sending("fourth gate", 3)
+        await pass_time(2 * NEAR_S)
+        run.mark()
+        proxy.hang()
+        await run.lasting(5)
+        run.mark()
+        proxy.resume()
+        await pass_time(AROUND_S)
+    finally:
+        run.group.gates[3].kill()
+        proxy.close()
+
+
+async def run_fault(name: str, gates: int, latency_s: float) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        async with running_group(
+            Path(folder), gates, latency_s=latency_s, RATE_LIMIT=RATE, RATE_LIMIT_BURST=BURST
+        ) as group:
+            run = Run(group)
+            everywhere = range(gates)
+            for client, places in zip(
+                BUSY, ((0,), everywhere, (gates - 2, gates - 1)), strict=True
+            ):
+                group.keep_sending(client, *places)
+            group.keep_sending("streams", *everywhere, in_flight=2, stream=True)
+            began = await pass_time(1)
+            await pass_time(AROUND_S)
+            await FAULTS[name](run)
+            ended = await pass_time(NEAR_S + AROUND_S)
+            if not run.states:
+                await run.lasting(0)
+            print_run(name, run, began, ended)
+
+
+def print_run(name: str, run: Run, began: float, ended: float) -> None:
+    group, upstream = run.group, run.group.upstream
+    near = [(at, at + NEAR_S) for at in run.instants]
+    bounds = [began, *(each for pair in near for each in pair), ended]
+    outside = list(zip(bounds[::2], bounds[1::2], strict=True))
+
+    def used(spans: list[tuple[float, float]]) -> str:
+        return "/".join(f"{upstream.used(RATE, *span):.0%}" for span in spans)
+
+    fairness = "/".join(f"{upstream.jain(BUSY, *span):.3f}" for span in outside)
+    print(
+        f"{name:<21} errors {dict(group.errors) or 0}, lost {group.lost}, moved {group.moved}, "
+        f"used near {used(near)}, else {used(outside)}, "
+        f"burst seen {upstream.excess(RATE, began):.1f}, Jain {fairness}, "
+        f"states {' '.join(run.states)}, late {group.lateness_s * 1000:.0f} ms",
+        flush=True,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--gates", type=int, default=3, help="default: %(default)s")
+    parser.add_argument(
+        "--latency", type=float, default=0, metavar="MS", help="of all calls to Redis"
+    )
+    parser.add_argument("fault", nargs="*", help=f"default: all of {', '.join(FAULTS)}")
+    arguments = parser.parse_args()
+    for name in arguments.fault or FAULTS:
+        asyncio.run(run_fault(name, arguments.gates, arguments.latency / 1000))
+
+
+if __name__ == "__main__":
+    main()
