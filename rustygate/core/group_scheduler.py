@@ -2,8 +2,8 @@
 
 Gates that share one quota report what waits in them, and one scheduler (`core.scheduler`) owns all
 budgets and the fair order over all of it. A member calls `sync` with what has changed since its
-last call, and gets its grants. In Redis the same function is a Lua script (`admission/group/
-sync.lua`), with the same grants for the same calls; tests hold the two together.
+last call, and gets its grants. In Redis the same function is a Lua script
+(`admission/group/sync/`), with the same grants for the same calls; tests hold the two together.
 
 What goes across a network can be lost, late or twice:
 - Grants stay in the member's *box* until it acknowledges the reply, and are sent again with each

@@ -43,6 +43,20 @@ KEYS = ("head", "members", "flows")
 KEYS_EXPIRE_AFTER_S = 600
 MEMBER_FIELD = b"m"
 
+# In `sync/`: each part may use what those before it define.
+SCRIPT_PARTS = (
+    "budgets",
+    "orders",
+    "records",
+    "scopes",
+    "scheduler",
+    "members",
+    "news",
+    "calls",
+    "replies",
+    "main",
+)
+
 
 def group_keys(group: str) -> tuple[str, ...]:
     """The keys of a group, with one hash tag, so that a cluster keeps them together."""
@@ -50,7 +64,9 @@ def group_keys(group: str) -> tuple[str, ...]:
 
 
 def load_script() -> bytes:
-    return files(__package__).joinpath("sync.lua").read_bytes()
+    """The script. Redis takes it as one text, so its parts are joined in their order."""
+    folder = files(__package__) / "sync"
+    return b"".join((folder / f"{part}.lua").read_bytes() for part in SCRIPT_PARTS)
 
 
 class RedisStore:

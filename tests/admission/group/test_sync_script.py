@@ -2,12 +2,14 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
 
-from rustygate.admission.group.redis_store import load_script
+from rustygate.admission.group import redis_store
+from rustygate.admission.group.redis_store import SCRIPT_PARTS, load_script
 from rustygate.core.group_call import CallError
 from rustygate.core.group_scheduler import GroupScheduler
 from tests.support.group_traces import MS, SECOND, Call, Trace
@@ -15,6 +17,8 @@ from tests.support.redis import NONE_INSTALLED, SERVERS, RedisServer
 from tests.support.sync_script import SyncScript, first_difference
 
 pytestmark = pytest.mark.skipif(not SERVERS, reason=NONE_INSTALLED)
+
+SCRIPT_FOLDER = Path(redis_store.__file__).parent / "sync"
 
 
 @pytest.fixture(scope="module")
@@ -227,3 +231,8 @@ def test_harmful_call_is_refused_by_both(
         GroupScheduler().sync(call, 0)
     assert "call" in script.sync(call, 0)["error"]
     assert client.keys() == []
+
+
+def test_all_parts_of_the_script_are_joined() -> None:
+    assert {path.stem for path in SCRIPT_FOLDER.iterdir()} == set(SCRIPT_PARTS)
+    assert all(path.read_text().count("\n") < 500 for path in SCRIPT_FOLDER.iterdir())
