@@ -161,7 +161,7 @@ async def test_redis_that_restarts_empty_starts_no_second_burst(tmp_path: Path) 
         assert not group.errors
         for gate in group:
             # While it joined, a busy machine may have kept it from it.
-            alone = gate.log("this gate goes on alone")
+            alone = gate.log("this gate continues alone")
             assert [line for line in alone if " 100% " not in line] == alone[-1:]
             assert len(gate.log("joined group rustygate again")) == 1
         upstream = group.upstream

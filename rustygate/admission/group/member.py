@@ -228,7 +228,7 @@ class Member:
         """The group has forgotten this member, because it was silent or the store is empty."""
         self._registered = False
         self.urge(Urgency.AT_ONCE)
-        logger.info("group {} has forgotten this gate, which registers anew", self._group)
+        logger.info("group {} has forgotten this gate: registering again", self._group)
 
     def _on_failure(self, reason: str) -> None:
         now = self._dispatcher.now()
@@ -256,7 +256,7 @@ class Member:
         self.members = 0
         self._dispatcher.go_alone(share, now)
         logger.warning(
-            "the Redis of group {} does not answer ({}): this gate goes on alone with {:.0%} of "
+            "the Redis of group {} does not answer ({}): this gate continues alone with {:.0%} of "
             "the limits until it does",
             self._group,
             reason,
@@ -266,7 +266,7 @@ class Member:
     def _check_limits(self, differs: bool) -> None:
         if differs and not self._differs:
             logger.warning(
-                "the gates of group {} have different limits, and the strictest count: set the "
+                "the gates of group {} have different limits, and the strictest apply: set the "
                 "same RATE_LIMIT, RATE_LIMIT_BURST, TOKENS_PER_MINUTE and CONCURRENCY_LIMIT at "
                 "all of them",
                 self._group,

@@ -33,10 +33,10 @@ def test_each_change_of_the_state_is_logged_once(lines: list[str]) -> None:
     run_group(scenario, gates=1, gate_group="g")
     assert lines == [
         "INFO joined group g: 1 member",
-        "WARNING the Redis of group g does not answer (no answer within 100 ms): this gate goes "
-        "on alone with 100% of the limits until it does",
+        "WARNING the Redis of group g does not answer (no answer within 100 ms): this gate "
+        "continues alone with 100% of the limits until it does",
         "INFO Redis answers again: joined group g again, 1 member",
-        "INFO group g has forgotten this gate, which registers anew",
+        "INFO group g has forgotten this gate: registering again",
     ]
 
 
