@@ -36,10 +36,17 @@ FAULTS: dict[str, Fault] = {}
 
 
 class Run:
-    """A group under load. `instants`: when something was done to it."""
+    """A group under load.
 
-    def __init__(self, group: GateGroup) -> None:
+    Attributes:
+        seconds: how long a fault lasts that ends.
+        instants: when something was done to the group.
+        states: those of the gates at the end of the fault.
+    """
+
+    def __init__(self, group: GateGroup, seconds: float) -> None:
         self.group = group
+        self.seconds = seconds
         self.instants: list[float] = []
         self.states: list[str] = []
 
@@ -74,11 +81,11 @@ async def gate_killed(run: Run) -> None:
     run.group.gates[0].kill()
 
 
-@fault("gate stopped 10 s")
+@fault("gate stopped")
 async def gate_stopped(run: Run) -> None:
     run.mark()
     run.group.gates[1].stop()
-    await run.lasting(10)
+    await run.lasting(run.seconds)
     run.mark()
     run.group.gates[1].resume()
 
@@ -97,20 +104,20 @@ async def gate_joins(run: Run) -> None:
     run.group.keep_sending("newcomer", len(run.group.gates) - 1)
 
 
-@fault("Redis killed 5 s")
+@fault("Redis killed")
 async def redis_killed(run: Run) -> None:
     run.mark()
     run.group.redis.stop()
-    await run.lasting(5)
+    await run.lasting(run.seconds)
     run.mark()
     run.group.redis.start()
 
 
-@fault("Redis stopped 5 s")
+@fault("Redis stopped")
 async def redis_stopped(run: Run) -> None:
     run.mark()
     run.group.redis.pause()
-    await run.lasting(5)
+    await run.lasting(run.seconds)
     run.mark()
     run.group.redis.resume()
 
@@ -133,7 +140,7 @@ async def connections_killed(run: Run) -> None:
     run.group.command("CLIENT KILL", "TYPE", "normal", "SKIPME", "yes")
 
 
-@fault("connection hangs 5 s")
+@fault("connection hangs")
 async def connection_hangs(run: Run) -> None:
     """Of a fourth gate, which reaches Redis through a proxy."""
     proxy = SlowProxy(run.group.redis.port)
@@ -144,7 +151,7 @@ async def connection_hangs(run: Run) -> None:
         await pass_time(2 * NEAR_S)
         run.mark()
         proxy.hang()
-        await run.lasting(5)
+        await run.lasting(run.seconds)
         run.mark()
         proxy.resume()
         await pass_time(AROUND_S)
@@ -153,12 +160,12 @@ async def connection_hangs(run: Run) -> None:
         proxy.close()
 
 
-async def run_fault(name: str, gates: int, latency_s: float) -> None:
+async def run_fault(name: str, gates: int, latency_s: float, seconds: float) -> None:
     with tempfile.TemporaryDirectory() as folder:
         async with running_group(
             Path(folder), gates, latency_s=latency_s, RATE_LIMIT=RATE, RATE_LIMIT_BURST=BURST
         ) as group:
-            run = Run(group)
+            run = Run(group, seconds)
             everywhere = range(gates)
             for client, places in zip(
                 BUSY, ((0,), everywhere, (gates - 2, gates - 1)), strict=True
@@ -199,10 +206,13 @@ def main() -> None:
     parser.add_argument(
         "--latency", type=float, default=0, metavar="MS", help="of all calls to Redis"
     )
+    parser.add_argument(
+        "--seconds", type=float, default=10, help="how long outages last, default: %(default)s"
+    )
     parser.add_argument("fault", nargs="*", help=f"default: all of {', '.join(FAULTS)}")
     arguments = parser.parse_args()
     for name in arguments.fault or FAULTS:
-        asyncio.run(run_fault(name, arguments.gates, arguments.latency / 1000))
+        asyncio.run(run_fault(name, arguments.gates, arguments.latency / 1000, arguments.seconds))
 
 
 if __name__ == "__main__":
