@@ -152,8 +152,8 @@ class Admission(Waiter):
         self._return_cost()
 
     def waive(self) -> None:
-        """Return what was taken from the gate's and the client's budgets, since what was admitted
-        is no work. The lane's level comes from upstream."""
+        """Return what an admission took from the gate's and the client's budgets, because it makes
+        no model work. The lane's level comes from upstream."""
         self._return_cost()
 
     def _return_cost(self) -> None:

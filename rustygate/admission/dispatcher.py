@@ -30,8 +30,8 @@ from rustygate.errors import Draining
 from rustygate.exchange import MS
 
 # A timer of the event loop fires up to a millisecond late (epoll counts in milliseconds), and
-# later on a busy machine. An admission that a waiter has waited for is charged to the instant it
-# was due, or a bucket without burst would lose that time with each unit. Delays
+# later on a busy machine. An admission after a wait is charged to the instant it was due, or a
+# bucket without burst would lose that time with each unit. Delays
 # above this slack are charged to the present: a stalled process must not burst afterwards.
 TIMER_SLACK = 2 * MS
 

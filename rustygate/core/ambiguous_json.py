@@ -1,8 +1,8 @@
 """Whether all readers of a JSON body find the same model in it, or the same type.
 
-Of a repeated name most readers take the last value, some the first, and Go's ignore case. So a
-body with `model` twice, or with `Model`, may use a model that the gate did not read; a message
-with `type` twice may start a turn. Only bodies and messages of clients whose models are
+If a name is repeated, most readers take the last value and some the first, and Go's ignore case.
+So a body with `model` twice, or with `Model`, may use a model that the gate did not read, and a
+message with `type` twice may start a turn. Only bodies and messages of clients whose models are
 restricted are examined.
 """
 
@@ -29,7 +29,7 @@ _START_OF_OBJECT = re.compile(rb"(?:\xef\xbb\xbf)?\s*\{")
 
 
 def is_ambiguous(body: bytes, name: Name = "model") -> bool:
-    """Whether readers of a JSON object may differ about what has a name in it; false for any
+    """Whether readers of a JSON object may take different values for a name in it; false for any
     other body."""
     if _START_OF_OBJECT.match(body) is None:
         return False

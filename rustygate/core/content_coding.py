@@ -61,7 +61,7 @@ class _Decoder(Protocol):
 
 
 class _ZstdDecoder:
-    """A frame of zstd. What it has not decoded yet, it keeps."""
+    """A frame of zstd. It keeps the data that it has not decoded yet."""
 
     unconsumed_tail = b""
 
@@ -79,7 +79,7 @@ class _ZstdDecoder:
 
 
 class _BrotliDecoder:
-    """A brotli body. What it has not decoded yet, it keeps; what follows the body, it rejects."""
+    """A brotli body. It keeps the data that it has not decoded yet, and rejects any after it."""
 
     unconsumed_tail = unused_data = b""
 

@@ -40,7 +40,7 @@ _UNITS = (
 )
 _NUMBER = r"(?:\d{1,14}(?:\.\d{0,20})?|\.\d{1,20})"
 
-# What may stand around a value.
+# Characters that may surround a value.
 _AROUND = " \t\"'+"
 
 # A duration in units, the longest first. It matches the empty text, too.

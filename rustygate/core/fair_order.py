@@ -7,13 +7,13 @@ which its next item may begin. The smallest start tag is next; among equal tags,
 turn is longest ago. A turn moves the virtual time to the start tag, and the start tag on by the
 item's cost divided by the weight. With equal costs and weights this is round robin.
 
-What follows, and the scheduler relies on:
+The scheduler relies on these properties:
 - While they wait, flows are served in proportion to their weights, measured in cost, to within one
   item each.
-- A flow that waits for nothing earns no credit: it starts no earlier than the virtual time.
+- An idle flow earns no credit: it starts no earlier than the virtual time.
 - No flow starves, because start tags only grow.
 
-Departures from the paper: when nothing waits any more, everything is forgotten, where the paper
+One departure from the paper: at the end of a busy period all tags are forgotten, where the paper
 moves the virtual time to the largest finish tag. Both make all flows equal again.
 
 Tags are floats. An error of one unit in 2**53 does not matter to a share.

@@ -18,7 +18,7 @@ RESET_INTERVAL = SECOND
 
 
 class HeldBucket(TokenBucket):
-    """A bucket of which some units are held as float: its level is at most its capacity less
+    """A bucket some of whose units are held as float: its level is at most its capacity less
     these."""
 
     __slots__ = ("held",)
@@ -48,10 +48,10 @@ class HeldBucket(TokenBucket):
 
 @dataclass(slots=True)
 class GroupBudgets(Budgets):
-    """Budgets of which members hold a float: `held` admissions, and their tokens.
+    """Budgets with the float that members hold: `held` admissions, and their tokens.
 
-    What is lent is charged at once. When it is used or returned, it is as if it had been charged
-    then, or never.
+    A float is charged when it is lent. An admission that is used is then charged as of that
+    instant, and one that is returned as if it had never been lent.
     """
 
     held: int = 0
@@ -164,7 +164,7 @@ class GroupLane(GroupBudgets):
         return self.known or self.requests is not None or self.tokens is not None
 
     def is_idle(self, now: int) -> bool:
-        """Whether nothing but knowledge is lost if the lane is forgotten."""
+        """Whether forgetting the lane loses nothing but what was learned about it."""
         return not self.in_flight and self.paused_until <= now
 
     def slow_down(self, now: int, admitted_at: int) -> None:

@@ -7,16 +7,16 @@ whole. A call is a dict:
   number of the call, which grows; a retry has the same one. `ack`: the number of the last call
   whose reply it has; it must not use the replies to calls before that any more. `elapsed`: ns
   since the last call that was answered.
-- `limits`, the gate's own: ns per request, burst, tokens per minute, slots, and a lane's slots
+- `limits`: the gate's own: ns per request, burst, tokens per minute, slots, and a lane's slots
   before its first response; -1 for no limit.
-- `demand`, for each flow that changed: lane, class (0 to 2), client, weight, the tokens of its
+- `demand`: for each flow that changed: lane, class (0 to 2), client, weight, the tokens of its
   first waiters, how many more there are, their tokens, and the age of the first in ns.
 - `news`: what happened to what was admitted (`core.group_news`).
-- `float`, for lanes whose float it keeps or wants: lane, admissions, tokens each. In other lanes
-  it gives its float back, and must not use it from the call on.
-- `clients`: name, weight, and limits (ns per request, burst, tokens per minute, slots; -1 for
-  none), with `clients_version`, microseconds of the file's time; both optional. A client of the
-  file without limits is named, too.
+- `float`: for lanes whose float it keeps or wants: lane, admissions, tokens each. In other lanes
+  it gives its float back, and must not use it from this call on.
+- `clients`: for each client in the file, also those without limits: name, weight, and limits (ns
+  per request, burst, tokens per minute, slots; -1 for none), with `clients_version`, the time of
+  the file in microseconds; both optional.
 - `leave`: 1 to end; optional.
 - When it registers: `slots`, its admissions in flight: own, by lane and by client. `levels`: what
   is left of the gate's own requests and tokens as far as it knows, at most; -1 if it knows
@@ -37,7 +37,7 @@ from rustygate.core.group_state import MAX_FLOWS_REPORTED
 MAX_NUMBER = 2**53
 MAX_TOKENS = 10**10
 
-# A member reports the sizes of so many waiters of a flow; the others as a sum.
+# The number of waiters of a flow whose sizes a member reports; the others are a sum.
 SIZES_REPORTED = 8
 
 

@@ -46,7 +46,7 @@ def _set_limits(group: GroupState, name: str, limits: list[int]) -> None:
 
 
 def _take_out_demand(group: GroupState, clients: set[str]) -> list[tuple[Member, list[FlowKey]]]:
-    """Take out what waits of clients that get limits: their flows are others from then on."""
+    """Take out the waiters of clients that get limits: they belong to other flows from then on."""
     affected = []
     for member in group.in_order():
         keys = sorted(key for key in member.demands if key[2] in clients)

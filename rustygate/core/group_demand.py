@@ -37,7 +37,7 @@ class Demand:
 
     @property
     def first(self) -> int:
-        """The tokens of the first waiter; of one that is not known by itself, the average."""
+        """The tokens of the first waiter; the average if its own size was not reported."""
         return self.sizes[0] if self.sizes else self.rest_tokens // self.rest
 
     def take(self, at: int) -> int:
@@ -91,7 +91,7 @@ class GroupFlow(Flow[str]):
         return name, tokens
 
     def recount(self) -> tuple[int, int]:
-        """Count the items again. Returns by how many items and tokens they are more."""
+        """Count the items again. Returns by how many items and tokens they have grown."""
         count = sum(demand.count for demand in self.demands.values())
         tokens = sum(demand.tokens for demand in self.demands.values())
         change = count - self.count, tokens - self.tokens

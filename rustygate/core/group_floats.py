@@ -1,6 +1,6 @@
 """Floats: admissions that members of a group hold in advance while nobody waits.
 
-They serve requests without a round trip. They are not for clients with limits of their own.
+They admit requests without a round trip. Clients with limits of their own cannot use them.
 """
 
 from rustygate.core.bucket import TokenBucket
@@ -8,13 +8,16 @@ from rustygate.core.budgets import Budgets
 from rustygate.core.group_budgets import GroupBudgets
 from rustygate.core.group_state import Float, GroupState, Member
 
-# A member holds at most so many admissions in advance.
+# The most admissions that a member holds in advance.
 MAX_FLOAT = 256
 
 
 def lend(group: GroupState, member: Member, wanted: list[list[int]], now: int) -> None:
-    """Charge the float that a member wants, as far as there is room: at most its part of half of
-    each capacity, but one at least, and all members together hold no more than half."""
+    """Charge the float that a member wants, as far as there is room.
+
+    All members together hold at most half of each capacity. A member holds at most its part of
+    that, but may hold at least one.
+    """
     part = 2 * len(group.members)
     for name, count, tokens in wanted:
         lane = group.lane(str(name)).budgets

@@ -1,8 +1,8 @@
 """The wait that a newcomer is predicted to have in a group, from the last reply to its member.
 
-It is computed as at a single gate (`core.predicted_wait`), with less knowledge: what waits is told
-in groups of flows of about the same depth (`core.group_reply`), each of which counts as so many
-average flows at the virtual time. What is blocked elsewhere counts with one item of a short lane.
+It is computed as at a single gate (`core.predicted_wait`), with less knowledge: the reply sums up
+what waits in groups of flows of about the same depth (`core.group_reply`). Each group counts as
+that many average flows at the virtual time, and each other lane that is short as one item.
 """
 
 from typing import Any, NamedTuple
@@ -22,7 +22,7 @@ from rustygate.core.work import NO_WORK, Work, sum_work
 
 Reply = dict[str, Any]
 
-# What waits of a class: groups of flows, items, tokens, and the sum of their weights.
+# What waits in a class: for each group of flows their number, items, tokens, and sum of weights.
 Groups = list[list[float]]
 
 

@@ -1,9 +1,9 @@
-"""What members of a group tell of what was admitted, and of upstream's responses.
+"""What members of a group report about admissions and upstream's responses.
 
-Each event is a list: its kind, and its values as in `EVENTS`. What settles or gives back an
-admission ends with the version of the clients' limits that it was charged under: that of its
-grant, or `clients_version` in the reply to the call that reported it; without one it is the
-present version. Limits that changed since begin with full budgets, so nothing is due to them.
+Each event is a list: its kind, and its values as in `EVENTS`. An event that settles or gives back
+an admission ends with the version of the clients' limits that it was charged under: that of its
+grant, or `clients_version` in the reply to the call that reported it; by default the present
+version. Limits that changed since began with full budgets, so nothing is returned to them.
 """
 
 from collections.abc import Callable
@@ -103,7 +103,7 @@ def _waive(
 def _refund(
     group: GroupState, member: Member, now: int, lane: str, index: int, client: str, tokens: int
 ) -> None:
-    """Nobody was left to use a grant: its flow gets its turn back."""
+    """No waiter was left to use a grant: its flow gets its turn back."""
     group.refund_turn((lane, index, client), tokens)
 
 
@@ -125,7 +125,7 @@ def _known(group: GroupState, member: Member, now: int, lane: str) -> None:
 
 
 def _learn(group: GroupState, member: Member, now: int, lane: str, *values: int) -> None:
-    """What a response says of a lane's quota; see `GroupLane.learn`."""
+    """What a response says about a lane's quota; see `GroupLane.learn`."""
     scope = group.lane(lane)
     scope.budgets.learn(now, *values)
     scope.renew_order(now)
@@ -142,8 +142,8 @@ def _teach(
     level: int,
     period: int,
 ) -> None:
-    """What a member that registers knows of a lane's quota. The group may know better: then the
-    level only falls."""
+    """What a registering member knows about a lane's quota. If the group already knows the quota,
+    its level only falls."""
     scope = group.lane(lane)
     scope.budgets.teach(now, kind, limit, level, period)
     scope.renew_order(now)

@@ -1,8 +1,8 @@
-"""What a member is told of the budgets of a group, and of what waits for them.
+"""What a reply says about the budgets of a group, and about what waits for them.
 
 `core.group_forecast` predicts waits from it. A quota is a list: limit, level, ns per unit, and ns
-until it is full; the limit is -1 for no limit. What waits of a class is told in groups of flows
-of about the same depth: how many flows, their items, tokens, and the sum of their weights.
+until it is full; the limit is -1 for no limit. What waits in a class is summed up in groups of
+flows of about the same depth: how many flows, their items, tokens, and the sum of their weights.
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ from rustygate.core.group_budgets import GroupLaneScope, HeldBucket
 from rustygate.core.group_demand import FlowKey
 from rustygate.core.group_state import GroupState, Member
 
-# Besides its own lanes and clients a member is told of so many others, where most waits.
+# The number of other lanes, and of other clients, in a reply: those where most waits.
 OTHERS = 32
 
 

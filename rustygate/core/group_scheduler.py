@@ -1,11 +1,11 @@
-"""The scheduler of a group: the demand of all members in, each member's grants out.
+"""The scheduler of a group: it takes the demand of all members, and returns each one's grants.
 
 Gates that share one quota report what waits in them, and one scheduler (`core.scheduler`) owns all
 budgets and the fair order over all of it. A member calls `sync` with what has changed since its
 last call, and gets its grants. In Redis the same function is a Lua script
 (`admission/group/sync/`), with the same grants for the same calls; tests hold the two together.
 
-What goes across a network can be lost, late or twice:
+A network can lose, delay or repeat messages:
 - Grants stay in the member's *box* until it acknowledges the reply, and are sent again with each
   reply until then. A report that crossed them on the way still counts their items, so they are
   subtracted from it. A grant that its member collects later than `LATE` after its instant goes
@@ -40,7 +40,7 @@ from rustygate.core.group_state import MAX_FLOWS, GroupState, Member
 
 MS = SECOND // 1000
 
-# Nanoseconds per unit are at most so many, 13 days.
+# The most nanoseconds per unit: 13 days.
 MAX_PERIOD = 2**50
 
 HORIZON = 25 * MS

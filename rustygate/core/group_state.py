@@ -25,7 +25,7 @@ from rustygate.core.scopes import ClientScope, Flow, LaneScope, Share
 # Lanes that are not in use are forgotten above this number.
 MAX_LANES = 1000
 
-# A group has at most so many flows, counted once for each member; a call reports at most so many.
+# The most flows of a group, counted once for each member, and the most in one call.
 MAX_FLOWS = 10_000
 MAX_FLOWS_REPORTED = 2_000
 
@@ -122,7 +122,7 @@ class GroupState(Scheduler[str]):
     # Limits.
 
     def set_limits(self, now: int) -> None:
-        """The gate's own limits: of members that differ, the strictest counts."""
+        """The gate's own limits: where members differ, the strictest applies."""
         limits = [member.limits for member in self.members.values()]
         if not limits:
             return
@@ -157,8 +157,8 @@ class GroupState(Scheduler[str]):
         return lane
 
     def forget_lanes(self) -> None:
-        """Forget lanes that hold no knowledge with their last use. If there are too many others,
-        those used longest ago go, then by name."""
+        """Forget lanes about which nothing was learned once they are no longer used. If there are
+        too many others, forget the least recently used ones, then by name."""
         for name in self._used_lanes:
             lane = self.lanes[name]
             if self._is_idle(lane) and not lane.budgets.has_knowledge:

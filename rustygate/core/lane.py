@@ -141,8 +141,7 @@ class Lane(Budgets):
             self.pace.take(totals.at)
 
     def restart_totals(self) -> None:
-        """The totals begin anew, as those of a group. What was admitted before has no place among
-        them."""
+        """Start the totals again, as those of a group. They do not count earlier admissions."""
         self.totals = self._last_update = _NO_ADMISSIONS
         self._unanswered.clear()
         self._request_quota.restart()

@@ -103,7 +103,7 @@ class LearnedQuota:
         period: int,
         full_in: int,
     ) -> TokenBucket | None:
-        """The bucket as the group knows it, which this gate is a member of.
+        """Set the bucket to what this gate's group knows.
 
         Args:
             limit: -1 if the group knows none.
@@ -121,7 +121,7 @@ class LearnedQuota:
         return bucket
 
     def restart(self) -> None:
-        """The totals of the lane begin anew: observe others' use anew."""
+        """The totals of the lane start again, and with them the observation of others' use."""
         self._others, self._reserve, self._refused, self._since = None, 0, 0, 0
         self._low_at = -MINUTE
 

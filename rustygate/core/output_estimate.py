@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from rustygate.core.output_text import Call, deltas_of_events, text_of_body, text_of_events
 from rustygate.core.token_estimate import estimate_tokens
 
-# So many bytes of events are kept first; then so many after each gap.
+# The number of bytes kept from the start, and after each gap.
 BEGINNING = 24 * 1024
 SAMPLE = 2 * 1024
 GAP = 6 * 1024
@@ -22,8 +22,8 @@ GAP = 6 * 1024
 # If more is kept, it is read before the stream ends.
 KEPT_BYTES = 40 * 1024
 
-# So many characters of what was read are counted as tokens one by one, then parts of `PART`
-# characters from the beginning to the end: one part in `COUNTED_PART`, at most `MAX_PARTS`.
+# Up to this many characters, all of a text is counted. From a longer one, parts of `PART`
+# characters are counted, spread evenly: one part in `COUNTED_PART`, at most `MAX_PARTS`.
 COUNTED_AS_A_WHOLE = 512
 COUNTED_PART = 3
 PART = 256
@@ -46,7 +46,7 @@ WORD_CHARACTERS = 16
 # What OpenAI counts for each call of a tool besides its name and its input.
 CALL_OVERHEAD = 7
 
-# So many calls of a stream are remembered.
+# The number of calls that are remembered per stream.
 MAX_CALLS = 1000
 
 _BLANK_LINE = b"\n\n"
@@ -130,7 +130,7 @@ class StreamEstimate:
         self._kept_bytes = self._skipped = 0
 
     def _read(self, kept: list[bytes], skipped: int) -> None:
-        """Read some events, for themselves and for bytes that were skipped."""
+        """Read some events, which also stand for bytes that were skipped."""
         events = b"".join(kept)
         kept.clear()
         deltas, text, calls = text_of_events(events)
@@ -159,7 +159,7 @@ class StreamEstimate:
 
 
 def _count(text: str) -> float:
-    """The tokens of a text; those of a long one judged by parts of it."""
+    """The tokens of a text; those of a long one are estimated from parts of it."""
     if len(text) <= COUNTED_AS_A_WHOLE:
         return estimate_tokens(text)
     step = max(COUNTED_PART * PART, len(text) // MAX_PARTS)

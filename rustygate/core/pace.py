@@ -12,13 +12,13 @@ From there the pace searches for upstream's rate:
   run of successes the middle of the two is tried. Once the two are close, the search starts again,
   because upstream may take more by now. The nearer the two are, the less can be gained: then each
   refusal doubles the next run.
-- A refusal at a pace that seemed to be good means that upstream had units saved, which are used
-  up. Its rate is then measured: what it accepted since the last refusal, when it had none left
-  either, divided by the time.
+- A refusal at a pace that seemed to be good means that upstream's bucket had saved units, and is
+  now empty. Its rate is then measured: what it accepted since the last refusal, when its bucket
+  was empty too, divided by the time.
 
 The search follows TCP's slow start and the binary search of BIC (Xu et al., INFOCOM 2004), with
-requests in place of bytes. To go on at the rate that was measured, instead of half of it, is the
-idea of BBR (Cardwell et al., ACM Queue 2016).
+requests in place of bytes. Continuing at the measured rate, instead of half of it, is the idea of
+BBR (Cardwell et al., ACM Queue 2016).
 """
 
 from collections import deque
@@ -34,7 +34,7 @@ QUIET_TIME = MINUTE
 # A pace is at most a thousand requests a second.
 _MIN_PERIOD = SECOND // 1000
 
-# The steps of the search: so many times as fast. If upstream accepted many requests at first, the
+# The steps of the search, as factors of the rate. If upstream accepted many requests at first, the
 # first step is one request more.
 _STEP = 1.6
 
@@ -91,7 +91,7 @@ class Pace:
         return now - max(self.bucket.full_at, self._changed_at) > QUIET_TIME
 
     def wait_behind(self, now: int, ahead: float) -> int:
-        """Nanoseconds until a request is released, at least, if so many others go before it."""
+        """The least nanoseconds until a request is released that has this many others ahead."""
         # The first pace is a guess, and usually too slow.
         if not self._refused:
             return 0

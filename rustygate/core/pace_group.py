@@ -1,17 +1,17 @@
 """Which lanes share one pace, because upstream seems to limit them together.
 
 Many upstreams that report no limits count all requests of a key, whatever their model. A lane
-learns of that limit by its own refusals only, so that lanes that learn alone exceed it together.
-A lane joins the pace of others when it is refused and had nothing accepted since the time before,
-while the others had: a limit of its own would have let something through. It leaves for good when
-it is refused several times in a row while the others go on.
+learns that limit only from its own refusals, so lanes that each learn on their own exceed it
+together. A lane joins the pace of others when it is refused twice with nothing accepted in
+between, while the others had requests accepted: a limit of its own would have let something
+through. It leaves for good when it is refused several times in a row while the others are served.
 
-A lane that was never refused belongs to no group, so that no lane waits for another's limit.
+A lane that was never refused shares no pace, so no lane waits for another's limit.
 """
 
 from rustygate.core.pace import Pace
 
-# A lane that is refused so many times in a row, while others are served, has a limit of its own.
+# A lane that is refused this often in a row, while others are served, has a limit of its own.
 _MAX_REFUSALS = 3
 
 _MAX_PACES = 16

@@ -1,11 +1,12 @@
 """The wait that a newcomer is predicted to have, and how much is served before it.
 
-Each set of budgets is predicted by itself, and the longest wait counts. What is ahead of a
-newcomer follows from the fair order (`core.fair_order`): until its turn, each flow of its class
-whose turn comes earlier is served by weight as much as the newcomer's own flow, as far as its
-items go, and the other classes by theirs. Of many flows a sample stands for all.
+The wait for each set of budgets is predicted separately, and the longest one counts. What is ahead
+of a newcomer follows from the fair order (`core.fair_order`). Until its turn, each earlier flow of
+its class is served as much as the newcomer's own flow, in proportion to their weights and as far
+as its items go; the other classes are served by their weights. If there are many flows, a sample
+stands for all.
 
-Of a short lane or client only its nominee is ahead.
+In a short lane, or at a short client, only the nominee is ahead.
 """
 
 from collections.abc import Iterator, Sequence
@@ -144,8 +145,8 @@ def _ahead_in_lane(newcomer: Newcomer) -> Work:
 
 
 def _ahead_at_client(client: ClientScope[Any], newcomer: Newcomer) -> Work:
-    """All of the client's waiters in the same class, and what its other classes get in the
-    meantime."""
+    """All of the client's waiters in the same class, and those of its other classes that are
+    served in the meantime."""
     if newcomer.at_front:
         return NO_WORK
     index = newcomer.class_index
@@ -170,7 +171,7 @@ def _of_flow(flow: Flow[Any], tag: float, turn: float) -> Backlog:
 
 
 def _of_share(share: Share[Any]) -> Backlog:
-    """Its flows in lanes that are not short."""
+    """A share's flows in lanes that are not short, as one."""
     count = tokens = first = 0.0
     for flow in share.flows:
         if not flow.lane.short:
@@ -233,8 +234,8 @@ def _ahead(
 
 
 def _share_of(budgets: Budgets, items: float, tokens: float, cost: float) -> Work:
-    """What a sample does not account for is in few deep flows: as much as one of them is served
-    in such a cost."""
+    """The part of some work that is served while one flow is served this cost. Work that a sample
+    does not account for is in few deep flows, so it counts as one."""
     total = cost_of(budgets, items, tokens)
     share = min(1, cost / total) if total else 0
     return Work(share * total, share * items, share * tokens)
@@ -243,8 +244,8 @@ def _share_of(budgets: Budgets, items: float, tokens: float, cost: float) -> Wor
 def served_until(
     budgets: Budgets, flow: Backlog, until: float, place: tuple[float, float]
 ) -> Work:
-    """What a flow is served until a virtual time. An item that may begin exactly then counts if
-    the flow comes before `place`."""
+    """The work of a flow that is served until a virtual time. An item that may begin exactly then
+    counts if the flow comes before `place`."""
     each = cost_of(budgets, flow.items, flow.tokens) / flow.items
     lead = (until - flow.tag) * flow.weight
     if lead < 0:

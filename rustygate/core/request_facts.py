@@ -39,8 +39,8 @@ COMPRESSED_START_LIMIT = 132 * 1024
 # Endpoints at which a model writes text: chat and legacy completions, and the Responses API.
 _TEXT_ENDPOINTS = ("/completions", "/responses")
 
-# What a POST does here is no work of a model: batches have limits of their own, cancelling or
-# changing an object returns the usage that it has already, and counting tokens takes none.
+# A POST to these paths makes no model work: batches have limits of their own, cancelling or
+# changing an object returns the usage that it already had, and counting tokens takes none.
 _WITHOUT_WORK = re.compile(
     r"/v1/batches(?:/|$)|/(?:cancel|input_tokens|count_tokens)/?$|/(?:completions|runs)/[^/]+/?$"
 )

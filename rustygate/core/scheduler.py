@@ -1,4 +1,4 @@
-"""The scheduler: who is admitted next, and when.
+"""The scheduler: which waiter is admitted next, and when.
 
 One synchronous function, `dispatch`, over explicit state: time is an argument, and nothing is
 awaited. It owns the gate's budgets and the fair order over everything that waits.
@@ -12,13 +12,13 @@ taken together or not at all. The rule is: lanes nominate, the gate elects.
 - When a lane's budgets would keep the elected item waiting longer than the gate's own do, the
   lane is *short*. Until its budgets suffice for the flow that is first in *its* order, by its
   cost, none of its flows is in the gate's order. Then that flow alone is. The same applies to a
-  client with limits of its own (`core.short_scopes`). So what is blocked holds up nobody else.
+  client with limits of its own (`core.short_scopes`). So blocked items hold up nobody else.
 
 Departures from the paper, besides those in `core.fair_order`:
 - A flow that could not be served for a while, because its lane or client was blocked, has no
   credit afterwards: it starts at the virtual time.
-- A turn is charged in every order, in that of the lane also while the gate's order decides.
-- An item whose lane has waited for it and whose client has, too, is not overtaken in either.
+- A turn is charged in every order; in the lane's, even while the gate's order decides.
+- Once both its lane and its client have waited for an item, it is not overtaken in either.
 
 Costs, for n waiting flows: an arrival into a flow that waits and an admission while nothing waits
 take constant time. An arrival into a new flow and a grant take O(log n). A dispatch looks at the
@@ -181,7 +181,7 @@ class Scheduler(Generic[T]):
             self._short.touch(scope)
 
     def free(self, *scopes: Scope[T] | None) -> bool:
-        """Slots of scopes have become free. Returns whether that matters: to those that are
+        """Slots of scopes have become free. Returns whether that matters, because one of them is
         short."""
         any_short = False
         for scope in scopes:
@@ -351,7 +351,7 @@ class Scheduler(Generic[T]):
             self._changed = True
 
     def _is_behind_elected(self, flow: Flow[T]) -> bool:
-        """Whether a flow that has come cannot be elected before the one that would be anyway."""
+        """Whether a newly arrived flow cannot be elected before the one due to be elected."""
         elected = self._elected
         if elected is None:
             return False

@@ -62,7 +62,8 @@ class Flow(Place, Generic[T]):
         at_client: its place in its client's order, if that has budgets of its own.
         served: the number of its last grant, or of its first item: the client's flows in
             different lanes take turns.
-        due: above 0 if both have: then neither lets others overtake. By order of becoming due.
+        due: above 0 if both have waited for it: then neither lets others overtake it. Flows that
+            became due earlier have lower numbers.
         gate_entry, lane_entry: the numbers of its valid entries in the lane's heaps; 0 if none.
     """
 
@@ -208,8 +209,8 @@ class ClientScope(Scope[T]):
         self.flows.append(flow)
 
     def first(self, at: int) -> Flow[T] | None:
-        """The flow that is first in the client's order, of those whose lane does not keep them
-        waiting for longer than the client does."""
+        """The first flow in the client's order, ignoring those that their lane keeps waiting
+        longer than the client does."""
         if self.due:
             return self.first_due
         flows = sorted(self.flows, key=_place_at_client)
@@ -280,8 +281,8 @@ class LaneScope(Scope[T]):
 
     def leave(self, flow: Flow[T]) -> None:
         """A flow has nothing waiting any more. It is forgotten once its tag is no later than the
-        virtual time. If too many are idle, all of these are: one that is forgotten early gains at
-        most one item."""
+        virtual time. If too many flows are idle, all idle ones are forgotten: a flow that is
+        forgotten early gains at most one item."""
         index = flow.share.index
         # It may come back in front of its entries, after a refund.
         flow.gate_entry = flow.lane_entry = 0
@@ -320,8 +321,8 @@ class LaneScope(Scope[T]):
             heappush(self._by_lane[index], (flow.tag, flow.turn, flow.lane_entry, flow))
 
     def drop_old_entries(self, index: int) -> None:
-        """Drop the entries of flows that have left, if they are many. An election does so by
-        itself; a lane whose items are taken without one needs this."""
+        """Drop the entries of flows that have left, if they are many. An election drops them
+        anyway, but a lane's items can also be taken without one."""
         most = 2 * len(self.busy[index]) + MAX_IDLE
         if len(self._by_gate[index]) > most:
             heap = self._by_gate[index]

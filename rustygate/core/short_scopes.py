@@ -2,16 +2,17 @@
 
 A short lane nominates the flow that is first in its own order, and sleeps until its budgets
 suffice for that. Until then it offers nothing to the gate's order. A short client withholds its
-flows from their lanes, but for the one that is first in its own order. Either stops being short
+flows from their lanes, except the one that is first in its own order. Either stops being short
 when the gate keeps its flows waiting at least as long.
 
-A lane and a client can both have waited for the first item of a flow. Each could then go on to
-spend its budgets on others while the item waits for the other one, for ever. So such a flow is
-*due*: neither lets others overtake it any more, in order of becoming due.
+Even after both a lane and a client have waited for the first item of a flow, each could keep
+spending its budgets on other items while this one waits for the other, forever. So such a flow is
+*due*: neither scope lets others overtake it any more. Due flows are served in the order in which
+they became due.
 
-A scope that sleeps is in a heap by its instant. Waking one takes O(log n) in the scopes that
-sleep, and what its nomination takes: O(log n) in the flows of a lane, O(n log n) in those of a
-client, of which there are few.
+Sleeping scopes are in a heap, by the instant at which they wake. Waking one takes O(log n) in the
+sleeping scopes, plus its nomination: O(log n) in the flows of a lane, O(n log n) in those of a
+client, which has few.
 """
 
 from collections.abc import Hashable
@@ -133,8 +134,8 @@ class ShortScopes(Generic[T]):
     # Nominations.
 
     def hold(self, flow: Flow[T], at: int, lane_wait: float, client_wait: float) -> None:
-        """The gate's order would elect a flow that its lane or client keeps waiting longer: that
-        is short."""
+        """The gate's order would elect a flow that its lane or client keeps waiting longer, so
+        that lane or client is short."""
         client = flow.client
         if lane_wait >= client_wait or client is None or flow.due:
             flow.lane.short = True
@@ -230,7 +231,7 @@ class ShortScopes(Generic[T]):
             self._release(flow)
 
     def _release_all(self, client: ClientScope[T], at: int) -> None:
-        """Release all flows of a client that its budgets keep no longer than others do."""
+        """Release the flows of a client that its budgets keep waiting no longer than others do."""
         client.nominee, first = None, inf
         for flow in client.flows:
             wait = client.wait(at, flow.size)
@@ -252,7 +253,7 @@ class ShortScopes(Generic[T]):
                 self._touched[flow.lane] = None
 
     def _release(self, flow: Flow[T]) -> None:
-        """A flow's client keeps it no longer."""
+        """A flow's client no longer withholds it."""
         if flow.withheld:
             flow.withheld = False
             self._offer_in_lane(flow)

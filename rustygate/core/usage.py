@@ -118,8 +118,8 @@ def _fields_at(body: bytes | bytearray, start: int) -> _UsageObject | None:
 
 
 def _usage(fields: _UsageObject) -> Usage | None:
-    """The usage in an object; None if it shows no input, or nothing but zeros: a server that does
-    not count tokens writes those."""
+    """The usage in an object; None if it shows no input, or only zeros, which servers that do not
+    count tokens write."""
     tokens_in, tokens_out = fields.prompt_tokens, _output(fields) or 0
     if tokens_in is None:
         tokens_in = fields.input_tokens

@@ -42,7 +42,7 @@ class Verdict(msgspec.Struct, frozen=True):
     Args:
         wait_ns: when upstream says that the request may be sent again, however late that is; 0 if
             the response is passed on.
-        guessed: upstream does not say, so that the wait is the default.
+        guessed: upstream gave no time, so the wait is the default.
     """
 
     action: Action

@@ -1,8 +1,8 @@
-"""What a turn in a WebSocket takes as input besides what it brings along: the conversation so far.
+"""The input of a turn in a WebSocket besides its own: the conversation so far.
 
 In the Realtime API the conversation belongs to the WebSocket: a turn reads what the last one read
-and wrote, and the items that were created since. In the Responses API a turn can go on from an
-earlier response, which it names. Recordings in the input buffer are not counted before upstream
+and wrote, and the items that were created since. In the Responses API a turn can continue an
+earlier response, which it names. Recordings in the input buffer are not counted until upstream
 reports their tokens.
 """
 
@@ -10,7 +10,7 @@ from collections import OrderedDict
 
 from rustygate.core.websocket_events import TurnRequest
 
-# Responses that are remembered for turns that go on from them. Most go on from the last.
+# How many responses are remembered for turns that continue them. Most continue the last one.
 MAX_RESPONSES = 100
 
 # OpenAI's ids have up to 70 characters.

@@ -107,7 +107,7 @@ class TurnRequest(msgspec.Struct, frozen=True):
         event_id: the client's name for the event (Realtime).
         stream_id: the client's name for one of several streams of responses (Responses).
         is_apart: it does not read the conversation (Realtime).
-        previous_id: the response that it goes on from (Responses).
+        previous_id: the response that it continues (Responses).
     """
 
     facts: RequestFacts

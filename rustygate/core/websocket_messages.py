@@ -5,10 +5,10 @@ sends after it waits behind it, because it may change what a later turn does; on
 since a microphone must not stall. The type of a message is usually known from its beginning, so
 that others pass as they arrive.
 
-Messages are kept and passed on as they came. A compressed one may refer to those before it. Once
-upstream has not got all of them, since a turn was dropped, or not in their order, since audio has
-overtaken a turn, an uncompressed copy goes in its place (RFC 7692, 6.1: each message may be
-either). To compress it anew would not restore the bytes either.
+Messages are kept and passed on as they came. A compressed one may refer to those before it. Once a
+turn was dropped, or audio has overtaken a turn, upstream does not have all of them in their order.
+From then on an uncompressed copy goes in the place of each (RFC 7692, 6.1: each message may be
+either). Compressing it again would not restore the bytes either.
 """
 
 from codecs import BOM_UTF8
@@ -65,7 +65,7 @@ _USUAL_TURN_BYTES = len(_USUAL_TURN)
 _USUAL_ITEM = (USUAL_BEGINNING + CREATE_ITEM)[:_USUAL_TURN_BYTES]
 _TYPE_AT = len(USUAL_BEGINNING)
 
-# So much of a new item of the conversation is kept to be read. A longer one is hardly text.
+# How much of a new item of the conversation is kept to be read. A longer one is hardly text.
 ITEM_BYTES = 64 * 1024
 
 
@@ -107,8 +107,8 @@ class ClientMessages(MessageObserver):
             conversation.
         new_mask: makes the mask for a frame.
         keeps_context: compressed messages may refer to earlier ones.
-        checks_types: a message whose type readers may differ about counts as a turn. No message
-            passes before it is complete.
+        checks_types: a message counts as a turn if readers may disagree about its type. No
+            message passes before it is complete.
     """
 
     def __init__(

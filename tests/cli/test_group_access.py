@@ -163,7 +163,7 @@ def test_check_says_that_something_else_answers(start: Start) -> None:
         threading.Thread(target=_answer_as_a_web_server, args=(listener,)).start()
         code, _, stderr = check(start, f"redis://127.0.0.1:{listener.getsockname()[1]}")
     assert code == 2
-    assert "(what answers there is no Redis)" in stderr
+    assert "(the server there is not a Redis)" in stderr
 
 
 def _answer_as_a_web_server(listener: socket.socket) -> None:

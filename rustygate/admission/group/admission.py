@@ -1,4 +1,4 @@
-"""One attempt's way through a gate in a group: what becomes known of it is told to the group."""
+"""One attempt's way through a gate in a group, which hears what becomes known about it."""
 
 from rustygate.admission.admission import Admission
 from rustygate.admission.dispatcher import Dispatcher
@@ -10,7 +10,7 @@ from rustygate.exchange import Exchange
 
 
 class GroupAdmission(Admission):
-    """As an `Admission`, and the group hears of it."""
+    """An `Admission` that is reported to the group."""
 
     __slots__ = ("_group",)
 

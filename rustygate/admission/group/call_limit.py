@@ -8,11 +8,11 @@ from rustygate.admission.group.store import StoreUnavailable
 
 CALL_LIMIT_S = 0.1
 
-# The first call after the start makes a connection, loads the script, and holds up no request that
-# has been admitted before.
+# The first call after the start also connects and loads the script, and no request can have been
+# admitted before it.
 FIRST_CALL_LIMIT_S = 1.0
 
-# After that, the event loop gets so long to read what came while it was busy.
+# After that, the event loop gets this long to read what arrived while it was busy.
 _GRACE_S = 0.005
 
 

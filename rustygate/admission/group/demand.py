@@ -1,4 +1,4 @@
-"""What waits at a member, as it reports it to its group: by flow, and only what has changed."""
+"""A member's waiters as it reports them to its group: by flow, and only flows that changed."""
 
 from collections import Counter
 from itertools import islice
@@ -19,7 +19,7 @@ def key_of(flow: Flow[Waiter]) -> FlowKey:
 
 
 class Demand:
-    """The flows of a member's waiters, and which of them the group has to be told of."""
+    """The flows of a member's waiters, and which of them must be reported to the group."""
 
     def __init__(self) -> None:
         # A key has two flows for a while after its client got limits of its own.

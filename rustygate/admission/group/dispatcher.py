@@ -1,12 +1,13 @@
 """The dispatcher of a gate in a group: its waiters are admitted by the group's grants.
 
-Waiters are in flows, as at a single gate. Together with the group, what waits is reported
+Waiters are in flows, as at a single gate. While the group's store answers, what waits is reported
 (`demand`), and grants are handed to the first waiters of their flows at their instants. While
 nothing waits anywhere, requests are admitted from the float, without a round trip. The budgets
-here are then what was last heard of the group's. They decide nothing, but predict.
+here then hold what was last heard of the group's. They admit nothing; waits are predicted from
+them.
 
-While the group's store does not answer, the gate is *local*: it admits from its own budgets, which
-are then its share of the group's, as a single gate does.
+While the store does not answer, the gate is *local*: it admits from its own budgets, which are
+then its share of the group's, as a single gate does.
 """
 
 import asyncio
@@ -38,8 +39,8 @@ from rustygate.core.scheduler import Grant, Scheduler
 from rustygate.core.scopes import ClientScope, LaneScope
 from rustygate.core.work import Work
 
-# What the group gave is the member's for the lease after its last call. The rest is for clocks
-# that do not run alike.
+# A member may use what the group gave it for the lease after its last call. This is a little less,
+# because clocks do not run alike.
 _VALID = BOX_LEASE * 8 // 10
 
 # A pace is reported again when it has changed by this factor.
@@ -81,7 +82,7 @@ class GroupDispatcher(Dispatcher):
     """Admits waiters as the group grants, or by itself while it is `local`.
 
     Attributes:
-        urge: called when the group has to be told something.
+        urge: called when there is something to report to the group.
         group_waiting: how many requests waited in the group at the last reply.
         slots_wanted: whether they waited for slots to become free.
     """
@@ -132,7 +133,7 @@ class GroupDispatcher(Dispatcher):
             return False
         if newcomer.turn_queue is not None and newcomer.turn_queue.line:
             return False
-        # How much the budgets of a client have left is known to the group only.
+        # Only the group knows how much the budgets of a client have left.
         client = newcomer.client
         if client is not None and client.limits != _NO_LIMITS:
             return False
@@ -248,7 +249,7 @@ class GroupDispatcher(Dispatcher):
         while self.grants:
             self._give_back(self.grants.pop())
 
-    # What the group is told.
+    # What is reported to the group.
 
     def report(self, now: int) -> list[list[Any]]:
         """What waits here and has changed, for a call."""
@@ -357,7 +358,7 @@ class GroupDispatcher(Dispatcher):
         self.tell_pace(lane)
 
     def join(self, now: int) -> None:
-        """The group has answered: it admits from now on."""
+        """The group has answered: from now on, its grants admit."""
         self.local = False
         self._set_timer(float("inf"))
         self._use(own_budgets(self._settings), now)
@@ -366,7 +367,7 @@ class GroupDispatcher(Dispatcher):
         self._together_since = now
 
     def go_alone(self, share: float, now: int) -> None:
-        """Go on with a share of the limits, and of what was left of them."""
+        """Continue with a share of the limits, and of what was left of them."""
         self.local = True
         self._predictions.forget()
         self.news.stop()
@@ -465,5 +466,5 @@ def _key(waiter: Waiter) -> FlowKey:
 
 
 def _quota_of(kind: int, bucket: TokenBucket, now: int) -> list[int]:
-    """What is known of a quota: kind, limit, level, ns per unit."""
+    """What is known about a quota: kind, limit, level, ns per unit."""
     return [kind, bucket.burst, bucket.level(now), bucket.period]

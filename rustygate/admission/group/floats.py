@@ -12,7 +12,7 @@ from rustygate.core.bucket import SECOND
 from rustygate.core.group_floats import MAX_FLOAT
 from rustygate.core.lane import AdmissionTotals
 
-# A member wants this part of a second's admissions, at least so many.
+# A member wants this part of a second's admissions, and at least this many.
 _PART, _LEAST = 0.2, 4
 
 # A lane without requests for this time needs no float.
@@ -133,6 +133,6 @@ class Floats:
 
     @staticmethod
     def _is_misfit(held: Held) -> bool:
-        """Whether what is held does not fit the requests, so that other sizes are wanted."""
+        """Whether the admissions held do not fit the requests, so that other sizes are wanted."""
         too_small = held.tokens < held.wanted_tokens
         return held.count > 0 and (too_small or held.tokens > 2 * held.wanted_tokens)

@@ -1,4 +1,4 @@
-"""Grants that a member has got and not handed out yet, because they are not due."""
+"""Grants that a member has received, but not handed out yet, because they are not due."""
 
 from collections import Counter, deque
 from typing import Any, NamedTuple

@@ -3,11 +3,11 @@
 - `joining`: the store has not answered since the start. After the first call has failed, the gate
   serves alone, with all of its limits, because it knows of no other member.
 - `together`: the store answers.
-- `alone`: it has stopped answering. The gate goes on with its last share of the limits.
+- `alone`: it has stopped answering. The gate continues with its last share of the limits.
 
 A call may take 100 ms, the first one a second (`call_limit`). If it fails, the gate is on its own
 at once, so that no request waits for the store, and calls are repeated with back-off. When the
-store answers again, the member registers anew with what it holds, as it does when the group has
+store answers again, the member registers again with what it holds, as it does when the group has
 forgotten it.
 """
 
@@ -89,7 +89,7 @@ class Member:
         await self._store.close()
 
     def urge(self, urgency: Urgency) -> None:
-        """The group has to be told something."""
+        """There is something to report to the group."""
         if urgency > self._urgency:
             self._urgency = urgency
             self._wake.set()
@@ -244,7 +244,7 @@ class Member:
 
     def _on_defect(self, reason: str) -> None:
         """The scheduler failed. That may depend on the call, so the next one is a different one:
-        a registration. If that fails, too, the gate goes on alone."""
+        a registration. If that fails, too, the gate continues alone."""
         logger.error("a call to group {} failed: {}", self._group, reason)
         if not self._registered:
             self._on_failure(reason)

@@ -1,4 +1,4 @@
-"""What a member tells its group of its admissions, in the order in which it happened."""
+"""What a member reports to its group about its admissions, in the order of the events."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ Event = list[Any]
 
 
 class News:
-    """The events since the last call. While not `recording`, nobody wants to know."""
+    """The events since the last call. While not `recording`, events are dropped."""
 
     def __init__(self) -> None:
         self.recording = False
@@ -26,7 +26,7 @@ class News:
         self._events, self._learned = [], {}
 
     def stop(self) -> None:
-        """The group cannot be told, and will not be."""
+        """Forget the events and record no more: the group cannot be reached."""
         self.recording = False
         self._events, self._learned = [], {}
 
@@ -37,7 +37,7 @@ class News:
     def learn(
         self, lane: str, kind: int, *, limit: int, level: int, mark: int, period: int
     ) -> None:
-        """What a response says of a lane's quota; see `GroupLane.learn`."""
+        """What a response says about a lane's quota; see `GroupLane.learn`."""
         if not self.recording:
             return
         event = ["learn", lane, kind, limit, level, mark, period]

@@ -24,7 +24,7 @@ _PERIOD, _BURST = SECOND // 48, 8
 
 
 class Urgency(IntEnum):
-    """How soon something must be told to the group."""
+    """How soon something must be reported to the group."""
 
     NONE = 0
     LATER = 1

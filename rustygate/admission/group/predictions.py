@@ -1,4 +1,4 @@
-"""What a gate in a group predicts of waits, from the last reply of its group."""
+"""The waits that a gate in a group predicts, from the last reply of its group."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ class Predictions:
         """Adopt a reply.
 
         Args:
-            reported: the flows of the call, which the reply tells of.
+            reported: the flows of the call, which the reply covers.
         """
         self._reply, self._at = reply, now
         self._lanes = {state[0]: state for state in reply["lanes"]}
@@ -58,7 +58,7 @@ class Predictions:
         """An upper bound, which is quick to compute.
 
         Args:
-            here: what waits at this gate, whether the group knows of it or not.
+            here: what waits at this gate, whether the group knows about it or not.
         """
         reply = self._reply
         if reply is None:

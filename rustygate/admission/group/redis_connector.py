@@ -1,7 +1,7 @@
-"""Connections to the Redis server that has a group's keys: it alone, by Sentinel, or in a Cluster.
+"""Connections to the Redis server that has a group's keys: single, by Sentinel, or in a Cluster.
 
-Of redis-py only the connections are used. With its clients, a call takes three times the processor
-time, and that for a cluster asks each server for all commands and slots, where one slot matters.
+Only the connections of redis-py are used. With its clients, a call takes three times the CPU time,
+and the one for a cluster asks each server for all commands and slots, where one slot matters.
 """
 
 import asyncio
@@ -111,7 +111,7 @@ class RedisConnector:
         )
         found = await _ask(connection, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", url.master)
         if not found:
-            raise StoreUnavailable("the sentinels know no master of that name")
+            raise StoreUnavailable("the sentinels know no master with that name")
         host, port = found
         return host.decode(), int(port)
 

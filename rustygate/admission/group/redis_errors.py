@@ -23,7 +23,7 @@ _REFUSALS = (
     (r"WRONGPASS|invalid password|invalid username", "wrong user or password"),
     (
         r"NOPERM|no permissions|can't run this command|can't access",
-        "its user may not do what a group needs",
+        "its user lacks permissions that a group needs",
     ),
     (r"DB index is out of range", "the server has no such database"),
     (r"cluster support disabled", "the server belongs to no cluster: REDIS_URL=redis://..."),
@@ -35,8 +35,8 @@ _OUTAGES = (
     (r"READONLY", "the server is a replica, which cannot be written to"),
     (r"MASTERDOWN", "the server is a replica without its master"),
     (r"OOM", "the server has no memory left (maxmemory)"),
-    (r"MISCONF", "the server cannot save its data, and so takes no writes"),
-    (r"NOREPLICAS", "the server has too few replicas, and so takes no writes"),
+    (r"MISCONF", "the server cannot save its data, so it accepts no writes"),
+    (r"NOREPLICAS", "the server has too few replicas, so it accepts no writes"),
     (r"CLUSTERDOWN|not covered", "the cluster is down"),
     (r"TRYAGAIN|ASK|MOVED", "the cluster is moving the group's keys"),
     (r"BUSY", "the server is busy with another script"),
@@ -57,7 +57,7 @@ _CODES = (
     (exceptions.AuthenticationError, "WRONGPASS"),
 )
 
-# Of a defect's description, so much is enough to find it.
+# This much of a defect's description is enough to find it.
 _MAX_LENGTH_SHOWN = 300
 
 
@@ -71,19 +71,19 @@ def store_error(error: BaseException) -> StoreError:
         if isinstance(each, exceptions.ResponseError):
             return SyncFailed(one_line(str(each)))
         if isinstance(each, exceptions.InvalidResponse):
-            return StoreUnavailable("what answers there is no Redis")
+            return StoreUnavailable("the server there is not a Redis")
         if isinstance(each, OSError):
             return StoreUnavailable(_describe(each))
     return StoreUnavailable("the connection was lost")
 
 
 def one_line(text: str) -> str:
-    """What the script says of a defect, as it may be logged."""
+    """The script's description of a defect, as it may be logged."""
     return ascii(text[:_MAX_LENGTH_SHOWN])[1:-1]
 
 
 def is_elsewhere(error: BaseException) -> bool:
-    """Whether another connection may help: this one was lost, or its server has not the keys."""
+    """Whether another connection may help: this one was lost, or its server lacks the keys."""
     lost = isinstance(error, exceptions.ConnectionError | OSError | exceptions.AskError)
     return lost or "READONLY" in str(error) or isinstance(error, exceptions.ReadOnlyError)
 

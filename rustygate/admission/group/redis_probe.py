@@ -1,4 +1,4 @@
-"""What is behind REDIS_URL, and whether it lets this gate do what a group needs."""
+"""Which server REDIS_URL leads to, and whether it lets this gate do what a group needs."""
 
 import time
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from rustygate.config.redis_url import parse_redis_url
 # Whether the user may run scripts that read the time and write; it leaves nothing behind.
 _SCRIPT = "redis.call('TIME') redis.call('SET', KEYS[1], '') return redis.call('DEL', KEYS[1])"
 
-# The oldest Redis that the tests know. Valkey began later.
+# The oldest Redis that is tested. Valkey began later.
 _OLDEST = (6, 2)
 
 _CALLS = 5

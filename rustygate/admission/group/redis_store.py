@@ -30,12 +30,12 @@ from rustygate.config.redis_url import RedisUrl, parse_redis_url
 # A gate starts without its group rather than late.
 OPEN_LIMIT_S = 0.5
 
-# A connection that does not close in that time is left to the garbage collector.
+# A connection that does not close within this time is left to the garbage collector.
 _CLOSE_LIMIT_S = 0.1
 
 _IN_CLUSTER = "the server belongs to a cluster: REDIS_URL=redis+cluster://..."
 
-# Of the layout of the keys and the script's protocol. Other versions form groups of their own.
+# The version of the keys' layout and the script's protocol. Other versions form other groups.
 VERSION = 1
 
 # What each key of the script holds is documented at its head.

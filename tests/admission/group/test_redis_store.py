@@ -312,7 +312,7 @@ def _accepts(server: RedisServer, *command: str) -> bool:
         (("maxmemory 1",), "the server has no memory left (maxmemory)"),
         (
             ("min-replicas-to-write 1",),
-            "the server has too few replicas, and so takes no writes",
+            "the server has too few replicas, so it accepts no writes",
         ),
         (("replicaof 127.0.0.1 1",), "the server is a replica, which cannot be written to"),
         (
@@ -363,17 +363,17 @@ async def test_unknown_host_is_unavailable(make_store: MakeStore) -> None:
         (
             ("user gate on >hidden ~* +ping",),
             "gate:hidden@",
-            "its user may not do what a group needs",
+            "its user lacks permissions that a group needs",
         ),
         (
             ("user gate on >hidden ~other +@all",),
             "gate:hidden@",
-            "its user may not do what a group needs",
+            "its user lacks permissions that a group needs",
         ),
         (
             ("user gate on >hidden ~* +@scripting",),
             "gate:hidden@",
-            "its user may not do what a group needs",
+            "its user lacks permissions that a group needs",
         ),
     ],
     ids=[
@@ -542,7 +542,7 @@ async def test_sentinel_names_the_server(
 @pytest.mark.parametrize(
     ("name", "kind", "reason"),
     [
-        ("other", StoreUnavailable, "the sentinels know no master of that name"),
+        ("other", StoreUnavailable, "the sentinels know no master with that name"),
         ("main?sentinel_password=wrong", StoreRefused, "wrong user or password"),
     ],
 )
