@@ -92,9 +92,9 @@ def serve(waits_file: Path) -> int:
     waits: list[tuple[int, int, int]] = []
     wait_for_turn = Dispatcher.wait_for_turn
 
-    async def measure_wait(dispatcher: Dispatcher, newcomer: Waiter, deadline: int) -> None:
+    async def measure_wait(dispatcher: Dispatcher, newcomer: Waiter) -> None:
         predicted, began = dispatcher.predict(newcomer).wait, dispatcher.now()
-        await wait_for_turn(dispatcher, newcomer, deadline)
+        await wait_for_turn(dispatcher, newcomer)
         waits.append((began, predicted, dispatcher.now() - began))
 
     setattr(Dispatcher, "wait_for_turn", measure_wait)  # noqa: B010 - mypy forbids this

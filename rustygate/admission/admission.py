@@ -37,9 +37,9 @@ class Admission(Waiter):
         try:
             self._refuse_oversized()
             if not self._dispatcher.admit_at_once(self):
-                await self._wait()
+                await self._dispatcher.wait_for_turn(self)
         except BaseException:
-            self._lanes.release(self.lane)
+            self._withdraw()
             raise
         return self
 
@@ -56,19 +56,14 @@ class Admission(Waiter):
         self.release()
         self._lanes.release(self.lane)
 
-    async def _wait(self) -> None:
-        began = self._dispatcher.now()
-        try:
-            await self._dispatcher.wait_for_turn(self, self.exchange.deadline)
-        except BaseException:
-            # Cancelled, refused, or a defect.
+    def _withdraw(self) -> None:
+        """It was cancelled, refused, or a defect: give back its turn, and what it was granted."""
+        if self.decision is not None:
             if self.granted:
                 self.give_back()
                 self.release()
             self._dispatcher.cancel(self)
-            raise
-        finally:
-            self.exchange.queued += self._dispatcher.now() - began
+        self._lanes.release(self.lane)
 
     async def __aexit__(
         self,
@@ -83,10 +78,11 @@ class Admission(Waiter):
         capacity = self._dispatcher.token_capacity
         if capacity is not None and least > capacity:
             raise RequestTooLarge(least, capacity)
-        now = self._dispatcher.now()
         for scope in self.scopes:
             bucket = scope.budgets.tokens
-            if bucket is not None and least > bucket.burst and scope.limits_are_current(now):
+            if bucket is None or least <= bucket.burst:
+                continue
+            if scope.limits_are_current(self._dispatcher.now()):
                 raise RequestTooLarge(least, bucket.burst)
 
     # After admission.

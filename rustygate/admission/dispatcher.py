@@ -19,7 +19,7 @@ from math import inf
 
 from rustygate.admission import refusals
 from rustygate.admission.late_waiters import LateWaiters
-from rustygate.admission.waiter import AnyQueue, LaneQueue, Waiter, clock_ns
+from rustygate.admission.waiter import AnyQueue, ClientQueue, LaneQueue, Waiter
 from rustygate.config import Settings
 from rustygate.core.bucket import SECOND, TokenBucket
 from rustygate.core.budgets import Budgets
@@ -77,7 +77,7 @@ class Dispatcher:
 
     def now(self) -> int:
         """The event loop's clock, in nanoseconds."""
-        return clock_ns(self._loop)
+        return int(self._loop.time() * SECOND)
 
     def admit_at_once(self, newcomer: Waiter) -> bool:
         """Admit a newcomer if no waiter needs what it needs and all budgets suffice."""
@@ -93,22 +93,24 @@ class Dispatcher:
             newcomer, newcomer.lane, newcomer.client, self.now(), newcomer.tokens
         )
 
-    async def wait_for_turn(self, newcomer: Waiter, deadline: int) -> None:
+    async def wait_for_turn(self, newcomer: Waiter) -> None:
         """Wait until admitted. Raises a refusal at the deadline at the latest.
 
-        If this is cancelled, call `cancel`.
+        If this is cancelled or refuses, call `cancel`.
         """
-        self._refuse_on_arrival(newcomer, deadline)
+        exchange, began = newcomer.exchange, self.now()
+        self._refuse_on_arrival(newcomer, exchange.deadline, began)
         newcomer.decision = self._loop.create_future()
         timer = None
         try:
             self._join(newcomer)
             if not newcomer.decided:
-                timer = self._loop.call_at(deadline / SECOND, self._expire, newcomer)
+                timer = self._loop.call_at(exchange.deadline / SECOND, self._expire, newcomer)
             await newcomer.decision
         finally:
             if timer is not None:
                 timer.cancel()
+            exchange.queued += self.now() - began
             if newcomer.turn_queue is not None:
                 self._leave_turn_queue(newcomer)
 
@@ -126,9 +128,9 @@ class Dispatcher:
             self.scheduler.touch(*scopes)
             self._dispatch()
 
-    def wake_by_slots(self, *scopes: AnyQueue | None) -> None:
-        """Slots of scopes have become free."""
-        if self.scheduler.waiting and self.scheduler.free(*scopes):
+    def wake_by_slots(self, lane: LaneQueue, client: ClientQueue | None = None) -> None:
+        """Slots have become free."""
+        if self.scheduler.waiting and self.scheduler.free(lane, client):
             self._dispatch()
 
     def on_lane_changed(self, lane: LaneQueue) -> None:
@@ -177,7 +179,8 @@ class Dispatcher:
 
     def _dispatch(self) -> None:
         """Wake the waiters whose turn has come, and return when the next one's will."""
-        while grants := self.scheduler.dispatch(self.now()):
+        now = self.now()
+        while grants := self.scheduler.dispatch(now):
             for grant in grants:
                 if grant.error is not None:
                     grant.item.fail(grant.error)
@@ -215,11 +218,10 @@ class Dispatcher:
 
     # Refusing and removing.
 
-    def _refuse_on_arrival(self, newcomer: Waiter, deadline: int) -> None:
+    def _refuse_on_arrival(self, newcomer: Waiter, deadline: int, now: int) -> None:
         """Refuse a newcomer that finds a full queue or could not be admitted by its deadline."""
         if self.closed:
             raise Draining
-        now = self.now()
         if self.waiting >= self._queue_limit and not newcomer.is_retry:
             predicted = self.predict(newcomer)
             raise refusals.queue_full(

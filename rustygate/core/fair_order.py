@@ -19,7 +19,8 @@ moves the virtual time to the largest finish tag. Both make all flows equal agai
 Tags are floats. An error of one unit in 2**53 does not matter to a share.
 """
 
-from itertools import count
+from itertools import compress, count
+from operator import attrgetter
 
 # The shares of a contended budget while all classes wait; the best class first.
 CLASS_WEIGHTS = {"interactive": 16, "default": 4, "batch": 1}
@@ -27,6 +28,8 @@ CLASS_NAMES = tuple(CLASS_WEIGHTS)
 WEIGHTS = tuple(CLASS_WEIGHTS.values())
 CLASS_INDEX = {name: index for index, name in enumerate(CLASS_NAMES)}
 CLASSES = range(len(WEIGHTS))
+
+_tag = attrgetter("tag")
 
 
 class Place:
@@ -116,10 +119,14 @@ class FairOrder:
         Args:
             waiting: how many items wait in each class.
         """
-        classes = [index for index in CLASSES if waiting[index]]
+        classes = list(compress(CLASSES, waiting))
         if len(classes) > 1:
             classes.sort(key=self._class_place)
         return classes
+
+    def first_tag(self, waiting: list[int]) -> float:
+        """The smallest tag of the classes with waiting items."""
+        return min(map(_tag, compress(self.classes, waiting)), default=0.0)
 
     def is_before(self, index: int, other: int) -> bool:
         """Whether a class has its turn before another."""

@@ -180,14 +180,12 @@ class Scheduler(Generic[T]):
         for scope in scopes:
             self._short.touch(scope)
 
-    def free(self, *scopes: Scope[T] | None) -> bool:
-        """Slots of scopes have become free. Returns whether that matters, because one of them is
-        short."""
-        any_short = False
-        for scope in scopes:
-            any_short |= self._short.touch(scope)
-        self._changed |= any_short
-        return any_short
+    def free(self, lane: LaneScope[T], client: ClientScope[T] | None = None) -> bool:
+        """Slots have become free. Returns whether that matters: to those that are short."""
+        if not lane.short and (client is None or not client.short):
+            return False
+        self.touch(lane, client)
+        return True
 
     # Grants.
 
@@ -322,10 +320,8 @@ class Scheduler(Generic[T]):
         cost = lane.budgets.cost(tokens)
         first = lane.first_of_class(index)
         tag = flow.tag if first is None else min(flow.tag, first.tag)
-        waiting = [lane.order.classes[other].tag for other in CLASSES if lane.waiting[other]]
-        lane.order.charge_ahead(
-            index, flow, weight, cost, time=min(waiting, default=0.0), first=tag
-        )
+        time = lane.order.first_tag(lane.waiting)
+        lane.order.charge_ahead(index, flow, weight, cost, time=time, first=tag)
 
     # Flows.
 

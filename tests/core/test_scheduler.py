@@ -199,6 +199,24 @@ def test_large_item_that_needs_a_lane_and_a_client_is_not_overtaken_for_ever() -
     assert max(later - one for one, later in pairwise(times)) <= 61
 
 
+def test_client_that_waits_exactly_as_long_as_the_gate_is_not_short() -> None:
+    own, limit = limits(1), limits(1)
+    run = Run(own, clients={"a": limit})
+    client, flow = run.clients["a"], run.flow(Demand("a"))
+    assert limit.requests is not None
+    limit.requests.fill_to(0, 0)
+    run.push(Demand("a"))
+    assert not run.dispatch(0)
+    assert (client.short, flow.withheld) == (True, True)
+    assert own.requests is not None
+    own.requests.fill_to(0, 0)
+    run.scheduler.touch(client)
+    assert not run.dispatch(0)
+    assert (client.short, flow.withheld) == (False, False)
+    assert run.scheduler.next_at == SECOND
+    assert len(run.dispatch(1)) == 1
+
+
 # Time.
 
 
