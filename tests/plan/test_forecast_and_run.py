@@ -18,8 +18,8 @@ LATENCY_S = 0.05
 TPM = 120_000
 PROMPT = "x" * 40
 
-# Processing time, which the virtual clock does not count, and a request more or less that is admitted
-# before the clients begin to wait.
+# Processing time, which the virtual clock does not count, and a request more or less that is
+# admitted before the clients begin to wait.
 SLACK_S = 0.25
 
 # The first client takes a full minute's tokens, and the second takes what refills until the others
