@@ -187,7 +187,7 @@ def test_log_lines_of_a_group_are_those_of_its_members() -> None:
     table = section("docs/many-gates.md", "## What happens when something fails")
     lines = [cells[4] for line in table.splitlines() if len(cells := line.split("|")) == 7]
     quoted = re.findall(r"`([^`]+)`", "".join(lines))
-    assert len(quoted) == 6
+    assert len(quoted) == 7
     for line in quoted:
         for part in re.split(r"NAME|REASON|\d+%?", line):
             assert part.strip() in logged

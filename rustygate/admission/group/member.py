@@ -59,6 +59,8 @@ class Member:
         self._random = Random(self._name)
         self._pacing = Pacing(dispatcher.now(), self._random)
         self._registered = self._leaving = self._differs = False
+        # The defect that was logged last; while it lasts, it is not logged again.
+        self._defect = ""
         self._seq = self._ack = 0
         self._answered_at = dispatcher.now()
         self._share = 1.0
@@ -217,6 +219,7 @@ class Member:
         if self.state == "joining":
             logger.info("joined group {}: {}", self._group, _members(reply["members"]))
         elif self.state == "alone":
+            self._defect = ""
             logger.info(
                 "Redis answers again: joined group {} again, {}",
                 self._group,
@@ -245,7 +248,9 @@ class Member:
     def _on_defect(self, reason: str) -> None:
         """The scheduler failed. That may depend on the call, so the next one is a different one:
         a registration. If that fails, too, the gate continues alone."""
-        logger.error("a call to group {} failed: {}", self._group, reason)
+        if reason != self._defect:
+            self._defect = reason
+            logger.error("a call to group {} failed: {}", self._group, reason)
         if not self._registered:
             self._on_failure(reason)
             return

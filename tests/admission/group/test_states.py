@@ -7,6 +7,7 @@ import pytest
 from loguru import logger
 
 from rustygate.admission.group.local_store import Fault
+from rustygate.admission.group.store import Call, Reply, SyncFailed
 from tests.support.group import GroupHarness, run_group
 
 
@@ -38,6 +39,25 @@ def test_each_change_of_the_state_is_logged_once(lines: list[str]) -> None:
         "INFO Redis answers again: joined group g again, 1 member",
         "INFO group g has forgotten this gate: registering again",
     ]
+
+
+def test_defect_that_lasts_is_logged_once(
+    monkeypatch: pytest.MonkeyPatch, lines: list[str]
+) -> None:
+    async def fail(call: Call) -> Reply:
+        raise SyncFailed("the group's keys hold something else")
+
+    async def scenario(harness: GroupHarness) -> None:
+        await asyncio.sleep(1)
+        for _ in range(2):
+            with monkeypatch.context() as patch:
+                patch.setattr(harness.stores[0], "sync", fail)
+                await asyncio.sleep(10)
+            await asyncio.sleep(2)
+
+    run_group(scenario, gates=1, gate_group="g")
+    defect = "ERROR a call to group g failed: the group's keys hold something else"
+    assert [line for line in lines if line.startswith("ERROR")] == [defect] * 2
 
 
 def test_gates_with_different_limits_say_so_once(lines: list[str]) -> None:
