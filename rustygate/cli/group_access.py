@@ -34,7 +34,7 @@ def describe_group(settings: Settings) -> Iterator[str]:
         server = asyncio.run(_probe(settings, _CHECK_LIMIT_S))
     except StoreError as error:
         raise _problem(settings, error) from error
-    yield f"{server}; a call takes {server.latency_s * 1000:.1f} ms"
+    yield f"{server}; a call takes {server.latency_s * 1000:.2f} ms"
     yield "1 member" if server.members == 1 else f"{server.members} members"
     if server.is_too_old:
         yield "that is older than 6.2, with which it was never tested"

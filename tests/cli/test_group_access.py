@@ -34,7 +34,7 @@ def test_check_says_what_it_found(start: Start, start_redis: StartRedis, kind: s
     assert (code, stderr) == (0, "")
     product = "Valkey" if kind == "valkey" else "Redis"
     line = found(stdout, "team")
-    server_and_latency = rf"{product} \d+\.\d+\.\d+, standalone; a call takes \d+\.\d ms"
+    server_and_latency = rf"{product} \d+\.\d+\.\d+, standalone; a call takes \d+\.\d\d ms"
     assert re.fullmatch(rf"{server_and_latency}\n# - 0 members", line)
     assert f"\nREDIS_URL={server.url}  # environment\n" in stdout
     assert "\nGATE_GROUP=team  # environment\n" in stdout
@@ -137,6 +137,20 @@ def test_wrong_password_is_bad_configuration(
         f"rustygate: REDIS_URL={shown}: {REFUSED} (wrong user or password)\n",
     )
     assert "canary" not in stdout
+
+
+@pytest.mark.parametrize("command", ["check", "serve"])
+@pytest.mark.parametrize("kind", SERVERS)
+def test_missing_password_is_told_apart_from_a_wrong_one(
+    start: Start, start_redis: StartRedis, command: str, kind: str
+) -> None:
+    server = start_redis(f"requirepass {PASSWORD}", program=SERVERS[kind])
+    process = start(command, OPENAI_API_KEY=SECRET, REDIS_URL=server.url, PORT="0")
+    code, _, stderr = process.ended()
+    assert (code, stderr) == (
+        2,
+        f"rustygate: REDIS_URL={server.url}: {REFUSED} (the server wants a password)\n",
+    )
 
 
 def test_check_fails_without_the_server(start: Start) -> None:
