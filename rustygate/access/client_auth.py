@@ -22,8 +22,8 @@ from rustygate.exchange import Exchange
 # Paths whose bodies are files and name no model.
 _FILE_PATHS = ("/v1/files", "/v1/uploads")
 
-# Paths where a request names its models in a file, deep in the body or in the path, as Azure's and
-# Gemini's do, or requests a key that is then used without the gate.
+# Paths whose requests name their models in a file, deep in the body or in the path, as Azure's and
+# Gemini's do, or ask for a key that is then used without the gate.
 _HIDES_MODELS = re.compile(
     r"/+v1/+(batches/*|(deployments|engines|evals|models|realtime)(/.*)?)", re.DOTALL
 )

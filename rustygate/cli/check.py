@@ -1,6 +1,6 @@
 """`rustygate check`: validate the configuration and print it as a `.env` file.
 
-With REDIS_URL, it also looks at what is there.
+With REDIS_URL, it also connects to the server there.
 """
 
 import argparse
@@ -34,7 +34,8 @@ def run(_: argparse.Namespace) -> int:
 
 
 def _group(settings: Settings) -> Iterator[str]:
-    """What is at REDIS_URL, if it is set. Raises CommandError if it cannot be used."""
+    """A description of the server at REDIS_URL, if it is set. Raises CommandError if it cannot be
+    used."""
     if settings.redis_url is None:
         return
     from rustygate.cli.group_access import describe_group

@@ -7,7 +7,7 @@ from rustygate.config import names
 DOTENV = Path(".env")
 
 # Replaces the keys for commands that need none, whatever the environment or `.env` contains. They
-# are alone: they take nothing from the quota of gates that share one.
+# belong to no group, so they take nothing from a shared quota.
 WITHOUT_KEYS = {
     names.API_KEY: "sk-placeholder-no-key-is-needed",
     names.API_KEY_FILE: "",

@@ -20,7 +20,7 @@ class CommandError(Exception):
 
 def print_errors(*lines: str) -> None:
     """Print lines on stderr, if it can be written to."""
-    # If stderr is closed it is None, for which `print` takes stdout.
+    # If stderr is closed, it is None, and `print` would use stdout instead.
     if sys.stderr is not None:
         with suppress(OSError):
             for line in lines:

@@ -18,7 +18,7 @@ _BAD_CONFIGURATION = 2
 async def refuse_to_start(settings: Settings) -> None:
     """Raises CommandError if the group's Redis will never serve this gate.
 
-    One that is not there yet may come: the gate waits for it, alone.
+    If it is not up yet, the gate serves alone until it is.
     """
     try:
         await _probe(settings, _START_LIMIT_S)
@@ -29,7 +29,7 @@ async def refuse_to_start(settings: Settings) -> None:
 
 
 def describe_group(settings: Settings) -> Iterator[str]:
-    """What was found at REDIS_URL, in a few lines. Raises CommandError if it cannot be used."""
+    """A few lines about the server at REDIS_URL. Raises CommandError if it cannot be used."""
     try:
         server = asyncio.run(_probe(settings, _CHECK_LIMIT_S))
     except StoreError as error:
@@ -37,7 +37,7 @@ def describe_group(settings: Settings) -> Iterator[str]:
     yield f"{server}; a call takes {server.latency_s * 1000:.2f} ms"
     yield "1 member" if server.members == 1 else f"{server.members} members"
     if server.is_too_old:
-        yield "that is older than 6.2, with which it was never tested"
+        yield "this version is older than 6.2, the oldest one tested"
 
 
 async def _probe(settings: Settings, limit_s: float) -> RedisServer:

@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
         connection.close()
     if status != 200:
         raise CommandError(f"{base_url} responds to /health with status {status}")
-    # The exit code is what a health check is about.
+    # What matters about a health check is its exit code.
     with suppress(OutputError):
         print_lines("OK")
     return 0

@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
     table = f'[client.{_toml_key(name)}]\nkey_sha256 = "{hash_key(key)}"'
     shown = f"Key of {name}, shown only once; its app sends it as its OpenAI API key:\n\n{key}\n"
     if arguments.toml or arguments.hash_only:
-        # The key first: its hash alone is of no use.
+        # The key first: without it, its hash is useless.
         print_lines(key, stream="stderr")
         print_lines(table if arguments.toml else hash_key(key))
     elif arguments.append is not None:

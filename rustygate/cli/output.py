@@ -1,7 +1,7 @@
 """What commands print: results on stdout, the rest on stderr.
 
 A result that cannot be printed is an error: `check > file` must not succeed on a full disk. Errors
-and warnings that cannot be printed are dropped; the exit code still tells of them.
+and warnings that cannot be printed are dropped; the exit code still reports errors.
 """
 
 import os
@@ -18,7 +18,7 @@ Stream = Literal["stdout", "stderr"]
 class OutputError(CommandError):
     """A stream is closed, its reader has left, or the disk is full.
 
-    It has no lines if the reader has left, which `head` does on purpose.
+    It has no lines if the reader has left, as `head` does on purpose.
     """
 
     def __init__(self, stream: Stream, error: OSError) -> None:
@@ -32,7 +32,7 @@ def print_lines(*lines: str, stream: Stream = "stdout") -> None:
     output: TextIO | None = getattr(sys, stream)
     try:
         if output is None:
-            # It was closed when the process started. `print` would take stdout instead.
+            # It was closed when the process started. `print` would use stdout instead.
             raise OSError(EBADF, os.strerror(EBADF))
         print(*lines, sep="\n", file=output, flush=True)
     except OSError as error:

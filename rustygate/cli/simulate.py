@@ -52,7 +52,7 @@ def _print_request(summary: RequestSummary) -> None:
 
 
 def _print(line: str) -> None:
-    """Print a line if possible; the simulator serves on even if nobody reads what it prints."""
+    """Print a line if possible; the simulator keeps serving even if nobody reads its output."""
     with suppress(OutputError):
         print_lines(line)
 

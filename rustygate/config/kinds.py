@@ -163,7 +163,7 @@ def _check_redis_url(value: str) -> None:
 
 
 def redis_url_problem(value: str) -> str | None:
-    """Why a value is not the URL of a Redis, without anything of it."""
+    """Why a value is not the URL of a Redis, without repeating any of it."""
     try:
         url = parse_redis_url(value)
         for host, _ in url.hosts:

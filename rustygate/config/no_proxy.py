@@ -26,13 +26,13 @@ def is_bypassed(host: str, port: int, no_proxy: str) -> bool:
 
 
 def malformed_blocks(no_proxy: str) -> list[str]:
-    """The entries that look like blocks of addresses, but are none; they match nothing."""
+    """The entries that look like blocks of addresses, but are malformed; they match nothing."""
     entries = re.split(r"[\s,]+", no_proxy)
     return [entry for entry in entries if "/" in entry and _network(entry) is None]
 
 
 def _network(entry: str) -> IPv4Network | IPv6Network | None:
-    """The address or block that an entry is, which may be in brackets."""
+    """The address or block in an entry, which may be in brackets."""
     try:
         return ip_network(re.sub(r"[\[\]]", "", entry), strict=False)
     except ValueError:

@@ -40,7 +40,7 @@ class RedisUrl:
             empty for a unix socket.
         path: of the unix socket, if it is one.
         master: the name by which the sentinels know the server.
-        sentinel_username, sentinel_password: for the sentinels, if they want any.
+        sentinel_username, sentinel_password: for the sentinels, if they require them.
     """
 
     kind: Kind
@@ -66,7 +66,7 @@ class RedisUrl:
 
 
 def parse_redis_url(url: str) -> RedisUrl:
-    """The parts of a URL. Raises ValueError with a reason that contains nothing of it."""
+    """The parts of a URL. Raises ValueError with a reason that repeats none of it."""
     parts = _split(url)
     kind, tls = _SCHEMES[parts.scheme]
     options = _options(parts.query, kind)
@@ -131,7 +131,7 @@ def _socket_path(parts: _Parts) -> str:
 
 
 def _master_and_database(path: str, kind: Kind, options: dict[str, str]) -> tuple[str | None, int]:
-    """What is between the hosts and the question mark: the master's name, the database."""
+    """The text between the hosts and the question mark: the master's name, the database."""
     steps = [unquote(step) for step in path.split("/")[1:] if step]
     master = None
     if kind == "sentinel":

@@ -13,7 +13,7 @@ A network can lose, delay or repeat messages:
 - A call with the number of the last one gets the same reply. One with a lower number comes too
   late, and is ignored.
 - A member that is silent for `DEMAND_LEASE` is not granted more until it calls again. After
-  `BOX_LEASE` what it has not acknowledged goes back: it is *stale*, and must register anew. After
+  `BOX_LEASE` what it has not acknowledged goes back: it is *stale*, and must register again. After
   `SLOT_LEASE` its slots and float go back, too. So a member must not use what it was given when
   more than `BOX_LEASE` has passed since it sent the last call that was answered.
 

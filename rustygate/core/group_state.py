@@ -66,7 +66,7 @@ class Member:
         seq: the number of that call; `reply` is what it got.
         demands: what it has waiting, by flow.
         lent: whether its demand takes part, because it called lately.
-        lapsed: whether grants were taken back that it may have received: it has to register anew.
+        lapsed: whether grants were taken back that it may have received: it has to register again.
         own_slots, lane_slots, client_slots: its admissions in flight.
         granted: the cost of what it was granted lately.
     """

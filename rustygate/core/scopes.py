@@ -334,7 +334,7 @@ class LaneScope(Scope[T]):
             heapify(heap)
 
     def renew(self, flow: Flow[T]) -> None:
-        """Put a flow, whose tags have become smaller, into both orders anew."""
+        """Put a flow, whose tags have become smaller, into both orders again."""
         flow.gate_entry = flow.lane_entry = 0
         self.offer(flow)
 

@@ -43,7 +43,7 @@ class ShortScopes(Generic[T]):
     def __init__(self, budgets: Budgets, offers: Offers[T]) -> None:
         self._budgets = budgets
         self._offers = offers
-        # Scopes to nominate anew, because their budgets or flows have changed.
+        # Scopes that must nominate again, because their budgets or flows have changed.
         self._touched: dict[Scope[T], None] = {}
         self._sleepers: list[tuple[float, int, Scope[T]]] = []
         self._numbers = count(1)

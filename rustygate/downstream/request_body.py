@@ -112,7 +112,7 @@ class RequestBody:
                 self._start = _first_bytes(self._chunks, self._start_limit)
         elif not self._expects_continue:
             self._read_ahead()
-            # Without reading ahead, no more than that fits into the buffer.
+            # Unless the body is read ahead, the buffer holds no more than START_LIMIT.
             limit = self._start_limit if self._read_ahead_size else START_LIMIT
             self._start = await peek(self._request.content, limit, START_TIMEOUT_S)
 

@@ -21,7 +21,7 @@ from rustygate.errors import (
 # How much of a path an error message repeats.
 SHOWN_PATH_LENGTH = 200
 
-# How many targets that are forwarded are remembered. Each has up to 64 KiB.
+# How many forwarded targets are remembered. Each has up to 64 KiB.
 CACHED_TARGETS = 64
 
 

@@ -64,7 +64,7 @@ class Progress:
             self._print(CLEAR_LINE, end="")
 
     def _print(self, text: str, end: str = "\n") -> None:
-        # If stderr is closed the stream is None, for which `print` takes stdout.
+        # If stderr is closed, the stream is None, and `print` would use stdout instead.
         if self._stream is not None:
             with suppress(OSError):
                 print(text, end=end, file=self._stream, flush=True)

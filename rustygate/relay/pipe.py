@@ -67,7 +67,7 @@ async def _send_complete(
 
 
 def _stamp(exchange: Exchange, upstream_response: UpstreamResponse, body: bytes) -> None:
-    """Stamp what a body shows that is not passed on as a stream."""
+    """Stamp the facts that a body shows if it is not passed on as a stream."""
     observer = observe(upstream_response, exchange)
     if observer is not None:
         observer.pending.append(body)

@@ -200,7 +200,7 @@ class WebSocketTurns:
         return exchange
 
     def _advance(self) -> None:
-        """Pass what no longer waits behind a turn."""
+        """Pass the messages that no longer wait behind a turn."""
         for data in self.from_client.take_passing():
             self.upstream.insert(data)
         self._count_held_bytes()

@@ -1,6 +1,6 @@
 """What the kernel knows about a TCP connection (tcp(7)).
 
-Only Linux is asked. Other systems answer differently; there, nothing is known.
+Only Linux is supported. On other systems, which answer differently, nothing is known.
 """
 
 import asyncio

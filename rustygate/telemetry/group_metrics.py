@@ -1,4 +1,4 @@
-"""Metrics of a gate in a group: whether it is together with it, and what its calls take."""
+"""Metrics of a gate in a group: whether it is together with the group, and how long calls take."""
 
 from collections.abc import Iterator
 

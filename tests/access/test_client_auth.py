@@ -514,7 +514,7 @@ def test_key_command_rejects_an_invalid_name() -> None:
 
 
 def test_weights_and_version_follow_the_file(clients: Path) -> None:
-    """Of the gates in a group, the one with the newest file says what counts."""
+    """In a group, the limits and weights of the newest file apply."""
     write(clients, table(search="weight = 2", other=""))
     os.utime(clients, ns=(0, 5_000_000))
     auth = ClientAuth(str(clients))

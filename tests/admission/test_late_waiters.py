@@ -54,7 +54,7 @@ def test_first_response_tells_who_cannot_be_admitted_in_time() -> None:
     run_scenario(scenario, rate_limit=None)
 
 
-def test_requests_refused_together_are_told_together() -> None:
+def test_requests_refused_together_get_their_errors_together() -> None:
     """None of them waits yet when the last of their 429s arrives."""
 
     async def scenario(harness: Harness) -> None:

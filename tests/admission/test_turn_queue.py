@@ -123,7 +123,7 @@ def test_turn_that_comes_too_early_takes_no_slot() -> None:
     run_scenario(scenario, rate_limit=1000, rate_limit_burst=1000, concurrency_limit=1)
 
 
-def test_turns_in_turn_for_two_full_models_keep_their_order() -> None:
+def test_alternating_turns_for_two_full_models_keep_their_order() -> None:
     async def scenario(harness: Harness) -> None:
         for model in ("x", "y"):
             set_rate_limit(harness, NONE_LEFT, model)
@@ -138,7 +138,7 @@ def test_turns_in_turn_for_two_full_models_keep_their_order() -> None:
 
 
 @pytest.mark.parametrize("gone", ["a", "b"])
-def test_turns_behind_one_that_is_cancelled_go_on(gone: str) -> None:
+def test_turns_behind_one_that_is_cancelled_continue(gone: str) -> None:
     async def scenario(harness: Harness) -> None:
         set_rate_limit(harness, NONE_LEFT, "full")
         await run_ready_tasks()
@@ -196,7 +196,7 @@ def test_turn_that_leaves_behind_another_leaves_nothing() -> None:
     run_scenario(scenario, rate_limit=1000, rate_limit_burst=1000)
 
 
-def test_turn_behind_one_that_is_refused_goes_on() -> None:
+def test_turn_behind_one_that_is_refused_continues() -> None:
     async def scenario(harness: Harness) -> None:
         socket = Socket(harness)
         deadline = harness.gate.now() + 1_000_000_000

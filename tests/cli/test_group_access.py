@@ -163,7 +163,7 @@ def test_check_fails_without_the_server(start: Start) -> None:
     assert "canary" not in stdout
 
 
-def test_check_gives_up_a_silent_server(start: Start, start_redis: StartRedis) -> None:
+def test_check_gives_up_on_a_silent_server(start: Start, start_redis: StartRedis) -> None:
     server = start_redis()
     server.pause()
     code, _, stderr = check(start, server.url)
@@ -171,7 +171,7 @@ def test_check_gives_up_a_silent_server(start: Start, start_redis: StartRedis) -
     assert "(no answer in time)" in stderr
 
 
-def test_check_says_that_something_else_answers(start: Start) -> None:
+def test_check_says_that_the_server_is_not_a_redis(start: Start) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         threading.Thread(target=_answer_as_a_web_server, args=(listener,)).start()
         code, _, stderr = check(start, f"redis://127.0.0.1:{listener.getsockname()[1]}")

@@ -28,7 +28,7 @@ def full(descriptor: int) -> dict[str, Any]:
 
 
 def closed(descriptor: int) -> dict[str, Any]:
-    """Options of a process without an output."""
+    """Options of a process with a closed output."""
     return _before_start(lambda: os.close(descriptor))
 
 
@@ -121,7 +121,7 @@ def test_table_is_not_printed_without_its_key(start: Start, flag: str, output: O
     assert start("key", "a", flag, options=output(STDERR)).ended() == (1, "", "")
 
 
-def test_simulator_serves_on_when_its_reader_has_left(start: Start) -> None:
+def test_simulator_keeps_serving_when_its_reader_has_left(start: Start) -> None:
     simulator = start("simulate", "--port", "0")
     url = simulator.wait_for_line(simulator.stdout, r"listening on (\S+)/v1,")[1]
     simulator.stdout.close()

@@ -70,7 +70,7 @@ def inflater_of(name: str, limit: int = INFLATED_LIMIT) -> Inflater:
     ],
 )
 def test_codings_of_a_body(lines: list[str], codings: list[str]) -> None:
-    """Several header lines are one list; `identity` and `none` are no codings."""
+    """Several header lines are one list; `identity` and `none` are ignored."""
     headers = CIMultiDict([("X-Other", "x"), *(("Content-Encoding", line) for line in lines)])
     assert codings_of(headers) == codings
 

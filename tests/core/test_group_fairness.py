@@ -145,7 +145,7 @@ def test_blocked_lane_holds_up_no_other() -> None:
     assert slow + fast >= 0.97 * 1005
 
 
-def test_large_request_is_not_overtaken_for_ever() -> None:
+def test_large_request_is_not_overtaken_forever() -> None:
     """It needs a full bucket, which the small ones never leave."""
     clients = (Client("small", (0, 1), tokens=50), Client("large", (2,), 1, tokens=1000))
     admitted = Run([-1, -1, 1000, -1, -1], clients).until(6 * MINUTE)

@@ -61,7 +61,7 @@ class Group:
         return reply
 
     def forecast(self, member: Member, request: dict[str, Any]) -> int:
-        """By what the member was told last, and knows of its flow."""
+        """From the member's last reply, and what it knows about its flow."""
         key = key_of(request)
         member.changed.add(key)
         reply = self.sync(member)

@@ -154,7 +154,7 @@ class Group(RuleBasedStateMachine):
                 assert sums == [lane.waiting[index], lane.waiting_tokens[index]]
 
     def teardown(self) -> None:
-        """Everything is served or leaves, and everything is back."""
+        """Everything is served or leaves, and all units are given back."""
         for _ in range(3):
             self.now += 10 * MS
             for name in NAMES:

@@ -1,4 +1,4 @@
-"""What members of a group hold, tell and leave behind, with passed-in time."""
+"""What members of a group hold, report and leave behind, with passed-in time."""
 
 from typing import Any
 
@@ -79,7 +79,7 @@ def test_member_that_leaves_gives_everything_back() -> None:
     assert one.sync(3) == {"stale": 1}
 
 
-def test_member_that_registers_anew_replaces_its_former_self() -> None:
+def test_member_that_registers_again_replaces_its_former_self() -> None:
     group = GroupScheduler()
     Caller(group, "one").sync(0, news=[["charge", "m", "c", 0]], demand=14)
     Caller(group, "two").sync(1, replaces="one", slots=[1, [["m", 1]], []])

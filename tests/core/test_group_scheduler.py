@@ -104,7 +104,7 @@ def test_grants_of_a_lost_reply_are_sent_again_once() -> None:
 
 
 @pytest.mark.parametrize(("late", "delays"), [(False, [0, 0]), (True, [0, 0])])
-def test_grants_collected_late_are_granted_anew(late: bool, delays: list[int]) -> None:
+def test_grants_collected_late_are_granted_again(late: bool, delays: list[int]) -> None:
     """Their units may have been charged long ago; then they are charged now."""
     group = GroupScheduler()
     other, one = empty(group), Caller(group, "one", [PERIOD, 2, -1, -1, -1])
@@ -244,7 +244,7 @@ def test_clock_that_jumps_ahead_refills_no_more_than_a_second_beyond_the_callers
     group = GroupScheduler()
     zero = empty(group)
     reply = zero.sync(1000 * SECOND, demand(20), elapsed=PERIOD)
-    # The eleven units of that time; then its instants go on from there.
+    # The eleven units of that time; then its instants continue from there.
     assert len(reply["grants"]) == 11
     assert len(zero.sync(1000 * SECOND + PERIOD)["grants"]) == 1
 
@@ -269,7 +269,7 @@ def test_group_that_begins_with_unknown_levels_is_full() -> None:
     assert level(group, 0) == 12
 
 
-def test_clients_budgets_begin_empty_in_a_group_that_starts_anew() -> None:
+def test_clients_budgets_begin_empty_in_a_group_that_starts_again() -> None:
     group = GroupScheduler()
     clients = [["c", 1.0, PERIOD, 5, 1000, -1]]
     Caller(group, "one").sync(0, clients=clients, clients_version=1, levels=[0, -1])
@@ -444,7 +444,7 @@ def learned(group: GroupScheduler, now: int = 0) -> int:
     return requests.level(now)
 
 
-def test_level_that_upstream_tells_is_as_of_its_mark() -> None:
+def test_level_that_upstream_reports_is_as_of_its_mark() -> None:
     group = GroupScheduler()
     one = Caller(group, "one")
     one.sync(0, demand(5))

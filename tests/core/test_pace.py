@@ -71,7 +71,7 @@ def test_requests_behind_a_trial_keep_the_good_pace_until_its_response() -> None
     assert search.pace.bucket.wait(behind) == pytest.approx(MARGIN / 1.6**2 * SECOND)
 
 
-def test_run_goes_on_at_the_tried_pace_after_its_first_success() -> None:
+def test_run_continues_at_the_tried_pace_after_its_first_success() -> None:
     search = Search()
     search.accept()
     search.refuse()

@@ -123,7 +123,7 @@ def test_only_the_first_refusal_in_a_row_is_waited_out_at_the_pace() -> None:
     assert one.paused_until == 6 * SECOND + 1
 
 
-def test_pace_that_is_over_is_joined_by_none() -> None:
+def test_no_lane_joins_a_pace_that_is_over() -> None:
     one, other = lanes(2)
     herd(one, accepted=1, refused=1)
     accept(one, 2 * SECOND)

@@ -106,7 +106,7 @@ def test_lane_that_is_short_for_a_moment_does_not_decide_the_shares() -> None:
     assert tokens["b"] == pytest.approx(30_000, rel=0.05)
 
 
-# What is blocked holds up nobody else.
+# Blocked items hold up nobody else.
 
 
 @pytest.mark.parametrize("blocked", ["lane", "client"])
@@ -184,7 +184,7 @@ def test_budgets_are_taken_together_or_not_at_all() -> None:
     assert own.requests.level(run.now) == lane.requests.level(run.now) == 1
 
 
-def test_large_item_that_needs_a_lane_and_a_client_is_not_overtaken_for_ever() -> None:
+def test_large_item_that_needs_a_lane_and_a_client_is_not_overtaken_forever() -> None:
     """The lane's tokens go to others while it waits for its client's, and the other way round:
     once it has waited for both, neither lets others overtake it."""
     run = Run(lanes={"x": limits(tokens=6000)}, clients={"a": limits(tokens=6000)})

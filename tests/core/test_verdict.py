@@ -299,7 +299,7 @@ def test_limits_of_long_periods_are_passed_on(body: object, headers: dict[str, s
         "Limit 3 / min",
     ],
 )
-def test_words_about_periods_are_no_limits_of_long_periods(message: str) -> None:
+def test_words_about_periods_are_not_limits_of_long_periods(message: str) -> None:
     assert verdict_on(429, error(message=message)) == PAUSE
 
 

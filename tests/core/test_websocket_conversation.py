@@ -64,7 +64,7 @@ def test_deeply_nested_fields_are_ignored() -> None:
     assert not read_turn(text).is_apart
 
 
-def test_response_goes_on_from_the_one_that_it_names() -> None:
+def test_response_continues_the_one_that_it_names() -> None:
     conversations = Conversations(realtime=False)
     conversations.items = 50
     conversations.add(following("x"), "resp_1", 0, 250)

@@ -84,7 +84,7 @@ async def test_drain_refuses_held_turns(realtime: OpenSocket) -> None:
     assert (event["error"]["code"], event["error"]["event_id"]) == ("draining", "held")
     client.send(create("new"))
     assert (await next_event(client))["error"]["code"] == "draining"
-    # The turn in flight goes on.
+    # The turn in flight continues.
     await free_slot(client, server)
     client.close()
     await server.close_frame()

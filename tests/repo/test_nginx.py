@@ -199,7 +199,7 @@ async def test_websocket_is_bridged(client: ClientSession) -> None:
         assert (message.type, message.data) == (WSMsgType.TEXT, "hello")
 
 
-async def test_request_goes_to_the_gate_with_fewer_of_them(
+async def test_request_goes_to_the_gate_with_fewer_requests(
     client: ClientSession, gates: list[StandIn]
 ) -> None:
     async with client.post(CHAT, data=b"{}"), client.post(CHAT, data=b"{}"):
@@ -207,9 +207,7 @@ async def test_request_goes_to_the_gate_with_fewer_of_them(
         let_go_on(gates)
 
 
-async def test_gate_that_is_down_is_passed_over(
-    client: ClientSession, gates: list[StandIn]
-) -> None:
+async def test_gate_that_is_down_is_skipped(client: ClientSession, gates: list[StandIn]) -> None:
     let_go_on(gates)
     await gates[0].stop()
     statuses = Counter[int]()
@@ -219,7 +217,7 @@ async def test_gate_that_is_down_is_passed_over(
     assert statuses == {200: 10}
 
 
-async def test_post_that_a_gate_has_got_is_never_sent_again(
+async def test_post_that_a_gate_has_received_is_never_sent_again(
     client: ClientSession, gates: list[StandIn]
 ) -> None:
     async with client.post(f"{URL}/v1/vanish", data=b"{}") as response:

@@ -79,7 +79,7 @@ class GroupHarness:
             self.errors.append(error)  # type: ignore[arg-type]
 
     def flood(self, client: str, gate: int, depth: int, **fields: object) -> None:
-        """Keep so many requests of a client waiting at a gate."""
+        """Keep this many requests of a client waiting at a gate."""
 
         async def one() -> None:
             while True:
@@ -103,7 +103,7 @@ class GroupHarness:
         self._demands.append(asyncio.create_task(requests()))
 
     async def stop_demand(self, *, requests: bool = True) -> None:
-        """Send no more, and cancel the requests under way."""
+        """Stop sending, and cancel the requests in flight."""
         tasks = [*self._demands, *(self._requests if requests else ())]
         for task in tasks:
             task.cancel()

@@ -150,7 +150,7 @@ class Member:
         """A reply; one that comes too late is not used."""
         self.pending = None
         if reply.get("stale") or reply.get("ignored") or now - self.sent_at > BOX_LEASE:
-            self.register_anew()
+            self.register_again()
             return
         self.ack, self.known, self.answered_at = self.seq, 1, self.sent_at
         for lane, index, client, tokens, delay, *_ in reply["grants"]:
@@ -185,7 +185,7 @@ class Member:
         self.news.append(["float_used", lane, client, held[1]])
         return True
 
-    def register_anew(self) -> None:
+    def register_again(self) -> None:
         """Forget what it held, keep what waits and is in flight."""
         self.births += 1
         self.known = self.seq = self.ack = 0

@@ -309,7 +309,7 @@ class Trace:
             self.members.append(self._member())
 
     def _return(self, member: Simulated) -> None:
-        """It registers anew."""
+        """It registers again."""
         before, member.name = member.name, f"{self.random.randrange(2**64):016x}"
         member.before = before if self.random.random() < 0.5 else ""
         member.known = member.seq = member.ack = 0

@@ -10,7 +10,7 @@ from rustygate.admission.group.redis_store import group_keys, load_script
 from rustygate.core.group_scheduler import GroupScheduler
 from tests.support.group_traces import Call, Trace
 
-# So many calls are sent at once.
+# The number of calls that are sent at once.
 _BATCH = 100
 
 

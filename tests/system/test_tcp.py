@@ -68,7 +68,7 @@ def test_nothing_is_known_without_a_socket(transport: asyncio.BaseTransport | No
     assert unacknowledged_bytes(transport) is None
 
 
-def test_nothing_is_known_of_what_is_no_socket() -> None:
+def test_nothing_is_known_of_a_file() -> None:
     with open(os.devnull) as null:
         assert unacknowledged(null) is None  # type: ignore[arg-type]
 

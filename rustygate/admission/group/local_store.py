@@ -42,7 +42,7 @@ class LocalGroup:
         return int((asyncio.get_running_loop().time() - self._epoch) * SECOND)
 
     def lose_state(self) -> None:
-        """Begin anew, as a server that restarts empty."""
+        """Start again, as a server that restarts empty."""
         self.scheduler = GroupScheduler()
 
 

@@ -168,7 +168,7 @@ def _tool_call(call: Call, limit: int | None, forced: int | None) -> ToolCall:
     input_limit = None if limit is None else max(1, limit - fixed)
     input_forced = None if forced is None else max(1, forced - fixed)
     if limit is not None and forced is not None and forced > limit:
-        # The input is cut, however little of it there is.
+        # The input is cut, no matter how short it is.
         input_forced = max(limit - fixed, 1) + forced - limit
     made = split_text(call.input, input_limit, input_forced)
     limits = [each for each in (limit, forced) if each is not None]

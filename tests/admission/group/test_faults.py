@@ -20,7 +20,7 @@ def flood(harness: GroupHarness) -> None:
 
 
 def kill(harness: GroupHarness, gate: int) -> None:
-    """A member does nothing more, without a word."""
+    """A member stops without a word."""
     member = harness.gates[gate].member
     assert member is not None
     assert member._task is not None
@@ -58,7 +58,7 @@ def test_slots_of_a_member_that_dies_are_free_after_its_lease() -> None:
     run_group(scenario, rate_limit=None, concurrency_limit=2)
 
 
-def test_member_that_was_frozen_spends_nothing_stale_and_registers_anew() -> None:
+def test_member_that_was_frozen_uses_no_old_grant_and_registers_again() -> None:
     async def scenario(harness: GroupHarness) -> None:
         await asyncio.sleep(1)
         harness.spawn("slow", 0, hold_s=30)
@@ -137,7 +137,7 @@ def test_members_go_on_alone_while_the_store_fails(fault: Fault) -> None:
     assert harness.total(42, 50) == pytest.approx(RATE * 8, rel=0.03)
     assert jain(harness.count(client, 42) for client in ("one", "two", "all")) >= 0.99
     assert harness.total(10, 12) >= 0.8 * RATE * 2
-    # Nobody bursts when the store goes. When it is back, some are still alone for a second.
+    # No member bursts when the store fails. When it is back, some are still alone for a second.
     assert harness.excess(9, 11) <= 2 + RATE * 0.1
     assert harness.excess(39, 42) <= 2 + RATE
 

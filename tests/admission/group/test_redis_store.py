@@ -381,7 +381,7 @@ async def test_unknown_host_is_unavailable(make_store: MakeStore) -> None:
         *("no scripts", "no keys", "no commands"),
     ],
 )
-async def test_refused_access_is_told_apart(
+async def test_refused_access_is_distinguished(
     make_store: MakeStore,
     start_redis: StartRedis,
     program: str,
@@ -465,7 +465,7 @@ def tls_server(start_redis: StartRedis, authority: Authority) -> RedisServer:
 
 
 @needs_tls
-async def test_tls_with_an_own_authority(
+async def test_tls_with_a_private_authority(
     make_store: MakeStore, tls_server: RedisServer, authority: Authority
 ) -> None:
     url = f"rediss://127.0.0.1:{tls_server.port}"
@@ -546,7 +546,7 @@ async def test_sentinel_names_the_server(
         ("main?sentinel_password=wrong", StoreRefused, "wrong user or password"),
     ],
 )
-async def test_sentinel_that_cannot_help(
+async def test_sentinel_that_names_no_server(
     make_store: MakeStore,
     start_redis: StartRedis,
     sentinels: Callable[..., Sentinel],

@@ -121,7 +121,7 @@ def test_slots_are_shared() -> None:
     assert most == 6
     assert harness.errors == []
     assert jain([harness.count("a"), harness.count("b")]) >= 0.99
-    # A slot that becomes free is told with the next call, and granted with one of another member.
+    # A slot that becomes free is reported with the next call, and granted in another one's.
     assert harness.total() >= 0.8 * 6 * 10 / 0.2
 
 

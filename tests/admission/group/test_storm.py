@@ -1,5 +1,5 @@
 """Random requests, responses, cancellations and faults, in a group of gates: at the end nothing is
-lost, and no request has failed but for the reasons that a single gate has, too."""
+lost, and requests have failed only for reasons that a single gate has, too."""
 
 import asyncio
 from random import Random
@@ -89,7 +89,7 @@ class Storm:
         for store in self.harness.stores:
             store.fault = None
         self.harness.on_response = None
-        # Limits and pauses that were learned meanwhile delay what waits, but not for ever.
+        # Limits and pauses that were learned meanwhile delay waiters, but not forever.
         await asyncio.sleep(400)
 
 

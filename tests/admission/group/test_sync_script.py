@@ -113,7 +113,7 @@ def test_a_script_that_differs_is_noticed(client: redis.Redis, part: bytes, brok
     assert any(first_difference(script, seed, 400) for seed in range(60))
 
 
-def test_long_running_group_starts_its_time_anew(script: SyncScript) -> None:
+def test_long_running_group_restarts_its_time(script: SyncScript) -> None:
     scheduler = GroupScheduler()
     clock, limits = 2**51 - SECOND, [SECOND // 10, 2, -1, -1, -1]
     for seq in range(1, 60):
@@ -153,7 +153,7 @@ def test_idle_group_keeps_no_flows(script: SyncScript, client: redis.Redis) -> N
 
 
 @pytest.mark.parametrize("key", [1, 2], ids=["members", "flows"])
-def test_lost_key_makes_members_register_anew(
+def test_lost_key_makes_members_register_again(
     script: SyncScript, client: redis.Redis, key: int
 ) -> None:
     script.sync(a_call(demand=[demand(50)]), 0)

@@ -5,13 +5,13 @@
 --
 -- KEYS: head, members, flows: `rustygate:{GROUP}:1:...`, with one hash tag for a cluster.
 -- ARGV: the call as JSON; for tests only, the clock in nanoseconds.
--- Returns the reply as JSON, or {"error": text} and writes nothing: the keys hold something else,
--- or the call is malformed. Everything is computed first and written last.
+-- Returns the reply as JSON. If the keys hold something else, or the call is malformed, returns
+-- {"error": text} and writes nothing. Everything is computed first and written last.
 --
 -- State. Blobs are cmsgpack: flat arrays in the order of the `save_...` functions.
 --   head, a string: the format, the group's time and counters, its own budgets and order, the
---     scopes to nominate anew, the heap of sleepers, a row for each member, a blob for each lane,
---     and the clients with limits that have something waiting. It is read and written by each call.
+--     scopes that must nominate again, the heap of sleepers, a row for each member, a blob for each
+--     lane, and the clients with limits that have something waiting. Each call reads and writes it.
 --   members, a hash. m<member>: what it holds: slots, floats, its box. g<member>:<n>: a grant since
 --     it called last. d<member>: its demand while it is silent. r<member>: its last reply.
 --     k<client>: a client's limits and flows. l: the names of these clients.
@@ -20,7 +20,7 @@
 --     i<serial>: up to 64 flows of a lane in order (tag, turn, flow). The lane has a list of these
 --     chunks for each class and order, so that the first flow is found without reading the others.
 -- Names of lanes, clients and members are only in fields and blobs, never in keys.
--- All keys expire 10 minutes after the last call. If one is lost, the group begins anew: its
+-- All keys expire 10 minutes after the last call. If one is lost, the group starts again: its
 -- members are stale, and register.
 --
 -- Numbers are integers below 2^53, or floats: both are exact in Lua, and written with 17 digits.

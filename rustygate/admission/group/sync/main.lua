@@ -273,7 +273,7 @@ local function sync(call, now)
   return serve(member, call, now)
 end
 
--- What would harm other members is refused (core/group_call.py checks more).
+-- Values that would harm other members are refused (core/group_call.py checks more).
 
 local checks = {}
 

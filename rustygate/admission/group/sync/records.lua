@@ -199,7 +199,7 @@ function store.flow_by_id(id)
 end
 
 function store.known_flow(id)
-  -- The flow unless it was forgotten.
+  -- The flow, unless it was forgotten.
   local flow = store.flow_by_id(id)
   if flow and not flow.lane then return nil end
   if flow and flow.count == 0 and flow.generation ~= flow.lane.generation then return nil end

@@ -257,7 +257,7 @@ function scheduler.nominate(scope, at)
 end
 
 function scheduler.wake(at)
-  -- Returns whether there was a scope to nominate anew.
+  -- Returns whether there was a scope that had to nominate again.
   local touched, heap = state.touched, state.sleepers
   if not touched[1] and not (heap[1] and heap[1][1] <= at) then return false end
   while touched[1] or (heap[1] and heap[1][1] <= at) do
@@ -381,7 +381,7 @@ function scheduler.enter(flow)
 end
 
 function scheduler.is_behind_elected(flow)
-  -- Whether a flow that has come cannot be elected before the one that would be anyway.
+  -- Whether a newly arrived flow cannot be elected before the one due to be elected.
   local elected = state.elected ~= "" and store.flow_by_id(state.elected)
   if not elected or elected.count == 0 then return false end
   if elected.index == flow.index then return scheduler.is_before(elected, flow) end
