@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
 from importlib import import_module
+from typing import NoReturn
 
 from rustygate import __version__
 from rustygate.cli.errors import CommandError, print_errors, print_warnings
@@ -68,8 +69,17 @@ def check_command(name: str) -> str:
     raise argparse.ArgumentTypeError(f"unknown command {name!r}; {advice}")
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """End with exit code 2. The argparse of early Python 3.11 fails if it cannot print."""
+        try:
+            super().error(message)
+        except (OSError, AttributeError):
+            sys.exit(2)
+
+
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="rustygate",
         description="A small daemon between apps and the OpenAI API. It holds the API key, "
         "enforces the rate limit, and streams responses unchanged.",
