@@ -100,10 +100,12 @@ class _AcceptedConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
-        transport.pause_reading()
         descriptor = os.dup(transport.get_extra_info("socket").fileno())
         self._socket = socket.socket(fileno=descriptor)
         loop = asyncio.get_running_loop()
+        # Early Python 3.11 begins to read after this call, even if reading is paused here. The
+        # pause follows that, and comes before the next events.
+        loop.call_soon(transport.pause_reading)
         loop.add_reader(self._socket, self._on_first_byte)
         self._timer = loop.call_later(TLS_TIMEOUT_S, self.abort)
         self._acceptor.add(self)
