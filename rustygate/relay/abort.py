@@ -11,6 +11,7 @@ from contextlib import suppress
 
 from aiohttp import HttpVersion11, web
 
+from rustygate.system import tls
 from rustygate.system.tls import socket_transport, unsent_bytes
 
 # How long a client may take to read what was written before its connection is aborted.
@@ -43,7 +44,7 @@ def abort(request: web.Request, transport: asyncio.Transport) -> None:
         with suppress(OSError):
             sock = transport.get_extra_info("socket")
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
-    transport.abort()
+    tls.abort(transport)
 
 
 async def _flush(request: web.Request, transport: asyncio.Transport) -> None:

@@ -16,7 +16,7 @@ from aiohttp.base_protocol import BaseProtocol
 from aiohttp.client_proto import ResponseHandler
 
 from rustygate.core.websocket_frames import MASK_BYTES, PING, FrameTracker, close_frame, frame
-from rustygate.system.tls import unsent_bytes
+from rustygate.system.tls import abort, unsent_bytes
 
 # How long a side may take to read what was written to it, and how often that is checked.
 FLUSH_TIMEOUT_S = 5.0
@@ -159,7 +159,7 @@ class Side(asyncio.Protocol):
         if cleanly and not self._unsent() and not self._transport.is_closing():
             self._transport.close()
         else:
-            self._transport.abort()
+            abort(self._transport)
 
     # Called by asyncio.
 

@@ -7,6 +7,7 @@ import asyncio
 import os
 import ssl
 import stat
+from contextlib import suppress
 
 # Bundles of certificate authorities take a few hundred kilobytes.
 PEM_SIZE_LIMIT = 16 << 20
@@ -138,3 +139,9 @@ def describe_ssl_error(error: ssl.SSLError) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"{reason}: {error.verify_message.rstrip('.')}"
     return reason
+
+
+def abort(transport: asyncio.Transport) -> None:
+    """Abort a connection. Early Python 3.11 fails on TLS connections that were closed twice."""
+    with suppress(AttributeError):
+        transport.abort()

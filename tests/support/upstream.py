@@ -5,6 +5,7 @@ import socket
 import ssl
 from collections.abc import Callable
 
+from rustygate.system import tls
 from tests.support.http import BodyReader, Head, read_head
 from tests.support.waiting import soon, until
 from tests.support.wire import Cut, End, Wire
@@ -101,7 +102,7 @@ class Upstream:
         self._socket.close()
         for wire in self.wires:
             if wire.connected:
-                wire.transport.abort()
+                tls.abort(wire.transport)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

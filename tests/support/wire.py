@@ -12,6 +12,8 @@ import struct
 from typing import Literal, Self
 from urllib.parse import urlsplit
 
+from rustygate.system import tls
+
 End = Literal["closed", "reset"]
 
 # SO_LINGER with a time of zero: closing sends a reset (socket(7)).
@@ -110,7 +112,7 @@ class Wire(asyncio.Protocol):
 
     def abort(self) -> None:
         """Close at once, as a process that exits; unsent data is lost."""
-        self.transport.abort()
+        tls.abort(self.transport)
 
     def reset(self) -> None:
         """Reset the connection, as a crash does."""
