@@ -301,15 +301,7 @@ class GroupState(Scheduler[str]):
         was_empty, first = not flow.count, flow.first
         if was_empty and flow.demands:
             self._enter(flow)
-        count, tokens = flow.recount()
-        index = flow.share.index
-        self.waiting += count
-        self.waiting_tokens += tokens
-        self.waiting_by_class[index] += count
-        for scope in (flow.lane, flow.client):
-            if scope is not None:
-                scope.waiting[index] += count
-                scope.waiting_tokens[index] += tokens
+        self._count(flow, *flow.recount())
         self._count_depth(flow)
         if was_empty and flow.count:
             self._offer(flow)

@@ -120,17 +120,10 @@ class Scheduler(Generic[T]):
     def push(self, flow: Flow[T], item: T, tokens: int, rank: int | None = None) -> None:
         """Add an item at the end of a flow; with a rank, before all items without one and behind
         those of a lower rank."""
-        lane, share, client = flow.lane, flow.share, flow.client
-        index = share.index
         if not flow.count:
             self._enter(flow)
         flow.push(item, tokens, rank)
-        self.waiting += 1
-        self.waiting_tokens += tokens
-        self.waiting_by_class[index] += 1
-        lane.count_in(index, tokens)
-        if client is not None:
-            client.count_in(index, tokens)
+        self._count(flow, 1, tokens)
         if flow.count == 1:
             self._offer(flow)
         elif rank is not None:
@@ -142,7 +135,7 @@ class Scheduler(Generic[T]):
         was_first = flow.count > 0 and next(iter(flow)) == item
         if not flow.remove(item):
             return False
-        self._count_out(flow, before - flow.tokens)
+        self._count(flow, -1, flow.tokens - before)
         if was_first:
             self._first_changed(flow)
         return True
@@ -289,7 +282,7 @@ class Scheduler(Generic[T]):
         """A defect costs one item its turn, and does not stop the gate."""
         item, tokens = flow.pop(at)
         self._elected = None
-        self._count_out(flow, tokens)
+        self._count(flow, -1, -tokens)
         self._first_changed(flow)
         return Grant(item, flow, tokens, at, error)
 
@@ -303,7 +296,7 @@ class Scheduler(Generic[T]):
             self.charge(item, flow.lane, flow.client, at, tokens)
         except Exception as defect:
             error = defect
-        self._count_out(flow, tokens)
+        self._count(flow, -1, -tokens)
         self._first_changed(flow)
         return Grant(item, flow, tokens, at, error)
 
@@ -388,14 +381,15 @@ class Scheduler(Generic[T]):
             shares.clear()
             shares.update(busy)
 
-    def _count_out(self, flow: Flow[T], tokens: int) -> None:
+    def _count(self, flow: Flow[T], items: int, tokens: int) -> None:
+        """So many more items of a flow wait, or fewer if negative."""
         index = flow.share.index
-        self.waiting -= 1
-        self.waiting_tokens -= tokens
-        self.waiting_by_class[index] -= 1
-        flow.lane.count_out(index, tokens)
+        self.waiting += items
+        self.waiting_tokens += tokens
+        self.waiting_by_class[index] += items
+        flow.lane.count(index, items, tokens)
         if flow.client is not None:
-            flow.client.count_out(index, tokens)
+            flow.client.count(index, items, tokens)
 
     def _end_busy_period(self) -> None:
         """Nothing waits any more: forget the order."""

@@ -176,13 +176,10 @@ class Scope(Generic[T]):
         """Charge the budgets for an item."""
         self.budgets.take(now, tokens)
 
-    def count_in(self, index: int, tokens: int) -> None:
-        self.waiting[index] += 1
+    def count(self, index: int, items: int, tokens: int) -> None:
+        """So many more items of a class wait, or fewer if negative."""
+        self.waiting[index] += items
         self.waiting_tokens[index] += tokens
-
-    def count_out(self, index: int, tokens: int) -> None:
-        self.waiting[index] -= 1
-        self.waiting_tokens[index] -= tokens
 
     @property
     def first_due(self) -> Flow[T] | None:
