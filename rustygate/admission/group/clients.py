@@ -1,8 +1,9 @@
-"""Weights and limits of the clients, as a member sends them to its group."""
+"""Limits, and weights of the clients, as a member sends them to its group."""
 
 from collections.abc import Mapping
 from typing import Any
 
+from rustygate.core.budgets import Budgets
 from rustygate.core.clients import Limits
 from rustygate.core.group_scheduler import MAX_PERIOD
 
@@ -11,12 +12,14 @@ def clients_of(limits: Mapping[str, Limits], weights: Mapping[str, float]) -> li
     """For each client: name, weight, ns per request, burst, tokens per minute, slots; -1 for
     none."""
     return [
-        [name, weight, *_limits_of(limits.get(name, Limits()))] for name, weight in weights.items()
+        [name, weight, *limits_of(limits.get(name, Limits()).budgets())]
+        for name, weight in weights.items()
     ]
 
 
-def _limits_of(limits: Limits) -> list[int]:
-    budgets = limits.budgets()
+def limits_of(budgets: Budgets) -> list[int]:
+    """Limits in the form of the protocol: ns per request, burst, tokens per minute, slots; -1 for
+    none."""
     requests, tokens = budgets.requests, budgets.tokens
     return [
         -1 if requests is None else min(requests.period, MAX_PERIOD),

@@ -16,6 +16,7 @@ from math import ceil
 from typing import Any
 
 from rustygate.admission.dispatcher import TIMER_SLACK, Dispatcher, own_budgets
+from rustygate.admission.group.clients import limits_of
 from rustygate.admission.group.demand import Demand
 from rustygate.admission.group.floats import Floats, Held
 from rustygate.admission.group.grants import PendingGrant, PendingGrants
@@ -31,7 +32,7 @@ from rustygate.core.clients import Limits
 from rustygate.core.group_budgets import PACE_LEASE
 from rustygate.core.group_call import SIZES_REPORTED
 from rustygate.core.group_demand import FlowKey
-from rustygate.core.group_scheduler import BOX_LEASE, MAX_PERIOD
+from rustygate.core.group_scheduler import BOX_LEASE
 from rustygate.core.lane import AdmissionTotals
 from rustygate.core.predicted_wait import Prediction
 from rustygate.core.rate_limit_headers import RateLimitUpdate
@@ -321,7 +322,8 @@ class GroupDispatcher(Dispatcher):
     @property
     def limits(self) -> list[int]:
         """The gate's own limits, as `GroupScheduler.sync` wants them."""
-        return limits_of(own_budgets(self._settings), self._lanes.probes)
+        probes = self._lanes.probes
+        return [*limits_of(own_budgets(self._settings)), -1 if probes is None else probes]
 
     def register(self, now: int) -> dict[str, Any]:
         """What a member says when it registers: what it holds and knows. From now on it records
@@ -434,19 +436,6 @@ class GroupDispatcher(Dispatcher):
         if pause > 0:
             budgets.pause(now, pause)
         self._lanes.on_limits_changed(lane)
-
-
-def limits_of(own: Budgets, probes: int | None) -> list[int]:
-    """Own limits in the form of the protocol: ns per request, burst, tokens per minute, slots, and
-    slots of a lane before its first response; -1 for none."""
-    requests, tokens = own.requests, own.tokens
-    return [
-        -1 if requests is None else min(requests.period, MAX_PERIOD),
-        -1 if requests is None else requests.burst,
-        -1 if tokens is None else tokens.burst,
-        -1 if own.slots is None else own.slots,
-        -1 if probes is None else probes,
-    ]
 
 
 def _part_of(limits: Budgets, share: float) -> Budgets:
