@@ -31,8 +31,8 @@ from rustygate.exchange import MS
 
 # A timer of the event loop fires up to a millisecond late (epoll counts in milliseconds), and
 # later on a busy machine. An admission after a wait is charged to the instant it was due, or a
-# bucket without burst would lose that time with each unit. Delays
-# above this slack are charged to the present: a stalled process must not burst afterwards.
+# bucket without burst would lose that time with each unit. Delays above this slack are charged to
+# the present: a stalled process must not burst afterwards.
 TIMER_SLACK = 2 * MS
 
 
@@ -186,8 +186,7 @@ class Dispatcher:
                     grant.item.fail(grant.error)
                 elif not grant.item.grant():
                     self._undo(grant)
-        if self.scheduler.next_at != self._timer_at:
-            self._set_timer(self.scheduler.next_at)
+        self._set_timer(self.scheduler.next_at)
 
     def _undo(self, grant: Grant[Waiter]) -> None:
         """Take back what was granted to a waiter that was cancelled just before."""
@@ -204,6 +203,8 @@ class Dispatcher:
         self.scheduler.touch(*waiter.scopes)
 
     def _set_timer(self, at: float) -> None:
+        if at == self._timer_at:
+            return
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
