@@ -109,7 +109,7 @@ class TurnQueue:
     `line` has all turns that wait, the first one first.
     """
 
-    __slots__ = ("__weakref__", "line")
+    __slots__ = ("line",)
 
     def __init__(self) -> None:
         self.line: dict[Waiter, None] = {}
@@ -163,10 +163,6 @@ class LaneQueue(LaneScope[Waiter]):
         self.budgets.take(now, tokens)
         item.lane_totals = self.budgets.totals
 
-    def charged(self, admitted: Waiter) -> bool:
-        """Whether the present budgets are the ones that were charged for an admission."""
-        return True
-
 
 class ClientQueue(ClientScope[Waiter]):
     """What waits for a client's own budgets, whose limits the operator can change at any time."""
@@ -193,7 +189,8 @@ class ClientQueue(ClientScope[Waiter]):
         item.limits = self.limits
 
     def charged(self, admitted: Waiter) -> bool:
-        """False after the limits changed: new limits begin with full budgets."""
+        """Whether the present budgets are the ones that were charged for an admission. New limits
+        begin with full budgets."""
         return admitted.limits is self.limits
 
     def set_limits(self, limits: Limits) -> bool:

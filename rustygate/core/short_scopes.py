@@ -63,14 +63,12 @@ class ShortScopes(Generic[T]):
         self._touched.pop(lane, None)
         self._offers.withdraw(lane)
 
-    def touch(self, scope: Scope[T] | None) -> bool:
-        """The budgets of a scope have changed. Returns whether it is short."""
-        if scope is None or not scope.short:
-            return False
-        self._touched[scope] = None
-        for flow in scope.due:
-            self._touched[flow.lane] = None
-        return True
+    def touch(self, scope: Scope[T] | None) -> None:
+        """The budgets of a scope have changed. That matters if it is short."""
+        if scope is not None and scope.short:
+            self._touched[scope] = None
+            for flow in scope.due:
+                self._touched[flow.lane] = None
 
     def on_first_changed(self, flow: Flow[T]) -> None:
         """The first item of a flow was granted or left, or another came before it."""

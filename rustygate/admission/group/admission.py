@@ -1,29 +1,19 @@
 """One attempt's way through a gate in a group, which hears what becomes known about it."""
 
 from rustygate.admission.admission import Admission
-from rustygate.admission.dispatcher import Dispatcher
 from rustygate.admission.group.dispatcher import GroupDispatcher
-from rustygate.admission.lanes import Lanes
-from rustygate.admission.waiter import ClientQueue
 from rustygate.core.rate_limit_headers import RateLimitUpdate
-from rustygate.exchange import Exchange
 
 
 class GroupAdmission(Admission):
     """An `Admission` that is reported to the group."""
 
-    __slots__ = ("_group",)
+    __slots__ = ()
 
-    def __init__(
-        self,
-        exchange: Exchange,
-        dispatcher: Dispatcher,
-        lanes: Lanes,
-        client: ClientQueue | None,
-    ) -> None:
-        super().__init__(exchange, dispatcher, lanes, client)
-        assert isinstance(dispatcher, GroupDispatcher)
-        self._group = dispatcher
+    @property
+    def _group(self) -> GroupDispatcher:
+        assert isinstance(self._dispatcher, GroupDispatcher)
+        return self._dispatcher
 
     def record_response(
         self, ok: bool, update: RateLimitUpdate | None = None, *, refused: bool = False

@@ -29,10 +29,6 @@ class Demand:
     def __repr__(self) -> str:
         return f"<Demand of {len(self._flows)} flows, {len(self._changed)} changed>"
 
-    @property
-    def has_changed(self) -> bool:
-        return bool(self._changed)
-
     def restart(self, scheduler: Scheduler[Waiter]) -> None:
         """Report everything that waits, because the group knows nothing of it."""
         self._flows.clear()
