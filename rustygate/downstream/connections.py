@@ -27,6 +27,7 @@ from rustygate.errors import (
     TooManyConnections,
 )
 from rustygate.exchange import ID_HEADER, new_id
+from rustygate.system.tls import abort
 
 # From the start of a connection, or from the first byte of a later request, to the end of the
 # head. A slow phone needs two seconds; Apache allows twenty to forty, nginx sixty.
@@ -91,7 +92,7 @@ class ConnectionLimiter:
         connection.force_close()
         if transport is not None:
             # A client that is gone would not take part in the end of TLS.
-            transport.abort()
+            abort(transport)
         return True
 
     def reject(self, transport: asyncio.Transport) -> None:
@@ -279,7 +280,7 @@ class DownstreamConnection(ServerConnection):
         if self.transport is None or self.transport.is_reading():
             return
         if _is_disconnected(self.transport):
-            self.transport.abort()
+            abort(self.transport)
         else:
             self._schedule_disconnect_check()
 
