@@ -14,6 +14,7 @@ from rustygate.core.group_demand import FlowKey
 from rustygate.core.predicted_wait import (
     Backlog,
     Prediction,
+    ahead_at_client,
     cost_of,
     served_until,
     with_other_classes,
@@ -62,8 +63,10 @@ def forecast(reply: Reply, newcomer: GroupNewcomer, age: int = 0) -> Prediction:
         predictions.append(_behind_lane(state, newcomer, age))
     for name, requests, tokens, waiting, waiting_tokens, leads in reply["clients"]:
         if name == client:
-            budgets = _budgets([requests, tokens])
-            work = _ahead_at_client(budgets, leads, newcomer, waiting, waiting_tokens)
+            budgets, work = _budgets([requests, tokens]), NO_WORK
+            if not newcomer.at_front:
+                classes = list(zip(waiting, waiting_tokens, strict=True))
+                work = ahead_at_client(_order(leads), budgets, newcomer.key[1], classes)
             predictions.append(_behind(budgets, newcomer, work, age))
     return max(predictions)
 
@@ -130,23 +133,6 @@ def _others(groups: Groups, newcomer: GroupNewcomer) -> Groups:
         if flows > 0 and items > 0 and weight > 0:
             others.append([flows, items, max(0, tokens), weight])
     return others
-
-
-def _ahead_at_client(
-    budgets: Budgets,
-    leads: list[float],
-    newcomer: GroupNewcomer,
-    waiting: list[int],
-    waiting_tokens: list[int],
-) -> Work:
-    """All of the client's waiters in the same class, and its other classes by their shares."""
-    if newcomer.at_front:
-        return NO_WORK
-    index = newcomer.key[1]
-    items, tokens = waiting[index], waiting_tokens[index]
-    in_class = Work(cost_of(budgets, items, tokens), items, tokens)
-    classes = [(float(one), float(two)) for one, two in zip(waiting, waiting_tokens, strict=True)]
-    return with_other_classes(_order(leads), budgets, index, in_class, classes)
 
 
 def _order(leads: list[float]) -> FairOrder:

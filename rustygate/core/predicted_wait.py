@@ -67,7 +67,10 @@ def predict(scheduler: Scheduler[Any], newcomer: Newcomer, now: int) -> Predicti
         _behind(newcomer.lane.budgets, now, newcomer, _ahead_in_lane(newcomer)),
     ]
     if client is not None:
-        ahead = _ahead_at_client(client, newcomer)
+        ahead = NO_WORK
+        if not newcomer.at_front:
+            waiting = list(zip(client.waiting, client.waiting_tokens, strict=True))
+            ahead = ahead_at_client(client.order, client.budgets, newcomer.class_index, waiting)
         predictions.append(_behind(client.budgets, now, newcomer, ahead))
     return max(predictions)
 
@@ -144,19 +147,18 @@ def _ahead_in_lane(newcomer: Newcomer) -> Work:
     )
 
 
-def _ahead_at_client(client: ClientScope[Any], newcomer: Newcomer) -> Work:
-    """All of the client's waiters in the same class, and those of its other classes that are
-    served in the meantime."""
-    if newcomer.at_front:
-        return NO_WORK
-    index = newcomer.class_index
-    in_class = Work(
-        cost_of(client.budgets, client.waiting[index], client.waiting_tokens[index]),
-        client.waiting[index],
-        client.waiting_tokens[index],
-    )
-    classes = list(zip(client.waiting, client.waiting_tokens, strict=True))
-    return with_other_classes(client.order, client.budgets, index, in_class, classes)
+def ahead_at_client(
+    order: FairOrder, budgets: Budgets, index: int, classes: Sequence[tuple[float, float]]
+) -> Work:
+    """All of a client's waiters in a class, and those of its other classes that are served in the
+    meantime.
+
+    Args:
+        classes: how many items of each class wait, and their tokens.
+    """
+    items, tokens = classes[index]
+    in_class = Work(cost_of(budgets, items, tokens), items, tokens)
+    return with_other_classes(order, budgets, index, in_class, classes)
 
 
 NO_BACKLOG = Backlog(0, 0, 1, 0, 0, 0)
