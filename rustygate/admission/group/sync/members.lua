@@ -283,16 +283,8 @@ end
 local function demands_of(member)
   -- A member's demands by key. O(n) in all flows.
   if member.lent == 0 then return group.body_of(member).withdrawn end
-  local demands, ids = {}, {}
-  if not state.forget_flows then
-    for _, field in ipairs(redis.call("HKEYS", FLOWS)) do
-      if field:sub(1, 1) == "f" then ids[field:sub(2)] = true end
-    end
-  end
-  for field in pairs(records[FLOWS]) do
-    if field:sub(1, 1) == "f" then ids[field:sub(2)] = true end
-  end
-  for id in pairs(ids) do
+  local demands = {}
+  for id in pairs(store.all_flow_ids()) do
     local flow = store.flow_by_id(id)
     local demand = flow and flow.demands[member.name]
     if demand then demands[flow.key] = demand end

@@ -141,14 +141,8 @@ local function renew_order(lane, now)
   if now - lane.reset_at < RESET_INTERVAL then return end
   if not differs(periods[1], requests) and not differs(periods[2], tokens) then return end
   lane.periods, lane.reset_at = {requests, tokens}, now
-  local ids, flows = {}, {}
-  for _, field in ipairs(state.forget_flows and {} or redis.call("HKEYS", FLOWS)) do
-    ids[field:sub(2)] = field:sub(1, 1) == "f" or nil
-  end
-  for field in pairs(records[FLOWS]) do
-    if field:sub(1, 1) == "f" then ids[field:sub(2)] = true end
-  end
-  for id in pairs(ids) do
+  local flows = {}
+  for id in pairs(store.all_flow_ids()) do
     local flow = store.flow_by_id(id)
     if flow and flow.lane == lane and flow.count > 0 then insert(flows, flow) end
   end

@@ -212,6 +212,19 @@ function store.waiting_flow(id)
   return flow
 end
 
+function store.all_flow_ids()
+  -- As keys: of the flows in Redis, and of those that this call has made.
+  local ids = {}
+  local function add(field)
+    if field:sub(1, 1) == "f" then ids[field:sub(2)] = true end
+  end
+  if not state.forget_flows then
+    for _, field in ipairs(redis.call("HKEYS", FLOWS)) do add(field) end
+  end
+  for field in pairs(records[FLOWS]) do add(field) end
+  return ids
+end
+
 function store.drop(key, field)
   local record = records[key][field]
   if record then
