@@ -53,6 +53,14 @@ class Run:
     def mark(self) -> None:
         self.instants.append(asyncio.get_running_loop().time())
 
+    async def outage(self, begin: Callable[[], None], end: Callable[[], None]) -> None:
+        """Let something fail for a while."""
+        self.mark()
+        begin()
+        await self.lasting(self.seconds)
+        self.mark()
+        end()
+
     async def lasting(self, seconds: float) -> None:
         """Let a fault last, and note the gates' states at its end."""
         await asyncio.sleep(seconds)
@@ -83,11 +91,8 @@ async def gate_killed(run: Run) -> None:
 
 @fault("gate stopped")
 async def gate_stopped(run: Run) -> None:
-    run.mark()
-    run.group.gates[1].stop()
-    await run.lasting(run.seconds)
-    run.mark()
-    run.group.gates[1].resume()
+    gate = run.group.gates[1]
+    await run.outage(gate.stop, gate.resume)
 
 
 @fault("gate drained")
@@ -106,20 +111,12 @@ async def gate_joins(run: Run) -> None:
 
 @fault("Redis killed")
 async def redis_killed(run: Run) -> None:
-    run.mark()
-    run.group.redis.stop()
-    await run.lasting(run.seconds)
-    run.mark()
-    run.group.redis.start()
+    await run.outage(run.group.redis.stop, run.group.redis.start)
 
 
 @fault("Redis stopped")
 async def redis_stopped(run: Run) -> None:
-    run.mark()
-    run.group.redis.pause()
-    await run.lasting(run.seconds)
-    run.mark()
-    run.group.redis.resume()
+    await run.outage(run.group.redis.pause, run.group.redis.resume)
 
 
 @fault("FLUSHALL")
@@ -149,11 +146,7 @@ async def connection_hangs(run: Run) -> None:
         await run.group.until_members(4)
         run.group.keep_sending("fourth gate", 3)
         await pass_time(2 * NEAR_S)
-        run.mark()
-        proxy.hang()
-        await run.lasting(run.seconds)
-        run.mark()
-        proxy.resume()
+        await run.outage(proxy.hang, proxy.resume)
         await pass_time(AROUND_S)
     finally:
         run.group.gates[3].kill()

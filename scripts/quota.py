@@ -17,14 +17,13 @@ import argparse
 import asyncio
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -38,6 +37,7 @@ from rustygate.admission.dispatcher import Dispatcher
 from rustygate.admission.waiter import Waiter
 from rustygate.cli import main as rustygate
 from scripts.benchmarks import group
+from scripts.benchmarks.processes import free_port, wait_until_listening
 
 CLIENTS = 40
 FIRST_S = 5.0
@@ -69,18 +69,14 @@ SCENARIOS = (
 @contextmanager
 def running(*command: str, **environ: str) -> Iterator[str]:
     """Run a server on a free port. Yields its URL."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     child = subprocess.Popen(
         [sys.executable, *(part.format(port=port) for part in command)],
         env=os.environ | environ | {"PORT": str(port)},
         stdout=subprocess.DEVNULL,
     )
     try:
-        while child.poll() is None:
-            with suppress(OSError), socket.create_connection(("127.0.0.1", port)):
-                break
-            time.sleep(0.05)
+        wait_until_listening(child, port)
         yield f"http://127.0.0.1:{port}"
     finally:
         child.terminate()
@@ -224,10 +220,6 @@ async def client(
     return got
 
 
-def jain(shares: list[int]) -> float:
-    return sum(shares) ** 2 / (len(shares) * sum(share**2 for share in shares) or 1)
-
-
 async def run_clients(
     scenario: Scenario, gate: str, simulator: str, seconds: float, share: float
 ) -> float:
@@ -262,7 +254,7 @@ async def run_clients(
     print(
         f"{scenario.name:<16} clients got {dict(statuses)}, upstream sent {dict(last.responses)}, "
         f"429s after {FIRST_S:g} s {rejected:.2%}, used {used:.1%}, rate off by {off:+.1%}, "
-        f"Jain {jain(got):.4f}",
+        f"Jain {group.jain(got):.4f}",
         flush=True,
     )
     return half_at

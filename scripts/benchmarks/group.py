@@ -10,22 +10,23 @@ busy clients, the light client's waits, and what the group cost Redis.
 import asyncio
 import json
 import os
-import shutil
-import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import cycle
+from pathlib import Path
 from statistics import quantiles
 from typing import Any
 from urllib.request import urlopen
 
 import openai
+
+from scripts.benchmarks.processes import free_port, wait_until_listening
+from tests.support.redis import NONE_INSTALLED, SERVERS, RedisServer
 
 BUSY = ("one gate", "all gates", "two gates")
 IN_FLIGHT = 8
@@ -67,7 +68,9 @@ def process(*command: str, port: int, **environ: str) -> Iterator[str]:
         stdout=subprocess.DEVNULL,
     )
     try:
-        wait_for_port(port, child)
+        wait_until_listening(child, port)
+        if child.returncode is not None:
+            sys.exit(f"a server ended with {child.returncode}")
         yield f"http://127.0.0.1:{port}"
     finally:
         child.terminate()
@@ -75,34 +78,15 @@ def process(*command: str, port: int, **environ: str) -> Iterator[str]:
 
 
 @contextmanager
-def redis_server() -> Iterator[int]:
-    """Run a Redis on a free port of loopback. Yields the port."""
-    binary = shutil.which("redis-server") or shutil.which("valkey-server")
-    if binary is None:
-        sys.exit("redis-server is not installed")
-    port = free_port()
+def redis_server() -> Iterator[RedisServer]:
+    if not SERVERS:
+        sys.exit(NONE_INSTALLED)
     with tempfile.TemporaryDirectory() as folder:
-        options = ("--bind", "127.0.0.1", "--save", "", "--dir", folder, "--loglevel", "warning")
-        child = subprocess.Popen([binary, "--port", str(port), *options])
+        server = RedisServer(Path(folder))
         try:
-            wait_for_port(port, child)
-            yield port
+            yield server
         finally:
-            child.terminate()
-            child.wait()
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])
-
-
-def wait_for_port(port: int, child: "subprocess.Popen[bytes]") -> None:
-    while child.poll() is None:
-        with suppress(OSError), socket.create_connection(("127.0.0.1", port)):
-            return
-        time.sleep(0.05)
-    sys.exit(f"a server ended with {child.returncode}")
+            server.close()
 
 
 class Client:
@@ -183,20 +167,12 @@ def upstream_429s(simulator: str) -> float:
     return by_status["429"] / (sum(by_status.values()) or 1)
 
 
-def redis_cost(port: int) -> tuple[int, float]:
+def redis_cost(server: RedisServer) -> tuple[int, float]:
     """The calls of the script and the CPU seconds of a Redis so far."""
-    with socket.create_connection(("127.0.0.1", port)) as connection:
-        connection.sendall(b"INFO all\r\n")
-        answer = b""
-        while b"used_cpu_user_children" not in answer or b"cmdstat" not in answer:
-            answer += connection.recv(1 << 16)
-    fields = dict(line.split(":", 1) for line in answer.decode().splitlines() if ":" in line)
-    calls = sum(
-        int(value.split(",")[0].removeprefix("calls="))
-        for name, value in fields.items()
-        if name in ("cmdstat_evalsha", "cmdstat_eval")
-    )
-    return calls, float(fields["used_cpu_user"]) + float(fields["used_cpu_sys"])
+    info = server.command("INFO", "all")
+    scripts = (info.get(f"cmdstat_{name}", {}) for name in ("evalsha", "eval"))
+    calls = sum(each.get("calls", 0) for each in scripts)
+    return calls, info["used_cpu_user"] + info["used_cpu_sys"]
 
 
 def run(quota: Quota, gates: int, seconds: float, *, grouped: bool) -> None:
@@ -214,10 +190,10 @@ def run(quota: Quota, gates: int, seconds: float, *, grouped: bool) -> None:
             "RATE_LIMIT_TIMEOUT": "120",
             "RUST_LOG": "warn",
         }
-        redis_port = None
+        server = None
         if grouped:
-            redis_port = stack.enter_context(redis_server())
-            settings["REDIS_URL"] = f"redis://127.0.0.1:{redis_port}"
+            server = stack.enter_context(redis_server())
+            settings["REDIS_URL"] = server.url
         urls = [
             stack.enter_context(process("serve", port=free_port(), **settings))
             for _ in range(gates)
@@ -225,8 +201,8 @@ def run(quota: Quota, gates: int, seconds: float, *, grouped: bool) -> None:
         result = asyncio.run(send_requests(urls, seconds))
         refused = upstream_429s(simulator)
         cost = ""
-        if redis_port is not None:
-            calls, cpu = redis_cost(redis_port)
+        if server is not None:
+            calls, cpu = redis_cost(server)
             cost = (
                 f", {calls / gates / seconds:.0f} syncs a second and gate, "
                 f"Redis {cpu / seconds:.1%} of a core"

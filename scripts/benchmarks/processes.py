@@ -22,6 +22,14 @@ def free_port() -> int:
         return port
 
 
+def wait_until_listening(child: subprocess.Popen[bytes], port: int) -> None:
+    """Return when a child listens on a port, or has ended."""
+    while child.poll() is None:
+        with suppress(OSError), socket.create_connection((HOST, port)):
+            return
+        time.sleep(0.05)
+
+
 @contextmanager
 def pinned(core: int) -> Iterator[None]:
     """Run on one core within the context, child processes included."""
