@@ -14,7 +14,7 @@ from collections.abc import Hashable, Iterator
 from heapq import heapify, heappop, heappush, heapreplace
 from itertools import chain, count
 from math import inf
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from typing import Generic, TypeVar
 
 from rustygate.core.budgets import Budgets
@@ -24,6 +24,7 @@ T = TypeVar("T", bound=Hashable)
 P = TypeVar("P", bound=Place)
 
 _entry_numbers = count(1)
+_gate_entry, _lane_entry = attrgetter("gate_entry"), attrgetter("lane_entry")
 
 # Idle flows are kept up to this number plus the number of busy ones.
 MAX_IDLE = 1000
@@ -321,14 +322,11 @@ class LaneScope(Scope[T]):
         """Drop the entries of flows that have left, if they are many. An election drops them
         anyway, but a lane's items can also be taken without one."""
         most = 2 * len(self.busy[index]) + MAX_IDLE
-        if len(self._by_gate[index]) > most:
-            heap = self._by_gate[index]
-            heap[:] = [entry for entry in heap if entry[2] == entry[3].gate_entry]
-            heapify(heap)
-        if len(self._by_lane[index]) > most:
-            heap = self._by_lane[index]
-            heap[:] = [entry for entry in heap if entry[2] == entry[3].lane_entry]
-            heapify(heap)
+        heaps = (self._by_gate[index], _gate_entry), (self._by_lane[index], _lane_entry)
+        for heap, number_of in heaps:
+            if len(heap) > most:
+                heap[:] = [entry for entry in heap if entry[2] == number_of(entry[3])]
+                heapify(heap)
 
     def renew(self, flow: Flow[T]) -> None:
         """Put a flow, whose tags have become smaller, into both orders again."""
