@@ -3,6 +3,8 @@
 They admit requests without a round trip. Clients with limits of their own cannot use them.
 """
 
+from typing import Any
+
 from rustygate.core.bucket import TokenBucket
 from rustygate.core.budgets import Budgets
 from rustygate.core.group_budgets import GroupBudgets
@@ -12,7 +14,7 @@ from rustygate.core.group_state import Float, GroupState, Member
 MAX_FLOAT = 256
 
 
-def lend(group: GroupState, member: Member, wanted: list[list[int]], now: int) -> None:
+def lend(group: GroupState, member: Member, wanted: list[list[Any]], now: int) -> None:
     """Charge the float that a member wants, as far as there is room.
 
     All members together hold at most half of each capacity. A member holds at most its part of
@@ -20,14 +22,14 @@ def lend(group: GroupState, member: Member, wanted: list[list[int]], now: int) -
     """
     part = 2 * len(group.members)
     for name, count, tokens in wanted:
-        lane = group.lane(str(name)).budgets
-        held = member.floats.get(lane_name := str(name)) or Float(0, tokens)
+        lane = group.lane(name).budgets
+        held = member.floats.get(name) or Float(0, tokens)
         elsewhere = sum(each.count for each in member.floats.values()) - held.count
         most = min(count, _room(group.own, part, held) - elsewhere, _room(lane, part, held))
         if lane.spacing(now):
             continue
         while held.count < most and _has_room(group.own, lane, held.tokens, now):
-            member.floats[lane_name] = held
+            member.floats[name] = held
             held.count += 1
             lane.lend(now, held.tokens)
             group.own.lend(now, held.tokens)
