@@ -7,7 +7,7 @@ from rustygate.core.bucket import MINUTE, SECOND, TokenBucket
 from rustygate.core.budgets import Budgets, periods_differ
 from rustygate.core.fair_order import CLASSES
 from rustygate.core.group_demand import GroupFlow
-from rustygate.core.lane import MIN_RATE_PERIOD, RateMeter, Throttle
+from rustygate.core.lane import RateMeter, Throttle, halved
 from rustygate.core.scopes import ClientScope, LaneScope
 
 # A pace ends after this time, unless a member reports it again.
@@ -168,11 +168,8 @@ class GroupLane(GroupBudgets):
         return not self.in_flight and self.paused_until <= now
 
     def slow_down(self, now: int, admitted_at: int) -> None:
-        """Halve the rate, which recovers linearly over five minutes, as `Lane.slow_down`."""
-        if self.throttle is None or self.throttle.has_recovered(now):
-            self.throttle = Throttle(min(self.rate.period(now), MIN_RATE_PERIOD), now)
-        elif admitted_at > self.throttle.slowed_at:
-            self.throttle.halve(now)
+        """Upstream wants fewer requests: halve the rate."""
+        self.throttle = halved(self.throttle, self.rate, now, admitted_at)
 
     def teach(self, now: int, kind: int, limit: int, level: int, period: int) -> None:
         """Adopt a quota that is not known yet; of one that is, the level only falls."""

@@ -30,7 +30,7 @@ _RECOVERY_TIME = 5 * MINUTE
 
 # The rate that was too high counts as at least this one, two requests a second: a model that was
 # quiet lately did not cause the overload by itself, and must not be slowed down for long.
-MIN_RATE_PERIOD = SECOND // 2
+_MIN_RATE_PERIOD = SECOND // 2
 
 # However often it is halved, a lane keeps this fraction of its rate.
 _MIN_FRACTION = 1 / 64
@@ -316,14 +316,8 @@ class Lane(Budgets):
         return Pace(now, max(wait, meter.span(now)), meter.total - 1)
 
     def slow_down(self, now: int, admitted: AdmissionTotals) -> None:
-        """Halve the rate, which recovers linearly over five minutes.
-
-        A response to an exchange that was admitted before the last halving changes nothing.
-        """
-        if self.throttle is None or self.throttle.has_recovered(now):
-            self.throttle = Throttle(min(self._rate.period(now), MIN_RATE_PERIOD), now)
-        elif admitted.at > self.throttle.slowed_at:
-            self.throttle.halve(now)
+        """Upstream wants fewer requests: halve the rate."""
+        self.throttle = halved(self.throttle, self._rate, now, admitted.at)
 
     def is_evictable(self, now: int) -> bool:
         """Whether nothing is lost if the lane is deleted."""
@@ -361,6 +355,22 @@ class Throttle:
     def take(self, now: int) -> None:
         self._bucket.period = ceil(self._period / min(1, self.fraction(now)))
         self._bucket.take(now)
+
+
+def halved(throttle: Throttle | None, rate: "RateMeter", now: int, admitted_at: int) -> Throttle:
+    """The throttle at half of the rate, which recovers linearly over five minutes.
+
+    A response to an exchange that was admitted before the last halving changes nothing.
+
+    Args:
+        throttle: the one before, if any.
+        rate: that at which the lane has admitted lately.
+    """
+    if throttle is None or throttle.has_recovered(now):
+        return Throttle(min(rate.period(now), _MIN_RATE_PERIOD), now)
+    if admitted_at > throttle.slowed_at:
+        throttle.halve(now)
+    return throttle
 
 
 class RateMeter:
