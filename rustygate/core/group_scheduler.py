@@ -12,6 +12,9 @@ A network can lose, delay or repeat messages:
   back, and its item waits again: grants that pile up must not be spent at once.
 - A call with the number of the last one gets the same reply. One with a lower number comes too
   late, and is ignored.
+- A server that fails over, or loads a file, may go back to an older state. A member that has the
+  reply to a call that the state does not know shows that; then all is forgotten, and all members
+  register again.
 - A member that is silent for `DEMAND_LEASE` is not granted more until it calls again. After
   `BOX_LEASE` what it has not acknowledged goes back: it is *stale*, and must register again. After
   `SLOT_LEASE` its slots and float go back, too. So a member must not use what it was given when
@@ -81,6 +84,8 @@ class GroupScheduler(GroupState):
             `flows`: see `core.group_reply`.
         """
         check(call)
+        if self._has_lost_calls(call):
+            self.__init__()  # type: ignore[misc]
         now = self._advance(clock, call["elapsed"])
         self._end_leases(now)
         self._age_shares(now)
@@ -121,6 +126,11 @@ class GroupScheduler(GroupState):
         member.reply = self._reply(member, grants, refused, reported, now)
         self.forget_lanes()
         return member.reply
+
+    def _has_lost_calls(self, call: dict[str, Any]) -> bool:
+        """Whether the state is older than a reply that the caller has."""
+        member = self.members.get(call["member"])
+        return member is not None and bool(call["ack"] > member.seq)
 
     # Time and leases.
 

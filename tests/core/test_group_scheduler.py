@@ -94,6 +94,25 @@ def test_unknown_member_is_stale_and_gets_nothing() -> None:
     assert (group.members, group.waiting) == ({}, 0)
 
 
+def test_state_that_has_lost_calls_is_forgotten() -> None:
+    """A server went back to an older state. What was granted and reported since is not known."""
+    group = GroupScheduler()
+    one, two = Caller(group, "one"), Caller(group, "two")
+    one.sync(0, demand(1, client="a"))
+    two.sync(0, demand(20, client="b"))
+    older = deepcopy(group)
+    one.sync(20 * MS, demand(5, client="a"))
+    two.group = one.group = older
+    # This one has lost nothing.
+    assert "stale" not in two.sync(21 * MS)
+    assert one.sync(40 * MS) == {"stale": 1}
+    assert (older.members, older.waiting, older.own.in_flight) == ({}, 0, 0)
+    assert two.sync(41 * MS) == {"stale": 1}
+    one.seq = 0
+    one.sync(42 * MS, slots=[3, [["m", 3]], []], levels=[4, -1])
+    assert (level(older, 42 * MS), older.own.in_flight) == (4, 3)
+
+
 def test_grants_of_a_lost_reply_are_sent_again_once() -> None:
     group = GroupScheduler()
     group.sync(call("one", 1, demand=[demand(3)]), 0)

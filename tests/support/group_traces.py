@@ -137,6 +137,9 @@ class Trace:
         self._finish(member)
         self._hear(member)
         member.seq += 1
+        if member.known and self.random.random() < 0.02 * self.fault:
+            # As if the store had lost two calls.
+            member.seq, member.ack = member.seq + 2, member.seq + 1
         member.sent, member.news = member.news, []
         call: Call = {
             "member": member.name,
@@ -232,7 +235,7 @@ class Trace:
             else:
                 mark = max(0, self.marks.get(lane, (0, 0))[kind] - random.randrange(5))
                 member.news.append(["learn", *values, mark, period])
-        if random.random() < 0.03 * self.fault:
+        if random.random() < 0.06 * self.fault:
             member.news.append(["pause", lane, random.choice([1, 300 * MS, 3 * SECOND])])
         if random.random() < 0.03 * self.fault:
             member.news.append(["slow_down", lane, random.choice([0, 2 * SECOND])])

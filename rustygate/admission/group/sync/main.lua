@@ -72,6 +72,17 @@ function whole.load_state(raw)
   end
 end
 
+function whole.begin()
+  state = whole.new_state()
+  state.is_new = true
+  records = {[MEMBERS] = {}, [FLOWS] = {}}
+end
+
+function whole.has_lost_calls(call)
+  local member = member_named(call.member)
+  return member and call.ack > member.seq
+end
+
 function whole.load()
   records = {[MEMBERS] = {}, [FLOWS] = {}}
   local raw = redis.call("GET", HEAD)
@@ -83,11 +94,7 @@ function whole.load()
       raw = nil
     end
   end
-  if not raw then
-    state = whole.new_state()
-    state.is_new = true
-    records = {[MEMBERS] = {}, [FLOWS] = {}}
-  end
+  if not raw then whole.begin() end
 end
 
 local savers = {
@@ -325,6 +332,7 @@ local function main()
   end
   checks.call(call)
   whole.load()
+  if whole.has_lost_calls(call) then whole.begin() end
   local clock = whole.read_clock()
   if clock + state.offset > REBASE_AT then
     whole.rebase()
