@@ -5,6 +5,7 @@ Requests under `/v1/` go to `Proxy.handle`, and so does every path that is not a
 
 import json
 import logging
+from collections.abc import Mapping
 
 from aiohttp import hdrs, web
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
@@ -46,9 +47,17 @@ def readiness(gate: Gate) -> dict[str, str]:
 
 
 def make_application(
-    proxy: Proxy, gate: Gate, admin: AdminGuard, metrics: Metrics
+    proxy: Proxy,
+    gate: Gate,
+    admin: AdminGuard,
+    metrics: Metrics,
+    dashboard: Mapping[str, Page],
 ) -> web.Application:
-    """The application with all routes."""
+    """The application with all routes.
+
+    Args:
+        dashboard: the pages that only the operator may see, besides /metrics.
+    """
 
     async def health(request: web.Request) -> web.Response:
         return OwnResponse(text="OK")
@@ -73,6 +82,10 @@ def make_application(
             metrics.count_refusal(refusal.reason)
             return refusal.response([])
 
+    async def refuse_dashboard_method(request: web.Request) -> web.Response:
+        # No other site learns of these pages by a preflight.
+        raise MethodNotAllowed(f"{request.path} takes GET and HEAD only.", PAGE_METHODS)
+
     pages = (
         dict.fromkeys(HEALTH_PATHS, health)
         | dict.fromkeys(READY_PATHS, ready)
@@ -82,6 +95,10 @@ def make_application(
     for path, page in pages.items():
         application.router.add_get(path, _with_id(page))
         application.router.add_route(hdrs.METH_ANY, path, _with_id(refuse_method))
+    for path, page in dashboard.items():
+        refuse = admin.protect(refuse_dashboard_method)
+        application.router.add_get(path, _with_id(admin.protect(page)))
+        application.router.add_route(hdrs.METH_ANY, path, _with_id(refuse))
     application.router.add_route(
         hdrs.METH_ANY,
         "/{target:.*}",

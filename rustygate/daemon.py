@@ -15,6 +15,8 @@ from rustygate.access.client_auth import ClientAuth
 from rustygate.admission.gate import Gate
 from rustygate.app import make_application, make_runner
 from rustygate.config import Settings
+from rustygate.dashboard.pages import Dashboard
+from rustygate.dashboard.state import StateBuilder
 from rustygate.downstream.connections import ConnectionLimiter, wait_for_heads
 from rustygate.downstream.listener import Listener
 from rustygate.proxy import Proxy
@@ -76,7 +78,11 @@ class Daemon:
         self._proxy = Proxy(
             settings, self._gate, self._upstream, self._ledger, self._auth, self._tracing
         )
-        application = make_application(self._proxy, self._gate, admin, metrics)
+        state = StateBuilder(self._gate, metrics, self._ledger)
+        self._dashboard = Dashboard(state.build)
+        application = make_application(
+            self._proxy, self._gate, admin, metrics, self._dashboard.pages
+        )
         limiter = ConnectionLimiter(settings.connection_limit)
         self._runner = make_runner(application, limiter)
         await self._runner.setup()
@@ -123,6 +129,7 @@ class Daemon:
         self._listener.close()
         self._listener.abort_handshakes()
         await self._proxy.finish(0)
+        self._dashboard.close()
         await self._gate.leave_group()
         await self._runner.cleanup()
         await self._upstream.close()
@@ -134,6 +141,11 @@ class Daemon:
     def unfinished(self) -> int:
         """The exchanges that draining waits for: all but the waiters, which are refused."""
         return self._proxy.running - self._gate.snapshot()["waiters"]
+
+    @property
+    def viewers(self) -> int:
+        """How many look at the live page."""
+        return self._dashboard.events.viewers
 
     def snapshot(self) -> dict[str, int]:
         """The live numbers: waiters, exchanges in flight, bytes of buffered request bodies."""

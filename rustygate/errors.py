@@ -22,6 +22,7 @@ Refusal
   +-- InternalError           500  internal_error
   +-- Draining                503  draining
   +-- TooManyConnections      503  too_many_connections
+  |     +-- TooManyViewers
   +-- LoopDetected            508  loop_detected
   +-- UpstreamFailure
         +-- UpstreamUnreachable   502  upstream_unreachable
@@ -331,6 +332,13 @@ class TooManyConnections(_Unavailable):
 
     def __init__(self, limit: int) -> None:
         super().__init__(f"Connection limit of {limit} reached; try again in 1 s.")
+
+
+class TooManyViewers(TooManyConnections):
+    """The live page is open too many times."""
+
+    def __init__(self, limit: int) -> None:
+        Refusal.__init__(self, f"The live page has {limit} viewers already; close some of them.")
 
 
 class InternalError(Refusal):

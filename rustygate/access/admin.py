@@ -39,15 +39,15 @@ class AdminGuard:
         self._on_refusal = on_refusal
 
     def protect(self, page: Page) -> Page:
-        """A page that checks each request first."""
+        """A page that checks each request first, and may itself refuse one."""
 
         async def protected(request: web.Request) -> web.StreamResponse:
             try:
                 self._check(request)
+                return await page(request)
             except Refusal as refusal:
                 self._on_refusal(refusal.reason)
                 return refusal.response([])
-            return await page(request)
 
         return protected
 

@@ -15,6 +15,7 @@ from rustygate.core.verdict import Action
 from rustygate.exchange import MS, Exchange
 from rustygate.telemetry.log import LINES
 from rustygate.telemetry.metrics import Metrics
+from rustygate.telemetry.recent import Recent
 from rustygate.telemetry.refusal_log import RefusalLog
 
 if TYPE_CHECKING:
@@ -28,7 +29,11 @@ REQUEST_ID_LIMIT = 128
 
 
 class Ledger:
-    """Settles exchanges."""
+    """Settles exchanges.
+
+    Attributes:
+        recent: the last ones.
+    """
 
     def __init__(self, metrics: Metrics, tracing: "Tracing | None" = None) -> None:
         self._metrics = metrics
@@ -36,6 +41,7 @@ class Ledger:
         self._loop = asyncio.get_running_loop()
         self._settled: list[Exchange] = []
         self._refusals = RefusalLog()
+        self.recent = Recent()
 
     def settle(self, exchange: Exchange) -> None:
         """Record an ended exchange. Called exactly once for each exchange."""
@@ -46,6 +52,7 @@ class Ledger:
             self._loop.call_later(BATCH_WAIT_S, self.flush)
         self._settled.append(exchange)
         self._metrics.settle(exchange)
+        self.recent.settle(exchange)
         if exchange.outcome == "refused" and exchange.reason is not None:
             self._refusals.count(exchange.reason)
 
@@ -68,7 +75,7 @@ class Ledger:
         if settled:
             # One record for the whole batch: creating a loguru record takes three times as long
             # as writing its line.
-            logger.info("exchange", **{LINES: [_fields(exchange) for exchange in settled]})
+            logger.info("exchange", **{LINES: [log_fields(exchange) for exchange in settled]})
             _log_steps(settled)
 
 
@@ -82,7 +89,8 @@ def _log_steps(settled: list[Exchange]) -> None:
         logger.debug("steps", **{LINES: lines})
 
 
-def _fields(exchange: Exchange) -> dict[str, str | int | None]:
+def log_fields(exchange: Exchange) -> dict[str, str | int | None]:
+    """What the log line says about an exchange."""
     fields: dict[str, str | int | None] = {
         "id": exchange.id,
         "request_id": exchange.request_id and exchange.request_id[:REQUEST_ID_LIMIT],

@@ -147,6 +147,26 @@ class Metrics(Collector):
             return self._models[model]
         return UNKNOWN
 
+    # For the live page.
+
+    @property
+    def refusals(self) -> dict[str, int]:
+        """Refusals by reason, those that happened."""
+        return {reason: count for (reason,), count in self._refusals.items() if count}
+
+    @property
+    def retries(self) -> dict[str, int]:
+        """Retries by reason."""
+        return {reason: count for (reason,), count in self._retries.items()}
+
+    @property
+    def verdicts(self) -> dict[str, int]:
+        """429s from upstream by verdict, over all lanes."""
+        counts = dict.fromkeys((action.name.lower() for action in Action), 0)
+        for (_, verdict), count in self._upstream_429s.items():
+            counts[verdict] += count
+        return counts
+
     # Scrapes.
 
     def collect(self) -> Iterator[Metric]:

@@ -1,0 +1,1 @@
+"""The live page about the gate: its state, its event stream and its static files."""

@@ -1,0 +1,45 @@
+"""The pages under `/gate`: the live page, its files, and the state as JSON and as events."""
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from rustygate.access.admin import Page
+from rustygate.aiohttp_internals.response import OwnResponse
+from rustygate.dashboard.events import Events
+from rustygate.dashboard.headers import STATE_HEADERS
+from rustygate.dashboard.static_files import static_pages
+
+PREFIX = "/gate"
+
+
+class Dashboard:
+    """The live page. `close` it so that its streams end.
+
+    Attributes:
+        pages: the handler of each path.
+        events: its viewers.
+    """
+
+    def __init__(self, build_state: Callable[[], dict[str, Any]]) -> None:
+        self._build_state = build_state
+        self.events = Events(self._state_text)
+        self.pages: dict[str, Page] = {
+            **dict(static_pages(PREFIX)),
+            f"{PREFIX}/state": self._show_state,
+            f"{PREFIX}/events": self.events.get,
+        }
+
+    def close(self) -> None:
+        """End the streams of all viewers."""
+        self.events.close()
+
+    async def _show_state(self, request: web.Request) -> web.Response:
+        return OwnResponse(
+            text=self._state_text(), headers=STATE_HEADERS, content_type="application/json"
+        )
+
+    def _state_text(self) -> str:
+        return msgspec.json.encode(self._build_state()).decode()
