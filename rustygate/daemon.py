@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from loguru import logger
+
 from rustygate.access.admin import AdminGuard
 from rustygate.access.client_auth import ClientAuth
 from rustygate.admission.gate import Gate
@@ -20,6 +22,7 @@ from rustygate.dashboard.state import StateBuilder
 from rustygate.downstream.connections import ConnectionLimiter, wait_for_heads
 from rustygate.downstream.listener import Listener
 from rustygate.proxy import Proxy
+from rustygate.system.data_dir import DataDir, data_dir_warning
 from rustygate.system.tls import ServerCertificate
 from rustygate.telemetry.ledger import Ledger
 from rustygate.telemetry.metrics import Metrics
@@ -66,8 +69,10 @@ class Daemon:
         return self._listener.url
 
     async def start(self) -> None:
-        """Bind and serve. Raises OSError if the address is not available."""
+        """Bind and serve. Raises OSError if the address is not available, DataDirInUse if another
+        gate uses DATA_DIR."""
         settings = self._settings
+        self._data_dir = _open_data_dir(settings)
         self._gate = Gate(settings, await _group_store(settings))
         self._upstream = UpstreamClient(settings)
         self._metrics = metrics = Metrics(self._gate)
@@ -134,6 +139,8 @@ class Daemon:
         await self._runner.cleanup()
         await self._upstream.close()
         self._ledger.close()
+        if self._data_dir is not None:
+            self._data_dir.close()
         if self._tracing is not None:
             await self._tracing.stop()
 
@@ -150,6 +157,17 @@ class Daemon:
     def snapshot(self) -> dict[str, int]:
         """The live numbers: waiters, exchanges in flight, bytes of buffered request bodies."""
         return self._proxy.snapshot()
+
+
+def _open_data_dir(settings: Settings) -> DataDir | None:
+    """The directory of the gate's data, unless there is none or its group keeps the data."""
+    if settings.data_dir is None or settings.redis_url is not None:
+        return None
+    try:
+        return DataDir(settings.data_dir)
+    except OSError as error:
+        logger.warning("{}", data_dir_warning(settings.data_dir, error.strerror))
+        return None
 
 
 async def _group_store(settings: Settings) -> "Store | None":

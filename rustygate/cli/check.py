@@ -18,6 +18,7 @@ from rustygate.config import (
     load_configuration,
     read_clients_file,
 )
+from rustygate.system.data_dir import data_dir_problem, data_dir_warning
 
 
 def add_arguments(_: argparse.ArgumentParser) -> None:
@@ -28,9 +29,16 @@ def run(_: argparse.Namespace) -> int:
     loaded = load_configuration(dotenv=DOTENV)
     comments = [f"# {_one_line(line)}".rstrip() for line in _comments(loaded)]
     print_lines(*assignments(loaded), *comments)
-    print_warnings(*loaded.warnings)
+    print_warnings(*loaded.warnings, *_data_dir_warnings(loaded.settings))
     print_lines(*_group(loaded.settings), "# OK")
     return 0
+
+
+def _data_dir_warnings(settings: Settings) -> Iterator[str]:
+    """A warning if DATA_DIR will not keep anything."""
+    path = settings.data_dir
+    if path is not None and (problem := data_dir_problem(path)):
+        yield data_dir_warning(path, problem)
 
 
 def _group(settings: Settings) -> Iterator[str]:

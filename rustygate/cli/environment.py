@@ -7,13 +7,15 @@ from rustygate.config import names
 DOTENV = Path(".env")
 
 # Replaces the keys for commands that need none, whatever the environment or `.env` contains. They
-# belong to no group, so they take nothing from a shared quota.
+# belong to no group, so they take nothing from a shared quota, and leave no data behind.
 WITHOUT_KEYS = {
     names.API_KEY: "sk-placeholder-no-key-is-needed",
     names.API_KEY_FILE: "",
     names.ADMIN_KEY_FILE: "",
     names.REDIS_URL: "",
     names.REDIS_URL_FILE: "",
+    names.DATA_DIR: "",
+    names.STATE_DIRECTORY: "",
 }
 
 # The demo's upstream is on loopback: it is reached without a proxy and without TLS.

@@ -13,6 +13,7 @@ from rustygate.cli.signals import run_until_signal
 from rustygate.config import Settings, mask_credentials, settings_warnings
 from rustygate.daemon import Daemon
 from rustygate.downstream.listener import AddressInUse
+from rustygate.system.data_dir import DataDirInUse
 from rustygate.telemetry.tracing import configure_tracing
 
 
@@ -37,6 +38,8 @@ async def running_gate(
     daemon = Daemon(settings, sockets, configure_tracing(settings))
     try:
         await daemon.start()
+    except DataDirInUse as error:
+        raise CommandError(str(error)) from error
     except AddressInUse as error:
         raise CommandError(f"cannot listen on {settings.bind_address}: {error}") from error
     except OSError as error:

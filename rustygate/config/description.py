@@ -26,7 +26,8 @@ def variables() -> Iterator[Variable]:
     """All settings, in the order of the table in docs/settings.md."""
     for setting in fields(Settings):
         required = setting.default is MISSING
-        default = "required" if required else _written(kind_of(setting), setting.default)
+        kind = kind_of(setting)
+        default = "required" if required else kind.fallback or _written(kind, setting.default)
         yield Variable(variable_of(setting), default, meaning_of(setting))
 
 

@@ -4,10 +4,11 @@ from collections.abc import Iterator, Mapping
 
 from rustygate.config import names
 from rustygate.config.clients_file import read_clients_file
-from rustygate.config.kinds import UNIX_PREFIX
+from rustygate.config.kinds import DATA_DIRECTORY, UNIX_PREFIX
 from rustygate.config.masking import show_rejected
 from rustygate.core.clients import ClientsError
 from rustygate.system import tls
+from rustygate.system.data_dir import is_no_directory
 
 
 def file_problems(variables: Mapping[str, str]) -> Iterator[str]:
@@ -15,6 +16,7 @@ def file_problems(variables: Mapping[str, str]) -> Iterator[str]:
     yield from _server_tls_problems(variables)
     yield from _ca_file_problems(variables)
     yield from _clients_problems(variables)
+    yield from _data_dir_problems(variables)
 
 
 def _server_tls_problems(variables: Mapping[str, str]) -> Iterator[str]:
@@ -55,6 +57,12 @@ def _clients_problems(variables: Mapping[str, str]) -> Iterator[str]:
     except ClientsError as error:
         for problem in error.problems:
             yield f"{names.CLIENTS_FILE}={show_rejected(path or '')}: {problem}"
+
+
+def _data_dir_problems(variables: Mapping[str, str]) -> Iterator[str]:
+    path = variables.get(names.DATA_DIR)
+    if path is not None and is_no_directory(path):
+        yield _problem(variables, names.DATA_DIR, f"{DATA_DIRECTORY.expected} (Not a directory)")
 
 
 def _problem(variables: Mapping[str, str], name: str, expected: str) -> str:

@@ -46,6 +46,7 @@ class Kind:
         check: raises `ValidationError` for a value that can be read but is not allowed.
         without_unit: rewrites a value with a unit as a plain number.
         unset: the word for None.
+        fallback: what replaces an unset variable, in words.
         secret: whether a rejected value is masked as a whole.
         redact: removes what is secret from a valid value.
         reason: why a value is not allowed, without the value.
@@ -55,6 +56,7 @@ class Kind:
     parser: str
     check: Callable[[Any], Any] | None = None
     unset: str = NONE
+    fallback: str | None = None
     secret: bool = False
     redact: Callable[[str], str] = str
     without_unit: Callable[[str], str] = str
@@ -211,6 +213,7 @@ BIND_ADDRESS = Kind(
 )
 FILE = Kind("the path of a file", "str")
 DIRECTORY = Kind("the path of a directory", "str")
+DATA_DIRECTORY = replace(DIRECTORY, fallback=f"${names.STATE_DIRECTORY}, else {NONE}")
 REDIS_URL = Kind(
     "a URL such as redis://user:password@host:6379/0, rediss://host (TLS), unix:///path, "
     "redis+sentinel://host:26379,host2:26379/mymaster/0 or redis+cluster://host,host2, or "

@@ -84,6 +84,7 @@ def load_configuration(
     problems: list[str] = []
     in_file = read_dotenv(dotenv, problems) if dotenv else {}
     variables, sources = _merged(in_file, os.environ if environ is None else environ)
+    _use_state_directory(variables, sources)
     hints = tuple(misspelt_warning(*each, sources[each[0]]) for each in misspelt(variables))
     problems += remove_quotes(variables)
     read_secret_files(variables, problems)
@@ -112,6 +113,14 @@ def _merged(
         sources |= dict.fromkeys(given, source)
     variables = {name: value.strip() for name, value in variables.items() if value.strip()}
     return variables, {name: sources[name] for name in variables}
+
+
+def _use_state_directory(variables: dict[str, str], sources: dict[str, str]) -> None:
+    """Let DATA_DIR default to the directory that systemd has made for the service."""
+    directory = variables.get(names.STATE_DIRECTORY, "").partition(":")[0]
+    if directory and names.DATA_DIR not in variables:
+        variables[names.DATA_DIR] = directory
+        sources[names.DATA_DIR] = names.STATE_DIRECTORY
 
 
 def forget_secrets(environ: MutableMapping[str, str] = os.environ) -> None:

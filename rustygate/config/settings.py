@@ -200,6 +200,13 @@ class Settings:
     ssl_cert_dir: Annotated[
         str | None, kinds.DIRECTORY, "directory of such files, prepared with `openssl rehash`"
     ] = None
+    # Without a directory, nothing is written to the disk.
+    data_dir: Annotated[
+        str | None,
+        kinds.DATA_DIRECTORY,
+        "directory in which usage and budget levels are kept over restarts; each gate needs its "
+        "own",
+    ] = None
     # A single gate needs no Redis.
     redis_url: Annotated[
         str | None,
