@@ -16,7 +16,10 @@ import argparse
 import asyncio
 import tempfile
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
+
+import redis
 
 from tests.support.gate_group import GateGroup, pass_time, running_group
 from tests.support.slow_proxy import SlowProxy
@@ -60,6 +63,11 @@ class Run:
         await self.lasting(self.seconds)
         self.mark()
         end()
+
+    async def commands(self, begin: tuple[str, ...], end: tuple[str, ...]) -> None:
+        """An outage between two commands of Redis."""
+        command = self.group.command
+        await self.outage(lambda: command(*begin), lambda: command(*end))
 
     async def lasting(self, seconds: float) -> None:
         """Let a fault last, and note the gates' states at its end."""
@@ -135,6 +143,35 @@ async def script_flushed(run: Run) -> None:
 async def connections_killed(run: Run) -> None:
     run.mark()
     run.group.command("CLIENT KILL", "TYPE", "normal", "SKIPME", "yes")
+
+
+@fault("no memory")
+async def no_memory(run: Run) -> None:
+    await run.commands(("CONFIG", "SET", "maxmemory", "1"), ("CONFIG", "SET", "maxmemory", "0"))
+
+
+@fault("no writes")
+async def no_writes(run: Run) -> None:
+    """The server has become a replica."""
+    await run.commands(("REPLICAOF", "127.0.0.1", "1"), ("REPLICAOF", "NO", "ONE"))
+
+
+@fault("no permission")
+async def no_permission(run: Run) -> None:
+    user = "ACL", "SETUSER", "default"
+    await run.commands((*user, "-@scripting"), (*user, "+@all"))
+
+
+@fault("script hangs")
+async def script_hangs(run: Run) -> None:
+    """Of another program, until it is ended."""
+    run.group.command("CONFIG", "SET", "lua-time-limit", "100")
+    endless = asyncio.create_task(
+        asyncio.to_thread(run.group.command, "EVAL", "while true do end", 0)
+    )
+    await run.outage(lambda: None, lambda: run.group.command("SCRIPT", "KILL"))
+    with suppress(redis.ResponseError):
+        await endless
 
 
 @fault("connection hangs")

@@ -69,7 +69,7 @@ def store_error(error: BaseException) -> StoreError:
         if isinstance(each, exceptions.RedisError) and (known := _known_answer(each)):
             return known
         if isinstance(each, exceptions.ResponseError):
-            return SyncFailed(one_line(str(each)))
+            return SyncFailed(_one_line(str(each)))
         if isinstance(each, exceptions.InvalidResponse):
             return StoreUnavailable("the server there is not a Redis")
         if isinstance(each, OSError):
@@ -77,7 +77,7 @@ def store_error(error: BaseException) -> StoreError:
     return StoreUnavailable("the connection was lost")
 
 
-def one_line(text: str) -> str:
+def _one_line(text: str) -> str:
     """The script's description of a defect, as it may be logged."""
     return ascii(text[:_MAX_LENGTH_SHOWN])[1:-1]
 

@@ -13,10 +13,10 @@ from typing import Any
 
 import msgspec
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import AskError, NoScriptError, RedisError
+from redis.exceptions import AskError, NoScriptError, RedisError, ResponseError
 
 from rustygate.admission.group.redis_connector import RedisConnector
-from rustygate.admission.group.redis_errors import is_elsewhere, one_line, store_error
+from rustygate.admission.group.redis_errors import is_elsewhere, store_error
 from rustygate.admission.group.store import (
     Call,
     Reply,
@@ -119,8 +119,7 @@ class RedisStore:
                 await self._connected()
 
     async def sync(self, call: Call) -> Reply:
-        request = msgspec.json.encode(call)
-        return _decoded(await self._reply(request))
+        return await self._reply(msgspec.json.encode(call))
 
     async def close(self) -> None:
         if self._connecting is not None:
@@ -134,7 +133,7 @@ class RedisStore:
                 async with asyncio.timeout(_CLOSE_LIMIT_S):
                     await self._connection.disconnect()
 
-    async def _reply(self, request: bytes) -> bytes:
+    async def _reply(self, request: bytes) -> Reply:
         """The script's answer. If the connection was closed since the last call, or the keys have
         moved, it comes over a new one."""
         is_new = not self.connected
@@ -152,11 +151,12 @@ class RedisStore:
         except (RedisError, OSError) as error:
             raise store_error(error) from error
 
-    async def _evaluate(self, connection: AbstractConnection, request: bytes) -> bytes:
+    async def _evaluate(self, connection: AbstractConnection, request: bytes) -> Reply:
         try:
-            return await _answer(connection, self._by_digest, request)
+            answer = await _answer(connection, self._by_digest, request)
         except NoScriptError:
-            return await _answer(connection, self._by_script, request)
+            answer = await _answer(connection, self._by_script, request)
+        return _decoded(answer)
 
     async def _connected(self) -> AbstractConnection:
         """The connection; if it takes longer than the call may, it is made for the next one."""
@@ -189,7 +189,8 @@ def _decoded(answer: bytes) -> Reply:
     except msgspec.MsgspecError as error:
         raise SyncFailed("its reply is not a JSON object") from error
     if "error" in reply:
-        raise SyncFailed(one_line(str(reply["error"])))
+        # The script's own, or what the server answered to one of its commands.
+        raise ResponseError(str(reply["error"]))
     return reply
 
 

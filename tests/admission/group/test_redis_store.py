@@ -11,11 +11,13 @@ import pytest
 import redis
 
 from rustygate.admission.group import call_limit, redis_connector, redis_store
-from rustygate.admission.group.redis_store import RedisStore, group_keys
+from rustygate.admission.group.redis_store import RedisStore, group_keys, load_script
 from rustygate.admission.group.store import StoreRefused, StoreUnavailable, SyncFailed
 from rustygate.config.redis_url import parse_redis_url
 from tests.conftest import StartRedis
 from tests.support.certificates import Authority
+from tests.support.group_calls import call as group_call
+from tests.support.group_calls import demand
 from tests.support.redis import (
     NO_TLS,
     NONE_INSTALLED,
@@ -98,10 +100,14 @@ async def count(store: RedisStore) -> Any:
         return (await sync(store, {"seq": 1}))["count"]
 
 
-async def failure(store: RedisStore, kind: type[Exception] = StoreUnavailable) -> str:
+async def failure(
+    store: RedisStore,
+    kind: type[Exception] = StoreUnavailable,
+    call: dict[str, Any] | None = None,
+) -> str:
     """The reason for which a call fails."""
     with pytest.raises(kind) as caught:
-        await sync(store, {"seq": 1})
+        await sync(store, call or {"seq": 1})
     assert type(caught.value) is kind
     return str(caught.value)
 
@@ -329,7 +335,32 @@ async def test_server_that_takes_no_writes_is_unavailable(
     reason: str,
     program: str,
 ) -> None:
-    assert await failure(make_store(start_redis(*options, program=program).url)) == reason
+    url = start_redis(*options, program=program).url
+    assert await failure(make_store(url)) == reason
+    # The group's own script, which catches errors and returns their text.
+    assert await failure(make_store(url, load_script()), call=group_call("a")) == reason
+
+
+@pytest.mark.parametrize("program", SERVERS.values(), ids=SERVERS)
+async def test_refused_write_changes_nothing_and_is_distinguished(
+    make_store: MakeStore, start_redis: StartRedis, program: str
+) -> None:
+    server = start_redis("user gate on >hidden ~* +@all", program=program)
+    store = make_store(f"redis://gate:hidden@127.0.0.1:{server.port}", load_script())
+    await sync(store, group_call("a", demand=[demand(30)]))
+    before = [server.command("DUMP", key) for key in group_keys(GROUP)]
+    outages = [
+        ("CONFIG SET maxmemory 1", "CONFIG SET maxmemory 0", StoreUnavailable, "no memory left"),
+        ("REPLICAOF 127.0.0.1 1", "REPLICAOF NO ONE", StoreUnavailable, "is a replica"),
+        ("ACL SETUSER gate -@write", "ACL SETUSER gate +@all", StoreRefused, "lacks permissions"),
+    ]
+    for begin, end, kind, reason in outages:
+        server.command(*begin.split())
+        for seq in (2, 3):
+            assert reason in await failure(store, kind, group_call("a", seq))
+        server.command(*end.split())
+        assert [server.command("DUMP", key) for key in group_keys(GROUP)] == before
+    assert (await sync(store, group_call("a", 2)))["waiting"] > 0
 
 
 async def test_full_server_is_unavailable(make_store: MakeStore, start_redis: StartRedis) -> None:

@@ -153,6 +153,8 @@ function whole.save()
   local sets, goners = {}, {}
   for _, key in ipairs({MEMBERS, FLOWS}) do sets[key], goners[key] = whole.writes(key) end
   local head = whole.save_state()
+  -- First a command that needs memory: a server without any would refuse the first one only.
+  redis.call("SET", HEAD, head, "EX", TTL)
   if state.is_new then redis.call("DEL", MEMBERS, FLOWS) end
   if state.forget_flows then redis.call("DEL", FLOWS) end
   for _, key in ipairs({MEMBERS, FLOWS}) do
@@ -160,7 +162,6 @@ function whole.save()
     whole.call_in_parts("HSET", key, sets[key])
     redis.call("EXPIRE", key, TTL)
   end
-  redis.call("SET", HEAD, head, "EX", TTL)
 end
 
 -- The clock: microseconds, as nanoseconds since the group's epoch.
