@@ -15,6 +15,7 @@ from loguru import logger
 from rustygate.access.admin import AdminGuard
 from rustygate.access.client_auth import ClientAuth
 from rustygate.admission.gate import Gate
+from rustygate.admission.levels_file import LevelsFile
 from rustygate.app import make_application, make_runner
 from rustygate.config import Settings
 from rustygate.dashboard.pages import Dashboard
@@ -80,6 +81,7 @@ class Daemon:
         self._ledger = Ledger(metrics, self._tracing)
         self._auth = ClientAuth(settings.clients_file)
         self._apply_clients()
+        self._levels = _open_levels(self._data_dir, self._gate)
         self._proxy = Proxy(
             settings, self._gate, self._upstream, self._ledger, self._auth, self._tracing
         )
@@ -139,6 +141,9 @@ class Daemon:
         await self._runner.cleanup()
         await self._upstream.close()
         self._ledger.close()
+        if self._levels is not None:
+            await self._levels.close()
+            self._levels = None
         if self._data_dir is not None:
             self._data_dir.close()
         if self._tracing is not None:
@@ -157,6 +162,16 @@ class Daemon:
     def snapshot(self) -> dict[str, int]:
         """The live numbers: waiters, exchanges in flight, bytes of buffered request bodies."""
         return self._proxy.snapshot()
+
+
+def _open_levels(data_dir: DataDir | None, gate: Gate) -> LevelsFile | None:
+    """Restore the levels in the gate's directory, if it has one, and keep them there."""
+    if data_dir is None:
+        return None
+    levels = LevelsFile(data_dir.path, gate)
+    levels.load()
+    levels.start()
+    return levels
 
 
 def _open_data_dir(settings: Settings) -> DataDir | None:

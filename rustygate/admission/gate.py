@@ -20,6 +20,7 @@ from rustygate.admission.waiter import ClientQueue, TurnQueue, clock_ns
 from rustygate.config import Settings
 from rustygate.core.budgets import Level
 from rustygate.core.clients import Limits
+from rustygate.core.saved_levels import VERSION, SavedLevels, restore_bucket, saved_bucket
 from rustygate.exchange import Exchange
 
 
@@ -125,6 +126,33 @@ class Gate:
                 self.dispatcher.wake(client)
             if name not in limits and not (any(client.waiting) or client.budgets.in_flight):
                 del self._clients[name]
+
+    def save_levels(self, wall: int) -> SavedLevels:
+        """What is kept of the budgets over a restart; `wall` is the wall-clock time in ns."""
+        now, own = self.now(), self.dispatcher.budgets
+        known = (lane for lane in self.lanes if lane.budgets.known)
+        return SavedLevels(
+            VERSION,
+            wall,
+            saved_bucket(own.requests, now),
+            saved_bucket(own.tokens, now),
+            tuple(lane.budgets.save(lane.name, now) for lane in known),
+            tuple(client.save(now) for client in self._clients.values()),
+        )
+
+    def restore_levels(self, saved: SavedLevels, wall: int) -> None:
+        """Begin with saved levels. Called before the first request, once clients have limits."""
+        now, own = self.now(), self.dispatcher.budgets
+        elapsed = max(0, wall - saved.saved_at)
+        restore_bucket(own.requests, saved.requests, now, elapsed)
+        restore_bucket(own.tokens, saved.tokens, now, elapsed)
+        for each in saved.lanes:
+            lane = self.lanes.get(each.name)
+            lane.budgets.restore(now, each, elapsed)
+            lane.refill_periods = lane.budgets.refill_periods
+        for client in saved.clients:
+            if client.name in self._clients:
+                self._clients[client.name].restore(now, client, elapsed)
 
     def snapshot(self) -> dict[str, int]:
         """How many exchanges wait, and how many are in flight."""

@@ -8,6 +8,7 @@ from rustygate.core.clients import Limits
 from rustygate.core.fair_order import CLASS_INDEX
 from rustygate.core.lane import AdmissionTotals, Lane
 from rustygate.core.predicted_wait import Newcomer
+from rustygate.core.saved_levels import SavedClient, restore_bucket, saved_bucket
 from rustygate.core.scopes import ClientScope, Flow, LaneScope
 from rustygate.errors import Refusal
 from rustygate.exchange import Exchange
@@ -200,6 +201,18 @@ class ClientQueue(ClientScope[Waiter]):
         self.limits = limits
         self.budgets.replace_limits(limits.budgets())
         return True
+
+    def save(self, now: int) -> SavedClient:
+        """What is kept of the budgets over a restart."""
+        budgets = self.budgets
+        return SavedClient(
+            self.name, saved_bucket(budgets.requests, now), saved_bucket(budgets.tokens, now)
+        )
+
+    def restore(self, now: int, saved: SavedClient, elapsed: int) -> None:
+        """Begin with what was saved `elapsed` nanoseconds ago."""
+        restore_bucket(self.budgets.requests, saved.requests, now, elapsed)
+        restore_bucket(self.budgets.tokens, saved.tokens, now, elapsed)
 
 
 AnyQueue = LaneQueue | ClientQueue

@@ -17,9 +17,10 @@ from typing import NamedTuple
 from rustygate.core.bucket import MINUTE, SECOND, TokenBucket
 from rustygate.core.budgets import Budgets
 from rustygate.core.learned_quota import REORDERED_WITHIN, LearnedQuota, is_scarce
-from rustygate.core.pace import Pace
+from rustygate.core.pace import MARGIN, QUIET_TIME, Pace
 from rustygate.core.pace_group import PaceGroup
 from rustygate.core.rate_limit_headers import RateLimitUpdate
+from rustygate.core.saved_levels import SavedLane
 from rustygate.core.work import Work
 
 # No more than so many requests without a response are examined at each response.
@@ -156,6 +157,33 @@ class Lane(Budgets):
         """Nanoseconds between two requests of the pace; 0 without one."""
         self._follow_pace()
         return 0 if self.pace is None or self.pace.is_over(now) else self.pace.bucket.period
+
+    # Over a restart.
+
+    def save(self, name: str, now: int) -> SavedLane:
+        """What is kept of the lane over a restart."""
+        return SavedLane(
+            name,
+            self.known,
+            self._request_quota.save(self.requests, now),
+            self._token_quota.save(self.tokens, now),
+            max(0, self.paused_until - now),
+            None if self.throttle is None else self.throttle.save(now),
+            self.pace_period(now),
+        )
+
+    def restore(self, now: int, saved: SavedLane, elapsed: int) -> None:
+        """Begin with what was saved `elapsed` nanoseconds ago."""
+        if saved.known:
+            self.confirm_model()
+        self.requests = self._request_quota.restore(now, saved.requests, elapsed)
+        self.tokens = self._token_quota.restore(now, saved.tokens, elapsed)
+        self.paused_until = now + max(0, saved.paused_for - elapsed)
+        if saved.throttle is not None:
+            self.throttle = Throttle.restored(now, *saved.throttle, elapsed)
+        if saved.pace and elapsed <= QUIET_TIME:
+            self.pace = Pace(now, round(saved.pace / MARGIN), 1)
+            self.pace_group.add(now, self.pace)
 
     def confirm_model(self) -> None:
         """A successful response arrived, so the model exists. Requests in flight no longer need a
@@ -345,6 +373,17 @@ class Throttle:
 
     def has_recovered(self, now: int) -> bool:
         return self.fraction(now) >= 1
+
+    def save(self, now: int) -> tuple[int, float] | None:
+        """The period of the full rate, and the fraction of it that is allowed."""
+        return None if self.has_recovered(now) else (self._period, self.fraction(now))
+
+    @classmethod
+    def restored(cls, now: int, period: int, fraction: float, elapsed: int) -> "Throttle":
+        """One that was saved `elapsed` nanoseconds ago, and recovers from there."""
+        throttle = cls(period, now)
+        throttle._fraction = min(1.0, fraction + elapsed / _RECOVERY_TIME)
+        return throttle
 
     def halve(self, now: int) -> None:
         self._fraction, self.slowed_at = max(_MIN_FRACTION, self.fraction(now) / 2), now

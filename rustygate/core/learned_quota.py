@@ -15,6 +15,7 @@ from math import ceil
 from rustygate.core.bucket import MINUTE, SECOND, TokenBucket
 from rustygate.core.others_use import OthersUse
 from rustygate.core.rate_limit_headers import Quota
+from rustygate.core.saved_levels import SavedBucket, restore_bucket
 
 # Requests that are admitted within this time may reach upstream in any order.
 REORDERED_WITHIN = SECOND // 2
@@ -118,6 +119,22 @@ class LearnedQuota:
             bucket = TokenBucket(period, limit)
         bucket.period = period
         bucket.full_at = now + full_in
+        return bucket
+
+    def save(self, bucket: TokenBucket | None, now: int) -> SavedBucket | None:
+        """The quota as it is kept over a restart: without others' use, its units refill at the
+        limit's rate."""
+        if bucket is None:
+            return None
+        missing = bucket.burst - bucket.level(now)
+        return SavedBucket(self._period, bucket.burst, missing * self._period)
+
+    def restore(self, now: int, saved: SavedBucket | None, elapsed: int) -> TokenBucket | None:
+        """The bucket of a quota that was saved `elapsed` nanoseconds ago."""
+        if saved is None:
+            return None
+        bucket = self._with_limit(None, saved.burst, now, 0)
+        restore_bucket(bucket, saved, now, elapsed)
         return bucket
 
     def restart(self) -> None:

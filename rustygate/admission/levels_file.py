@@ -1,0 +1,114 @@
+"""The file that keeps a gate's levels over restarts: `levels.json` in DATA_DIR.
+
+It is written every few seconds while levels change, and at the end, as a new file that then takes
+the place of the old one. A file that cannot be read is put aside: it is never a reason not to
+start. A disk that cannot be written to is reported once, until writing works again.
+"""
+
+import asyncio
+import os
+from collections.abc import Callable
+from pathlib import Path
+from time import time_ns
+
+import msgspec
+from loguru import logger
+from msgspec.structs import replace
+
+from rustygate.admission.gate import Gate
+from rustygate.core.saved_levels import VERSION, SavedLevels
+from rustygate.system.data_dir import put_aside
+
+FILE = "levels.json"
+
+# A gate that is killed loses what happened since, at most.
+INTERVAL_S = 3.0
+
+
+class LevelsFile:
+    """Keeps the levels of one gate: `load` them once, `start` to save them, and `close`."""
+
+    def __init__(self, directory: Path, gate: Gate, clock: Callable[[], int] = time_ns) -> None:
+        self._path = directory / FILE
+        self._gate = gate
+        self._clock = clock
+        self._loop = asyncio.get_running_loop()
+        # What the file has, but for its time.
+        self._saved: SavedLevels | None = None
+        self._failing = False
+        self._writing: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __repr__(self) -> str:
+        return f"<LevelsFile {self._path}>"
+
+    def load(self) -> None:
+        """Restore what the file has, if there is one."""
+        now = self._clock()
+        try:
+            saved = _decode(self._path.read_bytes())
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError, RecursionError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "not a file of levels"
+            self._put_aside(now, reason or "cannot be read")
+            return
+        if isinstance(saved, int):
+            self._put_aside(now, f"its version is {saved}, and this gate reads {VERSION}")
+        else:
+            self._gate.restore_levels(saved, now)
+
+    def _put_aside(self, now: int, reason: str) -> None:
+        try:
+            place = f"put aside as {put_aside(self._path, now)}"
+        except OSError as error:
+            place = f"left there ({error.strerror})"
+        logger.warning("{} ignored and {}: {}; budgets start full", self._path, place, reason)
+
+    def start(self) -> None:
+        """Save the levels from now on."""
+        self._timer = self._loop.call_later(INTERVAL_S, self._save)
+
+    async def close(self) -> None:
+        """Save the levels once more, and stop."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._writing is not None:
+            await self._writing
+        self._write(self._gate.save_levels(self._clock()))
+
+    def _save(self) -> None:
+        self.start()
+        levels = self._gate.save_levels(self._clock())
+        is_writing = self._writing is not None and not self._writing.done()
+        if not is_writing and replace(levels, saved_at=0) != self._saved:
+            self._writing = self._loop.run_in_executor(None, self._write, levels)
+
+    def _write(self, levels: SavedLevels) -> None:
+        """Replace the file. Runs in a thread, but for the last time."""
+        new = self._path.with_suffix(".new")
+        try:
+            new.write_bytes(msgspec.json.encode(levels))
+            os.replace(new, self._path)
+        except OSError as error:
+            if not self._failing:
+                logger.warning("cannot save levels to {}: {}", self._path, error.strerror)
+            self._failing = True
+            return
+        self._saved = replace(levels, saved_at=0)
+        if self._failing:
+            logger.info("levels are saved to {} again", self._path)
+        self._failing = False
+
+
+class _Version(msgspec.Struct):
+    version: int
+
+
+def _decode(content: bytes) -> SavedLevels | int:
+    """The levels in a file; only the version if it is another one. Raises ValueError."""
+    version = msgspec.json.decode(content, type=_Version).version
+    if version != VERSION:
+        return version
+    return msgspec.json.decode(content, type=SavedLevels)
