@@ -15,10 +15,13 @@ from rustygate.config import (
     assignments,
     describe_client,
     describe_limits,
+    describe_price,
     load_configuration,
     read_clients_file,
+    read_prices_file,
 )
 from rustygate.system.data_dir import data_dir_problem, data_dir_warning
+from rustygate.telemetry.usage.prices import describe_list
 
 
 def add_arguments(_: argparse.ArgumentParser) -> None:
@@ -70,4 +73,14 @@ def _comments(loaded: Configuration) -> Iterator[str]:
         yield from (
             f"- {describe_client(each)}" for each in read_clients_file(path).by_name.values()
         )
+    yield from _prices(loaded.settings)
     yield ""
+
+
+def _prices(settings: Settings) -> Iterator[str]:
+    yield ""
+    yield f"Prices: {describe_list(settings.openai_base_url)}"
+    if (path := settings.prices_file) is not None:
+        yield ""
+        yield f"Prices of {path}, over these, in dollars per million tokens:"
+        yield from (f"- {describe_price(*each)}" for each in read_prices_file(path).items())

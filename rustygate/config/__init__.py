@@ -14,6 +14,7 @@ from rustygate.config.description import (
     describe,
     describe_client,
     describe_limits,
+    describe_price,
     variables,
 )
 from rustygate.config.kinds import UNIX_PREFIX
@@ -25,6 +26,7 @@ from rustygate.config.loading import (
     load_configuration,
 )
 from rustygate.config.masking import mask, mask_credentials, mask_redis_url
+from rustygate.config.prices_file import read_prices_file
 from rustygate.config.settings import Settings
 from rustygate.config.units import in_seconds, in_units
 from rustygate.config.warnings import settings_warnings
@@ -40,6 +42,7 @@ __all__ = [
     "describe",
     "describe_client",
     "describe_limits",
+    "describe_price",
     "forget_secrets",
     "in_seconds",
     "in_units",
@@ -50,6 +53,7 @@ __all__ = [
     "mask_redis_url",
     "modification_time",
     "read_clients_file",
+    "read_prices_file",
     "settings_warnings",
     "variables",
 ]

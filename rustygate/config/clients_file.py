@@ -10,10 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from tempfile import NamedTemporaryFile
 
+from rustygate.config.table_files import TableFileError, read_table
 from rustygate.core.clients import Clients, ClientsError, parse_clients
-
-# A client takes a few hundred bytes; a much larger file is the wrong one.
-_FILE_SIZE_LIMIT = 16 << 20
 
 # The gate may run as another user of the group; the file contains hashes, no keys.
 _NEW_FILE_MODE = 0o640
@@ -104,17 +102,6 @@ def _locked(directory: str) -> Iterator[None]:
 def _read(path: str) -> str:
     """The text of a file. Raises ClientsError."""
     try:
-        # Opening a pipe would block until it has a writer, and a pipe can be read only once.
-        if stat.S_ISFIFO(os.stat(path).st_mode):
-            raise ClientsError(["expected a file that can be read again, not a pipe"])
-        with open(path, "rb") as file:
-            content = file.read(_FILE_SIZE_LIMIT + 1)
-    except OSError as error:
-        raise ClientsError([f"expected a readable file ({error.strerror})"]) from error
-    # Reading only a part could lose clients, or the limits of a client.
-    if len(content) > _FILE_SIZE_LIMIT:
-        raise ClientsError([f"expected a file of at most {_FILE_SIZE_LIMIT} bytes"])
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ClientsError(["expected a UTF-8 file"]) from error
+        return read_table(path)
+    except TableFileError as error:
+        raise ClientsError([str(error)]) from error

@@ -11,6 +11,7 @@ from rustygate.config.loading import Configuration
 from rustygate.config.names import SECRET_FILES
 from rustygate.config.settings import Settings, kind_of, meaning_of, variable_of
 from rustygate.core.clients import Client
+from rustygate.core.price_list import PER_MTOK, ModelPrice
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +113,13 @@ def describe_limits(settings: Settings) -> Iterator[str]:
         f"waiting: {_count(settings.queue_limit, 'request')}, each for "
         f"{settings.rate_limit_timeout:g} s or its client's own timeout, whichever is shorter"
     )
+
+
+def describe_price(name: str, price: ModelPrice) -> str:
+    """A model's own price, or that of all models that match a pattern."""
+    rate = price.rate(0, "")
+    usd_in, cached, out = (each / PER_MTOK for each in (rate.input, rate.cached, rate.output))
+    return f"{name}: input {usd_in:g}, cached input {cached:g}, output {out:g}"
 
 
 def _count(number: int, noun: str) -> str:

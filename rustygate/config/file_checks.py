@@ -6,7 +6,9 @@ from rustygate.config import names
 from rustygate.config.clients_file import read_clients_file
 from rustygate.config.kinds import DATA_DIRECTORY, UNIX_PREFIX
 from rustygate.config.masking import show_rejected
+from rustygate.config.prices_file import read_prices_file
 from rustygate.core.clients import ClientsError
+from rustygate.core.price_list import PricesError
 from rustygate.system import tls
 from rustygate.system.data_dir import is_no_directory
 
@@ -17,6 +19,7 @@ def file_problems(variables: Mapping[str, str]) -> Iterator[str]:
     yield from _ca_file_problems(variables)
     yield from _clients_problems(variables)
     yield from _data_dir_problems(variables)
+    yield from _prices_problems(variables)
 
 
 def _server_tls_problems(variables: Mapping[str, str]) -> Iterator[str]:
@@ -63,6 +66,16 @@ def _data_dir_problems(variables: Mapping[str, str]) -> Iterator[str]:
     path = variables.get(names.DATA_DIR)
     if path is not None and is_no_directory(path):
         yield _problem(variables, names.DATA_DIR, f"{DATA_DIRECTORY.expected} (Not a directory)")
+
+
+def _prices_problems(variables: Mapping[str, str]) -> Iterator[str]:
+    path = variables.get(names.PRICES_FILE)
+    try:
+        if path is not None:
+            read_prices_file(path)
+    except PricesError as error:
+        for problem in error.problems:
+            yield f"{names.PRICES_FILE}={show_rejected(path or '')}: {problem}"
 
 
 def _problem(variables: Mapping[str, str], name: str, expected: str) -> str:

@@ -88,6 +88,10 @@ class Settings:
         "TOML file with the clients that may use the gate and the hashes of their keys; SIGHUP "
         "reloads it",
     ] = None
+    # The price list that comes with the gate has the prices of most models.
+    prices_file: Annotated[
+        str | None, kinds.FILE, "TOML file with own prices per model, over those of the price list"
+    ] = None
     # Both as documented for the Rust program.
     rate_limit: Annotated[
         float | None,

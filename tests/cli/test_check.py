@@ -131,6 +131,40 @@ def test_check_shows_the_clients_own_limits(start: Start, tmp_path: Path) -> Non
     ]
 
 
+def test_check_shows_whose_prices_apply(start: Start, tmp_path: Path) -> None:
+    _, stdout, _ = start("check", OPENAI_API_KEY=SECRET).ended()
+    assert "\n# Prices: those of OpenAI in genai-prices " in stdout
+    (tmp_path / "prices.toml").write_text(
+        '[model."gpt-4o*"]\ninput_usd_per_mtok = 2.5\noutput_usd_per_mtok = 10\n'
+        "[model.local]\ninput_usd_per_mtok = 0.02\ncached_input_usd_per_mtok = 0\n"
+        "output_usd_per_mtok = 0.08\n"
+    )
+    url = "https://api.groq.com/openai/v1"
+    _, stdout, _ = start(
+        "check", OPENAI_API_KEY=SECRET, PRICES_FILE="prices.toml", OPENAI_BASE_URL=url
+    ).ended()
+    assert "\n# Prices: those of Groq in genai-prices " in stdout
+    assert explained(
+        stdout, "Prices of prices.toml, over these, in dollars per million tokens"
+    ) == [
+        "# - gpt-4o*: input 2.5, cached input 2.5, output 10",
+        "# - local: input 0.02, cached input 0, output 0.08",
+    ]
+
+
+@pytest.mark.parametrize("command", ["serve", "check"])
+def test_bad_prices_file_is_bad_configuration(start: Start, tmp_path: Path, command: str) -> None:
+    (tmp_path / "prices.toml").write_text("[model.a]\ninput_usd_per_mtok = -1\n")
+    code, stdout, stderr = start(command, OPENAI_API_KEY=SECRET, PRICES_FILE="prices.toml").ended()
+    assert (code, stdout) == (2, "")
+    problem = "rustygate: PRICES_FILE='prices.toml': model.'a'"
+    expected = "expected dollars per million tokens, from 0 to 1000000"
+    assert stderr.splitlines() == [
+        f"{problem}.input_usd_per_mtok=-1: {expected}",
+        f"{problem}.output_usd_per_mtok: not set; {expected}",
+    ]
+
+
 def test_check_masks_the_password_of_a_proxy(start: Start) -> None:
     proxy = "http://me:canary@proxy.example.org:3128"
     code, stdout, _ = start("check", OPENAI_API_KEY=SECRET, HTTPS_PROXY=proxy).ended()

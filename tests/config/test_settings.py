@@ -29,6 +29,7 @@ def test_defaults_are_the_documented_ones() -> None:
         "RUST_LOG": "debug",
         "LOG_FORMAT": "text",
         "CLIENTS_FILE": "none",
+        "PRICES_FILE": "none",
         "RATE_LIMIT": "10",
         "RATE_LIMIT_BURST": "20",
         "RATE_LIMIT_TIMEOUT": "30",

@@ -1,0 +1,1 @@
+"""The usage record: recording settled exchanges, where it is stored, and prices."""
