@@ -10,6 +10,8 @@ from itertools import count
 from secrets import token_hex
 from time import monotonic_ns
 
+from rustygate.core.usage import Usage
+
 MS = 1_000_000
 
 # In every response: the id of the exchange's log line.
@@ -42,6 +44,9 @@ class Exchange:
         failures: attempts that ended without a response.
         connected: the latest attempt got a connection, so upstream may have seen the request.
         upstream_status: the status of upstream's latest response.
+        tokens_cached: a part of `tokens_in`, like `tokens_written`, the tokens that upstream
+            cached now; `tokens_reasoning` is a part of `tokens_out`.
+        tokens_media: how many of the tokens are audio or images.
         tokens_estimated: `tokens_in` and `tokens_out` are the gate's estimates, as upstream
             reported no usage.
         error_event: the data of an event in the response's stream that reports an error.
@@ -77,6 +82,9 @@ class Exchange:
     tokens_in: int | None = None
     tokens_cached: int | None = None
     tokens_out: int | None = None
+    tokens_reasoning: int | None = None
+    tokens_written: int = 0
+    tokens_media: int = 0
     tokens_estimated: bool = False
     error_event: bytes | None = field(default=None, repr=False)
     bytes: int = 0
@@ -85,9 +93,16 @@ class Exchange:
     steps: list[str] | None = None
 
     @property
-    def token_counts(self) -> tuple[int | None, int | None, int | None]:
-        """The tokens of the input, of the part of it that was cached, and of the output."""
-        return self.tokens_in, self.tokens_cached, self.tokens_out
+    def token_counts(self) -> tuple[int | None, int | None, int | None, int | None]:
+        """The tokens of the input, of the part of it that was cached, of the output, and of the
+        part of that which was reasoning."""
+        return self.tokens_in, self.tokens_cached, self.tokens_out, self.tokens_reasoning
+
+    def record_usage(self, usage: Usage) -> None:
+        """Stamp the tokens that upstream reports."""
+        self.tokens_in, self.tokens_out = usage.tokens_in, usage.tokens_out
+        self.tokens_cached, self.tokens_reasoning = usage.tokens_cached, usage.tokens_reasoning
+        self.tokens_written, self.tokens_media = usage.tokens_written, usage.tokens_media
 
     def record_step(self, step: str, fields: Mapping[str, object]) -> None:
         """Remember a step, its time and its values for the log."""

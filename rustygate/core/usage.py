@@ -26,11 +26,17 @@ class Usage(msgspec.Struct, frozen=True):
 
     Args:
         tokens_cached: the part of `tokens_in` that upstream had cached; None if it does not say.
+        tokens_reasoning: the part of `tokens_out` that nobody sees; None likewise.
+        tokens_written: the part of `tokens_in` that upstream cached now.
+        tokens_media: the tokens that are audio or images.
     """
 
     tokens_in: int
     tokens_out: int
     tokens_cached: int | None = None
+    tokens_reasoning: int | None = None
+    tokens_written: int = 0
+    tokens_media: int = 0
 
 
 def may_contain_usage(content_type: str) -> bool:
@@ -68,7 +74,7 @@ def find_usage(body: bytes | bytearray, before: Usage | None = None) -> Usage | 
 
 
 def _with_output(usage: Usage, output: int) -> Usage:
-    return Usage(usage.tokens_in, output, usage.tokens_cached)
+    return msgspec.structs.replace(usage, tokens_out=output, tokens_reasoning=None)
 
 
 # How many objects a usage contains at most.
@@ -83,8 +89,13 @@ class _UsageObject(msgspec.Struct, gc=False):
     completion_tokens: int | float | None = None
     output_tokens: int | float | None = None
     total_tokens: int | float | None = None
+    # As in chat completions, in the Responses API, and in transcriptions, images and Realtime.
     prompt_tokens_details: Any = None
     input_tokens_details: Any = None
+    input_token_details: Any = None
+    completion_tokens_details: Any = None
+    output_tokens_details: Any = None
+    output_token_details: Any = None
 
 
 _decode = msgspec.json.Decoder(_UsageObject).decode
@@ -127,9 +138,41 @@ def _usage(fields: _UsageObject) -> Usage | None:
         tokens_in = fields.total_tokens - tokens_out
     if tokens_in is None or not 0 <= tokens_in <= MAX_TOKENS or not tokens_in + tokens_out:
         return None
-    details = fields.prompt_tokens_details or fields.input_tokens_details
-    cached = None if details is None else _cached_tokens(details)
-    return Usage(int(tokens_in), tokens_out, cached)
+    return detailed_usage(
+        int(tokens_in),
+        tokens_out,
+        fields.prompt_tokens_details or fields.input_tokens_details or fields.input_token_details,
+        fields.completion_tokens_details
+        or fields.output_tokens_details
+        or fields.output_token_details,
+    )
+
+
+def detailed_usage(
+    tokens_in: int, tokens_out: int, input_details: object, output_details: object
+) -> Usage:
+    """A usage with what two objects of details say about its input and output."""
+    cached = reasoning = None
+    written = media = 0
+    if isinstance(input_details, dict):
+        cached = _count(input_details, "cached_tokens", tokens_in)
+        written = _count(input_details, "cache_write_tokens", tokens_in) or 0
+        media = _media(input_details, tokens_in)
+    if isinstance(output_details, dict):
+        reasoning = _count(output_details, "reasoning_tokens", tokens_out)
+        media += _media(output_details, tokens_out)
+    return Usage(tokens_in, tokens_out, cached, reasoning, written, media)
+
+
+def _media(details: dict[str, Any], limit: int) -> int:
+    audio, image = _count(details, "audio_tokens", limit), _count(details, "image_tokens", limit)
+    return (audio or 0) + (image or 0)
+
+
+def _count(details: dict[str, Any], key: str, limit: int) -> int | None:
+    """A part of a number of tokens; None if it is missing or makes no sense."""
+    count = details.get(key)
+    return min(count, limit) if type(count) is int and count >= 0 else None
 
 
 def _output(fields: _UsageObject) -> int | None:
@@ -138,8 +181,3 @@ def _output(fields: _UsageObject) -> int | None:
     if output is None:
         output = fields.output_tokens
     return None if output is None or not 0 <= output <= MAX_TOKENS else int(output)
-
-
-def _cached_tokens(details: object) -> int | None:
-    cached = details.get("cached_tokens") if isinstance(details, dict) else None
-    return cached if type(cached) is int and 0 <= cached <= MAX_TOKENS else None

@@ -24,6 +24,7 @@ from rustygate.core.request_schema import (
     MEDIA_CHARACTERS,
     NUMBER_LIMIT,
 )
+from rustygate.core.usage import Usage, detailed_usage
 
 CREATE = b"response.create"
 CREATE_ITEM = b"conversation.item.create"
@@ -199,14 +200,6 @@ _MEDIA_ITEM = re.compile(rb'"input_(?:audio|image)"')
 # What upstream reports.
 
 
-class TurnUsage(msgspec.Struct, frozen=True):
-    """The model tokens of a turn; `cached` is a part of `tokens_in`."""
-
-    tokens_in: int
-    tokens_out: int
-    cached: int = 0
-
-
 class SessionSettings(msgspec.Struct, frozen=True):
     """What matters in a Realtime session."""
 
@@ -247,7 +240,7 @@ class UpstreamEvent(msgspec.Struct, frozen=True):
 
     response_id: str | None = None
     stream_id: str | None = None
-    usage: TurnUsage | None = None
+    usage: Usage | None = None
     error: UpstreamError | None = None
     session: SessionSettings = SessionSettings()
     rate_limits: RateLimitUpdate | None = None
@@ -274,14 +267,17 @@ def read_upstream_event(message: bytes) -> UpstreamEvent:
     )
 
 
-def _usage(usage: Mapping[str, Any]) -> TurnUsage | None:
+def _usage(usage: Mapping[str, Any]) -> Usage | None:
     tokens_in, tokens_out = map(_count, (usage.get("input_tokens"), usage.get("output_tokens")))
     if tokens_in is None and tokens_out is None:
         return None
     # Realtime and Responses differ by one letter.
-    details = _object(usage.get("input_token_details") or usage.get("input_tokens_details"))
-    cached = _count(details.get("cached_tokens")) or 0
-    return TurnUsage(tokens_in or 0, tokens_out or 0, min(cached, tokens_in or 0))
+    return detailed_usage(
+        tokens_in or 0,
+        tokens_out or 0,
+        usage.get("input_token_details") or usage.get("input_tokens_details"),
+        usage.get("output_token_details") or usage.get("output_tokens_details"),
+    )
 
 
 def _error(event: Mapping[str, Any], response: Mapping[str, Any]) -> UpstreamError | None:

@@ -38,8 +38,7 @@ def stamp_body(
         _stamp_error(exchange, observer)
         usage = observer.usage
         if usage is not None:
-            exchange.tokens_in, exchange.tokens_out = usage.tokens_in, usage.tokens_out
-            exchange.tokens_cached = usage.tokens_cached
+            exchange.record_usage(usage)
             if not usage.tokens_out:
                 _stamp_output(exchange, observer)
             return

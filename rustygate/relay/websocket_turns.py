@@ -28,6 +28,7 @@ from rustygate.core.clients import Client
 from rustygate.core.lane_key import endpoint_key
 from rustygate.core.output_estimate import StreamEstimate
 from rustygate.core.output_history import OutputHistory
+from rustygate.core.usage import Usage
 from rustygate.core.verdict import PASS, Action, judge, judge_event_fields
 from rustygate.core.websocket_conversation import Conversations
 from rustygate.core.websocket_events import (
@@ -37,7 +38,6 @@ from rustygate.core.websocket_events import (
     RATE_LIMITS,
     SESSIONS,
     TurnRequest,
-    TurnUsage,
     UpstreamError,
     UpstreamEvent,
     item_tokens,
@@ -378,11 +378,12 @@ class WebSocketTurns:
         if turn is not None:
             turn.admission.record_response(ok=True, update=event.rate_limits)
 
-    def _count_other(self, usage: TurnUsage) -> None:
+    def _count_other(self, usage: Usage) -> None:
         """Count tokens that belong to no turn, such as those of a transcription."""
         socket = self._socket
         socket.tokens_in = (socket.tokens_in or 0) + usage.tokens_in
         socket.tokens_out = (socket.tokens_out or 0) + usage.tokens_out
+        socket.tokens_media += usage.tokens_media
 
     # The end of a turn.
 
@@ -391,8 +392,7 @@ class WebSocketTurns:
         exchange, error = turn.exchange, event.error
         usage = event.usage
         if usage is not None:
-            exchange.tokens_in, exchange.tokens_out = usage.tokens_in, usage.tokens_out
-            exchange.tokens_cached = usage.cached
+            exchange.record_usage(usage)
             turn.admission.settle(usage.tokens_in + usage.tokens_out)
         elif error is not None:
             turn.admission.settle(0)

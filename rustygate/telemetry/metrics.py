@@ -64,8 +64,8 @@ _LIKELY_RESULTS = (("200", "ok"), ("429", "refused"))
 ANNOUNCED_LIMIT = SERIES_LIMIT // 2
 
 # The kinds of `Exchange.token_counts`, as upstream reports them and as the gate estimates them.
-_KINDS = ("input", "cached", "output")
-_ESTIMATED_KINDS = ("input_estimated", "cached", "output_estimated")
+_KINDS = ("input", "cached", "output", "reasoning")
+_ESTIMATED_KINDS = ("input_estimated", "cached", "output_estimated", "reasoning")
 
 
 class Metrics(Collector):
@@ -203,7 +203,8 @@ class Metrics(Collector):
         yield _counter_family(
             "rustygate_tokens",
             "Tokens used by settled exchanges, in the model's tokens; kind is input, cached (part "
-            "of input) or output, or input_estimated or output_estimated without a usage.",
+            "of input), output or reasoning (part of output), or input_estimated or "
+            "output_estimated without a usage.",
             ("client", "model", "kind"),
             self._tokens,
         )

@@ -1,5 +1,8 @@
 """The usage in a body: found wherever it stands, and nowhere else."""
 
+import json
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -35,7 +38,7 @@ LONG = b'"metadata":{"note":"%b"}' % (b"x" * 20_000)
         (STREAM, Usage(7, 8)),
         (EMBEDDING, Usage(9, 0)),
         (b'"usage":{"prompt_tokens":4}', Usage(4, 0)),
-        (DETAILED, Usage(19, 10, 3)),
+        (DETAILED, Usage(19, 10, 3, 2)),
         (b'{"usage":{"prompt_tokens":5,"completion_tokens":5}}', Usage(5, 5)),
         (b'{"usage":{"total_tokens":9}}', Usage(9, 0)),
         (b'{"usage":{"total_tokens":9,"completion_tokens":4}}', Usage(5, 4)),
@@ -108,6 +111,46 @@ def test_usage_is_found_wherever_it_stands(body: bytes, usage: Usage | None) -> 
 )
 def test_what_a_usage_leaves_out_is_that_of_the_one_before(body: bytes, usage: Usage) -> None:
     assert find_usage(body, Usage(1, 2, 3)) == usage
+
+
+CHAT_DETAILS = ("prompt_tokens_details", "completion_tokens_details")
+RESPONSE_DETAILS = ("input_tokens_details", "output_tokens_details")
+REALTIME_DETAILS = ("input_token_details", "output_token_details")
+
+
+@pytest.mark.parametrize(
+    "names", [CHAT_DETAILS, RESPONSE_DETAILS, REALTIME_DETAILS], ids=lambda names: names[0]
+)
+def test_details_are_read_by_the_names_of_every_api(names: tuple[str, str]) -> None:
+    usage = {
+        "input_tokens": 100,
+        names[0]: {"cached_tokens": 60, "cache_write_tokens": 20, "audio_tokens": 5},
+        "output_tokens": 50,
+        names[1]: {"reasoning_tokens": 30, "audio_tokens": 4, "image_tokens": 3},
+    }
+    expected = Usage(
+        100, 50, tokens_cached=60, tokens_reasoning=30, tokens_written=20, tokens_media=12
+    )
+    assert find_usage(json.dumps({"usage": usage}).encode()) == expected
+
+
+@pytest.mark.parametrize("details", [None, [], "x", 5, {}, {"reasoning_tokens": "1"}])
+def test_details_that_make_no_sense_are_left_out(details: object) -> None:
+    usage: dict[str, Any] = {"prompt_tokens": 3, "completion_tokens": 2}
+    usage["completion_tokens_details"] = details
+    usage["prompt_tokens_details"] = {
+        "cached_tokens": True,
+        "audio_tokens": -1,
+        "image_tokens": 1.5,
+    }
+    assert find_usage(json.dumps({"usage": usage}).encode()) == Usage(3, 2)
+
+
+def test_details_are_at_most_what_they_are_a_part_of() -> None:
+    usage: dict[str, Any] = {"prompt_tokens": 3, "completion_tokens": 2}
+    usage |= {"prompt_tokens_details": {"cached_tokens": 4, "cache_write_tokens": 9}}
+    usage |= {"completion_tokens_details": {"reasoning_tokens": 10**12}}
+    assert find_usage(json.dumps({"usage": usage}).encode()) == Usage(3, 2, 3, 2, 3)
 
 
 def test_longest_usage_object_is_bounded() -> None:

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rustygate.core.rate_limit_headers import Quota, RateLimitUpdate
+from rustygate.core.usage import Usage
 from rustygate.core.websocket_events import (
     BEGINNING_BYTES,
     SessionSettings,
-    TurnUsage,
     UpstreamEvent,
     event_type,
     read_turn,
@@ -170,8 +170,18 @@ def test_usage_of_both_apis_is_read() -> None:
     for details in ("input_token_details", "input_tokens_details"):
         response = {"id": "resp_1", "usage": usage | {details: {"cached_tokens": 20}}}
         read = event(type="response.done", response=response)
-        assert (read.response_id, read.usage) == ("resp_1", TurnUsage(30, 12, 20))
+        assert (read.response_id, read.usage) == ("resp_1", Usage(30, 12, 20))
         assert read.error is None
+
+
+def test_details_of_a_usage_are_read() -> None:
+    usage = {
+        "input_tokens": 30,
+        "input_token_details": {"cached_tokens": 20, "cache_write_tokens": 5, "audio_tokens": 9},
+        "output_tokens": 12,
+        "output_token_details": {"reasoning_tokens": 7, "audio_tokens": 3},
+    }
+    assert event(response={"usage": usage}).usage == Usage(30, 12, 20, 7, 5, 12)
 
 
 @pytest.mark.parametrize(
@@ -181,17 +191,17 @@ def test_usage_of_both_apis_is_read() -> None:
         ({}, None),
         ({"input_tokens": "1"}, None),
         ({"input_tokens": -1, "output_tokens": True}, None),
-        ({"output_tokens": 5}, TurnUsage(0, 5)),
-        ({"input_tokens": 5, "input_token_details": {"cached_tokens": 9}}, TurnUsage(5, 0, 5)),
-        ({"input_tokens": 0, "output_tokens": 0}, TurnUsage(0, 0)),
+        ({"output_tokens": 5}, Usage(0, 5)),
+        ({"input_tokens": 5, "input_token_details": {"cached_tokens": 9}}, Usage(5, 0, 5)),
+        ({"input_tokens": 0, "output_tokens": 0}, Usage(0, 0)),
     ],
 )
-def test_odd_usage(usage: Any, expected: TurnUsage | None) -> None:
+def test_odd_usage(usage: Any, expected: Usage | None) -> None:
     assert event(response={"usage": usage}).usage == expected
 
 
 def test_usage_of_a_transcription_is_at_the_top() -> None:
-    assert event(usage={"input_tokens": 4, "output_tokens": 2}).usage == TurnUsage(4, 2)
+    assert event(usage={"input_tokens": 4, "output_tokens": 2}).usage == Usage(4, 2)
 
 
 def test_errors_are_read_in_every_form() -> None:

@@ -116,17 +116,24 @@ async def test_estimate_is_settled_and_counted(gate: StartGate, upstream: Upstre
     }
 
 
-async def test_cached_tokens_are_counted(gate: StartGate, upstream: Upstream) -> None:
-    usage = {"input_tokens": 90, "output_tokens": 1, "input_tokens_details": {"cached_tokens": 64}}
+async def test_cached_and_reasoning_tokens_are_counted(
+    gate: StartGate, upstream: Upstream
+) -> None:
+    usage = {
+        "input_tokens": 90,
+        "output_tokens": 8,
+        "input_tokens_details": {"cached_tokens": 64},
+        "output_tokens_details": {"reasoning_tokens": 5},
+    }
     upstream.reply = response(json.dumps({"usage": usage}).encode(), JSON)
     running = await gate()
     await settle(running, request(RESPONSES))
     scrape = await Scrape.of(running)
     counts = {
         kind: scrape.sum("rustygate_tokens_total", kind=kind)
-        for kind in ("input", "cached", "output")
+        for kind in ("input", "cached", "output", "reasoning")
     }
-    assert counts == {"input": 90, "cached": 64, "output": 1}
+    assert counts == {"input": 90, "cached": 64, "output": 8, "reasoning": 5}
 
 
 @pytest.mark.parametrize(
