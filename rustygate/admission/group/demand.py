@@ -1,4 +1,9 @@
-"""A member's waiters as it reports them to its group: by flow, and only flows that changed."""
+"""A member's waiters as it reports them to its group: by flow, and mostly flows that changed.
+
+A reply says what other members have waiting in the flows of the call. That changes without this
+member, and waits are predicted from it, so a few flows that were not reported for a while are
+reported again with each call.
+"""
 
 from collections import Counter
 from itertools import islice
@@ -7,9 +12,14 @@ from typing import Any
 from rustygate.admission.waiter import Waiter
 from rustygate.core.group_call import MAX_TOKENS, SIZES_REPORTED
 from rustygate.core.group_demand import FlowKey
+from rustygate.core.group_scheduler import DEMAND_LEASE
 from rustygate.core.group_state import MAX_FLOWS_REPORTED
 from rustygate.core.scheduler import Scheduler
 from rustygate.core.scopes import Flow
+
+# A flow is reported again after this time, so many of them in one call.
+REFRESH_INTERVAL = DEMAND_LEASE // 2
+REFRESHED = 4
 
 
 def key_of(flow: Flow[Waiter]) -> FlowKey:
@@ -25,6 +35,8 @@ class Demand:
         # A key has two flows for a while after its client got limits of its own.
         self._flows: dict[FlowKey, list[Flow[Waiter]]] = {}
         self._changed: dict[FlowKey, None] = {}
+        # When each flow was reported last, the longest ago first.
+        self._reported_at: dict[FlowKey, int] = {}
 
     def __repr__(self) -> str:
         return f"<Demand of {len(self._flows)} flows, {len(self._changed)} changed>"
@@ -33,6 +45,7 @@ class Demand:
         """Report everything that waits, because the group knows nothing of it."""
         self._flows.clear()
         self._changed.clear()
+        self._reported_at.clear()
         for shares in scheduler.busy:
             for share in shares:
                 for flow in share.flows:
@@ -59,7 +72,7 @@ class Demand:
         if not flow.count and key not in self._changed:
             flows = self._flows.get(key, [])
             if not any(each.count for each in flows):
-                self._flows.pop(key, None)
+                self._forget(key)
         flow.lane.drop_old_entries(flow.share.index)
 
     def first(self, key: FlowKey) -> tuple[Flow[Waiter], Waiter] | None:
@@ -70,21 +83,31 @@ class Demand:
         return None
 
     def report(self, granted: Counter[FlowKey], now: int) -> list[list[Any]]:
-        """The flows that have changed since the last report, or some of them if they are many.
+        """The flows that have changed since the last report, or some of them if they are many; and
+        a few others.
 
         Args:
             granted: how many waiters of each flow have a grant that is not due yet.
         """
+        self._change_oldest(now)
         changed = list(islice(self._changed, MAX_FLOWS_REPORTED))
         for key in changed:
             del self._changed[key]
         return [self._report(key, granted[key], now) for key in changed]
 
+    def _change_oldest(self, now: int) -> None:
+        """Report some of the flows again that were not reported for a while."""
+        for key, at in islice(self._reported_at.items(), REFRESHED):
+            if now - at >= REFRESH_INTERVAL:
+                self._changed[key] = None
+
     def _report(self, key: FlowKey, granted: int, now: int) -> list[Any]:
         flows = self._flows.get(key, [])
+        self._reported_at.pop(key, None)
         if not any(flow.count for flow in flows):
-            self._flows.pop(key, None)
+            self._forget(key)
             return [*key, 1.0, [], 0, 0, 0]
+        self._reported_at[key] = now
         waiters = [
             entry for flow in flows for entry in islice(flow.sizes(), granted + SIZES_REPORTED)
         ]
@@ -101,6 +124,11 @@ class Demand:
         age = max(0, now - first[0][0].since)
         weight = flows[-1].share.weight
         return [*key, weight, sizes, rest, min(rest_tokens, rest * MAX_TOKENS), age]
+
+    def _forget(self, key: FlowKey) -> None:
+        """Nothing waits in a flow."""
+        self._flows.pop(key, None)
+        self._reported_at.pop(key, None)
 
 
 def _cap(tokens: int) -> int:

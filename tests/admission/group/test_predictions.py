@@ -34,6 +34,23 @@ def test_wait_is_predicted_within_30_percent(client: str, gate: int) -> None:
     run_group(scenario, rate_limit=10, rate_limit_burst=2)
 
 
+def test_backlog_that_grows_at_other_gates_is_predicted_before_the_next_grant() -> None:
+    async def scenario(harness: GroupHarness) -> None:
+        await asyncio.sleep(1)
+        for gate in (2, 0, 1):
+            for _ in range(20):
+                harness.spawn("all", gate)
+            await asyncio.sleep(0.05)
+        before = harness.count("all")
+        await asyncio.sleep(0.2)
+        assert harness.count("all") == before
+        expected = predicted(harness, "all", 2)
+        exchange = await harness.admit("all", 2)
+        assert exchange.queued / SECOND == pytest.approx(expected, rel=0.1)
+
+    run_group(scenario, rate_limit=1, rate_limit_burst=1)
+
+
 def test_request_behind_the_backlog_of_another_gate_is_refused_on_arrival() -> None:
     async def scenario(harness: GroupHarness) -> None:
         await asyncio.sleep(1)
