@@ -18,6 +18,7 @@ import asyncio
 from math import inf
 
 from rustygate.admission import refusals
+from rustygate.admission.deadlines import Deadlines
 from rustygate.admission.late_waiters import LateWaiters
 from rustygate.admission.waiter import AnyQueue, ClientQueue, LaneQueue, Waiter
 from rustygate.config import Settings
@@ -48,6 +49,7 @@ class Dispatcher:
         self.token_capacity = None if self.budgets.tokens is None else self.budgets.tokens.burst
         self.scheduler: Scheduler[Waiter] = Scheduler(self.budgets, slack=TIMER_SLACK)
         self.closed = False
+        self._deadlines = Deadlines(self._expire, loop)
         self._late_waiters = LateWaiters(self._refuse_late, loop)
         self._queue_limit = settings.queue_limit
         self._loop = loop
@@ -101,15 +103,12 @@ class Dispatcher:
         exchange, began = newcomer.exchange, self.now()
         self._refuse_on_arrival(newcomer, exchange.deadline, began)
         newcomer.decision = self._loop.create_future()
-        timer = None
+        number = self._deadlines.add(newcomer)
         try:
             self._join(newcomer)
-            if not newcomer.decided:
-                timer = self._loop.call_at(exchange.deadline / SECOND, self._expire, newcomer)
             await newcomer.decision
         finally:
-            if timer is not None:
-                timer.cancel()
+            self._deadlines.remove(number)
             exchange.queued += self.now() - began
             if newcomer.turn_queue is not None:
                 self._leave_turn_queue(newcomer)
