@@ -88,9 +88,9 @@ def serve(waits_file: Path) -> int:
     waits: list[tuple[int, int, int]] = []
     wait_for_turn = Dispatcher.wait_for_turn
 
-    async def measure_wait(dispatcher: Dispatcher, newcomer: Waiter) -> None:
-        predicted, began = dispatcher.predict(newcomer).wait, dispatcher.now()
-        await wait_for_turn(dispatcher, newcomer)
+    async def measure_wait(dispatcher: Dispatcher, newcomer: Waiter, began: int) -> None:
+        predicted = dispatcher.predict(newcomer).wait
+        await wait_for_turn(dispatcher, newcomer, began)
         waits.append((began, predicted, dispatcher.now() - began))
 
     setattr(Dispatcher, "wait_for_turn", measure_wait)  # noqa: B010 - mypy forbids this

@@ -36,8 +36,9 @@ class Admission(Waiter):
         self.lane.users += 1
         try:
             self._refuse_oversized()
-            if not self._dispatcher.admit_at_once(self):
-                await self._dispatcher.wait_for_turn(self)
+            now = self._dispatcher.now()
+            if not self._dispatcher.admit_at_once(self, now):
+                await self._dispatcher.wait_for_turn(self, now)
         except BaseException:
             self._withdraw()
             raise

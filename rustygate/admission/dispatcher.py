@@ -81,13 +81,11 @@ class Dispatcher:
         """The event loop's clock, in nanoseconds."""
         return int(self._loop.time() * SECOND)
 
-    def admit_at_once(self, newcomer: Waiter) -> bool:
+    def admit_at_once(self, newcomer: Waiter, now: int) -> bool:
         """Admit a newcomer if no waiter needs what it needs and all budgets suffice."""
         if self.closed or (newcomer.turn_queue is not None and newcomer.turn_queue.line):
             return False
-        return self.scheduler.admit(
-            newcomer, newcomer.lane, newcomer.client, self.now(), newcomer.tokens
-        )
+        return self.scheduler.admit(newcomer, newcomer.lane, newcomer.client, now, newcomer.tokens)
 
     def charge(self, newcomer: Waiter) -> None:
         """Charge the budgets for what has begun without admission. The waiters wait longer."""
@@ -95,12 +93,12 @@ class Dispatcher:
             newcomer, newcomer.lane, newcomer.client, self.now(), newcomer.tokens
         )
 
-    async def wait_for_turn(self, newcomer: Waiter) -> None:
+    async def wait_for_turn(self, newcomer: Waiter, began: int) -> None:
         """Wait until admitted. Raises a refusal at the deadline at the latest.
 
         If this is cancelled or refuses, call `cancel`.
         """
-        exchange, began = newcomer.exchange, self.now()
+        exchange = newcomer.exchange
         self._refuse_on_arrival(newcomer, exchange.deadline, began)
         newcomer.decision = self._loop.create_future()
         number = self._deadlines.add(newcomer)
@@ -128,9 +126,9 @@ class Dispatcher:
             self._dispatch()
 
     def wake_by_slots(self, lane: LaneQueue, client: ClientQueue | None = None) -> None:
-        """Slots have become free."""
-        if self.scheduler.waiting and self.scheduler.free(lane, client):
-            self._dispatch()
+        """Slots have become free. That matters to those that are short."""
+        if lane.short or (client is not None and client.short):
+            self.wake(lane, client)
 
     def on_lane_changed(self, lane: LaneQueue) -> None:
         """A lane's limits have changed, or it is paused: refuse those that now wait too long."""
@@ -173,8 +171,8 @@ class Dispatcher:
         newcomer.flow = self.scheduler.flow(
             newcomer.lane, exchange.priority, exchange.client, exchange.weight, newcomer.client
         )
-        self.scheduler.push(newcomer.flow, newcomer, newcomer.tokens, newcomer.rank)
-        self._dispatch()
+        if self.scheduler.push(newcomer.flow, newcomer, newcomer.tokens, newcomer.rank):
+            self._dispatch()
 
     def _dispatch(self) -> None:
         """Wake the waiters whose turn has come, and return when the next one's will."""

@@ -72,7 +72,7 @@ class LateWaiters:
         _, items, tokens = budgets.unanswered
         late, ahead = [], Work(0, -items, -tokens)
         for waiter in lane.in_order():
-            wait = budgets.wait_behind(now, waiter.tokens, ahead)
+            wait = budgets.wait_behind(now, waiter.tokens, ahead.items, ahead.tokens)
             if wait > waiter.exchange.deadline - now:
                 late.append((waiter, Prediction(wait, max(0, round(ahead.items)))))
             else:

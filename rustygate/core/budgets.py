@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from rustygate.core.bucket import TokenBucket
 from rustygate.core.rate_limit_headers import QuotaKind
-from rustygate.core.work import Work
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,16 +44,17 @@ class Budgets:
             return wait
         return max(wait, self.tokens.wait(now, self.token_charge(tokens)))
 
-    def wait_behind(self, now: int, tokens: int, ahead: Work) -> int:
-        """Nanoseconds until the buckets suffice for an exchange behind other work.
+    def wait_behind(self, now: int, tokens: int, items: float, tokens_ahead: float) -> int:
+        """Nanoseconds until the buckets suffice for an exchange behind so many others, with so
+        many tokens in all.
 
         The buckets refill side by side. Slots are not considered.
         """
         wait = 0
         if self.requests is not None:
-            wait = self.requests.wait(now, 1 + round(ahead.items))
+            wait = self.requests.wait(now, 1 + round(items))
         if self.tokens is not None:
-            cost = self.token_charge(tokens) + round(ahead.tokens)
+            cost = self.token_charge(tokens) + round(tokens_ahead)
             wait = max(wait, self.tokens.wait(now, cost))
         return wait
 

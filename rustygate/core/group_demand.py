@@ -56,28 +56,23 @@ class GroupFlow(Flow[str]):
     """A flow whose items are counted by member. An item is the name of its member.
 
     Attributes:
-        first: the tokens of the first item, as of the last `recount` or `pop`.
+        size: as of the last `recount` or `pop`.
         counted: under which depth its lane has counted it, and how: items, tokens, weight.
     """
 
-    __slots__ = ("counted", "demands", "first")
+    __slots__ = ("counted", "demands")
 
     def __init__(
         self, share: Share[str], lane: LaneScope[str], client: ClientScope[str] | None
     ) -> None:
         super().__init__(share, lane, client)
         self.demands: dict[str, Demand] = {}
-        self.first = 0
         self.counted: tuple[int, int, int, float] | None = None
 
     @property
     def next_member(self) -> str:
         """The member whose first waiter has waited longest."""
         return min(self.demands, key=lambda name: (self.demands[name].since, name))
-
-    @property
-    def size(self) -> int:
-        return self.first
 
     def pop(self, at: int) -> tuple[str, int]:
         name = self.next_member
@@ -100,4 +95,4 @@ class GroupFlow(Flow[str]):
         return change
 
     def _find_first(self) -> None:
-        self.first = self.demands[self.next_member].first if self.demands else 0
+        self.size = self.demands[self.next_member].first if self.demands else 0

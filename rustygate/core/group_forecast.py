@@ -72,7 +72,8 @@ def forecast(reply: Reply, newcomer: GroupNewcomer, age: int = 0) -> Prediction:
 
 
 def _behind(budgets: Budgets, newcomer: GroupNewcomer, ahead: Work, age: int) -> Prediction:
-    return Prediction(budgets.wait_behind(age, newcomer.tokens, ahead), round(ahead.items))
+    wait = budgets.wait_behind(age, newcomer.tokens, ahead.items, ahead.tokens)
+    return Prediction(wait, round(ahead.items))
 
 
 def _behind_lane(state: list[Any], newcomer: GroupNewcomer, age: int) -> Prediction:

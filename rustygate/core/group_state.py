@@ -298,14 +298,14 @@ class GroupState(Scheduler[str]):
 
     def _recount(self, flow: GroupFlow) -> None:
         """A member's demand in a flow has changed."""
-        was_empty, first = not flow.count, flow.first
+        was_empty, size = not flow.count, flow.size
         if was_empty and flow.demands:
             self._enter(flow)
         self._count(flow, *flow.recount())
         self._count_depth(flow)
         if was_empty and flow.count:
             self._offer(flow)
-        elif not was_empty and (not flow.count or flow.first != first):
+        elif not was_empty and (not flow.count or flow.size != size):
             self._first_changed(flow)
 
     def _count_depth(self, flow: Flow[str]) -> None:

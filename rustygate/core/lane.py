@@ -90,14 +90,13 @@ class Lane(Budgets):
         paced = 0 if self.pace is None else self.pace.bucket.wait(now)
         return max(wait, throttled, paced, self.paused_until - now)
 
-    def wait_behind(self, now: int, tokens: int, ahead: Work) -> int:
-        wait = max(Budgets.wait_behind(self, now, tokens, ahead), self.paused_until - now)
+    def wait_behind(self, now: int, tokens: int, items: float, tokens_ahead: float) -> int:
+        wait = Budgets.wait_behind(self, now, tokens, items, tokens_ahead)
+        wait = max(wait, self.paused_until - now)
         if self.throttle is not None:
-            wait = max(
-                wait, self.throttle.wait(now) + self.throttle.period(now) * round(ahead.items)
-            )
+            wait = max(wait, self.throttle.wait(now) + self.throttle.period(now) * round(items))
         if self.pace is not None:
-            wait = max(wait, self.pace.wait_behind(now, ahead.items))
+            wait = max(wait, self.pace.wait_behind(now, items))
         return wait
 
     def take(self, now: int, tokens: int = 0) -> None:

@@ -58,9 +58,11 @@ class Offers(Generic[T]):
             if flow is None:
                 heappop(heap)
                 lane.offers[index] = None
-            elif flow.gate_place == place:
-                return flow
-            else:
-                lane.offers[index] = offer = (flow.gate_place, lane)
+                continue
+            present = flow.gate_place
+            if present != place:
+                lane.offers[index] = offer = (present, lane)
                 heapreplace(heap, offer)
+            if heap[0] is offer:
+                return flow
         return None

@@ -83,20 +83,17 @@ def longest_wait(
     now: int,
 ) -> int:
     """The wait behind everything that waits: an upper bound, which is quick to compute."""
-    own = Work(0, scheduler.waiting, scheduler.waiting_tokens)
-    wait = scheduler.budgets.wait_behind(now, tokens, own)
-    wait = max(wait, lane.budgets.wait_behind(now, tokens, _all_waiting(lane)))
-    if client is not None:
-        wait = max(wait, client.budgets.wait_behind(now, tokens, _all_waiting(client)))
+    wait = scheduler.budgets.wait_behind(now, tokens, scheduler.waiting, scheduler.waiting_tokens)
+    for scope in (lane, client):
+        if scope is not None:
+            items, tokens_ahead = sum(scope.waiting), sum(scope.waiting_tokens)
+            wait = max(wait, scope.budgets.wait_behind(now, tokens, items, tokens_ahead))
     return wait
 
 
 def _behind(budgets: Budgets, now: int, newcomer: Newcomer, ahead: Work) -> Prediction:
-    return Prediction(budgets.wait_behind(now, newcomer.tokens, ahead), round(ahead.items))
-
-
-def _all_waiting(scope: "LaneScope[Any] | ClientScope[Any]") -> Work:
-    return Work(0, sum(scope.waiting), sum(scope.waiting_tokens))
+    wait = budgets.wait_behind(now, newcomer.tokens, ahead.items, ahead.tokens)
+    return Prediction(wait, round(ahead.items))
 
 
 # The work ahead in the orders of the gate, of a lane and of a client.

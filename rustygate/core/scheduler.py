@@ -117,9 +117,9 @@ class Scheduler(Generic[T]):
     ) -> Flow[T]:
         return Flow(share, lane, scope)
 
-    def push(self, flow: Flow[T], item: T, tokens: int, rank: int | None = None) -> None:
+    def push(self, flow: Flow[T], item: T, tokens: int, rank: int | None = None) -> bool:
         """Add an item at the end of a flow; with a rank, before all items without one and behind
-        those of a lower rank."""
+        those of a lower rank. Returns whether another `dispatch` is worth it before `next_at`."""
         if not flow.count:
             self._enter(flow)
         flow.push(item, tokens, rank)
@@ -128,6 +128,7 @@ class Scheduler(Generic[T]):
             self._offer(flow)
         elif rank is not None:
             self._first_changed(flow)
+        return self._changed
 
     def remove(self, flow: Flow[T], item: T) -> bool:
         """Unlink an item that left. Returns False if it does not wait."""
@@ -172,13 +173,6 @@ class Scheduler(Generic[T]):
         self._changed = True
         for scope in scopes:
             self._short.touch(scope)
-
-    def free(self, lane: LaneScope[T], client: ClientScope[T] | None = None) -> bool:
-        """Slots have become free. Returns whether that matters: to those that are short."""
-        if not lane.short and (client is None or not client.short):
-            return False
-        self.touch(lane, client)
-        return True
 
     # Grants.
 
@@ -237,14 +231,14 @@ class Scheduler(Generic[T]):
                     raise
                 grants.append(self._fail(self._elected, at, defect))
                 continue
-            if self._elected is not None and wait <= 0:
-                grants.append(self._grant(self._elected, at))
-                continue
-            next_at = min(at + wait, self._short.first_instant())
+            wakes_at = self._short.first_instant() if wait > 0 else inf
+            next_at = min(at + wait, wakes_at)
             if next_at > now + horizon:
                 self.next_at = next_at
                 break
             at = max(at, int(next_at))
+            if self._elected is not None and at < wakes_at:
+                grants.append(self._grant(self._elected, at))
         else:
             self.next_at = inf
             self._end_busy_period()
@@ -352,7 +346,8 @@ class Scheduler(Generic[T]):
     def _first_changed(self, flow: Flow[T]) -> None:
         """The first item of a flow was granted or left, or another came before it."""
         self._changed = True
-        self._short.settle_due(flow)
+        if flow.held_by:
+            self._short.settle_due(flow)
         if not flow.count:
             self._leave(flow)
         self._short.on_first_changed(flow)

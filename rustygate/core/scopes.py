@@ -58,6 +58,7 @@ class Flow(Place, Generic[T]):
 
     Attributes:
         count, tokens: how many items wait, and their model tokens.
+        size: the tokens of the first item; 0 if there is none.
         withheld: its client's budgets are short, and it is another flow's turn there.
         held_by: bit 1 if the lane has waited for the first item, bit 2 if the client has.
         at_client: its place in its client's order, if that has budgets of its own.
@@ -70,7 +71,7 @@ class Flow(Place, Generic[T]):
 
     __slots__ = (
         "at_client", "client", "count", "due", "gate_entry", "held_by", "items", "lane",
-        "lane_entry", "ranked", "served", "share", "tokens", "withheld",
+        "lane_entry", "ranked", "served", "share", "size", "tokens", "withheld",
     )  # fmt: skip
 
     def __init__(
@@ -83,7 +84,7 @@ class Flow(Place, Generic[T]):
         self.at_client: Place | None = None
         self.items: OrderedDict[T, int] | dict[T, int] = {}
         self.ranked: list[tuple[int, T, int]] | None = None
-        self.count = self.tokens = self.held_by = self.due = self.served = 0
+        self.count = self.tokens = self.size = self.held_by = self.due = self.served = 0
         self.gate_entry = self.lane_entry = 0
         self.withheld = False
 
@@ -100,11 +101,6 @@ class Flow(Place, Generic[T]):
         share = self.share
         return share.tag, share.turn, self.served
 
-    @property
-    def size(self) -> int:
-        """The tokens of the first item."""
-        return self.ranked[0][2] if self.ranked else next(iter(self.items.values()))
-
     def push(self, item: T, tokens: int, rank: int | None) -> None:
         self.count += 1
         self.tokens += tokens
@@ -116,6 +112,8 @@ class Flow(Place, Generic[T]):
         else:
             self.ranked = self.ranked or []
             insort(self.ranked, (rank, item, tokens), key=itemgetter(0))
+        if self.count == 1 or rank is not None:
+            self._find_first()
 
     def pop(self, at: int) -> tuple[T, int]:
         """Take the first item, which is granted at an instant."""
@@ -127,6 +125,7 @@ class Flow(Place, Generic[T]):
             item, size = self.items.popitem()
         self.count -= 1
         self.tokens -= size
+        self._find_first()
         return item, size
 
     def remove(self, item: T) -> bool:
@@ -140,7 +139,11 @@ class Flow(Place, Generic[T]):
             size = ranked.pop(index)[2]
         self.count -= 1
         self.tokens -= size
+        self._find_first()
         return True
+
+    def _find_first(self) -> None:
+        self.size = self.ranked[0][2] if self.ranked else next(iter(self.items.values()), 0)
 
 
 class Scope(Generic[T]):

@@ -150,19 +150,11 @@ def test_released_slot_is_granted_at_once() -> None:
     first = run.dispatch(0)
     assert run.scheduler.next_at == inf
     assert run.dispatch(5) == []
-    first[0].flow.lane.budgets.release()
-    assert run.scheduler.free(first[0].flow.lane, None)
+    lane = first[0].flow.lane
+    lane.budgets.release()
+    assert lane.short
+    run.scheduler.touch(lane)
     assert [grant.item for grant in run.dispatch(5)] == [("b", 2)]
-
-
-def test_slots_of_a_lane_that_is_not_short_matter_to_nobody() -> None:
-    run = Run(limits(1))
-    for client in "ab":
-        run.push(Demand(client))
-    run.dispatch(0)
-    assert not run.scheduler.free(run.lane("m"))
-    assert run.dispatch(0) == []
-    assert run.scheduler.next_at == SECOND
 
 
 def test_budgets_are_taken_together_or_not_at_all() -> None:

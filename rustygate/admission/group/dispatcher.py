@@ -113,10 +113,9 @@ class GroupDispatcher(Dispatcher):
 
     # Admission.
 
-    def admit_at_once(self, newcomer: Waiter) -> bool:
+    def admit_at_once(self, newcomer: Waiter, now: int) -> bool:
         if self.local:
-            return super().admit_at_once(newcomer)
-        now = self.now()
+            return super().admit_at_once(newcomer, now)
         held = self.floats.note(newcomer.lane.name, newcomer.tokens, now)
         if not self._may_use_float(newcomer, held, now):
             return False

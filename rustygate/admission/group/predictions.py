@@ -64,13 +64,13 @@ class Predictions:
         if reply is None:
             return 0
         items, tokens = here.items + reply["waiting"], here.tokens + reply["waiting_tokens"]
-        wait = own.wait_behind(now, waiter.tokens, Work(0, items, tokens))
+        wait = own.wait_behind(now, waiter.tokens, items, tokens)
         state = self._lanes.get(waiter.lane.name)
         if state is not None:
-            in_lane = Work(0, here.items + sum(state[6]), here.tokens + sum(state[7]))
+            items, tokens = here.items + sum(state[6]), here.tokens + sum(state[7])
             wait = max(
                 wait,
-                waiter.lane.budgets.wait_behind(now, waiter.tokens, in_lane),
-                state[5] * round(in_lane.items),
+                waiter.lane.budgets.wait_behind(now, waiter.tokens, items, tokens),
+                state[5] * round(items),
             )
         return wait
