@@ -25,8 +25,11 @@ from rustygate.downstream.listener import Listener
 from rustygate.proxy import Proxy
 from rustygate.system.data_dir import DataDir, data_dir_warning
 from rustygate.system.tls import ServerCertificate
+from rustygate.telemetry.labels import ExchangeLabels
 from rustygate.telemetry.ledger import Ledger
 from rustygate.telemetry.metrics import Metrics
+from rustygate.telemetry.usage.opening import open_usage_store
+from rustygate.telemetry.usage.recorder import UsageRecorder
 from rustygate.upstream.client import UpstreamClient
 
 if TYPE_CHECKING:
@@ -38,6 +41,9 @@ class Daemon:
     """A running gate: `start` it, `drain` it for a graceful end, and `stop` it.
 
     As an async context manager it starts and stops.
+
+    Attributes:
+        usage: the usage record, after `start`.
     """
 
     def __init__(
@@ -76,9 +82,10 @@ class Daemon:
         self._data_dir = _open_data_dir(settings)
         self._gate = Gate(settings, await _group_store(settings))
         self._upstream = UpstreamClient(settings)
-        self._metrics = metrics = Metrics(self._gate)
+        self._metrics = metrics = Metrics(self._gate, ExchangeLabels(self._gate.lanes))
         admin = AdminGuard(settings, metrics.count_refusal)
-        self._ledger = Ledger(metrics, self._tracing)
+        self.usage = UsageRecorder(await open_usage_store(settings, self._data_dir))
+        self._ledger = Ledger(metrics, self.usage, self._tracing)
         self._auth = ClientAuth(settings.clients_file)
         self._apply_clients()
         self._levels = _open_levels(self._data_dir, self._gate)
@@ -144,6 +151,7 @@ class Daemon:
         if self._levels is not None:
             await self._levels.close()
             self._levels = None
+        await self.usage.close()
         if self._data_dir is not None:
             self._data_dir.close()
         if self._tracing is not None:

@@ -15,6 +15,7 @@ from rustygate.daemon import Daemon
 from rustygate.downstream.listener import AddressInUse
 from rustygate.system.data_dir import DataDirInUse
 from rustygate.telemetry.tracing import configure_tracing
+from rustygate.telemetry.usage.opening import usage_place
 
 
 @asynccontextmanager
@@ -84,6 +85,7 @@ def log_listening(settings: Settings, url: str, hints: Iterable[str] = ()) -> No
         rate_limit=settings.rate_limit,
         rate_limit_burst=settings.rate_limit_burst,
         concurrency_limit=settings.concurrency_limit,
+        usage=usage_place(settings),
     ).info("listening")
     for warning in (*hints, *settings_warnings(settings)):
         logger.warning("{}", warning)

@@ -17,6 +17,7 @@ from rustygate.telemetry.log import LINES
 from rustygate.telemetry.metrics import Metrics
 from rustygate.telemetry.recent import Recent
 from rustygate.telemetry.refusal_log import RefusalLog
+from rustygate.telemetry.usage.recorder import UsageRecorder
 
 if TYPE_CHECKING:
     from rustygate.telemetry.tracing.spans import Tracing
@@ -35,8 +36,11 @@ class Ledger:
         recent: the last ones.
     """
 
-    def __init__(self, metrics: Metrics, tracing: "Tracing | None" = None) -> None:
+    def __init__(
+        self, metrics: Metrics, usage: UsageRecorder, tracing: "Tracing | None" = None
+    ) -> None:
         self._metrics = metrics
+        self._usage = usage
         self._tracing = tracing
         self._loop = asyncio.get_running_loop()
         self._settled: list[Exchange] = []
@@ -51,7 +55,9 @@ class Ledger:
         if not self._settled:
             self._loop.call_later(BATCH_WAIT_S, self.flush)
         self._settled.append(exchange)
-        self._metrics.settle(exchange)
+        labels = self._metrics.labels.of(exchange)
+        self._metrics.settle(exchange, *labels)
+        self._usage.settle(exchange, labels)
         self.recent.settle(exchange)
         if exchange.outcome == "refused" and exchange.reason is not None:
             self._refusals.count(exchange.reason)

@@ -6,9 +6,7 @@ Gauges are not stored; a scrape reads the gate. The text is rendered by `prometh
 a scrape blocks the event loop and prometheus_client takes six times as long: it validates every
 label of every sample again.
 
-Labels stay bounded whatever clients send (see `series`). A client has its own label unless its
-request was refused early. A model has one once upstream has confirmed it with a successful
-response.
+Labels stay bounded whatever clients send, see `labels`.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -24,38 +22,21 @@ from rustygate.admission.gate import Gate
 from rustygate.core.bucket import SECOND
 from rustygate.core.fair_order import CLASS_WEIGHTS
 from rustygate.core.verdict import Action
-from rustygate.errors import (
-    BadRequest,
-    InvalidApiKey,
-    MethodNotAllowed,
-    NotFound,
-    OriginNotAllowed,
-    reasons,
-)
+from rustygate.errors import reasons
 from rustygate.exchange import MS, Exchange
 from rustygate.telemetry.group_metrics import GroupMetrics
+from rustygate.telemetry.labels import ExchangeLabels
 from rustygate.telemetry.prometheus_text import render_family
 from rustygate.telemetry.series import (
-    CLIENT_LIMIT,
-    MODEL_LIMIT,
     NONE,
     OTHER,
     OWN_LANE,
     SERIES_LIMIT,
-    UNKNOWN,
-    BoundedLabels,
     Counter,
     Histogram,
     Labels,
     histogram_family,
 )
-
-# Reasons of refusals that come before the client's name can be trusted.
-_UNTRUSTED_REASONS = frozenset(
-    refusal.reason
-    for refusal in (BadRequest, InvalidApiKey, MethodNotAllowed, NotFound, OriginNotAllowed)
-)
-
 
 # How an exchange usually ends, as status and outcome.
 _LIKELY_RESULTS = (("200", "ok"), ("429", "refused"))
@@ -69,12 +50,15 @@ _ESTIMATED_KINDS = ("input_estimated", "cached", "output_estimated", "reasoning"
 
 
 class Metrics(Collector):
-    """Counts exchanges and renders the counts and the gate's state as Prometheus text."""
+    """Counts exchanges and renders the counts and the gate's state as Prometheus text.
 
-    def __init__(self, gate: Gate) -> None:
+    Attributes:
+        labels: of clients and models.
+    """
+
+    def __init__(self, gate: Gate, labels: ExchangeLabels) -> None:
         self._gate = gate
-        self._clients = BoundedLabels(CLIENT_LIMIT)
-        self._models = BoundedLabels(MODEL_LIMIT)
+        self.labels = labels
         self._exchanges = Counter()
         self._tokens = Counter()
         self._retries = Counter()
@@ -100,11 +84,8 @@ class Metrics(Collector):
 
     # Counting.
 
-    def settle(self, exchange: Exchange) -> None:
-        """Count a settled exchange."""
-        trusted = exchange.reason not in _UNTRUSTED_REASONS
-        client = self._clients[exchange.client] if trusted else UNKNOWN
-        model = self._model_label(exchange.model)
+    def settle(self, exchange: Exchange, client: str, model: str) -> None:
+        """Count a settled exchange under the labels of its client and model."""
         outcome = exchange.outcome or NONE
         self._exchanges.add((client, model, str(exchange.status or NONE), outcome))
         self._client_queues.add((client,), exchange.queued)
@@ -125,7 +106,7 @@ class Metrics(Collector):
 
     def count_upstream_429(self, lane: str | None, verdict: Action) -> None:
         """Count a 429 from upstream, by what it means."""
-        self._upstream_429s.add((self._model_label(lane), verdict.name.lower()))
+        self._upstream_429s.add((self.labels.model(lane), verdict.name.lower()))
 
     def count_refusal(self, reason: str) -> None:
         """Count a request that the gate refused or aborted."""
@@ -139,13 +120,6 @@ class Metrics(Collector):
             self._first_byte.observe(exchange.first_byte - exchange.arrived)
         if exchange.settled is not None:
             self._duration.observe(exchange.settled - exchange.arrived)
-
-    def _model_label(self, model: str | None) -> str:
-        if model is None:
-            return NONE
-        if model in self._models or self._gate.lanes.is_known(model):
-            return self._models[model]
-        return UNKNOWN
 
     # For the live page.
 
@@ -180,12 +154,12 @@ class Metrics(Collector):
 
     def _start_at_zero(self) -> None:
         """Add the series of configured clients and known models that are likely to increase."""
-        models = tuple(self._models.values())
+        models = tuple(self.labels.models)
         for label in models:
             for verdict in Action:
                 self._upstream_429s.setdefault((label, verdict.name.lower()), 0)
         for name in self._configured_clients:
-            client = self._clients[name]
+            client = self.labels.client(name)
             self._client_queues.setdefault((client,), 0)
             for model in (NONE, *models):
                 if len(self._exchanges) >= ANNOUNCED_LIMIT:
@@ -258,7 +232,7 @@ class Metrics(Collector):
         state = self._gate.state()
         levels = [((OWN_LANE, level.budget), level) for level in state.budgets]
         for model, lane in state.lanes.items():
-            label = self._model_label(model or None)
+            label = self.labels.model(model or None)
             # Lanes beyond the label limit are left out: their levels cannot be added up.
             if label != OTHER:
                 levels += [((label, level.budget), level) for level in lane]

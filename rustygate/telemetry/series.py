@@ -59,6 +59,13 @@ class BoundedLabels(dict[str, str]):
         self[name] = label
         return label
 
+    def reserve(self, name: str) -> None:
+        """Let a name be its own label, also beyond the limit."""
+        label = name.encode(errors="replace").decode()
+        if label not in self._taken:
+            self._taken.add(label)
+            self[name] = label
+
 
 class Counter(dict[Labels, int]):
     """Counts by labels. In a counter with many series, client and model are the first two."""

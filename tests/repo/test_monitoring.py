@@ -23,8 +23,7 @@ from rustygate.core.bucket import TokenBucket
 from rustygate.core.verdict import Action
 from rustygate.errors import reasons
 from rustygate.exchange import MS, Exchange
-from rustygate.telemetry.metrics import Metrics
-from tests.support.metrics import GROUP_TYPES, TYPES, Scrape
+from tests.support.metrics import GROUP_TYPES, TYPES, Scrape, metrics_of, settle
 
 ROOT = Path(__file__).parents[2]
 ALERTS = ROOT / "scripts/alerts.yml"
@@ -63,7 +62,7 @@ async def scrape_full_gate() -> Scrape:
     gate = Gate(settings, LocalStore(LocalGroup()))
     lane = gate.lanes.get("m").budgets
     lane.known, lane.requests = True, TokenBucket(1, 5)
-    metrics = Metrics(gate)
+    metrics = metrics_of(gate)
     metrics.count_retry("upstream_429")
     metrics.count_upstream_429("m", Action.PAUSE)
     for reason in (None, "queue_timeout"):
@@ -71,7 +70,7 @@ async def scrape_full_gate() -> Scrape:
         exchange = Exchange("a", "POST", "/v1/x", model="m", outcome=outcome, reason=reason)
         exchange.status, exchange.attempts, exchange.tokens_in, exchange.tokens_out = 200, 1, 1, 1
         exchange.first_byte = exchange.settled = exchange.arrived + MS
-        metrics.settle(exchange)
+        settle(metrics, exchange)
     scrape = Scrape(metrics.text())
     await gate.leave_group()
     return scrape

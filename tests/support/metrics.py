@@ -5,6 +5,10 @@ from collections.abc import Iterator
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
+from rustygate.admission.gate import Gate as AdmissionGate
+from rustygate.exchange import Exchange
+from rustygate.telemetry.labels import ExchangeLabels
+from rustygate.telemetry.metrics import Metrics
 from tests.support.gate import Gate
 
 # The documented metrics, with their types.
@@ -62,3 +66,13 @@ class Scrape:
     def sum(self, name: str, **labels: str) -> float:
         """The sum of the samples that have these labels."""
         return sum(value for own, value in self.samples(name) if labels.items() <= own.items())
+
+
+def metrics_of(gate: AdmissionGate) -> Metrics:
+    """The metrics of a gate."""
+    return Metrics(gate, ExchangeLabels(gate.lanes))
+
+
+def settle(metrics: Metrics, exchange: Exchange) -> None:
+    """Count an exchange as the ledger does."""
+    metrics.settle(exchange, *metrics.labels.of(exchange))

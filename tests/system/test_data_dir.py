@@ -18,8 +18,8 @@ from rustygate.system.data_dir import (
 )
 from tests.cli.processes import SECRET, serve
 from tests.conftest import Start
+from tests.support.disks import read_only
 from tests.support.process import ROOT
-from tests.support.read_only import read_only
 
 # 2026-11-28 14:30:05 UTC, and some nanoseconds.
 NOON_NS = 1_795_876_205_123_456_789

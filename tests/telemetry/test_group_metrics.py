@@ -9,16 +9,15 @@ from rustygate.admission.group.local_store import Fault
 from rustygate.admission.group.member import STATES
 from rustygate.app import readiness
 from rustygate.config import Settings
-from rustygate.telemetry.metrics import Metrics
 from tests.support.group import GroupHarness, run_group
-from tests.support.metrics import GROUP_TYPES, TYPES, Scrape
+from tests.support.metrics import GROUP_TYPES, TYPES, Scrape, metrics_of
 
 SYNCS = "rustygate_group_sync_seconds"
 
 
 def scrape(harness: GroupHarness) -> Scrape:
     """A scrape of the first gate."""
-    return Scrape(Metrics(harness.gates[0]).text())
+    return Scrape(metrics_of(harness.gates[0]).text())
 
 
 def state_in(scraped: Scrape) -> str:
@@ -40,7 +39,7 @@ def test_gate_in_a_group_has_its_metrics_besides_its_own() -> None:
 def test_state_and_members_are_read_at_each_scrape() -> None:
     async def scenario(harness: GroupHarness) -> None:
         [first, *_] = harness.gates
-        metrics = Metrics(first)
+        metrics = metrics_of(first)
         seen = []
 
         def look() -> None:
@@ -67,7 +66,7 @@ def test_answered_calls_are_counted_by_duration() -> None:
     """Each takes half a millisecond; those without an answer are not counted."""
 
     async def scenario(harness: GroupHarness) -> None:
-        metrics = Metrics(harness.gates[0])
+        metrics = metrics_of(harness.gates[0])
         await asyncio.sleep(5)
         answered = harness.stores[0].calls
         harness.group.fault = Fault.HANG
@@ -83,7 +82,7 @@ def test_answered_calls_are_counted_by_duration() -> None:
 
 async def test_gate_without_a_group_says_nothing_of_one() -> None:
     gate = Gate(Settings(openai_api_key="sk-test"))
-    types = {family.name: family.type for family in Scrape(Metrics(gate).text()).families}
+    types = {family.name: family.type for family in Scrape(metrics_of(gate).text()).families}
     assert types == TYPES
     assert readiness(gate) == {"status": "ready"}
 

@@ -26,7 +26,7 @@ from rustygate.telemetry.metrics import Metrics
 from rustygate.telemetry.series import NONE, OTHER, UNKNOWN
 from tests.conftest import StartGate
 from tests.support.http import CLIENT_KEY, UPSTREAM_KEY, chat, get, post, response
-from tests.support.metrics import TYPES, Scrape, scrape_request
+from tests.support.metrics import TYPES, Scrape, metrics_of, scrape_request, settle
 from tests.support.upstream import Upstream
 from tests.support.waiting import until
 
@@ -57,7 +57,7 @@ async def metrics_of_gate(*known: str) -> AsyncIterator[Metrics]:
     gate = Gate(Settings(openai_api_key="sk-test"))
     for model in known:
         gate.lanes.get(model).budgets.known = True
-    yield Metrics(gate)
+    yield metrics_of(gate)
 
 
 # The scrape.
@@ -170,7 +170,7 @@ async def test_disconnected_client_has_no_status(gate: StartGate, upstream: Upst
 )
 async def test_duration_is_counted_in_its_bucket(queued: int, edge: str) -> None:
     async with metrics_of_gate() as metrics:
-        metrics.settle(exchange(queued=queued))
+        settle(metrics, exchange(queued=queued))
     scrape = Scrape(metrics.text())
     buckets = {
         labels["le"]: n
@@ -233,14 +233,14 @@ def flood(gate: Gate, metrics: Metrics) -> None:
         lane.known, lane.requests, lane.tokens = True, TokenBucket(1, 5), TokenBucket(1, 5)
     for client in range(series.CLIENT_LIMIT):
         for model in models:
-            metrics.settle(exchange(f"client-{client}", model=model, tokens_in=1, tokens_out=1))
+            settle(metrics, exchange(f"client-{client}", model=model, tokens_in=1, tokens_out=1))
     for model, status in product(models, range(400, 420)):
-        metrics.settle(exchange("client-0", model=model, status=status))
+        settle(metrics, exchange("client-0", model=model, status=status))
 
 
 async def test_scrape_is_fast_with_ten_thousand_waiters_and_all_series() -> None:
     gate = Gate(Settings(openai_api_key="sk-test", concurrency_limit=1, rate_limit=1e9))
-    metrics = Metrics(gate)
+    metrics = metrics_of(gate)
     deadline = gate.now() + 10**12
 
     async def wait(number: int) -> None:
@@ -299,7 +299,7 @@ async def test_models_are_bounded() -> None:
         for lane in metrics._gate.lanes:
             lane.budgets.requests = TokenBucket(1, 5)
         for model in models:
-            metrics.settle(exchange(model=model))
+            settle(metrics, exchange(model=model))
         scrape = Scrape(metrics.text())
     named = set(models[: series.MODEL_LIMIT])
     assert scrape.labels("rustygate_exchanges_total", "model") == named | {OTHER}
@@ -325,7 +325,7 @@ def test_any_name_can_be_rendered_and_each_series_once(names: list[str]) -> None
     async def show() -> None:
         async with metrics_of_gate(*names) as metrics:
             for name in names:
-                metrics.settle(exchange(name, model=name or None))
+                settle(metrics, exchange(name, model=name or None))
             for lane in metrics._gate.lanes:
                 lane.budgets.requests = TokenBucket(1, 5)
         scrape = Scrape(metrics.text())

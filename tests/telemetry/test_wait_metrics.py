@@ -12,7 +12,7 @@ from rustygate.telemetry import metrics as module
 from rustygate.telemetry.series import NONE, UNKNOWN
 from tests.conftest import StartGate
 from tests.support.http import chat, response
-from tests.support.metrics import Scrape
+from tests.support.metrics import Scrape, settle
 from tests.support.rate_limits import error
 from tests.support.upstream import Upstream
 from tests.telemetry.test_metrics import metrics_of_gate
@@ -36,7 +36,7 @@ async def test_waits_are_counted_by_class_and_client() -> None:
         ):
             exchange = Exchange(client, "POST", "/v1/x", priority=priority, attempts=1)
             exchange.queued = waited_s * SECOND
-            metrics.settle(exchange)
+            settle(metrics, exchange)
         scrape = Scrape(metrics.text())
     name = "rustygate_queue_wait_seconds"
     assert scrape.labels(f"{name}_count", "class") == set(CLASS_WEIGHTS)
@@ -57,7 +57,7 @@ async def test_exchanges_refused_on_arrival_did_not_wait(
     async with metrics_of_gate() as metrics:
         exchange = Exchange("a", "POST", "/v1/x", attempts=attempts)
         exchange.queued = queued
-        metrics.settle(exchange)
+        settle(metrics, exchange)
         scrape = Scrape(metrics.text())
     assert scrape.sum("rustygate_queue_wait_seconds_count") == count
 
@@ -68,7 +68,7 @@ async def test_durations_count_from_the_arrival() -> None:
         for first_byte, settled in ((102 * SECOND, 105 * SECOND), (None, 103 * SECOND)):
             exchange = Exchange("a", "POST", "/v1/x", arrived=arrived)
             exchange.first_byte, exchange.settled = first_byte, settled
-            metrics.settle(exchange)
+            settle(metrics, exchange)
         scrape = Scrape(metrics.text())
     for name, count, seconds in (("time_to_first_byte", 1, 2), ("exchange", 2, 8)):
         assert scrape.sum(f"rustygate_{name}_seconds_count") == count
@@ -141,7 +141,7 @@ async def test_series_start_at_zero_for_each_known_model_up_to_a_limit(
 ) -> None:
     async with metrics_of_gate("m") as metrics:
         metrics.announce_clients(["a", "b"])
-        metrics.settle(Exchange("c", "POST", "/v1/x", model="m", status=200, outcome="ok"))
+        settle(metrics, Exchange("c", "POST", "/v1/x", model="m", status=200, outcome="ok"))
         first = Scrape(metrics.text())
         for client in ("a", "b"):
             values = [
@@ -150,7 +150,7 @@ async def test_series_start_at_zero_for_each_known_model_up_to_a_limit(
                 if (labels["client"], labels["model"], labels["status"]) == (client, "m", "200")
             ]
             assert values == [0]
-        metrics.settle(Exchange("a", "POST", "/v1/x", model="m", status=200, outcome="ok"))
+        settle(metrics, Exchange("a", "POST", "/v1/x", model="m", status=200, outcome="ok"))
         second = Scrape(metrics.text())
         assert second.sum("rustygate_exchanges_total", client="a", model="m", status="200") == 1
         before = len(list(second.samples("rustygate_exchanges_total")))

@@ -22,6 +22,18 @@ def small_disk(directory: Path, size: int) -> Iterator[Path]:
         yield directory
 
 
+def make_read_only(disk: Path) -> None:
+    _remount(disk, "ro")
+
+
+def make_writable(disk: Path) -> None:
+    _remount(disk, "rw")
+
+
+def _remount(disk: Path, options: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{options}", str(disk)], check=True)
+
+
 @contextmanager
 def _mounted(directory: Path, options: str) -> Iterator[None]:
     directory.mkdir()

@@ -1,0 +1,29 @@
+"""Which store the usage record of a gate is in."""
+
+from loguru import logger
+
+from rustygate.config import Settings
+from rustygate.system.data_dir import DataDir
+from rustygate.telemetry.usage.memory_store import MemoryUsageStore
+from rustygate.telemetry.usage.sqlite_store import FILE_NAME, SqliteUsageStore
+from rustygate.telemetry.usage.store import UsageStore, UsageStoreUnusable
+
+
+async def open_usage_store(settings: Settings, data_dir: DataDir | None) -> UsageStore:
+    """The store of a gate: a database in its directory, or memory if it has none."""
+    if data_dir is None:
+        return MemoryUsageStore()
+    store = SqliteUsageStore(data_dir.path / FILE_NAME)
+    try:
+        await store.open()
+    except UsageStoreUnusable as error:
+        logger.warning("usage is kept in memory, and lost when the gate stops: {}", error)
+        return MemoryUsageStore()
+    return store
+
+
+def usage_place(settings: Settings) -> str:
+    """Where the usage record of a gate is, in words."""
+    if settings.data_dir is not None:
+        return f"{settings.data_dir}/{FILE_NAME}"
+    return "in memory, lost when the gate stops; set DATA_DIR to keep it"
