@@ -29,6 +29,7 @@ from rustygate.telemetry.labels import ExchangeLabels
 from rustygate.telemetry.ledger import Ledger
 from rustygate.telemetry.metrics import Metrics
 from rustygate.telemetry.usage.opening import open_usage_store
+from rustygate.telemetry.usage.prices import load_prices
 from rustygate.telemetry.usage.recorder import UsageRecorder
 from rustygate.upstream.client import UpstreamClient
 
@@ -84,7 +85,8 @@ class Daemon:
         self._upstream = UpstreamClient(settings)
         self._metrics = metrics = Metrics(self._gate, ExchangeLabels(self._gate.lanes))
         admin = AdminGuard(settings, metrics.count_refusal)
-        self.usage = UsageRecorder(await open_usage_store(settings, self._data_dir))
+        store = await open_usage_store(settings, self._data_dir)
+        self.usage = UsageRecorder(store, load_prices(settings))
         self._ledger = Ledger(metrics, self.usage, self._tracing)
         self._auth = ClientAuth(settings.clients_file)
         self._apply_clients()

@@ -13,8 +13,10 @@ from time import time_ns
 from loguru import logger
 
 from rustygate.core.periods import DAY, day_of
+from rustygate.core.price_list import PriceList
 from rustygate.core.usage_rows import Grouped, UsageKey, UsageQuery, UsageTotals, total
 from rustygate.exchange import Exchange
+from rustygate.telemetry.usage.cost import exchange_cost
 from rustygate.telemetry.usage.selection import merge, select
 from rustygate.telemetry.usage.store import UsageStore, UsageStoreError
 
@@ -36,8 +38,11 @@ class UsageRecorder:
             which it settles.
     """
 
-    def __init__(self, store: UsageStore, wall_clock: Callable[[], int] = time_ns) -> None:
+    def __init__(
+        self, store: UsageStore, prices: PriceList, wall_clock: Callable[[], int] = time_ns
+    ) -> None:
         self._store = store
+        self._prices = prices
         self._wall_clock = wall_clock
         self._loop = asyncio.get_running_loop()
         # The totals of the day from `_day_begins` on, by client and model: those that are also in
@@ -76,6 +81,11 @@ class UsageRecorder:
             totals.refused += 1
         if exchange.tokens_out is not None or exchange.tokens_in is not None:
             _add_tokens(totals, exchange)
+        cost = exchange_cost(self._prices, exchange, self._day)
+        if cost is None:
+            totals.unpriced += 1
+        else:
+            totals.cost_nano_usd += cost
 
     def _begin_day(self, now: int) -> None:
         self._day, self._day_begins = day_of(now), now // DAY * DAY
@@ -143,6 +153,8 @@ class UsageRecorder:
 
     async def close(self) -> None:
         """Write what is in memory, and say how much of it is lost if that fails."""
+        if self._is_closed:
+            return
         self._is_closed = True
         if self._timer is not None:
             self._timer.cancel()
@@ -185,3 +197,4 @@ def _add_tokens(totals: UsageTotals, exchange: Exchange) -> None:
     totals.tokens_in += tokens_in
     totals.tokens_out += tokens_out
     totals.tokens_cached += exchange.tokens_cached or 0
+    totals.tokens_reasoning += exchange.tokens_reasoning or 0

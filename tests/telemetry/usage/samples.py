@@ -2,12 +2,16 @@
 
 from typing import Any
 
+from rustygate.core.price_list import ModelPrice, PriceList, rate_of
 from rustygate.core.usage_rows import COLUMNS, UsageKey, UsageQuery, UsageTotals
 from rustygate.exchange import Exchange
 
 DAY = "2026-11-28"
 # DAY, at 23:59:59 UTC.
 EVENING_NS = 1_795_910_399 * 10**9
+
+# 2, 1 and 10 dollars per million tokens of input, cached input and output.
+PRICES = PriceList(own={"m": ModelPrice([rate_of(input=2, cached=1, written=2, output=10)])})
 
 EVER = UsageQuery("0001-01-01", "9999-12-31", COLUMNS)
 

@@ -9,6 +9,7 @@ import pytest
 
 from rustygate.core.usage_rows import UsageTotals
 from rustygate.telemetry.usage.sqlite_store import FILE_NAME, read_usage
+from tests.cli.processes import get as get_page
 from tests.cli.processes import serve
 from tests.conftest import Start, StartGate
 from tests.support.gate import Gate
@@ -94,10 +95,8 @@ def _recorded(path: Path) -> int:
 
 def request(url: str, count: int) -> None:
     """Send requests that are refused."""
-    from tests.cli.processes import get as get_path
-
     for _ in range(count):
-        assert get_path(url, "/elsewhere")[0] == 404
+        assert get_page(url, "/elsewhere")[0] == 404
 
 
 def test_killed_gate_loses_at_most_a_second(start: Start, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from rustygate.telemetry.usage.memory_store import MemoryUsageStore
 from rustygate.telemetry.usage.recorder import UsageRecorder
 from rustygate.telemetry.usage.store import Batch, UsageStoreError
 from tests.support.gate import Log, captured_log
-from tests.telemetry.usage.samples import DAY, EVENING_NS, EVER, batch, by, exchange
+from tests.telemetry.usage.samples import DAY, EVENING_NS, EVER, PRICES, batch, by, exchange
 
 LABELS = ("a", "m")
 SECOND = 10**9
@@ -54,10 +54,10 @@ class Bench:
         self.wall_ns = EVENING_NS
         self.loop = asyncio.get_running_loop()
         self.began = self.loop.time()
-        self.recorder = UsageRecorder(store, lambda: self.wall_ns)
+        self.recorder = UsageRecorder(store, PRICES, lambda: self.wall_ns)
 
     def settle(self, labels: tuple[str, str] = LABELS, **stamps: Any) -> None:
-        self.recorder.settle(exchange(**stamps), labels)
+        self.recorder.settle(exchange(**({"tokens_in": 0, "tokens_out": 0} | stamps)), labels)
 
     async def rows(self, query: UsageQuery = EVER) -> Grouped:
         return await self.recorder.rows_by(query)
@@ -83,19 +83,14 @@ def run(scenario: Callable[[Bench], Awaitable[None]]) -> Log:
 
 def test_all_amounts_of_an_exchange_are_counted() -> None:
     async def scenario(bench: Bench) -> None:
-        stamps: dict[str, Any] = {
-            "tokens_in": 11,
-            "tokens_cached": 5,
-            "tokens_out": 7,
-            "queued": 1_234_567,
-        }
-        bench.settle(**stamps)
-        bench.settle(**stamps)
+        for _ in range(2):
+            bench.settle(tokens_in=11, tokens_cached=5, tokens_out=7, queued=1_234_567)
         [(key, totals)] = await bench.rows()
         assert key == (DAY, "a", "m")
         assert (totals.exchanges, totals.refused) == (2, 0)
         assert (totals.tokens_in, totals.tokens_cached, totals.tokens_out) == (22, 10, 14)
         assert (totals.tokens_estimated, totals.queued_us) == (0, 2468)
+        assert (totals.cost_nano_usd, totals.unpriced) == (2 * 87_000, 0)
 
     run(scenario)
 

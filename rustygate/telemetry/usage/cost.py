@@ -1,0 +1,31 @@
+"""What a settled exchange cost, by the price list; unknown is not 0."""
+
+import re
+
+from rustygate.core.price_list import PriceList, cost_of
+from rustygate.core.request_facts import is_work, writes_text
+from rustygate.exchange import Exchange
+
+# What these make is priced by the image or the second.
+_MEDIA = re.compile(r"/(?:images|audio|videos)(?:/|$)")
+
+
+def exchange_cost(prices: PriceList, exchange: Exchange, day: str) -> int | None:
+    """The cost of an exchange in nanodollars, on a day such as `2026-11-28`.
+
+    It is None if it is not known: the model has no price, or it did work that is not paid by the
+    tokens that the gate knows of.
+    """
+    if exchange.tokens_in is None and exchange.tokens_out is None:
+        return None if exchange.outcome == "ok" and _is_unmetered(exchange) else 0
+    if exchange.tokens_estimated and not writes_text(exchange.path):
+        return None if _is_unmetered(exchange) else 0
+    price = None if exchange.model is None else prices.find(exchange.model)
+    return cost_of(price, exchange, day)
+
+
+def _is_unmetered(exchange: Exchange) -> bool:
+    """Whether a model did some work. A request without one, such as an upload, is free."""
+    if exchange.model is None and not _MEDIA.search(exchange.path):
+        return False
+    return is_work(exchange.method, exchange.path)
