@@ -7,6 +7,7 @@ import { clock, duration } from "./format.js";
 import { refreshTip } from "./tip.js";
 import { showVitals, titleOf } from "./vitals.js";
 
+const title = document.querySelector("title");
 const live = byId("live");
 let latest = null;
 let receivedAt = 0;
@@ -21,7 +22,7 @@ function receive(state) {
   receivedAt = Date.now();
   isLost = false;
   document.body.classList.remove("loading", "lost");
-  document.title = titleOf(state);
+  setText(title, titleOf(state));
   if (!document.hidden) show();
 }
 
@@ -38,7 +39,7 @@ function lose() {
   isLost = true;
   document.body.classList.remove("loading");
   document.body.classList.add("lost");
-  document.title = "Connection lost, RustyGate";
+  setText(title, "Connection lost, RustyGate");
   announce("Connection lost, reconnecting.");
   setText(live, lostText());
 }

@@ -176,7 +176,7 @@ export class Table {
   sorted(rows) {
     if (!this.sorting) return rows;
     const { column, sign } = this.sorting;
-    const compare = (a, b) => sign * order(column.sort(a), column.sort(b)) || order(this.key(a), this.key(b));
+    const compare = (a, b) => order(column.sort(a), column.sort(b), sign) || order(this.key(a), this.key(b));
     return [...rows].sort(compare);
   }
 
@@ -238,9 +238,10 @@ export class Table {
   }
 }
 
-/** Unknown values come last in ascending order. */
-function order(a, b) {
-  const isKnown = (value) => value !== null && value !== undefined;
+const isKnown = (value) => value !== null && value !== undefined;
+
+/** Unknown values come last in both directions. */
+function order(a, b, sign = 1) {
   if (!isKnown(a) || !isKnown(b)) return isKnown(b) - isKnown(a);
-  return typeof a === "string" ? a.localeCompare(String(b)) : a - b;
+  return sign * (typeof a === "string" ? a.localeCompare(String(b)) : a - b);
 }
