@@ -48,7 +48,8 @@ def _client(program: str) -> Iterator[redis.Redis]:
     with tempfile.TemporaryDirectory() as directory:
         server = RedisServer(Path(directory), program=program)
         try:
-            with redis.Redis(port=server.port) as client:
+            # A call that is repeated after a time-out gets another reply.
+            with redis.Redis(port=server.port, socket_timeout=None) as client:
                 yield client
         finally:
             server.close()

@@ -5,6 +5,7 @@ what waits in groups of flows of about the same depth (`core.group_reply`). Each
 that many average flows at the virtual time, and each other lane that is short as one item.
 """
 
+from math import inf, log2
 from typing import Any, NamedTuple
 
 from rustygate.core.bucket import TokenBucket
@@ -71,6 +72,18 @@ def forecast(reply: Reply, newcomer: GroupNewcomer, age: int = 0) -> Prediction:
     return max(predictions)
 
 
+def longest_client_wait(state: list[Any], tokens: int, here: Work, age: int) -> int:
+    """An upper bound of the wait for a client's own limits, which is quick to compute.
+
+    Args:
+        state: of the client in a reply.
+        here: what waits at this member, whether the group knows about it or not.
+    """
+    _, requests, token_quota, waiting, waiting_tokens, _ = state
+    work = Work(0, here.items + sum(waiting), here.tokens + sum(waiting_tokens))
+    return _budgets([requests, token_quota]).wait_behind(age, tokens, work)
+
+
 def _behind(budgets: Budgets, newcomer: GroupNewcomer, ahead: Work, age: int) -> Prediction:
     wait = budgets.wait_behind(age, newcomer.tokens, ahead.items, ahead.tokens)
     return Prediction(wait, round(ahead.items))
@@ -123,17 +136,27 @@ def _ahead(
 def _others(groups: Groups, newcomer: GroupNewcomer) -> Groups:
     """The groups without the newcomer's own flow."""
     others = []
-    depth = newcomer.items.bit_length(), newcomer.item_tokens.bit_length()
-    is_in = bool(newcomer.items)
-    for flows, items, tokens, weight in groups:
-        average = round(items / flows), round(tokens / flows)
-        if is_in and (average[0].bit_length(), average[1].bit_length()) == depth:
-            is_in, flows = False, flows - 1
+    own = min(groups, key=lambda group: _distance(group, newcomer), default=None)
+    for group in groups:
+        flows, items, tokens, weight = group
+        if group is own and _distance(group, newcomer) <= 1:
+            flows -= 1
             items, tokens = items - newcomer.items, tokens - newcomer.item_tokens
             weight -= newcomer.weight
         if flows > 0 and items > 0 and weight > 0:
             others.append([flows, items, max(0, tokens), weight])
     return others
+
+
+def _distance(group: list[float], newcomer: GroupNewcomer) -> float:
+    """How far the newcomer's flow is from the average of a group of flows, in powers of 2."""
+    flows, items, tokens, _ = group
+    if not newcomer.items or not items:
+        return inf
+    return max(
+        abs(log2(items / flows / newcomer.items)),
+        abs(log2((tokens / flows + 1) / (newcomer.item_tokens + 1))),
+    )
 
 
 def _order(leads: list[float]) -> FairOrder:

@@ -10,7 +10,6 @@ import pytest
 
 from rustygate.core.bucket import MINUTE, SECOND
 from rustygate.core.clients import Limits
-from rustygate.core.predicted_wait import longest_wait
 from rustygate.core.rate_limit_headers import Quota, RateLimitUpdate
 from tests.support.harness import (
     Harness,
@@ -110,40 +109,58 @@ SCENARIOS = {
     ),
 }
 
+IN_A_GROUP = ("two hogs and light flows", "mixed sizes", "client's own limits")
+
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("scenario", SCENARIOS.values(), ids=SCENARIOS)
 def test_predicted_wait_is_within_thirty_percent(scenario: Scenario, seed: int) -> None:
+    check_predictions(scenario, seed, gates=1)
+
+
+@pytest.mark.parametrize("name", IN_A_GROUP)
+def test_predicted_wait_in_a_group_is_within_thirty_percent(name: str) -> None:
+    check_predictions(SCENARIOS[name], 0, gates=3)
+
+
+def check_predictions(scenario: Scenario, seed: int, gates: int) -> None:
     """For one more request of each crowd, each in its own run."""
     for crowd in scenario.crowds:
-        predicted, at_most, actual = predicted_and_actual(scenario, crowd, Random(seed))
+        predicted, at_most, actual = predicted_and_actual(scenario, crowd, Random(seed), gates)
         assert predicted == pytest.approx(actual, rel=0.3, abs=SECOND)
         assert predicted <= at_most
 
 
-def predicted_and_actual(scenario: Scenario, crowd: Crowd, random: Random) -> tuple[int, ...]:
+def predicted_and_actual(
+    scenario: Scenario, crowd: Crowd, random: Random, gates: int
+) -> tuple[int, ...]:
     """The predicted wait of a newcomer of a crowd, its upper bound, and the actual wait."""
     waits: list[int] = []
 
     async def run(harness: Harness) -> None:
         harness.gate.limit_clients(scenario.limits)
         set_rate_limit(harness, scenario.update())
-        await run_ready_tasks()
+        await harness.until_told()
         waiting = [request for each in scenario.crowds for request in each.requests(random)]
         random.shuffle(waiting)
         tasks = [harness.spawn(model="m", **request) for request in waiting]
-        await run_ready_tasks()
         newcomer = next(crowd.requests(random)) | {"model": "m"}
+        if gates > 1:
+            # A gate hears what waits of a client at others when it has something to report of it.
+            await harness.until_told()
+            tasks += [harness.spawn(**newcomer) for _ in range(gates)]
+        await harness.until_told()
         attempt = harness.gate.admission(harness.exchange(**newcomer))
-        waits.append(harness.gate.dispatcher.predict(attempt).wait)
-        scheduler = harness.gate.dispatcher.scheduler
-        lane, client = attempt.lane, attempt.client
-        waits.append(longest_wait(scheduler, lane, client, attempt.tokens, harness.gate.now()))
+        now, dispatcher = harness.gate.now(), attempt._dispatcher
+        waits.append(dispatcher.predict(attempt).wait)
+        waits.append(dispatcher._longest_wait(attempt, now))
         waits.append((await harness.admit(**newcomer)).queued)
         for task in tasks:
             await task
 
-    run_scenario(run, rate_limit_timeout=100 * MINUTE, queue_limit=10_000, **scenario.settings)
+    run_scenario(
+        run, gates, rate_limit_timeout=100 * MINUTE, queue_limit=10_000, **scenario.settings
+    )
     return tuple(waits)
 
 

@@ -1,28 +1,86 @@
-"""A gate on a virtual clock, and the exchanges that go through it."""
+"""A gate on a virtual clock, and the exchanges that go through it.
+
+`one_and_three` runs a test with one gate, and with three in a group that stand for one.
+"""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from rustygate.admission.admission import Admission
 from rustygate.admission.gate import Gate
+from rustygate.admission.group.local_store import LocalGroup, LocalStore
 from rustygate.config import Settings
 from rustygate.core.bucket import SECOND
+from rustygate.core.clients import Limits
 from rustygate.core.rate_limit_headers import Quota, RateLimitUpdate
 from rustygate.exchange import Exchange
 from rustygate.plan import virtual_clock
 
 Task = asyncio.Task[Exchange]
+
+# Until then the gates of a group have joined it.
+_JOINED_S = 0.01
+
+# A member reports what is not urgent within 0.1 s, and another one hears of it with its next call.
+_TOLD_S = 0.2
+
 DEFAULTS = Settings(openai_api_key="sk-test")
+
+
+one_and_three = pytest.mark.parametrize("gates", [1, 3])
+
+
+class Gates:
+    """Gates that share one quota, and take requests in turn. They look like one gate.
+
+    Calls to their group take no time, so that admissions are at the instants of a single gate.
+    """
+
+    def __init__(self, settings: Settings, count: int) -> None:
+        self.group = LocalGroup()
+        self.gates = [Gate(settings, LocalStore(self.group)) for _ in range(count)]
+        self._places: dict[int, tuple[Gate, Exchange]] = {}
+        self._version = 0
+
+    def admission(self, exchange: Exchange) -> Admission:
+        """Each attempt of an exchange is made at the same gate."""
+        gate = self.gates[len(self._places) % len(self.gates)]
+        gate, _ = self._places.setdefault(id(exchange), (gate, exchange))
+        return gate.admission(exchange)
+
+    def now(self) -> int:
+        return self.gates[0].now()
+
+    def snapshot(self) -> dict[str, int]:
+        each = [gate.snapshot() for gate in self.gates]
+        return {name: sum(one[name] for one in each) for name in each[0]}
+
+    def limit_clients(self, limits: Mapping[str, Limits]) -> None:
+        self._version += 1
+        for gate in self.gates:
+            gate.limit_clients(limits, dict.fromkeys(limits, 1.0), self._version)
+
+    def close(self) -> None:
+        for gate in self.gates:
+            gate.close()
 
 
 class Harness:
     """A gate, and the admissions that it granted, by client, with their times in seconds."""
 
-    def __init__(self, **overrides: object) -> None:
+    gate: Gate
+
+    def __init__(self, gates: int = 1, /, **overrides: object) -> None:
         self.settings = replace(DEFAULTS, **overrides)  # type: ignore[arg-type]
-        self.gate = Gate(self.settings)
+        self._in_group = gates > 1
+        if self._in_group:
+            self.gate = Gates(self.settings, gates)  # type: ignore[assignment]
+        else:
+            self.gate = Gate(self.settings)
         self.began = self.gate.now()
         self.admitted: list[tuple[str, float]] = []
         # Called at the end of each exchange, in place of upstream's response.
@@ -43,6 +101,12 @@ class Harness:
                 self.on_response(admission)
         return exchange
 
+    async def until_told(self) -> None:
+        """Until the gates of a group know of each other's requests and responses."""
+        await run_ready_tasks()
+        if self._in_group:
+            await asyncio.sleep(_TOLD_S)
+
     def spawn(self, client: str = "a", hold_s: float = 0, **fields: Any) -> Task:
         return asyncio.create_task(self.admit(client, hold_s, **fields))
 
@@ -55,12 +119,17 @@ class Harness:
         return "".join(client for client, _ in self.admitted)
 
 
-def run_scenario(scenario: Callable[[Harness], Awaitable[None]], **overrides: object) -> Harness:
+def run_scenario(
+    scenario: Callable[[Harness], Awaitable[None]], gates: int = 1, /, **overrides: object
+) -> Harness:
     """Run a scenario on a virtual clock, and check that no request waits or is in flight at the
     end."""
 
     async def main() -> Harness:
-        harness = Harness(**overrides)
+        harness = Harness(gates, **overrides)
+        if gates > 1:
+            await asyncio.sleep(_JOINED_S)
+            harness.began = harness.gate.now()
         await scenario(harness)
         assert harness.gate.snapshot() == {"waiters": 0, "in_flight": 0}
         harness.gate.close()

@@ -1,14 +1,27 @@
 """The waits that a gate in a group predicts, from the last reply of its group."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from rustygate.admission.waiter import Waiter
+from rustygate.core.bucket import SECOND
 from rustygate.core.budgets import Budgets
 from rustygate.core.fair_order import CLASS_INDEX
 from rustygate.core.group_demand import FlowKey
-from rustygate.core.group_forecast import GroupNewcomer, forecast
+from rustygate.core.group_forecast import GroupNewcomer, forecast, longest_client_wait
 from rustygate.core.predicted_wait import Prediction
 from rustygate.core.work import Work
+
+# What waits in a flow elsewhere is told when the flow is reported, with each newcomer that waits.
+# Later on it may have been served, and must refuse nobody.
+_FRESH = SECOND
+
+
+class _Elsewhere(NamedTuple):
+    """What other members have waiting in a flow, as of an instant."""
+
+    items: int
+    tokens: int
+    at: int
 
 
 class Predictions:
@@ -18,7 +31,8 @@ class Predictions:
         self._reply: dict[str, Any] | None = None
         self._at = 0
         self._lanes: dict[str, list[Any]] = {}
-        self._elsewhere: dict[FlowKey, tuple[int, int]] = {}
+        self._clients: dict[str, list[Any]] = {}
+        self._elsewhere: dict[FlowKey, _Elsewhere] = {}
 
     def receive(self, reply: dict[str, Any], reported: list[FlowKey], now: int) -> None:
         """Adopt a reply.
@@ -28,10 +42,11 @@ class Predictions:
         """
         self._reply, self._at = reply, now
         self._lanes = {state[0]: state for state in reply["lanes"]}
+        self._clients = {state[0]: state for state in reply["clients"]}
         for key in reported:
             self._elsewhere.pop(key, None)
         for lane, index, client, items, tokens in reply["flows"]:
-            self._elsewhere[lane, index, client] = items, tokens
+            self._elsewhere[lane, index, client] = _Elsewhere(items, tokens, now)
 
     def forget(self) -> None:
         """The group does not answer any more."""
@@ -45,7 +60,7 @@ class Predictions:
         exchange = waiter.exchange
         index = CLASS_INDEX[exchange.priority]
         key = (waiter.lane.name, index, exchange.client)
-        items, tokens = self._elsewhere.get(key, (0, 0))
+        items, tokens = self._waiting_elsewhere(key, now)
         flow = waiter.lane.flows.get((index, exchange.client, waiter.client))
         if flow is not None:
             items, tokens = items + flow.count, tokens + flow.tokens
@@ -53,6 +68,14 @@ class Predictions:
             key, exchange.weight, waiter.tokens, items, tokens, waiter.is_retry
         )
         return forecast(self._reply, newcomer, now - self._at)
+
+    def _waiting_elsewhere(self, key: FlowKey, now: int) -> tuple[int, int]:
+        """Items and tokens of a flow at other members, if that was heard lately."""
+        told = self._elsewhere.get(key)
+        if told is None or now - told.at > _FRESH:
+            self._elsewhere.pop(key, None)
+            return 0, 0
+        return told.items, told.tokens
 
     def longest_wait(self, waiter: Waiter, own: Budgets, here: Work, now: int) -> int:
         """An upper bound, which is quick to compute.
@@ -73,4 +96,7 @@ class Predictions:
                 waiter.lane.budgets.wait_behind(now, waiter.tokens, items, tokens),
                 state[5] * round(items),
             )
+        client = self._clients.get(waiter.exchange.client)
+        if client is not None:
+            wait = max(wait, longest_client_wait(client, waiter.tokens, here, now - self._at))
         return wait

@@ -65,3 +65,21 @@ def test_request_behind_the_backlog_of_another_gate_is_refused_on_arrival() -> N
         await harness.admit("b", 1, deadline=harness.gates[1].now() + 10 * SECOND)
 
     run_group(scenario, gates=2, rate_limit=10, rate_limit_burst=2)
+
+
+def test_backlog_that_was_served_meanwhile_refuses_nobody() -> None:
+    """What waited at another gate was reported with the last request of the client here."""
+
+    async def scenario(harness: GroupHarness) -> None:
+        await asyncio.sleep(1)
+        harness.flood("heavy", 0, 500)
+        for _ in range(300):
+            harness.spawn("a", 0)
+        await asyncio.sleep(1)
+        await harness.admit("a", 1)
+        await asyncio.sleep(70)
+        assert harness.count("a") == 301
+        exchange = await harness.admit("a", 1, deadline=harness.gates[1].now() + 10 * SECOND)
+        assert exchange.queued <= 0.5 * SECOND
+
+    run_group(scenario, gates=2, rate_limit=10, rate_limit_burst=2)

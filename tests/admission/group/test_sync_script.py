@@ -33,7 +33,8 @@ def server(
 
 @pytest.fixture
 def client(server: RedisServer) -> Iterator[redis.Redis]:
-    with redis.Redis(port=server.port) as client:
+    # A call that is repeated after a time-out gets another reply.
+    with redis.Redis(port=server.port, socket_timeout=None) as client:
         client.flushall()
         yield client
 
