@@ -8,6 +8,7 @@ from rustygate.core.bucket import SECOND
 from rustygate.core.clients import Limits
 from tests.support.harness import (
     Harness,
+    one_and_three,
     rate_limit,
     run_ready_tasks,
     run_scenario,
@@ -15,7 +16,8 @@ from tests.support.harness import (
 )
 
 
-def test_client_at_its_limit_does_not_block_others() -> None:
+@one_and_three
+def test_client_at_its_limit_does_not_block_others(gates: int) -> None:
     async def scenario(harness: Harness) -> None:
         harness.gate.limit_clients({"a": Limits(requests_per_second=1, burst=1)})
         tasks = [harness.spawn("a", model="m") for _ in range(3)]
@@ -23,13 +25,14 @@ def test_client_at_its_limit_does_not_block_others() -> None:
         assert (await harness.admit("b", model="m")).queued == 0
         await asyncio.gather(*tasks)
 
-    harness = run_scenario(scenario, rate_limit=None)
+    harness = run_scenario(scenario, gates, rate_limit=None)
     assert [time for client, time in harness.admitted if client == "a"] == pytest.approx(
         [0, 1, 2], abs=0.01
     )
 
 
-def test_limits_of_client_and_lane_apply_together() -> None:
+@one_and_three
+def test_limits_of_client_and_lane_apply_together(gates: int) -> None:
     """A shared lane with one request per second; a client with one per two seconds."""
 
     async def scenario(harness: Harness) -> None:
@@ -39,7 +42,7 @@ def test_limits_of_client_and_lane_apply_together() -> None:
         tasks = [harness.spawn(client, model="m") for client in "aaaabbbb"]
         await asyncio.gather(*tasks)
 
-    harness = run_scenario(scenario, rate_limit=None)
+    harness = run_scenario(scenario, gates, rate_limit=None)
     assert harness.times == pytest.approx(list(range(1, 9)), abs=0.01)
     assert harness.order == "abababab"
 

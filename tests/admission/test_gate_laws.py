@@ -362,9 +362,12 @@ class Fifo(Scheduler[Any]):
 
 
 @pytest.mark.parametrize("limit", ["own", "lane"])
-@pytest.mark.parametrize(("scheduler", "expected"), [(Scheduler, 50), (Fifo, 0)])
+@pytest.mark.parametrize(
+    ("gates", "scheduler", "expected"), [(1, Scheduler, 50), (3, Scheduler, 50), (1, Fifo, 0)]
+)
 def test_flood_leaves_an_equal_flow_its_half_unless_the_queue_is_first_in_first_out(
     monkeypatch: pytest.MonkeyPatch,
+    gates: int,
     scheduler: type[Scheduler[Any]],
     expected: int,
     limit: str,
@@ -381,6 +384,6 @@ def test_flood_leaves_an_equal_flow_its_half_unless_the_queue_is_first_in_first_
 
     rate = {"own": 10, "lane": None}[limit]
     order = run_scenario(
-        scenario, rate_limit=rate, rate_limit_burst=1, rate_limit_timeout=60
+        scenario, gates, rate_limit=rate, rate_limit_burst=1, rate_limit_timeout=60
     ).order
     assert order[:100].count("l") == pytest.approx(expected, abs=2)

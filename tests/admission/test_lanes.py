@@ -9,6 +9,7 @@ from rustygate.admission.lanes import MAX_LANES
 from rustygate.core.bucket import SECOND
 from tests.support.harness import (
     Harness,
+    one_and_three,
     rate_limit,
     run_ready_tasks,
     run_scenario,
@@ -54,7 +55,8 @@ def test_lane_keeps_the_learned_token_limit() -> None:
     assert harness.times == pytest.approx([0, 0, 5, 10], abs=0.01)
 
 
-def test_class_keeps_its_share_when_limits_are_learned_while_others_wait() -> None:
+@one_and_three
+def test_class_keeps_its_share_when_limits_are_learned_while_others_wait(gates: int) -> None:
     """Requests queued before the first limit must not cost less than later ones."""
 
     async def scenario(harness: Harness) -> None:
@@ -67,7 +69,9 @@ def test_class_keeps_its_share_when_limits_are_learned_while_others_wait() -> No
         web = [harness.spawn("w", model="m", priority="interactive") for _ in range(5)]
         await asyncio.gather(*batch, *web)
 
-    harness = run_scenario(scenario, rate_limit=None, rate_limit_burst=1, rate_limit_timeout=600)
+    harness = run_scenario(
+        scenario, gates, rate_limit=None, rate_limit_burst=1, rate_limit_timeout=600
+    )
     assert harness.order[3:9].count("w") >= 4
 
 
@@ -259,7 +263,8 @@ def test_one_burst_of_slow_downs_halves_the_rate_once() -> None:
     assert times[1] - times[0] == pytest.approx(2 / 8, rel=0.1)
 
 
-def test_clients_take_turns_in_a_busy_lane() -> None:
+@one_and_three
+def test_clients_take_turns_in_a_busy_lane(gates: int) -> None:
     async def scenario(harness: Harness) -> None:
         set_rate_limit(harness, rate_limit(60, 0))
         await run_ready_tasks()
@@ -268,10 +273,11 @@ def test_clients_take_turns_in_a_busy_lane() -> None:
         tasks.append(harness.spawn("c", model="m"))
         await asyncio.gather(*tasks)
 
-    assert run_scenario(scenario, rate_limit=None).order == "abcabaa"
+    assert run_scenario(scenario, gates, rate_limit=None).order == "abcabaa"
 
 
-def test_newcomer_does_not_overtake_waiters_of_a_lane() -> None:
+@one_and_three
+def test_newcomer_does_not_overtake_waiters_of_a_lane(gates: int) -> None:
     async def scenario(harness: Harness) -> None:
         set_rate_limit(harness, rate_limit(60, 0))
         await run_ready_tasks()
@@ -280,7 +286,7 @@ def test_newcomer_does_not_overtake_waiters_of_a_lane() -> None:
         tasks.append(harness.spawn("b", model="m"))
         await asyncio.gather(*tasks)
 
-    assert run_scenario(scenario, rate_limit=None).order == "abaa"
+    assert run_scenario(scenario, gates, rate_limit=None).order == "abaa"
 
 
 def test_retries_are_admitted_in_order_of_arrival() -> None:

@@ -11,6 +11,7 @@ from rustygate.core.clients import Limits
 from rustygate.errors import Draining, QueueFull, QueueTimeout, RequestTooLarge
 from tests.support.harness import (
     Harness,
+    one_and_three,
     rate_limit,
     run_ready_tasks,
     run_scenario,
@@ -31,7 +32,8 @@ def test_request_that_cannot_be_admitted_in_time_is_refused_on_arrival() -> None
     run_scenario(scenario, rate_limit=1, rate_limit_burst=1, rate_limit_timeout=2.5)
 
 
-def test_refusal_on_arrival_counts_only_work_that_goes_before() -> None:
+@one_and_three
+def test_refusal_on_arrival_counts_only_work_that_goes_before(gates: int) -> None:
     """A light client is not refused because of a flood that it would overtake."""
 
     async def scenario(harness: Harness) -> None:
@@ -42,7 +44,7 @@ def test_refusal_on_arrival_counts_only_work_that_goes_before() -> None:
             task.cancel()
         await asyncio.gather(*flood, return_exceptions=True)
 
-    run_scenario(scenario, rate_limit=1, rate_limit_burst=1, rate_limit_timeout=200)
+    run_scenario(scenario, gates, rate_limit=1, rate_limit_burst=1, rate_limit_timeout=200)
 
 
 @pytest.mark.parametrize("owner", ["gate", "client"])
