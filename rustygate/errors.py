@@ -19,6 +19,7 @@ Refusal
   +-- QueueTimeout            429  queue_timeout
   +-- QueueFull               429  queue_full
   +-- RequestTooLarge         429  request_too_large
+  +-- BudgetExceeded          429  budget_exceeded
   +-- InternalError           500  internal_error
   +-- Draining                503  draining
   +-- TooManyConnections      503  too_many_connections
@@ -304,6 +305,24 @@ class RequestTooLarge(Refusal):
             f"The request costs {tokens} tokens, and the limit is {limit} {unit}/min; "
             "send a smaller request or lower its output limit."
         )
+
+
+class BudgetExceeded(Refusal):
+    """The client has no budget left for the request until its day or month ends.
+
+    Args:
+        retry_after_s: whole seconds until then, rounded up.
+    """
+
+    status, reason, type = 429, "budget_exceeded", "insufficient_quota"
+    retry = False
+
+    def __init__(self, message: str, retry_after_s: int) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+    def headers(self) -> dict[str, str]:
+        return super().headers() | {"Retry-After": str(self.retry_after_s)}
 
 
 class _Unavailable(Refusal):

@@ -10,12 +10,16 @@ from itertools import count
 from secrets import token_hex
 from time import monotonic_ns
 
+from rustygate.core.client_budgets import Cost
 from rustygate.core.usage import Usage
 
 MS = 1_000_000
 
 # In every response: the id of the exchange's log line.
 ID_HEADER = "X-RustyGate-Id"
+
+# In responses to a client with budgets: what is left of each.
+BUDGET_HEADER = "X-RustyGate-Budget-Remaining"
 
 
 def _id_generator() -> Callable[[], str]:
@@ -52,6 +56,8 @@ class Exchange:
         error_event: the data of an event in the response's stream that reports an error.
         request_id: the `x-request-id` of that response, upstream's own id for the request.
         steps: each step as text, if they are logged.
+        reserved: what it has reserved of its client's budgets.
+        budget_left: what was left of them then, as the client is told.
     """
 
     client: str
@@ -91,6 +97,8 @@ class Exchange:
     outcome: str | None = None
     reason: str | None = None
     steps: list[str] | None = None
+    reserved: Cost | None = None
+    budget_left: str | None = None
 
     @property
     def token_counts(self) -> tuple[int | None, int | None, int | None, int | None]:
@@ -122,12 +130,15 @@ class Exchange:
         waited = self.queued if queued is None else queued
         upstream = 0 if self.responded is None or self.sent is None else self.responded - self.sent
         timing = f"queue;dur={waited / MS:.1f}, upstream;dur={max(0, upstream) / MS:.1f}"
-        return [
+        headers = [
             (ID_HEADER, self.id),
             ("X-RustyGate-Queued-Ms", str(waited // MS)),
             ("X-RustyGate-Attempts", str(self.attempts)),
             ("Server-Timing", timing),
         ]
+        if self.budget_left is not None:
+            headers.append((BUDGET_HEADER, self.budget_left))
+        return headers
 
     def ms_until(self, instant: int | None) -> int | None:
         """Milliseconds from the request's arrival to an instant."""

@@ -16,6 +16,7 @@ from loguru import logger
 from rustygate.access.client_auth import ClientAuth, check_model
 from rustygate.access.identity import client_name, priority_class, sdk_timeout_s
 from rustygate.admission.admission import Admission
+from rustygate.admission.client_budgets import Spending
 from rustygate.admission.gate import Gate
 from rustygate.config import Settings
 from rustygate.core.bucket import SECOND
@@ -97,6 +98,7 @@ class Proxy:
         upstream: UpstreamClient,
         ledger: Ledger,
         auth: ClientAuth,
+        spending: Spending,
         tracing: "Tracing | None" = None,
     ) -> None:
         self._settings = settings
@@ -108,12 +110,13 @@ class Proxy:
         self._own_connections = upstream.own_connections
         self._ledger = ledger
         self._auth = auth
+        self._spending = spending
         self._tracing = tracing
         self._retries = RetryPolicy(settings, gate, ledger.count_upstream_429)
         self._history = OutputHistory()
         self._body_budget = BodyBufferBudget(settings.queue_bytes)
         self._turn_services = TurnServices(
-            settings, gate, ledger, auth, self._history, self._body_budget, tracing
+            settings, gate, ledger, auth, spending, self._history, self._body_budget, tracing
         )
         self._running: set[asyncio.Task[Any]] = set()
         self._credentials = Credentials.for_account(
@@ -197,6 +200,8 @@ class Proxy:
             facts = self._estimate(exchange, target, body, handshake)
             if must_show_model:
                 check_model(client, exchange, facts, body.decoded())
+            if client is not None and is_work(exchange.method, exchange.path):
+                self._spending.reserve(exchange)
             headers = self._headers(request, facts, handshake)
             upstream_request = UpstreamRequest(exchange, target, headers, body, client)
             # Admit, forward and pipe.

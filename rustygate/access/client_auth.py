@@ -14,7 +14,7 @@ from multidict import istr
 
 from rustygate.config import modification_time, read_clients_file
 from rustygate.core.ambiguous_json import is_ambiguous
-from rustygate.core.clients import Client, Clients, Limits
+from rustygate.core.clients import Client, Clients, Limits, SpendingLimits
 from rustygate.core.request_facts import RequestFacts
 from rustygate.errors import InvalidApiKey, ModelNotAllowed
 from rustygate.exchange import Exchange
@@ -80,6 +80,12 @@ class ClientAuth:
         """Each client's weight, by name."""
         clients = {} if self._clients is None else self._clients.by_name
         return {name: client.weight for name, client in clients.items()}
+
+    @property
+    def spending_limits(self) -> Mapping[str, SpendingLimits]:
+        """Each client's budgets, by name, including clients without any."""
+        clients = {} if self._clients is None else self._clients.by_name
+        return {name: client.spending for name, client in clients.items()}
 
     def authenticate(
         self, request: web.Request, exchange: Exchange, subprotocol_key: str | None = None

@@ -4,6 +4,7 @@
 [client.search]
 key_sha256 = "<64 hex digits>"
 weight = 2
+tokens_per_day = 2_000_000
 ```
 
 Only hashes of keys are stored here. A table with any error in it is rejected as a whole, and all
@@ -12,7 +13,7 @@ errors are reported at once.
 
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, field, fields
 from fnmatch import fnmatchcase
 from hashlib import sha256
@@ -69,6 +70,27 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class SpendingLimits:
+    """How much a client may spend per day and per month (UTC); None means no limit."""
+
+    tokens_per_day: int | None = None
+    tokens_per_month: int | None = None
+    usd_per_day: float | None = None
+    usd_per_month: float | None = None
+
+    def __bool__(self) -> bool:
+        return self != _UNLIMITED
+
+    @property
+    def in_dollars(self) -> bool:
+        """Whether a model needs a price for the limits to be kept."""
+        return self.usd_per_day is not None or self.usd_per_month is not None
+
+
+_UNLIMITED = SpendingLimits()
+
+
+@dataclass(frozen=True, slots=True)
 class Client:
     """One client of the table.
 
@@ -83,6 +105,7 @@ class Client:
     priority: str = "default"
     models: tuple[str, ...] = ()
     limits: Limits = Limits()
+    spending: SpendingLimits = SpendingLimits()
 
     def cap_priority(self, requested: str) -> str:
         """The requested class, or the client's best class if that is lower."""
@@ -145,6 +168,7 @@ def parse_clients(text: str) -> Clients:
 
 _TABLE = "client"
 _LIMIT_KEYS = frozenset(limit.name for limit in fields(Limits))
+_SPENDING_KEYS = frozenset(limit.name for limit in fields(SpendingLimits))
 
 
 def _position(error: Exception) -> str:
@@ -181,9 +205,15 @@ class _EntryParser:
             self._reject(".burst", "expected only together with requests_per_second")
 
     def client(self) -> Client:
-        limits = {key: value for key, value in self._values.items() if key in _LIMIT_KEYS}
-        others = {key: value for key, value in self._values.items() if key not in _LIMIT_KEYS}
-        return Client(self._name, limits=Limits(**limits), **others)
+        limits = self._take(_LIMIT_KEYS)
+        spending = self._take(_SPENDING_KEYS)
+        others = self._take(_PARSERS.keys() - _LIMIT_KEYS - _SPENDING_KEYS)
+        return Client(
+            self._name, limits=Limits(**limits), spending=SpendingLimits(**spending), **others
+        )
+
+    def _take(self, keys: Set[str]) -> dict[str, Any]:
+        return {key: value for key, value in self._values.items() if key in keys}
 
     def _parse(self, key: str, value: object) -> None:
         parse = _PARSERS.get(key)
@@ -256,6 +286,10 @@ _PARSERS: dict[str, Any] = {
     "tokens_per_minute": _count,
     "concurrency": _count,
     "models": _patterns,
+    "tokens_per_day": _count,
+    "tokens_per_month": _count,
+    "usd_per_day": _rate,
+    "usd_per_month": _rate,
 }
 _EXPECTED = {
     "key_sha256": "expected 64 hex digits; `rustygate key NAME` makes a key and its hash",
@@ -266,4 +300,8 @@ _EXPECTED = {
     "tokens_per_minute": "expected a whole number of 1 or more",
     "concurrency": "expected a whole number of 1 or more",
     "models": 'expected a list of shell patterns such as ["gpt-4o*"]',
+    "tokens_per_day": "expected a whole number of 1 or more",
+    "tokens_per_month": "expected a whole number of 1 or more",
+    "usd_per_day": "expected a number above 0",
+    "usd_per_month": "expected a number above 0",
 }

@@ -20,6 +20,7 @@ from loguru import logger
 
 from rustygate.access.client_auth import ClientAuth, check_model
 from rustygate.admission.admission import Admission
+from rustygate.admission.client_budgets import Spending
 from rustygate.admission.gate import Gate
 from rustygate.admission.waiter import TurnQueue
 from rustygate.config import Settings
@@ -85,6 +86,7 @@ class TurnServices:
     gate: Gate
     ledger: Ledger
     auth: ClientAuth
+    spending: Spending
     history: OutputHistory
     budget: BodyBufferBudget
     tracing: "Tracing | None" = None
@@ -258,6 +260,8 @@ class WebSocketTurns:
         if client is not None:
             exchange.weight = client.weight
         check_model(client, exchange, turn.request.facts, message.text or b"")
+        if client is not None:
+            self._services.spending.reserve(exchange)
 
     def _estimate(self, turn: Turn) -> None:
         """Stamp model and cost."""
@@ -281,6 +285,7 @@ class WebSocketTurns:
     def _send(self, turn: Turn, message: ClientMessage) -> None:
         exchange = turn.exchange
         exchange.attempts = 1
+        exchange.connected = True
         exchange.sent = monotonic_ns()
         turn.bytes_before = self.client.bytes_written
         # A WebSocket of the Responses API shows its model only in its turns.
@@ -356,6 +361,7 @@ class WebSocketTurns:
         turn.admission.charge()
         turn.bytes_before = self.client.bytes_written
         turn.exchange.attempts = 1
+        turn.exchange.connected = True
         turn.exchange.sent = turn.exchange.arrived
         self._open.add(turn)
         turn.has_begun, turn.response_id = True, event.response_id

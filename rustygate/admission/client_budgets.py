@@ -1,0 +1,147 @@
+"""Clients' budgets per day and month, as exchanges use them.
+
+An exchange reserves its estimated cost once, for all its attempts, before it queues. The ledger
+settles it when the exchange ends. `core.client_budgets` has the rules.
+"""
+
+from collections.abc import Callable, Mapping
+from math import ceil
+from time import time_ns
+
+from loguru import logger
+
+from rustygate.core.bucket import SECOND
+from rustygate.core.client_budgets import (
+    NANO,
+    NOTHING,
+    Account,
+    Alert,
+    Budget,
+    ClientBudgets,
+    Cost,
+    Exceeded,
+)
+from rustygate.core.clients import SpendingLimits
+from rustygate.core.periods import day_of, iso_time
+from rustygate.core.price_list import PriceList
+from rustygate.errors import BudgetExceeded, ModelNotAllowed
+from rustygate.exchange import Exchange
+
+
+class Spending:
+    """The budgets of all clients.
+
+    Args:
+        clock: wall-clock time in nanoseconds.
+    """
+
+    def __init__(self, prices: PriceList, clock: Callable[[], int] = time_ns) -> None:
+        self._prices = prices
+        self._clock = clock
+        self.budgets = ClientBudgets()
+
+    def set_limits(self, limits: Mapping[str, SpendingLimits]) -> None:
+        """Set the budgets of clients, by name, those without any included."""
+        self.budgets.set_limits(limits)
+
+    def reserve(self, exchange: Exchange) -> None:
+        """Reserve the estimated cost of an exchange, if its client has budgets.
+
+        Raises `BudgetExceeded`, and `ModelNotAllowed` if the model has no price and the client a
+        budget in dollars.
+        """
+        account = self.budgets.account(exchange.client)
+        if account is None or not account.budgets:
+            return
+        now = self._clock()
+        cost = self._estimate(exchange, account, now)
+        exceeded = account.reserve(now, cost)
+        if exceeded is not None:
+            self._warn(account.alerts(now, exceeded.budget))
+            exchange.budget_left = _left(account, now)
+            raise _refusal(exceeded, exchange.client, now)
+        exchange.reserved = cost
+        exchange.budget_left = _left(account, now)
+
+    def settle(self, exchange: Exchange) -> None:
+        """Replace what an ended exchange has reserved by what it has cost."""
+        account = self.budgets.account(exchange.client)
+        if account is None:
+            return
+        now, reserved = self._clock(), exchange.reserved or NOTHING
+        cost = self._actual(exchange, reserved)
+        if cost is not NOTHING or reserved is not NOTHING:
+            account.settle(now, reserved, cost)
+            self._warn(account.alerts(now))
+
+    def _estimate(self, exchange: Exchange, account: Account, now: int) -> Cost:
+        if not any(budget.in_dollars for budget in account.budgets):
+            return Cost(exchange.tokens)
+        price = None if exchange.model is None else self._prices.find(exchange.model)
+        if price is None:
+            raise _unpriced(exchange)
+        tokens_out = exchange.tokens - exchange.input_tokens
+        nano = price.cost_nano(exchange.input_tokens, 0, tokens_out, day_of(now))
+        return Cost(exchange.tokens, nano)
+
+    def _actual(self, exchange: Exchange, reserved: Cost) -> Cost:
+        """What an exchange has cost; what it had reserved, if that is not known."""
+        if exchange.tokens_out is not None:
+            tokens = (exchange.tokens_in or 0) + exchange.tokens_out
+            nano = exchange.cost_nano
+            return Cost(tokens, reserved.nano_usd if nano is None else nano)
+        failed = exchange.outcome == "upstream_error" and exchange.reason is None
+        if failed or exchange.outcome == "refused" or not exchange.connected:
+            return NOTHING
+        return reserved
+
+    def _warn(self, alerts: list[Alert]) -> None:
+        for alert in alerts:
+            budget = alert.budget
+            logger.warning(
+                "client {} has used {:.0%} of {}: {} of {}, until {}",
+                alert.client,
+                alert.spent / budget.limit,
+                budget.name,
+                _shown(budget, alert.spent),
+                _shown(budget, budget.limit),
+                iso_time(alert.ends),
+            )
+
+
+def _refusal(exceeded: Exceeded, client: str, now: int) -> BudgetExceeded:
+    budget = exceeded.budget
+    wait_s = ceil((exceeded.ends - now) / SECOND)
+    reserved = ""
+    if exceeded.reserved:
+        reserved = f" and {_shown(budget, exceeded.reserved)} are reserved by running requests"
+    return BudgetExceeded(
+        f"Budget {budget.name} of client {client}: {_shown(budget, exceeded.spent)} of "
+        f"{_shown(budget, budget.limit)} are used{reserved}; this request may cost "
+        f"{_shown(budget, exceeded.cost)}. The budget starts again at {iso_time(exceeded.ends)}, "
+        f"in {wait_s} s.",
+        wait_s,
+    )
+
+
+def _unpriced(exchange: Exchange) -> ModelNotAllowed:
+    model = "The model of this request" if exchange.model is None else f"Model {exchange.model!a}"
+    return ModelNotAllowed(
+        f"{model} has no known price, and client {exchange.client} has a budget in dollars; set a "
+        "price in PRICES_FILE, or use another model."
+    )
+
+
+def _left(account: Account, now: int) -> str:
+    """What is left of each budget, as a header's value."""
+    return ", ".join(
+        f"{budget.name}={_plain(budget, account.left(budget, now))}" for budget in account.budgets
+    )
+
+
+def _plain(budget: Budget, amount: int) -> str:
+    return f"{amount / NANO:.6f}".rstrip("0").rstrip(".") if budget.in_dollars else str(amount)
+
+
+def _shown(budget: Budget, amount: int) -> str:
+    return f"${amount / NANO:.4f}" if budget.in_dollars else f"{amount} tokens"

@@ -1,0 +1,199 @@
+"""The budgets of clients per day and month, in tokens and in dollars.
+
+An exchange reserves its estimated cost before it queues, and settles the actual one. It is refused
+if what its client has spent and reserved leaves no room for its cost in one of the client's
+budgets. So a client never spends more than its budget by more than what exchanges in flight cost
+beyond their estimates. Days and months are those of UTC; what an exchange costs belongs to the
+period in which it settles.
+
+Dollars are integer nano-dollars, so that sums are exact.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+
+import msgspec
+
+from rustygate.core.clients import SpendingLimits
+from rustygate.core.periods import day_of, end_of_day, end_of_month, month_of
+
+NANO = 10**9
+
+# A client is warned of when it has spent these parts of a budget.
+WARN_AT = (0.8, 1.0)
+
+# The current day and month, and those before: a clock that is set back finds its sums again.
+_PERIODS_KEPT = 4
+
+
+# Made for each exchange: a Struct costs a tenth of a frozen dataclass.
+class Cost(msgspec.Struct, frozen=True):
+    """What an exchange costs; `nano_usd` is 0 where no budget is in dollars."""
+
+    tokens: int = 0
+    nano_usd: int = 0
+
+    def __add__(self, other: "Cost") -> "Cost":
+        return Cost(self.tokens + other.tokens, self.nano_usd + other.nano_usd)
+
+    def __sub__(self, other: "Cost") -> "Cost":
+        return Cost(self.tokens - other.tokens, self.nano_usd - other.nano_usd)
+
+
+NOTHING = Cost()
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """One budget of a client.
+
+    Args:
+        name: its key in CLIENTS_FILE.
+        limit: in model tokens or nano-dollars.
+    """
+
+    name: str
+    limit: int
+
+    @property
+    def in_dollars(self) -> bool:
+        return self.name.startswith("usd_")
+
+    def amount(self, cost: Cost) -> int:
+        """What a cost takes from it."""
+        return cost.nano_usd if self.in_dollars else cost.tokens
+
+    def period(self, now: int) -> str:
+        """The name of its current period, such as `2026-11-28` or `2026-11`."""
+        return day_of(now) if self.name.endswith("_day") else month_of(now)
+
+    def ends(self, now: int) -> int:
+        """When its current period ends."""
+        return end_of_day(now) if self.name.endswith("_day") else end_of_month(now)
+
+
+@dataclass(frozen=True, slots=True)
+class Exceeded:
+    """Why a cost cannot be reserved: `spent` and `reserved` leave no room for `cost`.
+
+    Args:
+        ends: when the budget's period ends, in nanoseconds of wall-clock time.
+    """
+
+    budget: Budget
+    spent: int
+    reserved: int
+    cost: int
+    ends: int
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """A client has spent a part of a budget: `level` of WARN_AT, for the first time in its
+    period."""
+
+    client: str
+    budget: Budget
+    level: float
+    spent: int
+    ends: int
+
+
+def budgets_of(limits: SpendingLimits) -> tuple[Budget, ...]:
+    """The budgets that have a limit."""
+    budgets = []
+    for each in fields(limits):
+        limit = getattr(limits, each.name)
+        if limit is not None:
+            in_dollars = each.name.startswith("usd_")
+            budgets.append(Budget(each.name, round(limit * NANO) if in_dollars else limit))
+    return tuple(budgets)
+
+
+@dataclass(slots=True)
+class Account:
+    """What one client has spent, by period, and reserved."""
+
+    client: str
+    budgets: tuple[Budget, ...] = ()
+    reserved: Cost = NOTHING
+    _spent: dict[str, Cost] = field(default_factory=dict)
+    _alerted: set[tuple[str, str, float]] = field(default_factory=set)
+
+    def spent(self, budget: Budget, now: int) -> int:
+        """What was spent of a budget in its current period."""
+        return budget.amount(self._spent.get(budget.period(now), NOTHING))
+
+    def left(self, budget: Budget, now: int) -> int:
+        """What can still be reserved, 0 if it is overdrawn."""
+        return max(0, budget.limit - self.spent(budget, now) - budget.amount(self.reserved))
+
+    def reserve(self, now: int, cost: Cost) -> Exceeded | None:
+        """Reserve a cost in all budgets, or in none and return the one that has no room."""
+        for budget in self.budgets:
+            amount = budget.amount(cost)
+            spent, reserved = self.spent(budget, now), budget.amount(self.reserved)
+            if spent >= budget.limit or spent + reserved + amount > budget.limit:
+                return Exceeded(budget, spent, reserved, amount, budget.ends(now))
+        self.reserved += cost
+        return None
+
+    def settle(self, now: int, reserved: Cost, actual: Cost) -> None:
+        """Replace a reservation by what was spent."""
+        self.reserved -= reserved
+        self.add(day_of(now), actual)
+        self.add(month_of(now), actual)
+
+    def add(self, period: str, cost: Cost) -> None:
+        """Add what was spent in a period."""
+        self._spent[period] = self._spent.get(period, NOTHING) + cost
+        if len(self._spent) > _PERIODS_KEPT:
+            self._forget_oldest()
+
+    def _forget_oldest(self) -> None:
+        # A month's name sorts before those of its days: compared by their ends, it would be last.
+        oldest = min(self._spent, key=lambda period: period.ljust(len("2026-11-28"), "~"))
+        del self._spent[oldest]
+
+    def alerts(self, now: int, exhausted: Budget | None = None) -> list[Alert]:
+        """The levels of WARN_AT that were reached, each once in its period.
+
+        Args:
+            exhausted: a budget that has no room for a request, which counts as spent.
+        """
+        alerts = []
+        for budget in self.budgets:
+            spent = self.spent(budget, now)
+            for level in WARN_AT:
+                mark = (budget.name, budget.period(now), level)
+                reached = budget == exhausted or spent >= level * budget.limit
+                if reached and mark not in self._alerted:
+                    self._alerted.add(mark)
+                    alerts.append(Alert(self.client, budget, level, spent, budget.ends(now)))
+        return alerts
+
+
+class ClientBudgets:
+    """The accounts of all clients that have budgets."""
+
+    def __init__(self) -> None:
+        self._accounts: dict[str, Account] = {}
+
+    def __repr__(self) -> str:
+        return f"<ClientBudgets of {', '.join(self._accounts) or 'nobody'}>"
+
+    def set_limits(self, limits: Mapping[str, SpendingLimits]) -> None:
+        """Set the budgets of clients, by name. What a client has spent stays counted."""
+        for name, each in limits.items():
+            account = self._accounts.setdefault(name, Account(name))
+            account.budgets = budgets_of(each)
+        for name in self._accounts.keys() - limits.keys():
+            self._accounts[name].budgets = ()
+
+    def account(self, client: str) -> Account | None:
+        """A client's account, if it has one."""
+        return self._accounts.get(client)
+
+    def accounts(self) -> Iterable[Account]:
+        """The accounts that have budgets."""
+        return [account for account in self._accounts.values() if account.budgets]
