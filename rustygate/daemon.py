@@ -7,13 +7,17 @@ as in production.
 import asyncio
 import socket
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from loguru import logger
 
 from rustygate.access.admin import AdminGuard
+from rustygate.access.budget_checks import unkept_budgets
 from rustygate.access.client_auth import ClientAuth
+from rustygate.admission.client_budgets import Spending
 from rustygate.admission.gate import Gate
 from rustygate.admission.levels_file import LevelsFile
 from rustygate.app import make_application, make_runner
@@ -83,16 +87,27 @@ class Daemon:
         self._data_dir = _open_data_dir(settings)
         self._gate = Gate(settings, await _group_store(settings))
         self._upstream = UpstreamClient(settings)
-        self._metrics = metrics = Metrics(self._gate, ExchangeLabels(self._gate.lanes))
+        prices = load_prices(settings)
+        self._spending = Spending(prices)
+        labels = ExchangeLabels(self._gate.lanes)
+        self._metrics = metrics = Metrics(self._gate, labels, self._spending)
         admin = AdminGuard(settings, metrics.count_refusal)
         store = await open_usage_store(settings, self._data_dir)
-        self.usage = UsageRecorder(store, load_prices(settings))
-        self._ledger = Ledger(metrics, self.usage, self._tracing)
-        self._auth = ClientAuth(settings.clients_file)
+        self.usage = UsageRecorder(store, prices)
+        self._ledger = Ledger(metrics, self.usage, self._spending, self._tracing)
+        # If DATA_DIR could not be opened, no budget can be kept.
+        kept = settings if self._data_dir else replace(settings, data_dir=None)
+        self._auth = ClientAuth(settings.clients_file, partial(unkept_budgets, kept, prices))
         self._apply_clients()
         self._levels = _open_levels(self._data_dir, self._gate)
         self._proxy = Proxy(
-            settings, self._gate, self._upstream, self._ledger, self._auth, self._tracing
+            settings,
+            self._gate,
+            self._upstream,
+            self._ledger,
+            self._auth,
+            self._spending,
+            self._tracing,
         )
         state = StateBuilder(self._gate, metrics, self._ledger)
         self._dashboard = Dashboard(state.build)
@@ -121,6 +136,7 @@ class Daemon:
     def _apply_clients(self) -> None:
         limits = self._auth.limits
         self._gate.limit_clients(limits, self._auth.weights, self._auth.version)
+        self._spending.set_limits(self._auth.spending_limits)
         self._metrics.announce_clients(limits)
 
     @property

@@ -56,6 +56,7 @@ class Exchange:
         error_event: the data of an event in the response's stream that reports an error.
         request_id: the `x-request-id` of that response, upstream's own id for the request.
         steps: each step as text, if they are logged.
+        cost_nano: the cost of its tokens in nanodollars; None if it is not known.
         reserved: what it has reserved of its client's budgets.
         budget_left: what was left of them then, as the client is told.
     """
@@ -97,6 +98,7 @@ class Exchange:
     outcome: str | None = None
     reason: str | None = None
     steps: list[str] | None = None
+    cost_nano: int | None = None
     reserved: Cost | None = None
     budget_left: str | None = None
 

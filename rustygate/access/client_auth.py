@@ -6,7 +6,7 @@ new file is invalid, the previous clients stay in force.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from urllib.parse import unquote
 
 from aiohttp import hdrs, web
@@ -14,7 +14,7 @@ from multidict import istr
 
 from rustygate.config import modification_time, read_clients_file
 from rustygate.core.ambiguous_json import is_ambiguous
-from rustygate.core.clients import Client, Clients, Limits, SpendingLimits
+from rustygate.core.clients import Client, Clients, ClientsError, Limits, SpendingLimits
 from rustygate.core.request_facts import RequestFacts
 from rustygate.errors import InvalidApiKey, ModelNotAllowed
 from rustygate.exchange import Exchange
@@ -42,13 +42,19 @@ class ClientAuth:
 
     Args:
         path: the clients file; None serves every client.
+        find_problems: what else makes a file invalid, such as budgets that cannot be kept.
 
     Attributes:
         version: when the file was changed, in microseconds.
     """
 
-    def __init__(self, path: str | None) -> None:
+    def __init__(
+        self,
+        path: str | None,
+        find_problems: Callable[[Clients], list[str]] = lambda clients: [],
+    ) -> None:
         self._path = path
+        self._find_problems = find_problems
         self._clients: Clients | None = None
         self.version = 0
         self.reload()
@@ -61,8 +67,10 @@ class ClientAuth:
         if self._path is not None:
             # Read before the file: if that is replaced meanwhile, the version is too old, not new.
             version = modification_time(self._path)
-            self._clients = read_clients_file(self._path)
-            self.version = version
+            clients = read_clients_file(self._path)
+            if problems := self._find_problems(clients):
+                raise ClientsError(problems)
+            self._clients, self.version = clients, version
 
     @property
     def requires_keys(self) -> bool:

@@ -4,7 +4,7 @@ An exchange reserves its estimated cost once, for all its attempts, before it qu
 settles it when the exchange ends. `core.client_budgets` has the rules.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from math import ceil
 from time import time_ns
 
@@ -73,6 +73,20 @@ class Spending:
         if cost is not NOTHING or reserved is not NOTHING:
             account.settle(now, reserved, cost)
             self._warn(account.alerts(now))
+
+    def used_ratios(self) -> Iterator[tuple[str, str, float]]:
+        """How much of each budget is spent: client, budget, and 1 if all of it is."""
+        now = self._clock()
+        for account in self.budgets.accounts():
+            for budget in account.budgets:
+                yield account.client, budget.name, account.spent(budget, now) / budget.limit
+
+    def left(self, client: str) -> dict[str, float]:
+        """What is left of each of a client's budgets, in tokens or dollars."""
+        account, now = self.budgets.account(client), self._clock()
+        if account is None:
+            return {}
+        return {budget.name: budget.units(account.left(budget, now)) for budget in account.budgets}
 
     def _estimate(self, exchange: Exchange, account: Account, now: int) -> Cost:
         if not any(budget.in_dollars for budget in account.budgets):

@@ -6,6 +6,7 @@ With REDIS_URL, it also connects to the server there.
 import argparse
 from collections.abc import Iterator
 
+from rustygate.cli.budgets import check_budgets
 from rustygate.cli.environment import DOTENV
 from rustygate.cli.errors import print_warnings
 from rustygate.cli.output import print_lines
@@ -30,6 +31,7 @@ def add_arguments(_: argparse.ArgumentParser) -> None:
 
 def run(_: argparse.Namespace) -> int:
     loaded = load_configuration(dotenv=DOTENV)
+    check_budgets(loaded.settings)
     comments = [f"# {_one_line(line)}".rstrip() for line in _comments(loaded)]
     print_lines(*assignments(loaded), *comments)
     print_warnings(*loaded.warnings, *_data_dir_warnings(loaded.settings))

@@ -8,9 +8,11 @@ from contextlib import asynccontextmanager
 
 from loguru import logger
 
+from rustygate.cli.budgets import check_budgets, invalid_clients
 from rustygate.cli.errors import CommandError, cannot_listen
 from rustygate.cli.signals import run_until_signal
 from rustygate.config import Settings, mask_credentials, settings_warnings
+from rustygate.core.clients import ClientsError
 from rustygate.daemon import Daemon
 from rustygate.downstream.listener import AddressInUse
 from rustygate.system.data_dir import DataDirInUse
@@ -36,9 +38,12 @@ async def running_gate(
         from rustygate.cli.group_access import refuse_to_start
 
         await refuse_to_start(settings)
+    check_budgets(settings)
     daemon = Daemon(settings, sockets, configure_tracing(settings))
     try:
         await daemon.start()
+    except ClientsError as error:
+        raise invalid_clients(settings, error.problems) from error
     except DataDirInUse as error:
         raise CommandError(str(error)) from error
     except AddressInUse as error:

@@ -10,7 +10,7 @@ from rustygate.config.kinds import NONE, Kind
 from rustygate.config.loading import Configuration
 from rustygate.config.names import SECRET_FILES
 from rustygate.config.settings import Settings, kind_of, meaning_of, variable_of
-from rustygate.core.clients import Client
+from rustygate.core.clients import Client, SpendingLimits
 from rustygate.core.price_list import PER_MTOK, ModelPrice
 
 
@@ -87,9 +87,22 @@ def describe_client(client: Client) -> str:
         parts.append(f"{limits.tokens_per_minute} tokens per minute")
     if limits.concurrency is not None:
         parts.append(f"{_count(limits.concurrency, 'exchange')} in flight")
+    parts += [
+        f"{limit:,} tokens {period}" if unit == "tokens" else f"${limit:,.2f} {period}"
+        for unit, limit, period in _spending(client.spending)
+    ]
     if client.models:
         parts.append(f"models {', '.join(client.models)}")
     return f"{client.name}: {'; '.join(parts)}"
+
+
+def _spending(limits: SpendingLimits) -> Iterator[tuple[str, float, str]]:
+    """The budgets of a client: unit, limit, and `per day` or `per month`."""
+    for each in fields(limits):
+        limit = getattr(limits, each.name)
+        if limit is not None:
+            unit, _, period = each.name.partition("_")
+            yield unit, limit, period.replace("_", " ")
 
 
 def describe_limits(settings: Settings) -> Iterator[str]:

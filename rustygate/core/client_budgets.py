@@ -63,6 +63,10 @@ class Budget:
         """What a cost takes from it."""
         return cost.nano_usd if self.in_dollars else cost.tokens
 
+    def units(self, amount: int) -> float:
+        """An amount in tokens or dollars."""
+        return amount / NANO if self.in_dollars else amount
+
     def period(self, now: int) -> str:
         """The name of its current period, such as `2026-11-28` or `2026-11`."""
         return day_of(now) if self.name.endswith("_day") else month_of(now)

@@ -5,7 +5,7 @@ period is named as in ISO 8601: `2026-11-28`, `2026-11`.
 """
 
 from calendar import monthrange
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
 
 from rustygate.core.bucket import SECOND
@@ -33,6 +33,11 @@ def end_of_month(instant: int) -> int:
     """When the month of an instant ends: the first instant of the next one."""
     last = last_of_month(month_of(instant))
     return ((last - _EPOCH).days + 1) * DAY
+
+
+def iso_time(instant: int) -> str:
+    """An instant to the second, such as `2026-11-29T00:00:00Z`."""
+    return datetime.fromtimestamp(instant // SECOND, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def date_of(instant: int) -> date:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from loguru import logger
 
+from rustygate.admission.client_budgets import Spending
 from rustygate.core.verdict import Action
 from rustygate.exchange import MS, Exchange
 from rustygate.telemetry.log import LINES
@@ -37,10 +38,15 @@ class Ledger:
     """
 
     def __init__(
-        self, metrics: Metrics, usage: UsageRecorder, tracing: "Tracing | None" = None
+        self,
+        metrics: Metrics,
+        usage: UsageRecorder,
+        spending: Spending,
+        tracing: "Tracing | None" = None,
     ) -> None:
         self._metrics = metrics
         self._usage = usage
+        self._spending = spending
         self._tracing = tracing
         self._loop = asyncio.get_running_loop()
         self._settled: list[Exchange] = []
@@ -58,6 +64,7 @@ class Ledger:
         labels = self._metrics.labels.of(exchange)
         self._metrics.settle(exchange, *labels)
         self._usage.settle(exchange, labels)
+        self._spending.settle(exchange)
         self.recent.settle(exchange)
         if exchange.outcome == "refused" and exchange.reason is not None:
             self._refusals.count(exchange.reason)

@@ -18,12 +18,14 @@ from prometheus_client.metrics_core import (
 )
 from prometheus_client.registry import Collector
 
+from rustygate.admission.client_budgets import Spending
 from rustygate.admission.gate import Gate
 from rustygate.core.bucket import SECOND
 from rustygate.core.fair_order import CLASS_WEIGHTS
 from rustygate.core.verdict import Action
 from rustygate.errors import reasons
 from rustygate.exchange import MS, Exchange
+from rustygate.telemetry.budget_metrics import BudgetMetrics
 from rustygate.telemetry.group_metrics import GroupMetrics
 from rustygate.telemetry.labels import ExchangeLabels
 from rustygate.telemetry.prometheus_text import render_family
@@ -56,7 +58,9 @@ class Metrics(Collector):
         labels: of clients and models.
     """
 
-    def __init__(self, gate: Gate, labels: ExchangeLabels) -> None:
+    def __init__(
+        self, gate: Gate, labels: ExchangeLabels, spending: Spending | None = None
+    ) -> None:
         self._gate = gate
         self.labels = labels
         self._exchanges = Counter()
@@ -72,6 +76,7 @@ class Metrics(Collector):
         self._first_byte = Histogram()
         self._duration = Histogram()
         self._group = None if gate.member is None else GroupMetrics(gate.member)
+        self._budgets = None if spending is None else BudgetMetrics(spending)
 
     def text(self) -> bytes:
         """All metrics in Prometheus' text format, version 0.0.4."""
@@ -151,6 +156,8 @@ class Metrics(Collector):
         yield from self._gauges()
         if self._group is not None:
             yield from self._group.families()
+        if self._budgets is not None:
+            yield from self._budgets.families()
 
     def _start_at_zero(self) -> None:
         """Add the series of configured clients and known models that are likely to increase."""

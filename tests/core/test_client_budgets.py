@@ -61,14 +61,16 @@ def test_budget_can_be_spent_to_the_last_token_and_no_further() -> None:
     spend(each, LATER, 1)
     # Not even a request that may cost nothing.
     exceeded = each.reserve(LATER, Cost(0))
-    assert exceeded is not None and exceeded.spent == 1000
+    assert exceeded is not None
+    assert exceeded.spent == 1000
 
 
 def test_reservation_takes_room_until_it_is_settled() -> None:
     each = account()
     assert each.reserve(NOON, Cost(600)) is None
     exceeded = each.reserve(NOON, Cost(500))
-    assert exceeded is not None and (exceeded.spent, exceeded.reserved) == (0, 600)
+    assert exceeded is not None
+    assert (exceeded.spent, exceeded.reserved) == (0, 600)
     each.settle(NOON, Cost(600), Cost(500))
     assert each.reserve(NOON, Cost(500)) is None
 
@@ -78,7 +80,8 @@ def test_refused_cost_takes_nothing_of_any_budget() -> None:
     spend(each, NOON, 900)
     spend(each, NEXT_DAY, 500)
     exceeded = each.reserve(NEXT_DAY, Cost(200))
-    assert exceeded is not None and exceeded.budget.name == "tokens_per_month"
+    assert exceeded is not None
+    assert exceeded.budget.name == "tokens_per_month"
     assert exceeded.ends == NEXT_MONTH
     assert each.reserved == Cost()
 
@@ -109,7 +112,8 @@ def test_budget_starts_again_with_its_period(
     assert each.reserve(NOON, cost) is None
     each.settle(NOON, cost, cost)
     exceeded = each.reserve(last, cost)
-    assert exceeded is not None and exceeded.ends == first
+    assert exceeded is not None
+    assert exceeded.ends == first
     assert each.reserve(first, cost) is None
 
 
@@ -127,7 +131,8 @@ def test_clock_that_is_set_back_renews_nothing() -> None:
     spend(each, NEXT_DAY - 1, 800)
     spend(each, NEXT_DAY, 300)
     exceeded = each.reserve(NEXT_DAY - 1, Cost(300))
-    assert exceeded is not None and exceeded.spent == 800
+    assert exceeded is not None
+    assert exceeded.spent == 800
 
 
 def test_old_periods_are_forgotten_and_the_current_ones_kept() -> None:
@@ -201,7 +206,8 @@ def test_new_limits_keep_what_was_spent() -> None:
     budgets.set_limits({"search": SpendingLimits(tokens_per_day=950)})
     assert budgets.account("search") is each
     exceeded = each.reserve(NOON, Cost(100))
-    assert exceeded is not None and exceeded.budget.limit == 950
+    assert exceeded is not None
+    assert exceeded.budget.limit == 950
     budgets.set_limits({})
     assert each.reserve(NOON, Cost(100_000)) is None
     assert list(budgets.accounts()) == []

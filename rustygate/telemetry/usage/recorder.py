@@ -68,7 +68,7 @@ class UsageRecorder:
     # Counting.
 
     def settle(self, exchange: Exchange, labels: tuple[str, str]) -> None:
-        """Count a settled exchange under the labels of its client and model."""
+        """Count a settled exchange under the labels of its client and model, and stamp its cost."""
         now = self._wall_clock()
         if not self._day_begins <= now < self._day_ends:
             self._begin_day(now)
@@ -81,7 +81,7 @@ class UsageRecorder:
             totals.refused += 1
         if exchange.tokens_out is not None or exchange.tokens_in is not None:
             _add_tokens(totals, exchange)
-        cost = exchange_cost(self._prices, exchange, self._day)
+        cost = exchange.cost_nano = exchange_cost(self._prices, exchange, self._day)
         if cost is None:
             totals.unpriced += 1
         else:

@@ -1,0 +1,52 @@
+"""Budgets that a gate could not keep, which are refused rather than ignored."""
+
+from collections.abc import Iterator
+
+from rustygate.config import Settings
+from rustygate.core.client_budgets import budgets_of
+from rustygate.core.clients import Client, Clients
+from rustygate.core.price_list import PriceList
+from rustygate.system.data_dir import data_dir_problem
+
+# In a shell pattern, which may stand for models with a price and without.
+_WILDCARDS = frozenset("*?[")
+
+
+def unkept_budgets(settings: Settings, prices: PriceList, clients: Clients) -> list[str]:
+    """One line for each budget of CLIENTS_FILE that a gate with these settings cannot keep."""
+    reason = _not_kept(settings)
+    return [
+        f"client.{client.name}.{problem}"
+        for client in clients.by_name.values()
+        for problem in _problems(client, prices, reason)
+    ]
+
+
+def _problems(client: Client, prices: PriceList, reason: str | None) -> Iterator[str]:
+    for budget in budgets_of(client.spending):
+        if reason is not None:
+            yield f"{budget.name}: {reason}"
+        elif budget.in_dollars:
+            for model in _unpriced(client, prices):
+                yield (
+                    f"{budget.name}: model {model!a} has no known price; set it in PRICES_FILE, "
+                    "or take the model out of `models`"
+                )
+
+
+def _unpriced(client: Client, prices: PriceList) -> Iterator[str]:
+    for model in client.models:
+        if _WILDCARDS.isdisjoint(model) and prices.find(model) is None:
+            yield model
+
+
+def _not_kept(settings: Settings) -> str | None:
+    """Why what clients spend would be forgotten, if it would."""
+    if settings.redis_url is not None:
+        return None
+    if settings.data_dir is None:
+        return "expected DATA_DIR or REDIS_URL to be set, where spending is kept"
+    problem = data_dir_problem(settings.data_dir)
+    if problem is None:
+        return None
+    return f"expected a DATA_DIR that can be written to ({problem}), where spending is kept"
