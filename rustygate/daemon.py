@@ -22,6 +22,8 @@ from rustygate.admission.gate import Gate
 from rustygate.admission.levels_file import LevelsFile
 from rustygate.app import make_application, make_runner
 from rustygate.config import Settings
+from rustygate.core.clients import ClientsError
+from rustygate.core.price_list import PriceList
 from rustygate.dashboard.pages import Dashboard
 from rustygate.dashboard.state import StateBuilder
 from rustygate.downstream.connections import ConnectionLimiter, wait_for_heads
@@ -35,6 +37,7 @@ from rustygate.telemetry.metrics import Metrics
 from rustygate.telemetry.usage.opening import open_usage_store
 from rustygate.telemetry.usage.prices import load_prices
 from rustygate.telemetry.usage.recorder import UsageRecorder
+from rustygate.telemetry.usage.spending import load_spending
 from rustygate.upstream.client import UpstreamClient
 
 if TYPE_CHECKING:
@@ -81,24 +84,26 @@ class Daemon:
         return self._listener.url
 
     async def start(self) -> None:
-        """Bind and serve. Raises OSError if the address is not available, DataDirInUse if another
-        gate uses DATA_DIR."""
+        """Bind and serve.
+
+        Raises OSError if the address is not available, DataDirInUse if another gate uses DATA_DIR,
+        and ClientsError if the clients file is invalid.
+        """
         settings = self._settings
+        prices = load_prices(settings)
         self._data_dir = _open_data_dir(settings)
+        self._auth = self._load_clients(prices)
         self._gate = Gate(settings, await _group_store(settings))
         self._upstream = UpstreamClient(settings)
-        prices = load_prices(settings)
         self._spending = Spending(prices)
-        labels = ExchangeLabels(self._gate.lanes)
-        self._metrics = metrics = Metrics(self._gate, labels, self._spending)
+        self._labels = ExchangeLabels(self._gate.lanes)
+        self._metrics = metrics = Metrics(self._gate, self._labels, self._spending)
         admin = AdminGuard(settings, metrics.count_refusal)
         store = await open_usage_store(settings, self._data_dir)
         self.usage = UsageRecorder(store, prices)
         self._ledger = Ledger(metrics, self.usage, self._spending, self._tracing)
-        # If DATA_DIR could not be opened, no budget can be kept.
-        kept = settings if self._data_dir else replace(settings, data_dir=None)
-        self._auth = ClientAuth(settings.clients_file, partial(unkept_budgets, kept, prices))
         self._apply_clients()
+        await load_spending(self._spending, self.usage)
         self._levels = _open_levels(self._data_dir, self._gate)
         self._proxy = Proxy(
             settings,
@@ -124,6 +129,18 @@ class Daemon:
             await self.stop()
             raise
 
+    def _load_clients(self, prices: PriceList) -> ClientAuth:
+        settings = self._settings
+        if self._data_dir is None:
+            # It may be that DATA_DIR could not be opened.
+            settings = replace(settings, data_dir=None)
+        try:
+            return ClientAuth(settings.clients_file, partial(unkept_budgets, settings, prices))
+        except ClientsError:
+            if self._data_dir is not None:
+                self._data_dir.close()
+            raise
+
     def reload(self) -> bool:
         """Read the clients file again; returns whether there is one.
 
@@ -137,6 +154,10 @@ class Daemon:
         limits = self._auth.limits
         self._gate.limit_clients(limits, self._auth.weights, self._auth.version)
         self._spending.set_limits(self._auth.spending_limits)
+        # What a client has spent must be found in the usage record after a restart.
+        self._labels.reserve_clients(
+            name for name, spending in self._auth.spending_limits.items() if spending
+        )
         self._metrics.announce_clients(limits)
 
     @property

@@ -44,6 +44,10 @@ class Spending:
         """Set the budgets of clients, by name, those without any included."""
         self.budgets.set_limits(limits)
 
+    def add(self, client: str, period: str, cost: Cost) -> None:
+        """Count what a client spent in a period, before this process."""
+        self.budgets.open_account(client).add(period, cost)
+
     def reserve(self, exchange: Exchange) -> None:
         """Reserve the estimated cost of an exchange, if its client has budgets.
 

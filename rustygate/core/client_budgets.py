@@ -189,10 +189,13 @@ class ClientBudgets:
     def set_limits(self, limits: Mapping[str, SpendingLimits]) -> None:
         """Set the budgets of clients, by name. What a client has spent stays counted."""
         for name, each in limits.items():
-            account = self._accounts.setdefault(name, Account(name))
-            account.budgets = budgets_of(each)
+            self.open_account(name).budgets = budgets_of(each)
         for name in self._accounts.keys() - limits.keys():
             self._accounts[name].budgets = ()
+
+    def open_account(self, client: str) -> Account:
+        """A client's account, a new one if it has none."""
+        return self._accounts.setdefault(client, Account(client))
 
     def account(self, client: str) -> Account | None:
         """A client's account, if it has one."""

@@ -22,4 +22,5 @@ class BudgetMetrics:
         )
         for client, budget, ratio in self._spending.used_ratios():
             family.add_metric((client, budget), ratio)
-        yield family
+        if family.samples:
+            yield family

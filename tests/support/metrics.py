@@ -27,6 +27,8 @@ TYPES = {
     "rustygate_refusals": "counter",
     "rustygate_upstream_429": "counter",
 }
+# Those of a gate with clients that have budgets.
+BUDGET_TYPES = {"rustygate_client_budget_used_ratio": "gauge"}
 # Those of a gate in a group.
 GROUP_TYPES = {
     "rustygate_group_members": "gauge",

@@ -68,7 +68,7 @@ class UsageRecorder:
     # Counting.
 
     def settle(self, exchange: Exchange, labels: tuple[str, str]) -> None:
-        """Count a settled exchange under the labels of its client and model, and stamp its cost."""
+        """Count a settled exchange under the labels of its client and model; stamp its cost."""
         now = self._wall_clock()
         if not self._day_begins <= now < self._day_ends:
             self._begin_day(now)

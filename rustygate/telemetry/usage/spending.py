@@ -1,0 +1,37 @@
+"""What clients have spent of their budgets before this process: read from the usage record."""
+
+from collections.abc import Callable
+from time import time_ns
+
+from loguru import logger
+
+from rustygate.admission.client_budgets import Spending
+from rustygate.core.client_budgets import Cost
+from rustygate.core.periods import day_of, month_of
+from rustygate.core.usage_rows import UsageQuery, UsageTotals
+from rustygate.telemetry.usage.recorder import UsageRecorder
+from rustygate.telemetry.usage.store import UsageStoreError
+
+
+async def load_spending(
+    spending: Spending, usage: UsageRecorder, clock: Callable[[], int] = time_ns
+) -> None:
+    """Count what clients have spent in the current month, before the first request."""
+    now = clock()
+    today, month = day_of(now), month_of(now)
+    query = UsageQuery(f"{month}-01", today, by=("client", "day"))
+    try:
+        rows = await usage.rows_by(query)
+    except UsageStoreError as error:
+        logger.warning("cannot read what clients have spent ({}): budgets start anew", error)
+        return
+    for (client, day), totals in rows:
+        cost = _cost_of(totals)
+        spending.add(client, month, cost)
+        if day == today:
+            spending.add(client, day, cost)
+
+
+def _cost_of(totals: UsageTotals) -> Cost:
+    tokens = totals.tokens_in + totals.tokens_out + totals.tokens_estimated
+    return Cost(tokens, totals.cost_nano_usd)

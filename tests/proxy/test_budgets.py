@@ -1,0 +1,192 @@
+"""Budgets per day and month, over real sockets: requests, turns of WebSockets, and reloads."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rustygate.config import Settings
+from rustygate.core.clients import ClientsError, hash_key
+from rustygate.daemon import Daemon
+from rustygate.system.data_dir import DataDir
+from tests.conftest import StartGate
+from tests.support.gate import Gate
+from tests.support.http import CLIENT_KEY, Response, get, post, response
+from tests.support.upstream import Upstream
+from tests.support.websocket_turns import (
+    create_response,
+    next_event,
+    open_responses,
+    serve_turn,
+)
+
+LEFT = "X-RustyGate-Budget-Remaining"
+
+
+def answer(tokens_in: int, tokens_out: int) -> bytes:
+    usage = {"prompt_tokens": tokens_in, "completion_tokens": tokens_out}
+    body = json.dumps({"model": "gpt-4o", "usage": usage}).encode()
+    return response(body, "Content-Type: application/json")
+
+
+def write_clients(directory: Path, *lines: str) -> Path:
+    path = directory / "clients.toml"
+    text = [f'[client.search]\nkey_sha256 = "{hash_key(CLIENT_KEY)}"', *lines, ""]
+    path.write_text("\n".join(text))
+    return path
+
+
+async def start(gate: StartGate, directory: Path, *lines: str) -> Gate:
+    """A gate with a client that has these budgets."""
+    path = write_clients(directory, *lines)
+    return await gate(CLIENTS_FILE=path, DATA_DIR=directory / "data")
+
+
+async def ask(gate: Gate, cap: int = 50, model: str = "gpt-4o") -> Response:
+    """A request that is estimated at its cap and 1 token of input."""
+    messages = [{"role": "user", "content": "Hi"}]
+    body = json.dumps({"model": model, "max_tokens": cap, "messages": messages}).encode()
+    return await gate.request(post(body))
+
+
+def error_of(refused: Response) -> dict[str, Any]:
+    error: dict[str, Any] = json.loads(refused.body)["error"]
+    return error
+
+
+async def test_budget_is_spent_and_then_refused(
+    gate: StartGate, upstream: Upstream, tmp_path: Path
+) -> None:
+    upstream.reply = answer(10, 20)
+    running = await start(gate, tmp_path, "tokens_per_day = 100")
+    for left in ("49", "19"):
+        # What is left is known once the request is reserved.
+        accepted = await ask(running)
+        assert (accepted.status, accepted.head[LEFT]) == (200, f"tokens_per_day={left}")
+    refused = await ask(running)
+    assert refused.status == 429
+    assert error_of(refused)["type"] == "insufficient_quota"
+    assert error_of(refused)["code"] == "budget_exceeded"
+    assert "60 tokens of 100 tokens are used; this request may cost 51" in refused.body.decode()
+    assert refused.head["X-RustyGate-Error"] == "budget_exceeded"
+    assert refused.head["x-should-retry"] == "false"
+    assert 0 < int(refused.head["Retry-After"]) <= 86_400
+    assert refused.head[LEFT] == "tokens_per_day=40"
+    assert (await ask(running, cap=39)).status == 200
+    assert len(upstream.calls) == 3
+
+
+async def test_dollars_are_counted_by_the_price_list(
+    gate: StartGate, upstream: Upstream, tmp_path: Path
+) -> None:
+    upstream.reply = answer(400_000, 50_000)
+    running = await start(gate, tmp_path, "usd_per_month = 2")
+    assert (await ask(running)).status == 200
+    # 400,000 tokens for 2.50 and 50,000 for 10 dollars a million: 1.50 dollars.
+    refused = await ask(running, cap=50_001)
+    assert refused.status == 429
+    assert "$1.5000 of $2.0000 are used; this request may cost $0.5000" in refused.body.decode()
+    assert refused.head[LEFT] == "usd_per_month=0.5"
+    unpriced = await ask(running, model="gpt-unknown")
+    assert (unpriced.status, error_of(unpriced)["code"]) == (403, "model_not_allowed")
+
+
+async def test_reads_need_no_budget(gate: StartGate, upstream: Upstream, tmp_path: Path) -> None:
+    running = await start(gate, tmp_path, "tokens_per_day = 1")
+    assert (await ask(running)).status == 429
+    upstream.reply = response()
+    read = await running.request(get())
+    assert read.status == 200
+    assert LEFT not in read.head
+
+
+async def test_request_that_fails_upstream_costs_nothing(
+    gate: StartGate, upstream: Upstream, tmp_path: Path
+) -> None:
+    running = await start(gate, tmp_path, "tokens_per_day = 100")
+    upstream.reply = response(b"{}", status="500 Internal Server Error")
+    assert (await ask(running)).status == 500
+    upstream.reply = answer(10, 20)
+    assert (await ask(running, cap=99)).status == 200
+
+
+async def test_each_turn_of_a_websocket_has_its_own_reservation(
+    gate: StartGate, upstream: Upstream, tmp_path: Path
+) -> None:
+    running = await start(gate, tmp_path, "tokens_per_day = 100")
+    client, server = await open_responses(running, upstream)
+    client.send(create_response(max_output_tokens=60))
+    await serve_turn(server, tokens=(30, 20))
+    for kind in ("response.created", "response.done"):
+        assert (await next_event(client))["type"] == kind
+    client.send(create_response(max_output_tokens=60))
+    event = await next_event(client)
+    assert (event["type"], event["error"]["code"]) == ("error", "budget_exceeded")
+    client.send(create_response(max_output_tokens=40))
+    await serve_turn(server, "resp_2")
+
+
+async def test_reload_changes_budgets_and_keeps_what_was_spent(
+    gate: StartGate, upstream: Upstream, tmp_path: Path
+) -> None:
+    upstream.reply = answer(10, 20)
+    running = await start(gate, tmp_path, "tokens_per_day = 100")
+    assert (await ask(running)).status == 200
+    write_clients(tmp_path, "tokens_per_day = 60")
+    assert running.daemon.reload()
+    assert (await ask(running)).status == 429
+    write_clients(tmp_path, "usd_per_day = 1", 'models = ["gpt-unknown"]')
+    with pytest.raises(ClientsError, match="no known price"):
+        running.daemon.reload()
+    assert (await ask(running)).status == 429
+    write_clients(tmp_path)
+    assert running.daemon.reload()
+    assert (await ask(running)).status == 200
+    write_clients(tmp_path, "tokens_per_day = 100")
+    running.daemon.reload()
+    refused = await ask(running)
+    assert "60 tokens of 100 tokens are used" in refused.body.decode()
+
+
+@pytest.mark.parametrize("labels", [200, 0], ids=["own label", "beyond the label limit"])
+async def test_restart_keeps_what_was_spent(
+    gate: StartGate,
+    upstream: Upstream,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    labels: int,
+) -> None:
+    monkeypatch.setattr("rustygate.telemetry.labels.CLIENT_LIMIT", labels)
+    upstream.reply = answer(10, 20)
+    first = await start(gate, tmp_path, "tokens_per_month = 100", "usd_per_day = 0.001")
+    assert (await ask(first)).status == 200
+    await first.daemon.stop()
+    second = await start(gate, tmp_path, "tokens_per_month = 100", "usd_per_day = 0.001")
+    refused = await ask(second, cap=70)
+    assert (refused.status, refused.head[LEFT]) == (
+        429,
+        "tokens_per_month=70, usd_per_day=0.000775",
+    )
+    assert (await ask(second, cap=69)).status == 200
+
+
+async def test_gate_that_cannot_keep_a_budget_does_not_start(tmp_path: Path) -> None:
+    path = write_clients(tmp_path, "usd_per_day = 1", 'models = ["gpt-unknown"]')
+    data = tmp_path / "data"
+    settings = Settings(openai_api_key="sk-test", clients_file=str(path), data_dir=str(data))
+    with pytest.raises(ClientsError, match="no known price"):
+        await Daemon(settings).start()
+    # Another gate may have the directory.
+    DataDir(data).close()
+
+
+async def test_used_part_is_a_metric(gate: StartGate, upstream: Upstream, tmp_path: Path) -> None:
+    upstream.reply = answer(10, 15)
+    running = await start(gate, tmp_path, "tokens_per_day = 100", "tokens_per_month = 1000")
+    await ask(running)
+    scrape = await running.request(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    lines = scrape.body.decode().splitlines()
+    name = "rustygate_client_budget_used_ratio"
+    assert f'{name}{{budget="tokens_per_day",client="search"}} 0.25' in lines
+    assert f'{name}{{budget="tokens_per_month",client="search"}} 0.025' in lines
