@@ -36,6 +36,7 @@ requests to a simulator of the OpenAI API. Try in another terminal:
 
 To stream the response, add "stream": true to the body and -N to curl.
 {sdk}
+{page}
 Requests that reached the simulator: {upstream}/simulator/stats
 Press Ctrl-C to stop.
 """
@@ -105,6 +106,8 @@ def _instructions(url: str, upstream: str) -> str:
     if url.startswith(UNIX_PREFIX):
         path = shlex.quote(url.removeprefix(UNIX_PREFIX))
         curl, sdk = f"curl --unix-socket {path} http://localhost", ""
+        page = f"Who waits and why, as JSON: {curl}/gate/state"
     else:
         curl, sdk = f"curl {url}", _SDK_INSTRUCTIONS.format(url=url)
-    return _INSTRUCTIONS.format(curl=curl, sdk=sdk, upstream=upstream)
+        page = f"Who waits and why, live in a browser: {url}/gate"
+    return _INSTRUCTIONS.format(curl=curl, sdk=sdk, page=page, upstream=upstream)

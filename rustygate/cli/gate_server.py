@@ -14,6 +14,7 @@ from rustygate.cli.signals import run_until_signal
 from rustygate.config import Settings, mask_credentials, settings_warnings
 from rustygate.core.clients import ClientsError
 from rustygate.daemon import Daemon
+from rustygate.dashboard.pages import PREFIX as LIVE_PAGE
 from rustygate.downstream.listener import AddressInUse
 from rustygate.system.data_dir import DataDirInUse
 from rustygate.telemetry.tracing import configure_tracing
@@ -85,6 +86,7 @@ def _tune_garbage_collector() -> None:
 def log_listening(settings: Settings, url: str, hints: Iterable[str] = ()) -> None:
     logger.bind(
         url=url,
+        page=None if settings.socket_path else f"{url}{LIVE_PAGE}",
         upstream=settings.openai_base_url,
         proxy=settings.proxy and mask_credentials(settings.proxy),
         rate_limit=settings.rate_limit,

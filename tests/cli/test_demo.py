@@ -25,8 +25,10 @@ def test_demo_ignores_the_configured_key_and_upstream(start: Start, tmp_path: Pa
     demo = start("demo", OPENAI_API_KEY=SECRET, PORT="0", **settings)
     assert "No key is needed" in demo.stdout.readline()
     url = demo.wait_for_line(demo.stdout, r"curl (\S+)/v1/")[1]
+    assert demo.wait_for_line(demo.stdout, r"in a browser: (\S+)/gate$")[1] == url
     simulator = demo.wait_for_line(demo.stdout, r"(http://127\.0\.0\.1:\d+)/simulator/stats")[1]
     assert demo.wait_for_line(demo.stderr, r"rate_limit=(\S+)")[1] == "7.0"
+    assert b"<title>RustyGate</title>" in get(url, "/gate")[1]
     client = connect(url)
     body = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Hello"}]}
     client.request(
@@ -63,6 +65,8 @@ def test_demo_on_a_unix_socket_prints_a_curl_command_for_it(start: Start, tmp_pa
         *("curl", "--unix-socket", str(path)),
         "http://localhost/v1/chat/completions",
     ]
+    page = demo.wait_for_line(demo.stdout, r"as JSON: (curl .*)$")[1]
+    assert shlex.split(page)[-2:] == [str(path), "http://localhost/gate/state"]
     assert start("health", f"unix:{path}").ended() == (0, "OK\n", "")
 
 

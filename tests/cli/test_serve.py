@@ -37,6 +37,8 @@ def test_serve_logs_its_url_and_stops_cleanly(start: Start) -> None:
     assert (line["level"], line["message"], line["rate_limit"]) == ("info", "listening", 3)
     assert line["upstream"] == "https://api.openai.com/v1"
     assert get(line["url"], "/health") == (200, b"OK")
+    assert line["page"] == line["url"] + "/gate"
+    assert get(line["url"], "/gate")[0] == 200
     gate.signal()
     code, stdout, stderr = gate.ended()
     assert (code, stdout) == (0, "")

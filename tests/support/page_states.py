@@ -32,6 +32,7 @@ def lane(model: str, **changes: Any) -> State:
         "forecast_s": {"interactive": 0.25, "default": 2.5, "batch": 61.0},
         "learned_s": 4.2,
         "others_per_min": {"requests": 30.0, "tokens": 12_000.0},
+        "pace_per_min": None,
         "history": [0, 5, 10, 20],
     } | changes
 
@@ -55,11 +56,12 @@ def waiter(number: int, **changes: Any) -> State:
     return {
         "id": f"aaaa-{number}",
         "client": "search",
+        "priority": "default",
         "model": "gpt-5",
         "cost": 1200,
         "waited_s": 2.0,
         "expected_s": 1.0,
-        "blocked_by": "tokens",
+        "blocked_by": "lane tokens",
     } | changes
 
 
@@ -115,10 +117,10 @@ def page_state(**changes: Any) -> State:
         "budgets": [{"budget": "requests", "level": 5, "limit": 20, "per_minute": 600.0}],
         "lanes": [lane("gpt-5"), lane("gpt-5-mini", paused_s=3.0)],
         "clients": [client("search"), client("chat", share=0.1)],
-        "queue": [waiter(1), waiter(2, blocked_by=None)],
+        "queue": [waiter(1), waiter(2, blocked_by="turn")],
         "recent": [exchange(2, client="chat"), exchange(1)],
         "refusals": {"queue_timeout": 3},
-        "verdicts": {"pause": 2},
+        "verdicts": {"pass": 0, "pause": 2, "slow": 0},
         "retries": {"upstream_429": 2},
         "history": {"admitted": [10, 50, 45], "waiting": [0, 12, 34]},
         "usage": [usage("2026-11-27"), usage("2026-11-28", cost_usd=None)],

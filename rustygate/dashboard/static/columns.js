@@ -84,6 +84,11 @@ function others(lane) {
   return parts.map(([unit, units]) => `${compact(units)} ${UNITS[unit] ?? unit}`).join(", ") || NONE;
 }
 
+function laneState(lane) {
+  if (lane.paused_s > 0) return `paused ${duration(lane.paused_s)}`;
+  return isNumber(lane.pace_per_min) ? `${compact(lane.pace_per_min)} per min` : "open";
+}
+
 /** What a point of a history was, for the tooltip. */
 export function pointOf(values, fraction, format) {
   if (!values?.length) return "nothing yet";
@@ -101,10 +106,10 @@ const LANES = [
     key: "paused_s",
     label: "State",
     width: 16,
-    help: "A lane is paused after upstream refused a request for a while; its requests wait, others do not.",
-    cell: text((lane) => (lane.paused_s > 0 ? `paused ${duration(lane.paused_s)}` : "open")),
+    help: "After a 429 from upstream a lane is paused, or slowed to a lower rate for a while. Other lanes go on.",
+    cell: text(laneState),
     sort: (lane) => lane.paused_s ?? 0,
-    wrong: (lane) => lane.paused_s > 0,
+    wrong: (lane) => lane.paused_s > 0 || isNumber(lane.pace_per_min),
   },
   budget("requests", "Requests left", "Requests this model may still get now, of the limit learned from upstream."),
   budget("tokens", "Tokens left", "Tokens this model may still use now, of the limit learned from upstream."),
@@ -195,9 +200,31 @@ const CLIENTS = [
 
 // Queue
 
+const REASONS = {
+  turn: "its turn",
+  slots: "a free slot",
+  requests: "the gate's requests",
+  tokens: "the gate's tokens",
+  paused: "the end of a pause",
+  pace: "a slowed lane",
+};
+
+/** "lane tokens" as "the lane's tokens". */
+function reason(waiter) {
+  const found = waiter.blocked_by ?? "turn";
+  return REASONS[found] ?? words(found).replace(/^(lane|client) /, "the $1's ");
+}
+
 const QUEUE = [
   number("position", "Next", 6, count, "The place in the order in which the gate will admit them."),
   named("client", "Client", "Whose request waits."),
+  {
+    key: "priority",
+    label: "Class",
+    width: 12,
+    help: "Its priority class.",
+    cell: text((waiter) => waiter.priority ?? NONE),
+  },
   named("model", "Model", "The model that it asks for."),
   tokens("cost", "Cost", "The tokens that the request is expected to take: its input and its output cap."),
   number("waited_s", "Waited", 11, duration, "How long the request has been in the queue."),
@@ -205,9 +232,9 @@ const QUEUE = [
   {
     key: "blocked_by",
     label: "Waits for",
-    width: 26,
-    help: "What keeps the request in the queue.",
-    cell: name((waiter) => (waiter.blocked_by ? words(waiter.blocked_by) : "its turn")),
+    width: 24,
+    help: "What keeps the request in the queue: of all that is short, what will be short for longest.",
+    cell: name(reason),
   },
   named("id", "Id", "The request's id, as in the log and in the response's X-RustyGate-Id.", { kind: "id", width: 18 }),
 ];
@@ -360,7 +387,7 @@ const recent = new Table("recent", {
 
 const kinds = [
   ["refusals", "Refused by the gate", "Why the gate refused requests.", "Nothing was refused."],
-  ["verdicts", "429 and 503 from upstream", "What the gate made of them.", "Upstream refused nothing."],
+  ["verdicts", "429 and 503 from upstream", "What the gate did when upstream refused a request for its rate or for overload.", "Upstream refused nothing."],
   ["retries", "Sent again", "Why requests were sent again.", "Nothing was sent again."],
 ].map(([id, label, help, empty]) => {
   const options = { caption: label, columns: counts(label, help), key: keyed("name"), empty };
@@ -375,7 +402,12 @@ const usage = new Table("usage", {
   total: totalOf,
 });
 
-const asRows = (found) => Object.entries(found ?? {}).map(([name, count]) => ({ name, count }));
+const VERDICTS = { pass: "passed on", pause: "lane paused", slow: "lane slowed" };
+
+function asRows(counts) {
+  const found = Object.entries(counts ?? {}).filter(([, count]) => count > 0);
+  return found.map(([name, count]) => ({ name: VERDICTS[name] ?? name, count }));
+}
 
 /** Show a state in all tables. */
 export function showTables(state) {

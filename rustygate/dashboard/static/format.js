@@ -4,6 +4,7 @@ export const NONE = "–";
 
 const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 const short = new Intl.NumberFormat("en", { notation: "compact", maximumSignificantDigits: 3 });
+const cents = new Intl.NumberFormat("en", { minimumFractionDigits: 2, maximumFractionDigits: 2 });
 const time = new Intl.DateTimeFormat("en-GB", { timeStyle: "medium" });
 const instant = new Intl.DateTimeFormat("en-GB", { dateStyle: "medium", timeStyle: "long" });
 
@@ -30,10 +31,8 @@ export function money(value) {
   if (!isNumber(value)) return NONE;
   if (value === 0) return "$0.00";
   if (value < 0.0001) return "<$0.0001";
-  return value < 1 ? `$${value.toFixed(4)}` : `$${whole.format(Math.floor(value))}${cents(value)}`;
+  return `$${value < 0.99995 ? value.toFixed(4) : cents.format(value)}`;
 }
-
-const cents = (value) => (value % 1).toFixed(2).slice(1);
 
 const two = (value) => String(value).padStart(2, "0");
 

@@ -58,7 +58,7 @@ async def test_queue_is_in_the_order_of_admission_with_reasons(live: Live) -> No
     visit = await live()
     assert await visit.column("queue", "Next") == ["1", "2"]
     assert await visit.column("queue", "Id") == ["aaaa-1", "aaaa-2"]
-    assert await visit.column("queue", "Waits for") == ["tokens", "its turn"]
+    assert await visit.column("queue", "Waits for") == ["the lane's tokens", "its turn"]
 
 
 async def test_exchange_row_splits_its_time_into_phases(live: Live, state: State) -> None:
