@@ -81,7 +81,7 @@ def longest_client_wait(state: list[Any], tokens: int, here: Work, age: int) -> 
     """
     _, requests, token_quota, waiting, waiting_tokens, _ = state
     work = Work(0, here.items + sum(waiting), here.tokens + sum(waiting_tokens))
-    return _budgets([requests, token_quota]).wait_behind(age, tokens, work)
+    return _budgets([requests, token_quota]).wait_behind(age, tokens, work.items, work.tokens)
 
 
 def _behind(budgets: Budgets, newcomer: GroupNewcomer, ahead: Work, age: int) -> Prediction:
