@@ -33,5 +33,7 @@ class Authority:
     def client_context(self) -> ssl.SSLContext:
         """The context of a client that trusts only this authority."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        # Up to 3.11.3, Python with OpenSSL 3 takes any end for a TLS close unless this is off.
+        context.options &= ~getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
         self._ca.configure_trust(context)
         return context
