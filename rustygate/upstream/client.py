@@ -173,6 +173,9 @@ class UpstreamClient:
             tries += 1
             try:
                 return await self._pool.connect(fresh=fresh, deadline=deadline)
+            except ConnectionTimeoutError:
+                # It had less time than the earlier ones, whose failure says more.
+                raise self._after_tries(failure, tries) from error
             except ClientError as again:
                 error = again
         raise error

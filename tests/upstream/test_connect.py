@@ -94,7 +94,7 @@ class Doors:
             r"raise UPSTREAM_CONNECT_TIMEOUT if upstream takes longer to start\.$",
         ),
         (full_backlog, SHORT_S, rf"^Upstream did not accept a connection within {SHORT_S} s\.$"),
-        (unknown_name, SHORT_S, r"its host name does not resolve"),
+        (unknown_name, 1, r"its host name does not resolve\. Tried \d times within 1 s; "),
         (plain_http, 600, r"No connection to upstream: TLS failed: wrong version number\.$"),
     ],
     ids=["refused", "timeout", "unknown name", "no TLS"],
