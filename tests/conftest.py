@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import openai
 import pytest
 from aiohttp import web
@@ -22,6 +23,12 @@ from tests.support.waiting import SOON_S, until
 StartGate = Callable[..., Awaitable[Gate]]
 Start = Callable[..., Process]
 StartRedis = Callable[..., RedisServer]
+
+# How long an example takes depends on what else the machine does.
+hypothesis.settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("any machine")
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,6 @@ from itertools import pairwise
 from typing import Any
 
 from hypothesis import given
-from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from rustygate.admission.admission import Admission
@@ -32,7 +31,6 @@ arrivals = st.lists(
 )
 
 
-@hypothesis_settings(deadline=None)
 @given(arrivals, st.sampled_from([0.5, 3, 50]), st.integers(1, 5), st.none() | st.integers(1, 3))
 def test_no_interleaving_loses_or_creates_units_or_slots(
     plan: Sequence[Arrival], rate: float, burst: int, slots: int | None
@@ -98,7 +96,6 @@ requests = st.tuples(
 )
 
 
-@hypothesis_settings(deadline=None)
 @given(
     st.lists(requests, max_size=25),
     st.sampled_from([None, 0.5, 50]),

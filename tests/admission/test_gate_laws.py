@@ -93,7 +93,7 @@ client_limits = st.builds(
 )
 
 
-@hypothesis_settings(max_examples=60, stateful_step_count=40, deadline=None)
+@hypothesis_settings(max_examples=60, stateful_step_count=40)
 class GateMachine(RuleBasedStateMachine):
     """Arrivals, responses, retries, cancellations and changes of limits, in any order."""
 

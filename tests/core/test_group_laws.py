@@ -193,4 +193,4 @@ class Group(RuleBasedStateMachine):
 
 
 TestGroup = Group.TestCase
-TestGroup.settings = hypothesis_settings(max_examples=50, stateful_step_count=30, deadline=None)
+TestGroup.settings = hypothesis_settings(max_examples=50, stateful_step_count=30)

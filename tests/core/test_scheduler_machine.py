@@ -21,7 +21,7 @@ budgets = st.builds(
 )
 
 
-@settings(max_examples=80, stateful_step_count=50, deadline=None)
+@settings(max_examples=80, stateful_step_count=50)
 class Machine(RuleBasedStateMachine):
     """No item is lost or granted twice, each flow is first in, first out, none waits without a
     reason, and the scheduler always knows when to look again."""

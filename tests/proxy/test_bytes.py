@@ -37,7 +37,6 @@ from tests.support.wire import Wire
 
 many_examples = settings(
     max_examples=int(os.environ.get("EXAMPLES", "100")),
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 

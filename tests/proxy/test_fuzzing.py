@@ -64,7 +64,6 @@ def pieces(draw: st.DrawFn) -> list[bytes]:
 
 @settings(
     max_examples=100,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(pieces())

@@ -4,7 +4,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rustygate.core.clients import hash_key
@@ -286,7 +286,7 @@ async def test_any_messages_arrive(gate: StartGate, upstream: Upstream) -> None:
         for up, (opcode, payload) in sent:
             await (server if up else client).expect(payload, opcode)
 
-    @settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+    @settings(max_examples=40)
     @given(messages)
     def law(sent: list[tuple[bool, tuple[int, bytes]]]) -> None:
         asyncio.run_coroutine_threadsafe(exchange(sent), loop).result()

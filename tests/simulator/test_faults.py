@@ -18,7 +18,6 @@ from tests.support.simulator import (
     TIMEOUT_S,
     Simulator,
     chat_text,
-    no_deadline,
     post,
     running_simulator,
 )
@@ -245,7 +244,6 @@ def test_bad_faults_are_rejected(text: str) -> None:
         parse(text)
 
 
-@no_deadline
 @given(st.text())
 def test_parsing_any_text_raises_only_fault_errors(text: str) -> None:
     with suppress(FaultError):

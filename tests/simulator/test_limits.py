@@ -15,7 +15,6 @@ from rustygate.simulator.limits import (
     Quotas,
     go_duration,
 )
-from tests.support.simulator import no_deadline
 
 SECOND = 1_000_000_000
 
@@ -125,7 +124,6 @@ LIMITS = st.integers(1, 10**7)
 TIMES = st.integers(0, 10**12)
 
 
-@no_deadline
 @given(LIMITS, st.lists(st.tuples(st.integers(0, 10**10), st.integers(1, 10**6))))
 def test_any_window_holds_at_most_the_limit_plus_the_refill(
     limit: int, requests: list[tuple[int, int]]
@@ -140,7 +138,6 @@ def test_any_window_holds_at_most_the_limit_plus_the_refill(
         assert 0 <= bucket.remaining(now) <= limit
 
 
-@no_deadline
 @given(LIMITS, TIMES, st.data())
 def test_request_is_denied_before_its_wait_and_allowed_after_it(
     limit: int, now: int, data: Any

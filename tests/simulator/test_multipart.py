@@ -136,7 +136,7 @@ async def read_in_pieces(raw: bytes, cuts: list[int], file_store: FileStore) -> 
     return results[0] if results else None
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(data=st.data(), content=st.binary(max_size=300), rest=st.integers(0, 200_000))
 def test_form_does_not_depend_on_how_its_bytes_are_split(
     data: st.DataObject, content: bytes, rest: int

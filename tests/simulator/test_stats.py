@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rustygate.simulator.stats import MAX_NAMES, OTHERS, Stats, mask_key
-from tests.support.simulator import CHAT_BODY, KEY, Simulator, no_deadline
+from tests.support.simulator import CHAT_BODY, KEY, Simulator
 
 
 async def test_stats_count_by_key_and_client(simulator: Simulator) -> None:
@@ -24,7 +24,6 @@ async def test_stats_count_by_key_and_client(simulator: Simulator) -> None:
     assert stats["clients"]["bob"]["by_status"] == {"500": 1}
 
 
-@no_deadline
 @given(st.text(min_size=1))
 def test_masked_key_shows_at_most_half_the_key(key: str) -> None:
     assert len(mask_key(key)) - len("...") <= min(4, len(key) // 2)

@@ -7,10 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rustygate.simulator.text import GeneratedText, generate_text, seed_from, tokens_of
-from tests.support.simulator import no_deadline
 
 
-@no_deadline
 @given(st.integers(1, 300), st.booleans(), st.text(st.characters(codec="utf-8")))
 def test_text_is_deterministic_and_has_the_requested_length(
     tokens: int, as_json: bool, prompt: str

@@ -10,7 +10,6 @@ from typing import Any
 import openai
 import pytest
 from aiohttp import web
-from hypothesis import settings
 from openai.types.chat import ChatCompletionMessageParam
 
 from rustygate.simulator import Options, make_app
@@ -28,9 +27,6 @@ CHAT_BODY = {"model": "gpt-4o", "messages": MESSAGES, "max_tokens": 4}
 FILE_BYTES = bytes(range(256)) * 700 + b"end"
 AUDIO = ("speech.mp3", bytes(48_000), "audio/mpeg")
 IMAGE = ("picture.png", png("ff0000"), "image/png")
-
-# A busy machine may exceed Hypothesis's deadline, which says nothing about the property.
-no_deadline = settings(deadline=None)
 
 # The SDK deprecates functions that existing apps still use.
 ignore_deprecation = pytest.mark.filterwarnings("ignore:deprecated:DeprecationWarning")

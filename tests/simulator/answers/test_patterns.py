@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rustygate.simulator.answers.patterns import MAX_REPEATS, PatternError, matches, write
-from tests.support.simulator import no_deadline
 
 PATTERNS = [
     r"^\d{3}-\d{4}$",
@@ -41,7 +40,6 @@ def test_written_text_matches_in_pythons_re(pattern: str) -> None:
 
 
 # Without `$` before a line's end and without `\b` at once, Python agrees on ASCII.
-@no_deadline
 @given(st.sampled_from(PATTERNS[:15]), st.text("ab3fo-_ A#.+", max_size=8))
 def test_matching_agrees_with_pythons_re(pattern: str, text: str) -> None:
     assert matches(pattern, text) == bool(re.search(pattern, text))

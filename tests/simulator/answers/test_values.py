@@ -197,7 +197,7 @@ STRING, NUMBER, NULL = {"type": "string"}, {"type": "number"}, {"type": "null"}
             lambda value: len(json.dumps(value)) < 200,
         ),
     ],
-    ids=str,
+    ids=lambda value: None if callable(value) else str(value),
 )
 def test_keyword_is_followed(schema: Any, check: Callable[[Any], bool]) -> None:
     for seed in range(5):
@@ -283,7 +283,7 @@ def _combine(schemas: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     )
 
 
-@settings(deadline=None, suppress_health_check=list(HealthCheck))
+@settings(suppress_health_check=list(HealthCheck))
 @given(st.recursive(LEAVES, _combine, max_leaves=8), st.integers(0, 3))
 def test_value_of_any_schema_validates_or_is_refused(schema: Any, seed: int) -> None:
     # Some of these schemas contradict themselves.
