@@ -225,7 +225,7 @@ def print_run(name: str, run: Run, began: float, ended: float) -> None:
         f"{name:<21} errors {dict(group.errors) or 0}, lost {group.lost}, moved {group.moved}, "
         f"used near {used(near)}, else {used(outside)}, "
         f"burst seen {upstream.excess(RATE, began):.1f}, Jain {fairness}, "
-        f"states {' '.join(run.states)}, late {group.lateness_s * 1000:.0f} ms",
+        f"states {' '.join(run.states)}, late {group.lateness.worst_s * 1000:.0f} ms",
         flush=True,
     )
 

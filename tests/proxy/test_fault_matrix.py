@@ -47,7 +47,10 @@ ROUNDS = max(1, int(os.environ.get("EXAMPLES", "100")) // 100)
 
 SERVED = Counter([Outcome("ok", 200)])
 
-StartGate = Callable[[], Awaitable[GateProcess]]
+# Upstream keeps silent while the next gate starts, which takes long on a busy machine.
+PATIENT = {"UPSTREAM_READ_TIMEOUT": "60"}
+
+StartGate = Callable[..., Awaitable[GateProcess]]
 
 
 @pytest.fixture
@@ -68,8 +71,8 @@ def start_gate(start: Start, testbed: FaultTestbed, tmp_path: Path) -> Iterator[
     given = SETTINGS | {"OPENAI_BASE_URL": testbed.upstream.url, "CLIENTS_FILE": "clients.toml"}
     started: list[GateProcess] = []
 
-    async def start_gate() -> GateProcess:
-        process = start(sockets=[listening], **given)
+    async def start_gate(**settings: str) -> GateProcess:
+        process = start(sockets=[listening], **given | settings)
         testbed.running = await asyncio.to_thread(GateProcess, process)
         started.append(testbed.running)
         return testbed.running
@@ -157,7 +160,7 @@ async def test_draining_gate_finishes_its_exchanges_and_refuses_waiters(
     testbed: FaultTestbed, start_gate: StartGate
 ) -> None:
     """The next gate already has the socket, so that no new request is refused."""
-    old = await start_gate()
+    old = await start_gate(**PATIENT)
     async with healthy_streams(testbed) as streams:
         limited, later = Scenario(testbed, "/v1/limited"), Scenario(testbed, "/v1/later")
         holder = await limited.send_limited()
@@ -184,7 +187,7 @@ async def test_killed_gate_cuts_only_its_own_clients(
     testbed: FaultTestbed, start_gate: StartGate
 ) -> None:
     """No cut stream looks complete; clients that connect meanwhile get the next gate."""
-    old = await start_gate()
+    old = await start_gate(**PATIENT)
     async with healthy_streams(testbed) as streams:
         limited, later = Scenario(testbed, "/v1/limited"), Scenario(testbed, "/v1/later")
         cut = [await limited.send_limited() for _ in range(10)]

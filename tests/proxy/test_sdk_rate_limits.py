@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Coroutine
 from functools import partial
+from math import ceil
 from time import monotonic
 from typing import Any
 
@@ -30,13 +31,15 @@ async def test_ten_concurrent_calls_are_served_in_order_at_the_rate(
     names = [f"model-{number}" for number in range(10)]
     began = monotonic()
     calls = await start_in_order(gate, [client.call(raw_chat(model=name)) for name in names])
+    started = monotonic() - began
     responses = [await call for call in calls]
     elapsed = monotonic() - began
     assert [completion.parse().model for completion in responses] == names
-    assert 0.7 <= elapsed < 1.4
+    assert 0.7 <= elapsed < 1.4 + started
     lines = (await gate.settled(11))[1:]
     waited = [line["model"] for line in lines if line["queued_ms"]]
-    assert waited == names[-len(waited) :]
+    assert waited == [name for name in names if name in waited]
+    assert len(waited) >= 7 - ceil(10 * started)
     assert int(responses[-1].headers["X-RustyGate-Queued-Ms"]) == lines[-1]["queued_ms"]
 
 

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import openai
 from aiohttp import web
 
+from tests.support.lateness import Lateness
 from tests.support.process import PROCESS_TIMEOUT_S, Process
 from tests.support.redis import RedisServer
 from tests.support.slow_proxy import SlowProxy
@@ -31,10 +32,6 @@ UPSTREAM_KEY = "sk-upstream-key-of-the-group"
 # How many requests a client that always wants more keeps under way: enough while this process is
 # stopped for 0.2 s by others.
 _IN_FLIGHT = 12
-
-# Being late for less time costs a group nothing.
-_NO_STALL_S = 0.01
-
 # How long streams take, and the time between their events.
 _STREAM_S, _EVENT_INTERVAL_S = 0.5, 0.05
 
@@ -205,8 +202,8 @@ class GateGroup:
         errors: what clients got instead of a response.
         lost: exchanges that a gate took with it when it was killed.
         moved: requests that a draining gate refused, and another one took.
-        lateness_s: by how much a timer of this process was late at most. Other processes of a
-            busy machine are late as well, see `machine_loss`.
+        lateness: by how much this process was late. Other processes of a busy machine are late as
+            well, see `machine_loss`.
     """
 
     def __init__(
@@ -223,7 +220,8 @@ class GateGroup:
         self.gates: list[GroupGate] = []
         self.errors: Counter[str] = Counter()
         self.lost = self.moved = 0
-        self.lateness_s = self._stalled_s = 0.0
+        self.lateness = Lateness()
+        self._accounted_s = 0.0
         self.pages = ""
         self._directory = directory
         self._upstream_url = upstream_url
@@ -245,16 +243,7 @@ class GateGroup:
             await gate.start()
         await self.until_members(gates, PROCESS_TIMEOUT_S)
         self._measured_at = asyncio.get_running_loop().time()
-        self._tasks.append(asyncio.create_task(self._watch_lateness()))
-
-    async def _watch_lateness(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            due = loop.time() + 0.005
-            await asyncio.sleep(0.005)
-            late = loop.time() - due
-            self.lateness_s = max(self.lateness_s, late)
-            self._stalled_s += max(0.0, late - _NO_STALL_S)
+        self._tasks.append(asyncio.create_task(self.lateness.watch()))
 
     def machine_loss(self) -> float:
         """The part of a quota that a group may lose because the machine is busy, since the last
@@ -262,8 +251,9 @@ class GateGroup:
         is measured how often this one was, and there are some more."""
         now = asyncio.get_running_loop().time()
         seconds, self._measured_at = now - self._measured_at, now
-        stalled, self._stalled_s = self._stalled_s, 0.0
-        return 3 * stalled / seconds
+        stalled_s = self.lateness.stalled_s - self._accounted_s
+        self._accounted_s = self.lateness.stalled_s
+        return 3 * stalled_s / seconds
 
     def launch(self, redis_port: int | None = None) -> GroupGate:
         """Start the process of another gate. `redis_port`: of a proxy in front of Redis."""
@@ -335,16 +325,14 @@ class GateGroup:
         await self._until_all(self.state, state, limit_s)
 
     async def _until_all(self, ask: Any, expected: object, limit_s: float) -> None:
-        found: list[object] = []
-        try:
-            async with asyncio.timeout(limit_s):
-                while True:
-                    found = [await ask(gate) for gate in self]
-                    if all(each == expected for each in found):
-                        return
-                    await asyncio.sleep(0.02)
-        except TimeoutError:
-            raise AssertionError(f"{found}, not {expected}") from None
+        """The limit is longer by what a busy machine may delay each of three gates."""
+        loop, found = asyncio.get_running_loop(), [None]
+        began, stalled_s = loop.time(), self.lateness.stalled_s
+        while any(each != expected for each in found):
+            limit = limit_s + 3 * (self.lateness.stalled_s - stalled_s)
+            assert loop.time() - began < limit, f"{found}, not {expected}"
+            await asyncio.sleep(0.02)
+            found = [await ask(gate) for gate in self]
 
     # Clients.
 

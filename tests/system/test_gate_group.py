@@ -16,10 +16,14 @@ from tests.support.gate_group import GateGroup, pass_time, running_group
 from tests.support.redis import NONE_INSTALLED, SERVERS
 from tests.support.sdk import simulator_stats
 
-pytestmark = pytest.mark.skipif(not SERVERS, reason=NONE_INSTALLED)
+# Its processes keep instants of milliseconds.
+pytestmark = [pytest.mark.alone, pytest.mark.skipif(not SERVERS, reason=NONE_INSTALLED)]
 
 RATE, BURST = 40.0, 2
 LIMITS: dict[str, Any] = {"RATE_LIMIT": RATE, "RATE_LIMIT_BURST": BURST}
+# A Redis that is late by this much has failed. A busy machine makes each process late.
+NO_ANSWER_S = 0.05
+
 BUSY = ("one gate", "all gates", "two gates")
 
 KEYS = {"slow": "rg-slow-client-of-the-group", "other": "rg-other-client-of-the-group"}
@@ -41,7 +45,7 @@ def keep_busy(group: GateGroup) -> None:
 
 def jitter_s(group: GateGroup) -> float:
     """How much later than granted a request may reach upstream on this machine, now."""
-    return 0.02 + 2 * group.lateness_s
+    return 0.02 + 2 * group.lateness.worst_s
 
 
 def now() -> float:
@@ -162,8 +166,9 @@ async def test_redis_that_restarts_empty_starts_no_second_burst(tmp_path: Path) 
         for gate in group:
             # While it joined, a busy machine may have kept it from it.
             alone = gate.log("this gate continues alone")
-            assert [line for line in alone if " 100% " not in line] == alone[-1:]
-            assert len(gate.log("joined group rustygate again")) == 1
+            outages = len([line for line in alone if " 100% " not in line])
+            assert outages == len(gate.log("joined group rustygate again"))
+            assert outages == 1 or (outages > 1 and group.lateness.worst_s > NO_ANSWER_S)
         upstream = group.upstream
         assert upstream.excess(RATE) <= 20 + RATE * (0.2 + jitter_s(group))
         assert upstream.excess(RATE, since=settled) <= 3 + RATE * jitter_s(group)
