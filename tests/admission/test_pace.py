@@ -21,7 +21,9 @@ def whole_seconds(wait_s: float) -> dict[str, str]:
     return {"Retry-After": str(ceil(wait_s))}
 
 
-HINTS = pytest.mark.parametrize("hint", [None, exact, whole_seconds], ids=str)
+HINTS = pytest.mark.parametrize(
+    "hint", [None, exact, whole_seconds], ids=["none", "exact", "whole_seconds"]
+)
 
 
 def silent(
