@@ -73,6 +73,7 @@ async def run(running: Gate) -> Forecast:
     return Forecast(outcomes, monotonic() - began, None, None)
 
 
+@pytest.mark.alone
 async def test_plan_agrees_with_a_run_against_the_simulator(gate: StartGate) -> None:
     runner = web.AppRunner(
         make_app(Options(rpm=0, tpm=TPM, latency=LATENCY_S)), shutdown_timeout=0
