@@ -24,6 +24,7 @@ from rustygate.app import make_application, make_runner
 from rustygate.config import Settings
 from rustygate.core.clients import ClientsError
 from rustygate.core.price_list import PriceList
+from rustygate.dashboard.histories import Histories
 from rustygate.dashboard.pages import Dashboard
 from rustygate.dashboard.state import StateBuilder
 from rustygate.downstream.connections import ConnectionLimiter, wait_for_heads
@@ -114,7 +115,10 @@ class Daemon:
             self._spending,
             self._tracing,
         )
-        state = StateBuilder(self._gate, metrics, self._ledger)
+        self._histories = Histories(self._gate, metrics)
+        state = StateBuilder(
+            self._gate, metrics, self._ledger, self._histories, lambda: self._auth.clients
+        )
         self._dashboard = Dashboard(state.build)
         application = make_application(
             self._proxy, self._gate, admin, metrics, self._dashboard.pages
@@ -123,6 +127,7 @@ class Daemon:
         self._runner = make_runner(application, limiter)
         await self._runner.setup()
         assert self._runner.server is not None
+        self._histories.start()
         try:
             await self._listener.open(self._runner.server, limiter.refuse_plain_http)
         except OSError:
@@ -183,6 +188,7 @@ class Daemon:
         self._listener.abort_handshakes()
         await self._proxy.finish(0)
         self._dashboard.close()
+        self._histories.stop()
         await self._gate.leave_group()
         await self._runner.cleanup()
         await self._upstream.close()

@@ -78,6 +78,11 @@ class ClientAuth:
         return self._clients is not None
 
     @property
+    def clients(self) -> Mapping[str, Client]:
+        """The clients, by name."""
+        return {} if self._clients is None else self._clients.by_name
+
+    @property
     def limits(self) -> Mapping[str, Limits]:
         """Each client's own limits, by name, including clients without any."""
         clients = {} if self._clients is None else self._clients.by_name

@@ -3,6 +3,7 @@
 from types import TracebackType
 from typing import Self
 
+from rustygate.admission.activity import ClientActivity
 from rustygate.admission.dispatcher import Dispatcher
 from rustygate.admission.lanes import Lanes
 from rustygate.admission.waiter import ClientQueue, Waiter
@@ -18,7 +19,7 @@ class Admission(Waiter):
     `settle`, `give_back`.
     """
 
-    __slots__ = ("_dispatcher", "_lane_slot_freed", "_lanes", "_slots_freed")
+    __slots__ = ("_activity", "_dispatcher", "_lane_slot_freed", "_lanes", "_slots_freed")
 
     def __init__(
         self,
@@ -31,6 +32,7 @@ class Admission(Waiter):
         self._dispatcher = dispatcher
         self._lanes = lanes
         self._lane_slot_freed = self._slots_freed = False
+        self._activity: ClientActivity | None = None
 
     async def __aenter__(self) -> Self:
         self.lane.users += 1
@@ -42,6 +44,7 @@ class Admission(Waiter):
         except BaseException:
             self._withdraw()
             raise
+        self._count()
         return self
 
     # For an admission that no `async with` can enclose.
@@ -51,6 +54,14 @@ class Admission(Waiter):
         """Enter without waiting, whatever the budgets: upstream has started a turn on its own."""
         self.lane.users += 1
         self._dispatcher.charge(self)
+        self._count()
+
+    def _count(self) -> None:
+        """It was admitted: count that."""
+        dispatcher = self._dispatcher
+        self.lane.admitted += 1
+        cost = dispatcher.budgets.cost(self.tokens)
+        self._activity = dispatcher.activity.admit(self.exchange, cost)
 
     def leave(self) -> None:
         """Free what the attempt still holds."""
@@ -166,6 +177,8 @@ class Admission(Waiter):
         self._slots_freed = True
         if not self._lane_slot_freed:
             self._free_lane_slot()
+        if self._activity is not None:
+            self._activity.in_flight -= 1
         if self.client is not None:
             self.client.budgets.release()
         own = self._dispatcher.budgets

@@ -15,9 +15,11 @@ Time is the event loop's clock in integer nanoseconds, so that tests can use a v
 """
 
 import asyncio
+from collections.abc import Sequence
 from math import inf
 
 from rustygate.admission import refusals
+from rustygate.admission.activity import Activity
 from rustygate.admission.deadlines import Deadlines
 from rustygate.admission.late_waiters import LateWaiters
 from rustygate.admission.waiter import AnyQueue, ClientQueue, LaneQueue, Waiter
@@ -25,8 +27,9 @@ from rustygate.config import Settings
 from rustygate.core.bucket import SECOND, TokenBucket
 from rustygate.core.budgets import Budgets
 from rustygate.core.fair_order import CLASS_NAMES
-from rustygate.core.predicted_wait import Prediction, longest_wait, predict
+from rustygate.core.predicted_wait import Prediction, longest_wait, predict, predict_by_class
 from rustygate.core.scheduler import Grant, Scheduler
+from rustygate.core.upcoming import Upcoming
 from rustygate.errors import Draining
 from rustygate.exchange import MS
 
@@ -41,7 +44,8 @@ class Dispatcher:
     """Admits waiters in fair order as the budgets allow.
 
     Once it is `closed`, newcomers are refused, too. `token_capacity` is the most that one request
-    may cost.
+    may cost. `activity` counts the admissions. `held` has the turns of WebSockets that wait for an
+    earlier turn of theirs.
     """
 
     def __init__(self, settings: Settings, loop: asyncio.AbstractEventLoop) -> None:
@@ -50,22 +54,22 @@ class Dispatcher:
         self.scheduler: Scheduler[Waiter] = Scheduler(self.budgets, slack=TIMER_SLACK)
         self.closed = False
         self._deadlines = Deadlines(self._expire, loop)
+        self.activity = Activity()
         self._late_waiters = LateWaiters(self._refuse_late, loop)
         self._queue_limit = settings.queue_limit
         self._loop = loop
-        # Turns of WebSockets that wait for an earlier turn of theirs.
-        self._held: dict[Waiter, None] = {}
+        self.held: dict[Waiter, None] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at: float = inf
 
     @property
     def waiting(self) -> int:
-        return self.scheduler.waiting + len(self._held)
+        return self.scheduler.waiting + len(self.held)
 
     @property
     def waiting_by_class(self) -> dict[str, int]:
         counts = dict(zip(CLASS_NAMES, self.scheduler.waiting_by_class, strict=True))
-        for waiter in self._held:
+        for waiter in self.held:
             counts[waiter.exchange.priority] += 1
         return counts
 
@@ -73,9 +77,9 @@ class Dispatcher:
         """Stop, and refuse all waiters."""
         self.closed = True
         self._set_timer(inf)
-        for waiter in (*self.scheduler.clear(), *self._held):
+        for waiter in (*self.scheduler.clear(), *self.held):
             waiter.refuse(Draining())
-        self._held.clear()
+        self.held.clear()
 
     def now(self) -> int:
         """The event loop's clock, in nanoseconds."""
@@ -102,6 +106,7 @@ class Dispatcher:
         self._refuse_on_arrival(newcomer, exchange.deadline, began)
         newcomer.decision = self._loop.create_future()
         number = self._deadlines.add(newcomer)
+        newcomer.since = began
         try:
             self._join(newcomer)
             await newcomer.decision
@@ -139,6 +144,14 @@ class Dispatcher:
         is not included."""
         return predict(self.scheduler, waiter.newcomer, self.now())
 
+    def forecasts(self, lanes: Sequence[tuple[LaneQueue, int]]) -> list[list[int]]:
+        """The waits of newcomers in lanes, as for `predict_by_class`."""
+        return predict_by_class(self.scheduler, lanes, self.now())
+
+    def expect(self, found: list[Upcoming[Waiter]]) -> list[Upcoming[Waiter]]:
+        """The next admissions of the scheduler, as they are expected to come."""
+        return found
+
     def _longest_wait(self, newcomer: Waiter, now: int) -> int:
         """An upper bound of the predicted wait, which is quick to compute."""
         lane, client = newcomer.lane, newcomer.client
@@ -150,7 +163,7 @@ class Dispatcher:
         if turns is not None:
             turns.line[newcomer] = None
             if not turns.may_wait_in_gate(newcomer):
-                self._held[newcomer] = None
+                self.held[newcomer] = None
                 return
         self._push(newcomer)
         if newcomer.is_retry:
@@ -160,10 +173,10 @@ class Dispatcher:
     def _leave_turn_queue(self, turn: Waiter) -> None:
         """A turn was admitted, refused or cancelled: the turns behind it follow."""
         assert turn.turn_queue is not None
-        self._held.pop(turn, None)
+        self.held.pop(turn, None)
         turn.turn_queue.line.pop(turn, None)
         for follower in turn.turn_queue.followers():
-            if self._held.pop(follower, follower) is None:
+            if self.held.pop(follower, follower) is None:
                 self._push(follower)
 
     def _push(self, newcomer: Waiter) -> None:

@@ -16,11 +16,12 @@ from rustygate.admission.group.dispatcher import GroupDispatcher
 from rustygate.admission.group.member import Member
 from rustygate.admission.group.store import Store
 from rustygate.admission.lanes import Lanes
-from rustygate.admission.waiter import ClientQueue, TurnQueue, clock_ns
+from rustygate.admission.waiter import ClientQueue, TurnQueue, Waiter, clock_ns
 from rustygate.config import Settings
 from rustygate.core.budgets import Level
 from rustygate.core.clients import Limits
 from rustygate.core.saved_levels import VERSION, SavedLevels, restore_bucket, saved_bucket
+from rustygate.core.upcoming import Upcoming, upcoming
 from rustygate.exchange import Exchange
 
 
@@ -160,6 +161,13 @@ class Gate:
             "waiters": self.dispatcher.waiting,
             "in_flight": self.dispatcher.budgets.in_flight,
         }
+
+    def upcoming(self, limit: int) -> list[Upcoming[Waiter]]:
+        """The next waiters to be admitted, in that order. Takes time by the number of lanes and
+        of flows at most, not of waiters."""
+        dispatcher, clients = self.dispatcher, self._clients.values()
+        found = upcoming(dispatcher.scheduler, self.lanes, clients, self.now(), limit)
+        return dispatcher.expect(found)
 
     def state(self) -> GateState:
         """The state to show in metrics. Takes time by the number of lanes, not of waiters."""

@@ -6,6 +6,7 @@ from rustygate.core.bucket import SECOND
 from rustygate.core.budgets import Budgets
 from rustygate.core.clients import Limits
 from rustygate.core.fair_order import CLASS_INDEX
+from rustygate.core.history import CountHistory
 from rustygate.core.lane import AdmissionTotals, Lane
 from rustygate.core.predicted_wait import Newcomer
 from rustygate.core.saved_levels import SavedClient, restore_bucket, saved_bucket
@@ -20,8 +21,8 @@ MAX_NAME_SHOWN = 100
 class Waiter:
     """An attempt that needs admission.
 
-    `decision` is set while it waits, and resolves when it is admitted or refused. In a group,
-    `since` is when it began to wait. `limits` and `lane_totals` record what its client's and its
+    `decision` is set while it waits, and resolves when it is admitted or refused; `since` is when
+    it began to wait. `limits` and `lane_totals` record what its client's and its
     lane's budgets were when it was charged, and `version` what the client's were in the group.
     """
 
@@ -66,6 +67,10 @@ class Waiter:
         """The arrival time of a retry, which goes to the front of its flow in order of arrival;
         None for all others."""
         return self.exchange.arrived if self.is_retry else None
+
+    def waited(self, now: int) -> int:
+        """How long its exchange has waited until now, over all attempts, in nanoseconds."""
+        return self.exchange.queued + now - self.since
 
     @property
     def decided(self) -> bool:
@@ -135,10 +140,11 @@ class TurnQueue:
 class LaneQueue(LaneScope[Waiter]):
     """What waits for a lane's budgets, whose limits can change with each response.
 
-    `users` counts the attempts that wait for them or were admitted.
+    `users` counts the attempts that wait for them or were admitted, and `admitted` those that
+    were admitted in all; `history` is that of the latter, once it has been sampled.
     """
 
-    __slots__ = ("name", "refill_periods", "users")
+    __slots__ = ("admitted", "history", "name", "refill_periods", "users")
 
     budgets: Lane
 
@@ -146,7 +152,8 @@ class LaneQueue(LaneScope[Waiter]):
         super().__init__(lane)
         self.name = name
         self.refill_periods = lane.refill_periods
-        self.users = 0
+        self.users = self.admitted = 0
+        self.history: CountHistory | None = None
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r} {self.waiting} waiting, {self.budgets}>"

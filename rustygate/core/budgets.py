@@ -5,7 +5,9 @@ in-flight slots. The gate has a set of its own, and so do each lane and each cli
 """
 
 from collections.abc import Iterator
+from copy import copy
 from dataclasses import dataclass
+from math import inf
 
 from rustygate.core.bucket import TokenBucket
 from rustygate.core.rate_limit_headers import QuotaKind
@@ -72,6 +74,18 @@ class Budgets:
             self.requests.take(now)
         if self.tokens is not None:
             self.tokens.take(now, self.token_charge(tokens))
+
+    def copy(self) -> "Budgets":
+        """The same budgets at the same levels."""
+        requests, tokens = copy(self.requests), copy(self.tokens)
+        return Budgets(requests, tokens, self.slots, self.in_flight)
+
+    def shortage(self, now: int, tokens: int = 0) -> tuple[float, str]:
+        """How long the scarcest budget keeps an exchange waiting, and which one that is."""
+        if self.slots is not None and self.in_flight >= self.slots:
+            return inf, "slots"
+        wait = Budgets.wait(self, now, tokens) or 0
+        return wait, self.scarcest(now, self.token_charge(tokens))
 
     def replace_limits(self, other: "Budgets") -> None:
         """Use the limits and levels of another set. The count of slots in use stays."""

@@ -29,6 +29,9 @@ WEIGHTS = tuple(CLASS_WEIGHTS.values())
 CLASS_INDEX = {name: index for index, name in enumerate(CLASS_NAMES)}
 CLASSES = range(len(WEIGHTS))
 
+# Numbers from here on are later than all that were counted so far.
+LATER = 1 << 60
+
 _tag = attrgetter("tag")
 
 
@@ -62,6 +65,15 @@ class FairOrder:
         self.time = 0.0
         self.times = [0.0 for _ in CLASSES]
         self.classes = [Place() for _ in CLASSES]
+
+    def copy(self) -> "FairOrder":
+        """The same order, whose next turns come after all turns of this one."""
+        copy = FairOrder()
+        copy._turns = count(LATER)
+        copy.time, copy.times = self.time, self.times[:]
+        for place, other in zip(copy.classes, self.classes, strict=True):
+            place.tag, place.turn = other.tag, other.turn
+        return copy
 
     def enter_class(self, index: int) -> None:
         """A class that did not wait gets its first item."""

@@ -9,6 +9,8 @@ upstream reports no limits, a lane that was refused follows the pace at which up
 A lane knows nothing of waiters.
 """
 
+from collections.abc import Iterator
+from copy import copy
 from dataclasses import dataclass, field
 from itertools import islice
 from math import ceil
@@ -89,6 +91,28 @@ class Lane(Budgets):
         throttled = 0 if self.throttle is None else self.throttle.wait(now)
         paced = 0 if self.pace is None else self.pace.bucket.wait(now)
         return max(wait, throttled, paced, self.paused_until - now)
+
+    def copy_with(self, paces: dict[Pace, Pace]) -> "Lane":
+        """A copy that waits and is charged like this lane. It learns nothing.
+
+        Args:
+            paces: the copies of paces so far: lanes may share one.
+        """
+        self._follow_pace()
+        pace = None if self.pace is None else paces.setdefault(self.pace, self.pace.copy())
+        throttle = None if self.throttle is None else self.throttle.copy()
+        own = self.copy()
+        return Lane(
+            own.requests, own.tokens, own.slots, own.in_flight, self.known, self.paused_until,
+            throttle, pace,
+        )  # fmt: skip
+
+    def shortage(self, now: int, tokens: int = 0) -> tuple[float, str]:
+        wait, budget = Budgets.shortage(self, now, tokens)
+        slowed, paused = (self.wait(now, tokens) or 0), self.paused_until - now
+        if paused > 0 and wait <= paused >= slowed:
+            return paused, "paused"
+        return (slowed, "pace") if slowed > wait else (wait, f"lane {budget}")
 
     def wait_behind(self, now: int, tokens: int, items: float, tokens_ahead: float) -> int:
         wait = Budgets.wait_behind(self, now, tokens, items, tokens_ahead)
@@ -196,6 +220,19 @@ class Lane(Budgets):
         Older limits may have been raised since, which only another request can show.
         """
         return now - self._last_update.at <= MINUTE
+
+    @property
+    def learned_at(self) -> int | None:
+        """When the request was admitted whose response last reported the limits, if one did."""
+        return self._last_update.at if self._last_update.requests else None
+
+    @property
+    def others_per_minute(self) -> Iterator[tuple[str, float]]:
+        """What others take of each learned quota, in units."""
+        quotas = (self._request_quota, self.requests), (self._token_quota, self.tokens)
+        for name, (quota, bucket) in zip(("requests", "tokens"), quotas, strict=True):
+            if bucket is not None:
+                yield name, quota.others_per_minute(bucket)
 
     def learn(self, now: int, admitted: AdmissionTotals, update: RateLimitUpdate) -> bool:
         """Adopt the limits and levels in a response. Returns whether a limit has changed.
@@ -361,6 +398,11 @@ class Throttle:
         self._bucket = TokenBucket(2 * period, 1)
         self._bucket.take(now)
         self.slowed_at = now
+
+    def copy(self) -> "Throttle":
+        twin = copy(self)
+        twin._bucket = copy(self._bucket)
+        return twin
 
     def fraction(self, now: int) -> float:
         """The fraction of the full rate that is allowed now; 1 or more means no limit."""

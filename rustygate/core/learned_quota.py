@@ -137,6 +137,10 @@ class LearnedQuota:
         restore_bucket(bucket, saved, now, elapsed)
         return bucket
 
+    def others_per_minute(self, bucket: TokenBucket) -> float:
+        """Units that others take: what the bucket refills less than the quota does."""
+        return max(0.0, MINUTE / self._period - MINUTE / bucket.period) if self._period else 0.0
+
     def restart(self) -> None:
         """The totals of the lane start again, and with them the observation of others' use."""
         self._others, self._reserve, self._refused, self._since = None, 0, 0, 0

@@ -22,6 +22,7 @@ BBR (Cardwell et al., ACM Queue 2016).
 """
 
 from collections import deque
+from copy import copy
 
 from rustygate.core.bucket import MINUTE, SECOND, TokenBucket
 
@@ -85,6 +86,12 @@ class Pace:
     def __repr__(self) -> str:
         trial = " trial" if self._good is not None else ""
         return f"<Pace{trial} 1 in {self.bucket.period / SECOND:.3g} s>"
+
+    def copy(self) -> "Pace":
+        """A pace that releases requests as this one would, if upstream does not respond."""
+        twin = copy(self)
+        twin.bucket, twin._released = copy(self.bucket), copy(self._released)
+        return twin
 
     def is_over(self, now: int) -> bool:
         """Whether nothing was sent for so long that the pace is out of date."""

@@ -75,6 +75,36 @@ def predict(scheduler: Scheduler[Any], newcomer: Newcomer, now: int) -> Predicti
     return max(predictions)
 
 
+def predict_by_class(
+    scheduler: Scheduler[Any], lanes: Sequence[tuple[LaneScope[Any], int]], now: int
+) -> list[list[int]]:
+    """The waits of newcomers that have nothing waiting and no limits of their own: for each lane,
+    and the tokens of a request there, one for each class."""
+    classes = [_AheadOfAll(scheduler, index) for index in CLASSES]
+    return [[each.wait(lane, tokens, now) for each in classes] for lane, tokens in lanes]
+
+
+class _AheadOfAll:
+    """What the gate's order serves before a newcomer of a class, whatever its lane."""
+
+    def __init__(self, scheduler: Scheduler[Any], index: int) -> None:
+        self._budgets = scheduler.budgets
+        self._index = index
+        self._awake = scheduler.awake
+        self._work = work_ahead(scheduler, self._newcomer(LaneScope(Budgets()), 0))
+
+    def wait(self, lane: LaneScope[Any], tokens: int, now: int) -> int:
+        newcomer, work = self._newcomer(lane, tokens), self._work
+        if lane.nominee is not None and lane in self._awake:
+            cost, items, sum_of_tokens = work
+            work = Work(cost, items - 1, sum_of_tokens - lane.nominee.size)
+        in_lane = _behind(lane.budgets, now, newcomer, _ahead_in_lane(newcomer))
+        return max(_behind(self._budgets, now, newcomer, work), in_lane).wait
+
+    def _newcomer(self, lane: LaneScope[Any], tokens: int) -> Newcomer:
+        return Newcomer(lane, None, self._index, None, 1.0, tokens)
+
+
 def longest_wait(
     scheduler: Scheduler[Any],
     lane: LaneScope[Any],

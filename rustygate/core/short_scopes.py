@@ -15,14 +15,14 @@ sleeping scopes, plus its nomination: O(log n) in the flows of a lane, O(n log n
 client, which has few.
 """
 
-from collections.abc import Hashable
-from heapq import heappop, heappush
+from collections.abc import Hashable, Mapping
+from heapq import heapify, heappop, heappush
 from itertools import count
 from math import inf
 from typing import Generic, TypeVar
 
 from rustygate.core.budgets import Budgets
-from rustygate.core.fair_order import CLASSES
+from rustygate.core.fair_order import CLASSES, LATER
 from rustygate.core.offers import Offers
 from rustygate.core.scopes import ClientScope, Flow, LaneScope, Scope
 
@@ -57,6 +57,17 @@ class ShortScopes(Generic[T]):
         """Forget all scopes, at the end of a busy period."""
         self._touched.clear()
         self._sleepers.clear()
+
+    def adopt(self, other: "ShortScopes[T]", copies: Mapping[Scope[T], Scope[T]]) -> None:
+        """Take over what another one knows about the originals of these copies."""
+        self._numbers = count(LATER)
+        self._touched = {copies[each]: None for each in other._touched if each in copies}
+        self._sleepers = [
+            (instant, number, copies[scope])
+            for instant, number, scope in other._sleepers
+            if scope in copies
+        ]
+        heapify(self._sleepers)
 
     def forget(self, lane: LaneScope[T]) -> None:
         """Nothing waits in a lane any more."""

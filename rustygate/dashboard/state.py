@@ -4,17 +4,20 @@ It is built when somebody looks, in time by the number of lanes and flows, not o
 are documented in `docs/live-page.md`.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from time import monotonic_ns
 from typing import Any
 
 from rustygate import __version__
 from rustygate.admission.gate import Gate
-from rustygate.admission.waiter import LaneQueue
-from rustygate.core.bucket import SECOND, TokenBucket
-from rustygate.core.budgets import Budgets
-from rustygate.dashboard.text import label
+from rustygate.core.clients import Client
+from rustygate.dashboard.client_rows import client_rows
+from rustygate.dashboard.histories import Histories
+from rustygate.dashboard.lane_rows import budget_rows, lane_rows
+from rustygate.dashboard.queue_rows import queue_rows
+from rustygate.dashboard.values import label, rfc3339, seconds
+from rustygate.dashboard.waiting import sum_waiting
 from rustygate.exchange import Exchange
 from rustygate.telemetry.ledger import Ledger, log_fields
 from rustygate.telemetry.metrics import Metrics
@@ -23,38 +26,61 @@ State = dict[str, Any]
 
 
 class StateBuilder:
-    """Builds the state of a gate."""
+    """Builds the state of a gate.
 
-    def __init__(self, gate: Gate, metrics: Metrics, ledger: Ledger) -> None:
+    Args:
+        clients: the clients of CLIENTS_FILE that are in force.
+    """
+
+    def __init__(
+        self,
+        gate: Gate,
+        metrics: Metrics,
+        ledger: Ledger,
+        histories: Histories,
+        clients: Callable[[], Mapping[str, Client]],
+    ) -> None:
         self._gate = gate
         self._metrics = metrics
         self._ledger = ledger
+        self._histories = histories
+        self._clients = clients
         self._began = gate.now()
 
     def build(self) -> State:
         """The state at this instant."""
-        gate, now = self._gate, self._gate.now()
+        now, waiting = self._gate.now(), sum_waiting(self._gate.dispatcher, self._gate.now())
         return {
-            "now": _rfc3339(datetime.now(UTC)),
-            "version": __version__,
-            "state": self._state(),
-            "uptime_s": _seconds(now - self._began),
-            "in_flight": gate.dispatcher.budgets.in_flight,
-            "waiting": gate.dispatcher.waiting,
-            "admitted_per_s": 0.0,
-            "longest_wait_s": 0.0,
-            "upstream_429_5m": 0,
-            "group": self._group(),
-            "budgets": budget_rows(gate.dispatcher.budgets, now),
-            "lanes": [self._lane(lane, now) for lane in gate.lanes if lane.budgets.known],
-            "clients": [],
-            "queue": [],
+            **self._summary(now),
+            "longest_wait_s": seconds(waiting.longest),
+            "budgets": budget_rows(self._gate.dispatcher.budgets, now),
+            "lanes": lane_rows(self._gate, now),
+            "clients": client_rows(self._gate, waiting, self._clients()),
+            "queue": queue_rows(self._gate, now),
             "recent": self._recent(),
             "refusals": self._metrics.refusals,
             "verdicts": self._metrics.verdicts,
             "retries": self._metrics.retries,
-            "history": {"admitted": [], "waiting": []},
+            "history": {
+                "admitted": self._histories.admitted.steps(),
+                "waiting": self._histories.waiting.values(),
+            },
             "usage": [],
+        }
+
+    def _summary(self, now: int) -> State:
+        """What the top of the page shows."""
+        gate = self._gate
+        return {
+            "now": rfc3339(datetime.now(UTC)),
+            "version": __version__,
+            "state": self._state(),
+            "uptime_s": seconds(now - self._began),
+            "in_flight": gate.dispatcher.budgets.in_flight,
+            "waiting": gate.dispatcher.waiting,
+            "admitted_per_s": round(self._histories.admitted_per_s, 2),
+            "upstream_429_5m": self._histories.upstream_429s,
+            "group": self._group(),
         }
 
     def _state(self) -> str:
@@ -69,18 +95,6 @@ class StateBuilder:
             return {"state": "single", "members": 1}
         return {"state": member.state, "members": member.members}
 
-    def _lane(self, lane: LaneQueue, now: int) -> State:
-        return {
-            "model": label(lane.name),
-            "budgets": budget_rows(lane.budgets, now),
-            "paused_s": _seconds(max(0, lane.budgets.paused_until - now)),
-            "waiting": sum(lane.waiting),
-            "forecast_s": {},
-            "learned_s": None,
-            "others_per_min": {},
-            "history": [],
-        }
-
     def _recent(self) -> list[State]:
         """The last exchanges, the latest one first."""
         now, clock = datetime.now(UTC), monotonic_ns()
@@ -88,43 +102,9 @@ class StateBuilder:
         return [_exchange_row(exchange, now, clock) for exchange in exchanges]
 
 
-def budget_rows(budgets: Budgets, now: int) -> list[State]:
-    """The level, limit and refill of each budget that has a limit."""
-    refills = _refills(budgets)
-    return [
-        {
-            "budget": level.budget,
-            "level": level.units,
-            "limit": level.limit,
-            "per_minute": refills.get(level.budget),
-        }
-        for level in budgets.levels(now)
-    ]
-
-
-def _refills(budgets: Budgets) -> Mapping[str, float]:
-    """Units per minute of each budget that refills."""
-    return dict(_refill_pairs({"requests": budgets.requests, "tokens": budgets.tokens}))
-
-
-def _refill_pairs(buckets: Mapping[str, TokenBucket | None]) -> Iterator[tuple[str, float]]:
-    for name, bucket in buckets.items():
-        if bucket is not None:
-            yield name, round(60 * SECOND / bucket.period, 3)
-
-
 def _exchange_row(exchange: Exchange, now: datetime, clock: int) -> State:
     settled = clock if exchange.settled is None else exchange.settled
-    row: State = {"at": _rfc3339(now - timedelta(microseconds=(clock - settled) // 1000))}
+    row: State = {"at": rfc3339(now - timedelta(microseconds=(clock - settled) // 1000))}
     for name, value in log_fields(exchange).items():
         row[name] = label(value) if isinstance(value, str) else value
     return row
-
-
-def _rfc3339(instant: datetime) -> str:
-    return instant.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def _seconds(duration: int) -> float:
-    """Nanoseconds as seconds, to the millisecond."""
-    return round(duration / SECOND, 3)

@@ -146,6 +146,11 @@ class Metrics(Collector):
             counts[verdict] += count
         return counts
 
+    @property
+    def upstream_429s(self) -> int:
+        """All 429s from upstream."""
+        return sum(self._upstream_429s.values())
+
     # Scrapes.
 
     def collect(self) -> Iterator[Metric]:

@@ -11,7 +11,7 @@ then its share of the group's, as a single gate does.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from math import ceil
 from typing import Any
 
@@ -38,6 +38,7 @@ from rustygate.core.predicted_wait import Prediction
 from rustygate.core.rate_limit_headers import RateLimitUpdate
 from rustygate.core.scheduler import Grant, Scheduler
 from rustygate.core.scopes import ClientScope, LaneScope
+from rustygate.core.upcoming import Upcoming
 from rustygate.core.work import Work
 
 # A member may use what the group gave it for the lease after its last call. This is a little less,
@@ -194,7 +195,17 @@ class GroupDispatcher(Dispatcher):
         self.tell("release", client)
 
     def predict(self, waiter: Waiter) -> Prediction:
-        return max(super().predict(waiter), self._predictions.predict(waiter, self.now()))
+        in_group = self._predictions.predict(waiter.lane.name, waiter.newcomer, self.now())
+        return max(super().predict(waiter), in_group)
+
+    def forecasts(self, lanes: Sequence[tuple[LaneQueue, int]]) -> list[list[int]]:
+        here = super().forecasts(lanes)
+        in_group = self._predictions.forecasts(lanes, self.now())
+        return [list(map(max, *pair)) for pair in zip(here, in_group, strict=True)]
+
+    def expect(self, found: list[Upcoming[Waiter]]) -> list[Upcoming[Waiter]]:
+        """While the group decides, those of other members are admitted in between."""
+        return found if self.local else self._predictions.expect(found, self.now())
 
     def _longest_wait(self, newcomer: Waiter, now: int) -> int:
         here = Work(0, self.scheduler.waiting, self.scheduler.waiting_tokens)

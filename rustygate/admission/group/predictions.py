@@ -1,15 +1,18 @@
 """The waits that a gate in a group predicts, from the last reply of its group."""
 
+from collections.abc import Sequence
+from math import inf
 from typing import Any, NamedTuple
 
-from rustygate.admission.waiter import Waiter
+from rustygate.admission.waiter import LaneQueue, Waiter
 from rustygate.core.bucket import SECOND
 from rustygate.core.budgets import Budgets
-from rustygate.core.fair_order import CLASS_INDEX
+from rustygate.core.fair_order import CLASSES
 from rustygate.core.group_demand import FlowKey
 from rustygate.core.group_forecast import GroupNewcomer, forecast, longest_client_wait
-from rustygate.core.predicted_wait import Prediction
-from rustygate.core.work import Work
+from rustygate.core.predicted_wait import Newcomer, Prediction
+from rustygate.core.upcoming import Upcoming
+from rustygate.core.work import NO_WORK, Work
 
 # What waits in a flow elsewhere is told when the flow is reported, with each newcomer that waits.
 # Later on it may have been served, and must refuse nobody.
@@ -53,21 +56,56 @@ class Predictions:
         self._reply = None
         self._elsewhere.clear()
 
-    def predict(self, waiter: Waiter, now: int) -> Prediction:
-        """The wait of a newcomer, 0 without a reply."""
+    def predict(self, lane: str, newcomer: Newcomer, now: int) -> Prediction:
+        """The wait of a newcomer in a lane, 0 without a reply."""
         if self._reply is None:
             return Prediction(0, 0)
-        exchange = waiter.exchange
-        index = CLASS_INDEX[exchange.priority]
-        key = (waiter.lane.name, index, exchange.client)
+        index = newcomer.class_index
+        key = (lane, index, newcomer.name)
         items, tokens = self._waiting_elsewhere(key, now)
-        flow = waiter.lane.flows.get((index, exchange.client, waiter.client))
+        flow = newcomer.lane.flows.get((index, newcomer.name, newcomer.client))
         if flow is not None:
             items, tokens = items + flow.count, tokens + flow.tokens
-        newcomer = GroupNewcomer(
-            key, exchange.weight, waiter.tokens, items, tokens, waiter.is_retry
+        in_group = GroupNewcomer(
+            key, newcomer.weight, newcomer.tokens, items, tokens, newcomer.at_front
         )
-        return forecast(self._reply, newcomer, now - self._at)
+        return forecast(self._reply, in_group, now - self._at)
+
+    def forecasts(self, lanes: Sequence[tuple[LaneQueue, int]], now: int) -> list[list[int]]:
+        """The waits of newcomers that have nothing waiting, for each lane by class."""
+        newcomers = [
+            [Newcomer(lane, None, index, None, 1.0, tokens) for index in CLASSES]
+            for lane, tokens in lanes
+        ]
+        return [
+            [self.predict(lane.name, newcomer, now).wait for newcomer in classes]
+            for (lane, _), classes in zip(lanes, newcomers, strict=True)
+        ]
+
+    def expect(self, found: list[Upcoming[Waiter]], now: int) -> list[Upcoming[Waiter]]:
+        """These waiters at the instants at which the group is expected to admit them."""
+        before: dict[FlowKey, Work] = {}
+        expected = [self._expect(each, before, now) for each in found]
+        return sorted(expected, key=lambda each: inf if each.at is None else each.at)
+
+    def _expect(
+        self, each: Upcoming[Waiter], before: dict[FlowKey, Work], now: int
+    ) -> Upcoming[Waiter]:
+        """
+        Args:
+            before: what comes before it in its flow.
+        """
+        newcomer, lane = each.item.newcomer, each.item.lane.name
+        key = (lane, newcomer.class_index, newcomer.name)
+        ahead = before.get(key, NO_WORK)
+        before[key] = ahead.plus(0, each.tokens)
+        if self._reply is None or each.at is None:
+            return each
+        waiter = GroupNewcomer(
+            key, newcomer.weight, each.tokens, round(ahead.items), round(ahead.tokens)
+        )
+        wait = forecast(self._reply, waiter, now - self._at).wait
+        return each._replace(at=max(each.at, now + wait))
 
     def _waiting_elsewhere(self, key: FlowKey, now: int) -> tuple[int, int]:
         """Items and tokens of a flow at other members, if that was heard lately."""

@@ -1,0 +1,128 @@
+"""The clients as the live page shows them: what each waits for, got, and was due.
+
+`share` and `share_due` are about the last minute, in the gate's unit of cost. What a client is due
+is what it would have got if the gate had been shared perfectly: nobody is due more than it wanted
+(`core.fair_shares`). It wanted what it got and what still waits.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rustygate.admission.activity import OTHER_CLIENTS
+from rustygate.admission.gate import Gate
+from rustygate.core.clients import Client
+from rustygate.core.fair_order import CLASS_INDEX, CLASS_NAMES, CLASSES
+from rustygate.core.fair_shares import Want, due_shares
+from rustygate.core.predicted_wait import cost_of
+from rustygate.dashboard.values import label
+from rustygate.dashboard.waiting import Waiting
+
+Row = dict[str, Any]
+
+# A page cannot show more. The others are added up in one row.
+CLIENTS_SHOWN = 200
+
+# While nothing was admitted lately, this part of what is wanted is divided.
+_SMALL_PART = 1e-6
+
+
+@dataclass(slots=True)
+class _Client:
+    """What is known of a client, over all classes."""
+
+    name: str
+    weight: float = 1.0
+    priority: str | None = None
+    waiting: int = 0
+    in_flight: int = 0
+    got: float = 0
+    due: float = 0
+
+    def add(self, other: "_Client") -> None:
+        self.waiting += other.waiting
+        self.in_flight += other.in_flight
+        self.got += other.got
+        self.due += other.due
+
+    @property
+    def importance(self) -> tuple[float, ...]:
+        return self.waiting + self.in_flight, self.got
+
+
+def client_rows(gate: Gate, waiting: Waiting, configured: Mapping[str, Client]) -> list[Row]:
+    """The clients of CLIENTS_FILE, and all that were active in the last minute, by name."""
+    clients: dict[str, _Client] = {}
+    for name, client in configured.items():
+        clients[name] = _Client(name, client.weight, client.priority)
+    wants = [_wants(gate, waiting, clients, index) for index in CLASSES]
+    total = _divide(clients, wants)
+    shown = _shown(clients)
+    return [_row(client, total) for client in shown]
+
+
+def _wants(
+    gate: Gate, waiting: Waiting, clients: dict[str, _Client], index: int
+) -> dict[str, Want]:
+    """What each client of a class wanted in the last minute. Adds what it got, and what waits."""
+    own, wants = gate.dispatcher.budgets, {}
+    active = gate.dispatcher.activity.clients[CLASS_NAMES[index]]
+    for name in active.keys() | waiting.by_class[index].keys():
+        client = _client(clients, name, index)
+        got = 0
+        if name in active:
+            got = active[name].lately
+            client.in_flight += active[name].in_flight
+            client.weight = active[name].weight
+        items, tokens, weight = waiting.by_class[index].get(name, (0, 0, client.weight))
+        client.waiting += items
+        client.got += got
+        amount = got + cost_of(own, items, tokens)
+        if amount:
+            wants[name] = Want(weight, amount)
+    return wants
+
+
+def _client(clients: dict[str, _Client], name: str, index: int) -> _Client:
+    client = clients.setdefault(name, _Client(name))
+    best = client.priority
+    if best is None or CLASS_INDEX[best] > index:
+        client.priority = CLASS_NAMES[index]
+    return client
+
+
+def _divide(clients: Mapping[str, _Client], wants: list[dict[str, Want]]) -> float:
+    """Note what each client was due; returns what was divided."""
+    total = sum(client.got for client in clients.values())
+    if not total:
+        total = _SMALL_PART * sum(want.amount for each in wants for want in each.values())
+    for due in due_shares(wants, total):
+        for name, amount in due.items():
+            clients[name].due += amount
+    return total
+
+
+def _shown(clients: Mapping[str, _Client]) -> list[_Client]:
+    """The most important clients by name, and the others as one."""
+    if len(clients) <= CLIENTS_SHOWN:
+        return sorted(clients.values(), key=lambda client: client.name)
+    ranked = sorted(clients.values(), key=lambda client: client.importance, reverse=True)
+    others = _Client(OTHER_CLIENTS)
+    for client in ranked[CLIENTS_SHOWN:]:
+        others.add(client)
+    return [*sorted(ranked[:CLIENTS_SHOWN], key=lambda client: client.name), others]
+
+
+def _row(client: _Client, total: float) -> Row:
+    return {
+        "client": label(client.name),
+        "weight": client.weight,
+        "priority": client.priority or "default",
+        "waiting": client.waiting,
+        "in_flight": client.in_flight,
+        "share": round(client.got / total, 4) if total else 0.0,
+        "share_due": round(client.due / total, 4) if total else 0.0,
+        "tokens_today": 0,
+        "cost_today_usd": None,
+        "budget_left": {},
+    }

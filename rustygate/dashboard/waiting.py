@@ -1,0 +1,79 @@
+"""What waits, summed up by class and client, in time by the number of flows."""
+
+from collections.abc import Container
+from typing import NamedTuple
+
+from rustygate.admission.activity import CLIENT_LIMIT, OTHER_CLIENTS
+from rustygate.admission.dispatcher import Dispatcher
+from rustygate.admission.waiter import Waiter
+from rustygate.core.fair_order import CLASS_INDEX, CLASS_NAMES, CLASSES
+from rustygate.core.scopes import Flow, Share
+
+# Items, their tokens, and the weight of the client.
+Sums = tuple[int, int, float]
+
+
+class Waiting(NamedTuple):
+    """What waits at a gate.
+
+    Attributes:
+        by_class: for each class, what each client has waiting. Clients beyond a limit are one.
+        longest: the longest time that anything has waited until now, in nanoseconds.
+    """
+
+    by_class: list[dict[str, Sums]]
+    longest: int
+
+
+def sum_waiting(dispatcher: Dispatcher, now: int) -> Waiting:
+    """Look at all flows. The first waiter of a flow is the one that has waited longest."""
+    active = dispatcher.activity.clients
+    by_class = [
+        _sum_class(dispatcher.scheduler.busy[index], active[CLASS_NAMES[index]])
+        for index in CLASSES
+    ]
+    firsts = [
+        min(map(_waits_since, share.flows))
+        for shares in dispatcher.scheduler.busy
+        for share in shares
+    ]
+    for turn in dispatcher.held:
+        sums = by_class[CLASS_INDEX[turn.exchange.priority]]
+        _add(sums, turn.exchange.client, 1, turn.tokens, turn.exchange.weight)
+        firsts.append(turn.since - turn.exchange.queued)
+    return Waiting(by_class, now - min(firsts, default=now))
+
+
+def _sum_class(shares: list[Share[Waiter]], active: Container[object]) -> dict[str, Sums]:
+    sums: dict[str, Sums] = {}
+    others = items = tokens = 0
+    weights = 0.0
+    for share in shares:
+        client = share.client
+        if len(sums) < CLIENT_LIMIT or client in active:
+            sums[str(client)] = _sum_share(share)
+            continue
+        others += 1
+        for flow in share.flows:
+            items += flow.count
+            tokens += flow.tokens
+        weights += share.weight
+    if others:
+        sums[OTHER_CLIENTS] = items, tokens, weights
+    return sums
+
+
+def _sum_share(share: Share[Waiter]) -> Sums:
+    items = sum(flow.count for flow in share.flows)
+    return items, sum(flow.tokens for flow in share.flows), share.weight
+
+
+def _add(sums: dict[str, Sums], client: str, items: int, tokens: int, weight: float) -> None:
+    before = sums.get(client, (0, 0, weight))
+    sums[client] = before[0] + items, before[1] + tokens, weight
+
+
+def _waits_since(flow: Flow[Waiter]) -> int:
+    """When the first waiter of a flow began to wait, earlier by its time in earlier attempts."""
+    first = flow.ranked[0][1] if flow.ranked else next(iter(flow.items))
+    return first.since - first.exchange.queued

@@ -1,0 +1,44 @@
+"""The state of a gate on a virtual clock, as the live page gets it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rustygate.admission.client_budgets import Spending
+from rustygate.core.clients import Client
+from rustygate.core.price_list import PriceList
+from rustygate.dashboard.histories import Histories
+from rustygate.dashboard.state import StateBuilder
+from rustygate.telemetry.labels import ExchangeLabels
+from rustygate.telemetry.ledger import Ledger
+from rustygate.telemetry.metrics import Metrics
+from rustygate.telemetry.usage.memory_store import MemoryUsageStore
+from rustygate.telemetry.usage.recorder import UsageRecorder
+from tests.support.harness import Harness
+
+
+class Watched:
+    """A harness with what builds its state."""
+
+    def __init__(self, harness: Harness, clients: Mapping[str, Client] | None = None) -> None:
+        self.spending = Spending(PriceList())
+        labels = ExchangeLabels(harness.gate.lanes)
+        self.metrics = Metrics(harness.gate, labels, self.spending)
+        self.usage = UsageRecorder(MemoryUsageStore(), PriceList())
+        self.ledger = Ledger(self.metrics, self.usage, self.spending)
+        self.histories = Histories(harness.gate, self.metrics)
+        self._builder = StateBuilder(
+            harness.gate, self.metrics, self.ledger, self.histories, lambda: clients or {}
+        )
+
+    def state(self) -> dict[str, Any]:
+        return self._builder.build()
+
+    def client(self, name: str) -> dict[str, Any]:
+        """The row of a client."""
+        [row] = [row for row in self.state()["clients"] if row["client"] == name]
+        return dict(row)
+
+    def lane(self, model: str) -> dict[str, Any]:
+        """The row of a lane."""
+        [row] = [row for row in self.state()["lanes"] if row["model"] == model]
+        return dict(row)
