@@ -38,12 +38,14 @@ def test_limits_of_client_and_lane_apply_together(gates: int) -> None:
     async def scenario(harness: Harness) -> None:
         harness.gate.limit_clients({"a": Limits(requests_per_second=0.5, burst=1)})
         set_rate_limit(harness, rate_limit(60, 0))
-        await run_ready_tasks()
+        await harness.until_told()
         tasks = [harness.spawn(client, model="m") for client in "aaaabbbb"]
         await asyncio.gather(*tasks)
 
     harness = run_scenario(scenario, gates, rate_limit=None)
-    assert harness.times == pytest.approx(list(range(1, 9)), abs=0.01)
+    # In a group, the lane's level counts from the call that reports it.
+    late = 0.01 if gates == 1 else 0.12
+    assert harness.times == pytest.approx(list(range(1, 9)), abs=late)
     assert harness.order == "abababab"
 
 

@@ -105,7 +105,7 @@ def test_turn_of_the_first_waiter_counts(limit: str, gates: int) -> None:
     async def scenario(harness: Harness) -> None:
         if limit == "lane":
             set_rate_limit(harness, rate_limit(60, 0))
-            await run_ready_tasks()
+            await harness.until_told()
         else:
             await harness.admit("x")
         tasks = [harness.spawn("m", model="m")]

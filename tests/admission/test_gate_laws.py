@@ -377,7 +377,7 @@ def test_flood_leaves_an_equal_flow_its_half_unless_the_queue_is_first_in_first_
     async def scenario(harness: Harness) -> None:
         if limit == "lane":
             set_rate_limit(harness, rate_limit(600, 0))
-            await run_ready_tasks()
+            await harness.until_told()
         tasks = [harness.spawn(client, model="m") for client in "f" * 150 + "l" * 150]
         await run_ready_tasks()
         await asyncio.gather(*tasks)

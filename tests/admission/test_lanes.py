@@ -267,7 +267,7 @@ def test_one_burst_of_slow_downs_halves_the_rate_once() -> None:
 def test_clients_take_turns_in_a_busy_lane(gates: int) -> None:
     async def scenario(harness: Harness) -> None:
         set_rate_limit(harness, rate_limit(60, 0))
-        await run_ready_tasks()
+        await harness.until_told()
         tasks = [harness.spawn(client, model="m") for client in "aaaabb"]
         await run_ready_tasks()
         tasks.append(harness.spawn("c", model="m"))
@@ -280,7 +280,7 @@ def test_clients_take_turns_in_a_busy_lane(gates: int) -> None:
 def test_newcomer_does_not_overtake_waiters_of_a_lane(gates: int) -> None:
     async def scenario(harness: Harness) -> None:
         set_rate_limit(harness, rate_limit(60, 0))
-        await run_ready_tasks()
+        await harness.until_told()
         tasks = [harness.spawn("a", model="m", tokens=1) for _ in range(3)]
         await asyncio.sleep(1 - 1e-9)
         tasks.append(harness.spawn("b", model="m"))
