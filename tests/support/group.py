@@ -6,7 +6,8 @@ from dataclasses import replace
 
 from rustygate.admission.admission import Admission
 from rustygate.admission.gate import Gate
-from rustygate.admission.group.local_store import LocalGroup, LocalStore
+from rustygate.admission.group.dispatcher import GroupDispatcher
+from rustygate.admission.group.local_store import Fault, LocalGroup, LocalStore
 from rustygate.core.bucket import SECOND
 from rustygate.errors import Refusal
 from rustygate.exchange import Exchange
@@ -34,7 +35,9 @@ class GroupHarness:
         self.on_response: Callable[[Admission], None] | None = None
         self._loop = asyncio.get_running_loop()
         self.began = self._loop.time()
+        self.dead: set[int] = set()
         self._demands: list[asyncio.Task[None]] = []
+        self._places: dict[asyncio.Task[Exchange], int] = {}
         self._requests: set[asyncio.Task[Exchange]] = set()
         for _ in range(gates):
             self.add_gate()
@@ -70,11 +73,13 @@ class GroupHarness:
     ) -> "asyncio.Task[Exchange]":
         task = asyncio.create_task(self.admit(client, gate, hold_s, **fields))
         self._requests.add(task)
+        self._places[task] = gate
         task.add_done_callback(self._on_done)
         return task
 
     def _on_done(self, task: "asyncio.Task[Exchange]") -> None:
         self._requests.discard(task)
+        self._places.pop(task, None)
         if not task.cancelled() and (error := task.exception()) is not None:
             self.errors.append(error)  # type: ignore[arg-type]
 
@@ -101,6 +106,30 @@ class GroupHarness:
                     self.spawn(client, gate)
 
         self._demands.append(asyncio.create_task(requests()))
+
+    def kill(self, gate: int) -> None:
+        """A gate ends without a word, and its requests with it."""
+        member = self.gates[gate].member
+        assert member is not None
+        assert member._task is not None
+        member._task.cancel()
+        for task, place in list(self._places.items()):
+            if place == gate:
+                task.cancel()
+        self.dead.add(gate)
+
+    def unknown_to_group(self, gate: int) -> int:
+        """How many admissions of a gate, at most, the group does not know to be used."""
+        dispatcher, member = self.gates[gate].dispatcher, self.gates[gate].member
+        assert isinstance(dispatcher, GroupDispatcher)
+        assert member is not None
+        known = self.group.scheduler.members.get(member._name)
+        used = sum(held.used for held in dispatcher.floats._lanes.values())
+        return used + (0 if known is None else len(known.box))
+
+    def hold_replies(self, gate: int) -> None:
+        """Calls of a gate arrive from now on, and it gets no reply."""
+        self.stores[gate].fault = Fault.LOSE_REPLY
 
     async def stop_demand(self, *, requests: bool = True) -> None:
         """Stop sending, and cancel the requests in flight."""
@@ -130,8 +159,9 @@ class GroupHarness:
         """Nothing is held or waits any more, and the buckets are full."""
         group = self.group.scheduler
         assert (group.waiting, group.own.in_flight - group.own.held) == (0, 0)
-        for gate in self.gates:
-            assert gate.snapshot() == {"waiters": 0, "in_flight": 0}
+        for place, gate in enumerate(self.gates):
+            if place not in self.dead:
+                assert gate.snapshot() == {"waiters": 0, "in_flight": 0}
         for lane in group.lanes.values():
             assert lane.budgets.in_flight == lane.budgets.held
         bucket = group.own.requests
