@@ -119,7 +119,7 @@ class Daemon:
         state = StateBuilder(
             self._gate, metrics, self._ledger, self._histories, lambda: self._auth.clients
         )
-        self._dashboard = Dashboard(state.build)
+        self._dashboard = Dashboard(state.build, self.usage.rows_by)
         application = make_application(
             self._proxy, self._gate, admin, metrics, self._dashboard.pages
         )

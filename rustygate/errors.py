@@ -21,6 +21,7 @@ Refusal
   +-- RequestTooLarge         429  request_too_large
   +-- BudgetExceeded          429  budget_exceeded
   +-- InternalError           500  internal_error
+  |     +-- UsageUnreadable
   +-- Draining                503  draining
   +-- TooManyConnections      503  too_many_connections
   |     +-- TooManyViewers
@@ -370,6 +371,13 @@ class InternalError(Refusal):
         super().__init__(
             f"The gate failed to handle exchange {exchange_id}; see this id in the gate's log."
         )
+
+
+class UsageUnreadable(InternalError):
+    """The usage record cannot be read now."""
+
+    def __init__(self, reason: str) -> None:
+        Refusal.__init__(self, f"The usage record cannot be read ({reason}); try again.")
 
 
 class LoopDetected(Refusal):

@@ -29,6 +29,7 @@ COMMANDS = {
     "plan": "predict how long each client would wait under a quota",
     "check": "validate the configuration and print it, with secrets masked",
     "key": "make a key for a client and print its table for CLIENTS_FILE",
+    "usage": "report what clients and models took and cost, by day",
     "health": "succeed if the running gate responds",
     "help": "show the help of a command",
 }

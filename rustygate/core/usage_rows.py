@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import date, timedelta
 from operator import attrgetter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rustygate.core.periods import last_of_month
 
@@ -106,18 +106,44 @@ def as_rows(grouped: Grouped, by: Sequence[str]) -> list[Row]:
     return [{**dict(zip(by, names, strict=True)), **amounts(totals)} for names, totals in grouped]
 
 
+def from_rows(rows: object, by: Sequence[str]) -> Grouped:
+    """The totals in rows of a report, as far as rows show them.
+
+    Raises KeyError, TypeError or ValueError if these are no such rows.
+    """
+    if not isinstance(rows, list):
+        raise TypeError("not a list")
+    return [(tuple(str(row[column]) for column in by), _totals_in(row)) for row in rows]
+
+
+def _totals_in(row: Mapping[str, Any]) -> UsageTotals:
+    cost = row["cost_usd"]
+    return UsageTotals(
+        **{name: int(row[name]) for name in _COUNTS},
+        queued_us=round(row["queued_seconds"] * _MICRO),
+        cost_nano_usd=0 if cost is None else round(cost * _NANO),
+        unpriced=int(cost is None),
+    )
+
+
+# The amounts that a row has under the same name.
+_COUNTS = (
+    "exchanges",
+    "refused",
+    "tokens_in",
+    "tokens_cached",
+    "tokens_out",
+    "tokens_estimated",
+)
+
+
 def amounts(totals: UsageTotals) -> dict[str, int | float | None]:
     """The columns of a row after those that it is grouped by.
 
     `cost_usd` is None if the cost of any exchange is not known.
     """
     return {
-        "exchanges": totals.exchanges,
-        "refused": totals.refused,
-        "tokens_in": totals.tokens_in,
-        "tokens_cached": totals.tokens_cached,
-        "tokens_out": totals.tokens_out,
-        "tokens_estimated": totals.tokens_estimated,
+        **{name: getattr(totals, name) for name in _COUNTS},
         "queued_seconds": totals.queued_us / _MICRO,
         "cost_usd": None if totals.unpriced else totals.cost_nano_usd / _NANO,
     }
@@ -133,12 +159,17 @@ class UsageQueryError(ValueError):
 @dataclass(frozen=True, slots=True)
 class UsageQuery:
     """Which rows to report: of the days from `since` to `until`, both included, and of one
-    client if there is one."""
+    client if there is one.
+
+    Args:
+        rows_limit: with more rows than that, any of them may be left out, but one.
+    """
 
     since: str
     until: str
     by: tuple[str, ...] = DEFAULT_BY
     client: str | None = None
+    rows_limit: int | None = None
 
 
 def parse_query(
@@ -153,7 +184,9 @@ def parse_query(
     if first > last:
         raise UsageQueryError(f"since is {first}, after until, which is {last}; swap them")
     columns = parse_by(by) if by else DEFAULT_BY
-    return UsageQuery(first.isoformat(), last.isoformat(), columns, client or None)
+    # As in labels: UTF-8 cannot encode a lone surrogate.
+    label = client.encode(errors="replace").decode() if client else None
+    return UsageQuery(first.isoformat(), last.isoformat(), columns, label)
 
 
 def parse_by(text: str) -> tuple[str, ...]:

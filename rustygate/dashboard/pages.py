@@ -1,4 +1,5 @@
-"""The pages under `/gate`: the live page, its files, and the state as JSON and as events."""
+"""The pages under `/gate`: the live page, its files, and the state as JSON and as events,
+and the usage record."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +12,7 @@ from rustygate.aiohttp_internals.response import OwnResponse
 from rustygate.dashboard.events import Events
 from rustygate.dashboard.headers import STATE_HEADERS
 from rustygate.dashboard.static_files import static_pages
+from rustygate.dashboard.usage_page import ReadUsage, UsagePage
 
 PREFIX = "/gate"
 
@@ -23,13 +25,14 @@ class Dashboard:
         events: its viewers.
     """
 
-    def __init__(self, build_state: Callable[[], dict[str, Any]]) -> None:
+    def __init__(self, build_state: Callable[[], dict[str, Any]], read_usage: ReadUsage) -> None:
         self._build_state = build_state
         self.events = Events(self._state_text)
         self.pages: dict[str, Page] = {
             **dict(static_pages(PREFIX)),
             f"{PREFIX}/state": self._show_state,
             f"{PREFIX}/events": self.events.get,
+            f"{PREFIX}/usage": UsagePage(read_usage).get,
         }
 
     def close(self) -> None:

@@ -221,3 +221,4 @@ def test_other_columns_are_an_error(by: str) -> None:
 def test_empty_client_stands_for_all() -> None:
     assert parse_query(TODAY, client="").client is None
     assert parse_query(TODAY, client="search").client == "search"
+    assert parse_query(TODAY, client="a\udcff").client == "a?"

@@ -13,7 +13,7 @@ from tests.support.http import get
 KEY = "admin-canary-77d1"
 
 FILES = [path for path, _ in static_pages("/gate")]
-PAGES = [*FILES, "/gate/state", "/gate/events"]
+PAGES = [*FILES, "/gate/state", "/gate/events", "/gate/usage"]
 
 POLICY = {
     "default-src 'none'",
@@ -55,6 +55,7 @@ async def test_every_page_carries_the_security_headers(
         ("/gate", "text/html; charset=utf-8"),
         ("/gate/state", "application/json; charset=utf-8"),
         ("/gate/events", "text/event-stream"),
+        ("/gate/usage", "application/json; charset=utf-8"),
     ],
 )
 async def test_page_has_its_content_type(gate: StartGate, target: str, content_type: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from aiohttp import web
 from playwright.async_api import Browser, BrowserContext, Locator, Page, async_playwright
 
+from rustygate.core.usage_rows import Grouped, UsageQuery
 from rustygate.dashboard.pages import Dashboard
 
 # The names under which systems install it.
@@ -137,9 +138,13 @@ async def served(handlers: Mapping[str, Any]) -> AsyncIterator[str]:
 @asynccontextmanager
 async def served_dashboard(build_state: Callable[[], dict[str, Any]]) -> AsyncIterator[str]:
     """The live page, showing states of the test's choice; the value is its URL."""
-    dashboard = Dashboard(build_state)
+    dashboard = Dashboard(build_state, _no_usage)
     async with served(dashboard.pages) as url:
         try:
             yield f"{url}/gate"
         finally:
             dashboard.close()
+
+
+async def _no_usage(_: UsageQuery) -> Grouped:
+    return []

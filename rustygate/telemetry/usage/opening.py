@@ -5,7 +5,8 @@ from loguru import logger
 from rustygate.config import Settings
 from rustygate.system.data_dir import DataDir
 from rustygate.telemetry.usage.memory_store import MemoryUsageStore
-from rustygate.telemetry.usage.sqlite_store import FILE_NAME, SqliteUsageStore
+from rustygate.telemetry.usage.sqlite_report import FILE_NAME
+from rustygate.telemetry.usage.sqlite_store import SqliteUsageStore
 from rustygate.telemetry.usage.store import UsageStore, UsageStoreUnusable
 
 

@@ -9,19 +9,23 @@ A broken database is put aside, and a new one begun. One with a newer schema is 
 """
 
 import asyncio
-import os
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
-from datetime import date
+from contextlib import suppress
 from pathlib import Path
 from time import time_ns
 
 from loguru import logger
 
-from rustygate.core.usage_rows import COLUMNS, TOTALS, Grouped, UsageQuery, UsageTotals
+from rustygate.core.usage_rows import COLUMNS, TOTALS, Grouped, UsageQuery
 from rustygate.system.data_dir import put_aside
+from rustygate.telemetry.usage.sqlite_report import (
+    BUSY_S,
+    day_number,
+    read_usage,
+    schema_version,
+)
 from rustygate.telemetry.usage.store import (
     Batch,
     UsageStoreError,
@@ -29,13 +33,8 @@ from rustygate.telemetry.usage.store import (
     first_day_kept,
 )
 
-FILE_NAME = "usage.db"
-
 # The database, its log, and the index of the log.
 _FILES = ("", "-wal", "-shm")
-
-# How long a write waits for another process that has locked the database.
-_BUSY_S = 0.2
 
 _AMOUNTS = ",\n  ".join(f"{name} INTEGER NOT NULL" for name in TOTALS)
 
@@ -67,8 +66,6 @@ _ADD = (
     " ON CONFLICT DO UPDATE SET "
     + ", ".join(f"{name} = {name} + excluded.{name}" for name in TOTALS)
 )
-
-_EPOCH = date(1970, 1, 1).toordinal()
 
 
 class SqliteUsageStore:
@@ -149,7 +146,7 @@ class SqliteUsageStore:
         self._open()
 
     def _open(self) -> None:
-        connection = sqlite3.connect(self._path, timeout=_BUSY_S, isolation_level=None)
+        connection = sqlite3.connect(self._path, timeout=BUSY_S, isolation_level=None)
         try:
             version = schema_version(connection)
             if version > len(self._migrations):
@@ -208,7 +205,7 @@ class SqliteUsageStore:
     def _rows(self, connection: sqlite3.Connection, batch: Batch) -> Iterator[tuple[int, ...]]:
         for (day, client, model), totals in batch.items():
             labels = self._label(connection, client), self._label(connection, model)
-            yield (_number(day), *labels, *totals.values())
+            yield (day_number(day), *labels, *totals.values())
 
     def _label(self, connection: sqlite3.Connection, name: str) -> int:
         """The number of a name, which gets one if it has none."""
@@ -222,7 +219,7 @@ class SqliteUsageStore:
         """Delete what is older than that, once a day."""
         if first_day <= self._pruned_before:
             return
-        deleted = connection.execute("DELETE FROM total WHERE day < ?", (_number(first_day),))
+        deleted = connection.execute("DELETE FROM total WHERE day < ?", (day_number(first_day),))
         if deleted.rowcount:
             self._labels.clear()
             connection.execute(
@@ -230,11 +227,6 @@ class SqliteUsageStore:
                 " (SELECT client FROM total UNION SELECT model FROM total)"
             )
         self._pruned_before = first_day
-
-
-def schema_version(connection: sqlite3.Connection) -> int:
-    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
-    return version
 
 
 def migrate(connection: sqlite3.Connection, migrations: Sequence[str]) -> None:
@@ -251,53 +243,6 @@ def migrate(connection: sqlite3.Connection, migrations: Sequence[str]) -> None:
             raise
 
 
-def read_usage(path: Path, query: UsageQuery) -> Grouped:
-    """The totals of a report from a database, which a gate may be writing to. Raises
-    sqlite3.Error."""
-    with closing(_open_to_read(path)) as connection:
-        columns = ", ".join(query.by)
-        sums = ", ".join(f"sum({name})" for name in TOTALS)
-        where, values = "day BETWEEN ? AND ?", [_number(query.since), _number(query.until)]
-        if query.client is not None:
-            where += " AND client = (SELECT id FROM label WHERE name = ?)"
-        found = connection.execute(
-            f"SELECT {columns}, {sums} FROM total WHERE {where} GROUP BY {columns}",
-            values if query.client is None else [*values, query.client],
-        )
-        names = dict(connection.execute("SELECT id, name FROM label"))
-        return sorted(_grouped(found, query.by, names), key=lambda item: item[0])
-
-
-def _grouped(
-    found: sqlite3.Cursor, by: Sequence[str], names: dict[int, str]
-) -> Iterator[tuple[tuple[str, ...], UsageTotals]]:
-    count = len(by)
-    shown = [_day_name if column == "day" else names.__getitem__ for column in by]
-    for row in found:
-        group = tuple(show(value) for show, value in zip(shown, row[:count], strict=True))
-        yield group, UsageTotals(*row[count:])
-
-
-def _open_to_read(path: Path) -> sqlite3.Connection:
-    """A connection that cannot write."""
-    connection = _connect_read_only(path)
-    try:
-        schema_version(connection)
-        return connection
-    except sqlite3.OperationalError:
-        connection.close()
-        # SQLite reads a database in WAL mode only if it can create the log, or finds it. Without
-        # a log the database is complete, and nobody changes it.
-        if os.path.exists(f"{path}-wal") or not path.exists():
-            raise
-    return _connect_read_only(path, "&immutable=1")
-
-
-def _connect_read_only(path: Path, options: str = "") -> sqlite3.Connection:
-    uri = f"{path.absolute().as_uri()}?mode=ro{options}"
-    return sqlite3.connect(uri, timeout=_BUSY_S, uri=True)
-
-
 class _Broken(sqlite3.DatabaseError):
     """The database is damaged, as SQLite's own check says."""
 
@@ -306,11 +251,3 @@ def _is_broken(error: sqlite3.Error) -> bool:
     # The lower byte is the primary result code.
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     return isinstance(error, _Broken) or code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-
-
-def _number(day: str) -> int:
-    return date.fromisoformat(day).toordinal() - _EPOCH
-
-
-def _day_name(number: int) -> str:
-    return date.fromordinal(number + _EPOCH).isoformat()

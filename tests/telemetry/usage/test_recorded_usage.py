@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rustygate.core.usage_rows import UsageTotals
-from rustygate.telemetry.usage.sqlite_store import FILE_NAME, read_usage
+from rustygate.telemetry.usage.sqlite_report import FILE_NAME, read_usage
 from tests.cli.processes import get as get_page
 from tests.cli.processes import serve
 from tests.conftest import Start, StartGate

@@ -13,13 +13,8 @@ import pytest
 
 from rustygate.core.usage_rows import COLUMNS, UsageKey, UsageTotals
 from rustygate.telemetry.usage.memory_store import MemoryUsageStore
-from rustygate.telemetry.usage.sqlite_store import (
-    MIGRATIONS,
-    SqliteUsageStore,
-    migrate,
-    read_usage,
-    schema_version,
-)
+from rustygate.telemetry.usage.sqlite_report import read_usage, schema_version
+from rustygate.telemetry.usage.sqlite_store import MIGRATIONS, SqliteUsageStore, migrate
 from rustygate.telemetry.usage.store import UsageStoreError, UsageStoreUnusable
 from tests.support.disks import make_read_only, make_writable, small_disk
 from tests.support.gate import Log

@@ -1,0 +1,180 @@
+"""`rustygate usage`: what clients and models took, by day.
+
+It reads DATA_DIR, also that of a running gate, the Redis of a group, or asks a gate at `--url`.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import sqlite3
+from http.client import HTTPException
+from pathlib import Path
+from time import time_ns
+from urllib.parse import urlencode
+
+from rustygate.cli.environment import DOTENV, WITHOUT_KEYS
+from rustygate.cli.errors import CommandError, describe_error
+from rustygate.cli.gate_http import connect
+from rustygate.cli.output import print_lines
+from rustygate.cli.usage_table import printable, to_csv, to_json, to_table
+from rustygate.config import Settings, load, names
+from rustygate.core.periods import date_of
+from rustygate.core.usage_rows import (
+    DEFAULT_BY,
+    DEFAULT_SINCE,
+    Grouped,
+    UsageQuery,
+    UsageQueryError,
+    from_rows,
+    parse_query,
+)
+from rustygate.system.terminal import has_color, is_terminal
+from rustygate.telemetry.usage.sqlite_report import FILE_NAME, read_usage
+
+# A gate answers at once unless the report is a large one.
+TIMEOUT_S = 30.0
+
+# The files of clients, prices and certificates may not be readable for whoever runs the report.
+_UNNEEDED = {
+    names.API_KEY: WITHOUT_KEYS[names.API_KEY],
+    names.API_KEY_FILE: "",
+    **dict.fromkeys((names.CLIENTS_FILE, names.PRICES_FILE), ""),
+    **dict.fromkeys((names.TLS_CERT_FILE, names.TLS_KEY_FILE), ""),
+}
+
+_STDOUT = 1
+
+# How much of a gate's error message is shown.
+_MESSAGE_LENGTH = 500
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--since",
+        default="",
+        metavar="DAY",
+        help="the first UTC day: 7d (today and the six days before), today, 2026-11-01 or 2026-11 "
+        f"(default: {DEFAULT_SINCE})",
+    )
+    parser.add_argument(
+        "--until", default="", metavar="DAY", help="the last UTC day (default: today)"
+    )
+    parser.add_argument(
+        "--by",
+        default="",
+        metavar="COLUMNS",
+        help=f"what to group by, in any order (default: {','.join(DEFAULT_BY)})",
+    )
+    parser.add_argument("--client", metavar="NAME", help="only this client")
+    parser.add_argument(
+        "--format", choices=("table", "csv", "json"), default="table", help="default: table"
+    )
+    parser.add_argument(
+        "--url",
+        metavar="BASE-URL",
+        help=f"ask the gate at this URL, with {names.ADMIN_KEY}, instead of reading DATA_DIR",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    query = _query(arguments)
+    settings = load({**os.environ, **_UNNEEDED}, dotenv=DOTENV)
+    grouped = (
+        _read(settings, query)
+        if arguments.url is None
+        else _ask(arguments, query, settings.admin_key)
+    )
+    print_lines(*_lines(grouped, query, arguments.format))
+    return 0
+
+
+def _query(arguments: argparse.Namespace) -> UsageQuery:
+    try:
+        return parse_query(
+            date_of(time_ns()),
+            since=arguments.since,
+            until=arguments.until,
+            by=arguments.by,
+            client=arguments.client,
+        )
+    except UsageQueryError as error:
+        raise CommandError(f"--{error}", exit_code=2) from error
+
+
+def _lines(grouped: Grouped, query: UsageQuery, form: str) -> list[str]:
+    if form == "json":
+        return [to_json(grouped, query.by)]
+    if form == "csv":
+        return [to_csv(grouped, query.by)]
+    if not grouped:
+        return [f"no usage from {query.since} to {query.until} (UTC)"]
+    width = shutil.get_terminal_size().columns if is_terminal(_STDOUT) else None
+    return to_table(grouped, query.by, width=width, colored=has_color(_STDOUT))
+
+
+# From DATA_DIR or Redis.
+
+
+def _read(settings: Settings, query: UsageQuery) -> Grouped:
+    if settings.data_dir is None:
+        raise CommandError(
+            "DATA_DIR is not set: set it to the gate's directory, or ask the gate with --url",
+            exit_code=2,
+        )
+    path = Path(settings.data_dir) / FILE_NAME
+    try:
+        return read_usage(path, query)
+    except sqlite3.Error as error:
+        raise CommandError(f"cannot read {path}: {_sqlite_reason(path, error)}") from error
+
+
+def _sqlite_reason(path: Path, error: sqlite3.Error) -> str:
+    try:
+        path.open("rb").close()
+    except OSError as cause:
+        return describe_error(cause)
+    return str(error)
+
+
+# Over HTTP.
+
+
+def _ask(arguments: argparse.Namespace, query: UsageQuery, admin_key: str | None) -> Grouped:
+    parameters = {
+        name: getattr(arguments, name)
+        for name in ("since", "until", "by", "client")
+        if getattr(arguments, name)
+    }
+    url, by = arguments.url, query.by
+    status, body = _get(url, f"/gate/usage?{urlencode(parameters)}", admin_key)
+    if status != 200:
+        raise CommandError(f"{url} does not report usage: {_reason(status, body)}")
+    try:
+        return from_rows(json.loads(body), by)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CommandError(f"{url} does not report usage: it is no gate") from error
+
+
+def _get(url: str, target: str, admin_key: str | None) -> tuple[int, bytes]:
+    headers = {} if admin_key is None else {"Authorization": f"Bearer {admin_key}"}
+    connection, path = connect(url, TIMEOUT_S)
+    try:
+        connection.request("GET", path + target, headers=headers)
+        response = connection.getresponse()
+        return response.status, response.read()
+    except (OSError, HTTPException, ValueError) as error:
+        raise CommandError(f"{url} does not respond: {describe_error(error)}") from error
+    finally:
+        connection.close()
+
+
+def _reason(status: int, body: bytes) -> str:
+    """Why a gate refuses, in its own words if it has any."""
+    if status == 401:
+        return f"set {names.ADMIN_KEY} or {names.ADMIN_KEY_FILE} to its admin key"
+    try:
+        message = str(json.loads(body)["error"]["message"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return f"status {status}"
+    return printable(message[:_MESSAGE_LENGTH])
