@@ -59,14 +59,18 @@ class ModelPrice:
         rates: by day and by input, in ascending order; the last one that applies counts, or the
             first if none does.
         media_apart: audio or image tokens have prices of their own, which are not known here.
+
+    Attributes:
+        is_free: whatever is done costs nothing.
     """
 
-    __slots__ = ("_first", "_latest_first", "media_apart")
+    __slots__ = ("_first", "_latest_first", "is_free", "media_apart")
 
     def __init__(self, rates: Sequence[Rate], *, media_apart: bool = False) -> None:
         self._first = rates[0]
         self._latest_first = tuple(reversed(rates))
         self.media_apart = media_apart
+        self.is_free = not any(any(rate[2:]) for rate in rates)
 
     def __repr__(self) -> str:
         return f"<ModelPrice {', '.join(map(repr, reversed(self._latest_first)))}>"

@@ -151,6 +151,13 @@ def test_audio_of_a_model_with_prices_for_it_is_not_priced_as_text() -> None:
     assert cost_of(price, Exchange(1000, 0, 0, tokens_media=900), "2026-11-28") is None
 
 
+def test_model_without_any_price_in_the_list_is_free() -> None:
+    price, paid = price_list().find("omni-moderation-latest"), price_list().find("gpt-4o")
+    assert price is not None
+    assert paid is not None
+    assert (price.is_free, paid.is_free) == (True, False)
+
+
 def test_own_prices_replace_those_of_the_list(tmp_path: Path) -> None:
     file = tmp_path / "prices.toml"
     file.write_text('[model."gpt-4o*"]\ninput_usd_per_mtok = 7\noutput_usd_per_mtok = 8\n')

@@ -16,11 +16,13 @@ def exchange_cost(prices: PriceList, exchange: Exchange, day: str) -> int | None
     It is None if it is not known: the model has no price, or it did work that is not paid by the
     tokens that the gate knows of.
     """
+    price = None if exchange.model is None else prices.find(exchange.model)
+    if price is not None and price.is_free:
+        return 0
     if exchange.tokens_in is None and exchange.tokens_out is None:
         return None if exchange.outcome == "ok" and _is_unmetered(exchange) else 0
     if exchange.tokens_estimated and not writes_text(exchange.path):
         return None if _is_unmetered(exchange) else 0
-    price = None if exchange.model is None else prices.find(exchange.model)
     return cost_of(price, exchange, day)
 
 

@@ -11,7 +11,12 @@ DAY = "2026-11-28"
 EVENING_NS = 1_795_910_399 * 10**9
 
 # 2, 1 and 10 dollars per million tokens of input, cached input and output.
-PRICES = PriceList(own={"m": ModelPrice([rate_of(input=2, cached=1, written=2, output=10)])})
+PRICES = PriceList(
+    own={
+        "m": ModelPrice([rate_of(input=2, cached=1, written=2, output=10)]),
+        "free": ModelPrice([rate_of(input=0, cached=0, written=0, output=0)]),
+    }
+)
 
 EVER = UsageQuery("0001-01-01", "9999-12-31", COLUMNS)
 

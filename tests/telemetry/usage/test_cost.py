@@ -31,6 +31,12 @@ COST = 260_000
         ({"path": "/v1/images/generations", "tokens_in": 9, "tokens_estimated": True}, None),
         ({"path": "/v1/audio/speech", "tokens_in": 9, "tokens_estimated": True}, None),
         ({"path": "/v1/images/generations", "outcome": "upstream_error", "status": 400}, 0),
+        ({"path": "/v1/moderations", "model": "free"}, 0),
+        (
+            {"path": "/v1/moderations", "model": "free", "tokens_in": 9, "tokens_estimated": True},
+            0,
+        ),
+        ({"path": "/v1/moderations"}, None),
         ({"path": "/v1/embeddings", "tokens_in": 100, "tokens_out": 0}, 200_000),
     ],
 )
