@@ -19,11 +19,12 @@ import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from math import inf
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 # Picodollars per token in a dollar per million tokens.
 PER_MTOK = 1_000_000
 _PICO_PER_NANO = 1000
+_HALF_NANO = _PICO_PER_NANO // 2
 
 # How many names are remembered with their prices. Clients choose names, so the number is bounded,
 # and so is the length.
@@ -64,10 +65,11 @@ class ModelPrice:
         is_free: whatever is done costs nothing.
     """
 
-    __slots__ = ("_first", "_latest_first", "is_free", "media_apart")
+    __slots__ = ("_first", "_latest_first", "_only", "is_free", "media_apart")
 
     def __init__(self, rates: Sequence[Rate], *, media_apart: bool = False) -> None:
         self._first = rates[0]
+        self._only = rates[0] if len(rates) == 1 else None
         self._latest_first = tuple(reversed(rates))
         self.media_apart = media_apart
         self.is_free = not any(any(rate[2:]) for rate in rates)
@@ -89,16 +91,18 @@ class ModelPrice:
             tokens_cached: the part of `tokens_in` that upstream had cached; `tokens_written` is
                 the part that it cached now.
         """
-        rate = self.rate(tokens_in, day)
-        cached = min(tokens_cached, tokens_in)
-        written = min(tokens_written, tokens_in - cached)
-        cost = (
-            (tokens_in - cached - written) * rate.input
-            + cached * rate.cached
-            + written * rate.written
-            + tokens_out * rate.output
-        )
-        return (cost + _PICO_PER_NANO // 2) // _PICO_PER_NANO
+        # Runs for each exchange: no `min`, and most models have one rate.
+        rate = self._only or self.rate(tokens_in, day)
+        _, _, per_input, per_cached, per_written, per_output = rate
+        rest = tokens_in - tokens_cached
+        if tokens_cached and rest < 0:
+            tokens_cached, rest = tokens_in, 0
+        cost = tokens_cached * per_cached + tokens_out * per_output
+        if tokens_written:
+            tokens_written = min(tokens_written, rest)
+            rest -= tokens_written
+            cost += tokens_written * per_written
+        return (cost + rest * per_input + _HALF_NANO) // _PICO_PER_NANO
 
     def rate(self, tokens_in: int, day: str) -> Rate:
         """The rate for an input of this length, on a day."""
@@ -106,29 +110,6 @@ class ModelPrice:
             if rate.since <= day and rate.input_from <= tokens_in:
                 return rate
         return self._first
-
-
-class Tokens(Protocol):
-    """What an exchange took; None where it is not known."""
-
-    tokens_in: int | None
-    tokens_cached: int | None
-    tokens_out: int | None
-    tokens_written: int
-    tokens_media: int
-
-
-def cost_of(price: ModelPrice | None, tokens: Tokens, day: str) -> int | None:
-    """The cost of tokens in nanodollars, or None if it is not known."""
-    if price is None or (tokens.tokens_media and price.media_apart):
-        return None
-    return price.cost_nano(
-        tokens.tokens_in or 0,
-        tokens.tokens_cached or 0,
-        tokens.tokens_out or 0,
-        day,
-        tokens.tokens_written,
-    )
 
 
 class ListedModel(NamedTuple):

@@ -1,6 +1,5 @@
 """Prices of models: which entry applies to a name, and what an exchange costs."""
 
-from dataclasses import dataclass
 from fractions import Fraction
 
 import pytest
@@ -14,7 +13,6 @@ from rustygate.core.price_list import (
     PriceList,
     PricesError,
     Rate,
-    cost_of,
     parse_prices,
     rate_of,
 )
@@ -28,15 +26,6 @@ def flat(usd: float) -> ModelPrice:
 
 GPT = ModelPrice([rate_of(input=2.5, cached=1.25, written=3.125, output=10)])
 CHEAP, DEAR = flat(1), flat(2)
-
-
-@dataclass
-class Exchange:
-    tokens_in: int | None = None
-    tokens_cached: int | None = None
-    tokens_out: int | None = None
-    tokens_written: int = 0
-    tokens_media: int = 0
 
 
 # Costs.
@@ -109,20 +98,6 @@ def test_cost_is_within_half_a_nanodollar_of_the_exact_one(
     exact = Fraction(sum(count * pico for count, pico in parts), 1000)
     cost = price.cost_nano(plain + cached + written, cached, out, DAY, written)
     assert abs(cost - exact) <= Fraction(1, 2)
-
-
-def test_exchange_without_a_price_has_no_known_cost() -> None:
-    assert cost_of(None, Exchange(1, 0, 1), DAY) is None
-    assert cost_of(GPT, Exchange(1, 0, 1), DAY) == 12_500
-    assert cost_of(GPT, Exchange(1, 0, 1, tokens_written=1), DAY) == 13_125
-    assert cost_of(GPT, Exchange(), DAY) == 0
-
-
-def test_media_are_priced_only_where_they_cost_what_text_costs() -> None:
-    apart = ModelPrice([rate_of(input=1, cached=1, written=1, output=1)], media_apart=True)
-    assert cost_of(apart, Exchange(10, 0, 0), DAY) == 10_000
-    assert cost_of(apart, Exchange(10, 0, 0, tokens_media=1), DAY) is None
-    assert cost_of(CHEAP, Exchange(10, 0, 0, tokens_media=1), DAY) == 10_000
 
 
 # Which price applies to a name.

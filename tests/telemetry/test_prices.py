@@ -12,10 +12,9 @@ from genai_prices import Usage, types
 from genai_prices.data_snapshot import get_snapshot
 
 from rustygate.config import Settings
-from rustygate.core.price_list import PriceList, cost_of
+from rustygate.core.price_list import PriceList
 from rustygate.telemetry.usage.prices import describe_list, load_prices
 from scripts import prices as script
-from tests.core.test_price_list import Exchange
 
 OPENAI = "https://api.openai.com/v1"
 DAYS = ("2024-01-01", "2025-06-09", "2025-06-10", "2026-08-20", "2026-08-21", "2026-11-28")
@@ -147,8 +146,9 @@ def test_provider_is_that_of_the_upstream(base_url: str, model: str, usd_in: flo
 
 def test_audio_of_a_model_with_prices_for_it_is_not_priced_as_text() -> None:
     price = price_list().find("gpt-realtime")
-    assert cost_of(price, Exchange(1000, 0, 0), "2026-11-28") == 4_000_000
-    assert cost_of(price, Exchange(1000, 0, 0, tokens_media=900), "2026-11-28") is None
+    assert price is not None
+    assert price.cost_nano(1000, 0, 0, "2026-11-28") == 4_000_000
+    assert price.media_apart
 
 
 def test_model_without_any_price_in_the_list_is_free() -> None:

@@ -1,8 +1,6 @@
-"""A group's scheduler in Redis: one script, one connection, one call at a time.
+"""A group's scheduler in Redis: one script, on a connection of its own.
 
-The caller limits the time of a call. One that is cancelled may still run: its connection is
-dropped, and the sequence number of the next call tells whether it ran. Making a connection may
-take longer than a call. It then goes on, and a later call uses it.
+A call that is cancelled may still run: the sequence number of the next one tells whether it did.
 """
 
 import asyncio
@@ -13,27 +11,15 @@ from typing import Any
 
 import msgspec
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import AskError, NoScriptError, RedisError, ResponseError
+from redis.exceptions import NoScriptError, ResponseError
 
-from rustygate.admission.group.redis_connector import RedisConnector
-from rustygate.admission.group.redis_errors import is_elsewhere, store_error
-from rustygate.admission.group.store import (
-    Call,
-    Reply,
-    StoreRefused,
-    StoreUnavailable,
-    SyncFailed,
-)
+from rustygate.admission.group.redis_connection import RedisConnection
+from rustygate.admission.group.store import Call, Reply, StoreUnavailable, SyncFailed
 from rustygate.config import Settings
 from rustygate.config.redis_url import RedisUrl, parse_redis_url
 
 # A gate starts without its group rather than late.
 OPEN_LIMIT_S = 0.5
-
-# A connection that does not close within this time is left to the garbage collector.
-_CLOSE_LIMIT_S = 0.1
-
-_IN_CLUSTER = "the server belongs to a cluster: REDIS_URL=redis+cluster://..."
 
 # The version of the keys' layout and the script's protocol. Other versions form other groups.
 VERSION = 1
@@ -69,7 +55,7 @@ def load_script() -> bytes:
     return b"".join((folder / f"{part}.lua").read_bytes() for part in SCRIPT_PARTS)
 
 
-class RedisStore:
+class RedisStore(RedisConnection):
     """The `Store` of a group in Redis.
 
     Args:
@@ -85,13 +71,11 @@ class RedisStore:
         ca_directory: str | None = None,
     ) -> None:
         keys = group_keys(group)
-        self._url, self._group = url, group
-        self._connector = RedisConnector(url, keys[0], ca_file, ca_directory)
+        super().__init__(url, keys[0], ca_file, ca_directory)
+        self._group = group
         arguments = (str(len(keys)).encode(), *(key.encode() for key in keys))
         self._by_digest = _packed(b"EVALSHA", sha1(script).hexdigest().encode(), *arguments)
         self._by_script = _packed(b"EVAL", script, *arguments)
-        self._connection: AbstractConnection | None = None
-        self._connecting: asyncio.Task[AbstractConnection] | None = None
 
     @classmethod
     def of(cls, settings: Settings) -> "RedisStore":
@@ -108,10 +92,6 @@ class RedisStore:
         state = "connected" if self.connected else "not connected"
         return f"<RedisStore {self._url} group={self._group} {state}>"
 
-    @property
-    def connected(self) -> bool:
-        return self._connection is not None and self._connection.is_connected
-
     async def open(self) -> None:
         """Connect before the first call, which is short of time, unless that takes too long."""
         with suppress(StoreUnavailable, TimeoutError):
@@ -119,37 +99,8 @@ class RedisStore:
                 await self._connected()
 
     async def sync(self, call: Call) -> Reply:
-        return await self._reply(msgspec.json.encode(call))
-
-    async def close(self) -> None:
-        if self._connecting is not None:
-            self._connecting.cancel()
-            await asyncio.wait((self._connecting,))
-            if not self._connecting.cancelled() and self._connecting.exception() is None:
-                self._connection = self._connecting.result()
-            self._connecting = None
-        if self._connection is not None:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_CLOSE_LIMIT_S):
-                    await self._connection.disconnect()
-
-    async def _reply(self, request: bytes) -> Reply:
-        """The script's answer. If the connection was closed since the last call, or the keys have
-        moved, it comes over a new one."""
-        is_new = not self.connected
-        try:
-            return await self._evaluate(await self._connected(), request)
-        except (RedisError, OSError) as error:
-            if isinstance(error, AskError) and self._url.kind != "cluster":
-                raise StoreRefused(_IN_CLUSTER) from error
-            if is_elsewhere(error):
-                await self._disconnect()
-            if is_new or self.connected:
-                raise store_error(error) from error
-        try:
-            return await self._evaluate(await self._connected(), request)
-        except (RedisError, OSError) as error:
-            raise store_error(error) from error
+        request = msgspec.json.encode(call)
+        return await self._run(lambda connection: self._evaluate(connection, request))
 
     async def _evaluate(self, connection: AbstractConnection, request: bytes) -> Reply:
         try:
@@ -157,21 +108,6 @@ class RedisStore:
         except NoScriptError:
             answer = await _answer(connection, self._by_script, request)
         return _decoded(answer)
-
-    async def _connected(self) -> AbstractConnection:
-        """The connection; if it takes longer than the call may, it is made for the next one."""
-        if self._connection is None or not self._connection.is_connected:
-            if self._connecting is None:
-                self._connecting = asyncio.create_task(self._connector.connect())
-            await asyncio.wait((self._connecting,))
-            made, self._connecting = self._connecting, None
-            self._connection = made.result()
-        return self._connection
-
-    async def _disconnect(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            await connection.disconnect(nowait=True)
 
 
 async def _answer(connection: AbstractConnection, command: bytes, request: bytes) -> bytes:

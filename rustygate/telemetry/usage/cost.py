@@ -2,7 +2,7 @@
 
 import re
 
-from rustygate.core.price_list import PriceList, cost_of
+from rustygate.core.price_list import PriceList
 from rustygate.core.request_facts import is_work, writes_text
 from rustygate.exchange import Exchange
 
@@ -19,11 +19,15 @@ def exchange_cost(prices: PriceList, exchange: Exchange, day: str) -> int | None
     price = None if exchange.model is None else prices.find(exchange.model)
     if price is not None and price.is_free:
         return 0
-    if exchange.tokens_in is None and exchange.tokens_out is None:
+    tokens_in, tokens_out = exchange.tokens_in, exchange.tokens_out
+    if tokens_in is None and tokens_out is None:
         return None if exchange.outcome == "ok" and _is_unmetered(exchange) else 0
     if exchange.tokens_estimated and not writes_text(exchange.path):
         return None if _is_unmetered(exchange) else 0
-    return cost_of(price, exchange, day)
+    if price is None or (exchange.tokens_media and price.media_apart):
+        return None
+    cached, written = exchange.tokens_cached or 0, exchange.tokens_written
+    return price.cost_nano(tokens_in or 0, cached, tokens_out or 0, day, written)
 
 
 def _is_unmetered(exchange: Exchange) -> bool:

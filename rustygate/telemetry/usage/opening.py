@@ -11,7 +11,12 @@ from rustygate.telemetry.usage.store import UsageStore, UsageStoreUnusable
 
 
 async def open_usage_store(settings: Settings, data_dir: DataDir | None) -> UsageStore:
-    """The store of a gate: a database in its directory, or memory if it has none."""
+    """The store of a gate: its group's Redis, a database in its directory, or memory."""
+    if settings.redis_url is not None:
+        # The client library is an extra that a single gate does not need.
+        from rustygate.telemetry.usage.redis_usage_store import RedisUsageStore
+
+        return RedisUsageStore.of(settings)
     if data_dir is None:
         return MemoryUsageStore()
     store = SqliteUsageStore(data_dir.path / FILE_NAME)
@@ -25,6 +30,8 @@ async def open_usage_store(settings: Settings, data_dir: DataDir | None) -> Usag
 
 def usage_place(settings: Settings) -> str:
     """Where the usage record of a gate is, in words."""
+    if settings.redis_url is not None:
+        return f"in the Redis of group {settings.gate_group}"
     if settings.data_dir is not None:
         return f"{settings.data_dir}/{FILE_NAME}"
     return "in memory, lost when the gate stops; set DATA_DIR to keep it"

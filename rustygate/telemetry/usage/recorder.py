@@ -79,8 +79,7 @@ class UsageRecorder:
         totals.queued_us += exchange.queued // _NS_PER_US
         if exchange.outcome == "refused":
             totals.refused += 1
-        if exchange.tokens_out is not None or exchange.tokens_in is not None:
-            _add_tokens(totals, exchange)
+        _add_tokens(totals, exchange)
         cost = exchange.cost_nano = exchange_cost(self._prices, exchange, self._day)
         if cost is None:
             totals.unpriced += 1
@@ -190,11 +189,15 @@ class UsageRecorder:
 
 
 def _add_tokens(totals: UsageTotals, exchange: Exchange) -> None:
-    tokens_in, tokens_out = exchange.tokens_in or 0, exchange.tokens_out or 0
+    """Runs for each exchange: most amounts are 0 or None, and are not added."""
     if exchange.tokens_estimated:
-        totals.tokens_estimated += tokens_in + tokens_out
+        totals.tokens_estimated += (exchange.tokens_in or 0) + (exchange.tokens_out or 0)
         return
-    totals.tokens_in += tokens_in
-    totals.tokens_out += tokens_out
-    totals.tokens_cached += exchange.tokens_cached or 0
-    totals.tokens_reasoning += exchange.tokens_reasoning or 0
+    if exchange.tokens_in:
+        totals.tokens_in += exchange.tokens_in
+    if exchange.tokens_out:
+        totals.tokens_out += exchange.tokens_out
+    if exchange.tokens_cached:
+        totals.tokens_cached += exchange.tokens_cached
+    if exchange.tokens_reasoning:
+        totals.tokens_reasoning += exchange.tokens_reasoning

@@ -10,10 +10,12 @@ DAY = "2026-11-28"
 # DAY, at 23:59:59 UTC.
 EVENING_NS = 1_795_910_399 * 10**9
 
-# 2, 1 and 10 dollars per million tokens of input, cached input and output.
+# 2, 1, 5 and 10 dollars per million tokens of input, cached and written input, and output.
+RATES = [rate_of(input=2, cached=1, written=5, output=10)]
 PRICES = PriceList(
     own={
-        "m": ModelPrice([rate_of(input=2, cached=1, written=2, output=10)]),
+        "m": ModelPrice(RATES),
+        "speaks": ModelPrice(RATES, media_apart=True),
         "free": ModelPrice([rate_of(input=0, cached=0, written=0, output=0)]),
     }
 )

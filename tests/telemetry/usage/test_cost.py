@@ -17,6 +17,10 @@ COST = 260_000
     [
         (TOKENS, COST),
         (TOKENS | {"tokens_estimated": True}, COST),
+        (TOKENS | {"tokens_written": 10}, COST + 30_000),
+        (TOKENS | {"tokens_media": 1}, COST),
+        (TOKENS | {"tokens_media": 1, "model": "speaks"}, None),
+        (TOKENS | {"model": "speaks"}, COST),
         (TOKENS | {"model": "unlisted"}, None),
         (TOKENS | {"model": None}, None),
         (TOKENS | {"outcome": "client_left"}, COST),

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rustygate.core.usage_rows import Grouped, UsageKey, UsageQuery, UsageTotals
@@ -129,6 +129,7 @@ EXCHANGE: st.SearchStrategy[dict[str, Any]] = st.builds(
 )
 
 
+@settings(deadline=None, max_examples=50)
 @given(exchanges=st.lists(EXCHANGE, max_size=12), pauses=st.lists(st.booleans(), min_size=12))
 def test_sums_do_not_depend_on_how_exchanges_are_split(
     exchanges: list[dict[str, Any]], pauses: list[bool]

@@ -1,0 +1,141 @@
+"""The usage record of a group, in its Redis: a hash for each UTC day.
+
+A batch is added by one script, on the group's hash tag, so it works in a cluster. It has a number:
+if a reply is lost, the batch is given again and counts once. Days expire by themselves.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, date, datetime, timedelta
+from importlib.resources import files
+from secrets import token_hex
+
+import msgspec
+
+from rustygate.admission.group.redis_connection import RedisConnection, Script
+from rustygate.admission.group.store import StoreError
+from rustygate.config import Settings
+from rustygate.config.redis_url import RedisUrl, parse_redis_url
+from rustygate.core.usage_rows import Grouped, UsageKey, UsageQuery, UsageTotals
+from rustygate.telemetry.usage.selection import select
+from rustygate.telemetry.usage.store import KEPT_DAYS, Batch, UsageStoreError
+
+# The version of the keys' layout.
+VERSION = 1
+
+_DAY_S = 86_400
+
+# A day more than is shown, since clocks differ.
+DAY_EXPIRES_AFTER_S = (KEPT_DAYS + 1) * _DAY_S
+
+# Longer than anybody waits for Redis to come back.
+NUMBER_EXPIRES_AFTER_S = 30 * _DAY_S
+
+# Nobody waits for a batch. Reports are read in parts, so that Redis is not busy for long.
+ADD_LIMIT_S = 1.0
+READ_LIMIT_S = 5.0
+_DAYS_PER_READ = 31
+
+_ADD = Script((files(__package__) / "add_usage.lua").read_bytes())
+_READ = Script(
+    b"local days = {} "
+    b"for place, key in ipairs(KEYS) do days[place] = redis.call('HGETALL', key) end "
+    b"return days"
+)
+
+
+class RedisUsageStore:
+    """The `UsageStore` of a group in Redis."""
+
+    def __init__(
+        self,
+        url: RedisUrl,
+        group: str,
+        ca_file: str | None = None,
+        ca_directory: str | None = None,
+    ) -> None:
+        self._prefix = f"rustygate:{{{group}}}:usage:{VERSION}:"
+        self._redis = RedisConnection(url, self._prefix, ca_file, ca_directory)
+        self._member = token_hex(8)
+        self._number = 1
+
+    @classmethod
+    def of(cls, settings: Settings) -> "RedisUsageStore":
+        assert settings.redis_url is not None
+        url = parse_redis_url(settings.redis_url)
+        return cls(url, settings.gate_group, settings.ssl_cert_file, settings.ssl_cert_dir)
+
+    def __repr__(self) -> str:
+        return f"<RedisUsageStore batch {self._number}, {self._redis}>"
+
+    async def add(self, batch: Batch) -> None:
+        days = sorted({key.day for key in batch})
+        arguments = (
+            self._number,
+            NUMBER_EXPIRES_AFTER_S,
+            DAY_EXPIRES_AFTER_S,
+            msgspec.json.encode([_packed(batch, day) for day in days]),
+        )
+        keys = (f"{self._prefix}member:{self._member}", *map(self._key, days))
+        async with _limit(ADD_LIMIT_S):
+            await self._redis.evaluate(_ADD, keys, arguments)
+        self._number += 1
+
+    async def rows_by(self, query: UsageQuery) -> Grouped:
+        days = list(_days(query))
+        usage: dict[UsageKey, UsageTotals] = {}
+        async with _limit(READ_LIMIT_S):
+            for first in range(0, len(days), _DAYS_PER_READ):
+                usage.update(await self._read(days[first : first + _DAYS_PER_READ]))
+        return select(query, usage)
+
+    async def _read(self, days: Sequence[str]) -> dict[UsageKey, UsageTotals]:
+        found = await self._redis.evaluate(_READ, list(map(self._key, days)))
+        return {
+            key: totals
+            for day, fields in zip(days, found, strict=True)
+            for key, totals in _unpacked(day, fields)
+        }
+
+    async def close(self) -> None:
+        await self._redis.close()
+
+    def _key(self, day: str) -> str:
+        return self._prefix + day
+
+
+def _packed(batch: Batch, day: str) -> list[tuple[str, tuple[int, ...]]]:
+    return [
+        (msgspec.json.encode((key.client, key.model)).decode(), totals.values())
+        for key, totals in batch.items()
+        if key.day == day
+    ]
+
+
+def _unpacked(day: str, fields: Sequence[bytes]) -> Iterator[tuple[UsageKey, UsageTotals]]:
+    for names, amounts in zip(fields[::2], fields[1::2], strict=True):
+        client, model = msgspec.json.decode(names, type=tuple[str, str])
+        yield UsageKey(day, client, model), UsageTotals(*map(int, amounts.split()))
+
+
+def _days(query: UsageQuery) -> Iterator[str]:
+    """The days of a report that can have been kept; a clock may be a day ahead."""
+    today = datetime.now(UTC).date()
+    day = max(date.fromisoformat(query.since), today - timedelta(days=KEPT_DAYS))
+    last = min(date.fromisoformat(query.until), today + timedelta(days=1))
+    while day <= last:
+        yield day.isoformat()
+        day += timedelta(days=1)
+
+
+@asynccontextmanager
+async def _limit(limit_s: float) -> AsyncIterator[None]:
+    """Raises UsageStoreError if the block takes longer, or fails."""
+    try:
+        async with asyncio.timeout(limit_s):
+            yield
+    except TimeoutError:
+        raise UsageStoreError(f"no answer from Redis within {limit_s:g} s") from None
+    except StoreError as error:
+        raise UsageStoreError(f"Redis: {error}") from error
