@@ -27,6 +27,7 @@ from rustygate.core.price_list import PriceList
 from rustygate.dashboard.histories import Histories
 from rustygate.dashboard.pages import Dashboard
 from rustygate.dashboard.state import StateBuilder
+from rustygate.dashboard.usage_view import UsageView
 from rustygate.downstream.connections import ConnectionLimiter, wait_for_heads
 from rustygate.downstream.listener import Listener
 from rustygate.proxy import Proxy
@@ -116,8 +117,15 @@ class Daemon:
             self._tracing,
         )
         self._histories = Histories(self._gate, metrics)
+        self._usage_view = UsageView(self.usage)
         state = StateBuilder(
-            self._gate, metrics, self._ledger, self._histories, lambda: self._auth.clients
+            self._gate,
+            metrics,
+            self._ledger,
+            self._histories,
+            self._usage_view,
+            lambda: self._auth.clients,
+            self._spending.left,
         )
         self._dashboard = Dashboard(state.build, self.usage.rows_by)
         application = make_application(
@@ -188,6 +196,7 @@ class Daemon:
         self._listener.abort_handshakes()
         await self._proxy.finish(0)
         self._dashboard.close()
+        await self._usage_view.close()
         self._histories.stop()
         await self._gate.leave_group()
         await self._runner.cleanup()

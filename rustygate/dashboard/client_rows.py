@@ -5,9 +5,9 @@ is what it would have got if the gate had been shared perfectly: nobody is due m
 (`core.fair_shares`). It wanted what it got and what still waits.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from rustygate.admission.activity import OTHER_CLIENTS
 from rustygate.admission.gate import Gate
@@ -15,10 +15,17 @@ from rustygate.core.clients import Client
 from rustygate.core.fair_order import CLASS_INDEX, CLASS_NAMES, CLASSES
 from rustygate.core.fair_shares import Want, due_shares
 from rustygate.core.predicted_wait import cost_of
+from rustygate.core.usage_rows import UsageTotals, amounts
 from rustygate.dashboard.values import label
 from rustygate.dashboard.waiting import Waiting
+from rustygate.telemetry.series import NONE, UNKNOWN
 
 Row = dict[str, Any]
+
+_NO_USAGE = UsageTotals()
+
+# Labels of usage that are not the names of clients.
+_UNNAMED = (NONE, UNKNOWN)
 
 # A page cannot show more. The others are added up in one row.
 CLIENTS_SHOWN = 200
@@ -50,15 +57,33 @@ class _Client:
         return self.waiting + self.in_flight, self.got
 
 
-def client_rows(gate: Gate, waiting: Waiting, configured: Mapping[str, Client]) -> list[Row]:
-    """The clients of CLIENTS_FILE, and all that were active in the last minute, by name."""
+class ClientSources(NamedTuple):
+    """What is known about clients, besides what the gate knows.
+
+    Attributes:
+        configured: those of CLIENTS_FILE.
+        today: their usage of today, by label.
+        budget_left: what is left of the budgets of a client.
+    """
+
+    configured: Mapping[str, Client]
+    today: Mapping[str, UsageTotals]
+    budget_left: Callable[[str], Mapping[str, float]]
+
+
+def client_rows(gate: Gate, waiting: Waiting, sources: ClientSources) -> list[Row]:
+    """The clients of CLIENTS_FILE, and all that were active today or in the last minute, by
+    name."""
     clients: dict[str, _Client] = {}
-    for name, client in configured.items():
+    for name, client in sources.configured.items():
         clients[name] = _Client(name, client.weight, client.priority)
     wants = [_wants(gate, waiting, clients, index) for index in CLASSES]
     total = _divide(clients, wants)
+    for name in sources.today.keys() - set(map(_usage_label, clients)):
+        if name not in _UNNAMED:
+            clients[name] = _Client(name)
     shown = _shown(clients)
-    return [_row(client, total) for client in shown]
+    return [{**_row(client, total), **_spending(client, sources)} for client in shown]
 
 
 def _wants(
@@ -122,7 +147,19 @@ def _row(client: _Client, total: float) -> Row:
         "in_flight": client.in_flight,
         "share": round(client.got / total, 4) if total else 0.0,
         "share_due": round(client.due / total, 4) if total else 0.0,
-        "tokens_today": 0,
-        "cost_today_usd": None,
-        "budget_left": {},
     }
+
+
+def _spending(client: _Client, sources: ClientSources) -> Row:
+    """What a client has used today, and may still use."""
+    totals = sources.today.get(_usage_label(client.name), _NO_USAGE)
+    return {
+        "tokens_today": totals.tokens_in + totals.tokens_out + totals.tokens_estimated,
+        "cost_today_usd": amounts(totals)["cost_usd"],
+        "budget_left": dict(sources.budget_left(client.name)),
+    }
+
+
+def _usage_label(name: str) -> str:
+    """The label under which a client's usage is recorded, if it has one of its own."""
+    return name.encode(errors="replace").decode()

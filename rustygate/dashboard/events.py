@@ -5,12 +5,13 @@ states: the next one it gets is the latest, so at most one is buffered for it.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 
 from aiohttp import hdrs, web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp_sse import EventSourceResponse
+from loguru import logger
 
 from rustygate.aiohttp_internals.response import HandshakeResponse, OwnResponse
 from rustygate.dashboard.headers import STATE_HEADERS
@@ -33,17 +34,17 @@ _NO_PINGS_S = 24 * 3600.0
 
 
 class Events:
-    """The viewers of the state, and the timer that runs while there are any.
+    """The viewers of the state, and the task that computes it while there are any.
 
     Args:
         compute: the state as JSON.
     """
 
-    def __init__(self, compute: Callable[[], str]) -> None:
+    def __init__(self, compute: Callable[[], Awaitable[str]]) -> None:
         self._compute = compute
         self._latest = ""
         self._viewers: set[_Viewer] = set()
-        self._timer: asyncio.TimerHandle | None = None
+        self._updating: asyncio.Task[None] | None = None
         self._closed = False
 
     def __repr__(self) -> str:
@@ -54,10 +55,9 @@ class Events:
         return len(self._viewers)
 
     def close(self) -> None:
-        """End all streams. Those that begin later end after one state."""
+        """End all streams, also those that begin later."""
         self._closed = True
-        for viewer in self._viewers:
-            viewer.end()
+        self._end_streams()
 
     async def get(self, request: web.Request) -> web.StreamResponse:
         """Send the state each second until the viewer leaves or the gate stops."""
@@ -65,20 +65,26 @@ class Events:
             return OwnResponse(headers=STATE_HEADERS | {hdrs.CONTENT_TYPE: "text/event-stream"})
         if len(self._viewers) >= VIEWER_LIMIT:
             raise TooManyViewers(VIEWER_LIMIT)
+        response = _StateStream(ping_interval=_NO_PINGS_S, send_timeout=SEND_TIMEOUT_S)
         with self._viewer() as viewer:
-            response = _StateStream(ping_interval=_NO_PINGS_S, send_timeout=SEND_TIMEOUT_S)
             await response.prepare(request)
-            async with response:
-                async for state in self._states(viewer):
-                    await response.send(state, retry=RETRY_MS)
+            # A viewer that leaves, or does not read, is no error.
+            with suppress(ConnectionError, TimeoutError):
+                async with response:
+                    while await viewer.next_state():
+                        await response.send(self._latest, retry=RETRY_MS)
         return response
 
     @contextmanager
     def _viewer(self) -> "Iterator[_Viewer]":
         viewer = _Viewer()
-        if not self._viewers:
-            self._start()
         self._viewers.add(viewer)
+        if self._closed:
+            viewer.end()
+        elif self._updating is None:
+            self._updating = asyncio.create_task(self._update())
+        elif self._latest:
+            viewer.notify()
         try:
             yield viewer
         finally:
@@ -86,32 +92,29 @@ class Events:
             if not self._viewers:
                 self._stop()
 
-    async def _states(self, viewer: "_Viewer") -> AsyncIterator[str]:
-        """The latest state at once, and each new one that the viewer is ready for."""
-        yield self._latest
-        while not self._closed:
-            await viewer.changed()
-            yield self._latest
-
-    def _start(self) -> None:
-        self._latest = self._compute()
-        self._schedule(asyncio.get_running_loop().time() + INTERVAL_S)
-
     def _stop(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer, self._latest = None, ""
+        if self._updating is not None:
+            self._updating.cancel()
+        self._updating, self._latest = None, ""
 
-    def _schedule(self, at: float) -> None:
-        self._timer = asyncio.get_running_loop().call_at(at, self._tick, at)
-
-    def _tick(self, due: float) -> None:
-        # After a stall of the process, missed ticks are not made up for.
-        now = asyncio.get_running_loop().time()
-        self._schedule(max(due + INTERVAL_S, now))
-        self._latest = self._compute()
+    def _end_streams(self) -> None:
         for viewer in self._viewers:
-            viewer.notify()
+            viewer.end()
+
+    async def _update(self) -> None:
+        loop = asyncio.get_running_loop()
+        due = loop.time()
+        try:
+            while True:
+                self._latest = await self._compute()
+                for viewer in self._viewers:
+                    viewer.notify()
+                # After a stall of the process, what was missed is not made up for.
+                due = max(due + INTERVAL_S, loop.time())
+                await asyncio.sleep(due - loop.time())
+        except Exception as error:
+            logger.opt(exception=error).error("the state for the live page cannot be computed")
+            self._end_streams()
 
 
 class _Viewer:
@@ -119,16 +122,22 @@ class _Viewer:
 
     def __init__(self) -> None:
         self._changed = asyncio.Event()
+        self._ended = False
 
-    async def changed(self) -> None:
-        """Wait for a state that the viewer has not got."""
+    async def next_state(self) -> bool:
+        """Wait for a state that the viewer has not got. Returns False at the end."""
         await self._changed.wait()
         self._changed.clear()
+        return not self._ended
 
     def notify(self) -> None:
+        """There is a new state."""
         self._changed.set()
 
-    end = notify
+    def end(self) -> None:
+        """There will be no more."""
+        self._ended = True
+        self._changed.set()
 
 
 class _StateStream(HandshakeResponse, EventSourceResponse):

@@ -1,7 +1,7 @@
 """The pages under `/gate`: the live page, its files, and the state as JSON and as events,
 and the usage record."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
@@ -25,7 +25,9 @@ class Dashboard:
         events: its viewers.
     """
 
-    def __init__(self, build_state: Callable[[], dict[str, Any]], read_usage: ReadUsage) -> None:
+    def __init__(
+        self, build_state: Callable[[], Awaitable[dict[str, Any]]], read_usage: ReadUsage
+    ) -> None:
         self._build_state = build_state
         self.events = Events(self._state_text)
         self.pages: dict[str, Page] = {
@@ -41,8 +43,8 @@ class Dashboard:
 
     async def _show_state(self, request: web.Request) -> web.Response:
         return OwnResponse(
-            text=self._state_text(), headers=STATE_HEADERS, content_type="application/json"
+            text=await self._state_text(), headers=STATE_HEADERS, content_type="application/json"
         )
 
-    def _state_text(self) -> str:
-        return msgspec.json.encode(self._build_state()).decode()
+    async def _state_text(self) -> str:
+        return msgspec.json.encode(await self._build_state()).decode()

@@ -12,10 +12,11 @@ from typing import Any
 from rustygate import __version__
 from rustygate.admission.gate import Gate
 from rustygate.core.clients import Client
-from rustygate.dashboard.client_rows import client_rows
+from rustygate.dashboard.client_rows import ClientSources, client_rows
 from rustygate.dashboard.histories import Histories
 from rustygate.dashboard.lane_rows import budget_rows, lane_rows
 from rustygate.dashboard.queue_rows import queue_rows
+from rustygate.dashboard.usage_view import UsageView
 from rustygate.dashboard.values import label, rfc3339, seconds
 from rustygate.dashboard.waiting import sum_waiting
 from rustygate.exchange import Exchange
@@ -30,6 +31,7 @@ class StateBuilder:
 
     Args:
         clients: the clients of CLIENTS_FILE that are in force.
+        budget_left: what is left of the budgets of a client.
     """
 
     def __init__(
@@ -38,24 +40,34 @@ class StateBuilder:
         metrics: Metrics,
         ledger: Ledger,
         histories: Histories,
+        usage: UsageView,
         clients: Callable[[], Mapping[str, Client]],
+        budget_left: Callable[[str], Mapping[str, float]],
     ) -> None:
         self._gate = gate
         self._metrics = metrics
         self._ledger = ledger
         self._histories = histories
+        self._usage = usage
         self._clients = clients
+        self._budget_left = budget_left
         self._began = gate.now()
 
-    def build(self) -> State:
+    async def build(self) -> State:
         """The state at this instant."""
+        await self._usage.refresh()
+        return self.at_once()
+
+    def at_once(self) -> State:
+        """The state with the usage that was read last."""
         now, waiting = self._gate.now(), sum_waiting(self._gate.dispatcher, self._gate.now())
+        clients = ClientSources(self._clients(), self._usage.today, self._budget_left)
         return {
             **self._summary(now),
             "longest_wait_s": seconds(waiting.longest),
             "budgets": budget_rows(self._gate.dispatcher.budgets, now),
             "lanes": lane_rows(self._gate, now),
-            "clients": client_rows(self._gate, waiting, self._clients()),
+            "clients": client_rows(self._gate, waiting, clients),
             "queue": queue_rows(self._gate, now),
             "recent": self._recent(),
             "refusals": self._metrics.refusals,
@@ -65,7 +77,7 @@ class StateBuilder:
                 "admitted": self._histories.admitted.steps(),
                 "waiting": self._histories.waiting.values(),
             },
-            "usage": [],
+            "usage": self._usage.rows(),
         }
 
     def _summary(self, now: int) -> State:

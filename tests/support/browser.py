@@ -138,7 +138,11 @@ async def served(handlers: Mapping[str, Any]) -> AsyncIterator[str]:
 @asynccontextmanager
 async def served_dashboard(build_state: Callable[[], dict[str, Any]]) -> AsyncIterator[str]:
     """The live page, showing states of the test's choice; the value is its URL."""
-    dashboard = Dashboard(build_state, _no_usage)
+
+    async def build() -> dict[str, Any]:
+        return build_state()
+
+    dashboard = Dashboard(build, _no_usage)
     async with served(dashboard.pages) as url:
         try:
             yield f"{url}/gate"

@@ -33,11 +33,14 @@ class Viewer:
 
     def __init__(self, client: Client) -> None:
         self.client = client
-        self._unread = b""
 
     @classmethod
-    async def open(cls, gate: Gate, *, receive_buffer: int | None = None) -> "Viewer":
-        client = await gate.connect(receive_buffer=receive_buffer)
+    async def open(cls, gate: Gate) -> "Viewer":
+        return await cls.of(await gate.connect())
+
+    @classmethod
+    async def of(cls, client: Client) -> "Viewer":
+        """A viewer over a new connection."""
         client.send(page_request("/gate/events"))
         head = await client.head()
         assert (head.status, head["content-type"]) == (200, "text/event-stream")
@@ -45,17 +48,21 @@ class Viewer:
 
     async def event(self) -> bytes:
         """The next event, as sent."""
+        pieces: list[bytes] = []
         async with soon():
-            while b"\r\n\r\n" not in self._unread:
-                piece = await self.client.body.read_some()
-                assert piece, "the stream has ended"
-                self._unread += piece
-        event, _, self._unread = self._unread.partition(b"\r\n\r\n")
-        return event
+            # The data has no line breaks, and no event begins in a piece in which another ends.
+            while not pieces or not pieces[-1].endswith(b"\r\n\r\n"):
+                pieces.append(await self.client.body.read_some())
+                assert pieces[-1], "the stream has ended"
+        return b"".join(pieces).removesuffix(b"\r\n\r\n")
+
+    async def text(self) -> str:
+        """The data of the next event."""
+        lines = (await self.event()).split(b"\r\n")
+        [data] = [line.removeprefix(b"data: ") for line in lines if line.startswith(b"data: ")]
+        return data.decode()
 
     async def state(self) -> dict[str, Any]:
         """The state in the next event."""
-        lines = (await self.event()).split(b"\r\n")
-        [data] = [line.removeprefix(b"data: ") for line in lines if line.startswith(b"data: ")]
-        state: dict[str, Any] = json.loads(data)
+        state: dict[str, Any] = json.loads(await self.text())
         return state

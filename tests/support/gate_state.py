@@ -8,6 +8,7 @@ from rustygate.core.clients import Client
 from rustygate.core.price_list import PriceList
 from rustygate.dashboard.histories import Histories
 from rustygate.dashboard.state import StateBuilder
+from rustygate.dashboard.usage_view import UsageView
 from rustygate.telemetry.labels import ExchangeLabels
 from rustygate.telemetry.ledger import Ledger
 from rustygate.telemetry.metrics import Metrics
@@ -27,11 +28,21 @@ class Watched:
         self.ledger = Ledger(self.metrics, self.usage, self.spending)
         self.histories = Histories(harness.gate, self.metrics)
         self._builder = StateBuilder(
-            harness.gate, self.metrics, self.ledger, self.histories, lambda: clients or {}
+            harness.gate,
+            self.metrics,
+            self.ledger,
+            self.histories,
+            UsageView(self.usage),
+            lambda: clients or {},
+            self.spending.left,
         )
 
     def state(self) -> dict[str, Any]:
-        return self._builder.build()
+        """The state without what the usage record knows."""
+        return self._builder.at_once()
+
+    async def full_state(self) -> dict[str, Any]:
+        return await self._builder.build()
 
     def client(self, name: str) -> dict[str, Any]:
         """The row of a client."""

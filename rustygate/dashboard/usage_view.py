@@ -1,0 +1,90 @@
+"""The usage on the live page: what clients used today, and the last two weeks by day.
+
+It comes from the usage record, which may be on a slow disk or on another machine. So it is read
+while somebody looks only, every few seconds, and a state does not wait for it for long: it then
+has what was read before.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from time import monotonic, time_ns
+
+from rustygate.core.periods import date_of
+from rustygate.core.usage_rows import Row, UsageQuery, UsageTotals, amounts, as_rows, total
+from rustygate.telemetry.usage.recorder import UsageRecorder
+from rustygate.telemetry.usage.store import UsageStoreError
+
+DAYS = 14
+
+# What is older than this is read again: the usage of today, and that of the days before.
+TODAY_AGE_S, DAYS_AGE_S = 2.0, 60.0
+
+# How long a state may wait for it.
+WAIT_S = 0.2
+
+
+class UsageView:
+    """What was read of the usage record last.
+
+    Args:
+        wall_clock: the time since 1970, in nanoseconds.
+
+    Attributes:
+        today: the totals of today, by the label of the client.
+    """
+
+    def __init__(self, usage: UsageRecorder, wall_clock: Callable[[], int] = time_ns) -> None:
+        self._usage = usage
+        self._wall_clock = wall_clock
+        self._day = ""
+        self._days: list[Row] = []
+        self._today_read = self._days_read = float("-inf")
+        self._reading: asyncio.Task[None] | None = None
+        self.today: Mapping[str, UsageTotals] = {}
+
+    def rows(self) -> list[Row]:
+        """The usage of the last days on which there was any, the earliest one first."""
+        before = [row for row in self._days if row["day"] != self._day]
+        if not self.today:
+            return before
+        return [*before, {"day": self._day, **amounts(total(self.today.values()))}]
+
+    async def refresh(self) -> None:
+        """Read again what is out of date; return before that if it takes long."""
+        if self._reading is None and monotonic() - self._today_read >= TODAY_AGE_S:
+            self._reading = asyncio.create_task(self._read())
+        if self._reading is not None:
+            await asyncio.wait((self._reading,), timeout=WAIT_S)
+
+    async def close(self) -> None:
+        """End what is being read."""
+        if self._reading is not None:
+            self._reading.cancel()
+            await asyncio.wait((self._reading,))
+
+    async def _read(self) -> None:
+        try:
+            await self._read_today()
+            if monotonic() - self._days_read >= DAYS_AGE_S:
+                await self._read_days()
+        except UsageStoreError:
+            # The recorder has said so in the log, or will.
+            pass
+        finally:
+            self._reading = None
+
+    async def _read_today(self) -> None:
+        day = date_of(self._wall_clock()).isoformat()
+        grouped = await self._usage.rows_by(UsageQuery(day, day, ("client",)))
+        if day != self._day:
+            self._days_read = float("-inf")
+        self._day, self.today = day, {client: totals for (client,), totals in grouped}
+        self._today_read = monotonic()
+
+    async def _read_days(self) -> None:
+        today = date_of(self._wall_clock())
+        since = (today - timedelta(days=DAYS - 1)).isoformat()
+        grouped = await self._usage.rows_by(UsageQuery(since, today.isoformat(), ("day",)))
+        self._days = as_rows(grouped, ("day",))
+        self._days_read = monotonic()
