@@ -10,7 +10,8 @@ RUN pip --python /opt/rustygate/bin/python install --require-hashes --requiremen
 COPY setup.cfg pyproject.toml README.md LICENSE ./
 COPY rustygate rustygate
 RUN pip wheel --no-deps --no-build-isolation --no-index --wheel-dir /dist . \
-    && pip --python /opt/rustygate/bin/python install --no-deps --no-index /dist/*.whl
+    && pip --python /opt/rustygate/bin/python install --no-deps --no-index /dist/*.whl \
+    && install -d -m 700 /state/rustygate
 
 FROM python:3.13-slim AS test
 WORKDIR /src
@@ -26,6 +27,8 @@ ENTRYPOINT ["python", "-m", "pytest", "-p", "no:cacheprovider"]
 
 FROM python:3.13-slim AS gate
 COPY --from=build /opt/rustygate /opt/rustygate
+# /var/lib/rustygate, where a volume for DATA_DIR is mounted: a new volume gets its owner and mode.
+COPY --from=build --chown=65532:65532 /state /var/lib
 ENV PATH=/opt/rustygate/bin:$PATH
 # The image's standard library has no bytecode, and a read-only root cannot store any. Modules that
 # the gate imports are compiled here; otherwise each start and each health check would compile them.

@@ -148,10 +148,34 @@ def test_valkey_refuses_writes_rather_than_lose_a_part_of_the_quota() -> None:
     options = dict(zip(command[::2], command[1::2], strict=True))
     assert options["--maxmemory-policy"] == "noeviction"
     assert options["--save"] == ""
-    assert options["--appendonly"] == "no"
+    assert options["--appendonly"] == "yes"
     # Valkey needs some more memory than its data.
     limits = (options["--maxmemory"].removesuffix("mb"), SERVICES["valkey"]["mem_limit"][:-1])
     assert int(limits[0]) * 2 <= int(limits[1])
+
+
+def test_data_is_kept_in_volumes() -> None:
+    data_dir = SERVICES["rustygate"]["environment"]["DATA_DIR"]
+    assert SERVICES["rustygate"]["volumes"] == [f"data:{data_dir}"]
+    assert SERVICES["valkey"]["volumes"] == ["valkey:/data"]
+    assert FILE["volumes"].keys() == {"data", "valkey"}
+
+
+def test_simulated_gate_can_write_its_data_but_does_not_keep_it() -> None:
+    gate = SERVICES["rustygate-simulated"]
+    assert f"{gate['environment']['DATA_DIR']}:uid=65532,gid=65532,mode=0700" in gate["tmpfs"]
+    assert "/tmp" in gate["tmpfs"]
+
+
+def test_image_has_the_directory_with_its_own_user() -> None:
+    """A new volume gets the owner of the directory that it is mounted on."""
+    data_dir = SERVICES["rustygate"]["environment"]["DATA_DIR"]
+    text = (ROOT / "Dockerfile").read_text()
+    stage = text.partition(" AS gate\n")[2]
+    [user] = re.findall(r"^USER (\d+):\1$", stage, re.M)
+    parent, _, name = data_dir.rpartition("/")
+    assert f"&& install -d -m 700 /state/{name}\n" in text
+    assert f"COPY --from=build --chown={user}:{user} /state {parent}\n" in stage
 
 
 def test_balancer_waits_for_its_members_and_stops_before_them() -> None:

@@ -46,6 +46,14 @@ def gates() -> Iterator[tuple[Manifest, Manifest]]:
                 yield pod(workload), container
 
 
+def settings_of(gate: Manifest) -> dict[str, str]:
+    return {each["name"]: each["value"] for each in gate["env"]}
+
+
+def shares_a_quota(gate: Manifest) -> bool:
+    return names.REDIS_URL_FILE in settings_of(gate)
+
+
 def labels(workload: Manifest) -> set[tuple[str, str]]:
     return set(workload["spec"]["template"]["metadata"]["labels"].items())
 
@@ -100,7 +108,7 @@ def test_selectors_match_the_pods(workload: Manifest) -> None:
     assert selected(workload["spec"]["selector"]["matchLabels"]) == [workload]
 
 
-@pytest.mark.parametrize("file", ["gates", "valkey"])
+@pytest.mark.parametrize("file", ["gates", "single", "valkey"])
 def test_service_reaches_a_named_port_of_its_pods(file: str) -> None:
     service = MANIFESTS[f"{file}-Service"]["spec"]
     assert selected(service["selector"]) == [WORKLOADS[f"{file}-Deployment"]]
@@ -120,11 +128,46 @@ def test_only_pods_with_a_gate_reach_valkey() -> None:
     [rule] = policy["ingress"]
     [source] = rule["from"]
     pods = [pod(each) for each in selected(source["podSelector"]["matchLabels"])]
-    assert pods == [spec for spec, _ in gates()]
+    assert pods == [spec for spec, gate in gates() if shares_a_quota(gate)]
 
 
-def test_both_kinds_of_gates_are_tested() -> None:
-    assert len(list(gates())) == 2
+def test_all_kinds_of_gates_are_tested() -> None:
+    assert [shares_a_quota(gate) for _, gate in gates()] == [True, True, False]
+
+
+def test_single_gate_keeps_its_data_on_a_claimed_volume() -> None:
+    [(spec, gate)] = [(spec, gate) for spec, gate in gates() if not shares_a_quota(gate)]
+    [mount] = [each for each in gate["volumeMounts"] if each["name"] == "data"]
+    assert mount["mountPath"] == settings_of(gate)["DATA_DIR"]
+    assert "readOnly" not in mount
+    assert claim_of(spec) == "rustygate-single"
+    assert spec["securityContext"]["fsGroup"] == spec["securityContext"]["runAsGroup"]
+    workload = WORKLOADS["single-Deployment"]["spec"]
+    assert (workload["replicas"], workload["strategy"]) == (1, {"type": "Recreate"})
+
+
+def test_valkey_keeps_the_usage_record_on_a_claimed_volume() -> None:
+    spec = pod(WORKLOADS["valkey-Deployment"])
+    assert claim_of(spec) == "rustygate-valkey"
+    arguments = spec["containers"][0]["args"]
+    assert arguments[arguments.index("--appendonly") + 1] == "yes"
+    assert spec["securityContext"]["fsGroup"] == spec["securityContext"]["runAsGroup"]
+
+
+def claim_of(spec: Manifest) -> str:
+    """The claim of a pod's volume `data`, which is in the same file."""
+    [name] = [
+        each["persistentVolumeClaim"]["claimName"]
+        for each in spec["volumes"]
+        if each["name"] == "data"
+    ]
+    claims = [
+        each["metadata"]["name"]
+        for each in MANIFESTS.values()
+        if each["kind"] == "PersistentVolumeClaim"
+    ]
+    assert name in claims
+    return str(name)
 
 
 def test_pod_stops_after_its_gate_has_drained() -> None:
@@ -142,21 +185,20 @@ def test_variables_of_a_gate_are_settings() -> None:
 
 def test_gates_of_both_files_have_the_same_settings() -> None:
     """They would be one group if both were applied, and the strictest limits would count."""
-    settings = [
-        {each["name"]: each["value"] for each in gate["env"] if each["name"] != "BIND_ADDRESS"}
-        for _, gate in gates()
-    ]
+    settings = [settings_of(gate) for _, gate in gates() if shares_a_quota(gate)]
+    for each in settings:
+        each.pop("BIND_ADDRESS", None)
     assert settings[0] == settings[1]
 
 
 def test_secrets_are_read_from_files_of_the_secret() -> None:
     for spec, gate in gates():
-        values = {each["name"]: each["value"] for each in gate["env"]}
-        [mount] = gate["volumeMounts"]
-        [volume] = spec["volumes"]
-        assert mount["name"] == volume["name"]
+        values = settings_of(gate)
+        [mount] = [each for each in gate["volumeMounts"] if each["name"] == "secrets"]
+        [volume] = [each for each in spec["volumes"] if each["name"] == "secrets"]
         paths = {item["path"]: item["key"] for item in volume["secret"]["items"]}
-        for variable in (names.API_KEY_FILE, names.REDIS_URL_FILE):
+        assert names.API_KEY_FILE in values
+        for variable in values.keys() & {names.API_KEY_FILE, names.REDIS_URL_FILE}:
             folder, _, file = values[variable].rpartition("/")
             assert folder == mount["mountPath"]
             assert paths[file] in secret_keys()

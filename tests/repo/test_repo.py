@@ -164,6 +164,11 @@ def test_service_writes_no_core_dump() -> None:
     assert "\nLimitCORE=0\n" in (ROOT / "scripts/rustygate.service").read_text()
 
 
+def test_service_keeps_its_data_for_itself() -> None:
+    text = (ROOT / "scripts/rustygate.service").read_text()
+    assert "\nStateDirectory=rustygate\nStateDirectoryMode=0700\n" in text
+
+
 def test_service_waits_until_the_gate_has_drained() -> None:
     text = (ROOT / "scripts/rustygate.service").read_text()
     [seconds] = re.findall(r"^TimeoutStopSec=(\d+)$", text, re.M)
