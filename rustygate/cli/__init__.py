@@ -30,6 +30,7 @@ COMMANDS = {
     "check": "validate the configuration and print it, with secrets masked",
     "key": "make a key for a client and print its table for CLIENTS_FILE",
     "usage": "report what clients and models took and cost, by day",
+    "top": "show the state of the running gate, once a second",
     "health": "succeed if the running gate responds",
     "help": "show the help of a command",
 }

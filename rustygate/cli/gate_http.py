@@ -1,12 +1,17 @@
 """HTTP requests to a running gate, by the standard library, which is quick to import."""
 
+import json
 import socket
-from http.client import HTTPConnection, HTTPSConnection
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from urllib.parse import urlsplit
 
-from rustygate.cli.errors import CommandError
-from rustygate.config import UNIX_PREFIX
+from rustygate.cli.errors import CommandError, describe_error
+from rustygate.cli.output import printable
+from rustygate.config import UNIX_PREFIX, names
 from rustygate.system import tls
+
+# How much of a gate's error message is shown.
+_MESSAGE_LENGTH = 500
 
 _EXPECTED = "expected a base URL such as http://localhost:8080, or unix:/path"
 
@@ -52,3 +57,62 @@ def _connection_to(base_url: str, timeout_s: float, *, verify: bool) -> tuple[HT
     context = None if verify else tls.unverified_context()
     connection = HTTPSConnection(parts.hostname, parts.port, timeout=timeout_s, context=context)
     return connection, parts.path
+
+
+class AdminPages:
+    """The pages about a gate, which may need its admin key.
+
+    Args:
+        refuses: what a gate does that refuses a page, such as "does not report usage".
+        verify: as in `connect`.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        admin_key: str | None,
+        timeout_s: float,
+        refuses: str,
+        *,
+        verify: bool = True,
+    ) -> None:
+        self._url = url
+        self._headers = {} if admin_key is None else {"Authorization": f"Bearer {admin_key}"}
+        self._refuses = refuses
+        self._connection, self._path = connect(url, timeout_s, verify=verify)
+
+    def __repr__(self) -> str:
+        return f"<AdminPages {self._url}>"
+
+    def get(self, target: str) -> bytes:
+        """The body of a page. Raises CommandError."""
+        try:
+            self._connection.request("GET", self._path + target, headers=self._headers)
+            response = self._connection.getresponse()
+            status, body = response.status, response.read()
+        except (OSError, HTTPException, ValueError) as error:
+            # The next request connects again.
+            self._connection.close()
+            raise CommandError(f"{self._url} does not respond: {describe_error(error)}") from error
+        if status != 200:
+            raise self.error(_reason(status, body))
+        return body
+
+    def error(self, reason: str) -> CommandError:
+        """The error for a page that cannot be used."""
+        return CommandError(f"{self._url} {self._refuses}: {reason}")
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+
+def _reason(status: int, body: bytes) -> str:
+    """Why a gate refuses, in its own words if it has any."""
+    if status == 401:
+        return f"set {names.ADMIN_KEY} or {names.ADMIN_KEY_FILE} to its admin key"
+    try:
+        message = str(json.loads(body)["error"]["message"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return f"status {status}"
+    return printable(message[:_MESSAGE_LENGTH])

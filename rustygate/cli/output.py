@@ -57,3 +57,12 @@ def drop_unwritten() -> None:
         except OSError:
             with suppress(OSError), open(os.devnull, "wb") as null:
                 os.dup2(null.fileno(), output.fileno())
+
+
+def printable(text: str) -> str:
+    """A text with escapes for control characters and for marks that change the direction."""
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
+    )

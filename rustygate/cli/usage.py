@@ -8,16 +8,15 @@ import json
 import os
 import shutil
 import sqlite3
-from http.client import HTTPException
 from pathlib import Path
 from time import time_ns
 from urllib.parse import urlencode
 
 from rustygate.cli.environment import DOTENV, WITHOUT_KEYS
 from rustygate.cli.errors import CommandError, describe_error
-from rustygate.cli.gate_http import connect
+from rustygate.cli.gate_http import AdminPages
 from rustygate.cli.output import print_lines
-from rustygate.cli.usage_table import printable, to_csv, to_json, to_table
+from rustygate.cli.usage_table import to_csv, to_json, to_table
 from rustygate.config import Settings, load, names
 from rustygate.core.periods import date_of
 from rustygate.core.usage_rows import (
@@ -44,9 +43,6 @@ _UNNEEDED = {
 }
 
 _STDOUT = 1
-
-# How much of a gate's error message is shown.
-_MESSAGE_LENGTH = 500
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -146,35 +142,11 @@ def _ask(arguments: argparse.Namespace, query: UsageQuery, admin_key: str | None
         for name in ("since", "until", "by", "client")
         if getattr(arguments, name)
     }
-    url, by = arguments.url, query.by
-    status, body = _get(url, f"/gate/usage?{urlencode(parameters)}", admin_key)
-    if status != 200:
-        raise CommandError(f"{url} does not report usage: {_reason(status, body)}")
+    pages = AdminPages(arguments.url, admin_key, TIMEOUT_S, "does not report usage")
     try:
-        return from_rows(json.loads(body), by)
+        body = pages.get(f"/gate/usage?{urlencode(parameters)}")
+        return from_rows(json.loads(body), query.by)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CommandError(f"{url} does not report usage: it is no gate") from error
-
-
-def _get(url: str, target: str, admin_key: str | None) -> tuple[int, bytes]:
-    headers = {} if admin_key is None else {"Authorization": f"Bearer {admin_key}"}
-    connection, path = connect(url, TIMEOUT_S)
-    try:
-        connection.request("GET", path + target, headers=headers)
-        response = connection.getresponse()
-        return response.status, response.read()
-    except (OSError, HTTPException, ValueError) as error:
-        raise CommandError(f"{url} does not respond: {describe_error(error)}") from error
+        raise pages.error("it is no gate") from error
     finally:
-        connection.close()
-
-
-def _reason(status: int, body: bytes) -> str:
-    """Why a gate refuses, in its own words if it has any."""
-    if status == 401:
-        return f"set {names.ADMIN_KEY} or {names.ADMIN_KEY_FILE} to its admin key"
-    try:
-        message = str(json.loads(body)["error"]["message"])
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return f"status {status}"
-    return printable(message[:_MESSAGE_LENGTH])
+        pages.close()

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from unicodedata import combining, east_asian_width
 
+from rustygate.cli.output import printable
 from rustygate.core.usage_rows import Grouped, UsageTotals, amounts, as_rows, total
 from rustygate.system.terminal import BOLD, DIM, RESET, YELLOW
 
@@ -63,15 +64,6 @@ def _decimal(amount: int, unit: int) -> str:
 def _safe_cell(name: str) -> str:
     shown = printable(name)
     return f"'{shown}" if shown.startswith(_FORMULA_STARTS) else shown
-
-
-def printable(text: str) -> str:
-    """A text with escapes for control characters and for marks that change the direction."""
-    if text.isprintable():
-        return text
-    return "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
-    )
 
 
 # The table.

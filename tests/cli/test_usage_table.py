@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rustygate.cli.usage_table import printable, to_csv, to_json, to_table
+from rustygate.cli.output import printable
+from rustygate.cli.usage_table import to_csv, to_json, to_table
 from rustygate.core.usage_rows import Grouped, UsageTotals, from_rows
 
 BY = ("client", "day")
