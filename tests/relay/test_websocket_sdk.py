@@ -116,7 +116,7 @@ async def test_rate_limit_of_the_simulator_pauses_the_lane(
     *_, refused, waited, _ = running.log.exchanges
     assert (refused["outcome"], refused["status"]) == ("upstream_error", 429)
     assert waited["outcome"] == "ok"
-    assert waited["queued_ms"] > 200
+    assert waited["queued_ms"] > 0
 
 
 # Compression.

@@ -281,12 +281,15 @@ async def test_busy_event_loop_does_not_end_a_call_that_was_answered(
 
 
 @pytest.mark.usefixtures("_real_limits")
-async def test_busy_server_is_unavailable(make_store: MakeStore, start_redis: StartRedis) -> None:
+async def test_busy_server_is_unavailable(
+    make_store: MakeStore, start_redis: StartRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server = start_redis("lua-time-limit 10")
     store = make_store(server.url)
     await count(store)
     with pytest.raises(StoreUnavailable, match=TIMEOUT):
         await sync(store, {"spin": True})
+    monkeypatch.setattr(call_limit, "CALL_LIMIT_S", SOON_S)
     assert await failure(store) == "the server is busy with another script"
     server.command("SCRIPT KILL")
     assert await eventually(store) == 2
