@@ -1,9 +1,10 @@
 """`rustygate usage`: what clients and models took, by day.
 
-It reads DATA_DIR, also that of a running gate, the Redis of a group, or asks a gate at `--url`.
+It reads DATA_DIR, also that of a running gate, or the Redis of a group, or asks a gate at `--url`.
 """
 
 import argparse
+import asyncio
 import json
 import os
 import shutil
@@ -30,6 +31,7 @@ from rustygate.core.usage_rows import (
 )
 from rustygate.system.terminal import has_color, is_terminal
 from rustygate.telemetry.usage.sqlite_report import FILE_NAME, read_usage
+from rustygate.telemetry.usage.store import UsageStoreError
 
 # A gate answers at once unless the report is a large one.
 TIMEOUT_S = 30.0
@@ -69,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--url",
         metavar="BASE-URL",
-        help=f"ask the gate at this URL, with {names.ADMIN_KEY}, instead of reading DATA_DIR",
+        help=f"ask the gate at this URL, with {names.ADMIN_KEY}, instead of reading its record",
     )
 
 
@@ -113,9 +115,11 @@ def _lines(grouped: Grouped, query: UsageQuery, form: str) -> list[str]:
 
 
 def _read(settings: Settings, query: UsageQuery) -> Grouped:
+    if settings.redis_url is not None:
+        return asyncio.run(_read_redis(settings, query))
     if settings.data_dir is None:
         raise CommandError(
-            "DATA_DIR is not set: set it to the gate's directory, or ask the gate with --url",
+            "DATA_DIR is not set: set it, or REDIS_URL, as for the gate; or ask it with --url",
             exit_code=2,
         )
     path = Path(settings.data_dir) / FILE_NAME
@@ -123,6 +127,20 @@ def _read(settings: Settings, query: UsageQuery) -> Grouped:
         return read_usage(path, query)
     except sqlite3.Error as error:
         raise CommandError(f"cannot read {path}: {_sqlite_reason(path, error)}") from error
+
+
+async def _read_redis(settings: Settings, query: UsageQuery) -> Grouped:
+    # The client library is an extra that a single gate does not need.
+    from rustygate.telemetry.usage.redis_usage_store import RedisUsageStore
+
+    store = RedisUsageStore.of(settings)
+    try:
+        return await store.rows_by(query)
+    except UsageStoreError as error:
+        group = settings.gate_group
+        raise CommandError(f"cannot read the usage of group {group}: {error}") from error
+    finally:
+        await store.close()
 
 
 def _sqlite_reason(path: Path, error: sqlite3.Error) -> str:

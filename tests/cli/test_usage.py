@@ -19,10 +19,13 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from rustygate.cli import main
+from rustygate.config.redis_url import parse_redis_url
 from rustygate.core.usage_rows import UsageKey, UsageTotals
+from rustygate.telemetry.usage.redis_usage_store import RedisUsageStore
 from rustygate.telemetry.usage.sqlite_report import FILE_NAME
 from rustygate.telemetry.usage.sqlite_store import SqliteUsageStore
 from tests.support.process import PROCESS_TIMEOUT_S, ROOT
+from tests.support.redis import RedisServer
 
 TODAY = datetime.now(UTC).date()
 
@@ -275,6 +278,44 @@ def test_bad_usage_is_reported(
     code, found = error_of(capsys, *arguments)
     assert code == 2
     assert found.startswith(error)
+
+
+# The Redis of a group.
+
+
+def test_record_of_a_group_is_read_from_its_redis(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    server = RedisServer(tmp_path)
+    url = f"redis://127.0.0.1:{server.port}"
+
+    async def add() -> None:
+        store = RedisUsageStore(parse_redis_url(url), "search-gates")
+        await store.add(USAGE)
+        await store.close()
+
+    try:
+        asyncio.run(add())
+        monkeypatch.setenv("REDIS_URL", url)
+        monkeypatch.setenv("GATE_GROUP", "search-gates")
+        assert len(report(capsys)) == 3
+        monkeypatch.setenv("GATE_GROUP", "other")
+        assert report(capsys) == []
+    finally:
+        server.close()
+
+
+def test_redis_that_is_not_there_is_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    monkeypatch.setenv("REDIS_URL", f"redis://:canary-password@127.0.0.1:{port}")
+    code, error = error_of(capsys)
+    assert code == 1
+    assert error.startswith("cannot read the usage of group rustygate: Redis: ")
+    assert "canary" not in error
 
 
 # Over HTTP.
