@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from aiohttp import TCPConnector, UnixConnector
 
-from rustygate.cli.demo_traffic import introduction, run_clients
+from rustygate.cli.demo_traffic import SIMULATED, introduction, run_clients
 from rustygate.cli.environment import DOTENV, WITHOUT_KEYS, WITHOUT_PROXY_OR_CA
 from rustygate.cli.gate_server import running_gate
 from rustygate.cli.output import print_lines
@@ -68,7 +68,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     async def serve() -> None:
         signals = stop_signals()
-        async with running_simulator(Options(), "127.0.0.1", 0) as upstream:
+        options = SIMULATED if arguments.traffic else Options()
+        async with running_simulator(options, "127.0.0.1", 0) as upstream:
             simulated = replace(settings, openai_base_url=f"{upstream}/v1")
 
             def announce(gate_url: str) -> None:

@@ -15,6 +15,7 @@ from textwrap import fill
 from aiohttp import BaseConnector, ClientError, ClientSession, DummyCookieJar
 
 from rustygate.cli.demo_table import Statistics, Table
+from rustygate.simulator import Options
 
 WIDTH = 80
 
@@ -30,6 +31,7 @@ class ClientProfile:
 
     client: str
     priority: str
+    model: str
     concurrency: int
     pause_s: float
     max_tokens: int
@@ -43,19 +45,23 @@ class ClientProfile:
 
 
 PROFILES = (
-    ClientProfile("hog", "default", 60, 0.0, 60),
-    ClientProfile("chat", "interactive", 2, 1.0, 30),
-    ClientProfile("batch", "batch", 20, 0.0, 120),
+    ClientProfile("hog", "default", "gpt-4o-mini", 60, 0.0, 60),
+    ClientProfile("chat", "interactive", "gpt-5", 2, 1.0, 30),
+    ClientProfile("batch", "batch", "gpt-4o-mini", 20, 0.0, 120),
 )
+
+# Responses take some time, as a model's do, so that there is something to see on the live page.
+SIMULATED = Options(latency=0.1, tokens_per_second=100.0)
 
 
 async def _send_requests(
     session: ClientSession, url: str, profile: ClientProfile, statistics: Statistics
 ) -> None:
     body = {
-        "model": "gpt-4o-mini",
+        "model": profile.model,
         "messages": [{"role": "user", "content": f"I am the {profile.client}."}],
         "max_completion_tokens": profile.max_tokens,
+        "stream": True,
     }
     headers = {"X-RustyGate-Client": profile.client, "X-RustyGate-Priority": profile.priority}
     while True:

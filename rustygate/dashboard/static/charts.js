@@ -92,8 +92,8 @@ export class Timeline {
   }
 }
 
-/** The next of 1, 2 or 5 times a power of ten, so that a scale seldom changes. */
+/** The next round number, so that a scale seldom changes. */
 export function roundUp(value) {
   const power = 10 ** Math.floor(Math.log10(Math.max(1, value)));
-  return [1, 2, 5, 10].map((factor) => factor * power).find((round) => round >= value) ?? value;
+  return [1, 1.5, 2, 3, 5, 7, 10].map((factor) => factor * power).find((round) => round >= value) ?? value;
 }
