@@ -62,6 +62,7 @@ async def _send_requests(
         "messages": [{"role": "user", "content": f"I am the {profile.client}."}],
         "max_completion_tokens": profile.max_tokens,
         "stream": True,
+        "stream_options": {"include_usage": True},
     }
     headers = {"X-RustyGate-Client": profile.client, "X-RustyGate-Priority": profile.priority}
     while True:

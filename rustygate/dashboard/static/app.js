@@ -3,7 +3,7 @@
 import { showTables } from "./columns.js";
 import { Connection } from "./connection.js";
 import { byId, setText } from "./dom.js";
-import { clock, duration } from "./format.js";
+import { ago, clock } from "./format.js";
 import { refreshTip } from "./tip.js";
 import { showVitals, titleOf } from "./vitals.js";
 
@@ -46,7 +46,7 @@ function lose() {
 
 function lostText() {
   if (!latest) return "not connected, trying again";
-  return `connection lost ${duration((Date.now() - receivedAt) / 1000)} ago, reconnecting`;
+  return `connection lost ${ago((Date.now() - receivedAt) / 1000)}, reconnecting`;
 }
 
 /** Tell screen readers what changed; not the numbers, which change each second. */

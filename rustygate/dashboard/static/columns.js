@@ -70,7 +70,7 @@ const forecast = (priority) => ({
   label: `${priority[0].toUpperCase()}${priority.slice(1)} waits`,
   width: 12,
   kind: "number",
-  help: `How long a new request of class ${priority} would wait in this lane, as the gate forecasts it.`,
+  help: `How long a request of class ${priority} would wait now if it came from a client with nothing else in the queue.`,
   cell: text((lane) => duration(lane.forecast_s?.[priority])),
   sort: (lane) => lane.forecast_s?.[priority],
 });
@@ -293,7 +293,7 @@ const RECENT = [
   phase(2, "Body", "From the first byte of the response to its end."),
   {
     label: "Timeline",
-    heading: () => `0 to ${ms(scale_ms)}`,
+    heading: () => `0 to ${ms(scale_ms).replace(".0", "")}`,
     width: 22,
     kind: "wide",
     help: "Queued, upstream and body on one time scale for all rows.",

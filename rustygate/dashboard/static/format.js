@@ -50,7 +50,7 @@ export const duration = known((seconds) => {
 });
 
 /** Seconds in whole ones: what changes with each glance is no help. */
-export const ago = known((seconds) => (seconds < 1 ? "now" : `${duration(Math.floor(seconds)).replace(".0", "")} ago`));
+export const ago = known((seconds) => (seconds < 1 ? "just now" : `${duration(Math.floor(seconds)).replace(".0", "")} ago`));
 
 /** Milliseconds as a duration. */
 export const ms = known((value) => duration(value / 1000));

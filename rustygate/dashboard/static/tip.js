@@ -17,6 +17,7 @@ const help = tip.appendChild(element("p", "tip-help"));
 let shown = null;
 let fraction = null;
 let leaving = 0;
+let pointer = "";
 
 export function explain(node, describe) {
   node.classList.add("explained");
@@ -76,22 +77,25 @@ function fractionAt(event) {
   return at >= 0 && at <= 1 ? at : null;
 }
 
-document.addEventListener("pointerover", (event) => {
+function hover(event) {
   const node = explainedAt(event.target);
-  fraction = null;
-  if (node) show(node);
-  else if (event.target instanceof Element && event.target.closest("#tip")) clearTimeout(leaving);
-  else if (shown && shown !== document.activeElement) {
+  if (node) {
+    if (node !== shown) show(node);
+    clearTimeout(leaving);
+    fraction = fractionAt(event);
+    write();
+  } else if (tip.contains(event.target)) clearTimeout(leaving);
+  else if (shown !== document.activeElement) {
     clearTimeout(leaving);
     leaving = setTimeout(hide, LEAVE_MS);
   }
-});
+}
 
 document.addEventListener("pointermove", (event) => {
-  const at = fractionAt(event);
-  if (!shown || at === fraction) return;
-  fraction = at;
-  write();
+  // Browsers also report a pointer that rests while the page scrolls under it, as by arrow keys.
+  const at = `${event.clientX} ${event.clientY}`;
+  if (at !== pointer) hover(event);
+  pointer = at;
 });
 
 document.addEventListener("focusin", (event) => {

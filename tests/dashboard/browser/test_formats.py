@@ -39,7 +39,7 @@ CASES: dict[str, dict[Any, str]] = {
         356_400: "4 d 03 h",
         None: DASH,
     },
-    "ago": {0.4: "now", 4.9: "4 s ago", 75: "1 min 15 s ago", None: DASH},
+    "ago": {0.4: "just now", 4.9: "4 s ago", 75: "1 min 15 s ago", None: DASH},
     "words": {"budget_exceeded": "budget exceeded"},
     "clock": {None: DASH, "nonsense": DASH},
 }
