@@ -56,6 +56,7 @@ class Request:
     admission: Admission
     task: "asyncio.Task[None] | None" = None
     in_flight: bool = False
+    granted_at: int = 0
     outcome: "asyncio.Future[Callable[[Admission], bool]] | None" = None
 
     @property
@@ -121,10 +122,18 @@ class GateMachine(RuleBasedStateMachine):
         )
 
         async def start() -> None:
-            self.gate = Gate(settings)
+            self.gate = self.make_gate(settings)
+            await self.rest()
 
         self.ledger = Ledger(own_budgets(settings))
         self.run(start())
+
+    def make_gate(self, settings: Settings) -> Gate:
+        return Gate(settings)
+
+    async def rest(self) -> None:
+        """Until everything that does not need time is done."""
+        await run_ready_tasks()
 
     # Events.
 
@@ -147,7 +156,7 @@ class GateMachine(RuleBasedStateMachine):
                 self.requests.append(request)
                 # Each request arrives before the next one.
                 await asyncio.sleep(0)
-            await run_ready_tasks()
+            await self.rest()
 
         self.run(spawn())
 
@@ -158,6 +167,7 @@ class GateMachine(RuleBasedStateMachine):
                 request.outcome = asyncio.get_running_loop().create_future()
                 request.in_flight = True
                 self.ledger.budgets.take(self.gate.now(), request.exchange.tokens)
+                request.granted_at = request.granted_at or self.gate.now()
                 self.ledger.granted.append(request)
                 try:
                     again = (await request.outcome)(request.admission)
@@ -175,7 +185,7 @@ class GateMachine(RuleBasedStateMachine):
         async def step() -> None:
             assert request.outcome is not None
             request.outcome.set_result(outcome)
-            await run_ready_tasks()
+            await self.rest()
 
         self.run(step())
 
@@ -226,7 +236,7 @@ class GateMachine(RuleBasedStateMachine):
             task = self.requests[index % len(self.requests)].task
             assert task is not None
             task.cancel()
-            await run_ready_tasks()
+            await self.rest()
 
         self.run(step())
 
@@ -234,7 +244,7 @@ class GateMachine(RuleBasedStateMachine):
     def change_limits(self, limits: dict[str, Limits]) -> None:
         async def step() -> None:
             self.gate.limit_clients(limits)
-            await run_ready_tasks()
+            await self.rest()
 
         self.run(step())
 
@@ -242,7 +252,7 @@ class GateMachine(RuleBasedStateMachine):
     def advance_clock(self, seconds: float) -> None:
         async def step() -> None:
             await asyncio.sleep(seconds)
-            await run_ready_tasks()
+            await self.rest()
 
         self.run(step())
 
@@ -315,9 +325,10 @@ class GateMachine(RuleBasedStateMachine):
                 key = (each.client, each.priority, request.admission.scopes)
                 first_grants.setdefault(key, []).append(request)
         for flow in first_grants.values():
-            assert all(
-                one.exchange.arrived <= other.exchange.arrived for one, other in pairwise(flow)
-            )
+            assert all(self.may_precede(one, other) for one, other in pairwise(flow))
+
+    def may_precede(self, one: Request, other: Request) -> bool:
+        return one.exchange.arrived <= other.exchange.arrived
 
     def scopes(self) -> "list[AnyQueue]":
         clients = filter(None, map(self.gate.client_budgets, CLIENTS))
@@ -329,14 +340,14 @@ class GateMachine(RuleBasedStateMachine):
         async def close() -> None:
             waiting = [request for request in self.requests if request.waits]
             self.gate.close()
-            await run_ready_tasks()
+            await self.rest()
             for request in waiting:
                 assert request.task is not None
                 assert isinstance(request.task.exception(), Draining)
             for request in self.requests:
                 if request.in_flight and request.outcome is not None:
                     request.outcome.set_result(lambda admission: False)
-            await run_ready_tasks()
+            await self.rest()
             assert self.gate.snapshot() == {"waiters": 0, "in_flight": 0}
 
         if hasattr(self, "gate"):

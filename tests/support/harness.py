@@ -13,6 +13,7 @@ import pytest
 from rustygate.admission.admission import Admission
 from rustygate.admission.gate import Gate
 from rustygate.admission.group.local_store import LocalGroup, LocalStore
+from rustygate.admission.waiter import clock_ns
 from rustygate.config import Settings
 from rustygate.core.bucket import SECOND
 from rustygate.core.clients import Limits
@@ -42,6 +43,7 @@ class Gates:
 
     def __init__(self, settings: Settings, count: int) -> None:
         self.group = LocalGroup()
+        self.began = clock_ns(asyncio.get_running_loop())
         self.gates = [Gate(settings, LocalStore(self.group)) for _ in range(count)]
         self._places: dict[int, tuple[Gate, Exchange]] = {}
         self._version = 0
