@@ -96,6 +96,7 @@ class Dispatcher:
         self.scheduler.charge(
             newcomer, newcomer.lane, newcomer.client, self.now(), newcomer.tokens
         )
+        self.scheduler.touch()
 
     async def wait_for_turn(self, newcomer: Waiter, began: int) -> None:
         """Wait until admitted. Raises a refusal at the deadline at the latest.

@@ -75,8 +75,10 @@ class Scheduler(Generic[T]):
         self._offers: Offers[T] = Offers()
         self._short: ShortScopes[T] = ShortScopes(budgets, self._offers)
         self._grant_numbers = count(1)
-        # Unless something has changed since, `dispatch` would elect this flow, at `next_at`.
+        # Unless something has changed since, `dispatch` would elect this flow, and the budgets
+        # suffice for it from that instant on.
         self._elected: Flow[T] | None = None
+        self._elected_at: float = inf
         self._changed = False
 
     @property
@@ -195,7 +197,7 @@ class Scheduler(Generic[T]):
     def charge(
         self, item: T, lane: LaneScope[T], client: ClientScope[T] | None, now: int, tokens: int
     ) -> None:
-        """Charge the budgets for an item that does not wait, whether they suffice or not."""
+        """Charge the budgets for an item, whether they suffice or not."""
         lane.take(item, now, tokens)
         if client is not None:
             client.take(item, now, tokens)
@@ -231,14 +233,14 @@ class Scheduler(Generic[T]):
                     raise
                 grants.append(self._fail(self._elected, at, defect))
                 continue
-            wakes_at = self._short.first_instant() if wait > 0 else inf
-            next_at = min(at + wait, wakes_at)
+            if self._elected is not None and wait <= 0:
+                grants.append(self._grant(self._elected, at))
+                continue
+            next_at = min(at + wait, self._short.first_instant())
             if next_at > now + horizon:
                 self.next_at = next_at
                 break
             at = max(at, int(next_at))
-            if self._elected is not None and at < wakes_at:
-                grants.append(self._grant(self._elected, at))
         else:
             self.next_at = inf
             self._end_busy_period()
@@ -250,6 +252,8 @@ class Scheduler(Generic[T]):
         while True:
             if self._short.wake(at):
                 self._elected = None
+            elif self._elected is not None and at >= self._elected_at:
+                return 0
             flow = self._elected = self._elected or self._first()
             if flow is None:
                 return inf
@@ -258,8 +262,10 @@ class Scheduler(Generic[T]):
             lane_wait = flow.lane.wait(at, tokens)
             client_wait = 0.0 if client is None else client.wait(at, tokens)
             if own is None:
+                self._elected_at = inf
                 return inf
             if lane_wait <= own and client_wait <= own:
+                self._elected_at = at + own
                 return own
             self._elected = None
             self._short.hold(flow, at, lane_wait, client_wait)
@@ -378,13 +384,15 @@ class Scheduler(Generic[T]):
 
     def _count(self, flow: Flow[T], items: int, tokens: int) -> None:
         """So many more items of a flow wait, or fewer if negative."""
-        index = flow.share.index
+        index, lane, client = flow.share.index, flow.lane, flow.client
         self.waiting += items
         self.waiting_tokens += tokens
         self.waiting_by_class[index] += items
-        flow.lane.count(index, items, tokens)
-        if flow.client is not None:
-            flow.client.count(index, items, tokens)
+        lane.waiting[index] += items
+        lane.waiting_tokens[index] += tokens
+        if client is not None:
+            client.waiting[index] += items
+            client.waiting_tokens[index] += tokens
 
     def _end_busy_period(self) -> None:
         """Nothing waits any more: forget the order."""

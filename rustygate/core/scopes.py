@@ -180,11 +180,6 @@ class Scope(Generic[T]):
         """Charge the budgets for an item."""
         self.budgets.take(now, tokens)
 
-    def count(self, index: int, items: int, tokens: int) -> None:
-        """So many more items of a class wait, or fewer if negative."""
-        self.waiting[index] += items
-        self.waiting_tokens[index] += tokens
-
     @property
     def first_due(self) -> Flow[T] | None:
         return min(self.due, key=lambda flow: flow.due) if self.due else None

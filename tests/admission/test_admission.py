@@ -42,6 +42,22 @@ def waits_until_act(
     return run_scenario(scenario, **settings).times
 
 
+def test_turn_without_admission_delays_the_waiters() -> None:
+    async def scenario(harness: Harness) -> None:
+        await harness.admit("a", model="m")
+        waiter = harness.spawn("a", model="m")
+        await asyncio.sleep(5)
+        turn = harness.gate.admission(harness.exchange("b", model="m"))
+        turn.charge()
+        turn.leave()
+        await waiter
+
+    times = run_scenario(
+        scenario, rate_limit=0.1, rate_limit_burst=1, rate_limit_timeout=100
+    ).times
+    assert times == pytest.approx([0, 20], abs=0.01)
+
+
 @pytest.mark.parametrize(
     "budgets",
     [

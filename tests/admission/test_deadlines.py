@@ -113,11 +113,29 @@ def test_old_deadlines_are_bounded() -> None:
     assert run(scenario).expired == [("stays", 100)]
 
 
-def test_no_timer_is_left_when_nobody_waits() -> None:
+def test_order_stays_when_old_deadlines_are_dropped() -> None:
     async def scenario(run: Run) -> None:
+        leaving = []
+        for number in range(MAX_OLD):
+            run.add("stays", 1 + number * 37 % MAX_OLD)
+            leaving += [run.add("leaves", 1 + number * 61 % MAX_OLD) for _ in range(3)]
+        for number in leaving:
+            run.deadlines.remove(number)
+        assert len(run.deadlines) < 4 * MAX_OLD
+        await asyncio.sleep(2 * MAX_OLD)
+
+    assert run(scenario).expired == [("stays", second) for second in range(1, MAX_OLD + 1)]
+
+
+def test_no_timer_is_left_when_nobody_waits() -> None:
+    loops = []
+
+    async def scenario(run: Run) -> None:
+        loops.append(asyncio.get_running_loop())
         run.deadlines.remove(run.add("a", 100))
         assert repr(run.deadlines) == "<Deadlines of 0 waiters, 0 kept>"
         await asyncio.get_running_loop().create_future()
 
     with pytest.raises(RuntimeError, match="deadlock"):
         run(scenario)
+    assert loops[0].time() == 1000

@@ -157,6 +157,34 @@ def test_released_slot_is_granted_at_once() -> None:
     assert [grant.item for grant in run.dispatch(5)] == [("b", 2)]
 
 
+def test_charge_without_admission_delays_the_elected_flow() -> None:
+    own = limits(1)
+    run = Run(own)
+    for client in "ab":
+        run.push(Demand(client))
+    run.dispatch(0)
+    assert run.scheduler.next_at == SECOND
+    own.take(0)
+    run.scheduler.touch()
+    assert run.dispatch(1) == []
+    assert run.scheduler.next_at == 2 * SECOND
+    assert len(run.dispatch(2)) == 1
+
+
+def test_elected_flow_waits_for_a_slot_after_a_grant() -> None:
+    own = limits(1, burst=1)
+    own.slots = 1
+    run = Run(own)
+    for client in "abc":
+        run.push(Demand(client))
+    assert len(run.dispatch(0)) == 1
+    run.push(Demand("d", priority="batch"))
+    assert run.dispatch(5) == []
+    own.release()
+    run.scheduler.touch()
+    assert len(run.dispatch(5)) == 1
+
+
 def test_budgets_are_taken_together_or_not_at_all() -> None:
     """While the client has no slot, its waiter takes nothing from the gate or the lane."""
     own, lane, client = limits(10, burst=2), limits(10, burst=2), limits(slots=1)

@@ -351,16 +351,16 @@ local function dispatch(now)
   state.changed = 1
   while state.waiting > 0 do
     local flow, wait = scheduler.elect(at)
-    local wakes_at = wait > 0 and scheduler.first_instant() or inf
-    local next_at = min(at + wait, wakes_at)
-    if next_at > latest then
-      state.next_at = next_at
-      break
-    end
-    at = max(at, next_at)
-    if flow and at < wakes_at then
+    if flow and wait <= 0 then
       state.elected = ""
       grant(flow, at)
+    else
+      local next_at = min(at + wait, scheduler.first_instant())
+      if next_at > latest then
+        state.next_at = next_at
+        break
+      end
+      at = max(at, next_at)
     end
   end
   if state.waiting == 0 then
