@@ -34,9 +34,19 @@ def print_lines(*lines: str, stream: Stream = "stdout") -> None:
         if output is None:
             # It was closed when the process started. `print` would use stdout instead.
             raise OSError(EBADF, os.strerror(EBADF))
-        print(*lines, sep="\n", file=output, flush=True)
+        print(*(_encodable(line, output) for line in lines), sep="\n", file=output, flush=True)
     except OSError as error:
         raise OutputError(stream, error) from error
+
+
+def _encodable(line: str, output: TextIO) -> str:
+    """A line, with escapes if the locale's encoding lacks some of its characters."""
+    encoding = output.encoding or "utf-8"
+    try:
+        line.encode(encoding, output.errors or "strict")
+        return line
+    except UnicodeEncodeError:
+        return line.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def flush_help() -> None:

@@ -1,5 +1,6 @@
 """`GET /gate/usage`: the rows of the usage record as JSON, as `rustygate usage` reports them."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from time import time_ns
@@ -22,8 +23,8 @@ from rustygate.telemetry.usage.store import UsageStoreError
 
 PARAMETERS = ("since", "until", "by", "client")
 
-# A report is encoded on the event loop: this many rows take it some 30 ms.
-ROWS_LIMIT = 20_000
+# Some 10 MB of JSON. A week of 200 clients with 20 models each has 28,000 rows.
+ROWS_LIMIT = 50_000
 
 
 # The totals of a report, grouped. Raises UsageStoreError.
@@ -43,7 +44,8 @@ class UsagePage:
             rows = await self._rows(query)
         except Refusal as refusal:
             return refusal.response(STATE_HEADERS.items())
-        text = msgspec.json.encode(as_rows(rows, query.by)).decode()
+        # The event loop would be busy for a tenth of a second.
+        text = await asyncio.to_thread(_encode, rows, query)
         return OwnResponse(text=text, headers=STATE_HEADERS, content_type="application/json")
 
     async def _rows(self, query: UsageQuery) -> Grouped:
@@ -57,6 +59,10 @@ class UsagePage:
                 "until, for one client, or group by fewer columns."
             )
         return rows
+
+
+def _encode(rows: Grouped, query: UsageQuery) -> str:
+    return msgspec.json.encode(as_rows(rows, query.by)).decode()
 
 
 def _query(request: web.Request) -> UsageQuery:

@@ -1,5 +1,6 @@
 """Output that cannot be printed: a closed stream, a reader that has left, or a full disk."""
 
+import io
 import os
 import re
 from collections.abc import Callable
@@ -148,3 +149,20 @@ def test_nothing_for_a_closed_stderr_goes_to_stdout(
         with pytest.raises(OutputError, match=r"^cannot write to stderr: Bad file descriptor$"):
             print_lines("a", stream="stderr")
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("encoding", "shown"),
+    [
+        ("ascii", b"caf\\xe9 \\u6a21\n"),
+        ("latin-1", b"caf\xe9 \\u6a21\n"),
+        ("utf-8", "café 模\n".encode()),
+    ],
+)
+def test_characters_that_the_locale_lacks_are_escaped(
+    monkeypatch: pytest.MonkeyPatch, encoding: str, shown: bytes
+) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(written, encoding))
+    print_lines("café 模")
+    assert written.getvalue() == shown
