@@ -12,7 +12,7 @@ from tests.support.harness import Harness, run_scenario
 
 def test_contended_clients_get_and_are_due_shares_by_weight() -> None:
     async def scenario(harness: Harness) -> None:
-        watched = Watched(harness)
+        watched = Watched(harness.gate)
         watched.histories.start()
         for name, weight in (("a", 3.0), ("b", 1.0)):
             for _ in range(200):
@@ -31,7 +31,7 @@ def test_contended_clients_get_and_are_due_shares_by_weight() -> None:
 
 def test_client_that_wants_little_is_due_no_more() -> None:
     async def scenario(harness: Harness) -> None:
-        watched = Watched(harness)
+        watched = Watched(harness.gate)
         for _ in range(99):
             harness.spawn("busy")
         harness.spawn("rare")
@@ -46,7 +46,7 @@ def test_client_that_wants_little_is_due_no_more() -> None:
 
 def test_classes_are_due_their_shares() -> None:
     async def scenario(harness: Harness) -> None:
-        watched = Watched(harness)
+        watched = Watched(harness.gate)
         for name in ("interactive", "default", "batch"):
             for _ in range(100):
                 harness.spawn(name, priority=name)
@@ -62,7 +62,7 @@ def test_classes_are_due_their_shares() -> None:
 
 def test_shares_are_in_cost_and_not_in_count() -> None:
     async def scenario(harness: Harness) -> None:
-        watched = Watched(harness)
+        watched = Watched(harness.gate)
         for _ in range(50):
             harness.spawn("large", tokens=100)
             harness.spawn("small", tokens=50)
@@ -77,7 +77,7 @@ def test_shares_are_in_cost_and_not_in_count() -> None:
 
 def test_only_the_last_minute_counts() -> None:
     async def scenario(harness: Harness) -> None:
-        watched = Watched(harness)
+        watched = Watched(harness.gate)
         watched.histories.start()
         for _ in range(10):
             harness.spawn("early")
@@ -96,7 +96,7 @@ def test_only_the_last_minute_counts() -> None:
 
 def test_client_in_flight_is_shown_however_long_it_takes() -> None:
     async def scenario(harness: Harness) -> None:
-        watched = Watched(harness)
+        watched = Watched(harness.gate)
         watched.histories.start()
         harness.spawn("long", hold_s=300)
         await asyncio.sleep(200)
@@ -117,7 +117,7 @@ def test_configured_clients_are_always_shown_with_their_class() -> None:
     }
 
     async def scenario(harness: Harness) -> None:
-        night, search = Watched(harness, configured).state()["clients"]
+        night, search = Watched(harness.gate, configured).state()["clients"]
         assert (night["client"], night["weight"], night["priority"]) == ("night", 1.0, "batch")
         assert (search["client"], search["weight"]) == ("search", 2.5)
         assert search["priority"] == "interactive"
@@ -128,7 +128,7 @@ def test_configured_clients_are_always_shown_with_their_class() -> None:
 
 def test_before_anybody_got_anything_shares_are_due_by_weight() -> None:
     async def scenario(harness: Harness) -> None:
-        watched = Watched(harness)
+        watched = Watched(harness.gate)
         watched.histories.start()
         harness.spawn("first")
         await asyncio.sleep(70)
@@ -147,7 +147,7 @@ def test_before_anybody_got_anything_shares_are_due_by_weight() -> None:
 
 def test_rows_are_bounded_and_the_others_are_added_up() -> None:
     async def scenario(harness: Harness) -> None:
-        watched = Watched(harness)
+        watched = Watched(harness.gate)
         for number in range(700):
             harness.spawn(f"c{number}")
         await asyncio.sleep(0.5)

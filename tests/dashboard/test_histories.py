@@ -11,7 +11,7 @@ from tests.support.harness import Harness, run_scenario
 
 def test_admissions_per_second_are_those_of_the_last_seconds() -> None:
     async def scenario(harness: Harness) -> None:
-        watched = Watched(harness)
+        watched = Watched(harness.gate)
         watched.histories.start()
         for _ in range(80):
             harness.spawn()
@@ -30,7 +30,7 @@ def test_admissions_per_second_are_those_of_the_last_seconds() -> None:
 
 def test_history_of_the_gate_has_admissions_and_waiters() -> None:
     async def scenario(harness: Harness) -> None:
-        watched = Watched(harness)
+        watched = Watched(harness.gate)
         watched.histories.start()
         await asyncio.sleep(0.25)
         for _ in range(21):
@@ -47,7 +47,7 @@ def test_history_of_the_gate_has_admissions_and_waiters() -> None:
 
 def test_429s_count_for_five_minutes() -> None:
     async def scenario(harness: Harness) -> None:
-        watched = Watched(harness)
+        watched = Watched(harness.gate)
         watched.histories.start()
         watched.metrics.count_upstream_429("m", Action.PAUSE)
         watched.metrics.count_upstream_429("m", Action.SLOW)
@@ -63,7 +63,7 @@ def test_429s_count_for_five_minutes() -> None:
 
 def test_stopped_histories_have_no_timer() -> None:
     async def scenario(harness: Harness) -> None:
-        watched = Watched(harness)
+        watched = Watched(harness.gate)
         watched.histories.start()
         watched.histories.stop()
         harness.spawn()

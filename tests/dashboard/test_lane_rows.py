@@ -11,7 +11,7 @@ from tests.support.harness import Harness, rate_limit, run_scenario, set_rate_li
 
 def test_lane_has_its_learned_limits_and_levels() -> None:
     async def scenario(harness: Harness) -> None:
-        watched = Watched(harness)
+        watched = Watched(harness.gate)
         set_rate_limit(harness, rate_limit(60, 30))
         await asyncio.sleep(2)
         row = watched.lane("m")
@@ -30,7 +30,7 @@ def test_own_budgets_stand_at_the_top() -> None:
     async def scenario(harness: Harness) -> None:
         harness.spawn("a", 1, tokens=100)
         await asyncio.sleep(0.001)
-        assert Watched(harness).state()["budgets"] == [
+        assert Watched(harness.gate).state()["budgets"] == [
             {"budget": "requests", "level": 19, "limit": 20, "per_minute": 600.0},
             {"budget": "tokens", "level": 6000 - 100, "limit": 6000, "per_minute": 6000.0},
             {"budget": "slots", "level": 2, "limit": 3, "per_minute": None},
@@ -42,7 +42,7 @@ def test_own_budgets_stand_at_the_top() -> None:
 
 def test_unconfirmed_lane_is_shown_only_while_something_waits() -> None:
     async def scenario(harness: Harness) -> None:
-        watched = Watched(harness)
+        watched = Watched(harness.gate)
         harness.spawn("a", model="invented", hold_s=1)
         await asyncio.sleep(0.1)
         assert watched.state()["lanes"] == []
@@ -57,7 +57,7 @@ def test_unconfirmed_lane_is_shown_only_while_something_waits() -> None:
 
 def test_pause_and_pace_are_shown() -> None:
     async def scenario(harness: Harness) -> None:
-        watched = Watched(harness)
+        watched = Watched(harness.gate)
         exchange = harness.exchange("a", model="m")
         async with harness.gate.admission(exchange) as admission:
             admission.record_response(ok=True)
@@ -72,7 +72,7 @@ def test_pause_and_pace_are_shown() -> None:
 
 def test_forecast_is_the_wait_that_a_newcomer_then_has() -> None:
     async def scenario(harness: Harness) -> None:
-        watched = Watched(harness)
+        watched = Watched(harness.gate)
         set_rate_limit(harness, rate_limit(1000))
         await asyncio.sleep(5)
         for _ in range(10):
@@ -96,7 +96,7 @@ def test_forecast_is_0_while_nothing_is_short() -> None:
     async def scenario(harness: Harness) -> None:
         set_rate_limit(harness, rate_limit(1000))
         await asyncio.sleep(1)
-        forecast = Watched(harness).lane("m")["forecast_s"]
+        forecast = Watched(harness.gate).lane("m")["forecast_s"]
         assert forecast == {"interactive": 0, "default": 0, "batch": 0}
 
     run_scenario(scenario)
@@ -104,7 +104,7 @@ def test_forecast_is_0_while_nothing_is_short() -> None:
 
 def test_history_has_the_admissions_of_each_five_seconds() -> None:
     async def scenario(harness: Harness) -> None:
-        watched = Watched(harness)
+        watched = Watched(harness.gate)
         watched.histories.start()
         set_rate_limit(harness, rate_limit(1000))
         await asyncio.sleep(6)
@@ -122,7 +122,7 @@ def test_history_has_the_admissions_of_each_five_seconds() -> None:
 
 def test_lanes_are_bounded_and_those_with_waiters_are_shown() -> None:
     async def scenario(harness: Harness) -> None:
-        watched = Watched(harness)
+        watched = Watched(harness.gate)
         for number in range(LANES_SHOWN + 20):
             set_rate_limit(harness, rate_limit(1000), f"m{number:03}")
         await asyncio.sleep(1)

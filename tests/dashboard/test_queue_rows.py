@@ -20,7 +20,7 @@ def test_queue_is_the_order_of_the_admissions(seed: int) -> None:
     random = Random(seed)
 
     async def scenario(harness: Harness) -> None:
-        watched = Watched(harness)
+        watched = Watched(harness.gate)
         for model in "xy":
             set_rate_limit(harness, rate_limit(random.choice([20, 100, 1000])), model)
         await asyncio.sleep(1)
@@ -61,7 +61,7 @@ def test_queue_is_the_order_of_the_admissions(seed: int) -> None:
 
 def test_row_of_a_waiter() -> None:
     async def scenario(harness: Harness) -> None:
-        watched = Watched(harness)
+        watched = Watched(harness.gate)
         harness.spawn("first")
         waiting = harness.spawn("b", model="m", tokens=30, priority="batch")
         await asyncio.sleep(0.25)
@@ -84,7 +84,7 @@ def test_row_of_a_waiter() -> None:
 
 def test_wait_of_a_retry_includes_its_earlier_attempts() -> None:
     async def scenario(harness: Harness) -> None:
-        watched = Watched(harness)
+        watched = Watched(harness.gate)
         harness.spawn("first")
         harness.spawn("b", attempts=1, queued=5_000_000_000)
         await asyncio.sleep(0.25)
@@ -98,7 +98,7 @@ def test_wait_of_a_retry_includes_its_earlier_attempts() -> None:
 
 def test_without_a_free_slot_the_instant_is_unknown() -> None:
     async def scenario(harness: Harness) -> None:
-        watched = Watched(harness)
+        watched = Watched(harness.gate)
         harness.spawn("first", hold_s=3)
         harness.spawn("b")
         await asyncio.sleep(1)
@@ -111,7 +111,7 @@ def test_without_a_free_slot_the_instant_is_unknown() -> None:
 
 def test_model_and_client_are_cut_and_stay_text() -> None:
     async def scenario(harness: Harness) -> None:
-        watched = Watched(harness)
+        watched = Watched(harness.gate)
         harness.spawn("first")
         harness.spawn("<b>" * 5000, model="\ud800" * 300)
         await asyncio.sleep(0.1)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rustygate.admission.client_budgets import Spending
+from rustygate.admission.gate import Gate
 from rustygate.core.clients import Client
 from rustygate.core.price_list import PriceList
 from rustygate.dashboard.histories import Histories
@@ -14,21 +15,20 @@ from rustygate.telemetry.ledger import Ledger
 from rustygate.telemetry.metrics import Metrics
 from rustygate.telemetry.usage.memory_store import MemoryUsageStore
 from rustygate.telemetry.usage.recorder import UsageRecorder
-from tests.support.harness import Harness
 
 
 class Watched:
-    """A harness with what builds its state."""
+    """A gate with what builds its state."""
 
-    def __init__(self, harness: Harness, clients: Mapping[str, Client] | None = None) -> None:
+    def __init__(self, gate: Gate, clients: Mapping[str, Client] | None = None) -> None:
         self.spending = Spending(PriceList())
-        labels = ExchangeLabels(harness.gate.lanes)
-        self.metrics = Metrics(harness.gate, labels, self.spending)
+        labels = ExchangeLabels(gate.lanes)
+        self.metrics = Metrics(gate, labels, self.spending)
         self.usage = UsageRecorder(MemoryUsageStore(), PriceList())
         self.ledger = Ledger(self.metrics, self.usage, self.spending)
-        self.histories = Histories(harness.gate, self.metrics)
+        self.histories = Histories(gate, self.metrics)
         self._builder = StateBuilder(
-            harness.gate,
+            gate,
             self.metrics,
             self.ledger,
             self.histories,
