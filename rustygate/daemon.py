@@ -36,10 +36,12 @@ from rustygate.system.tls import ServerCertificate
 from rustygate.telemetry.labels import ExchangeLabels
 from rustygate.telemetry.ledger import Ledger
 from rustygate.telemetry.metrics import Metrics
+from rustygate.telemetry.usage.memory_store import MemoryUsageStore
 from rustygate.telemetry.usage.opening import open_usage_store
 from rustygate.telemetry.usage.prices import load_prices
 from rustygate.telemetry.usage.recorder import UsageRecorder
 from rustygate.telemetry.usage.spending import load_spending
+from rustygate.telemetry.usage.store import UsageStore
 from rustygate.upstream.client import UpstreamClient
 
 if TYPE_CHECKING:
@@ -94,14 +96,14 @@ class Daemon:
         settings = self._settings
         prices = load_prices(settings)
         self._data_dir = _open_data_dir(settings)
-        self._auth = self._load_clients(prices)
+        store = await open_usage_store(settings, self._data_dir)
+        self._auth = await self._load_clients(prices, store)
         self._gate = Gate(settings, await _group_store(settings))
         self._upstream = UpstreamClient(settings)
         self._spending = Spending(prices)
         self._labels = ExchangeLabels(self._gate.lanes)
         self._metrics = metrics = Metrics(self._gate, self._labels, self._spending)
         admin = AdminGuard(settings, metrics.count_refusal)
-        store = await open_usage_store(settings, self._data_dir)
         self.usage = UsageRecorder(store, prices)
         self._ledger = Ledger(metrics, self.usage, self._spending, self._tracing)
         self._apply_clients()
@@ -142,14 +144,15 @@ class Daemon:
             await self.stop()
             raise
 
-    def _load_clients(self, prices: PriceList) -> ClientAuth:
+    async def _load_clients(self, prices: PriceList, store: UsageStore) -> ClientAuth:
         settings = self._settings
-        if self._data_dir is None:
-            # It may be that DATA_DIR could not be opened.
+        if isinstance(store, MemoryUsageStore):
+            # DATA_DIR or the database in it may not have been usable.
             settings = replace(settings, data_dir=None)
         try:
             return ClientAuth(settings.clients_file, partial(unkept_budgets, settings, prices))
         except ClientsError:
+            await store.close()
             if self._data_dir is not None:
                 self._data_dir.close()
             raise

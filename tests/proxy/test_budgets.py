@@ -1,6 +1,8 @@
 """Budgets per day and month, over real sockets: requests, turns of WebSockets, and reloads."""
 
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from rustygate.config import Settings
 from rustygate.core.clients import ClientsError, hash_key
 from rustygate.daemon import Daemon
 from rustygate.system.data_dir import DataDir
+from rustygate.telemetry.usage.sqlite_report import FILE_NAME
 from tests.conftest import StartGate
 from tests.support.gate import Gate
 from tests.support.http import CLIENT_KEY, Response, get, post, response
@@ -179,6 +182,15 @@ async def test_gate_that_cannot_keep_a_budget_does_not_start(tmp_path: Path) -> 
         await Daemon(settings).start()
     # Another gate may have the directory.
     DataDir(data).close()
+
+
+async def test_budget_is_not_kept_in_a_database_that_must_not_be_touched(tmp_path: Path) -> None:
+    path = write_clients(tmp_path, "tokens_per_day = 100")
+    with closing(sqlite3.connect(tmp_path / FILE_NAME)) as newer:
+        newer.execute("PRAGMA user_version = 99")
+    settings = Settings(openai_api_key="sk-test", clients_file=str(path), data_dir=str(tmp_path))
+    with pytest.raises(ClientsError, match="where spending is kept"):
+        await Daemon(settings).start()
 
 
 async def test_used_part_is_a_metric(gate: StartGate, upstream: Upstream, tmp_path: Path) -> None:

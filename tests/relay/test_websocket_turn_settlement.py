@@ -32,6 +32,7 @@ from tests.support.websocket_turns import (
     serve_turn,
     usage,
 )
+from tests.telemetry.usage.samples import EVER
 
 # Turns that upstream starts on its own.
 
@@ -51,6 +52,19 @@ async def test_turn_that_upstream_starts_is_charged_and_logged(realtime: OpenSoc
     turn, _ = await running.settled(2)
     assert (turn["model"], turn["outcome"], turn["status"]) == ("gpt-realtime", "ok", 200)
     assert (turn["tokens_in"], turn["tokens_out"]) == (4000, 900)
+
+
+async def test_turns_are_in_the_usage_record(realtime: OpenSocket) -> None:
+    running, client, server = await realtime()
+    for number in range(2):
+        for event in (created(f"resp_{number}"), done(f"resp_{number}", (4000, 900))):
+            server.send(event)
+            await client.frame()
+    await running.settled(2)
+    [(names, totals)] = await running.daemon.usage.rows_by(EVER)
+    assert names[1:] == ("127.0.0.1", "gpt-realtime")
+    assert (totals.exchanges, totals.tokens_in, totals.tokens_out) == (2, 8000, 1800)
+    assert (totals.unpriced, totals.cost_nano_usd > 0) == (0, True)
 
 
 async def test_turn_that_upstream_starts_takes_a_request(realtime: OpenSocket) -> None:
