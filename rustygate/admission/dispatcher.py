@@ -153,6 +153,11 @@ class Dispatcher:
         """The next admissions of the scheduler, as they are expected to come."""
         return found
 
+    @property
+    def _waiting_elsewhere(self) -> int:
+        """How many waiters other gates have."""
+        return 0
+
     def _longest_wait(self, newcomer: Waiter, now: int) -> int:
         """An upper bound of the predicted wait, which is quick to compute."""
         lane, client = newcomer.lane, newcomer.client
@@ -264,7 +269,7 @@ class Dispatcher:
                 waiter,
                 self.budgets,
                 self.now(),
-                others=self.waiting - 1,
+                others=self.waiting - 1 + self._waiting_elsewhere,
                 predicted=self.predict(waiter),
             )
         )

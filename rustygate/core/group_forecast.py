@@ -32,8 +32,9 @@ class GroupNewcomer(NamedTuple):
     """What a prediction needs to know of an item.
 
     Attributes:
-        items, item_tokens: what waits in its flow before it, at all members.
+        items, item_tokens: what waits in its flow, at all members.
         at_front: it goes before these.
+        ahead: those of them that go before it, if not all do.
     """
 
     key: FlowKey
@@ -42,10 +43,15 @@ class GroupNewcomer(NamedTuple):
     items: int = 0
     item_tokens: int = 0
     at_front: bool = False
+    ahead: Work | None = None
 
     @property
     def before(self) -> Work:
-        return NO_WORK if self.at_front else Work(0, self.items, self.item_tokens)
+        if self.at_front:
+            return NO_WORK
+        if self.ahead is not None:
+            return self.ahead
+        return Work(0, self.items, self.item_tokens)
 
 
 def forecast(reply: Reply, newcomer: GroupNewcomer, age: int = 0) -> Prediction:
@@ -66,7 +72,7 @@ def forecast(reply: Reply, newcomer: GroupNewcomer, age: int = 0) -> Prediction:
         if name == client:
             budgets, work = _budgets([requests, tokens]), NO_WORK
             if not newcomer.at_front:
-                classes = list(zip(waiting, waiting_tokens, strict=True))
+                classes = _without_behind(newcomer, waiting, waiting_tokens)
                 work = ahead_at_client(_order(leads), budgets, newcomer.key[1], classes)
             predictions.append(_behind(budgets, newcomer, work, age))
     return max(predictions)
@@ -82,6 +88,19 @@ def longest_client_wait(state: list[Any], tokens: int, here: Work, age: int) -> 
     _, requests, token_quota, waiting, waiting_tokens, _ = state
     work = Work(0, here.items + sum(waiting), here.tokens + sum(waiting_tokens))
     return _budgets([requests, token_quota]).wait_behind(age, tokens, work.items, work.tokens)
+
+
+def _without_behind(
+    newcomer: GroupNewcomer, waiting: list[int], waiting_tokens: list[int]
+) -> list[tuple[float, float]]:
+    """What waits at a client by class, without what is behind the newcomer in its flow."""
+    classes: list[tuple[float, float]] = list(zip(waiting, waiting_tokens, strict=True))
+    index, before = newcomer.key[1], newcomer.before
+    items, tokens = classes[index]
+    items -= newcomer.items - before.items
+    tokens -= newcomer.item_tokens - before.tokens
+    classes[index] = max(0, items), max(0, tokens)
+    return classes
 
 
 def _behind(budgets: Budgets, newcomer: GroupNewcomer, ahead: Work, age: int) -> Prediction:

@@ -9,6 +9,7 @@ from rustygate.core.bucket import MINUTE, SECOND
 from rustygate.core.clients import Limits
 from rustygate.core.group_forecast import GroupNewcomer, forecast
 from rustygate.core.group_scheduler import MS, GroupScheduler
+from rustygate.core.work import Work
 from tests.admission.test_predicted_waits import SCENARIOS, Crowd, Scenario
 from tests.support.group_calls import Member
 
@@ -123,3 +124,19 @@ def test_pause_and_pace_of_a_lane_are_predicted() -> None:
     newcomer = GroupNewcomer(("m", 1, "a"), 1.0, 0, 3, 0)
     assert forecast(reply, newcomer).wait == 12 * SECOND
     assert forecast(reply, newcomer._replace(at_front=True), SECOND).wait == 4 * SECOND
+
+
+@pytest.mark.parametrize("limited", [False, True], ids=["gate", "client"])
+def test_waiter_is_behind_those_before_it_in_its_flow_only(limited: bool) -> None:
+    group = GroupScheduler()
+    member = Member("one", [SECOND // 10 if not limited else 1, 1, -1, -1, -1])
+    for _ in range(41):
+        member.arrive(0, ("m", 1, "a"))
+    clients = [["a", 1.0, SECOND // 10, 1, -1, -1]] if limited else []
+    reply = group.sync({**member.call(0), "clients": clients, "clients_version": 1}, 0)
+    waiting = reply["waiting"]
+    for before in (0, 15, waiting):
+        ahead = Work(0, before, 0)
+        waiter = GroupNewcomer(("m", 1, "a"), 1.0, 0, waiting, 0, ahead=ahead)
+        wait = forecast(reply, waiter).wait / SECOND
+        assert wait == pytest.approx((before + 1) / 10, abs=0.11), before

@@ -29,9 +29,14 @@ def key_of(flow: Flow[Waiter]) -> FlowKey:
 
 
 class Demand:
-    """The flows of a member's waiters, and which of them must be reported to the group."""
+    """The flows of a member's waiters, and which of them must be reported to the group.
+
+    Attributes:
+        new: the flows of the last report that were not in the one before, or empty there.
+    """
 
     def __init__(self) -> None:
+        self.new: list[FlowKey] = []
         # A key has two flows for a while after its client got limits of its own.
         self._flows: dict[FlowKey, list[Flow[Waiter]]] = {}
         self._changed: dict[FlowKey, None] = {}
@@ -82,6 +87,10 @@ class Demand:
                 return flow, next(iter(flow))
         return None
 
+    def waiters(self, key: FlowKey) -> list[Waiter]:
+        """The waiters of a flow, in order."""
+        return [waiter for flow in self._flows.get(key, ()) for waiter in flow]
+
     def report(self, granted: Counter[FlowKey], now: int) -> list[list[Any]]:
         """The flows that have changed since the last report, or some of them if they are many; and
         a few others.
@@ -93,6 +102,7 @@ class Demand:
         changed = list(islice(self._changed, MAX_FLOWS_REPORTED))
         for key in changed:
             del self._changed[key]
+        self.new = []
         return [self._report(key, granted[key], now) for key in changed]
 
     def _change_oldest(self, now: int) -> None:
@@ -103,10 +113,12 @@ class Demand:
 
     def _report(self, key: FlowKey, granted: int, now: int) -> list[Any]:
         flows = self._flows.get(key, [])
-        self._reported_at.pop(key, None)
+        was_reported = self._reported_at.pop(key, None) is not None
         if not any(flow.count for flow in flows):
             self._forget(key)
             return [*key, 1.0, [], 0, 0, 0]
+        if not was_reported:
+            self.new.append(key)
         self._reported_at[key] = now
         waiters = [
             entry for flow in flows for entry in islice(flow.sizes(), granted + SIZES_REPORTED)

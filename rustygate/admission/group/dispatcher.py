@@ -20,6 +20,7 @@ from rustygate.admission.group.clients import limits_of
 from rustygate.admission.group.demand import Demand
 from rustygate.admission.group.floats import Floats, Held
 from rustygate.admission.group.grants import PendingGrant, PendingGrants
+from rustygate.admission.group.late_newcomers import LateNewcomers
 from rustygate.admission.group.news import News
 from rustygate.admission.group.pacing import Urgency
 from rustygate.admission.group.predictions import Predictions
@@ -105,6 +106,7 @@ class GroupDispatcher(Dispatcher):
         self.demand, self.news = Demand(), News()
         self.floats, self.grants = Floats(), PendingGrants()
         self._predictions = Predictions()
+        self._late_newcomers = LateNewcomers(self._too_long_wait, self._refuse_late, loop)
         self._reported: list[FlowKey] = []
         self._settings = settings
         self._lanes, self._clients = lanes, clients
@@ -211,6 +213,19 @@ class GroupDispatcher(Dispatcher):
         here = Work(0, self.scheduler.waiting, self.scheduler.waiting_tokens)
         in_group = self._predictions.longest_wait(newcomer, self.budgets, here, now)
         return max(super()._longest_wait(newcomer, now), in_group)
+
+    def _too_long_wait(self, waiter: Waiter, before: Work) -> Prediction | None:
+        """The wait of a waiter with so much before it in its flow here, if it has less time."""
+        now = self.now()
+        left = waiter.exchange.deadline - now
+        if self.local or waiter.is_retry or self._longest_wait(waiter, now) <= left:
+            return None
+        predicted = self._predictions.predict(waiter.lane.name, waiter.newcomer, now, before)
+        return predicted if predicted.wait > left else None
+
+    @property
+    def _waiting_elsewhere(self) -> int:
+        return 0 if self.local else max(0, self.group_waiting - self.scheduler.waiting)
 
     # Grants.
 
@@ -431,6 +446,8 @@ class GroupDispatcher(Dispatcher):
         if self.group_waiting and self.floats.held:
             self.urge(Urgency.SPACED)
         self._dispatch()
+        for key in self.demand.new:
+            self._late_newcomers.examine(self.demand.waiters(key)[self.grants.by_flow[key] :])
 
     def _adopt_lane(self, state: list[Any], now: int) -> None:
         name, known, requests, tokens, pause, *_ = state

@@ -12,7 +12,7 @@ from rustygate.core.group_demand import FlowKey
 from rustygate.core.group_forecast import GroupNewcomer, forecast, longest_client_wait
 from rustygate.core.predicted_wait import Newcomer, Prediction
 from rustygate.core.upcoming import Upcoming
-from rustygate.core.work import NO_WORK, Work
+from rustygate.core.work import NO_WORK, Work, sum_work
 
 # What waits in a flow elsewhere is told when the flow is reported, with each newcomer that waits.
 # Later on it may have been served, and must refuse nobody.
@@ -56,18 +56,25 @@ class Predictions:
         self._reply = None
         self._elsewhere.clear()
 
-    def predict(self, lane: str, newcomer: Newcomer, now: int) -> Prediction:
-        """The wait of a newcomer in a lane, 0 without a reply."""
+    def predict(
+        self, lane: str, newcomer: Newcomer, now: int, place: Work | None = None
+    ) -> Prediction:
+        """The wait of a newcomer in a lane, 0 without a reply.
+
+        Args:
+            place: it is no newcomer: so much waits here in its flow before it.
+        """
         if self._reply is None:
             return Prediction(0, 0)
         index = newcomer.class_index
         key = (lane, index, newcomer.name)
         items, tokens = self._waiting_elsewhere(key, now)
+        ahead = None if place is None else sum_work([place, Work(0, items, tokens)])
         flow = newcomer.lane.flows.get((index, newcomer.name, newcomer.client))
         if flow is not None:
             items, tokens = items + flow.count, tokens + flow.tokens
         in_group = GroupNewcomer(
-            key, newcomer.weight, newcomer.tokens, items, tokens, newcomer.at_front
+            key, newcomer.weight, newcomer.tokens, items, tokens, newcomer.at_front, ahead
         )
         return forecast(self._reply, in_group, now - self._at)
 

@@ -1,6 +1,7 @@
 """Waits are predicted from what waits in the whole group, as of the last reply."""
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -83,3 +84,69 @@ def test_backlog_that_was_served_meanwhile_refuses_nobody() -> None:
         assert exchange.queued <= 0.5 * SECOND
 
     run_group(scenario, gates=2, rate_limit=10, rate_limit_burst=2)
+
+
+@pytest.mark.parametrize("deadline_s", [10, 60])
+def test_first_request_at_a_gate_is_refused_when_the_group_tells_what_waits(
+    deadline_s: int,
+) -> None:
+    """Its gate hears of its client's requests at another gate with the reply to its report."""
+
+    async def scenario(harness: GroupHarness) -> None:
+        await asyncio.sleep(1)
+        for _ in range(402):
+            harness.spawn("a", 0)
+        await asyncio.sleep(1)
+        began = harness.now
+        task = harness.spawn("a", 1, deadline=harness.gates[1].now() + deadline_s * SECOND)
+        with suppress(QueueTimeout):
+            await task
+        if deadline_s == 60:
+            assert task.result().queued / SECOND == pytest.approx(39, rel=0.1)
+            return
+        assert harness.now - began < 0.05
+        refusal = task.exception()
+        assert isinstance(refusal, QueueTimeout)
+        assert refusal.retry_after_ms == pytest.approx(39_000, rel=0.02)
+        message = str(refusal).replace("391", "390").replace("389", "390")
+        assert message.startswith("Limit 600 requests/min reached; 390 requests are ahead, and")
+        # It no longer waits at either.
+        await asyncio.sleep(0.1)
+        assert harness.gates[1].snapshot()["waiters"] == 0
+        waiting = harness.group.scheduler.waiting, harness.gates[0].snapshot()["waiters"]
+        assert abs(waiting[0] - waiting[1]) <= 1  # one may be granted, and not due yet
+
+    run_group(scenario, gates=2, rate_limit=10, rate_limit_burst=2)
+
+
+def test_of_new_requests_only_those_that_are_too_late_are_refused() -> None:
+    async def scenario(harness: GroupHarness) -> None:
+        await asyncio.sleep(1)
+        for _ in range(102):
+            harness.spawn("a", 0)
+        await asyncio.sleep(1)
+        deadline = harness.gates[1].now() + 10 * SECOND
+        tasks = [harness.spawn("a", 1, deadline=deadline) for _ in range(20)]
+        other = harness.spawn("b", 1, deadline=deadline)
+        await asyncio.sleep(0.05)
+        # 90 are ahead of the first one, and 100 fit in. A refusal makes room for nobody else.
+        assert 8 <= sum(not task.done() for task in tasks) <= 11
+        await asyncio.sleep(11)
+        assert other.exception() is None
+        refused = [task for task in tasks if task.exception()]
+        assert all("reached" in str(task.exception()) for task in refused)
+
+    run_group(scenario, gates=2, rate_limit=10, rate_limit_burst=2)
+
+
+def test_refusal_at_the_deadline_counts_the_waiters_of_other_gates() -> None:
+    async def scenario(harness: GroupHarness) -> None:
+        await asyncio.sleep(1)
+        for _ in range(30):
+            harness.spawn("a", 0, hold_s=100)
+        await asyncio.sleep(1)
+        task = harness.spawn("b", 1, deadline=harness.gates[1].now() + SECOND)
+        await asyncio.sleep(2)
+        assert "; 28 other requests are waiting; " in str(task.exception())
+
+    run_group(scenario, gates=2, rate_limit=None, concurrency_limit=2)
