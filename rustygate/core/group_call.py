@@ -18,6 +18,7 @@ whole. A call is a dict:
   per request, burst, tokens per minute, slots; -1 for none), with `clients_version`, the time of
   the file in microseconds; both optional.
 - `leave`: 1 to end; optional.
+- `alone`: 1 if it registers after it was alone, and others may still be; optional.
 - When it registers: `slots`, its admissions in flight: own, by lane and by client. `levels`: what
   is left of the gate's own requests and tokens as far as it knows, at most; -1 if it knows
   nothing. A member that was alone reports 0, because it does not know what others have admitted.
@@ -175,4 +176,5 @@ _OPTIONAL: dict[str, Callable[[Any], bool]] = {
     "clients": _list_of(_is_client),
     "clients_version": _is_integer,
     "leave": lambda value: _is_integer(value, 0, 1),
+    "alone": lambda value: _is_integer(value, 0, 1),
 }

@@ -20,6 +20,12 @@ A network can lose, delay or repeat messages:
   `SLOT_LEASE` its slots and float go back, too. So a member must not use what it was given when
   more than `BOX_LEASE` has passed since it sent the last call that was answered.
 
+Members that cannot reach the scheduler go on alone, each with its share of the limits. When they
+come back, one after the other, those that are still alone go on spending their shares, and hold
+slots that are not counted here. So after a time without any call, the first member that was alone
+makes the group wait: for `RETURN_LEASE` since the first call nothing is granted, and levels begin
+at 0 at the end of it. Within this time the others have come back, too.
+
 Grants reach up to `HORIZON` ahead, each with the instant that it was charged at, so that a round
 trip costs no quota. While nobody waits anywhere, a member may hold a *float*: admissions that are
 charged in advance, so that a request need not wait for a round trip. A bucket's level is at most
@@ -52,6 +58,10 @@ DEMAND_LEASE = 200 * MS
 BOX_LEASE = SECOND
 SLOT_LEASE = 1500 * MS
 
+# Members call more often than this, and those that are alone come back within this time.
+SILENCE = SECOND
+RETURN_LEASE = 250 * MS
+
 # A member's share is its part of what was granted lately: each grant counts half as much after
 # this time. This part of the shares is divided equally: a member without demand gets some, too.
 HALF_LIFE = 10 * SECOND
@@ -77,11 +87,11 @@ class GroupScheduler(GroupState):
             admission from it is n requests more. `next`: ns until another call can bring a grant,
             if nothing changes before; -1 if none can. `waiting`, `waiting_by_class`,
             `waiting_tokens`: what waits in the group. `members`, `share`: how many there are, and
-            this one's part of what was granted lately. `differs`: 1 if its limits are not those
-            in force. `levels`: what is left of the gate's own requests and tokens; -1 for no
-            limit. `clients_version`. `refused`: flows (lane, class, client) of the call that are
-            too many for a group; to be reported again. `quotas`, `leads`, `lanes`, `clients` and
-            `flows`: see `core.group_reply`.
+            this one's part of what was granted lately. `limits`: the gate's own, those in force.
+            `levels`: what is left of its requests and tokens; -1 for no limit. `clients_version`.
+            `refused`: flows (lane, class, client) of the call that are too many for a group; to
+            be reported again. `quotas`, `leads`, `lanes`, `clients` and `flows`: see
+            `core.group_reply`.
         """
         check(call)
         if self._has_lost_calls(call):
@@ -118,9 +128,11 @@ class GroupScheduler(GroupState):
             self._expel(member, now)
             self.forget_lanes()
             return {"left": 1}
-        self.dispatch(now, HORIZON)
+        may_grant = now + HORIZON >= self.begins_at
+        if may_grant:
+            self.dispatch(now, HORIZON)
         grants = self._collect(member, now)
-        if not self.waiting:
+        if may_grant and not self.waiting:
             group_floats.lend(self, member, call["float"], now)
         reported = [(lane, index, client) for lane, index, client, *_ in call["demand"]]
         member.reply = self._reply(member, grants, refused, reported, now)
@@ -138,6 +150,7 @@ class GroupScheduler(GroupState):
         """The group's time. It stands still when the clock jumps back, and does not follow a jump
         ahead of more than a second beyond what the caller has seen pass."""
         now = clock + self.offset
+        is_resumed = not self.members or now - self.now > SILENCE
         if self.members:
             latest = self.now + elapsed + SECOND
             if now < self.now:
@@ -147,6 +160,8 @@ class GroupScheduler(GroupState):
                 self.offset -= now - latest
                 now = latest
         self.now = now
+        if is_resumed:
+            self.resumed_at = now
         return now
 
     def _end_leases(self, now: int) -> None:
@@ -190,10 +205,7 @@ class GroupScheduler(GroupState):
         if member.limits[0] < 0:
             member.limits[1] = -1
         self.set_limits(now)
-        requests, tokens = call["levels"]
-        for bucket, level in ((self.own.requests, requests), (self.own.tokens, tokens)):
-            if bucket is not None and 0 <= level < bucket.level(now):
-                bucket.fill_to(now, level)
+        self._lower_levels(call, now)
         member.own_slots, lanes, clients = call["slots"]
         self.own.in_flight += member.own_slots
         for name, slots in lanes:
@@ -206,6 +218,15 @@ class GroupScheduler(GroupState):
                 self.clients[name].budgets.in_flight += slots
                 self.touch(self.clients[name])
         return member
+
+    def _lower_levels(self, call: dict[str, Any], now: int) -> None:
+        at, ends_at = now, self.resumed_at + RETURN_LEASE
+        if call.get("alone") and now < ends_at:
+            at = self.begins_at = ends_at
+        buckets = self.own.requests, self.own.tokens
+        for bucket, level in zip(buckets, call["levels"], strict=True):
+            if bucket is not None and 0 <= level < bucket.level(at):
+                bucket.fill_to(at, level)
 
     # Demand and grants.
 
@@ -265,6 +286,8 @@ class GroupScheduler(GroupState):
         now: int,
     ) -> dict[str, Any]:
         next_at = self.next_at
+        if self.waiting and now + HORIZON < self.begins_at:
+            next_at = self.begins_at
         return {
             "grants": grants,
             "floats": [self._float_state(member, name) for name in sorted(member.floats)],
@@ -272,7 +295,7 @@ class GroupScheduler(GroupState):
             "waiting": self.waiting,
             "members": len(self.members),
             "share": self._share(member),
-            "differs": int(member.limits != self.limits),
+            "limits": self.limits[:],
             "levels": [
                 -1 if bucket is None else max(0, bucket.level(now))
                 for bucket in (self.own.requests, self.own.tokens)

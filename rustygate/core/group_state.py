@@ -92,6 +92,8 @@ class GroupState(Scheduler[str]):
 
     Attributes:
         now: the group's time; `offset` is added to the clock's.
+        resumed_at: when it was called for the first time after nobody could.
+        begins_at: until then, nothing is granted.
         limits: the gate's own, the strictest of all members.
         probes: a lane's slots before its first response.
     """
@@ -99,7 +101,7 @@ class GroupState(Scheduler[str]):
     def __init__(self) -> None:
         self.own = GroupBudgets()
         super().__init__(self.own)
-        self.now = self.offset = 0
+        self.now = self.offset = self.resumed_at = self.begins_at = 0
         self.members: dict[str, Member] = {}
         self.lanes: dict[str, GroupLaneScope] = {}
         self.clients: dict[str, GroupClientScope] = {}

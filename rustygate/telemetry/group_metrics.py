@@ -7,13 +7,16 @@ from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from rustygate.admission.group.member import STATES, Member
 from rustygate.telemetry.series import Histogram
 
+# A call may take 100 ms, and the first one a second.
+_BOUNDS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
+
 
 class GroupMetrics:
     """The metrics of a gate as a member of its group."""
 
     def __init__(self, member: Member) -> None:
         self._member = member
-        self._syncs = Histogram()
+        self._syncs = Histogram(_BOUNDS_S)
         member.on_sync = self._syncs.observe
 
     def families(self) -> Iterator[Metric]:

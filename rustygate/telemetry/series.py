@@ -4,7 +4,7 @@ Clients choose client and model names, so the number of names and of series has 
 """
 
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 
 from prometheus_client.metrics_core import HistogramMetricFamily, Metric
@@ -34,8 +34,6 @@ BOUNDS_S = (
     *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
     *(1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0),
 )
-_BOUNDS = [round(bound * SECOND) for bound in BOUNDS_S]
-_EDGES = [*map(str, BOUNDS_S), "+Inf"]
 
 
 class BoundedLabels(dict[str, str]):
@@ -87,15 +85,17 @@ class Counter(dict[Labels, int]):
 
 
 class Histogram:
-    """Durations in buckets with the upper bounds BOUNDS_S."""
+    """Durations in buckets with these upper bounds, in seconds."""
 
-    def __init__(self) -> None:
-        self._counts = [0] * len(_EDGES)
+    def __init__(self, bounds_s: Sequence[float] = BOUNDS_S) -> None:
+        self._bounds = [round(bound * SECOND) for bound in bounds_s]
+        self._edges = [*map(str, bounds_s), "+Inf"]
+        self._counts = [0] * len(self._edges)
         self._sum = 0
 
     def observe(self, duration: int) -> None:
         """Count a duration in nanoseconds."""
-        self._counts[bisect_left(_BOUNDS, duration)] += 1
+        self._counts[bisect_left(self._bounds, duration)] += 1
         self._sum += duration
 
     def family(self, name: str, text: str) -> Metric:
@@ -103,7 +103,7 @@ class Histogram:
 
     def samples(self) -> tuple[list[tuple[str, float]], float]:
         """The buckets with their upper bounds, and the sum in seconds."""
-        buckets = zip(_EDGES, accumulate(self._counts), strict=True)
+        buckets = zip(self._edges, accumulate(self._counts), strict=True)
         return [(edge, float(count)) for edge, count in buckets], self._sum / SECOND
 
 

@@ -13,6 +13,7 @@ from rustygate.core.group_scheduler import (
     HORIZON,
     LATE,
     MS,
+    RETURN_LEASE,
     SLOT_LEASE,
     GroupScheduler,
 )
@@ -282,6 +283,45 @@ def test_member_that_was_alone_lowers_the_levels_and_never_raises_them() -> None
     assert level(group, 0) == 4
 
 
+@pytest.mark.parametrize("silence", [0, 30 * SECOND], ids=["new", "silent"])
+def test_group_waits_for_members_that_are_still_alone(silence: int) -> None:
+    """Until then they spend their shares and hold slots; then the levels begin at 0."""
+    group = GroupScheduler()
+    if silence:
+        Caller(group, "before").sync(0)
+        Caller(group, "other").sync(0)
+    alone = {"alone": 1, "levels": [0, -1]}
+    one, two = Caller(group, "one"), Caller(group, "two")
+    first = one.sync(silence, demand(20), float=[["m", 4, 0]], **alone)
+    began = group.now
+    assert (first["grants"], first["floats"]) == ([], [])
+    assert first["next"] == RETURN_LEASE - HORIZON
+    clock = silence + RETURN_LEASE - HORIZON - 1
+    assert two.sync(clock, demand(20, client="d"), **alone)["grants"] == []
+    # From the end of the lease on, units come at the rate.
+    clock += 1 + HORIZON + 2 * PERIOD
+    granted = one.sync(clock)["grants"] + two.sync(clock)["grants"]
+    assert len(granted) == 2
+    assert group.now == began + RETURN_LEASE + 2 * PERIOD
+
+
+@pytest.mark.parametrize("fields", [{"alone": 1}, {}], ids=["alone", "not alone"])
+def test_return_of_one_member_does_not_stop_the_others(fields: dict[str, int]) -> None:
+    group = GroupScheduler()
+    others = Caller(group, "one")
+    for now in range(0, 2 * SECOND, SECOND // 2):
+        others.sync(now, demand(20))
+    Caller(group, "back").sync(2 * SECOND, levels=[0, -1], **fields)
+    reply = others.sync(2 * SECOND + 2 * PERIOD, ack=others.seq)
+    assert len(reply["grants"]) == 2
+
+
+def test_group_that_begins_again_with_members_that_know_its_levels_does_not_wait() -> None:
+    group = GroupScheduler()
+    reply = Caller(group, "one").sync(0, demand(20), levels=[3, -1])
+    assert len(reply["grants"]) == 3
+
+
 def test_group_that_begins_with_unknown_levels_is_full() -> None:
     group = GroupScheduler()
     Caller(group, "one").sync(0)
@@ -304,13 +344,13 @@ def test_strictest_limits_of_members_count_until_they_leave(first: str) -> None:
     limits = {"one": [PERIOD, 12, 600, -1, 4], "two": [2 * PERIOD, 20, -1, 5, -1]}
     callers = {name: Caller(group, name, each) for name, each in limits.items()}
     second = "two" if first == "one" else "one"
-    assert callers[first].sync(0)["differs"] == 0
-    assert callers[second].sync(0)["differs"] == 1
+    assert callers[first].sync(0)["limits"] == limits[first]
+    assert callers[second].sync(0)["limits"] == [2 * PERIOD, 12, 600, 5, 4]
     assert group.limits == [2 * PERIOD, 12, 600, 5, 4]
     assert group.lane("m").budgets.slots == 4
     callers[second].sync(1, leave=1)
     assert group.limits == limits[first]
-    assert callers[first].sync(2)["differs"] == 0
+    assert callers[first].sync(2)["limits"] == limits[first]
 
 
 def test_joining_with_another_burst_makes_no_debt_and_no_units() -> None:
@@ -325,7 +365,7 @@ def test_joining_with_another_burst_makes_no_debt_and_no_units() -> None:
 
 def test_burst_of_a_member_without_a_rate_does_not_count() -> None:
     group = GroupScheduler()
-    assert Caller(group, "auto", [-1, 5, -1, -1, -1]).sync(0)["differs"] == 0
+    assert Caller(group, "auto", [-1, 5, -1, -1, -1]).sync(0)["limits"] == [-1] * 5
     Caller(group, "one").sync(0)
     assert group.limits == LIMITS
 

@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 from rustygate import cli, errors
+from rustygate.admission.group import messages
+from rustygate.admission.group.store import StoreRefused, StoreUnavailable, StoreUnready
 from rustygate.core import headers
+from rustygate.core.bucket import SECOND
 from rustygate.core.fair_order import CLASS_WEIGHTS
 from rustygate.errors import Refusal, reasons
 from scripts.benchmarks import fairness
@@ -184,10 +187,16 @@ def strings(path: Path) -> str:
 
 def test_log_lines_of_a_group_are_those_of_its_members() -> None:
     logged = strings(ROOT / "rustygate/admission/group/member.py")
+    logged += (ROOT / "rustygate/admission/group/sync/main.lua").read_text()
+    for kind in (StoreUnavailable, StoreUnready, StoreRefused):
+        for share in (0.27, None):
+            logged += messages.alone("NAME", kind("REASON"), share) + "\n"
+    limits = messages.different_limits([SECOND // 50, 1, 1, 1, 1], [SECOND // 5, 1, 1, 1, 1])
+    logged += f"have different limits: {limits}; the strictest value of each applies to all"
     table = section("docs/many-gates.md", "## What happens when something fails")
     lines = [cells[4] for line in table.splitlines() if len(cells := line.split("|")) == 7]
     quoted = re.findall(r"`([^`]+)`", "".join(lines))
-    assert len(quoted) == 7
+    assert len(quoted) == 10
     for line in quoted:
         for part in re.split(r"NAME|REASON|\d+%?", line):
             assert part.strip() in logged

@@ -159,6 +159,8 @@ class Trace:
         if not member.known:
             call["slots"] = self._slots(member)
             call["levels"] = self.random.choice([[-1, -1], [0, 0], [5, 50], [-1, 7]])
+            if call["levels"] == [0, 0]:
+                call["alone"] = self.random.choice([0, 1])
             if member.before:
                 call["replaces"] = member.before
         member.changed.clear()

@@ -75,7 +75,9 @@ def test_answered_calls_are_counted_by_duration() -> None:
         count = scraped.sum(f"{SYNCS}_count")
         assert answered >= count >= answered - 1 >= 5
         assert scraped.sum(f"{SYNCS}_sum") == pytest.approx(count * 0.0005, rel=0.01)
-        assert scraped.sum(f"{SYNCS}_bucket", le="0.001") == count
+        assert scraped.sum(f"{SYNCS}_bucket", le="0.0005") == count
+        buckets = [labels["le"] for labels, _ in scraped.samples(f"{SYNCS}_bucket")]
+        assert (buckets[0], buckets[-2], len(buckets)) == ("0.0005", "1.0", 12)
 
     run_group(scenario, gates=1)
 

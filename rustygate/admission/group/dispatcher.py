@@ -470,10 +470,16 @@ def _part_of(limits: Budgets, share: float) -> Budgets:
     for bucket in (limits.requests, limits.tokens):
         if bucket is not None:
             bucket.period = ceil(bucket.period / share)
-            bucket.burst = max(1, round(bucket.burst * share))
+            bucket.burst = _part_of_units(bucket.burst, share)
     if limits.slots is not None:
-        limits.slots = max(1, round(limits.slots * share))
+        limits.slots = _part_of_units(limits.slots, share)
     return limits
+
+
+def _part_of_units(units: int, share: float) -> int:
+    """At least one, and otherwise rounded down, so that the parts of all members add up to no
+    more. Shares that are almost equal do not leave units unused."""
+    return max(1, int(units * share + 0.05))
 
 
 def _key(waiter: Waiter) -> FlowKey:

@@ -17,6 +17,7 @@ class Fault(Enum):
     REFUSE = auto()  # the connection is refused
     HANG = auto()  # the call does not arrive, and there is no answer
     LOSE_REPLY = auto()  # the call arrives, and there is no answer
+    STALL = auto()  # the call arrives when the fault is over, and there is no answer
     REPEAT = auto()  # the call arrives twice
 
 
@@ -32,6 +33,7 @@ class LocalGroup:
         self.scheduler = GroupScheduler()
         self.delay_s = delay_s
         self.fault: Fault | None = None
+        self._stalled: list[Call] = []
         self._epoch = asyncio.get_running_loop().time()
 
     def __repr__(self) -> str:
@@ -40,6 +42,16 @@ class LocalGroup:
     def now(self) -> int:
         """Nanoseconds since the group began."""
         return int((asyncio.get_running_loop().time() - self._epoch) * SECOND)
+
+    def stall(self, call: Call) -> None:
+        """Keep a call until the fault is over."""
+        self._stalled.append(call)
+
+    def resume(self) -> None:
+        """End the fault of all calls."""
+        self.fault = None
+        while self._stalled:
+            self.scheduler.sync(self._stalled.pop(0), self.now())
 
     def lose_state(self) -> None:
         """Start again, as a server that restarts empty."""
@@ -65,7 +77,9 @@ class LocalStore:
         if fault is Fault.REFUSE:
             raise StoreUnavailable("connection refused")
         await asyncio.sleep(group.delay_s / 2)
-        if fault is Fault.HANG:
+        if fault is Fault.STALL:
+            group.stall(call)
+        if fault in (Fault.HANG, Fault.STALL):
             await _for_ever()
         reply = group.scheduler.sync(call, group.now())
         if fault is Fault.REPEAT:

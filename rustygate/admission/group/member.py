@@ -1,14 +1,13 @@
 """A member of a group: calls the group's store, and knows whether the gate is together with it.
 
-- `joining`: the store has not answered since the start. After the first call has failed, the gate
-  serves alone, with all of its limits, because it knows of no other member.
+- `joining`: the first call has not been answered yet.
 - `together`: the store answers.
-- `alone`: it has stopped answering. The gate continues with its last share of the limits.
+- `alone`: it does not. The gate continues with its last share of the limits; with all of them if
+  it has not been in the group, because it knows of no other member.
 
 A call may take 100 ms, the first one a second (`call_limit`). If it fails, the gate is on its own
-at once, so that no request waits for the store, and calls are repeated with back-off. When the
-store answers again, the member registers again with what it holds, as it does when the group has
-forgotten it.
+at once, so that no request waits for the store, and calls are repeated. When the store answers
+again, the member registers again with what it holds, as it does when the group has forgotten it.
 """
 
 import asyncio
@@ -19,14 +18,23 @@ from typing import Any
 
 from loguru import logger
 
+from rustygate.admission.group import messages
 from rustygate.admission.group.call_limit import call_limit
 from rustygate.admission.group.dispatcher import GroupDispatcher
 from rustygate.admission.group.pacing import Pacing, Urgency
-from rustygate.admission.group.store import Reply, Store, StoreUnavailable, SyncFailed
+from rustygate.admission.group.store import (
+    Reply,
+    Store,
+    StoreError,
+    StoreRefused,
+    StoreUnavailable,
+    SyncFailed,
+)
 from rustygate.core.bucket import SECOND
 
-# How long a member waits before it calls a store that did not answer, at first and at most.
-_FIRST_RETRY, _LAST_RETRY = SECOND // 10, SECOND
+# How long a member waits before it calls a store that did not answer, so that all come back within
+# the scheduler's `RETURN_LEASE`; and one that answers, but needs somebody to correct something.
+_RETRY, _RARE_RETRY = SECOND // 10, SECOND
 
 STATES = ("joining", "together", "alone")
 
@@ -58,15 +66,15 @@ class Member:
         self._name = token_hex(8)
         self._random = Random(self._name)
         self._pacing = Pacing(dispatcher.now(), self._random)
-        self._registered = self._leaving = self._differs = False
-        # The defect that was logged last; while it lasts, it is not logged again.
-        self._defect = ""
+        self._registered = self._leaving = self._was_together = False
+        # What was logged last; while it lasts, it is not logged again.
+        self._defect = self._reason = self._differing = ""
         self._seq = self._ack = 0
         self._answered_at = dispatcher.now()
         self._share = 1.0
         self._urgency = Urgency.AT_ONCE
         self._grants_at: int | None = None
-        self._retry_at, self._retry_after = 0, _FIRST_RETRY
+        self._retry_at = 0
         self._clients: list[list[Any]] | None = None
         self._clients_version, self._clients_sent = 0, False
         self._wake = asyncio.Event()
@@ -143,20 +151,20 @@ class Member:
             async with call_limit(first=self._seq == 1 and not self._dispatcher.local):
                 reply = await self._store.sync(call)
         except StoreUnavailable as error:
-            self._on_failure(str(error))
+            self._on_failure(error)
         except SyncFailed as error:
-            self._on_defect(str(error))
+            self._on_defect(error)
         else:
             if not leave:
                 self._read(reply, sent)
 
     def _registration(self, now: int) -> dict[str, Any]:
-        call: dict[str, Any] = {"replaces": self._name}
-        self._name = token_hex(8)
-        self._seq = self._ack = 0
+        """A call with the same name and a higher number: an earlier one that is still on its way
+        is ignored."""
         self._clients_sent = False
         held = self._dispatcher.register(now)
-        return {**call, **self._report(now), **held, "known": 0}
+        others_alone = int(self._dispatcher.local and self._share < 1)
+        return {**self._report(now), **held, "known": 0, "alone": others_alone}
 
     def _report(self, now: int) -> dict[str, Any]:
         dispatcher = self._dispatcher
@@ -193,7 +201,7 @@ class Member:
         except (KeyError, IndexError, TypeError, ValueError) as error:
             # Another version's script may have written it. What it grants comes back to the group.
             self._registered = registered
-            self._on_defect(f"unexpected reply ({type(error).__name__})")
+            self._on_defect(SyncFailed(f"unexpected reply ({type(error).__name__})"))
 
     def _on_reply(self, reply: Reply, sent: int) -> None:
         now = self._dispatcher.now()
@@ -208,24 +216,22 @@ class Member:
         self.members, self._share = reply["members"], reply["share"]
         self._grants_at = now + reply["next"] if reply["next"] >= 0 else None
         self._dispatcher.receive(reply, sent, now)
-        self._check_limits(bool(reply["differs"]))
+        self._check_limits(reply["limits"])
         if self._dispatcher.news:
             self.urge(Urgency.LATER)
 
     def _on_registered(self, reply: Reply, now: int) -> None:
         self._registered = True
-        self._retry_at, self._retry_after = 0, _FIRST_RETRY
+        self._retry_at = 0
         self._dispatcher.join(now)
-        if self.state == "joining":
-            logger.info("joined group {}: {}", self._group, _members(reply["members"]))
+        others = messages.members(reply["members"])
+        if not self._was_together:
+            logger.info("joined group {}: {}", self._group, others)
         elif self.state == "alone":
+            logger.info("Redis answers again: joined group {} again, {}", self._group, others)
+        if self.state == "alone":
             self._defect = ""
-            logger.info(
-                "Redis answers again: joined group {} again, {}",
-                self._group,
-                _members(reply["members"]),
-            )
-        self.state = "together"
+        self.state, self._was_together = "together", True
 
     def _on_stale(self) -> None:
         """The group has forgotten this member, because it was silent or the store is empty."""
@@ -233,51 +239,45 @@ class Member:
         self.urge(Urgency.AT_ONCE)
         logger.info("group {} has forgotten this gate: registering again", self._group)
 
-    def _on_failure(self, reason: str) -> None:
+    def _on_failure(self, error: StoreError) -> None:
         now = self._dispatcher.now()
         self._registered = False
-        self._retry_at = now + int(self._retry_after * (0.75 + 0.25 * self._random.random()))
-        self._retry_after = min(_LAST_RETRY, 2 * self._retry_after)
+        lasts = isinstance(error, StoreRefused | SyncFailed)
+        self._retry_at = now + (_RARE_RETRY if lasts else _RETRY)
         self._dispatcher.news.stop()
-        if self.state == "together":
-            self.state = "alone"
-            self._go_alone(self._share, reason, now)
-        elif not self._dispatcher.local:
-            self._go_alone(1.0, reason, now)
+        if self.state != "alone":
+            self._go_alone(error, now)
+        elif isinstance(error, StoreRefused) and str(error) != self._reason:
+            self._reason = str(error)
+            logger.warning("{}", messages.still_alone(self._group, error))
 
-    def _on_defect(self, reason: str) -> None:
+    def _on_defect(self, error: SyncFailed) -> None:
         """The scheduler failed. That may depend on the call, so the next one is a different one:
         a registration. If that fails, too, the gate continues alone."""
-        if reason != self._defect:
-            self._defect = reason
-            logger.error("a call to group {} failed: {}", self._group, reason)
+        if str(error) != self._defect:
+            self._defect = str(error)
+            logger.error("a call to group {} failed: {}", self._group, error)
+            if error.detail:
+                logger.debug("the script of group {} says: {}", self._group, error.detail)
         if not self._registered:
-            self._on_failure(reason)
+            self._on_failure(error)
             return
         self._registered = False
         self.urge(Urgency.AT_ONCE)
 
-    def _go_alone(self, share: float, reason: str, now: int) -> None:
-        self.members = 0
-        self._dispatcher.go_alone(share, now)
-        logger.warning(
-            "the Redis of group {} does not answer ({}): this gate continues alone with {:.0%} of "
-            "the limits until it does",
-            self._group,
-            reason,
-            share,
-        )
+    def _go_alone(self, error: StoreError, now: int) -> None:
+        self.state, self.members, self._reason = "alone", 0, str(error)
+        self._dispatcher.go_alone(self._share, now)
+        share = self._share if self._was_together else None
+        logger.warning("{}", messages.alone(self._group, error, share))
 
-    def _check_limits(self, differs: bool) -> None:
-        if differs and not self._differs:
+    def _check_limits(self, in_force: list[int]) -> None:
+        differing = messages.different_limits(self._dispatcher.limits, in_force)
+        if differing and differing != self._differing:
             logger.warning(
-                "the gates of group {} have different limits, and the strictest apply: set the "
-                "same RATE_LIMIT, RATE_LIMIT_BURST, TOKENS_PER_MINUTE and CONCURRENCY_LIMIT at "
-                "all of them",
+                "the gates of group {} have different limits: {}; the strictest value of each "
+                "applies to all, so set the same at all of them",
                 self._group,
+                differing,
             )
-        self._differs = differs
-
-
-def _members(count: int) -> str:
-    return f"{count} member{'' if count == 1 else 's'}"
+        self._differing = differing

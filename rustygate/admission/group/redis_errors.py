@@ -11,6 +11,7 @@ from rustygate.admission.group.store import (
     StoreError,
     StoreRefused,
     StoreUnavailable,
+    StoreUnready,
     SyncFailed,
 )
 from rustygate.system.tls import describe_ssl_error
@@ -69,7 +70,7 @@ def store_error(error: BaseException) -> StoreError:
         if isinstance(each, exceptions.RedisError) and (known := _known_answer(each)):
             return known
         if isinstance(each, exceptions.ResponseError):
-            return SyncFailed(_one_line(str(each)))
+            return SyncFailed(one_line(str(each)))
         if isinstance(each, exceptions.InvalidResponse):
             return StoreUnavailable("the server there is not a Redis")
         if isinstance(each, OSError):
@@ -77,7 +78,7 @@ def store_error(error: BaseException) -> StoreError:
     return StoreUnavailable("the connection was lost")
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
     """The script's description of a defect, as it may be logged."""
     return ascii(text[:_MAX_LENGTH_SHOWN])[1:-1]
 
@@ -97,7 +98,7 @@ def _known_answer(error: exceptions.RedisError) -> StoreUnavailable | None:
             return StoreRefused(reason)
     for pattern, reason in _OUTAGES:
         if re.search(pattern, text):
-            return StoreUnavailable(reason)
+            return StoreUnready(reason)
     return None
 
 

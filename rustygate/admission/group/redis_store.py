@@ -14,6 +14,7 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import NoScriptError, ResponseError
 
 from rustygate.admission.group.redis_connection import RedisConnection
+from rustygate.admission.group.redis_errors import one_line, store_error
 from rustygate.admission.group.store import Call, Reply, StoreUnavailable, SyncFailed
 from rustygate.config import Settings
 from rustygate.config.redis_url import RedisUrl, parse_redis_url
@@ -125,9 +126,16 @@ def _decoded(answer: bytes) -> Reply:
     except msgspec.MsgspecError as error:
         raise SyncFailed("its reply is not a JSON object") from error
     if "error" in reply:
-        # The script's own, or what the server answered to one of its commands.
-        raise ResponseError(str(reply["error"]))
+        raise _script_error(str(reply["error"]), str(reply.get("detail", "")))
     return reply
+
+
+def _script_error(reason: str, detail: str) -> Exception:
+    """What the server answered to one of the script's commands; a defect if it is none of that."""
+    answer = ResponseError(detail or reason)
+    if isinstance(store_error(answer), SyncFailed):
+        return SyncFailed(one_line(reason), one_line(detail))
+    return answer
 
 
 def _packed(*arguments: bytes) -> bytes:

@@ -2,6 +2,7 @@
 
     StoreError
      +-- StoreUnavailable   not now; a later call may succeed
+     |    +-- StoreUnready  it answers, but does not serve the group at the moment
      |    +-- StoreRefused  not before somebody changes a setting, here or there
      +-- SyncFailed         the call reached the scheduler, and that failed
 
@@ -22,12 +23,25 @@ class StoreUnavailable(StoreError):
     """The store cannot be reached or did not answer in time."""
 
 
+class StoreUnready(StoreUnavailable):
+    """The store answers that it cannot serve anybody at the moment."""
+
+
 class StoreRefused(StoreUnavailable):
     """The store will not serve this member as it is configured."""
 
 
 class SyncFailed(StoreError):
-    """The scheduler itself failed, a defect. The group's state is as before the call."""
+    """The scheduler itself failed: a defect, or the group's data is damaged. The group's state is
+    as before the call.
+
+    Attributes:
+        detail: what the script's interpreter says.
+    """
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(reason)
+        self.detail = detail
 
 
 class Store(Protocol):

@@ -12,7 +12,12 @@ import redis
 
 from rustygate.admission.group import call_limit, redis_connector, redis_store
 from rustygate.admission.group.redis_store import RedisStore, group_keys, load_script
-from rustygate.admission.group.store import StoreRefused, StoreUnavailable, SyncFailed
+from rustygate.admission.group.store import (
+    StoreRefused,
+    StoreUnavailable,
+    StoreUnready,
+    SyncFailed,
+)
 from rustygate.config.redis_url import parse_redis_url
 from tests.conftest import StartRedis
 from tests.support.certificates import Authority
@@ -290,7 +295,7 @@ async def test_busy_server_is_unavailable(
     with pytest.raises(StoreUnavailable, match=TIMEOUT):
         await sync(store, {"spin": True})
     monkeypatch.setattr(call_limit, "CALL_LIMIT_S", SOON_S)
-    assert await failure(store) == "the server is busy with another script"
+    assert await failure(store, StoreUnready) == "the server is busy with another script"
     server.command("SCRIPT KILL")
     assert await eventually(store) == 2
 
@@ -339,9 +344,10 @@ async def test_server_that_takes_no_writes_is_unavailable(
     program: str,
 ) -> None:
     url = start_redis(*options, program=program).url
-    assert await failure(make_store(url)) == reason
+    assert await failure(make_store(url), StoreUnready) == reason
     # The group's own script, which catches errors and returns their text.
-    assert await failure(make_store(url, load_script()), call=group_call("a")) == reason
+    store = make_store(url, load_script())
+    assert await failure(store, StoreUnready, group_call("a")) == reason
 
 
 @pytest.mark.parametrize("program", SERVERS.values(), ids=SERVERS)
@@ -353,8 +359,9 @@ async def test_refused_write_changes_nothing_and_is_distinguished(
     await sync(store, group_call("a", demand=[demand(30)]))
     before = [server.command("DUMP", key) for key in group_keys(GROUP)]
     outages = [
-        ("CONFIG SET maxmemory 1", "CONFIG SET maxmemory 0", StoreUnavailable, "no memory left"),
-        ("REPLICAOF 127.0.0.1 1", "REPLICAOF NO ONE", StoreUnavailable, "is a replica"),
+        ("CONFIG SET maxmemory 1", "CONFIG SET maxmemory 0", StoreUnready, "no memory left"),
+        ("REPLICAOF 127.0.0.1 1", "REPLICAOF NO ONE", StoreUnready, "is a replica"),
+        ("ACL SETUSER gate -@read", "ACL SETUSER gate +@all", StoreRefused, "lacks permissions"),
         ("ACL SETUSER gate -@write", "ACL SETUSER gate +@all", StoreRefused, "lacks permissions"),
     ]
     for begin, end, kind, reason in outages:
@@ -371,7 +378,9 @@ async def test_full_server_is_unavailable(make_store: MakeStore, start_redis: St
     store, other = make_store(server.url), make_store(server.url)
     await eventually(store)
     # Redis closes the connection at once, which may lose its last words.
-    assert await failure(other) in (
+    with pytest.raises(StoreUnavailable) as caught:
+        await sync(other, {"seq": 1})
+    assert str(caught.value) in (
         "the server has no connections left (maxclients)",
         "the connection was lost",
         "Connection reset by peer",

@@ -7,7 +7,14 @@ import pytest
 from loguru import logger
 
 from rustygate.admission.group.local_store import Fault
-from rustygate.admission.group.store import Call, Reply, SyncFailed
+from rustygate.admission.group.store import (
+    Call,
+    Reply,
+    StoreError,
+    StoreRefused,
+    StoreUnready,
+    SyncFailed,
+)
 from tests.support.group import GroupHarness, run_group
 
 
@@ -58,6 +65,136 @@ def test_defect_that_lasts_is_logged_once(
     run_group(scenario, gates=1, gate_group="g")
     defect = "ERROR a call to group g failed: the group's keys hold something else"
     assert [line for line in lines if line.startswith("ERROR")] == [defect] * 2
+
+
+@pytest.mark.parametrize(
+    ("error", "warning"),
+    [
+        (
+            StoreRefused("wrong user or password"),
+            "the Redis of group g refuses this gate (wrong user or password): this gate "
+            "continues alone with 50% of the limits until that is corrected",
+        ),
+        (
+            StoreUnready("the server is loading its data"),
+            "the Redis of group g cannot serve it (the server is loading its data): this gate "
+            "continues alone with 50% of the limits until it can",
+        ),
+        (
+            SyncFailed("the group's data is damaged", "user_script:1: bad"),
+            "calls to group g fail: this gate continues alone with 50% of the limits until they "
+            "succeed",
+        ),
+    ],
+    ids=["refused", "unready", "failed"],
+)
+def test_warning_names_the_reason(
+    monkeypatch: pytest.MonkeyPatch, lines: list[str], error: StoreError, warning: str
+) -> None:
+    calls = 0
+
+    async def fail(call: Call) -> Reply:
+        nonlocal calls
+        calls += 1
+        raise error
+
+    async def scenario(harness: GroupHarness) -> None:
+        await asyncio.sleep(1)
+        monkeypatch.setattr(harness.stores[0], "sync", fail)
+        await asyncio.sleep(10)
+
+    run_group(scenario, gates=2, gate_group="g")
+    assert [line for line in lines if "WARNING" in line] == [f"WARNING {warning}"]
+    # What needs somebody is not tried often.
+    assert calls == pytest.approx(100 if isinstance(error, StoreUnready) else 11, abs=5)
+    errors = [line for line in lines if "ERROR" in line]
+    expected = "ERROR a call to group g failed: the group's data is damaged"
+    assert errors == [expected] * isinstance(error, SyncFailed)
+
+
+def test_another_reason_is_logged_if_it_needs_somebody(
+    monkeypatch: pytest.MonkeyPatch, lines: list[str]
+) -> None:
+    async def refuse(call: Call) -> Reply:
+        raise StoreRefused("wrong user or password")
+
+    async def scenario(harness: GroupHarness) -> None:
+        await asyncio.sleep(1)
+        for _ in range(2):
+            harness.stores[0].fault = Fault.REFUSE
+            await asyncio.sleep(5)
+            with monkeypatch.context() as patch:
+                patch.setattr(harness.stores[0], "sync", refuse)
+                await asyncio.sleep(5)
+
+    run_group(scenario, gates=1, gate_group="g")
+    assert [line for line in lines if "WARNING" in line] == [
+        "WARNING the Redis of group g does not answer (connection refused): this gate continues "
+        "alone with 100% of the limits until it does",
+        "WARNING the Redis of group g refuses this gate (wrong user or password): this gate stays "
+        "alone until that is corrected",
+    ]
+
+
+def test_gate_that_starts_without_its_store_says_that_it_uses_all_of_the_limits(
+    lines: list[str],
+) -> None:
+    async def scenario(harness: GroupHarness) -> None:
+        harness.group.fault = Fault.REFUSE
+        await asyncio.sleep(5)
+        harness.group.fault = None
+        await asyncio.sleep(1)
+
+    run_group(scenario, gates=1, gate_group="g")
+    assert lines == [
+        "WARNING the Redis of group g does not answer (connection refused): this gate starts "
+        "alone with all of the limits, as it knows of no other gate, until it does",
+        "INFO joined group g: 1 member",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("other", "text"),
+    [
+        ({"rate_limit": 5}, "RATE_LIMIT is 50 here and 5 there"),
+        ({"rate_limit_burst": 1}, "RATE_LIMIT_BURST is 4 here and 1 there"),
+        ({"tokens_per_minute": 700}, "TOKENS_PER_MINUTE is not set here and 700 there"),
+        (
+            {"rate_limit": 3, "concurrency_limit": 2},
+            "RATE_LIMIT is 50 here and 3 there, CONCURRENCY_LIMIT is not set here and 2 there",
+        ),
+        ({"rate_limit": 70, "rate_limit_burst": 9}, ""),
+    ],
+    ids=str,
+)
+def test_different_limits_are_named_with_both_values(
+    lines: list[str], other: dict[str, int], text: str
+) -> None:
+    async def scenario(harness: GroupHarness) -> None:
+        harness.add_gate(**other)
+        await asyncio.sleep(2)
+
+    run_group(scenario, gates=1, gate_group="g", rate_limit=50, rate_limit_burst=4)
+    warnings = [line for line in lines if "WARNING" in line]
+    if not text:
+        text = "RATE_LIMIT is 70 here and 50 there, RATE_LIMIT_BURST is 9 here and 4 there"
+    assert warnings == [
+        f"WARNING the gates of group g have different limits: {text}; the strictest value of each "
+        "applies to all, so set the same at all of them"
+    ]
+
+
+def test_burst_of_a_gate_that_learns_its_limits_is_named(lines: list[str]) -> None:
+    async def scenario(harness: GroupHarness) -> None:
+        harness.add_gate(rate_limit_burst=2)
+        harness.add_gate(rate_limit=3, rate_limit_burst=1)
+        await asyncio.sleep(2)
+
+    run_group(scenario, gates=1, rate_limit=None, rate_limit_burst=5)
+    told = [line.partition("limits: ")[2].partition(";")[0] for line in lines if "there" in line]
+    # The first one sees the second one first, then the third one.
+    assert "RATE_LIMIT_BURST is 5 here and 2 there" in " ".join(told)
+    assert "RATE_LIMIT is auto here and 3 there" in " ".join(told)
 
 
 def test_gates_with_different_limits_say_so_once(lines: list[str]) -> None:

@@ -12,11 +12,17 @@ from rustygate.admission.group import redis_store
 from rustygate.admission.group.redis_store import SCRIPT_PARTS, load_script
 from rustygate.core.group_call import CallError
 from rustygate.core.group_scheduler import GroupScheduler
+from tests.conftest import StartRedis
 from tests.support.group_traces import MS, SECOND, Call, Trace
 from tests.support.redis import NONE_INSTALLED, SERVERS, RedisServer
 from tests.support.sync_script import SyncScript, first_difference
 
 pytestmark = pytest.mark.skipif(not SERVERS, reason=NONE_INSTALLED)
+
+DAMAGED = (
+    "the group's data is damaged, or another program's: delete the keys "
+    "rustygate:{rustygate}:1:*, and the group begins again"
+)
 
 SCRIPT_FOLDER = Path(redis_store.__file__).parent / "sync"
 
@@ -193,9 +199,40 @@ def test_garbage_in_a_key_is_an_error_and_stays(
 ) -> None:
     client.set(script.keys[key], content)
     reply = script.sync(a_call(demand=[demand(5)]), 0)
-    assert "another program or version" in reply["error"]
+    assert reply == {"error": DAMAGED, "detail": "another format"}
     assert client.keys() == [script.keys[key].encode()]
     assert client.get(script.keys[key]) == content
+
+
+@pytest.mark.parametrize(("key", "prefix"), [(1, b"m"), (2, b"f"), (2, b"s")])
+@pytest.mark.parametrize("content", [b"garbage", b"\x91\x01"], ids=["text", "list"])
+def test_damaged_field_is_an_error_and_stays(
+    script: SyncScript, client: redis.Redis, key: int, prefix: bytes, content: bytes
+) -> None:
+    script.sync(a_call(demand=[demand(50)]), 0)
+    fields: Any = client.hkeys(script.keys[key])
+    field = next(each for each in fields if each.startswith(prefix))
+    client.hset(script.keys[key], field, content)
+    before = client.hgetall(script.keys[key])
+    reply = script.sync(a_call(seq=2, demand=[demand(20)], news=[["release", "app"]]), MS)
+    assert reply["error"] == DAMAGED
+    assert reply["detail"]
+    assert client.hgetall(script.keys[key]) == before
+    script.forget()
+    assert script.sync(a_call("b", demand=[demand(5)]), 2 * MS)["members"] == 1
+
+
+@pytest.mark.parametrize("program", SERVERS.values(), ids=SERVERS)
+def test_replica_says_itself_that_it_accepts_no_writes(
+    start_redis: StartRedis, program: str
+) -> None:
+    """A failover is followed because of that."""
+    server = start_redis("replicaof 127.0.0.1 1", program=program)
+    with (
+        redis.Redis(port=server.port) as other,
+        pytest.raises(redis.ResponseError, match=r"READONLY|read only"),
+    ):
+        SyncScript(other).sync(a_call(demand=[demand(5)]))
 
 
 @pytest.mark.parametrize("key", [0, 1, 2], ids=["head", "members", "flows"])
@@ -204,7 +241,8 @@ def test_key_of_another_type_is_an_error_and_stays(
 ) -> None:
     client.rpush(script.keys[key], "garbage")
     reply = script.sync(a_call(demand=[demand(5)]), 0)
-    assert "wrong kind of value" in reply["error"]
+    assert reply["error"] == DAMAGED
+    assert "wrong kind of value" in reply["detail"]
     assert client.keys() == [script.keys[key].encode()]
 
 

@@ -6,7 +6,7 @@
 -- KEYS: head, members, flows: `rustygate:{GROUP}:1:...`, with one hash tag for a cluster.
 -- ARGV: the call as JSON; for tests only, the clock in nanoseconds.
 -- Returns the reply as JSON. If the keys hold something else, or the call is malformed, returns
--- {"error": text} and writes nothing. Everything is computed first and written last.
+-- {"error": text, "detail": text} and writes nothing. Everything is computed first and written last.
 --
 -- State. Blobs are cmsgpack: flat arrays in the order of the `save_...` functions.
 --   head, a string: the format, the group's time and counters, its own budgets and order, the
@@ -41,6 +41,8 @@ local LATE = 50 * MS
 local DEMAND_LEASE = 200 * MS
 local BOX_LEASE = SECOND
 local SLOT_LEASE = 1500 * MS
+local SILENCE = SECOND
+local RETURN_LEASE = 250 * MS
 local PACE_LEASE = MINUTE
 local RESET_INTERVAL = SECOND
 local RATE_WINDOW = 10 * SECOND

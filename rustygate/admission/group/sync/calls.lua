@@ -170,6 +170,18 @@ function calls.age_shares(now)
   end
 end
 
+function calls.lower_levels(call, now)
+  local at, ends_at = now, state.resumed_at + RETURN_LEASE
+  if (call.alone or 0) ~= 0 and now < ends_at then
+    at, state.begins_at = ends_at, ends_at
+  end
+  for place = 1, 2 do
+    local bucket, units = state.budgets.requests, call.levels[place]
+    if place == 2 then bucket = state.budgets.tokens end
+    if bucket and 0 <= units and units < amounts.level(bucket, at) then amounts.fill_to(bucket, at, units) end
+  end
+end
+
 function calls.register(call, now)
   local replaced = member_named(call.replaces or "")
   if replaced then calls.expel(replaced, now) end
@@ -181,11 +193,7 @@ function calls.register(call, now)
   if call.limits[1] < 0 then call.limits[2] = -1 end
   calls.add_member(member)
   calls.set_limits(now)
-  for place = 1, 2 do
-    local bucket, units = own.requests, call.levels[place]
-    if place == 2 then bucket = own.tokens end
-    if bucket and 0 <= units and units < amounts.level(bucket, now) then amounts.fill_to(bucket, now, units) end
-  end
+  calls.lower_levels(call, now)
   body.own_slots = call.slots[1]
   own.in_flight = own.in_flight + body.own_slots
   for _, each in ipairs(call.slots[2]) do
@@ -308,6 +316,7 @@ end
 
 function calls.advance(clock, elapsed)
   local now = clock + state.offset
+  local is_resumed = not state.members[1] or now - state.now > SILENCE
   if state.members[1] then
     local latest = state.now + elapsed + SECOND
     if now < state.now then
@@ -319,6 +328,7 @@ function calls.advance(clock, elapsed)
     end
   end
   state.now = now
+  if is_resumed then state.resumed_at = now end
   return now
 end
 

@@ -8,6 +8,7 @@ function whole.new_state()
     waiting_tokens = 0, waiting_by_class = {0, 0, 0}, next_at = inf, changed = 0, probes = -1, elected = "",
     order = orders.new_order(), budgets = {in_flight = 0, held = 0, held_tokens = 0}, clients_version = 0,
     limits = {}, shares = {0, 0, 0}, busy = {0, 0, 0}, generations = {0, 0, 0}, halved_at = 0,
+    resumed_at = 0, begins_at = 0,
     touched = {}, sleepers = {}, members = {}, member_by_name = {}, lanes = {}, lane_by_name = {},
     used_lanes = {}, busy_clients = {}, fields = 0,
   }
@@ -15,7 +16,7 @@ end
 
 local SCALARS = {
   "epoch", "shifted", "now", "offset", "numbers", "serials", "waiting", "waiting_tokens",
-  "changed", "clients_version", "halved_at", "probes", "elected",
+  "changed", "clients_version", "halved_at", "probes", "elected", "resumed_at", "begins_at",
 }
 local LISTS = {"waiting_by_class", "limits", "shares", "busy", "generations"}
 
@@ -43,7 +44,7 @@ end
 function whole.load_state(raw)
   local done, parts = pcall(unpack_blob, raw)
   if not done or type(parts) ~= "table" or parts[1] ~= FORMAT then
-    error("the group's keys hold something else: another program or version uses them", 0)
+    error("another format", 0)
   end
   local blob, at = parts[2], #SCALARS + 1
   state = whole.new_state()
@@ -74,7 +75,8 @@ end
 
 function whole.begin()
   state = whole.new_state()
-  state.is_new = true
+  -- What is still in Redis counts no more.
+  state.is_new, state.forget_flows = true, true
   records = {[MEMBERS] = {}, [FLOWS] = {}}
 end
 
@@ -205,13 +207,15 @@ end
 
 function whole.rebase()
   -- Numbers above 2^53 are not exact. O(n) in all flows, once in two weeks.
-  for _, name in ipairs({"now", "next_at", "halved_at"}) do state[name] = state[name] - REBASE_BY end
+  for _, name in ipairs({"now", "next_at", "halved_at", "resumed_at", "begins_at"}) do
+    state[name] = state[name] - REBASE_BY
+  end
   state.shifted = state.shifted + REBASE_BY
   whole.shift_scope(state)
   for _, lane in ipairs(state.lanes) do whole.shift_lane(lane) end
   for _, name in ipairs(store.fetch(MEMBERS, "l").blob or {}) do whole.shift_scope(store.client_of(name)) end
   for _, entry in ipairs(state.sleepers) do entry[1] = entry[1] - REBASE_BY end
-  for _, field in ipairs(redis.call("HKEYS", FLOWS)) do
+  for _, field in ipairs(state.forget_flows and {} or redis.call("HKEYS", FLOWS)) do
     if field:sub(1, 1) == "f" then whole.shift_demands(store.flow_by_id(field:sub(2)).demands) end
   end
   for _, member in ipairs(state.members) do
@@ -251,9 +255,10 @@ local function serve(member, call, now)
     group.forget_lanes()
     return '{"left":1}'
   end
-  dispatch(now)
+  local may_grant = now + HORIZON >= state.begins_at
+  if may_grant then dispatch(now) end
   local grants = calls.collect(member, now)
-  if state.waiting == 0 then lending.lend_floats(member, call.float, now) end
+  if may_grant and state.waiting == 0 then lending.lend_floats(member, call.float, now) end
   local text = replies.reply(member, grants, refused, call.demand, now)
   group.forget_lanes()
   records[MEMBERS]["r" .. member.name] = {text = text, value = true}
@@ -320,18 +325,24 @@ function checks.call(call)
   if #call.limits ~= 5 then checks.refuse("limits") end
   checks.limits("limits", call.limits, 1, 5)
   for _, report in ipairs(call.demand) do checks.demand(report) end
+  for _, event in ipairs(call.news) do
+    if not on[event[1]] then checks.refuse("news") end
+  end
   for _, client in ipairs(call.clients or {}) do
     checks.weight("clients", client[2])
     checks.limits("clients", client, 3, 6)
   end
 end
 
+local is_checked = false
+
 local function main()
   local call = cjson.decode(ARGV[1])
-  for _, name in ipairs({"clients", "clients_version", "leave", "replaces"}) do
+  for _, name in ipairs({"clients", "clients_version", "leave", "alone", "replaces"}) do
     if call[name] == cjson.null then call[name] = nil end
   end
   checks.call(call)
+  is_checked = true
   whole.load()
   if whole.has_lost_calls(call) then whole.begin() end
   local clock = whole.read_clock()
@@ -341,10 +352,19 @@ local function main()
   end
   local text = sync(call, calls.advance(clock, call.elapsed))
   whole.sweep()
-  whole.save()
   return text
 end
 
 local done, result = pcall(main)
-if done then return result end
-return cjson.encode({error = type(result) == "table" and result.err or tostring(result)})
+if done then
+  -- An error here is Redis's own: it accepts no writes.
+  whole.save()
+  return result
+end
+local text = type(result) == "table" and result.err or tostring(result)
+if not is_checked then return cjson.encode({error = text}) end
+return cjson.encode({
+  error = "the group's data is damaged, or another program's: delete the keys "
+    .. HEAD:gsub("head$", "*") .. ", and the group begins again",
+  detail = text,
+})

@@ -5,7 +5,8 @@ local records = {}
 function store.fetch(key, field)
   local kept = records[key][field]
   if kept then return kept end
-  local raw = not (key == FLOWS and state.forget_flows) and redis.call("HGET", key, field)
+  local is_gone = state.is_new or (key == FLOWS and state.forget_flows)
+  local raw = not is_gone and redis.call("HGET", key, field)
   kept = {raw = raw, blob = raw and unpack_blob(raw)}
   records[key][field] = kept
   return kept

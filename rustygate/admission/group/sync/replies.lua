@@ -132,13 +132,14 @@ end
 function replies.reply(member, grants, refused, demand, now)
   local own = state.budgets
   local floats, next_at = replies.float_states(member), state.next_at
+  if state.waiting > 0 and now + HORIZON < state.begins_at then next_at = state.begins_at end
   return format(
-    '{"grants":%s,"floats":%s,"next":%s,"waiting":%s,"members":%d,"share":%s,"differs":%d,'
+    '{"grants":%s,"floats":%s,"next":%s,"waiting":%s,"members":%d,"share":%s,"limits":%s,'
       .. '"levels":[%s,%s],"waiting_by_class":%s,"waiting_tokens":%s,"clients_version":%s,'
       .. '"refused":%s,"quotas":[%s],"leads":%s,"lanes":%s,"clients":%s,"flows":%s}',
     replies.json_list(grants), replies.json_list(floats),
     next_at == inf and "-1" or number(max(0, next_at - HORIZON - now)), number(state.waiting),
-    #state.members, number(replies.share_granted(member)), files.same(member.limits, state.limits) and 0 or 1,
+    #state.members, number(replies.share_granted(member)), replies.numbers(state.limits),
     own.requests and number(max(0, amounts.level(own.requests, now))) or "-1",
     own.tokens and number(max(0, amounts.level(own.tokens, now))) or "-1",
     replies.numbers(state.waiting_by_class), number(state.waiting_tokens), number(state.clients_version),
