@@ -100,14 +100,15 @@ class Daemon:
         self._auth = await self._load_clients(prices, store)
         self._gate = Gate(settings, await _group_store(settings))
         self._upstream = UpstreamClient(settings)
-        self._spending = Spending(prices)
+        self._spending = _open_spending(settings, prices, self._gate)
         self._labels = ExchangeLabels(self._gate.lanes)
         self._metrics = metrics = Metrics(self._gate, self._labels, self._spending)
         admin = AdminGuard(settings, metrics.count_refusal)
         self.usage = UsageRecorder(store, prices)
         self._ledger = Ledger(metrics, self.usage, self._spending, self._tracing)
         self._apply_clients()
-        await load_spending(self._spending, self.usage)
+        if self._spending.reads_usage:
+            await load_spending(self._spending, self.usage)
         self._levels = _open_levels(self._data_dir, self._gate)
         self._proxy = Proxy(
             settings,
@@ -201,6 +202,7 @@ class Daemon:
         self._dashboard.close()
         await self._usage_view.close()
         self._histories.stop()
+        await self._spending.close()
         await self._gate.leave_group()
         await self._runner.cleanup()
         await self._upstream.close()
@@ -227,6 +229,16 @@ class Daemon:
     def snapshot(self) -> dict[str, int]:
         """The live numbers: waiters, exchanges in flight, bytes of buffered request bodies."""
         return self._proxy.snapshot()
+
+
+def _open_spending(settings: Settings, prices: PriceList, gate: Gate) -> Spending:
+    """The budgets of clients: the gate's own, or those of its group."""
+    member = gate.member
+    if member is None:
+        return Spending(prices)
+    from rustygate.admission.group.spending import GroupSpending
+
+    return GroupSpending.of(settings, prices, lambda: member.members)
 
 
 def _open_levels(data_dir: DataDir | None, gate: Gate) -> LevelsFile | None:

@@ -200,8 +200,10 @@ class Proxy:
             facts = self._estimate(exchange, target, body, handshake)
             if must_show_model:
                 check_model(client, exchange, facts, body.decoded())
-            if client is not None and is_work(exchange.method, exchange.path):
-                self._spending.reserve(exchange)
+            if self._spending.has_budgets(exchange.client) and is_work(
+                exchange.method, exchange.path
+            ):
+                await self._spending.reserve(exchange)
             headers = self._headers(request, facts, handshake)
             upstream_request = UpstreamRequest(exchange, target, headers, body, client)
             # Admit, forward and pipe.

@@ -48,24 +48,30 @@ class Spending:
         """Count what a client spent in a period, before this process."""
         self.budgets.open_account(client).add(period, cost)
 
-    def reserve(self, exchange: Exchange) -> None:
-        """Reserve the estimated cost of an exchange, if its client has budgets.
+    def has_budgets(self, client: str) -> bool:
+        """Whether a client has budgets."""
+        account = self.budgets.account(client)
+        return account is not None and bool(account.budgets)
+
+    async def reserve(self, exchange: Exchange) -> None:
+        """Reserve the estimated cost of an exchange, whose client has budgets.
 
         Raises `BudgetExceeded`, and `ModelNotAllowed` if the model has no price and the client a
         budget in dollars.
         """
-        account = self.budgets.account(exchange.client)
-        if account is None or not account.budgets:
-            return
+        account = self.budgets.open_account(exchange.client)
+        cost = self._estimate(exchange, account, self._clock())
+        exceeded = await self._take(account, cost)
         now = self._clock()
-        cost = self._estimate(exchange, account, now)
-        exceeded = account.reserve(now, cost)
+        exchange.budget_left = _left(account, now)
         if exceeded is not None:
             self._warn(account.alerts(now, exceeded.budget))
-            exchange.budget_left = _left(account, now)
             raise _refusal(exceeded, exchange.client, now)
         exchange.reserved = cost
-        exchange.budget_left = _left(account, now)
+
+    async def _take(self, account: Account, cost: Cost) -> Exceeded | None:
+        """Reserve a cost, or return the budget that has no room for it."""
+        return account.reserve(self._clock(), cost)
 
     def settle(self, exchange: Exchange) -> None:
         """Replace what an ended exchange has reserved by what it has cost."""
@@ -75,8 +81,21 @@ class Spending:
         now, reserved = self._clock(), exchange.reserved or NOTHING
         cost = self._actual(exchange, reserved)
         if cost is not NOTHING or reserved is not NOTHING:
-            account.settle(now, reserved, cost)
+            self._charge(account, now, reserved, cost)
             self._warn(account.alerts(now))
+
+    def _charge(self, account: Account, now: int, reserved: Cost, cost: Cost) -> None:
+        """Replace a reservation by what was spent."""
+        account.settle(now, reserved, cost)
+
+    @property
+    def reads_usage(self) -> bool:
+        """Whether to begin with what the usage record says was spent. A client that has no budget
+        yet may get one at a reload."""
+        return True
+
+    async def close(self) -> None:
+        """Tell others what was spent, if there are any."""
 
     def used_ratios(self) -> Iterator[tuple[str, str, float]]:
         """How much of each budget is spent: client, budget, and 1 if all of it is."""

@@ -36,6 +36,9 @@ class Cost(msgspec.Struct, frozen=True):
     def __add__(self, other: "Cost") -> "Cost":
         return Cost(self.tokens + other.tokens, self.nano_usd + other.nano_usd)
 
+    def __mul__(self, factor: int) -> "Cost":
+        return Cost(self.tokens * factor, self.nano_usd * factor)
+
     def __sub__(self, other: "Cost") -> "Cost":
         return Cost(self.tokens - other.tokens, self.nano_usd - other.nano_usd)
 
@@ -116,30 +119,42 @@ def budgets_of(limits: SpendingLimits) -> tuple[Budget, ...]:
 
 @dataclass(slots=True)
 class Account:
-    """What one client has spent, by period, and reserved."""
+    """What one client has spent, by period, and reserved.
+
+    Args:
+        others: what other members of the gate's group have reserved.
+    """
 
     client: str
     budgets: tuple[Budget, ...] = ()
     reserved: Cost = NOTHING
+    others: Cost = NOTHING
     _spent: dict[str, Cost] = field(default_factory=dict)
     _alerted: set[tuple[str, str, float]] = field(default_factory=set)
 
     def spent(self, budget: Budget, now: int) -> int:
         """What was spent of a budget in its current period."""
-        return budget.amount(self._spent.get(budget.period(now), NOTHING))
+        return budget.amount(self.spent_in(budget.period(now)))
 
     def left(self, budget: Budget, now: int) -> int:
         """What can still be reserved, 0 if it is overdrawn."""
-        return max(0, budget.limit - self.spent(budget, now) - budget.amount(self.reserved))
+        reserved = budget.amount(self.reserved + self.others)
+        return max(0, budget.limit - self.spent(budget, now) - reserved)
 
     def reserve(self, now: int, cost: Cost) -> Exceeded | None:
         """Reserve a cost in all budgets, or in none and return the one that has no room."""
+        exceeded = self.exceeded(now, cost)
+        if exceeded is None:
+            self.reserved += cost
+        return exceeded
+
+    def exceeded(self, now: int, cost: Cost) -> Exceeded | None:
+        """The budget that has no room for a cost, if there is one."""
         for budget in self.budgets:
             amount = budget.amount(cost)
-            spent, reserved = self.spent(budget, now), budget.amount(self.reserved)
+            spent, reserved = self.spent(budget, now), budget.amount(self.reserved + self.others)
             if spent >= budget.limit or spent + reserved + amount > budget.limit:
                 return Exceeded(budget, spent, reserved, amount, budget.ends(now))
-        self.reserved += cost
         return None
 
     def settle(self, now: int, reserved: Cost, actual: Cost) -> None:
@@ -148,11 +163,19 @@ class Account:
         self.add(day_of(now), actual)
         self.add(month_of(now), actual)
 
-    def add(self, period: str, cost: Cost) -> None:
-        """Add what was spent in a period."""
-        self._spent[period] = self._spent.get(period, NOTHING) + cost
+    def spent_in(self, period: str) -> Cost:
+        """What was spent in a period, as far as it is remembered."""
+        return self._spent.get(period, NOTHING)
+
+    def set_spent(self, period: str, cost: Cost) -> None:
+        """Replace what was spent in a period."""
+        self._spent[period] = cost
         if len(self._spent) > _PERIODS_KEPT:
             self._forget_oldest()
+
+    def add(self, period: str, cost: Cost) -> None:
+        """Add what was spent in a period."""
+        self.set_spent(period, self.spent_in(period) + cost)
 
     def _forget_oldest(self) -> None:
         # A month's name sorts before those of its days: compared by their ends, it would be last.

@@ -231,6 +231,8 @@ class WebSocketTurns:
         exchange = turn.exchange
         try:
             self._check(turn, message)
+            if self._services.spending.has_budgets(exchange.client):
+                await self._services.spending.reserve(exchange)
             turn.admission = self._services.gate.turn_admission(exchange, self._queue)
             await turn.admission.enter()
         except Refusal as refusal:
@@ -260,8 +262,6 @@ class WebSocketTurns:
         if client is not None:
             exchange.weight = client.weight
         check_model(client, exchange, turn.request.facts, message.text or b"")
-        if client is not None:
-            self._services.spending.reserve(exchange)
 
     def _estimate(self, turn: Turn) -> None:
         """Stamp model and cost."""

@@ -13,7 +13,7 @@ from rustygate.core.clients import ClientsError, hash_key
 from rustygate.daemon import Daemon
 from rustygate.system.data_dir import DataDir
 from rustygate.telemetry.usage.sqlite_report import FILE_NAME
-from tests.conftest import StartGate
+from tests.conftest import StartGate, StartRedis
 from tests.support.gate import Gate
 from tests.support.http import CLIENT_KEY, Response, get, post, response
 from tests.support.upstream import Upstream
@@ -172,6 +172,20 @@ async def test_restart_keeps_what_was_spent(
         "tokens_per_month=70, usd_per_day=0.000775",
     )
     assert (await ask(second, cap=69)).status == 200
+
+
+async def test_gates_of_a_group_share_a_budget(
+    gate: StartGate, upstream: Upstream, tmp_path: Path, start_redis: StartRedis
+) -> None:
+    upstream.reply = answer(10, 20)
+    path = write_clients(tmp_path, "tokens_per_day = 100")
+    url = start_redis().url
+    one, other = [await gate(CLIENTS_FILE=path, REDIS_URL=url) for _ in range(2)]
+    assert (await ask(one)).status == 200
+    refused = await ask(other, cap=70)
+    assert refused.status == 429
+    assert "of 100 tokens are used" in refused.body.decode()
+    assert (await ask(other, cap=30)).status == 200
 
 
 async def test_gate_that_cannot_keep_a_budget_does_not_start(tmp_path: Path) -> None:

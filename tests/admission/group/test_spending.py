@@ -1,0 +1,260 @@
+"""Clients' budgets in a group: one for all members, in a real Redis."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
+
+import pytest
+
+from rustygate.admission.group import spending
+from rustygate.admission.group.redis_connection import RedisConnection
+from rustygate.admission.group.spending import GroupSpending
+from rustygate.config.redis_url import parse_redis_url
+from rustygate.core.bucket import SECOND
+from rustygate.core.client_budgets import Cost
+from rustygate.core.clients import SpendingLimits
+from rustygate.core.price_list import ModelPrice, PriceList, rate_of
+from rustygate.errors import BudgetExceeded
+from rustygate.exchange import Exchange
+from tests.conftest import StartRedis
+from tests.support.redis import RedisServer
+from tests.support.waiting import until
+
+NOON = int(datetime(2026, 11, 28, 12, tzinfo=UTC).timestamp()) * SECOND
+DAY, MONTH = "2026-11-28", "2026-11"
+PRICES = PriceList(own={"gpt-4o": ModelPrice([rate_of(input=1, cached=1, written=1, output=1)])})
+PREFIX = "rustygate:{test}:spending:1:"
+
+NewMember = Callable[..., GroupSpending]
+
+
+class Clock:
+    now = NOON
+
+    def __call__(self) -> int:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def server(start_redis: StartRedis) -> RedisServer:
+    return start_redis()
+
+
+@pytest.fixture
+async def new_member(server: RedisServer, clock: Clock) -> AsyncIterator[NewMember]:
+    """Makes members of one group of three, whose client has these budgets."""
+    members: list[GroupSpending] = []
+
+    def new(**limits: float) -> GroupSpending:
+        redis = RedisConnection(parse_redis_url(server.url), PREFIX, None, None)
+        member = GroupSpending(PRICES, redis, PREFIX, lambda: 3, clock)
+        member.set_limits({"search": SpendingLimits(**limits)})  # type: ignore[arg-type]
+        members.append(member)
+        return member
+
+    yield new
+    for member in members:
+        await member.close()
+
+
+def exchange(tokens: int = 100) -> Exchange:
+    return Exchange(
+        "search", "POST", "/v1/x", model="gpt-4o", tokens=tokens, connected=True, outcome="ok"
+    )
+
+
+async def accepts(member: GroupSpending, started: Exchange | None = None) -> bool:
+    try:
+        await member.reserve(started or exchange())
+    except BudgetExceeded:
+        return False
+    return True
+
+
+async def run(member: GroupSpending, tokens: int, actual: int) -> None:
+    ended = exchange(tokens)
+    await member.reserve(ended)
+    ended.tokens_in, ended.tokens_out = 0, actual
+    ended.cost_nano = actual * 1000
+    member.settle(ended)
+
+
+async def test_members_share_one_budget(new_member: NewMember) -> None:
+    members = [new_member(tokens_per_day=1000) for _ in range(3)]
+    found = await asyncio.gather(*(accepts(member) for member in members * 5))
+    assert sum(found) == 10
+    assert [await accepts(member) for member in members] == [False] * 3
+
+
+async def test_dollars_are_shared_too(new_member: NewMember) -> None:
+    one, other = (new_member(usd_per_month=0.0005) for _ in range(2))
+    assert [await accepts(one) for _ in range(3)] == [True] * 3
+    assert [await accepts(other) for _ in range(3)] == [True, True, False]
+    await run_all_settled(one)
+
+
+async def run_all_settled(member: GroupSpending) -> None:
+    await until(lambda: not any(each.pending or each.sent for each in member._ledgers.values()))
+
+
+async def test_refusal_counts_what_others_have_reserved(new_member: NewMember) -> None:
+    one, other = (new_member(tokens_per_day=1000) for _ in range(2))
+    await run(one, 300, actual=250)
+    assert await accepts(one, exchange(600))
+    with pytest.raises(BudgetExceeded, match="250 tokens of 1000 tokens are used and 600 tokens"):
+        await other.reserve(exchange(200))
+    refused = exchange(200)
+    assert not await accepts(other, refused)
+    assert refused.budget_left == "tokens_per_day=150"
+    assert await accepts(other, exchange(150))
+
+
+async def test_settled_cost_is_told_and_replaces_the_reservation(
+    new_member: NewMember, server: RedisServer
+) -> None:
+    one, other = (new_member(tokens_per_day=1000) for _ in range(2))
+    await run(one, 900, actual=100)
+    # Told without another request.
+    await until(lambda: server.command("HGET", f"{PREFIX}search", DAY) == b"100 100000")
+    assert server.command("HGET", f"{PREFIX}search", MONTH) == b"100 100000"
+    assert await accepts(other, exchange(900))
+    assert not await accepts(one, exchange(1))
+
+
+async def test_actual_cost_belongs_to_the_day_in_which_it_settles(
+    new_member: NewMember, clock: Clock
+) -> None:
+    one = new_member(tokens_per_day=1000, tokens_per_month=1500)
+    await run(one, 1000, actual=1000)
+    assert not await accepts(one)
+    clock.now += 12 * 3600 * SECOND
+    assert await accepts(one, exchange(500))
+    assert not await accepts(one, exchange(1))
+
+
+async def test_client_that_leaves_during_the_call_has_nothing_reserved(
+    new_member: NewMember, server: RedisServer
+) -> None:
+    one, other = (new_member(tokens_per_day=1000) for _ in range(2))
+    asking = asyncio.create_task(one.reserve(exchange(1000)))
+    await asyncio.sleep(0)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    # The call went on.
+    await until(lambda: reserved_by(server, one) == 0)
+    assert await accepts(other, exchange(1000))
+
+
+def reserved_by(server: RedisServer, member: GroupSpending) -> int:
+    """The tokens that a member has reserved; -1 before it has called."""
+    fields = server.command("HGET", f"{PREFIX}search", f"m:{member._name}")
+    return int(fields.split()[0]) if isinstance(fields, bytes) else -1
+
+
+async def test_silent_member_loses_its_reservation_after_the_lease(
+    new_member: NewMember, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = (new_member(tokens_per_day=1000) for _ in range(2))
+    assert await accepts(one, exchange(1000))
+    assert not await accepts(other)
+    monkeypatch.setattr(spending, "LEASE_S", -1)
+    assert await accepts(other, exchange(1000))
+
+
+async def test_reservation_is_renewed_while_it_is_held(
+    new_member: NewMember, server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spending, "RENEW_AFTER_S", 0.01)
+    one = new_member(tokens_per_day=1000)
+    ended = exchange(400)
+    await one.reserve(ended)
+    await run(one, 100, actual=0)
+    field = f"m:{one._name}"
+    server.command("HSET", f"{PREFIX}search", field, "400 0 0 5")
+
+    def renewed() -> bool:
+        reserved = server.command("HGET", f"{PREFIX}search", field)
+        assert isinstance(reserved, bytes)
+        return int(reserved.split()[3]) > 5
+
+    await until(renewed)
+
+
+async def test_lost_reply_counts_once(new_member: NewMember, server: RedisServer) -> None:
+    one = new_member(tokens_per_day=1000)
+    await run(one, 100, actual=100)
+    await run_all_settled(one)
+    [ledger] = one._ledgers.values()
+    # As if the reply to that call had been lost.
+    ledger.sent = {DAY: Cost(100, 0), MONTH: Cost(100, 0)}
+    assert await accepts(one, exchange(900))
+    assert server.command("HGET", f"{PREFIX}search", DAY) == b"100 100000"
+
+
+async def test_empty_redis_gets_back_what_members_know(
+    new_member: NewMember, server: RedisServer
+) -> None:
+    one, other = (new_member(tokens_per_day=1000) for _ in range(2))
+    await run(one, 700, actual=700)
+    await run_all_settled(one)
+    server.command("FLUSHALL")
+    assert not await accepts(one, exchange(400))
+    assert not await accepts(other, exchange(400))
+    assert await accepts(other, exchange(300))
+
+
+async def test_budget_begins_with_the_usage_record(new_member: NewMember) -> None:
+    one = new_member(tokens_per_day=1000)
+    one.add("search", MONTH, Cost(5000))
+    one.add("search", DAY, Cost(800))
+    assert not await accepts(one, exchange(201))
+    assert await accepts(one, exchange(200))
+
+
+async def test_member_without_redis_has_an_equal_share_of_what_is_left(
+    new_member: NewMember, server: RedisServer
+) -> None:
+    one, other = (new_member(tokens_per_day=1000) for _ in range(2))
+    await run(one, 100, actual=100)
+    await run_all_settled(one)
+    assert await accepts(other, exchange(1))
+    server.close()
+    # A third of 900 for each, as the group has three members.
+    assert await accepts(one, exchange(200))
+    assert not await accepts(one, exchange(101))
+    assert await accepts(one, exchange(100))
+    assert await accepts(other, exchange(299))
+    assert not await accepts(other, exchange(1))
+
+
+async def test_what_was_spent_without_redis_is_told_later(
+    start_redis: StartRedis, server: RedisServer, new_member: NewMember
+) -> None:
+    one = new_member(tokens_per_day=1000)
+    assert await accepts(one, exchange(1))
+    server.stop()
+    await run(one, 300, actual=300)
+    server.start()
+    await until(lambda: not one._is_away)
+    other = new_member(tokens_per_day=1000)
+    assert not await accepts(other, exchange(700))
+    assert await accepts(other, exchange(699))
+
+
+async def test_large_amounts_are_exact(new_member: NewMember) -> None:
+    one, other = (new_member(usd_per_month=9_000_000) for _ in range(2))
+    amount = 8_999_999_123_456_789
+    one.add("search", MONTH, Cost(0, amount))
+    one.add("search", DAY, Cost(0, amount))
+    await one.reserve(exchange(1))
+    await other.reserve(exchange(1))
+    account = other.budgets.account("search")
+    assert account is not None
+    assert account.spent_in(MONTH).nano_usd == amount
+    assert repr(one).startswith("<GroupSpending <ClientBudgets of search>")
