@@ -346,7 +346,7 @@ local function main()
   whole.load()
   if whole.has_lost_calls(call) then whole.begin() end
   local clock = whole.read_clock()
-  if clock + state.offset > REBASE_AT then
+  if clock + state.offset > REBASE_AT and not state.is_new then
     whole.rebase()
     clock = clock - REBASE_BY
   end
