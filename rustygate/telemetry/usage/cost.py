@@ -16,7 +16,8 @@ def exchange_cost(prices: PriceList, exchange: Exchange, day: str) -> int | None
     It is None if it is not known: the model has no price, or it did work that is not paid by the
     tokens that the gate knows of.
     """
-    price = None if exchange.model is None else prices.find(exchange.model)
+    model = exchange.model
+    price = None if model is None else prices.find(model)
     if price is not None and price.is_free:
         return 0
     tokens_in, tokens_out = exchange.tokens_in, exchange.tokens_out
@@ -26,8 +27,9 @@ def exchange_cost(prices: PriceList, exchange: Exchange, day: str) -> int | None
         return None if _is_unmetered(exchange) else 0
     if price is None or (exchange.tokens_media and price.media_apart):
         return None
-    cached, written = exchange.tokens_cached or 0, exchange.tokens_written
-    return price.cost_nano(tokens_in or 0, cached, tokens_out or 0, day, written)
+    return price.cost_nano(
+        tokens_in or 0, exchange.tokens_cached or 0, tokens_out or 0, day, exchange.tokens_written
+    )
 
 
 def _is_unmetered(exchange: Exchange) -> bool:

@@ -76,7 +76,8 @@ class UsageRecorder:
         if totals is None:
             totals = self._begin_totals(labels)
         totals.exchanges += 1
-        totals.queued_us += exchange.queued // _NS_PER_US
+        if exchange.queued:
+            totals.queued_us += exchange.queued // _NS_PER_US
         if exchange.outcome == "refused":
             totals.refused += 1
         _add_tokens(totals, exchange)
