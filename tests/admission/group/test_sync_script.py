@@ -71,7 +71,8 @@ def demand(count: int, client: str = "app", lane: str = "gpt") -> list[Any]:
     return [lane, 1, client, 1.0, [10] * min(count, 8), max(0, count - 8), 0, 0]
 
 
-# 10,000 steps; `scripts/group_traces` runs more. In the last one, the state goes back as time restarts.
+# 10,000 steps; `scripts/group_traces` runs more. In the last trace, the state goes back at the end
+# of its time.
 @pytest.mark.parametrize("seed", [*range(24), 425936])
 def test_random_traces_get_equal_replies(script: SyncScript, seed: int) -> None:
     assert first_difference(script, seed, 400) is None
