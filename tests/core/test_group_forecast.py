@@ -140,3 +140,17 @@ def test_waiter_is_behind_those_before_it_in_its_flow_only(limited: bool) -> Non
         waiter = GroupNewcomer(("m", 1, "a"), 1.0, 0, waiting, 0, ahead=ahead)
         wait = forecast(reply, waiter).wait / SECOND
         assert wait == pytest.approx((before + 1) / 10, abs=0.11), before
+
+
+def test_other_flows_of_equal_weight_get_as_much_as_the_newcomer() -> None:
+    """Although the reply sums them up with the newcomer's own flow."""
+    group = GroupScheduler()
+    member = Member("one", [SECOND, 1, -1, -1, -1])
+    for client, count in ("a", 9), ("b", 15):
+        for _ in range(count):
+            member.arrive(0, ("m", 1, client), 0)
+    reply = group.sync(member.call(0), 0)
+    [grant] = reply["grants"]
+    assert grant[:3] == ["m", 1, "a"]
+    predicted = forecast(reply, GroupNewcomer(("m", 1, "a"), 1.0, 0, 8, 0))
+    assert predicted.ahead == pytest.approx(16, abs=1)

@@ -608,6 +608,8 @@ def test_flows_are_bounded_and_those_refused_are_named() -> None:
 
 BAD = {
     "no object": [],
+    "member without a name": {"member": ""},
+    "member with a number for a name": {"member": 5},
     "no seq": {"seq": None},
     "acknowledges itself": {"ack": 1},
     "negative elapsed": {"elapsed": -1},
