@@ -603,6 +603,18 @@ def test_flows_are_bounded_and_those_refused_are_named() -> None:
     assert reply["waiting"] == MAX_FLOWS
 
 
+def test_silent_member_frees_the_slots_of_a_client() -> None:
+    group = GroupScheduler()
+    clients = {"clients": [["c", 1.0, -1, -1, -1, 2]], "clients_version": 1}
+    two = Caller(group, "two")
+    two.sync(0, **clients)
+    Caller(group, "one").sync(0, slots=[2, [["m", 2]], [["c", 2]]], **clients)
+    assert group.clients["c"].budgets.in_flight == 2
+    assert two.sync(100 * MS, demand(1), **clients)["grants"] == []
+    grants = Caller(group, "three").sync(10 * SECOND, demand(1), **clients)["grants"]
+    assert (len(grants), group.clients["c"].budgets.in_flight) == (1, 1)
+
+
 # Bad calls.
 
 

@@ -96,6 +96,18 @@ def test_uncontended_request_is_admitted_without_a_round_trip() -> None:
     assert max(waits) <= 0.001
 
 
+def test_uncontended_requests_are_reported_together() -> None:
+    async def scenario(harness: GroupHarness) -> None:
+        await asyncio.sleep(2)
+        harness.stores[0].calls = 0
+        for _ in range(100):
+            harness.spawn("a", 0, hold_s=0.01)
+            await asyncio.sleep(0.05)
+        assert 20 <= harness.stores[0].calls <= 75
+
+    run_group(scenario, gates=2, rate_limit=100, rate_limit_burst=20)
+
+
 def test_first_request_of_a_lane_waits_for_one_round_trip() -> None:
     async def scenario(harness: GroupHarness) -> None:
         await asyncio.sleep(1)

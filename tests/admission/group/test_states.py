@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 from loguru import logger
 
+from rustygate.admission.group.dispatcher import GroupDispatcher
 from rustygate.admission.group.local_store import Fault
 from rustygate.admission.group.store import (
     Call,
@@ -46,6 +47,20 @@ def test_each_change_of_the_state_is_logged_once(lines: list[str]) -> None:
         "INFO Redis answers again: joined group g again, 1 member",
         "INFO group g has forgotten this gate: registering again",
     ]
+
+
+def test_gate_that_is_alone_collects_no_news() -> None:
+    async def scenario(harness: GroupHarness) -> None:
+        harness.flood("a", 0, 5)
+        await asyncio.sleep(1)
+        harness.group.fault = Fault.HANG
+        await asyncio.sleep(10)
+        dispatcher = harness.gates[0].dispatcher
+        assert isinstance(dispatcher, GroupDispatcher)
+        assert dispatcher.local
+        assert repr(dispatcher.news) == "<News 0 events>"
+
+    run_group(scenario, gates=1)
 
 
 def test_defect_that_lasts_is_logged_once(
