@@ -130,7 +130,7 @@ class Daemon:
             lambda: self._auth.clients,
             self._spending.left,
         )
-        self._dashboard = Dashboard(state.build, self.usage.rows_by)
+        self._dashboard = Dashboard(state.build, self.usage.rows_by, self._spending.rows)
         application = make_application(
             self._proxy, self._gate, admin, metrics, self._dashboard.pages
         )

@@ -27,6 +27,9 @@ from rustygate.core.price_list import PriceList
 from rustygate.errors import BudgetExceeded, ModelNotAllowed
 from rustygate.exchange import Exchange
 
+# `client`, `budget`, `spent`, `reserved`, `limit`, `left`, and when the period `ends`.
+BudgetRow = dict[str, str | float]
+
 
 class Spending:
     """The budgets of all clients.
@@ -104,6 +107,12 @@ class Spending:
             for budget in account.budgets:
                 yield account.client, budget.name, account.spent(budget, now) / budget.limit
 
+    def rows(self) -> list[BudgetRow]:
+        """All budgets, in tokens or dollars."""
+        now = self._clock()
+        accounts = self.budgets.accounts()
+        return [_row(account, each, now) for account in accounts for each in account.budgets]
+
     def left(self, client: str) -> dict[str, float]:
         """What is left of each of a client's budgets, in tokens or dollars."""
         account, now = self.budgets.account(client), self._clock()
@@ -144,6 +153,19 @@ class Spending:
                 _shown(budget, budget.limit),
                 iso_time(alert.ends),
             )
+
+
+def _row(account: Account, budget: Budget, now: int) -> BudgetRow:
+    reserved = budget.amount(account.reserved + account.others)
+    return {
+        "client": account.client,
+        "budget": budget.name,
+        "spent": budget.units(account.spent(budget, now)),
+        "reserved": budget.units(reserved),
+        "limit": budget.units(budget.limit),
+        "left": budget.units(account.left(budget, now)),
+        "ends": iso_time(budget.ends(now)),
+    }
 
 
 def _refusal(exceeded: Exceeded, client: str, now: int) -> BudgetExceeded:

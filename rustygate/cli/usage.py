@@ -17,6 +17,7 @@ from rustygate.cli.environment import DOTENV, WITHOUT_KEYS
 from rustygate.cli.errors import CommandError, describe_error
 from rustygate.cli.gate_http import AdminPages
 from rustygate.cli.output import print_lines
+from rustygate.cli.usage_budgets import Row, ask_budgets, budget_lines, read_budgets
 from rustygate.cli.usage_table import to_csv, to_json, to_table
 from rustygate.config import Settings, load, names
 from rustygate.core.periods import date_of
@@ -74,8 +75,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"ask the gate at this URL, with {names.ADMIN_KEY}, instead of reading its record",
     )
 
+    parser.add_argument(
+        "--budgets",
+        action="store_true",
+        help="what clients have spent of their budgets, and what is left, of this day and month",
+    )
+
 
 def run(arguments: argparse.Namespace) -> int:
+    if arguments.budgets:
+        print_lines(*budget_lines(_budgets(arguments), arguments.format))
+        return 0
     query = _query(arguments)
     settings = load({**os.environ, **_UNNEEDED}, dotenv=DOTENV)
     grouped = (
@@ -85,6 +95,21 @@ def run(arguments: argparse.Namespace) -> int:
     )
     print_lines(*_lines(grouped, query, arguments.format))
     return 0
+
+
+def _budgets(arguments: argparse.Namespace) -> list[Row]:
+    """The rows of the budgets that are asked for."""
+    unneeded = {**_UNNEEDED}
+    if arguments.url is None:
+        del unneeded[names.CLIENTS_FILE]
+    settings = load({**os.environ, **unneeded}, dotenv=DOTENV)
+    if arguments.url is None:
+        rows = read_budgets(settings, _read)
+    else:
+        pages = AdminPages(arguments.url, settings.admin_key, TIMEOUT_S, "does not report budgets")
+        rows = ask_budgets(pages)
+        pages.close()
+    return [row for row in rows if arguments.client in (None, row["client"])]
 
 
 def _query(arguments: argparse.Namespace) -> UsageQuery:

@@ -1,5 +1,5 @@
 """The pages under `/gate`: the live page, its files, and the state as JSON and as events,
-and the usage record."""
+the usage record and the clients' budgets."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -8,6 +8,7 @@ import msgspec
 from aiohttp import web
 
 from rustygate.access.admin import Page
+from rustygate.admission.client_budgets import BudgetRow
 from rustygate.aiohttp_internals.response import OwnResponse
 from rustygate.dashboard.events import Events
 from rustygate.dashboard.headers import STATE_HEADERS
@@ -26,15 +27,20 @@ class Dashboard:
     """
 
     def __init__(
-        self, build_state: Callable[[], Awaitable[dict[str, Any]]], read_usage: ReadUsage
+        self,
+        build_state: Callable[[], Awaitable[dict[str, Any]]],
+        read_usage: ReadUsage,
+        read_budgets: Callable[[], list[BudgetRow]],
     ) -> None:
         self._build_state = build_state
+        self._read_budgets = read_budgets
         self.events = Events(self._state_text)
         self.pages: dict[str, Page] = {
             **dict(static_pages(PREFIX)),
             f"{PREFIX}/state": self._show_state,
             f"{PREFIX}/events": self.events.get,
             f"{PREFIX}/usage": UsagePage(read_usage).get,
+            f"{PREFIX}/budgets": self._show_budgets,
         }
 
     def close(self) -> None:
@@ -42,9 +48,14 @@ class Dashboard:
         self.events.close()
 
     async def _show_state(self, request: web.Request) -> web.Response:
-        return OwnResponse(
-            text=await self._state_text(), headers=STATE_HEADERS, content_type="application/json"
-        )
+        return _json_response(await self._state_text())
+
+    async def _show_budgets(self, request: web.Request) -> web.Response:
+        return _json_response(msgspec.json.encode(self._read_budgets()).decode())
 
     async def _state_text(self) -> str:
         return msgspec.json.encode(await self._build_state()).decode()
+
+
+def _json_response(text: str) -> web.Response:
+    return OwnResponse(text=text, headers=STATE_HEADERS, content_type="application/json")

@@ -13,7 +13,7 @@ from tests.support.http import get
 KEY = "admin-canary-77d1"
 
 FILES = [path for path, _ in static_pages("/gate")]
-PAGES = [*FILES, "/gate/state", "/gate/events", "/gate/usage"]
+PAGES = [*FILES, "/gate/state", "/gate/events", "/gate/usage", "/gate/budgets"]
 
 POLICY = {
     "default-src 'none'",

@@ -1,5 +1,6 @@
 """Budgets per day and month, over real sockets: requests, turns of WebSockets, and reloads."""
 
+import asyncio
 import json
 import sqlite3
 from contextlib import closing
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from rustygate.cli import main
 from rustygate.config import Settings
 from rustygate.core.clients import ClientsError, hash_key
 from rustygate.daemon import Daemon
@@ -216,3 +218,17 @@ async def test_used_part_is_a_metric(gate: StartGate, upstream: Upstream, tmp_pa
     name = "rustygate_client_budget_used_ratio"
     assert f'{name}{{budget="tokens_per_day",client="search"}} 0.25' in lines
     assert f'{name}{{budget="tokens_per_month",client="search"}} 0.025' in lines
+
+
+async def test_budgets_can_be_read_over_http(
+    gate: StartGate, upstream: Upstream, tmp_path: Path
+) -> None:
+    upstream.reply = answer(10, 15)
+    running = await start(gate, tmp_path, "tokens_per_day = 100", "usd_per_month = 1")
+    await ask(running)
+    page = b"GET /gate/budgets HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    rows = json.loads((await running.request(page)).body)
+    assert [row["budget"] for row in rows] == ["tokens_per_day", "usd_per_month"]
+    assert rows[0].items() >= {"client": "search", "spent": 25, "reserved": 0, "left": 75}.items()
+    code = await asyncio.to_thread(main, ["usage", "--budgets", "--url", running.url])
+    assert code == 0

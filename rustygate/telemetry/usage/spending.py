@@ -8,7 +8,7 @@ from loguru import logger
 from rustygate.admission.client_budgets import Spending
 from rustygate.core.client_budgets import Cost
 from rustygate.core.periods import day_of, month_of
-from rustygate.core.usage_rows import UsageQuery, UsageTotals
+from rustygate.core.usage_rows import Grouped, UsageQuery, UsageTotals
 from rustygate.telemetry.usage.recorder import UsageRecorder
 from rustygate.telemetry.usage.store import UsageStoreError
 
@@ -18,13 +18,22 @@ async def load_spending(
 ) -> None:
     """Count what clients have spent in the current month, before the first request."""
     now = clock()
-    today, month = day_of(now), month_of(now)
-    query = UsageQuery(f"{month}-01", today, by=("client", "day"))
     try:
-        rows = await usage.rows_by(query)
+        rows = await usage.rows_by(spending_query(now))
     except UsageStoreError as error:
         logger.warning("cannot read what clients have spent ({}): budgets start anew", error)
         return
+    add_spending(spending, rows, now)
+
+
+def spending_query(now: int) -> UsageQuery:
+    """The report that shows what clients have spent in the current month."""
+    return UsageQuery(f"{month_of(now)}-01", day_of(now), by=("client", "day"))
+
+
+def add_spending(spending: Spending, rows: Grouped, now: int) -> None:
+    """Count what the rows of that report say."""
+    today, month = day_of(now), month_of(now)
     for (client, day), totals in rows:
         cost = _cost_of(totals)
         spending.add(client, month, cost)
