@@ -127,6 +127,11 @@ class UsageRecorder:
             await self._store.add(self._batch)
         except UsageStoreError as error:
             self._on_failure(str(error))
+        except Exception as error:
+            # A defect. What waits is kept all the same, and the disk may change.
+            if self._failure is None:
+                logger.opt(exception=error).error("writing usage failed")
+            self._on_failure(type(error).__name__)
         else:
             self._batch = {}
             self._on_success()

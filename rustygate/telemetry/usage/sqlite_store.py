@@ -63,7 +63,7 @@ FROM total
 
 _ADD = (
     f"INSERT INTO total VALUES ({', '.join('?' * (len(COLUMNS) + len(TOTALS)))})"
-    " ON CONFLICT DO UPDATE SET "
+    " ON CONFLICT (day, client, model) DO UPDATE SET "
     + ", ".join(f"{name} = {name} + excluded.{name}" for name in TOTALS)
 )
 

@@ -16,6 +16,7 @@ from tests.support.gate import Gate
 from tests.support.http import chat, get, response
 from tests.support.process import PROCESS_TIMEOUT_S
 from tests.support.upstream import Upstream
+from tests.support.waiting import A_SECOND_S
 from tests.telemetry.usage.samples import EVER
 
 USAGE = (
@@ -105,7 +106,7 @@ def test_killed_gate_loses_at_most_a_second(start: Start, tmp_path: Path) -> Non
     request(url, 20)
     settled = time.monotonic()
     until_recorded(tmp_path / FILE_NAME, 20)
-    assert time.monotonic() - settled < 1
+    assert time.monotonic() - settled < A_SECOND_S
     request(url, 5)
     gate.close()
     assert 20 <= _recorded(tmp_path / FILE_NAME) <= 25

@@ -27,6 +27,7 @@ class ScriptedStore(MemoryUsageStore):
     def __init__(self) -> None:
         super().__init__()
         self.failure: str | None = None
+        self.defect: Exception | None = None
         # Fails although it has counted: the reply was lost.
         self.loses_reply = False
         self.gate = asyncio.Event()
@@ -38,6 +39,8 @@ class ScriptedStore(MemoryUsageStore):
         now = asyncio.get_running_loop().time()
         self.batches.append((now, dict(batch)))
         await self.gate.wait()
+        if self.defect is not None:
+            raise self.defect
         if self.failure is not None:
             raise UsageStoreError(self.failure)
         await super().add(batch)
@@ -283,6 +286,22 @@ def test_failed_batch_is_repeated_as_it_is() -> None:
     log = run(scenario)
     assert log.text.count("usage cannot be written (database or disk is full)") == 1
     assert log.text.count("usage is written again; nothing of it was lost") == 1
+
+
+def test_defect_of_a_store_is_logged_once_and_loses_nothing() -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.store.defect = ZeroDivisionError("division")
+        bench.settle()
+        await asyncio.sleep(5)
+        bench.store.defect = None
+        await asyncio.sleep(1)
+        assert await bench.written(by("client")) == [(("a",), UsageTotals(exchanges=1))]
+
+    log = run(scenario)
+    [error] = log.errors
+    assert "writing usage failed" in error
+    assert "ZeroDivisionError" in error
+    assert log.text.count("usage is written again") == 1
 
 
 def test_what_waits_is_bounded_by_the_labels() -> None:

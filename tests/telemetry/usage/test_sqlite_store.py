@@ -1,5 +1,6 @@
 """The usage record in SQLite, with real files: what is kept, and what goes wrong."""
 
+import asyncio
 import os
 import sqlite3
 from collections.abc import AsyncIterator, Callable
@@ -13,7 +14,7 @@ import pytest
 
 from rustygate.core.usage_rows import COLUMNS, UsageKey, UsageTotals
 from rustygate.telemetry.usage.memory_store import MemoryUsageStore
-from rustygate.telemetry.usage.sqlite_report import read_usage, schema_version
+from rustygate.telemetry.usage.sqlite_report import BUSY_S, read_usage, schema_version
 from rustygate.telemetry.usage.sqlite_store import MIGRATIONS, SqliteUsageStore, migrate
 from rustygate.telemetry.usage.store import UsageStoreError, UsageStoreUnusable
 from tests.support.disks import make_read_only, make_writable, small_disk
@@ -160,6 +161,20 @@ async def test_report_is_read_while_another_process_has_locked_it(
         other.execute("COMMIT")
     await store.add(batch("b"))
     assert [key for key, _ in await store.rows_by(by("client"))] == [("a",), ("b",)]
+
+
+async def test_event_loop_does_not_wait_for_the_disk(path: Path, store: SqliteUsageStore) -> None:
+    """The database is locked for as long as a write waits."""
+    with other_connection(path) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        adding = asyncio.create_task(store.add(batch()))
+        ticks = 0
+        while not adding.done():
+            await asyncio.sleep(BUSY_S / 20)
+            ticks += 1
+        other.execute("COMMIT")
+    assert isinstance(adding.exception(), UsageStoreError)
+    assert ticks >= 5
 
 
 async def test_database_that_is_locked_at_the_start_is_used_later(path: Path, log: Log) -> None:
