@@ -130,7 +130,9 @@ class Daemon:
             lambda: self._auth.clients,
             self._spending.left,
         )
-        self._dashboard = Dashboard(state.build, self.usage.rows_by, self._spending.rows)
+        self._dashboard = Dashboard(
+            state.build, self.usage.rows_by, self._spending.rows, settings.connection_limit
+        )
         application = make_application(
             self._proxy, self._gate, admin, metrics, self._dashboard.pages
         )

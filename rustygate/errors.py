@@ -358,7 +358,7 @@ class TooManyViewers(TooManyConnections):
     """The live page is open too many times."""
 
     def __init__(self, limit: int) -> None:
-        Refusal.__init__(self, f"The live page has {limit} viewers already; close some of them.")
+        Refusal.__init__(self, f"The live page has {limit} viewers already; close one of them.")
 
 
 class InternalError(Refusal):

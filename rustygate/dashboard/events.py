@@ -20,8 +20,9 @@ from rustygate.exchange import ID_HEADER, new_id
 
 INTERVAL_S = 1.0
 
-# Each viewer occupies a connection of CONNECTION_LIMIT.
-VIEWER_LIMIT = 100
+# A viewer occupies a connection of CONNECTION_LIMIT, of which most are for the API.
+MOST_VIEWERS = 100
+_CONNECTIONS_PER_VIEWER = 2
 
 # How soon a page connects again after the stream has ended.
 RETRY_MS = 1000
@@ -38,10 +39,12 @@ class Events:
 
     Args:
         compute: the state as JSON.
+        connections: how many connections the gate may have.
     """
 
-    def __init__(self, compute: Callable[[], Awaitable[str]]) -> None:
+    def __init__(self, compute: Callable[[], Awaitable[str]], connections: int) -> None:
         self._compute = compute
+        self._limit = min(MOST_VIEWERS, max(1, connections // _CONNECTIONS_PER_VIEWER))
         self._latest = ""
         self._viewers: set[_Viewer] = set()
         self._updating: asyncio.Task[None] | None = None
@@ -63,8 +66,8 @@ class Events:
         """Send the state each second until the viewer leaves or the gate stops."""
         if request.method == hdrs.METH_HEAD:
             return OwnResponse(headers=STATE_HEADERS | {hdrs.CONTENT_TYPE: "text/event-stream"})
-        if len(self._viewers) >= VIEWER_LIMIT:
-            raise TooManyViewers(VIEWER_LIMIT)
+        if len(self._viewers) >= self._limit:
+            raise TooManyViewers(self._limit)
         response = _StateStream(ping_interval=_NO_PINGS_S, send_timeout=SEND_TIMEOUT_S)
         with self._viewer() as viewer:
             await response.prepare(request)

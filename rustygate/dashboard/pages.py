@@ -31,10 +31,12 @@ class Dashboard:
         build_state: Callable[[], Awaitable[dict[str, Any]]],
         read_usage: ReadUsage,
         read_budgets: Callable[[], list[BudgetRow]],
+        connections: int,
     ) -> None:
+        """`connections`: how many the gate may have."""
         self._build_state = build_state
         self._read_budgets = read_budgets
-        self.events = Events(self._state_text)
+        self.events = Events(self._state_text, connections)
         self.pages: dict[str, Page] = {
             **dict(static_pages(PREFIX)),
             f"{PREFIX}/state": self._show_state,

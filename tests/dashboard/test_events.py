@@ -69,14 +69,16 @@ async def test_viewer_that_leaves_frees_everything(gate: StartGate) -> None:
     await until(lambda: running.daemon.viewers == 0, A_SECOND_S)
 
 
-async def test_too_many_viewers_are_refused(gate: StartGate) -> None:
-    running = await gate()
-    for _ in range(100):
+@pytest.mark.parametrize(("connections", "most"), [(10000, 100), (30, 15), (3, 1)])
+async def test_too_many_viewers_are_refused(gate: StartGate, connections: int, most: int) -> None:
+    running = await gate(CONNECTION_LIMIT=connections)
+    for _ in range(most):
         await Viewer.open(running)
     got = await running.request(page_request("/gate/events"))
     assert (got.status, got.reason) == (503, "too_many_connections")
     assert got.head["retry-after"] == "1"
-    assert "100 viewers" in got.error["message"]
+    assert f"has {most} viewers" in got.error["message"]
+    assert (await get_page(running, "/gate/state")).status == 200
 
 
 async def test_stream_is_served_to_an_old_client(gate: StartGate) -> None:
@@ -99,7 +101,7 @@ class Source:
         self.count = 0
         self.fails = False
         self._padding = "." * padding
-        self.events = Events(self.compute)
+        self.events = Events(self.compute, 1000)
         self.url = ""
         self.viewers: list[Viewer] = []
 

@@ -142,7 +142,7 @@ async def served_dashboard(build_state: Callable[[], dict[str, Any]]) -> AsyncIt
     async def build() -> dict[str, Any]:
         return build_state()
 
-    dashboard = Dashboard(build, _no_usage, list)
+    dashboard = Dashboard(build, _no_usage, list, 100)
     async with served(dashboard.pages) as url:
         try:
             yield f"{url}/gate"
