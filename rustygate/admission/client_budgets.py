@@ -81,11 +81,20 @@ class Spending:
         account = self.budgets.account(exchange.client)
         if account is None:
             return
-        now, reserved = self._clock(), exchange.reserved or NOTHING
+        now, reserved, tokens_out = self._clock(), exchange.reserved, exchange.tokens_out
+        if reserved is None and not account.budgets and tokens_out is not None:
+            tokens = (exchange.tokens_in or 0) + tokens_out
+            self._count(account, now, tokens, exchange.cost_nano or 0)
+            return
+        reserved = reserved or NOTHING
         cost = self._actual(exchange, reserved)
         if cost is not NOTHING or reserved is not NOTHING:
             self._charge(account, now, reserved, cost)
             self._warn(account.alerts(now))
+
+    def _count(self, account: Account, now: int, tokens: int, nano_usd: int) -> None:
+        """Count what was spent by a client that has no budgets yet."""
+        account.count(now, tokens, nano_usd)
 
     def _charge(self, account: Account, now: int, reserved: Cost, cost: Cost) -> None:
         """Replace a reservation by what was spent."""

@@ -196,6 +196,38 @@ def test_budget_without_room_for_a_request_counts_as_used_up() -> None:
     assert each.alerts(NOON, exceeded.budget) == []
 
 
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([NOON, LATER, NEXT_DAY, NEXT_MONTH]),
+            st.integers(0, 10**6),
+            st.integers(0, 10**12),
+            st.booleans(),
+        ),
+        max_size=20,
+    )
+)
+def test_counting_without_budgets_is_like_settling(
+    spent: list[tuple[int, int, int, bool]],
+) -> None:
+    """On a clock that may go back, and with looks at the sums in between."""
+    counted, settled = Account("search"), Account("search")
+    periods = ("2026-11-28", "2026-11-29", "2026-11", "2026-12")
+    for now, tokens, nano_usd, looks in spent:
+        counted.count(now, tokens, nano_usd)
+        settled.settle(now, Cost(), Cost(tokens, nano_usd))
+        if looks:
+            assert counted.spent_in(periods[0]) == settled.spent_in(periods[0])
+    if not any(now == NEXT_MONTH for now, *_ in spent):
+        assert [counted.spent_in(each) for each in periods] == [
+            settled.spent_in(each) for each in periods
+        ]
+    counted.budgets = budgets_of(PER_DAY)
+    assert counted.left(counted.budgets[0], NOON) == max(
+        0, 1000 - settled.spent_in("2026-11-28").tokens
+    )
+
+
 def test_new_limits_keep_what_was_spent() -> None:
     budgets = ClientBudgets()
     budgets.set_limits({"search": PER_DAY, "other": SpendingLimits()})

@@ -141,6 +141,9 @@ class GroupSpending(Spending):
             account.reserved -= cost
             self._tell_soon()
 
+    def _count(self, account: Account, now: int, tokens: int, nano_usd: int) -> None:
+        self._charge(account, now, NOTHING, Cost(tokens, nano_usd))
+
     def _charge(self, account: Account, now: int, reserved: Cost, cost: Cost) -> None:
         super()._charge(account, now, reserved, cost)
         pending = self._ledger(account).pending
