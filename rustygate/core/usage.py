@@ -82,6 +82,16 @@ _MAX_OBJECTS = 16
 _OBJECT = re.compile(rb'(?<!\\)"usage"\s*:\s*(?=\{)')
 
 
+class Details(msgspec.Struct, gc=False):
+    """What the details of an input or an output say about its tokens."""
+
+    cached_tokens: int | None = None
+    cache_write_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    audio_tokens: int | None = None
+    image_tokens: int | None = None
+
+
 # Some servers write whole numbers as floats.
 class _UsageObject(msgspec.Struct, gc=False):
     prompt_tokens: int | float | None = None
@@ -90,6 +100,16 @@ class _UsageObject(msgspec.Struct, gc=False):
     output_tokens: int | float | None = None
     total_tokens: int | float | None = None
     # As in chat completions, in the Responses API, and in transcriptions, images and Realtime.
+    prompt_tokens_details: Details | None = None
+    input_tokens_details: Details | None = None
+    input_token_details: Details | None = None
+    completion_tokens_details: Details | None = None
+    output_tokens_details: Details | None = None
+    output_token_details: Details | None = None
+
+
+# A usage with details that make no sense counts without these.
+class _UsageWithOddDetails(_UsageObject, gc=False):
     prompt_tokens_details: Any = None
     input_tokens_details: Any = None
     input_token_details: Any = None
@@ -99,6 +119,7 @@ class _UsageObject(msgspec.Struct, gc=False):
 
 
 _decode = msgspec.json.Decoder(_UsageObject).decode
+_decode_with_odd_details = msgspec.json.Decoder(_UsageWithOddDetails).decode
 
 
 # Between the lines of an event that has its data on several.
@@ -124,6 +145,10 @@ def _fields_at(body: bytes | bytearray, start: int) -> _UsageObject | None:
             try:
                 return _decode(candidate)
             except DECODE_ERRORS:
+                pass
+            try:
+                return _decode_with_odd_details(candidate)
+            except DECODE_ERRORS:
                 continue
     return None
 
@@ -138,41 +163,60 @@ def _usage(fields: _UsageObject) -> Usage | None:
         tokens_in = fields.total_tokens - tokens_out
     if tokens_in is None or not 0 <= tokens_in <= MAX_TOKENS or not tokens_in + tokens_out:
         return None
-    return detailed_usage(
-        int(tokens_in),
-        tokens_out,
-        fields.prompt_tokens_details or fields.input_tokens_details or fields.input_token_details,
+    of_input = (
+        fields.prompt_tokens_details or fields.input_tokens_details or fields.input_token_details
+    )
+    of_output = (
         fields.completion_tokens_details
         or fields.output_tokens_details
-        or fields.output_token_details,
+        or fields.output_token_details
     )
+    if of_input is None and of_output is None:
+        return Usage(int(tokens_in), tokens_out)
+    return detailed_usage(int(tokens_in), tokens_out, of_input, of_output)
 
 
 def detailed_usage(
     tokens_in: int, tokens_out: int, input_details: object, output_details: object
 ) -> Usage:
-    """A usage with what two objects of details say about its input and output."""
+    """A usage with what the details of its input and output say, if they make sense."""
     cached = reasoning = None
     written = media = 0
-    if isinstance(input_details, dict):
-        cached = _count(input_details, "cached_tokens", tokens_in)
-        written = _count(input_details, "cache_write_tokens", tokens_in) or 0
-        media = _media(input_details, tokens_in)
-    if isinstance(output_details, dict):
-        reasoning = _count(output_details, "reasoning_tokens", tokens_out)
-        media += _media(output_details, tokens_out)
+    if input_details is not None:
+        of_input = input_details if type(input_details) is Details else _details(input_details)
+        cached = _part(of_input.cached_tokens, tokens_in)
+        if of_input.cache_write_tokens:
+            written = _part(of_input.cache_write_tokens, tokens_in) or 0
+        if of_input.audio_tokens or of_input.image_tokens:
+            media = _media(of_input, tokens_in)
+    if output_details is not None:
+        of_output = output_details if type(output_details) is Details else _details(output_details)
+        reasoning = _part(of_output.reasoning_tokens, tokens_out)
+        if of_output.audio_tokens or of_output.image_tokens:
+            media += _media(of_output, tokens_out)
     return Usage(tokens_in, tokens_out, cached, reasoning, written, media)
 
 
-def _media(details: dict[str, Any], limit: int) -> int:
-    audio, image = _count(details, "audio_tokens", limit), _count(details, "image_tokens", limit)
-    return (audio or 0) + (image or 0)
+def _details(details: object) -> Details:
+    if not isinstance(details, dict):
+        return _NO_DETAILS
+    counts = {name: details.get(name) for name in Details.__struct_fields__}
+    return Details(**{name: count for name, count in counts.items() if type(count) is int})
 
 
-def _count(details: dict[str, Any], key: str, limit: int) -> int | None:
+_NO_DETAILS = Details()
+
+
+def _media(details: Details, limit: int) -> int:
+    audio, image = _part(details.audio_tokens, limit), _part(details.image_tokens, limit)
+    return min((audio or 0) + (image or 0), limit)
+
+
+def _part(count: int | None, whole: int) -> int | None:
     """A part of a number of tokens; None if it is missing or makes no sense."""
-    count = details.get(key)
-    return min(count, limit) if type(count) is int and count >= 0 else None
+    if count is None or count < 0:
+        return None
+    return count if count < whole else whole
 
 
 def _output(fields: _UsageObject) -> int | None:

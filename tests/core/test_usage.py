@@ -146,6 +146,13 @@ def test_details_that_make_no_sense_are_left_out(details: object) -> None:
     assert find_usage(json.dumps({"usage": usage}).encode()) == Usage(3, 2)
 
 
+def test_details_that_make_sense_count_beside_others() -> None:
+    usage: dict[str, Any] = {"prompt_tokens": 9, "completion_tokens": 5}
+    usage["prompt_tokens_details"] = {"cached_tokens": 3, "audio_tokens": "2", "image_tokens": 1.5}
+    usage["completion_tokens_details"] = {"reasoning_tokens": 4, "audio_tokens": -1}
+    assert find_usage(json.dumps({"usage": usage}).encode()) == Usage(9, 5, 3, 4)
+
+
 def test_details_are_at_most_what_they_are_a_part_of() -> None:
     usage: dict[str, Any] = {"prompt_tokens": 3, "completion_tokens": 2}
     usage |= {"prompt_tokens_details": {"cached_tokens": 4, "cache_write_tokens": 9}}
