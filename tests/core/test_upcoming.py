@@ -1,6 +1,7 @@
 """The next admissions are those that the scheduler then makes, and looking changes nothing."""
 
 from collections.abc import Iterator
+from itertools import pairwise
 from math import inf
 from random import Random
 from typing import Any
@@ -11,6 +12,7 @@ from rustygate.core.bucket import SECOND, TokenBucket
 from rustygate.core.budgets import Budgets
 from rustygate.core.excerpt import Excerpt
 from rustygate.core.lane import Lane, Throttle
+from rustygate.core.pace import Pace
 from rustygate.core.upcoming import Upcoming, upcoming
 from tests.support.scheduled import Demand, Item, Run, limits
 
@@ -230,3 +232,25 @@ def test_waiter_that_budgets_do_not_block_waits_for_its_turn() -> None:
         run.push(Demand("c", tokens=tokens))
     run.dispatch()
     assert [each.blocked_by for each in look(run)] == ["tokens", "turn"]
+
+
+def test_looking_leaves_paces_and_throttles_as_they_are() -> None:
+    lane = Lane()
+    lane.pace, lane.throttle = Pace(0, 2 * SECOND, 1), Throttle(SECOND, 0)
+    run = Run(limits(), {"x": lane})
+    for _ in range(4):
+        run.push(Demand("c", "x"))
+    run.dispatch()
+    assert len(run.dispatch(3)) == 1
+
+    def waits() -> tuple[int, int]:
+        assert lane.pace is not None
+        assert lane.throttle is not None
+        return lane.pace.bucket.wait(run.now), lane.throttle.wait(run.now)
+
+    before = waits()
+    assert all(before)
+    ats = [each.at for each in look(run) if each.at is not None]
+    assert waits() == before
+    assert len(ats) == 3
+    assert {later - earlier for earlier, later in pairwise(ats)} == {lane.pace.bucket.period}
