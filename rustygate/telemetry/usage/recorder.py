@@ -68,7 +68,10 @@ class UsageRecorder:
     # Counting.
 
     def settle(self, exchange: Exchange, labels: tuple[str, str]) -> None:
-        """Count a settled exchange under the labels of its client and model; stamp its cost."""
+        """Count a settled exchange under the labels of its client and model; stamp its cost.
+
+        One function, as it runs for each exchange. Most amounts are 0 or None and are not added.
+        """
         now = self._wall_clock()
         if not self._day_begins <= now < self._day_ends:
             self._begin_day(now)
@@ -80,7 +83,15 @@ class UsageRecorder:
             totals.queued_us += exchange.queued // _NS_PER_US
         if exchange.outcome == "refused":
             totals.refused += 1
-        _add_tokens(totals, exchange)
+        if exchange.tokens_estimated:
+            totals.tokens_estimated += (exchange.tokens_in or 0) + (exchange.tokens_out or 0)
+        elif exchange.tokens_in or exchange.tokens_out:
+            totals.tokens_in += exchange.tokens_in or 0
+            totals.tokens_out += exchange.tokens_out or 0
+            if exchange.tokens_cached:
+                totals.tokens_cached += exchange.tokens_cached
+            if exchange.tokens_reasoning:
+                totals.tokens_reasoning += exchange.tokens_reasoning
         cost = exchange.cost_nano = exchange_cost(self._prices, exchange, self._day)
         if cost is None:
             totals.unpriced += 1
@@ -192,18 +203,3 @@ class UsageRecorder:
             tokens,
             self._failure,
         )
-
-
-def _add_tokens(totals: UsageTotals, exchange: Exchange) -> None:
-    """Runs for each exchange: most amounts are 0 or None, and are not added."""
-    if exchange.tokens_estimated:
-        totals.tokens_estimated += (exchange.tokens_in or 0) + (exchange.tokens_out or 0)
-        return
-    if exchange.tokens_in:
-        totals.tokens_in += exchange.tokens_in
-    if exchange.tokens_out:
-        totals.tokens_out += exchange.tokens_out
-    if exchange.tokens_cached:
-        totals.tokens_cached += exchange.tokens_cached
-    if exchange.tokens_reasoning:
-        totals.tokens_reasoning += exchange.tokens_reasoning
