@@ -162,11 +162,11 @@ class Gate:
             "in_flight": self.dispatcher.budgets.in_flight,
         }
 
-    def upcoming(self, limit: int) -> list[Upcoming[Waiter]]:
-        """The next waiters to be admitted, in that order. Takes time by the number of lanes and
-        of flows at most, not of waiters."""
+    def upcoming(self, limit: int, now: int) -> list[Upcoming[Waiter]]:
+        """The next waiters to be admitted, in that order, as seen at an instant. Takes time by
+        the number of lanes and of flows at most, not of waiters."""
         dispatcher, clients = self.dispatcher, self._clients.values()
-        found = upcoming(dispatcher.scheduler, self.lanes, clients, self.now(), limit)
+        found = upcoming(dispatcher.scheduler, self.lanes, clients, now, limit)
         return dispatcher.expect(found)
 
     def state(self) -> GateState:

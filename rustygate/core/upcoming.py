@@ -44,9 +44,11 @@ def upcoming(
     excerpt = Excerpt(scheduler, lanes, clients, limit)
     found: list[Upcoming[T]] = []
     at, in_time = now, True
+    # If the first admission is due, the budget that it has waited for is no longer short.
+    before = now if scheduler.next_at == inf else min(now, int(scheduler.next_at) - 1)
     for _ in range(_MAX_ROUNDS):
         for item, flow, tokens, _, _ in excerpt.dispatch(at):
-            blocked_by = _blocked_by(scheduler, excerpt.original(flow), tokens, now)
+            blocked_by = _blocked_by(scheduler, excerpt.original(flow), tokens, before)
             found.append(Upcoming(item, tokens, at if in_time else None, blocked_by))
         if len(found) == limit or not excerpt.waiting:
             break

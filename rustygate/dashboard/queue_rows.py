@@ -14,7 +14,7 @@ WAITERS_SHOWN = 20
 
 def queue_rows(gate: Gate, now: int) -> list[Row]:
     """The waiters that are admitted next."""
-    return [_row(each, now) for each in gate.upcoming(WAITERS_SHOWN)]
+    return [_row(each, now) for each in gate.upcoming(WAITERS_SHOWN, now)]
 
 
 def _row(upcoming: Upcoming[Waiter], now: int) -> Row:

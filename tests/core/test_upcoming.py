@@ -254,3 +254,14 @@ def test_looking_leaves_paces_and_throttles_as_they_are() -> None:
     assert waits() == before
     assert len(ats) == 3
     assert {later - earlier for earlier, later in pairwise(ats)} == {lane.pace.bucket.period}
+
+
+def test_waiter_that_is_due_was_blocked_by_a_budget() -> None:
+    run = Run(limits(1))
+    spend(run)
+    for _ in range(2):
+        run.push(Demand("c"))
+    run.dispatch()
+    for late in (0, 1, SECOND // 2):
+        run.now = SECOND + late
+        assert [each.blocked_by for each in look(run)] == ["requests"] * 2
