@@ -91,18 +91,18 @@ class ModelPrice:
             tokens_cached: the part of `tokens_in` that upstream had cached; `tokens_written` is
                 the part that it cached now.
         """
-        # Runs for each exchange: no `min`, and most models have one rate.
-        rate = self._only or self.rate(tokens_in, day)
-        _, _, per_input, per_cached, per_written, per_output = rate
-        rest = tokens_in - tokens_cached
-        if tokens_cached and rest < 0:
-            tokens_cached, rest = tokens_in, 0
-        cost = tokens_cached * per_cached + tokens_out * per_output
-        if tokens_written:
-            tokens_written = min(tokens_written, rest)
-            rest -= tokens_written
-            cost += tokens_written * per_written
-        return (cost + rest * per_input + _HALF_NANO) // _PICO_PER_NANO
+        # Runs for each exchange: most models have one rate, and unpacking it takes as long as all
+        # the rest.
+        rate = self._only
+        if rate is None:
+            rate = self.rate(tokens_in, day)
+        cost = tokens_in * rate.input + tokens_out * rate.output
+        if tokens_cached or tokens_written:
+            cached = tokens_cached if tokens_cached < tokens_in else tokens_in
+            cost += cached * (rate.cached - rate.input)
+            if tokens_written:
+                cost += min(tokens_written, tokens_in - cached) * (rate.written - rate.input)
+        return (cost + _HALF_NANO) // _PICO_PER_NANO
 
     def rate(self, tokens_in: int, day: str) -> Rate:
         """The rate for an input of this length, on a day."""
