@@ -75,6 +75,7 @@ _RESPONSE_DROPS = HOP_BY_HOP | {
     "sec-websocket-protocol",
     # Added by this gate, and by upstream if it is another gate.
     "x-rustygate-attempts",
+    "x-rustygate-budget-remaining",
     "x-rustygate-id",
     "x-rustygate-queued-ms",
 }

@@ -102,11 +102,13 @@ async def test_response_header_is_not_forwarded(
 
 
 async def test_gate_adds_only_its_own_headers(gate: StartGate, upstream: Upstream) -> None:
-    upstream.reply = response(b"{}", "X-RustyGate-Id: theirs", "X-RustyGate-Attempts: 9")
+    theirs = ("X-RustyGate-Id: theirs", "X-RustyGate-Attempts: 9")
+    upstream.reply = response(b"{}", *theirs, "X-RustyGate-Budget-Remaining: usd_per_day=5")
     running = await gate()
     head = (await running.request(get())).head
     assert head["x-rustygate-attempts"] == "1"
     assert head["x-rustygate-queued-ms"] == "0"
+    assert "x-rustygate-budget-remaining" not in head
     assert head["x-rustygate-id"] == (await running.settled())[0]["id"]
     queue, upstreams = head["server-timing"].split(", ")
     assert queue.startswith("queue;dur=")
