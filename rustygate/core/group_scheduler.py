@@ -206,6 +206,8 @@ class GroupScheduler(GroupState):
             member.limits[1] = -1
         self.set_limits(now)
         self._lower_levels(call, now)
+        # First: what the member has in flight counts for clients that only its own file knows.
+        group_clients.update(self, call, now)
         member.own_slots, lanes, clients = call["slots"]
         self.own.in_flight += member.own_slots
         for name, slots in lanes:

@@ -615,6 +615,18 @@ def test_silent_member_frees_the_slots_of_a_client() -> None:
     assert (len(grants), group.clients["c"].budgets.in_flight) == (1, 1)
 
 
+def test_first_member_that_registers_brings_clients_and_their_slots() -> None:
+    """As after the server has restarted empty."""
+    group = GroupScheduler()
+    clients = {"clients": [["c", 1.0, -1, -1, -1, 2]], "clients_version": 1}
+    one = Caller(group, "one")
+    slots = [2, [["m", 2]], [["c", 2]]]
+    reply = one.sync(0, demand(1), slots=slots, levels=[4, -1], **clients)
+    assert (reply["grants"], group.clients["c"].budgets.in_flight) == ([], 2)
+    reply = one.sync(1, demand(1), news=[["release", "c"]])
+    assert (len(reply["grants"]), group.clients["c"].budgets.in_flight) == (1, 2)
+
+
 # Bad calls.
 
 

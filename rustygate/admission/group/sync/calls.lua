@@ -194,6 +194,8 @@ function calls.register(call, now)
   calls.add_member(member)
   calls.set_limits(now)
   calls.lower_levels(call, now)
+  -- First: what the member has in flight counts for clients that only its own file knows.
+  files.update_clients(call, now)
   body.own_slots = call.slots[1]
   own.in_flight = own.in_flight + body.own_slots
   for _, each in ipairs(call.slots[2]) do
