@@ -27,7 +27,7 @@ ENTRYPOINT ["python", "-m", "pytest", "-p", "no:cacheprovider"]
 
 FROM python:3.13-slim AS gate
 COPY --from=build /opt/rustygate /opt/rustygate
-# /var/lib/rustygate, where a volume for DATA_DIR is mounted: a new volume gets its owner and mode.
+# The mount point of a volume for DATA_DIR: a new volume gets the owner and mode of this directory.
 COPY --from=build --chown=65532:65532 /state /var/lib
 ENV PATH=/opt/rustygate/bin:$PATH
 # The image's standard library has no bytecode, and a read-only root cannot store any. Modules that

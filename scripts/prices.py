@@ -1,13 +1,13 @@
-"""Makes `rustygate/telemetry/usage/prices.json` from the data of the genai-prices package.
+"""Generates `rustygate/telemetry/usage/prices.json` from the data of the genai-prices package.
 
 The gate needs the prices of text tokens, a small part of that data; the package itself would bring
 pydantic and an HTTP client into the daemon. To take newer prices: `scripts/lock --upgrade-package
 genai-prices`, then `scripts/prices`.
 
-Left out: providers without an API like OpenAI's; prices of service tiers and batches, and fees for
-tools and searches, which a response's tokens do not tell. A model that tokens and the day do not
-suffice for, such as one with prices by time of day, keeps its place in the list without a price:
-its cost is not known, and no later entry may match its name.
+Left out: providers without an API like OpenAI's, and what tokens do not show: prices of service
+tiers and batches, and fees for tools and searches. If tokens and the day do not decide a model's
+price, for example because it depends on the time of day, the model stays in the list without a
+price: its cost is not known, and no later entry may match its name.
 """
 
 import argparse
@@ -30,12 +30,12 @@ LEFT_OUT = {"cursor", "elevenlabs", "github-copilot", "openai-decisions", "types
 # Prices of the tokens that a response counts, in the order of a rate.
 TOKEN_PRICES = ("input_mtok", "cache_read_mtok", "cache_write_mtok", "output_mtok")
 
-# Media in the input are counted apart by a response; then their cost is not known. Media in the
-# output are not always counted apart, audio excepted.
+# Responses count media in the input separately; the cost of such an exchange is not known. In the
+# output, only audio is always counted separately.
 _MEDIA = re.compile(r".*(audio|image|video).*_mtok")
 _UNCOUNTED = re.compile(r"output_(image|video)_mtok")
 
-# Left out, as the tokens are priced without them.
+# Left out: these fees do not affect the prices of tokens.
 _FEES = {"web_searches_kcount", "storage_searches_kcount", "cache_write_1h_mtok"}
 
 
@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def make_list() -> str:
-    """The text of prices.json: a line for each model, so that changes can be read."""
+    """The text of prices.json: one line per model, for readable diffs."""
     providers = [each for each in get_snapshot().providers if each.id not in LEFT_OUT]
     blocks = ",\n".join(map(_provider, providers))
     source = f"genai-prices {version('genai-prices')}"
@@ -84,7 +84,7 @@ _Dated = list[tuple[str, types.ModelPrice]]
 
 
 def _dated_prices(model: types.ModelInfo) -> _Dated | None:
-    """The prices and the days from which they apply; None if these do not decide the cost."""
+    """The prices and the days from which they apply; None if they do not decide the cost."""
     if isinstance(model.prices, types.ModelPrice):
         prices = [("", model.prices)]
     else:
@@ -107,7 +107,7 @@ def _keys(prices: _Dated) -> set[str]:
 
 
 def _is_known(key: str) -> bool:
-    """Whether a response's tokens decide what is priced by this key, or say that they do not."""
+    """Whether a response's tokens show how much this price applies to, or that it applies."""
     if _UNCOUNTED.fullmatch(key):
         return False
     return key in TOKEN_PRICES or key in _FEES or _MEDIA.fullmatch(key) is not None
@@ -135,7 +135,7 @@ def _price_at(price: Decimal | types.TieredPrices | None, tokens: int) -> Decima
 
 
 def _number(usd: Decimal) -> int | float:
-    """As short as possible, and at most six decimals, as the gate counts picodollars per token."""
+    """As short as possible, with at most six decimals: the gate counts picodollars per token."""
     number = float(round(usd, 6))
     return int(number) if number.is_integer() else number
 

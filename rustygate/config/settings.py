@@ -90,7 +90,9 @@ class Settings:
     ] = None
     # The price list that comes with the gate has the prices of most models.
     prices_file: Annotated[
-        str | None, kinds.FILE, "TOML file with own prices per model, over those of the price list"
+        str | None,
+        kinds.FILE,
+        "TOML file with your own prices per model; they take precedence over the price list",
     ] = None
     # Both as documented for the Rust program.
     rate_limit: Annotated[
@@ -208,8 +210,8 @@ class Settings:
     data_dir: Annotated[
         str | None,
         kinds.DATA_DIRECTORY,
-        "directory in which usage and budget levels are kept over restarts; each gate needs its "
-        "own",
+        "directory in which usage and the levels of limits are kept over restarts; each gate "
+        "needs its own",
     ] = None
     # A single gate needs no Redis.
     redis_url: Annotated[
