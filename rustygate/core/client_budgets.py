@@ -123,12 +123,14 @@ class Account:
 
     Args:
         others: what other members of the gate's group have reserved.
+        assumed: what they are assumed to have spent, by period, while they cannot be asked.
     """
 
     client: str
     budgets: tuple[Budget, ...] = ()
     reserved: Cost = NOTHING
     others: Cost = NOTHING
+    assumed: dict[str, Cost] = field(default_factory=dict)
     _spent: dict[str, Cost] = field(default_factory=dict)
     _alerted: set[tuple[str, str, float]] = field(default_factory=set)
     # What was counted since the day from `_day_begins` on began, and is not in `_spent` yet.
@@ -143,8 +145,14 @@ class Account:
 
     def left(self, budget: Budget, now: int) -> int:
         """What can still be reserved, 0 if it is overdrawn."""
-        reserved = budget.amount(self.reserved + self.others)
-        return max(0, budget.limit - self.spent(budget, now) - reserved)
+        return max(0, budget.limit - self.spent(budget, now) - self._taken(budget, now))
+
+    def _taken(self, budget: Budget, now: int) -> int:
+        """What is reserved of a budget, and what others are assumed to have spent."""
+        taken = self.reserved + self.others
+        if self.assumed:
+            taken += self.assumed.get(budget.period(now), NOTHING)
+        return budget.amount(taken)
 
     def reserve(self, now: int, cost: Cost) -> Exceeded | None:
         """Reserve a cost in all budgets, or in none and return the one that has no room."""
@@ -157,7 +165,7 @@ class Account:
         """The budget that has no room for a cost, if there is one."""
         for budget in self.budgets:
             amount = budget.amount(cost)
-            spent, reserved = self.spent(budget, now), budget.amount(self.reserved + self.others)
+            spent, reserved = self.spent(budget, now), self._taken(budget, now)
             if spent >= budget.limit or spent + reserved + amount > budget.limit:
                 return Exceeded(budget, spent, reserved, amount, budget.ends(now))
         return None

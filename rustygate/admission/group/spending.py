@@ -1,29 +1,34 @@
 """Clients' budgets in a group: one for all its members, in the group's Redis.
 
-A reservation asks Redis, since only there it is known what the other members have reserved: one
-round trip for each exchange of a client with budgets, and none for others. What was spent is told
-with the next call, or soon. Without Redis a member goes on alone: it may use an equal share of
-what it knows to be left, and tells later what it has spent.
+A reservation asks Redis, since only there it is known what the other members have reserved. There
+is one call at a time, which asks for all exchanges that came during the one before: so each waits
+for its own round trip and the rest of another at most. Exchanges of clients without budgets wait
+for none. What was spent is told with the next call, or soon. Without Redis a member goes on alone:
+it may use an equal share of what it knows to be left, and tells later what it has spent.
 
 The script `spend.lua` has the state. A call may be repeated after a lost reply: what was settled
 carries a number and counts once, and what is reserved is told as a whole.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from secrets import token_hex
 from time import time_ns
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
+from loguru import logger
 
 from rustygate.admission.client_budgets import Spending
+from rustygate.admission.group.call_limit import call_limit
 from rustygate.admission.group.redis_connection import RedisConnection, Script
-from rustygate.admission.group.store import StoreError
+from rustygate.admission.group.store import StoreError, StoreRefused, StoreUnavailable
 from rustygate.config import Settings
 from rustygate.config.redis_url import parse_redis_url
+from rustygate.core.bucket import SECOND
 from rustygate.core.client_budgets import NOTHING, Account, Cost, Exceeded
 from rustygate.core.periods import day_of, month_of
 from rustygate.core.price_list import PriceList
@@ -31,18 +36,21 @@ from rustygate.core.price_list import PriceList
 # The version of the keys' layout.
 VERSION = 1
 
-# A request rather goes on alone than waits longer.
-CALL_LIMIT_S = 0.1
-
 # What was spent is told after this time at the latest, and so is what is still reserved.
 TELL_AFTER_S = 0.25
 RENEW_AFTER_S = 5.0
 
-# What a member has reserved that is silent for longer is free again.
+# What a member has reserved that is silent for longer is free again. After a day, nobody waits for
+# the reply to a call any more, so its number is forgotten.
 LEASE_S = 20
+FORGET_S = 86_400
 
 # Longer than a month.
 KEPT_S = 40 * 86_400
+
+# Redis serves nobody else during a call, so it is kept short.
+MAX_CLIENTS = 200
+MAX_QUESTIONS = 500
 
 _SPEND = Script((files(__package__) / "spend.lua").read_bytes())
 
@@ -52,29 +60,84 @@ Pair = tuple[int, int]
 class _Reply(msgspec.Struct):
     """Costs are texts: tokens and nanodollars."""
 
-    fits: bool
+    fits: str
     spent: dict[str, str]
     others: str
 
 
 @dataclass(slots=True)
+class _Question:
+    """A cost that an exchange would reserve."""
+
+    account: Account
+    cost: Cost
+    answer: asyncio.Future[Exceeded | None]
+
+
+@dataclass(slots=True)
 class _Ledger:
-    """What a member has yet to tell of one client.
+    """What a member has told of one client, and has yet to tell.
 
     Args:
         told: what the group knows to be spent, by period.
         pending: what was spent since then, `sent` the part of it that is in a call.
         number: of `sent`.
+        reserved: what the group believes to be reserved here; None if that is not known.
+        called_at: when it was told that.
     """
 
+    account: Account
     told: dict[str, Cost] = field(default_factory=dict)
     pending: dict[str, Cost] = field(default_factory=dict)
     sent: dict[str, Cost] = field(default_factory=dict)
     number: int = 0
+    reserved: Cost | None = NOTHING
+    called_at: float = 0.0
 
     def unsent(self, period: str) -> Cost:
         """What the group does not know to be spent in a period."""
         return self.pending.get(period, NOTHING) + self.sent.get(period, NOTHING)
+
+    def is_due(self, now: float) -> bool:
+        """Whether there is something to tell."""
+        if self.pending or self.sent or self.reserved != self.account.reserved:
+            return True
+        return self.reserved != NOTHING and now - self.called_at >= RENEW_AFTER_S
+
+    def report(self, now: int, costs: Iterable[Cost], *, leaves: bool) -> dict[str, Any]:
+        """Its part of a call."""
+        if not self.sent and self.pending:
+            self.sent, self.pending = self.pending, {}
+            self.number += 1
+        periods = dict.fromkeys((day_of(now), month_of(now), *self.sent))
+        return {
+            "spent": {period: _pair(self._told(period)) for period in periods},
+            "settled": {period: _pair(spent) for period, spent in self.sent.items()},
+            "number": self.number if self.sent else 0,
+            "reserved": _pair(self.account.reserved),
+            "costs": [_pair(cost) for cost in costs],
+            "budgets": [
+                (budget.period(now), 2 if budget.in_dollars else 1, budget.limit)
+                for budget in self.account.budgets
+            ],
+            "leaves": leaves,
+        }
+
+    def _told(self, period: str) -> Cost:
+        """What the group knows to be spent; at first, what was read from the usage record."""
+        if period not in self.told:
+            before = self.account.spent_in(period) - self.unsent(period)
+            # An account forgets old days, even if they have not been told.
+            self.told[period] = Cost(max(0, before.tokens), max(0, before.nano_usd))
+        return self.told[period]
+
+    def read(self, told: dict[str, Cost], others: Cost) -> None:
+        """Adopt what the group knows now."""
+        account = self.account
+        self.sent, self.told = {}, told
+        account.others, account.assumed = others, {}
+        for period, spent in told.items():
+            account.set_spent(period, spent + self.unsent(period))
 
 
 class GroupSpending(Spending):
@@ -99,13 +162,15 @@ class GroupSpending(Spending):
         self._known_members = 1
         self._name = token_hex(8)
         self._ledgers: dict[str, _Ledger] = {}
+        self._questions: list[_Question] = []
         # The last call failed. Those that tell find out when Redis is back.
-        self._is_away = False
+        self._is_away = self._was_answered = self._is_closed = False
+        # Why budgets are not shared although Redis answers, as it was logged.
+        self._defect = ""
         self._loop = asyncio.get_running_loop()
-        # One call at a time, in the order in which exchanges came.
-        self._lock = asyncio.Lock()
+        self._tells = False
         self._timer: asyncio.TimerHandle | None = None
-        self._telling: asyncio.Task[None] | None = None
+        self._calling: asyncio.Task[None] | None = None
 
     @classmethod
     def of(
@@ -128,18 +193,36 @@ class GroupSpending(Spending):
     # What exchanges do.
 
     async def _take(self, account: Account, cost: Cost) -> Exceeded | None:
-        asking = self._loop.create_task(self._ask(account, cost))
+        if self._is_away:
+            return self._take_alone(account, cost)
+        question = _Question(account, cost, self._loop.create_future())
+        self._questions.append(question)
+        self._call_soon()
         try:
-            return await asyncio.shield(asking)
+            return await question.answer
         except asyncio.CancelledError:
-            # The client has left, and the call goes on.
-            asking.add_done_callback(lambda task: self._undo(account, cost, task))
+            answer = question.answer
+            if not answer.cancelled() and answer.result() is None:
+                # It was answered, but its exchange has left before it could go on.
+                account.reserved -= cost
+                self._tell_soon()
             raise
 
-    def _undo(self, account: Account, cost: Cost, task: "asyncio.Task[Exceeded | None]") -> None:
-        if not task.cancelled() and task.exception() is None and task.result() is None:
-            account.reserved -= cost
-            self._tell_soon()
+    def _take_alone(self, account: Account, cost: Cost) -> Exceeded | None:
+        """Reserve a cost, provided that every other member may spend as much as this one has
+        spent and reserved since the last call."""
+        ledger, others, now = self._ledger(account), self._count_members() - 1, self._clock()
+        account.others = (account.reserved + cost) * others
+        periods = (day_of(now), month_of(now))
+        account.assumed = {period: ledger.unsent(period) * others for period in periods}
+        exceeded = account.reserve(now, cost)
+        account.others = account.reserved * others
+        return exceeded
+
+    def _count_members(self) -> int:
+        """How many members the group has, or had when that was known."""
+        self._known_members = self._members() or self._known_members
+        return self._known_members
 
     def _count(self, account: Account, now: int, tokens: int, nano_usd: int) -> None:
         self._charge(account, now, NOTHING, Cost(tokens, nano_usd))
@@ -147,123 +230,182 @@ class GroupSpending(Spending):
     def _charge(self, account: Account, now: int, reserved: Cost, cost: Cost) -> None:
         super()._charge(account, now, reserved, cost)
         pending = self._ledger(account).pending
-        for period in (day_of(now), month_of(now)):
-            pending[period] = pending.get(period, NOTHING) + cost
+        if cost != NOTHING:
+            for period in (day_of(now), month_of(now)):
+                pending[period] = pending.get(period, NOTHING) + cost
         self._tell_soon()
+
+    # When to call.
+
+    def _tell_soon(self, delay_s: float = TELL_AFTER_S) -> None:
+        """Call within this time."""
+        at = self._loop.time() + delay_s
+        if self._is_closed or (self._timer is not None and self._timer.when() <= at):
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(at, self._tell)
+
+    def _tell(self) -> None:
+        self._timer, self._tells = None, True
+        self._call_soon()
+
+    def _call_soon(self) -> None:
+        if self._calling is None:
+            self._calling = self._loop.create_task(self._call_while_due())
+
+    async def _call_while_due(self) -> None:
+        try:
+            while self._questions or self._tells:
+                questions = self._questions[:MAX_QUESTIONS]
+                del self._questions[:MAX_QUESTIONS]
+                await self._call(questions, self._due() if self._tells else [])
+        finally:
+            self._calling = None
+
+    def _due(self) -> list[_Ledger]:
+        """The ledgers with something to tell; while Redis is away, one in any case."""
+        now, ledgers = self._loop.time(), list(self._ledgers.values())
+        due = [each for each in ledgers if each.is_due(now)]
+        self._tells = len(due) > MAX_CLIENTS
+        if any(each.account.reserved != NOTHING for each in ledgers):
+            self._tell_soon(RENEW_AFTER_S)
+        if self._is_away and not due:
+            return ledgers[:1]
+        return due[:MAX_CLIENTS]
 
     # Calls.
 
-    async def _ask(self, account: Account, cost: Cost) -> Exceeded | None:
-        """Reserve a cost in the group, or alone."""
-        async with self._lock:
-            now = self._clock()
-            reply = None if self._is_away else await self._call(account, now, cost)
-            if reply is None:
-                return self._take_alone(account, now, cost)
-            if reply.fits:
-                account.reserved += cost
-                return None
-            return account.exceeded(now, cost)
-
-    def _take_alone(self, account: Account, now: int, cost: Cost) -> Exceeded | None:
-        """Reserve a cost, provided that every other member may spend as much as this one has
-        spent and reserved since the last call."""
-        ledger = self._ledger(account)
-        own = account.reserved + cost + ledger.unsent(month_of(now))
-        account.others = own * (self._known_members - 1)
-        return account.reserve(now, cost)
-
-    async def _call(self, account: Account, now: int, cost: Cost | None = None) -> _Reply | None:
-        """Tell the group what was spent and reserved, and ask for a cost; None without Redis."""
-        ledger = self._ledger(account)
-        if not ledger.sent and ledger.pending:
-            ledger.sent, ledger.pending = ledger.pending, {}
-            ledger.number += 1
-        call = self._as_json(account, ledger, now, cost)
+    async def _call(
+        self, questions: Sequence[_Question], ledgers: Iterable[_Ledger], *, leaves: bool = False
+    ) -> None:
+        """Ask for costs, and tell what was spent and reserved."""
+        by_client: dict[str, list[_Question]] = {each.account.client: [] for each in ledgers}
+        for question in questions:
+            self._ledger(question.account)
+            by_client.setdefault(question.account.client, []).append(question)
+        if not by_client:
+            return
+        now = self._clock()
+        reports = [
+            self._ledgers[client].report(now, (each.cost for each in asked), leaves=leaves)
+            for client, asked in by_client.items()
+        ]
         try:
-            async with asyncio.timeout(CALL_LIMIT_S):
-                answer = await self._redis.evaluate(
-                    _SPEND, (self._prefix + account.client,), (self._name, call)
-                )
-            reply = msgspec.json.decode(answer, type=_Reply)
-            told = {period: _cost(spent) for period, spent in reply.spent.items()}
-            others = _cost(reply.others)
-        except (TimeoutError, StoreError, ValueError):
-            self._is_away = True
-            self._tell_soon()
-            return None
-        self._is_away = False
-        self._known_members = self._members() or self._known_members
-        ledger.sent, ledger.told, account.others = {}, told, others
-        for period, spent in told.items():
-            account.set_spent(period, spent + ledger.unsent(period))
-        return reply
+            replies = await self._ask(now, list(by_client), reports)
+            told = [_costs(reply.spent) for reply in replies]
+            others = [_cost(reply.others) for reply in replies]
+        except (StoreError, ValueError) as error:
+            for client in by_client:
+                self._ledgers[client].reserved = None
+            self._on_failure(error, questions)
+            return
+        self._on_success()
+        for place, (client, asked) in enumerate(by_client.items()):
+            ledger = self._ledgers[client]
+            ledger.read(told[place], others[place])
+            self._answer(ledger, asked, replies[place].fits, reports[place]["reserved"], now)
 
-    def _as_json(self, account: Account, ledger: _Ledger, now: int, cost: Cost | None) -> bytes:
-        periods = dict.fromkeys((day_of(now), month_of(now), *ledger.sent))
-        call: dict[str, Any] = {
-            "spent": {name: _pair(self._told(account, ledger, name)) for name in periods},
-            "settled": {name: _pair(spent) for name, spent in ledger.sent.items()},
-            "number": ledger.number if ledger.sent else 0,
-            "reserved": _pair(account.reserved),
-            "cost": False if cost is None else _pair(cost),
-            "budgets": [
-                (budget.period(now), 2 if budget.in_dollars else 1, budget.limit)
-                for budget in account.budgets
-            ],
+    async def _ask(
+        self, now: int, clients: list[str], reports: list[dict[str, Any]]
+    ) -> list[_Reply]:
+        """The replies to a call. Raises StoreError and ValueError."""
+        call = {
             "lease": LEASE_S,
+            "forget": FORGET_S,
             "kept": KEPT_S,
+            "oldest": month_of(now - KEPT_S * SECOND),
+            "clients": reports,
         }
-        return msgspec.json.encode(call)
+        arguments = (self._name, msgspec.json.encode(call))
+        first = not self._was_answered and not self._is_away
+        async with call_limit(first=first):
+            text = await self._redis.evaluate(_SPEND, list(map(self._key, clients)), arguments)
+        replies = msgspec.json.decode(text, type=list[_Reply])
+        if list(map(_asked, reports)) != [len(reply.fits) for reply in replies]:
+            raise ValueError("another number of answers")
+        return replies
 
-    def _told(self, account: Account, ledger: _Ledger, period: str) -> Cost:
-        """What the group knows to be spent; at first, what was read from the usage record."""
-        if period not in ledger.told:
-            ledger.told[period] = account.spent_in(period) - ledger.unsent(period)
-        return ledger.told[period]
-
-    def _ledger(self, account: Account) -> _Ledger:
-        return self._ledgers.setdefault(account.client, _Ledger())
-
-    # Telling what was spent.
-
-    def _tell_soon(self, delay_s: float = TELL_AFTER_S) -> None:
-        if self._timer is None and self._telling is None:
-            self._timer = self._loop.call_later(delay_s, self._start_telling)
-
-    def _start_telling(self) -> None:
-        self._timer = None
-        self._telling = self._loop.create_task(self._tell())
-        self._telling.add_done_callback(self._on_told)
-
-    def _on_told(self, task: asyncio.Task[None]) -> None:
-        self._telling = None
-        ledgers = self._ledgers.values()
-        if self._is_away or any(ledger.pending or ledger.sent for ledger in ledgers):
+    def _answer(
+        self, ledger: _Ledger, questions: list[_Question], fits: str, told: Pair, now: int
+    ) -> None:
+        """Answer the questions about one client, and note what the group believes."""
+        account, ledger.reserved = ledger.account, Cost(*told)
+        ledger.called_at = self._loop.time()
+        for question, has_room in zip(questions, fits, strict=True):
+            if has_room == "1":
+                ledger.reserved += question.cost
+            if question.answer.done():
+                # The exchange has left.
+                continue
+            exceeded = None
+            if has_room == "1":
+                account.reserved += question.cost
+            elif (exceeded := account.exceeded(now, question.cost)) is None:
+                # Something was settled during the call.
+                self._questions.append(question)
+                continue
+            question.answer.set_result(exceeded)
+        if ledger.reserved != account.reserved:
             self._tell_soon()
-        elif any(account.reserved != NOTHING for account in self._open_accounts()):
+        elif account.reserved != NOTHING:
             self._tell_soon(RENEW_AFTER_S)
 
-    async def _tell(self) -> None:
-        """Tell what was spent, and what is reserved."""
-        for account in self._open_accounts():
-            async with self._lock:
-                if await self._call(account, self._clock()) is None:
-                    return
+    def _on_success(self) -> None:
+        if self._defect:
+            logger.info("the budgets of clients are shared with other gates again")
+        self._is_away, self._was_answered, self._defect = False, True, ""
+        self._count_members()
 
-    def _open_accounts(self) -> list[Account]:
-        """The accounts of which something was told or is to be told."""
-        return [self.budgets.open_account(client) for client in self._ledgers]
+    def _on_failure(self, error: Exception, questions: Iterable[_Question]) -> None:
+        """Go on alone. The member of the group says if Redis cannot be reached."""
+        self._is_away = True
+        self._tell_soon()
+        self._tells = False
+        lasts = not isinstance(error, StoreUnavailable) or isinstance(error, StoreRefused)
+        if lasts and self._members():
+            self._log_defect(str(error) if isinstance(error, StoreError) else "unexpected reply")
+        waiting, self._questions = [*questions, *self._questions], []
+        for question in waiting:
+            if not question.answer.done():
+                question.answer.set_result(self._take_alone(question.account, question.cost))
+
+    def _log_defect(self, reason: str) -> None:
+        if reason == self._defect:
+            return
+        self._defect = reason
+        logger.error(
+            "the budgets of clients cannot be shared, each gate spends an equal part of them: {}; "
+            "if the data is damaged, delete the keys {}*",
+            reason,
+            self._prefix,
+        )
+
+    def _ledger(self, account: Account) -> _Ledger:
+        ledger = self._ledgers.get(account.client)
+        if ledger is None:
+            ledger = self._ledgers[account.client] = _Ledger(account)
+        return ledger
+
+    def _key(self, client: str) -> str:
+        return self._prefix + quote(client, safe="")
 
     async def close(self) -> None:
+        self._is_closed = True
         if self._timer is not None:
             self._timer.cancel()
-        if self._telling is not None:
-            await asyncio.wait((self._telling,))
-        await self._tell()
-        if self._timer is not None:
-            self._timer.cancel()
+        if self._calling is not None:
+            await asyncio.wait((self._calling,))
+        ledgers = list(self._ledgers.values())
+        for first in range(0, len(ledgers), MAX_CLIENTS):
+            await self._call((), ledgers[first : first + MAX_CLIENTS], leaves=True)
+            if self._is_away:
+                break
         await self._redis.close()
+
+
+def _asked(report: dict[str, Any]) -> int:
+    return len(report["costs"])
 
 
 def _pair(cost: Cost) -> Pair:
@@ -274,3 +416,7 @@ def _cost(text: str) -> Cost:
     """A cost as the script writes it. Raises ValueError for anything else."""
     tokens, nano = text.split()
     return Cost(int(tokens), int(nano))
+
+
+def _costs(texts: dict[str, str]) -> dict[str, Cost]:
+    return {period: _cost(text) for period, text in texts.items()}

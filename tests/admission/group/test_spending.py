@@ -1,10 +1,12 @@
 """Clients' budgets in a group: one for all members, in a real Redis."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
+from loguru import logger
 
 from rustygate.admission.group import spending
 from rustygate.admission.group.redis_connection import RedisConnection
@@ -38,6 +40,14 @@ class Clock:
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
+
+
+@pytest.fixture
+def log() -> Iterator[list[str]]:
+    lines: list[str] = []
+    sink = logger.add(lambda line: lines.append(str(line).strip()), format="{level} {message}")
+    yield lines
+    logger.remove(sink)
 
 
 @pytest.fixture
@@ -76,8 +86,9 @@ async def accepts(member: GroupSpending, started: Exchange | None = None) -> boo
     return True
 
 
-async def run(member: GroupSpending, tokens: int, actual: int) -> None:
+async def run(member: GroupSpending, tokens: int, actual: int, client: str = "search") -> None:
     ended = exchange(tokens)
+    ended.client = client
     await member.reserve(ended)
     ended.tokens_in, ended.tokens_out = 0, actual
     ended.cost_nano = actual * 1000
@@ -157,6 +168,76 @@ def reserved_by(server: RedisServer, member: GroupSpending) -> int:
     return int(fields.split()[0]) if isinstance(fields, bytes) else -1
 
 
+async def test_client_that_leaves_after_the_answer_has_nothing_reserved(
+    new_member: NewMember, server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = new_member(tokens_per_day=1000)
+    asking = asyncio.create_task(one.reserve(exchange(1000)))
+    answer = one._answer
+
+    def answer_and_cancel(*values: Any) -> None:
+        answer(*values)
+        asking.cancel()
+
+    monkeypatch.setattr(one, "_answer", answer_and_cancel)
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    assert one.left("search") == {"tokens_per_day": 1000}
+    await until(lambda: reserved_by(server, one) == 0)
+
+
+async def test_room_that_comes_during_a_call_is_used(
+    new_member: NewMember, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A refusal that no longer holds is not an admission without a reservation."""
+    one = new_member(tokens_per_day=1000)
+    running = exchange(900)
+    await one.reserve(running)
+    ask = one._ask
+
+    async def settle_and_ask(*values: Any) -> Any:
+        replies = await ask(*values)
+        monkeypatch.undo()
+        running.outcome = "refused"
+        one.settle(running)
+        return replies
+
+    monkeypatch.setattr(one, "_ask", settle_and_ask)
+    await one.reserve(exchange(200))
+    assert one.left("search") == {"tokens_per_day": 800}
+
+
+async def test_requests_that_come_during_a_call_share_the_next_one(
+    new_member: NewMember, server: RedisServer
+) -> None:
+    one = new_member(tokens_per_day=1000)
+    assert await accepts(one)
+    before = calls(server)
+    found = await asyncio.gather(*(accepts(one) for _ in range(300)))
+    assert found == [True] * 9 + [False] * 291
+    assert calls(server) - before <= 2
+
+
+def calls(server: RedisServer, command: str = "evalsha") -> int:
+    """How often a command was called."""
+    stats = server.command("INFO", "commandstats")
+    return int(stats.get(f"cmdstat_{command}", {"calls": 0})["calls"])
+
+
+async def test_only_clients_with_something_new_are_told(
+    new_member: NewMember, server: RedisServer
+) -> None:
+    one = new_member(tokens_per_day=1000)
+    for number in range(20):
+        one.add(f"client-{number}", DAY, Cost(1))
+        await run(one, 10, actual=10, client=f"client-{number}")
+    await run_all_settled(one)
+    before = calls(server, "hgetall")
+    await run(one, 10, actual=10, client="client-7")
+    await run_all_settled(one)
+    assert calls(server, "hgetall") - before == 2
+
+
 async def test_silent_member_loses_its_reservation_after_the_lease(
     new_member: NewMember, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -172,18 +253,31 @@ async def test_reservation_is_renewed_while_it_is_held(
 ) -> None:
     monkeypatch.setattr(spending, "RENEW_AFTER_S", 0.01)
     one = new_member(tokens_per_day=1000)
-    ended = exchange(400)
-    await one.reserve(ended)
-    await run(one, 100, actual=0)
+    assert await accepts(one, exchange(400))
     field = f"m:{one._name}"
-    server.command("HSET", f"{PREFIX}search", field, "400 0 0 5")
+    for _ in range(2):
+        server.command("HSET", f"{PREFIX}search", field, "400 0 0 5")
+        await until(lambda: called_at(server, one) > 5)
+    assert reserved_by(server, one) == 400
 
-    def renewed() -> bool:
-        reserved = server.command("HGET", f"{PREFIX}search", field)
-        assert isinstance(reserved, bytes)
-        return int(reserved.split()[3]) > 5
 
-    await until(renewed)
+def called_at(server: RedisServer, member: GroupSpending) -> int:
+    reserved = server.command("HGET", f"{PREFIX}search", f"m:{member._name}")
+    assert isinstance(reserved, bytes)
+    return int(reserved.split()[3])
+
+
+async def test_cost_is_told_soon_although_a_reservation_is_renewed_later(
+    new_member: NewMember, server: RedisServer
+) -> None:
+    one = new_member(tokens_per_day=1000)
+    assert await accepts(one, exchange(400))
+    assert one._timer is not None
+    late = one._timer.when()
+    await run(one, 100, actual=7)
+    assert one._timer.when() < late - 4
+    await until(lambda: server.command("HGET", f"{PREFIX}search", DAY) == b"7 7000")
+    await until(lambda: one._timer is not None and one._timer.when() > late)
 
 
 async def test_lost_reply_counts_once(new_member: NewMember, server: RedisServer) -> None:
@@ -207,6 +301,79 @@ async def test_empty_redis_gets_back_what_members_know(
     assert not await accepts(one, exchange(400))
     assert not await accepts(other, exchange(400))
     assert await accepts(other, exchange(300))
+
+
+async def test_empty_redis_gets_the_most_that_any_member_knows(
+    new_member: NewMember, server: RedisServer
+) -> None:
+    one, other = (new_member(tokens_per_day=1000) for _ in range(2))
+    await run(one, 100, actual=100)
+    await run_all_settled(one)
+    await run(other, 600, actual=600)
+    await run_all_settled(other)
+    server.command("FLUSHALL")
+    # This one does not know what the other has spent.
+    assert await accepts(one, exchange(100))
+    assert not await accepts(other, exchange(201))
+    assert await accepts(other, exchange(200))
+    assert not await accepts(one, exchange(1))
+
+
+async def test_old_periods_and_members_are_forgotten(
+    new_member: NewMember, server: RedisServer
+) -> None:
+    key = f"{PREFIX}search"
+    ended = new_member(tokens_per_day=1000)
+    assert await accepts(ended)
+    fields = {"2026-09-30": "1 1", "2026-09": "1 1", "2026-10-01": "1 1", "m:gone": "5 5 1 1000"}
+    for name, text in fields.items():
+        server.command("HSET", key, name, text)
+    await ended.close()
+    one = new_member(tokens_per_day=1000)
+    assert await accepts(one)
+    kept = {b"2026-10-01", MONTH.encode(), DAY.encode(), f"m:{one._name}".encode()}
+    assert set(server.command("HKEYS", key)) == kept
+
+
+async def test_names_of_clients_are_escaped_in_keys(
+    new_member: NewMember, server: RedisServer
+) -> None:
+    await run(new_member(tokens_per_day=1000), 10, actual=10, client="a b:{*}\n")
+    await until(lambda: server.command("KEYS", "*") == [f"{PREFIX}a%20b%3A%7B%2A%7D%0A".encode()])
+
+
+async def test_damaged_data_is_named_once_and_members_go_on(
+    new_member: NewMember, server: RedisServer, log: list[str]
+) -> None:
+    one = new_member(tokens_per_day=1000)
+    server.command("HSET", f"{PREFIX}search", DAY, "garbage")
+    # As one of three.
+    assert await accepts(one)
+    assert await accepts(one, exchange(233))
+    assert not await accepts(one, exchange(1))
+    before = calls(server)
+    await until(lambda: calls(server) > before + 1)
+    [error] = [line for line in log if line.startswith("ERROR")]
+    assert error.endswith(f"if the data is damaged, delete the keys {PREFIX}*")
+    server.command("DEL", f"{PREFIX}search")
+    await until(lambda: not one._is_away)
+    assert log[-1] == "INFO the budgets of clients are shared with other gates again"
+    assert await accepts(one, exchange(500))
+
+
+async def test_new_day_without_redis_begins_with_a_full_share(
+    new_member: NewMember, server: RedisServer, clock: Clock
+) -> None:
+    one = new_member(tokens_per_day=900, tokens_per_month=9000)
+    assert await accepts(one, exchange(0))
+    server.close()
+    await run(one, 300, actual=300)
+    assert not await accepts(one, exchange(1))
+    clock.now += 12 * 3600 * SECOND
+    assert not await accepts(one, exchange(301))
+    await run(one, 300, actual=300)
+    assert not await accepts(one, exchange(1))
+    assert one.left("search") == {"tokens_per_day": 0, "tokens_per_month": 9000 - 1800}
 
 
 async def test_budget_begins_with_the_usage_record(new_member: NewMember) -> None:
