@@ -57,7 +57,7 @@ export function describeBudget(budget, unit) {
 const budget = (key, label, help) => ({
   key,
   label,
-  width: 23,
+  width: 21,
   help,
   kind: "number",
   cell: bar((lane) => level(lane, key)),
@@ -105,7 +105,7 @@ const LANES = [
   {
     key: "paused_s",
     label: "State",
-    width: 16,
+    width: 15,
     help: "After a 429 from upstream a lane is paused, or slowed to a lower rate for a while. Other lanes go on.",
     cell: text(laneState),
     sort: (lane) => lane.paused_s ?? 0,
@@ -117,7 +117,7 @@ const LANES = [
   {
     key: "others_per_min",
     label: "Others / min",
-    width: 17,
+    width: 15,
     kind: "number",
     help: "How much of this quota others use besides this gate, as upstream's levels show.",
     cell: text(others),
@@ -130,7 +130,7 @@ const LANES = [
   {
     key: "history",
     label: "Admitted, last 10 min",
-    width: 28,
+    width: 22,
     kind: "number roomy",
     help: "Requests admitted in this lane over the last ten minutes, in steps of five seconds.",
     cell: line((lane) => [perSecond(lane.history?.at(-1) ?? 0), lane.history]),

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,13 +30,23 @@ StartGate = Callable[..., Awaitable[Gate]]
 
 expect.set_options(timeout=SOON_S * 1000)
 
+_PROGRAM = find_chromium()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run these tests on one event loop, or skip them where there is no Chromium."""
+    here = Path(__file__).parent
+    for item in items:
+        if item.path.parent == here:
+            item.add_marker(pytest.mark.asyncio(loop_scope="session"), append=False)
+            if _PROGRAM is None:
+                item.add_marker(pytest.mark.skip(NO_CHROMIUM))
+
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def chromium() -> AsyncIterator[Browser]:
-    program = find_chromium()
-    if program is None:
-        pytest.skip(NO_CHROMIUM)
-    async with running_chromium(program) as browser:
+    assert _PROGRAM is not None
+    async with running_chromium(_PROGRAM) as browser:
         yield browser
 
 

@@ -3,12 +3,8 @@
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import pytest
-
 from tests.support.browser import Visit
 from tests.support.page_states import DASH
-
-pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 CASES: dict[str, dict[Any, str]] = {
     "count": {0: "0", 1234567: "1,234,567", None: DASH, "x": DASH},

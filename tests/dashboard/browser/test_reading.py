@@ -10,8 +10,6 @@ from playwright.async_api import Page, expect
 from tests.support.browser import Visit
 from tests.support.page_states import DASH, client, exchange, lane, waiter
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
-
 Live = Callable[..., Awaitable[Visit]]
 State = dict[str, Any]
 

@@ -1,5 +1,7 @@
 """The live page among others: who sees it, what runs in it, and what happens without its gate."""
 
+import asyncio
+import json
 import re
 from collections.abc import Awaitable, Callable
 from importlib.resources import files
@@ -9,12 +11,11 @@ import pytest
 from aiohttp import web
 from playwright.async_api import expect
 
+from rustygate.dashboard.static_files import static_pages
 from tests.dashboard.browser.conftest import OpenPage, StartGate
 from tests.support.browser import Visit, served
 from tests.support.http import chat
 from tests.support.waiting import until
-
-pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 Live = Callable[..., Awaitable[Visit]]
 
@@ -55,6 +56,38 @@ async def test_page_reconnects_after_the_gate_restarts(
     await expect(visit.rows("recent")).to_have_count(0)
     assert await page.evaluate(opacity) == 1
     visit.faults[:] = [fault for fault in visit.faults if "ERR_CONNECTION_REFUSED" not in fault]
+
+
+async def test_silent_connection_is_replaced(state: dict[str, Any], open_page: OpenPage) -> None:
+    async def send_one_state(request: web.Request) -> web.StreamResponse:
+        stream = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await stream.prepare(request)
+        await stream.write(f"data: {json.dumps(state)}\n\n".encode())
+        await asyncio.Event().wait()
+        return stream
+
+    pages = {**dict(static_pages("/gate")), "/gate/events": send_one_state}
+    async with served(pages) as url:
+        visit = await open_page("about:blank")
+        await visit.page.clock.install()
+        await visit.page.goto(f"{url}/gate")
+        await expect(visit.page.locator("#live")).to_have_text(re.compile("live"))
+        announced = visit.page.get_by_role("status")
+        await visit.page.clock.fast_forward(5000)
+        await expect(announced).to_have_text("")
+        await visit.page.clock.fast_forward(2000)
+        await expect(announced).to_have_text("Connected again. The gate is serving.")
+        assert sum(request.endswith("/events") for request in visit.requests) == 2
+        await visit.page.close()
+    visit.forget()
+
+
+async def test_page_loads_itself_anew_after_an_upgrade(live: Live, state: dict[str, Any]) -> None:
+    visit = await live()
+    await visit.page.evaluate("window.isOld = true")
+    state.update(version="1.2.4")
+    await expect(visit.page.locator("#about")).to_contain_text("version 1.2.4")
+    assert await visit.page.evaluate("window.isOld") is None
 
 
 async def test_without_the_key_a_browser_gets_the_401_and_no_more(
