@@ -155,6 +155,13 @@ def test_rows_of_a_table_have_as_many_cells_as_its_head(page: Path) -> None:
         assert set(body) == {head}, table
 
 
+def test_pictures_of_the_live_page_are_there_and_small() -> None:
+    pictures = re.findall(r'"(docs/images/[\w-]+\.webp)"', (ROOT / "README.md").read_text())
+    assert [Path(picture).stem for picture in pictures] == ["live-page-dark", "live-page-light"]
+    sizes = [(ROOT / picture).stat().st_size for picture in pictures]
+    assert all(20_000 < size <= 150_000 for size in sizes)
+
+
 def test_readme_links_every_page_of_the_docs() -> None:
     links = set(re.findall(r"\]\(docs/([\w-]+\.md)", (ROOT / "README.md").read_text()))
     assert links == {page.name for page in DOCS}
