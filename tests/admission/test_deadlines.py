@@ -113,6 +113,18 @@ def test_old_deadlines_are_bounded() -> None:
     assert run(scenario).expired == [("stays", 100)]
 
 
+def test_old_deadlines_stay_while_most_are_needed() -> None:
+    """Dropping them at each removal would take too long."""
+
+    async def scenario(run: Run) -> None:
+        numbers = [run.add("a", 50) for _ in range(3 * MAX_OLD)]
+        for number in numbers[:MAX_OLD]:
+            run.deadlines.remove(number)
+        assert len(run.deadlines) == 3 * MAX_OLD
+
+    assert len(run(scenario).expired) == 0
+
+
 def test_order_stays_when_old_deadlines_are_dropped() -> None:
     async def scenario(run: Run) -> None:
         leaving = []

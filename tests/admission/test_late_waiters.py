@@ -6,10 +6,13 @@ from typing import Any
 
 import pytest
 
-from rustygate.admission.late_waiters import BATCH
+from rustygate.admission.late_waiters import BATCH, INTERVAL_S, LateWaiters
+from rustygate.admission.waiter import LaneQueue, Waiter
 from rustygate.core.bucket import SECOND, TokenBucket
+from rustygate.core.lane import Lane
 from rustygate.errors import QueueTimeout
 from rustygate.exchange import Exchange
+from rustygate.plan import virtual_clock
 from tests.support.harness import (
     Harness,
     Task,
@@ -89,6 +92,8 @@ def test_waiters_of_a_paused_lane_are_refused_by_their_deadlines(pause_s: int, c
             admission.pause(pause_s * SECOND)
             await run_ready_tasks()
             assert (len(refused(tasks)), len(refused(patient))) == (count, 0)
+            for task in refused(tasks):
+                assert "; no requests are ahead, and " in str(task.exception())
             assert now_s(harness) < 0.001
             assert harness.gate.dispatcher.waiting == 14 - count
             newcomer = harness.gate.admission(harness.exchange("b", model="m"))
@@ -116,6 +121,7 @@ def test_lowered_limit_refuses_the_last_in_order() -> None:
             refusal = refused(batch)[0].exception()
             assert isinstance(refusal, QueueTimeout)
             assert 29_000 <= refusal.retry_after_ms <= 33_000
+            assert "; 30 requests are ahead, and " in str(refusal)
             assert "this request may wait only 30.0 s; try again in 3" in str(refusal)
         await asyncio.gather(*batch, *best, return_exceptions=True)
         assert len(harness.admitted) == pytest.approx(30, abs=2)
@@ -171,6 +177,29 @@ def test_waiters_are_examined_once_a_second_at_most() -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     run_scenario(scenario, rate_limit=None)
+
+
+def test_waiters_are_examined_once_more_and_then_not_again() -> None:
+    """Once more, because the responses to the requests in flight tell the level."""
+
+    class Watched(LaneQueue):
+        def in_order(self) -> list[Waiter]:
+            examined_at.append(loop_time())
+            return []
+
+    def loop_time() -> float:
+        return asyncio.get_running_loop().time() - 1000
+
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        lane = Watched("m", Lane())
+        lane.waiting[0] = 1
+        LateWaiters(lambda waiter, predicted: None, loop).examine(lane)
+        await asyncio.sleep(5)
+
+    examined_at: list[float] = []
+    virtual_clock.run(scenario)
+    assert examined_at == [0, INTERVAL_S]
 
 
 def test_ten_thousand_waiters_take_little_time() -> None:

@@ -349,6 +349,22 @@ def test_small_newcomer_overtakes_nothing_but_is_elected_before_its_turn_is_over
     assert run.scheduler.next_at == 2 * SECOND
 
 
+def test_newcomer_in_a_short_lane_is_looked_at_at_once() -> None:
+    """When it comes, the lane waits for its budgets no longer than the gate. So the lane is not
+    short any more, and the gate's order decides in it: the better class is first."""
+    run = Run(limits(1), {"x": limits(0.5)})
+    run.push(Demand("c", "x", "interactive"))
+    assert len(run.dispatch(0)) == 1
+    for lane in "xy":
+        run.push(Demand("b", lane, "interactive" if lane == "x" else "default"))
+    assert len(run.dispatch(1)) == 1
+    for lane in "xy":
+        run.push(Demand("b", lane, "interactive"))
+    assert run.dispatch(1) == []
+    run.push(Demand("a", "x"))
+    assert run.drain() == "bbba"
+
+
 def test_refund_gives_the_turn_back() -> None:
     run = Run(limits(1))
     for client in "aabb":
