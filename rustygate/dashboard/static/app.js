@@ -1,4 +1,4 @@
-// The live page: shows each state that the gate sends, and says so when it sends none.
+// The live page: shows each state that the gate sends, and says when the connection is lost.
 
 import { showTables } from "./columns.js";
 import { Connection } from "./connection.js";
@@ -49,7 +49,7 @@ function lostText() {
   return `connection lost ${ago((Date.now() - receivedAt) / 1000)}, reconnecting`;
 }
 
-/** Tell screen readers what changed; not the numbers, which change each second. */
+/** Announce changes of the state to screen readers; the numbers change too often for that. */
 function announceChange(state) {
   if (isLost) announce(`Connected again. The gate is ${state.state}.`);
   else if (latest && latest.state !== state.state) announce(`The gate is ${state.state}.`);

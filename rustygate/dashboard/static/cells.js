@@ -1,5 +1,5 @@
-// Kinds of table cells. Each function returns a maker of cells; a cell has a node, and `show(row)`
-// changes what that node shows.
+// Kinds of table cells. Each function returns a factory of cells. A cell has a node, and `show(row)`
+// updates it.
 
 import { Bar, Line, Timeline } from "./charts.js";
 import { element, setText } from "./dom.js";
@@ -10,7 +10,7 @@ export const text = (read) => () => {
   return { node, show: (row) => setText(node, read(row)) };
 };
 
-/** A name that comes from a stranger: isolated, cut where it is too long. */
+/** An untrusted name: isolated, and truncated if it is too long. */
 export const name = (read) => () => {
   const node = element("bdi", "name");
   return { node, show: (row) => setText(node, read(row)) };

@@ -1,5 +1,5 @@
-// Small SVG charts, drawn once and updated by changing attributes. All are decoration beside a
-// number in text, and hidden from screen readers.
+// Small SVG charts, drawn once and updated by changing attributes. Each repeats a number that is
+// shown as text, so screen readers skip it.
 
 import { isNumber } from "./format.js";
 
@@ -92,7 +92,7 @@ export class Timeline {
   }
 }
 
-/** The next round number, so that a scale seldom changes. */
+/** The next round number, so that a scale rarely changes. */
 export function roundUp(value) {
   const power = 10 ** Math.floor(Math.log10(Math.max(1, value)));
   return [1, 1.5, 2, 3, 5, 7, 10].map((factor) => factor * power).find((round) => round >= value) ?? value;

@@ -1,7 +1,7 @@
-// The tables of the page: what each column shows, and what it means.
+// The tables of the page: what each column shows and means.
 //
-// A column has a `label`, a `help` text, a `cell`, a `width` in characters (names take what is left),
-// and perhaps: `kind` ("number" is set right), `sort(row)`, `wrong(row)`, `detail(row)` for the tooltip.
+// A column has a `label`, a `help` text, a `cell`, and a `width` in characters (names share the rest).
+// Optional: `kind` ("number" aligns right), `sort(row)`, `wrong(row)`, `detail(row)` for the tooltip.
 
 import { bar, line, name, text, timeline } from "./cells.js";
 import { roundUp } from "./charts.js";
@@ -23,7 +23,7 @@ const number = (key, label, width, format, help, more = {}) => ({
   ...more,
 });
 
-/** A column with a name that comes from a stranger. */
+/** A column with a name, which is untrusted. */
 const named = (key, label, help, more = {}) => ({
   key,
   label,
@@ -70,7 +70,7 @@ const forecast = (priority) => ({
   label: `${priority[0].toUpperCase()}${priority.slice(1)} waits`,
   width: 12,
   kind: "number",
-  help: `How long a request of class ${priority} would wait now if it came from a client with nothing else in the queue.`,
+  help: `How long a new request of class ${priority} would wait, if its client has no other request in the queue.`,
   cell: text((lane) => duration(lane.forecast_s?.[priority])),
   sort: (lane) => lane.forecast_s?.[priority],
 });
@@ -89,7 +89,7 @@ function laneState(lane) {
   return isNumber(lane.pace_per_min) ? `${compact(lane.pace_per_min)} per min` : "open";
 }
 
-/** What a point of a history was, for the tooltip. */
+/** The value at a point of a history, for the tooltip. */
 export function pointOf(values, fraction, format) {
   if (!values?.length) return "nothing yet";
   if (fraction === null) return `between ${format(Math.min(...values))} and ${format(Math.max(...values))}`;
@@ -101,29 +101,29 @@ export function pointOf(values, fraction, format) {
 export const perSecond = (admitted) => `${(admitted / INTERVAL_S).toFixed(1)}/s`;
 
 const LANES = [
-  named("model", "Model", "A lane holds the budgets of one model. A model gets a lane when it first responds."),
+  named("model", "Model", "A lane has the limits of one model. It is listed once the model has responded, or while requests wait for it."),
   {
     key: "paused_s",
     label: "State",
     width: 15,
-    help: "After a 429 from upstream a lane is paused, or slowed to a lower rate for a while. Other lanes go on.",
+    help: "After a 429 from upstream, a lane is paused or slowed down for a while. Other lanes continue.",
     cell: text(laneState),
     sort: (lane) => lane.paused_s ?? 0,
     wrong: (lane) => lane.paused_s > 0 || isNumber(lane.pace_per_min),
   },
-  budget("requests", "Requests left", "Requests this model may still get now, of the limit learned from upstream."),
-  budget("tokens", "Tokens left", "Tokens this model may still use now, of the limit learned from upstream."),
+  budget("requests", "Requests left", "Requests that can be sent to this model now, of the limit that upstream reported."),
+  budget("tokens", "Tokens left", "Tokens that this model can use now, of the limit that upstream reported."),
   number("learned_s", "Learned", 13, ago, "How long ago upstream last reported this model's limits."),
   {
     key: "others_per_min",
     label: "Others / min",
     width: 15,
     kind: "number",
-    help: "How much of this quota others use besides this gate, as upstream's levels show.",
+    help: "How much of this quota other consumers use, as the levels that upstream reports show.",
     cell: text(others),
     sort: others,
   },
-  number("waiting", "Waiting", 9, count, "Requests for this model in the queue."),
+  number("waiting", "Waiting", 9, count, "Requests for this model that are in the queue."),
   forecast("interactive"),
   forecast("default"),
   forecast("batch"),
@@ -132,7 +132,7 @@ const LANES = [
     label: "Admitted, last 10 min",
     width: 22,
     kind: "number roomy",
-    help: "Requests admitted in this lane over the last ten minutes, in steps of five seconds.",
+    help: "Requests admitted in the last ten minutes, in steps of five seconds.",
     cell: line((lane) => [perSecond(lane.history?.at(-1) ?? 0), lane.history]),
     sort: (lane) => lane.history?.at(-1) ?? 0,
     detail: (lane, fraction) => pointOf(lane.history, fraction, perSecond),
@@ -160,38 +160,38 @@ function budgetLeft(client) {
 const isShort = (client) => client.waiting > 0 && client.share < 0.8 * client.share_due;
 
 const CLIENTS = [
-  named("client", "Client", "Who sends the requests: the name of the client's key, its X-RustyGate-Client header, or its address."),
-  number("weight", "Weight", 8, String, "The client's share relative to others of its class."),
+  named("client", "Client", "The client, named by its key, its X-RustyGate-Client header, or its address."),
+  number("weight", "Weight", 8, String, "The client's share relative to other clients of its class."),
   {
     key: "priority",
     label: "Class",
     width: 12,
-    help: "The priority class: interactive, default and batch share a contended quota 16:4:1.",
+    help: "The priority class. Interactive, default and batch share a contended quota 16:4:1.",
     cell: text((client) => client.priority ?? NONE),
     sort: (client) => client.priority,
   },
   number("waiting", "Waiting", 9, count, "The client's requests in the queue."),
-  number("in_flight", "In flight", 9, count, "The client's requests that are upstream now."),
+  number("in_flight", "In flight", 9, count, "The client's requests that were admitted and have not ended."),
   {
     key: "share",
     label: "Share",
     width: 28,
     kind: "number roomy",
-    help: "How much of what was admitted lately went to this client. The mark is the share that it is due. Red: it waits and gets less than four fifths of its due.",
+    help: "The client's part of everything admitted in the last minute. The mark is the share that it is due. Red: it has requests waiting and gets less than 80% of its due.",
     cell: bar((client) => [percent(client.share), client.share, client.share_due]),
     sort: (client) => client.share,
     detail: (client) => `got ${percent(client.share)}, due ${percent(client.share_due)}`,
     wrong: isShort,
   },
-  number("share_due", "Due", 7, percent, "The share that is due to this client by class and weight, among the clients that want any."),
-  tokens("tokens_today", "Tokens today", "Tokens that the client used since midnight UTC.", { width: 13 }),
-  number("cost_today_usd", "Cost today", 12, money, "What those tokens cost by the price list. Unknown: a model has no price."),
+  number("share_due", "Due", 7, percent, "The share that the client is due by its class and weight, among the clients with requests."),
+  tokens("tokens_today", "Tokens today", "Tokens that the client has used since midnight UTC, estimated ones included.", { width: 13 }),
+  number("cost_today_usd", "Cost today", 12, money, "The cost of those tokens. Unknown: some of it cannot be priced, for example because a model has no price."),
   {
     key: "budget_left",
     label: "Budget left",
     width: 27,
     kind: "number",
-    help: "What is left of the budgets in CLIENTS_FILE, in UTC days and months. When one is used up, requests are refused.",
+    help: "What is left of the client's budgets for this UTC day and month. Requests over a budget are refused.",
     cell: text(budgetLeft),
     sort: (client) => Math.min(...Object.values(client.budget_left ?? {}), Infinity),
     wrong: (client) => Object.values(client.budget_left ?? {}).some((left) => left <= 0),
@@ -216,27 +216,27 @@ function reason(waiter) {
 }
 
 const QUEUE = [
-  number("position", "Next", 6, count, "The place in the order in which the gate will admit them."),
-  named("client", "Client", "Whose request waits."),
+  number("position", "Next", 6, count, "The place in the order of admission."),
+  named("client", "Client", "The client that sent the request."),
   {
     key: "priority",
     label: "Class",
     width: 12,
-    help: "Its priority class.",
+    help: "The priority class of the request.",
     cell: text((waiter) => waiter.priority ?? NONE),
   },
-  named("model", "Model", "The model that it asks for."),
-  tokens("cost", "Cost", "The tokens that the request is expected to take: its input and its output cap."),
+  named("model", "Model", "The model that the request names."),
+  tokens("cost", "Cost", "The tokens that the request is expected to use, input and output."),
   number("waited_s", "Waited", 11, duration, "How long the request has been in the queue."),
-  number("expected_s", "Still to wait", 12, duration, "How long it will still wait, as the gate forecasts it."),
+  number("expected_s", "Still to wait", 12, duration, "How much longer the request is expected to wait. Unknown while it waits for a slot."),
   {
     key: "blocked_by",
     label: "Waits for",
     width: 24,
-    help: "What keeps the request in the queue: of all that is short, what will be short for longest.",
+    help: "What keeps the request in the queue. Of several limits, the one that will do so longest.",
     cell: name(reason),
   },
-  named("id", "Id", "The request's id, as in the log and in the response's X-RustyGate-Id.", { kind: "id", width: 18 }),
+  named("id", "Id", "The id of the request in the log and in X-RustyGate-Id.", { kind: "id", width: 18 }),
 ];
 
 // Exchanges
@@ -278,12 +278,12 @@ const RECENT = [
     cell: text((exchange) => clock(exchange.at)),
     detail: (exchange) => day(exchange.at),
   },
-  named("client", "Client", "Who sent the request."),
-  named("model", "Model", "The model that it asked for."),
+  named("client", "Client", "The client that sent the request."),
+  named("model", "Model", "The model that the request named."),
   {
     label: "Result",
     width: 19,
-    help: "The status that the client got. Red: refused by the gate, an error upstream, or cut off.",
+    help: "The status of the response. Red: refused by the gate, an error from upstream, or cut off.",
     cell: name(result),
     detail: (exchange) => `${exchange.method ?? ""} ${exchange.path ?? ""}: ${result(exchange)}, ${words(exchange.outcome ?? "")}`,
     wrong: (exchange) => exchange.outcome !== "ok" && exchange.outcome !== "client_left",
@@ -296,15 +296,15 @@ const RECENT = [
     heading: () => `0 to ${ms(scale_ms).replace(".0", "")}`,
     width: 22,
     kind: "wide",
-    help: "Queued, upstream and body on one time scale for all rows.",
+    help: "Time in the queue, upstream and in the body, on the same scale in all rows.",
     cell: timeline((exchange) => [phases(exchange), scale_ms]),
     detail: describeTimeline,
   },
-  tokens("tokens_in", "In", "Tokens of the input.", { width: 9 }),
+  tokens("tokens_in", "In", "Tokens in the input.", { width: 9 }),
   tokens("tokens_cached", "Cached", "The part of the input that upstream read from its cache.", { width: 9 }),
-  tokens("tokens_out", "Out", "Tokens of the output.", { width: 9 }),
+  tokens("tokens_out", "Out", "Tokens in the output.", { width: 9 }),
   number("attempts", "Tries", 7, count, "How often the request was sent upstream.", { wrong: (exchange) => exchange.attempts > 1 }),
-  named("id", "Id", "The exchange's id, as in the log and in the response's X-RustyGate-Id.", { kind: "id", width: 18 }),
+  named("id", "Id", "The id of the exchange in the log and in X-RustyGate-Id.", { kind: "id", width: 18 }),
 ];
 
 // Counts and usage
@@ -326,16 +326,16 @@ const USAGE = [
     label: "Tokens",
     width: 18,
     kind: "number",
-    help: "All tokens of the day; the bar compares the days.",
+    help: "All tokens of the day. The bar compares the days.",
     cell: bar((row) => [compact(allTokens(row)), row.isTotal ? 0 : allTokens(row) / busiestDay]),
     detail: (row) => `${count(allTokens(row))} tokens`,
   },
-  tokens("tokens_in", "In", "Tokens of the input, as upstream reported them.", { width: 11 }),
+  tokens("tokens_in", "In", "Tokens in the input, as reported by upstream.", { width: 11 }),
   tokens("tokens_cached", "Cached", "The part of the input that upstream read from its cache.", { width: 11 }),
-  tokens("tokens_out", "Out", "Tokens of the output, as upstream reported them.", { width: 11 }),
-  tokens("tokens_estimated", "Estimated", "Tokens of exchanges for which upstream reported none, as the gate estimated them.", { width: 11 }),
-  number("queued_seconds", "Queued", 14, duration, "Time that all these requests together spent in the queue."),
-  number("cost_usd", "Cost", 14, money, "What the tokens cost by the price list. Unknown: some exchange's model has no price."),
+  tokens("tokens_out", "Out", "Tokens in the output, as reported by upstream.", { width: 11 }),
+  tokens("tokens_estimated", "Estimated", "The gate's estimate for responses that reported no usage.", { width: 11 }),
+  number("queued_seconds", "Queued", 14, duration, "Total time that requests spent in the queue."),
+  number("cost_usd", "Cost", 14, money, "The cost of those tokens. Unknown: some of it cannot be priced, for example because a model has no price."),
 ];
 
 const SUMMED = ["exchanges", "refused", "tokens_in", "tokens_cached", "tokens_out", "tokens_estimated", "queued_seconds"];
@@ -345,7 +345,7 @@ function totalOf(rows) {
   const isPriced = rows.every((row) => row.cost_usd !== null);
   return {
     ...Object.fromEntries(SUMMED.map((key) => [key, sum(key)])),
-    day: "in all",
+    day: "total",
     isTotal: true,
     cost_usd: isPriced ? sum("cost_usd") : null,
   };
@@ -356,39 +356,39 @@ function totalOf(rows) {
 const keyed = (key) => (row) => row[key];
 
 const lanes = new Table("lanes", {
-  caption: "The lanes: budgets, forecasts and recent admissions of each model",
+  caption: "Lanes: limits, forecasts and recent admissions of each model",
   columns: LANES,
   key: keyed("model"),
   order: "model",
-  empty: "No lane yet. A model gets one when it first responds.",
+  empty: "No lanes yet. A model gets a lane with its first response.",
 });
 
 const clients = new Table("clients", {
-  caption: "The clients: what they have waiting and in flight, their share, tokens, cost and budgets",
+  caption: "Clients: requests waiting and in flight, shares, tokens, cost and budgets",
   columns: CLIENTS,
   key: (client) => JSON.stringify([client.client, client.priority]),
   order: "client",
-  empty: "No client yet. Clients show up here with their first request.",
+  empty: "No clients yet. A client appears with its first request.",
 });
 
 const queue = new Table("queue", {
   caption: "The next requests in the queue, in the order of admission",
   columns: QUEUE,
   key: keyed("id"),
-  empty: "Nobody waits.",
+  empty: "No requests are waiting.",
 });
 
 const recent = new Table("recent", {
-  caption: "The last exchanges, the newest first, with the time each spent queued, upstream and in its body",
+  caption: "The last exchanges, newest first, with the time each spent queued, upstream and in its body",
   columns: RECENT,
   key: keyed("id"),
-  empty: "No exchange has ended yet.",
+  empty: "No exchanges have ended yet.",
 });
 
 const kinds = [
-  ["refusals", "Refused by the gate", "Why the gate refused requests.", "Nothing was refused."],
-  ["verdicts", "429 and 503 from upstream", "What the gate did when upstream refused a request for its rate or for overload.", "Upstream refused nothing."],
-  ["retries", "Sent again", "Why requests were sent again.", "Nothing was sent again."],
+  ["refusals", "Refused by the gate", "Why the gate refused requests.", "No requests were refused."],
+  ["verdicts", "429 and 503 from upstream", "What the gate did when upstream refused a request because of a rate limit or overload.", "No refusals from upstream."],
+  ["retries", "Sent again", "Why requests were sent again.", "No requests were sent again."],
 ].map(([id, label, help, empty]) => {
   const options = { caption: label, columns: counts(label, help), key: keyed("name"), empty };
   return [id, new Table(id, options)];
@@ -398,7 +398,7 @@ const usage = new Table("usage", {
   caption: "Usage by day",
   columns: USAGE,
   key: keyed("day"),
-  empty: "Nothing was used yet.",
+  empty: "No usage yet.",
   total: totalOf,
 });
 

@@ -1,10 +1,10 @@
-// The stream of states. It reconnects by itself: the browser tries again after a cut, and this does
-// after an error response or silence.
+// The stream of states. It reconnects by itself: the browser does so after a lost connection, and this
+// class after an error response or silence.
 
 const RETRY_MS = 2000;
 
-// The gate sends each second. A connection that is silent for longer is dead, after a laptop's sleep for
-// example.
+// The gate sends a state each second. A connection that is silent for this long is dead, for example
+// after a laptop slept.
 const SILENCE_MS = 6000;
 
 export class Connection {
@@ -33,7 +33,7 @@ export class Connection {
     this.watch(RETRY_MS);
   }
 
-  /** Connect anew unless something arrives in time. */
+  /** Reconnect unless something arrives in time. */
   watch(timeout) {
     clearTimeout(this.timer);
     this.timer = setTimeout(() => {

@@ -1,4 +1,4 @@
-// Making and changing nodes. Texts are only ever set as text.
+// Creating and changing nodes. Text is never set as HTML.
 
 export function element(name, className = "", ...children) {
   const node = document.createElement(name);

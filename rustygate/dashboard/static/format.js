@@ -1,4 +1,4 @@
-// Numbers, times and amounts as text. A value that is not known is a dash.
+// Numbers, times and amounts as text. An unknown value is a dash.
 
 export const NONE = "–";
 
@@ -49,7 +49,7 @@ export const duration = known((seconds) => {
   return `${Math.floor(hours / 24)} d ${two(hours % 24)} h`;
 });
 
-/** Seconds in whole ones: what changes with each glance is no help. */
+/** An age in whole seconds: fractions would change at every glance. */
 export const ago = known((seconds) => (seconds < 1 ? "just now" : `${duration(Math.floor(seconds)).replace(".0", "")} ago`));
 
 /** Milliseconds as a duration. */

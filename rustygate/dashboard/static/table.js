@@ -1,14 +1,14 @@
-// A table that is updated in place: rows are found again by their key, and only what changed is
-// touched. While somebody reads it (pointer over it, or focus in it), rows neither come, go nor
-// move. One Tab stop leads into it, and arrow keys move from cell to cell.
+// A table that is updated in place: rows are found by their key, and only changes touch the page.
+// While the table is being read (pointer over it, or focus in it), no row is added, removed or moved.
+// It has one Tab stop, and arrow keys move from cell to cell.
 
 import { byId, element, setText } from "./dom.js";
 import { explain } from "./tip.js";
 
-// A pointer that rests on a table longer than this belongs to somebody who left.
+// A pointer that rests on a table for longer than this no longer counts as reading.
 const READING_MS = 20_000;
 
-// For how many updates a table keeps its height after it had more rows.
+// For how many updates a table keeps its height after its rows became fewer.
 const KEPT_UPDATES = 60;
 
 const NAME_WIDTH = 17;
@@ -46,8 +46,8 @@ class Row {
 export class Table {
   /**
    * @param parent the id of the element that gets the table.
-   * @param options `caption`; `columns`; `key(row)`; `empty`: what an empty table says;
-   *   `order`: the key of the column to sort by, unless rows stay as they come; `total(rows)`.
+   * @param options `caption`; `columns`; `key(row)`; `empty`: the text of an empty table;
+   *   `order`: the key of the column to sort by; without it, rows keep their order; `total(rows)`.
    */
   constructor(parent, { caption, columns, key, empty, order, total }) {
     Object.assign(this, { columns, key, total });
@@ -140,7 +140,7 @@ export class Table {
       if (data) row.show(data);
     }
     const newer = rows.filter((row) => !this.rows.has(this.key(row))).length;
-    setText(this.held, newer ? `held while you read: ${newer} newer` : "held while you read");
+    setText(this.held, newer ? `paused while you read: ${newer} newer` : "paused while you read");
   }
 
   updateAll(rows) {
@@ -188,7 +188,7 @@ export class Table {
     this.show();
   }
 
-  /** What follows from the number of rows and the order. */
+  /** Update what depends on the number of rows and on the order. */
   show() {
     const rows = this.rows.size;
     this.peaks = [...this.peaks, rows].slice(-KEPT_UPDATES);
@@ -240,7 +240,7 @@ export class Table {
 
 const isKnown = (value) => value !== null && value !== undefined;
 
-/** Unknown values come last in both directions. */
+/** Unknown values sort last in both directions. */
 function order(a, b, sign = 1) {
   if (!isKnown(a) || !isKnown(b)) return isKnown(b) - isKnown(a);
   return sign * (typeof a === "string" ? a.localeCompare(String(b)) : a - b);

@@ -1,7 +1,7 @@
 // Explanations: one tooltip for all numbers, shown on hover and on focus, closed by Escape.
 //
 // `explain(node, describe)` registers a node. `describe(fraction)` returns the texts to show: `title`,
-// `value` and `help`; `fraction` is where the pointer is over the node's chart, from 0 to 1, if it is.
+// `value` and `help`. `fraction` is the pointer's place on the node's chart, from 0 to 1, or null.
 
 import { element, setText } from "./dom.js";
 
@@ -24,7 +24,7 @@ export function explain(node, describe) {
   descriptions.set(node, describe);
 }
 
-/** Show what is explained anew, after its numbers changed. */
+/** Update the explanation after its numbers changed. */
 export function refreshTip() {
   if (shown?.isConnected) write();
   else hide();
@@ -92,7 +92,7 @@ function hover(event) {
 }
 
 document.addEventListener("pointermove", (event) => {
-  // Browsers also report a pointer that rests while the page scrolls under it, as by arrow keys.
+  // Browsers also report a resting pointer when the page scrolls under it, for example by arrow keys.
   const at = `${event.clientX} ${event.clientY}`;
   if (at !== pointer) hover(event);
   pointer = at;

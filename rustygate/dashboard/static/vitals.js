@@ -8,8 +8,8 @@ import { explain } from "./tip.js";
 
 const STATES = {
   serving: "Requests are admitted, forwarded and answered.",
-  draining: "The gate is shutting down: exchanges in flight are finished, new requests are refused.",
-  alone: "The group's store cannot be reached; this gate goes on with its last share of the limits.",
+  draining: "The gate is stopping: exchanges in flight may finish, and new requests are refused.",
+  alone: "The group's Redis does not answer. Until it does, this gate uses its share of the limits.",
 };
 
 const waiting = (value) => `${count(value)} waiting`;
@@ -17,37 +17,37 @@ const waiting = (value) => `${count(value)} waiting`;
 const VITALS = [
   {
     label: "In flight",
-    help: "Requests that were sent upstream and have not ended.",
+    help: "Requests that were admitted and have not ended.",
     show: (state) => count(state.in_flight),
   },
   {
     label: "Waiting",
-    help: "Requests in the gate's queue, over all models and clients. The line shows the last ten minutes.",
+    help: "Requests in the queue, of all clients and for all models. The line shows the last ten minutes.",
     show: (state) => count(state.waiting),
     values: (state) => state.history?.waiting,
     format: waiting,
   },
   {
     label: "Admitted per second",
-    help: "Requests that were admitted each second, lately. The line shows the last ten minutes.",
+    help: "Requests admitted per second, over the last few seconds. The line shows the last ten minutes.",
     show: (state) => rate(state.admitted_per_s),
     values: (state) => state.history?.admitted,
     format: perSecond,
   },
   {
     label: "Longest wait now",
-    help: "How long the request has waited that has been in the queue the longest.",
+    help: "How long the oldest request in the queue has waited so far.",
     show: (state) => duration(state.longest_wait_s),
   },
   {
     label: "429s in 5 min",
-    help: "How often upstream refused a request for its rate in the last five minutes. The gate waits and sends them again where that helps.",
+    help: "How often upstream answered with 429 in the last five minutes. If waiting can help, the gate waits and sends the request again.",
     show: (state) => count(state.upstream_429_5m),
     wrong: (state) => state.upstream_429_5m > 0,
   },
   {
     label: "Members",
-    help: "Gates that share this quota.",
+    help: "Gates in the group, which share one quota.",
     show: (state) => (state.group ? members(state.group) : "1"),
     note: (state) => (state.group?.state === "single" ? "no group" : words(state.group?.state ?? "")),
     wrong: (state) => state.group?.state === "alone",
@@ -88,9 +88,9 @@ class Vital {
 }
 
 const UNITS = {
-  requests: "Requests that the gate may admit at once, of RATE_LIMIT_BURST; RATE_LIMIT refills it.",
-  tokens: "Tokens that the gate may still admit, of TOKENS_PER_MINUTE.",
-  slots: "Requests that may still be sent upstream at the same time, of CONCURRENCY_LIMIT.",
+  requests: "Requests that the gate can admit at once, of RATE_LIMIT_BURST. RATE_LIMIT refills them.",
+  tokens: "Tokens that the gate can admit now, of TOKENS_PER_MINUTE.",
+  slots: "Requests that can be in flight besides the current ones, of CONCURRENCY_LIMIT.",
 };
 
 class Limit {
@@ -140,7 +140,7 @@ function limitOf(unit) {
   return limits.get(unit);
 }
 
-/** The page's title: it is what a background tab shows. */
+/** The page's title, which a background tab shows. */
 export function titleOf(state) {
   const isWaiting = isNumber(state.waiting) && state.waiting > 0;
   const trouble = state.state === "serving" ? "" : `${state.state}, `;

@@ -84,7 +84,7 @@ async def test_counts_and_usage_are_shown(live: Live) -> None:
     assert await visit.column("usage", "Cost") == ["unknown", "$2.50"]
     total = await visit.page.locator("#usage tfoot").locator("th, td").all_inner_texts()
     assert total == [
-        "in all", "2,000", "20", "4.5M", "4M", "1M", "500K", "0", "3 min 00 s", "unknown",
+        "total", "2,000", "20", "4.5M", "4M", "1M", "500K", "0", "3 min 00 s", "unknown",
     ]  # fmt: skip
 
 
@@ -94,14 +94,14 @@ async def test_gate_without_work_says_so_in_words(live: Live, state: State) -> N
     visit = await live()
     await expect(visit.page).to_have_title("RustyGate")
     assert await visit.page.locator(".empty:visible").all_inner_texts() == [
-        "No lane yet. A model gets one when it first responds.",
-        "No client yet. Clients show up here with their first request.",
-        "Nobody waits.",
-        "No exchange has ended yet.",
-        "Nothing was refused.",
-        "Upstream refused nothing.",
-        "Nothing was sent again.",
-        "Nothing was used yet.",
+        "No lanes yet. A model gets a lane with its first response.",
+        "No clients yet. A client appears with its first request.",
+        "No requests are waiting.",
+        "No exchanges have ended yet.",
+        "No requests were refused.",
+        "No refusals from upstream.",
+        "No requests were sent again.",
+        "No usage yet.",
     ]
 
 

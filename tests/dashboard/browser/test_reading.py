@@ -71,12 +71,12 @@ async def test_focus_and_arrow_keys_explain_each_number(live: Live) -> None:
     await page.locator(".vital").nth(3).focus()
     assert "1 min 15 s" in await tip(page)
     await page.locator("#lanes thead button").first.focus()
-    assert "A lane holds the budgets of one model" in await tip(page)
+    assert "A lane has the limits of one model" in await tip(page)
     await press(page, "ArrowDown", "ArrowRight", "ArrowRight")
     assert await visit.focused() == "125 / 500"
     text = await tip(page)
     assert "125 of 500 requests left; 500 more each minute" in text
-    assert "Requests this model may still get now" in text
+    assert "Requests that can be sent to this model now" in text
     described = "document.activeElement.getAttribute('aria-describedby')"
     assert await page.evaluate(described) == "tip"
     await press(page, "Control+End")
@@ -95,7 +95,7 @@ async def test_escape_and_leaving_close_the_explanation(live: Live) -> None:
     await press(visit.page, "Escape")
     await expect(shown).to_be_hidden()
     await visit.page.locator("#queue td").first.hover()
-    await expect(shown).to_contain_text("Whose request waits")
+    await expect(shown).to_contain_text("The client that sent the request")
     # The pointer can go over the explanation itself without closing it.
     await visit.page.locator("#tip .tip-help").hover()
     await expect(shown).to_be_visible()
@@ -135,7 +135,7 @@ async def test_rows_keep_still_while_one_reads_them(live: Live, state: State) ->
     await press(visit.page, "ArrowRight")
     state["recent"] = [exchange(3), exchange(2, client="chat", status=202)]
     held = visit.section("recent").locator(".held")
-    await expect(held).to_have_text("held while you read: 1 newer")
+    await expect(held).to_have_text("paused while you read: 1 newer")
     assert await visit.column("recent", "Id") == ["bbbb-2", "bbbb-1"]
     # Rows that are still there go on changing.
     assert await visit.column("recent", "Result") == ["202", "200"]
@@ -175,8 +175,8 @@ async def test_accessibility_tree_has_landmarks_headings_and_named_tables(live: 
         assert re.search(rf'region "{heading}', tree)
         assert re.search(rf'heading "{heading}.*\[level=2\]', tree)
     for table in (
-        "The lanes:",
-        "The clients:",
+        "Lanes:",
+        "Clients:",
         "The next requests",
         "The last exchanges",
         "Usage",
@@ -225,7 +225,7 @@ async def test_heading_of_a_row_stays_in_sight_when_its_table_scrolls(live: Live
 async def test_tap_explains_within_the_screen_of_a_phone(live: Live) -> None:
     visit = await live(**PHONE)
     await visit.page.locator(".vital").nth(1).tap()
-    assert "Requests in the gate's queue" in await tip(visit.page)
+    assert "Requests in the queue" in await tip(visit.page)
     box = await visit.page.locator("#tip").bounding_box()
     assert box is not None
     assert 0 <= box["x"] < box["x"] + box["width"] <= 360
