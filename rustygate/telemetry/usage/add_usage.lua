@@ -14,26 +14,19 @@ local number = tonumber(ARGV[1])
 if tonumber(redis.call('GET', KEYS[1]) or 0) >= number then return 0 end
 
 local function sum(kept, added)
-  local sums, place = {}, 0
-  for amount in string.gmatch(kept, '%d+') do
-    place = place + 1
-    sums[place] = string.format('%.0f', amount + added[place])
-  end
+  -- A gate of another version may have kept fewer amounts, or more.
+  local sums = {}
+  for amount in string.gmatch(kept, '%d+') do sums[#sums + 1] = tonumber(amount) end
+  for place, amount in ipairs(added) do sums[place] = (sums[place] or 0) + amount end
+  for place, amount in ipairs(sums) do sums[place] = string.format('%.0f', amount) end
   return table.concat(sums, ' ')
-end
-
-local function text(amounts)
-  local texts = {}
-  for place, amount in ipairs(amounts) do texts[place] = string.format('%.0f', amount) end
-  return table.concat(texts, ' ')
 end
 
 for day, totals in ipairs(cjson.decode(ARGV[4])) do
   local key = KEYS[1 + day]
   for _, each in ipairs(totals) do
     local names, amounts = each[1], each[2]
-    local kept = redis.call('HGET', key, names)
-    redis.call('HSET', key, names, kept and sum(kept, amounts) or text(amounts))
+    redis.call('HSET', key, names, sum(redis.call('HGET', key, names) or '', amounts))
   end
   redis.call('EXPIRE', key, ARGV[3])
 end

@@ -17,7 +17,7 @@ from rustygate.admission.group.redis_connection import RedisConnection, Script
 from rustygate.admission.group.store import StoreError
 from rustygate.config import Settings
 from rustygate.config.redis_url import RedisUrl, parse_redis_url
-from rustygate.core.usage_rows import Grouped, UsageKey, UsageQuery, UsageTotals
+from rustygate.core.usage_rows import TOTALS, Grouped, UsageKey, UsageQuery, UsageTotals
 from rustygate.telemetry.usage.selection import select
 from rustygate.telemetry.usage.store import KEPT_DAYS, Batch, UsageStoreError
 
@@ -92,11 +92,13 @@ class RedisUsageStore:
 
     async def _read(self, days: Sequence[str]) -> dict[UsageKey, UsageTotals]:
         found = await self._redis.evaluate(_READ, list(map(self._key, days)))
-        return {
-            key: totals
-            for day, fields in zip(days, found, strict=True)
-            for key, totals in _unpacked(day, fields)
-        }
+        usage: dict[UsageKey, UsageTotals] = {}
+        for day, rows in zip(days, found, strict=True):
+            try:
+                usage.update(_unpacked(day, rows))
+            except ValueError:
+                raise UsageStoreError(f"the key {self._key(day)} is damaged: delete it") from None
+        return usage
 
     async def close(self) -> None:
         await self._redis.close()
@@ -113,10 +115,12 @@ def _packed(batch: Batch, day: str) -> list[tuple[str, tuple[int, ...]]]:
     ]
 
 
-def _unpacked(day: str, fields: Sequence[bytes]) -> Iterator[tuple[UsageKey, UsageTotals]]:
-    for names, amounts in zip(fields[::2], fields[1::2], strict=True):
+def _unpacked(day: str, rows: Sequence[bytes]) -> Iterator[tuple[UsageKey, UsageTotals]]:
+    """The totals of a day; amounts that only a newer version knows are left out."""
+    for names, amounts in zip(rows[::2], rows[1::2], strict=True):
         client, model = msgspec.json.decode(names, type=tuple[str, str])
-        yield UsageKey(day, client, model), UsageTotals(*map(int, amounts.split()))
+        known = amounts.split()[: len(TOTALS)]
+        yield UsageKey(day, client, model), UsageTotals(*map(int, known))
 
 
 def _days(query: UsageQuery) -> Iterator[str]:

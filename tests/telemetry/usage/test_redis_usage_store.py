@@ -107,6 +107,33 @@ async def test_reports_are_grouped_over_days(make_store: MakeStore, server: Redi
     assert len(await store.rows_by(EVER)) == 100
 
 
+@pytest.mark.parametrize(
+    ("kept", "expected"),
+    [("5", "5 0 7"), (" ".join(map(str, range(1, 14))), "1 2 10 4 5 6 7 8 9 10 11 12 13")],
+    ids=["fewer amounts", "more amounts"],
+)
+async def test_amounts_of_another_version_are_kept(
+    make_store: MakeStore, server: RedisServer, kept: str, expected: str
+) -> None:
+    store, key = make_store(server.url), f"rustygate:{{{GROUP}}}:usage:1:{DAY}"
+    server.command("HSET", key, '["a","m"]', kept)
+    await store.add(today(exchanges=0, tokens_in=7))
+    assert server.command("HGET", key, '["a","m"]').decode().startswith(expected)
+    [(_, totals)] = await store.rows_by(BY_CLIENT)
+    assert totals.tokens_in == int(expected.split()[2])
+
+
+@pytest.mark.parametrize("field", [("x", "1"), ('["a","m"]', "1 x")], ids=["names", "amounts"])
+async def test_damaged_key_is_named(
+    make_store: MakeStore, server: RedisServer, field: tuple[str, str]
+) -> None:
+    key = f"rustygate:{{{GROUP}}}:usage:1:{DAY}"
+    server.command("HSET", key, *field)
+    with pytest.raises(UsageStoreError) as caught:
+        await make_store(server.url).rows_by(EVER)
+    assert str(caught.value) == f"the key {key} is damaged: delete it"
+
+
 @pytest.mark.parametrize("name", ['a","b', "\0", "ü\u202e", "[]", "x" * 999])
 async def test_any_label_is_kept(make_store: MakeStore, server: RedisServer, name: str) -> None:
     store = make_store(server.url)
