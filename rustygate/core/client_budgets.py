@@ -216,7 +216,7 @@ class Account:
         del self._spent[oldest]
 
     def alerts(self, now: int, exhausted: Budget | None = None) -> list[Alert]:
-        """The levels of WARN_AT that were reached, each once in its period.
+        """The highest level of WARN_AT that each budget has reached, once in its period.
 
         Args:
             exhausted: a budget that has no room for a request, which counts as spent.
@@ -224,12 +224,15 @@ class Account:
         alerts = []
         for budget in self.budgets:
             spent = self.spent(budget, now)
-            for level in WARN_AT:
-                mark = (budget.name, budget.period(now), level)
-                reached = budget == exhausted or spent >= level * budget.limit
-                if reached and mark not in self._alerted:
-                    self._alerted.add(mark)
-                    alerts.append(Alert(self.client, budget, level, spent, budget.ends(now)))
+            reached = [
+                level
+                for level in WARN_AT
+                if (budget == exhausted or spent >= level * budget.limit)
+                and (budget.name, budget.period(now), level) not in self._alerted
+            ]
+            self._alerted.update((budget.name, budget.period(now), level) for level in reached)
+            if reached:
+                alerts.append(Alert(self.client, budget, reached[-1], spent, budget.ends(now)))
         return alerts
 
 

@@ -192,7 +192,9 @@ def test_budget_without_room_for_a_request_counts_as_used_up() -> None:
     spend(each, NOON, 900)
     exceeded = each.reserve(NOON, Cost(200))
     assert exceeded is not None
-    assert [alert.level for alert in each.alerts(NOON, exceeded.budget)] == [0.8, 1.0]
+    assert [alert.level for alert in each.alerts(NOON, exceeded.budget)] == [1.0]
+    spend(each, NOON, 0)
+    assert each.alerts(NOON) == []
     assert each.alerts(NOON, exceeded.budget) == []
 
 
