@@ -109,6 +109,7 @@ class Daemon:
         self._apply_clients()
         if self._spending.reads_usage:
             await load_spending(self._spending, self.usage)
+        self._spending.start()
         self._levels = _open_levels(self._data_dir, self._gate)
         self._proxy = Proxy(
             settings,

@@ -106,6 +106,9 @@ class Spending:
         yet may get one at a reload."""
         return True
 
+    def start(self) -> None:
+        """What was spent before is known: begin to tell others, if there are any."""
+
     async def close(self) -> None:
         """Tell others what was spent, if there are any."""
 

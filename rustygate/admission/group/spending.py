@@ -11,9 +11,10 @@ carries a number and counts once, and what is reserved is told as a whole.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
+from math import inf
 from secrets import token_hex
 from time import time_ns
 from typing import Any
@@ -30,13 +31,15 @@ from rustygate.config import Settings
 from rustygate.config.redis_url import parse_redis_url
 from rustygate.core.bucket import SECOND
 from rustygate.core.client_budgets import NOTHING, Account, Cost, Exceeded
+from rustygate.core.clients import SpendingLimits
 from rustygate.core.periods import day_of, month_of
 from rustygate.core.price_list import PriceList
 
 # The version of the keys' layout.
 VERSION = 1
 
-# What was spent is told after this time at the latest, and so is what is still reserved.
+# What was spent is told after this time at the latest. Budgets are asked for again after the other
+# one: what is reserved is told, and what other members have spent is known if Redis goes away.
 TELL_AFTER_S = 0.25
 RENEW_AFTER_S = 5.0
 
@@ -83,7 +86,7 @@ class _Ledger:
         pending: what was spent since then, `sent` the part of it that is in a call.
         number: of `sent`.
         reserved: what the group believes to be reserved here; None if that is not known.
-        called_at: when it was told that.
+        called_at: when it was told that; never at first.
     """
 
     account: Account
@@ -92,7 +95,7 @@ class _Ledger:
     sent: dict[str, Cost] = field(default_factory=dict)
     number: int = 0
     reserved: Cost | None = NOTHING
-    called_at: float = 0.0
+    called_at: float = -inf
 
     def unsent(self, period: str) -> Cost:
         """What the group does not know to be spent in a period."""
@@ -102,7 +105,13 @@ class _Ledger:
         """Whether there is something to tell."""
         if self.pending or self.sent or self.reserved != self.account.reserved:
             return True
-        return self.reserved != NOTHING and now - self.called_at >= RENEW_AFTER_S
+        return self.is_renewed and now - self.called_at >= RENEW_AFTER_S
+
+    @property
+    def is_renewed(self) -> bool:
+        """Whether the group must hear of it, or this gate of what others spend, from time to
+        time."""
+        return bool(self.account.budgets) or self.account.reserved != NOTHING
 
     def report(self, now: int, costs: Iterable[Cost], *, leaves: bool) -> dict[str, Any]:
         """Its part of a call."""
@@ -164,7 +173,7 @@ class GroupSpending(Spending):
         self._ledgers: dict[str, _Ledger] = {}
         self._questions: list[_Question] = []
         # The last call failed. Those that tell find out when Redis is back.
-        self._is_away = self._was_answered = self._is_closed = False
+        self._is_away = self._was_answered = self._is_started = self._is_closed = False
         # Why budgets are not shared although Redis answers, as it was logged.
         self._defect = ""
         self._loop = asyncio.get_running_loop()
@@ -235,6 +244,15 @@ class GroupSpending(Spending):
                 pending[period] = pending.get(period, NOTHING) + cost
         self._tell_soon()
 
+    def start(self) -> None:
+        self._is_started = True
+        self._tell_soon()
+
+    def set_limits(self, limits: Mapping[str, SpendingLimits]) -> None:
+        super().set_limits(limits)
+        if self._is_started:
+            self._tell_soon()
+
     # When to call.
 
     def _tell_soon(self, delay_s: float = TELL_AFTER_S) -> None:
@@ -265,10 +283,12 @@ class GroupSpending(Spending):
 
     def _due(self) -> list[_Ledger]:
         """The ledgers with something to tell; while Redis is away, one in any case."""
+        for account in self.budgets.accounts():
+            self._ledger(account)
         now, ledgers = self._loop.time(), list(self._ledgers.values())
         due = [each for each in ledgers if each.is_due(now)]
         self._tells = len(due) > MAX_CLIENTS
-        if any(each.account.reserved != NOTHING for each in ledgers):
+        if any(each.is_renewed for each in ledgers):
             self._tell_soon(RENEW_AFTER_S)
         if self._is_away and not due:
             return ledgers[:1]

@@ -267,6 +267,32 @@ def called_at(server: RedisServer, member: GroupSpending) -> int:
     return int(reserved.split()[3])
 
 
+async def test_member_learns_what_others_spend(
+    new_member: NewMember, server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without requests of its own: if Redis goes away, it must not begin with a full budget."""
+    monkeypatch.setattr(spending, "RENEW_AFTER_S", 0.01)
+    one, other = (new_member(tokens_per_day=1000) for _ in range(2))
+    other.start()
+    await run(one, 700, actual=700)
+    await until(lambda: other.left("search") == {"tokens_per_day": 300})
+    server.close()
+    await until(lambda: other._is_away)
+    assert not await accepts(other, exchange(101))
+    assert await accepts(other, exchange(100))
+
+
+async def test_reload_tells_of_new_budgets(new_member: NewMember) -> None:
+    one, other = (new_member(tokens_per_day=1000) for _ in range(2))
+    await run(one, 700, actual=700)
+    await run_all_settled(one)
+    other.set_limits({})
+    other.start()
+    await until(lambda: other._timer is None and other._calling is None)
+    other.set_limits({"search": SpendingLimits(tokens_per_day=900)})
+    await until(lambda: other.left("search") == {"tokens_per_day": 200})
+
+
 async def test_cost_is_told_soon_although_a_reservation_is_renewed_later(
     new_member: NewMember, server: RedisServer
 ) -> None:
