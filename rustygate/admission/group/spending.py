@@ -366,7 +366,7 @@ class GroupSpending(Spending):
                 self._questions.append(question)
                 continue
             question.answer.set_result(exceeded)
-        if ledger.reserved != account.reserved:
+        if ledger.pending or ledger.reserved != account.reserved:
             self._tell_soon()
         elif account.reserved != NOTHING:
             self._tell_soon(RENEW_AFTER_S)

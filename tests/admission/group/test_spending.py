@@ -440,6 +440,19 @@ async def test_what_was_spent_without_redis_is_told_later(
     assert await accepts(other, exchange(699))
 
 
+async def test_what_was_spent_during_a_call_is_told_soon(
+    new_member: NewMember, server: RedisServer
+) -> None:
+    """Of a client without budgets, too, about which nothing else is told."""
+    one = new_member()
+    await run(one, 0, actual=3)
+    [ledger] = one._ledgers.values()
+    ledger.sent, ledger.pending, ledger.number = ledger.pending, {}, 1
+    await run(one, 0, actual=4)
+    await until(lambda: server.command("HGET", f"{PREFIX}search", DAY) == b"3 3000")
+    await until(lambda: server.command("HGET", f"{PREFIX}search", DAY) == b"7 7000")
+
+
 async def test_large_amounts_are_exact(new_member: NewMember) -> None:
     one, other = (new_member(usd_per_month=9_000_000) for _ in range(2))
     amount = 8_999_999_123_456_789
