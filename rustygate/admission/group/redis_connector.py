@@ -5,6 +5,8 @@ and the one for a cluster asks each server for all commands and slots, where one
 """
 
 import asyncio
+import errno
+import os
 import ssl
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -20,7 +22,7 @@ from redis.backoff import NoBackoff
 from redis.crc import key_slot
 from redis.exceptions import RedisError
 
-from rustygate.admission.group.redis_errors import store_error
+from rustygate.admission.group.redis_errors import CONNECTION_LOST, NO_ANSWER, store_error
 from rustygate.admission.group.store import StoreRefused, StoreUnavailable
 from rustygate.config.redis_url import RedisUrl
 
@@ -29,6 +31,9 @@ CONNECT_LIMIT_S = 2.0
 
 # A sentinel or a node that does not answer must not use up the time for the others.
 _LOCATE_LIMIT_S = 0.5
+
+# What a server with TLS does when it gets a plain command.
+_RESETS = (CONNECTION_LOST, os.strerror(errno.ECONNRESET))
 
 Address = tuple[str, int]
 
@@ -60,7 +65,15 @@ class RedisConnector:
             async with asyncio.timeout(CONNECT_LIMIT_S):
                 return await self._connect()
         except (RedisError, OSError) as error:
-            raise _as_unavailable(error) from error
+            raise self._with_hint(_as_unavailable(error)) from error
+
+    def _with_hint(self, error: StoreUnavailable) -> StoreUnavailable:
+        """Name the likely cause of what a server does whose TLS differs from that of the URL."""
+        if self._tls is not None and str(error) == NO_ANSWER:
+            return StoreUnavailable(f"{error}; if the server has no TLS, use redis://")
+        if self._tls is None and str(error) in _RESETS:
+            return StoreUnavailable(f"{error}; if the server wants TLS, use rediss://")
+        return error
 
     async def _connect(self) -> AbstractConnection:
         url = self._url

@@ -16,6 +16,9 @@ from rustygate.admission.group.store import (
 )
 from rustygate.system.tls import describe_ssl_error
 
+NO_ANSWER = "no answer in time"
+CONNECTION_LOST = "the connection was lost"
+
 # What Redis answers, and the reason for it. Redis 6.2 has the errors of a script's commands in the
 # middle of its own, later ones at the beginning.
 _REFUSALS = (
@@ -75,7 +78,7 @@ def store_error(error: BaseException) -> StoreError:
             return StoreUnavailable("the server there is not a Redis")
         if isinstance(each, OSError):
             return StoreUnavailable(_describe(each))
-    return StoreUnavailable("the connection was lost")
+    return StoreUnavailable(CONNECTION_LOST)
 
 
 def one_line(text: str) -> str:
@@ -115,4 +118,4 @@ def _describe(error: OSError) -> str:
         return f"TLS failed: {describe_ssl_error(error)}"
     if error.errno:
         return os.strerror(error.errno) if error.errno > 0 else str(error.strerror)
-    return "no answer in time" if isinstance(error, TimeoutError) else "the connection was lost"
+    return NO_ANSWER if isinstance(error, TimeoutError) else CONNECTION_LOST
