@@ -10,7 +10,7 @@ from rustygate.exchange import Exchange
 
 # So many clients of a class are counted on their own. Later ones are counted together, until
 # others have been idle for as long as samples are kept.
-CLIENT_LIMIT = 500
+CLIENT_LIMIT = 200
 
 # The name that the others are counted under.
 OTHER_CLIENTS = "(other)"

@@ -26,9 +26,9 @@ PER_MTOK = 1_000_000
 _PICO_PER_NANO = 1000
 _HALF_NANO = _PICO_PER_NANO // 2
 
-# How many names are remembered with their prices. Clients choose names, so the number is bounded,
-# and so is the length.
-REMEMBERED_NAMES = 1000
+# How many names are remembered with their price, and how many without one. Clients choose names, so
+# the numbers are bounded, and so is the length.
+REMEMBERED_NAMES, REMEMBERED_UNPRICED = 1000, 50
 _NAME_LENGTH = 256
 
 # The highest price that PRICES_FILE may state, in dollars per million tokens.
@@ -134,7 +134,9 @@ class PriceList:
         self._own = dict(sorted((own or {}).items(), key=_precedence))
         self._names: dict[str, tuple[float, ModelPrice | None]] = {}
         self._patterns: list[tuple[int, re.Pattern[str], ModelPrice | None]] = []
-        self._found: dict[str, ModelPrice | None] = {}
+        # Names that were looked for.
+        self._priced: dict[str, ModelPrice] = {}
+        self._unpriced: set[str] = set()
         for rank, model in enumerate(models):
             for name in model.names:
                 self._names.setdefault(name, (rank, model.price))
@@ -146,15 +148,23 @@ class PriceList:
 
     def find(self, model: str) -> ModelPrice | None:
         """The price of a model; None if it is not known."""
-        try:
-            return self._found[model]
-        except KeyError:
-            price = self._find(model)
+        price = self._priced.get(model)
+        if price is not None or model in self._unpriced:
+            return price
+        price = self._find(model)
         if len(model) <= _NAME_LENGTH:
-            if len(self._found) >= REMEMBERED_NAMES:
-                self._found.clear()
-            self._found[model] = price
+            self._remember(model, price)
         return price
+
+    def _remember(self, model: str, price: ModelPrice | None) -> None:
+        if price is None:
+            if len(self._unpriced) >= REMEMBERED_UNPRICED:
+                self._unpriced.clear()
+            self._unpriced.add(model)
+        else:
+            if len(self._priced) >= REMEMBERED_NAMES:
+                self._priced.clear()
+            self._priced[model] = price
 
     def _find(self, model: str) -> ModelPrice | None:
         for pattern, price in self._own.items():

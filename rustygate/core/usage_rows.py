@@ -76,7 +76,7 @@ TOTALS = tuple(each.name for each in fields(UsageTotals))
 _amounts_of = attrgetter(*TOTALS)
 
 # What rows can be grouped by, and the default.
-COLUMNS = UsageKey._fields
+COLUMNS = ("day", "client", "model")
 DEFAULT_BY = ("client", "model", "day")
 DEFAULT_SINCE = "7d"
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from rustygate.core.price_list import (
     REMEMBERED_NAMES,
+    REMEMBERED_UNPRICED,
     ListedModel,
     ModelPrice,
     PriceList,
@@ -160,13 +161,14 @@ def test_price_is_found_again() -> None:
 
 
 def test_memory_for_names_is_bounded() -> None:
-    prices = PriceList([ListedModel(["gpt-4o"], ".", CHEAP)])
+    prices = PriceList([ListedModel([], "^gpt-", CHEAP)])
     for number in range(3 * REMEMBERED_NAMES):
-        prices.find(f"model-{number}")
-    prices.find("m" * 100_000)
-    assert 0 < len(prices._found) <= REMEMBERED_NAMES
-    assert max(map(len, prices._found)) < 300
+        assert prices.find(f"gpt-{number}") is CHEAP
+        assert prices.find(f"model-{number}") is None
     assert prices.find("m" * 100_000) is None
+    assert 0 < len(prices._priced) <= REMEMBERED_NAMES
+    assert 0 < len(prices._unpriced) <= REMEMBERED_UNPRICED
+    assert max(map(len, prices._unpriced)) < 300
 
 
 # The table in PRICES_FILE.

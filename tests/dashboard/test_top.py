@@ -17,6 +17,9 @@ from tests.support.process import PROCESS_TIMEOUT_S, ROOT
 from tests.support.upstream import Upstream
 from tests.support.waiting import soon
 
+# The end of the screen: the one before is shown again.
+RESTORED = "\x1b[?1049l"
+
 ADMIN = "admin-key-canary-5f3e"
 
 
@@ -48,7 +51,11 @@ class Terminal:
         os.write(self._end, key)
 
     async def exit_code(self) -> int:
-        return await asyncio.to_thread(self.process.wait, PROCESS_TIMEOUT_S)
+        """The exit code. What is shown meanwhile is read, or the command could not end."""
+        reading = asyncio.create_task(self.until(RESTORED))
+        code = await asyncio.to_thread(self.process.wait, PROCESS_TIMEOUT_S)
+        await reading
+        return code
 
     @property
     def settings(self) -> list[object]:
@@ -154,7 +161,6 @@ async def test_screen_is_updated_until_q_is_pressed(
         shown.press(b"x")
         shown.press(b"q")
         assert await shown.exit_code() == 0
-        await shown.until("\x1b[?1049l")
         assert shown.settings == shown.before
 
 

@@ -114,8 +114,11 @@ def test_data_dir_that_is_a_file_is_bad_configuration(start: Start, tmp_path: Pa
     file.touch()
     for path in (file, file / "below"):
         code, _, stderr = start("check", OPENAI_API_KEY=SECRET, DATA_DIR=str(path)).ended()
-        expected = "expected the path of a directory (Not a directory)"
-        assert (code, stderr) == (2, f"rustygate: DATA_DIR={str(path)!r}: {expected}\n")
+        assert code == 2
+        # A long path is shortened.
+        assert stderr.startswith("rustygate: DATA_DIR='/")
+        assert stderr.endswith(": expected the path of a directory (Not a directory)\n")
+        assert stderr.count("\n") == 1
 
 
 def test_check_warns_of_a_directory_that_cannot_be_written(start: Start, tmp_path: Path) -> None:

