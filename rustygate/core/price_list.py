@@ -26,8 +26,8 @@ PER_MTOK = 1_000_000
 _PICO_PER_NANO = 1000
 _HALF_NANO = _PICO_PER_NANO // 2
 
-# How many names are remembered with their price, and how many without one. Clients choose names, so
-# the numbers are bounded, and so is the length.
+# How many names are remembered with their price, and how many without one. Clients choose names,
+# so the numbers are bounded, and so is the length.
 REMEMBERED_NAMES, REMEMBERED_UNPRICED = 1000, 50
 _NAME_LENGTH = 256
 
