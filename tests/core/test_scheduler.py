@@ -3,9 +3,11 @@
 The order of equal flows in one lane is tested in `test_fair_order`.
 """
 
+import gc
 from collections import Counter
 from itertools import pairwise
 from math import inf
+from sys import getrefcount
 
 import pytest
 from hypothesis import given
@@ -435,6 +437,28 @@ def test_clear_returns_everything_that_waits() -> None:
     left = {item for item, _ in run.granted}
     assert sorted(run.scheduler.clear()) == sorted(set(items) - left)
     check_empty(run)
+
+
+@pytest.mark.parametrize("end", ["drain", "clear"])
+def test_nothing_is_kept_when_nothing_waits_any_more(end: str) -> None:
+    run = Run(limits(2), {"x": limits(1), "y": limits(5)}, {"c": limits(0.5)})
+    scopes = [run.lane(name) for name in "xyz"] + [run.clients["c"]]
+
+    def references() -> list[int]:
+        gc.collect()
+        return [getrefcount(scope) for scope in scopes]
+
+    before = references()
+    for lane in "xyzxyz":
+        for client in "abc":
+            run.push(Demand(client, lane))
+    if end == "drain":
+        assert len(run.drain()) == 18
+    else:
+        run.dispatch()
+        run.scheduler.clear()
+    check_empty(run)
+    assert references() == before
 
 
 def test_client_has_one_share_even_if_its_lanes_remember_it_longer_than_the_gate() -> None:
