@@ -154,3 +154,16 @@ def test_other_flows_of_equal_weight_get_as_much_as_the_newcomer() -> None:
     assert grant[:3] == ["m", 1, "a"]
     predicted = forecast(reply, GroupNewcomer(("m", 1, "a"), 1.0, 0, 8, 0))
     assert predicted.ahead == pytest.approx(16, abs=1)
+
+
+@pytest.mark.parametrize(("tokens", "waiting"), [(0, 3), (50, 3), (0, 0)])
+def test_another_lane_that_is_short_counts_as_one_item(tokens: int, waiting: int) -> None:
+    group = GroupScheduler()
+    member = Member("one", [SECOND, 1, -1, -1, -1])
+    member.news = [["pause", "x", 60 * SECOND]]
+    for _ in range(waiting):
+        member.arrive(0, ("x", 1, "a"), tokens)
+    reply = group.sync(member.call(0), 0)
+    assert reply["grants"] == []
+    ahead = forecast(reply, GroupNewcomer(("m", 1, "b"), 1.0, 1)).ahead
+    assert ahead == (1 if waiting else 0)
