@@ -382,24 +382,29 @@ class GroupSpending(Spending):
         self._is_away = True
         self._tell_soon()
         self._tells = False
-        lasts = not isinstance(error, StoreUnavailable) or isinstance(error, StoreRefused)
-        if lasts and self._members():
-            self._log_defect(str(error) if isinstance(error, StoreError) else "unexpected reply")
+        if self._members():
+            self._log_defect(error)
         waiting, self._questions = [*questions, *self._questions], []
         for question in waiting:
             if not question.answer.done():
                 question.answer.set_result(self._take_alone(question.account, question.cost))
 
-    def _log_defect(self, reason: str) -> None:
-        if reason == self._defect:
+    def _log_defect(self, error: Exception) -> None:
+        """Say once what somebody has to correct."""
+        if isinstance(error, StoreRefused):
+            reason = str(error)
+        elif isinstance(error, StoreUnavailable):
             return
-        self._defect = reason
-        logger.error(
-            "the budgets of clients cannot be shared, each gate spends an equal part of them: {}; "
-            "if the data is damaged, delete the keys {}*",
-            reason,
-            self._prefix,
-        )
+        else:
+            text = error if isinstance(error, StoreError) else "unexpected reply"
+            reason = f"{text}; if their data is damaged, delete the keys {self._prefix}*"
+        if reason != self._defect:
+            self._defect = reason
+            logger.error(
+                "the budgets of clients cannot be shared, so each gate spends an equal part of "
+                "what is left: {}",
+                reason,
+            )
 
     def _ledger(self, account: Account) -> _Ledger:
         ledger = self._ledgers.get(account.client)

@@ -380,11 +380,20 @@ async def test_damaged_data_is_named_once_and_members_go_on(
     before = calls(server)
     await until(lambda: calls(server) > before + 1)
     [error] = [line for line in log if line.startswith("ERROR")]
-    assert error.endswith(f"if the data is damaged, delete the keys {PREFIX}*")
+    assert error.endswith(f"if their data is damaged, delete the keys {PREFIX}*")
     server.command("DEL", f"{PREFIX}search")
     await until(lambda: not one._is_away)
     assert log[-1] == "INFO the budgets of clients are shared with other gates again"
     assert await accepts(one, exchange(500))
+
+
+async def test_missing_permissions_are_named(
+    new_member: NewMember, server: RedisServer, log: list[str]
+) -> None:
+    server.command("ACL", "SETUSER", "default", "resetkeys")
+    assert await accepts(new_member(tokens_per_day=1000))
+    [error] = [line for line in log if line.startswith("ERROR")]
+    assert error.endswith("what is left: its user lacks permissions that a group needs")
 
 
 async def test_new_day_without_redis_begins_with_a_full_share(
