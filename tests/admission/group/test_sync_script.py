@@ -125,6 +125,17 @@ def test_a_script_that_differs_is_noticed(client: redis.Redis, part: bytes, brok
     assert any(first_difference(script, seed, 400) for seed in range(60))
 
 
+def test_first_registration_brings_clients_and_their_slots(script: SyncScript) -> None:
+    """As after the server has restarted empty; random traces rarely try this."""
+    call = a_call(
+        clients=[["app", 1.0, -1, -1, -1, 2]], clients_version=1,
+        slots=[2, [["gpt", 2]], [["app", 2]]], demand=[demand(1)],
+    )  # fmt: skip
+    reply = script.sync(call, 0)
+    assert reply == GroupScheduler().sync(call, 0)
+    assert (reply["grants"], reply["waiting"]) == ([], 1)
+
+
 def test_long_running_group_restarts_its_time(script: SyncScript) -> None:
     scheduler = GroupScheduler()
     clock, limits = 2**51 - SECOND, [SECOND // 10, 2, -1, -1, -1]
