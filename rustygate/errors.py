@@ -358,7 +358,9 @@ class TooManyViewers(TooManyConnections):
     """The live page is open too many times."""
 
     def __init__(self, limit: int) -> None:
-        Refusal.__init__(self, f"The live page has {limit} viewers already; close one of them.")
+        Refusal.__init__(
+            self, f"The viewer limit of the live page is reached: {limit}. Close another page."
+        )
 
 
 class InternalError(Refusal):
@@ -377,7 +379,7 @@ class UsageUnreadable(InternalError):
     """The usage record cannot be read now."""
 
     def __init__(self, reason: str) -> None:
-        Refusal.__init__(self, f"The usage record cannot be read ({reason}); try again.")
+        Refusal.__init__(self, f"The usage record cannot be read ({reason}); try again later.")
 
 
 class LoopDetected(Refusal):

@@ -29,8 +29,8 @@ def _problems(client: Client, prices: PriceList, reason: str | None) -> Iterator
         elif budget.in_dollars:
             for model in _unpriced(client, prices):
                 yield (
-                    f"{budget.name}: model {model!a} has no known price; set it in PRICES_FILE, "
-                    "or take the model out of `models`"
+                    f"{budget.name}: model {model!a} has no known price; set one in PRICES_FILE, "
+                    "or remove the model from `models`"
                 )
 
 
@@ -45,8 +45,8 @@ def _not_kept(settings: Settings) -> str | None:
     if settings.redis_url is not None:
         return None
     if settings.data_dir is None:
-        return "expected DATA_DIR or REDIS_URL to be set, where spending is kept"
+        return "set DATA_DIR or REDIS_URL, so that the gate can keep track of spending"
     problem = data_dir_problem(settings.data_dir)
     if problem is None:
         return None
-    return f"expected a DATA_DIR that can be written to ({problem}), where spending is kept"
+    return f"expected a writable DATA_DIR ({problem}), so that the gate can keep track of spending"

@@ -157,7 +157,7 @@ class Spending:
         for alert in alerts:
             budget = alert.budget
             logger.warning(
-                "client {} has used {:.0%} of {}: {} of {}, until {}",
+                "client {} has used {:.0%} of its budget {}: {} of {}; it starts again at {}",
                 alert.client,
                 alert.spent / budget.limit,
                 budget.name,
@@ -185,7 +185,7 @@ def _refusal(exceeded: Exceeded, client: str, now: int) -> BudgetExceeded:
     wait_s = ceil((exceeded.ends - now) / SECOND)
     reserved = ""
     if exceeded.reserved:
-        reserved = f" and {_shown(budget, exceeded.reserved)} are reserved by running requests"
+        reserved = f" and {_shown(budget, exceeded.reserved)} are reserved by other requests"
     return BudgetExceeded(
         f"Budget {budget.name} of client {client}: {_shown(budget, exceeded.spent)} of "
         f"{_shown(budget, budget.limit)} are used{reserved}; this request may cost "

@@ -54,16 +54,16 @@ class LevelsFile:
             self._put_aside(now, reason or "cannot be read")
             return
         if isinstance(saved, int):
-            self._put_aside(now, f"its version is {saved}, and this gate reads {VERSION}")
+            self._put_aside(now, f"version {saved}; this gate reads version {VERSION}")
         else:
             self._gate.restore_levels(saved, now)
 
     def _put_aside(self, now: int, reason: str) -> None:
         try:
-            place = f"put aside as {put_aside(self._path, now)}"
+            place = f"renamed it to {put_aside(self._path, now)}"
         except OSError as error:
-            place = f"left there ({error.strerror})"
-        logger.warning("{} ignored and {}: {}; budgets start full", self._path, place, reason)
+            place = f"could not rename it ({error.strerror})"
+        logger.warning("cannot use {} ({}): {}, and limits start full", self._path, reason, place)
 
     def start(self) -> None:
         """Save the levels from now on."""

@@ -29,7 +29,7 @@ COMMANDS = {
     "plan": "predict how long each client would wait under a quota",
     "check": "validate the configuration and print it, with secrets masked",
     "key": "make a key for a client and print its table for CLIENTS_FILE",
-    "usage": "report what clients and models took and cost, by day",
+    "usage": "report the tokens and cost of clients and models by day",
     "top": "show the state of the running gate, once a second",
     "health": "succeed if the running gate responds",
     "help": "show the help of a command",

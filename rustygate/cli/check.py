@@ -81,8 +81,8 @@ def _comments(loaded: Configuration) -> Iterator[str]:
 
 def _prices(settings: Settings) -> Iterator[str]:
     yield ""
-    yield f"Prices: {describe_list(settings.openai_base_url)}"
+    yield f"Price list: {describe_list(settings.openai_base_url)}"
     if (path := settings.prices_file) is not None:
         yield ""
-        yield f"Prices of {path}, over these, in dollars per million tokens:"
+        yield f"Prices in {path}, which take precedence, in dollars per million tokens:"
         yield from (f"- {describe_price(*each)}" for each in read_prices_file(path).items())

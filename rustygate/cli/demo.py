@@ -107,8 +107,8 @@ def _instructions(url: str, upstream: str) -> str:
     if url.startswith(UNIX_PREFIX):
         path = shlex.quote(url.removeprefix(UNIX_PREFIX))
         curl, sdk = f"curl --unix-socket {path} http://localhost", ""
-        page = f"Who waits and why, as JSON: {curl}/gate/state"
+        page = f"The state of the gate, as JSON: {curl}/gate/state"
     else:
         curl, sdk = f"curl {url}", _SDK_INSTRUCTIONS.format(url=url)
-        page = f"Who waits and why, live in a browser: {url}/gate"
+        page = f"The live page, in a browser: {url}/gate"
     return _INSTRUCTIONS.format(curl=curl, sdk=sdk, page=page, upstream=upstream)

@@ -81,7 +81,7 @@ def _read_state(pages: AdminPages) -> State:
     except (ValueError, RecursionError):
         state = None
     if not can_show(state):
-        raise pages.error("it is no gate of this version")
+        raise pages.error("unexpected response; is it a gate of this version?")
     checked: State = state
     return checked
 
@@ -100,7 +100,7 @@ def _show(
             state, notice, read_at = _read_state(pages), "", monotonic()
         except CommandError as error:
             age_s = monotonic() - read_at
-            notice = f"{error.lines[0]}; this is the state of {age_s:.0f} s ago"
+            notice = f"{error.lines[0]}; showing the state of {age_s:.0f} s ago"
 
 
 @contextmanager

@@ -87,7 +87,7 @@ def _header(state: State) -> Iterator[Text]:
         f"waiting {state['waiting']:,}",
         f"admitted {state['admitted_per_s']:.1f}/s",
         f"longest wait {duration(state['longest_wait_s'])}",
-        _alarming("upstream's 429s in 5 min", state["upstream_429_5m"]),
+        _alarming("429s in 5 min", state["upstream_429_5m"]),
     )
     refused = [(reason, count) for reason, count in state["refusals"].items() if count]
     refused.sort(key=lambda each: -each[1])

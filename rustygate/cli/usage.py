@@ -63,22 +63,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--by",
         default="",
         metavar="COLUMNS",
-        help=f"what to group by, in any order (default: {','.join(DEFAULT_BY)})",
+        help=f"the columns to group by, in any order (default: {','.join(DEFAULT_BY)})",
     )
-    parser.add_argument("--client", metavar="NAME", help="only this client")
+    parser.add_argument("--client", metavar="NAME", help="report this client only")
     parser.add_argument(
         "--format", choices=("table", "csv", "json"), default="table", help="default: table"
     )
     parser.add_argument(
         "--url",
         metavar="BASE-URL",
-        help=f"ask the gate at this URL, with {names.ADMIN_KEY}, instead of reading its record",
+        help=f"ask the gate at this URL instead of reading its record; {names.ADMIN_KEY} is sent "
+        "if it is set",
     )
 
     parser.add_argument(
         "--budgets",
         action="store_true",
-        help="what clients have spent of their budgets, and what is left, of this day and month",
+        help="report what is spent and left of the budgets of clients for this day and month",
     )
 
 
@@ -144,7 +145,7 @@ def _read(settings: Settings, query: UsageQuery) -> Grouped:
         return asyncio.run(_read_redis(settings, query))
     if settings.data_dir is None:
         raise CommandError(
-            "DATA_DIR is not set: set it, or REDIS_URL, as for the gate; or ask it with --url",
+            "DATA_DIR is not set: set it or REDIS_URL as for the gate, or ask the gate with --url",
             exit_code=2,
         )
     path = Path(settings.data_dir) / FILE_NAME
@@ -190,6 +191,6 @@ def _ask(arguments: argparse.Namespace, query: UsageQuery, admin_key: str | None
         body = pages.get(f"/gate/usage?{urlencode(parameters)}")
         return from_rows(json.loads(body), query.by)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise pages.error("it is no gate") from error
+        raise pages.error("unexpected response; is it a gate?") from error
     finally:
         pages.close()

@@ -38,7 +38,7 @@ def read_budgets(settings: Settings, read: Callable[[Settings, UsageQuery], Grou
     """The budgets of CLIENTS_FILE, and what the usage record says was spent of them."""
     if settings.clients_file is None:
         raise CommandError(
-            f"{names.CLIENTS_FILE} is not set: set it as for the gate; or ask it with --url",
+            f"{names.CLIENTS_FILE} is not set: set it as for the gate, or ask the gate with --url",
             exit_code=2,
         )
     now = time_ns()
@@ -55,7 +55,7 @@ def ask_budgets(pages: AdminPages) -> list[Row]:
     try:
         rows = msgspec.json.decode(body, type=list[_Row])
     except (ValueError, RecursionError) as error:
-        raise pages.error("it is no gate of this version") from error
+        raise pages.error("unexpected response; is it a gate of this version?") from error
     return [msgspec.structs.asdict(row) for row in rows]
 
 

@@ -116,7 +116,7 @@ class Events:
                 due = max(due + INTERVAL_S, loop.time())
                 await asyncio.sleep(due - loop.time())
         except Exception as error:
-            logger.opt(exception=error).error("the state for the live page cannot be computed")
+            logger.opt(exception=error).error("cannot compute the state for the live page")
             self._end_streams()
 
 

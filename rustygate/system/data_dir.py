@@ -85,8 +85,8 @@ def data_dir_problem(path: str) -> str | None:
 def data_dir_warning(path: str, problem: str | None) -> str:
     """What it means that a gate cannot keep its data there."""
     return (
-        f"DATA_DIR={path} cannot be written to ({problem}): usage and budget levels stay in "
-        "memory and are lost when the gate stops"
+        f"DATA_DIR={path} cannot be written to ({problem}): usage and the levels of limits "
+        "are kept in memory and lost when the gate stops"
     )
 
 

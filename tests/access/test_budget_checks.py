@@ -28,7 +28,8 @@ def clients(*lines: str) -> Clients:
 def test_budget_needs_a_place_to_keep_what_is_spent(line: str, tmp_path: Path) -> None:
     name = line.partition(" ")[0]
     assert unkept_budgets(SETTINGS, PRICES, clients(line)) == [
-        f"client.search.{name}: expected DATA_DIR or REDIS_URL to be set, where spending is kept"
+        f"client.search.{name}: set DATA_DIR or REDIS_URL, so that the gate can keep track of "
+        "spending"
     ]
     with_directory = replace(SETTINGS, data_dir=str(tmp_path))
     with_redis = replace(SETTINGS, redis_url="redis://localhost")
@@ -40,8 +41,8 @@ def test_directory_must_be_writable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(budget_checks, "data_dir_problem", lambda path: "Read-only file system")
     settings = replace(SETTINGS, data_dir="/data")
     assert unkept_budgets(settings, PRICES, clients("tokens_per_day = 5")) == [
-        "client.search.tokens_per_day: expected a DATA_DIR that can be written to (Read-only "
-        "file system), where spending is kept"
+        "client.search.tokens_per_day: expected a writable DATA_DIR (Read-only "
+        "file system), so that the gate can keep track of spending"
     ]
 
 
@@ -50,8 +51,8 @@ def test_every_model_needs_a_price_for_dollars(tmp_path: Path) -> None:
     models = 'models = ["gpt-4o", "gpt-x", "gpt-y", "gpt-unknown*"]'
     found = unkept_budgets(settings, PRICES, clients("usd_per_day = 1", models))
     assert found == [
-        f"client.search.usd_per_day: model '{model}' has no known price; set it in PRICES_FILE, "
-        "or take the model out of `models`"
+        f"client.search.usd_per_day: model '{model}' has no known price; set one in PRICES_FILE, "
+        "or remove the model from `models`"
         for model in ("gpt-x", "gpt-y")
     ]
     assert unkept_budgets(settings, PRICES, clients("tokens_per_day = 1", models)) == []

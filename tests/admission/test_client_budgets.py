@@ -144,7 +144,7 @@ async def test_refusal_says_what_is_used_and_when_it_starts_again() -> None:
     refusal = caught.value
     assert refusal.message == (
         "Budget tokens_per_day of client search: 120 tokens of 250 tokens are used and 100 tokens "
-        "are reserved by running requests; this request may cost 100 tokens. The budget starts "
+        "are reserved by other requests; this request may cost 100 tokens. The budget starts "
         "again at 2026-11-29T00:00:00Z, in 10 s."
     )
     assert refusal.error() == {
@@ -187,15 +187,15 @@ async def test_warnings_come_once_at_80_and_at_100_percent(log: Log) -> None:
     assert log.text == ""
     for _ in range(3):
         await run(budgets, exchange(tokens_in=1, tokens_out=4))
-    assert log.text.count("client search has used 80% of tokens_per_day") == 1
+    assert log.text.count("client search has used 80% of its budget tokens_per_day") == 1
     await run(budgets, exchange(tokens_in=90, tokens_out=10))
     with pytest.raises(BudgetExceeded):
         await budgets.reserve(exchange())
     with pytest.raises(BudgetExceeded):
         await budgets.reserve(exchange())
     expected = (
-        "client search has used 91% of tokens_per_day: 911 tokens of 1000 tokens, until "
-        "2026-11-29T00:00:00Z"
+        "client search has used 91% of its budget tokens_per_day: 911 tokens of 1000 tokens; it "
+        "starts again at 2026-11-29T00:00:00Z"
     )
     assert log.text.count("has used") == 2
     assert expected in log.text

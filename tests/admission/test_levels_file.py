@@ -130,7 +130,7 @@ async def test_first_start_has_full_buckets(tmp_path: Path, log: Log) -> None:
         (b"\xff\xfe", "not a file of levels"),
         (b"[" * 100_000, "not a file of levels"),
         (b'{"version": 1, "saved_at": "noon"}', "not a file of levels"),
-        (b'{"version": 7, "anything": true}', "its version is 7, and this gate reads 1"),
+        (b'{"version": 7, "anything": true}', "version 7; this gate reads version 1"),
     ],
     ids=["empty", "no text", "deep", "wrong type", "other version"],
 )
@@ -144,14 +144,16 @@ async def test_file_that_cannot_be_used_is_put_aside(
     [aside] = [tmp_path / name for name in os.listdir(tmp_path)]
     assert aside.read_bytes() == content
     assert aside.name.startswith("levels.json.broken-")
-    assert f"{path} ignored and put aside as {aside}: {reason}; budgets start full" in log.text
+    assert (
+        f"cannot use {path} ({reason}): renamed it to {aside}, and limits start full" in log.text
+    )
     assert log.text.count("\n") == 1
 
 
 async def test_directory_in_place_of_the_file_stops_nothing(tmp_path: Path, log: Log) -> None:
     (tmp_path / "levels.json").mkdir()
     assert levels(restart(tmp_path, Clock())) == {"own": 10, "client": 5}
-    assert "put aside" in log.text
+    assert "renamed it to" in log.text
 
 
 async def test_levels_are_saved_while_they_change(

@@ -133,7 +133,7 @@ def test_check_shows_the_clients_own_limits(start: Start, tmp_path: Path) -> Non
 
 def test_check_shows_whose_prices_apply(start: Start, tmp_path: Path) -> None:
     _, stdout, _ = start("check", OPENAI_API_KEY=SECRET).ended()
-    assert "\n# Prices: those of OpenAI in genai-prices " in stdout
+    assert "\n# Price list: OpenAI, from genai-prices " in stdout
     (tmp_path / "prices.toml").write_text(
         '[model."gpt-4o*"]\ninput_usd_per_mtok = 2.5\noutput_usd_per_mtok = 10\n'
         "[model.local]\ninput_usd_per_mtok = 0.02\ncached_input_usd_per_mtok = 0\n"
@@ -143,9 +143,9 @@ def test_check_shows_whose_prices_apply(start: Start, tmp_path: Path) -> None:
     _, stdout, _ = start(
         "check", OPENAI_API_KEY=SECRET, PRICES_FILE="prices.toml", OPENAI_BASE_URL=url
     ).ended()
-    assert "\n# Prices: those of Groq in genai-prices " in stdout
+    assert "\n# Price list: Groq, from genai-prices " in stdout
     assert explained(
-        stdout, "Prices of prices.toml, over these, in dollars per million tokens"
+        stdout, "Prices in prices.toml, which take precedence, in dollars per million tokens"
     ) == [
         "# - gpt-4o*: input 2.5, cached input 2.5, output 10",
         "# - local: input 0.02, cached input 0, output 0.08",

@@ -65,7 +65,7 @@ def shown(height: int = 24, width: int = 80, notice: str = "", **fields: Any) ->
 def test_screen_shows_the_state() -> None:
     assert [" ".join(line.split()) for line in shown(width=92)] == [
         "RustyGate serving up 3h05m",
-        "in flight 12 waiting 3,456 admitted 9.8/s longest wait 12.3 s upstream's 429s in 5 min 0",
+        "in flight 12 waiting 3,456 admitted 9.8/s longest wait 12.3 s 429s in 5 min 0",
         "refused queue_timeout 3 queue_full 1",
         "q quits",
         "LANES",

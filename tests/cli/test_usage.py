@@ -387,9 +387,9 @@ def test_gate_is_asked_with_the_admin_key(
             r"Since\x1b[31m is bad.",
         ),
         (b"[" * 100_000, "400 No", "status 400"),
-        (b"OK", "200 OK", "it is no gate"),
-        (b"{}", "200 OK", "it is no gate"),
-        (b"[{}]", "200 OK", "it is no gate"),
+        (b"OK", "200 OK", "unexpected response; is it a gate?"),
+        (b"{}", "200 OK", "unexpected response; is it a gate?"),
+        (b"[{}]", "200 OK", "unexpected response; is it a gate?"),
     ],
 )
 def test_refusal_of_a_gate_is_one_line(

@@ -115,5 +115,5 @@ def test_missing_clients_file_is_named(
     monkeypatch.delenv("CLIENTS_FILE")
     assert main(["usage", "--budgets"]) == 2
     assert capsys.readouterr().err == (
-        "rustygate: CLIENTS_FILE is not set: set it as for the gate; or ask it with --url\n"
+        "rustygate: CLIENTS_FILE is not set: set it as for the gate, or ask the gate with --url\n"
     )

@@ -77,7 +77,7 @@ async def test_too_many_viewers_are_refused(gate: StartGate, connections: int, m
     got = await running.request(page_request("/gate/events"))
     assert (got.status, got.reason) == (503, "too_many_connections")
     assert got.head["retry-after"] == "1"
-    assert f"has {most} viewers" in got.error["message"]
+    assert f"is reached: {most}." in got.error["message"]
     assert (await get_page(running, "/gate/state")).status == 200
 
 
@@ -209,7 +209,7 @@ async def test_defect_ends_the_streams_and_is_logged(monkeypatch: pytest.MonkeyP
             source.fails = False
             assert await number(await source.viewer()) > 0
         [error] = log.errors
-        assert "the state for the live page cannot be computed" in error
+        assert "cannot compute the state for the live page" in error
 
 
 @pytest.mark.usefixtures("_no_task_left")

@@ -145,7 +145,10 @@ async def test_server_that_is_no_gate_is_named(upstream: Upstream, tmp_path: Pat
     url = upstream.url.removesuffix("/v1")
     code, out, error = await run_top(url, cwd=tmp_path)
     assert (code, out) == (1, "")
-    assert error == f"rustygate: {url} does not show its state: it is no gate of this version\n"
+    assert error == (
+        f"rustygate: {url} does not show its state: unexpected response; is it a gate of this "
+        "version?\n"
+    )
 
 
 async def test_screen_is_updated_until_q_is_pressed(

@@ -205,7 +205,7 @@ async def test_budget_is_not_kept_in_a_database_that_must_not_be_touched(tmp_pat
     with closing(sqlite3.connect(tmp_path / FILE_NAME)) as newer:
         newer.execute("PRAGMA user_version = 99")
     settings = Settings(openai_api_key="sk-test", clients_file=str(path), data_dir=str(tmp_path))
-    with pytest.raises(ClientsError, match="where spending is kept"):
+    with pytest.raises(ClientsError, match="keep track of spending"):
         await Daemon(settings).start()
 
 

@@ -130,7 +130,7 @@ def test_check_warns_of_a_directory_that_cannot_be_written(start: Start, tmp_pat
     assert (code, stderr) == (
         0,
         f"rustygate: warning: DATA_DIR={directory} cannot be written to (Read-only file system): "
-        "usage and budget levels stay in memory and are lost when the gate stops\n",
+        "usage and the levels of limits are kept in memory and lost when the gate stops\n",
     )
 
 
@@ -142,7 +142,7 @@ def test_gate_serves_without_a_directory_that_cannot_be_written(
         gate.wait_for_line(
             gate.stderr,
             f"DATA_DIR={directory} cannot be written to .Read-only file system.: usage and "
-            "budget levels stay in memory and are lost when the gate stops",
+            "the levels of limits are kept in memory and lost when the gate stops",
         )
         gate.listening_url()
         gate.signal()

@@ -170,8 +170,8 @@ def test_own_prices_replace_those_of_the_list(tmp_path: Path) -> None:
 
 
 def test_list_names_its_provider_and_source() -> None:
-    assert re.fullmatch(r"those of OpenAI in genai-prices \d+\.\d+\.\d+", describe_list(OPENAI))
-    assert describe_list("https://api.groq.com/openai/v1").startswith("those of Groq in genai-pr")
+    assert re.fullmatch(r"OpenAI, from genai-prices \d+\.\d+\.\d+", describe_list(OPENAI))
+    assert describe_list("https://api.groq.com/openai/v1").startswith("Groq, from genai-pr")
 
 
 def test_list_is_what_the_locked_package_says() -> None:

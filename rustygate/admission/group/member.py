@@ -276,7 +276,7 @@ class Member:
         if differing and differing != self._differing:
             logger.warning(
                 "the gates of group {} have different limits: {}; the strictest value of each "
-                "applies to all, so set the same at all of them",
+                "applies to all, so set the same values at all of them",
                 self._group,
                 differing,
             )

@@ -27,7 +27,7 @@ def alone(group: str, error: StoreError, share: float | None) -> str:
     Args:
         share: of the limits; None if it has not been in the group.
     """
-    how = "starts alone with all of the limits, as it knows of no other gate,"
+    how = "starts alone with all of the limits, because it knows of no other gate,"
     if share is not None:
         how = f"continues alone with {share:.0%} of the limits"
     return f"{problem(group, error)}: this gate {how} until {_end(error)}"

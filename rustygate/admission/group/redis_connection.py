@@ -23,7 +23,7 @@ from rustygate.config.redis_url import RedisUrl
 # A connection that does not close within this time is left to the garbage collector.
 _CLOSE_LIMIT_S = 0.1
 
-_IN_CLUSTER = "the server belongs to a cluster: REDIS_URL=redis+cluster://..."
+_IN_CLUSTER = "the server belongs to a cluster: use REDIS_URL=redis+cluster://..."
 
 T = TypeVar("T")
 

@@ -52,7 +52,7 @@ def load_prices(settings: Settings) -> PriceList:
 def describe_list(base_url: str) -> str:
     """Whose prices apply to an upstream, and where they come from."""
     prices = _read()
-    return f"those of {_provider_of(prices, base_url).name} in {prices.source}"
+    return f"{_provider_of(prices, base_url).name}, from {prices.source}"
 
 
 def _listed(base_url: str) -> Iterator[ListedModel]:

@@ -150,13 +150,13 @@ class UsageRecorder:
     def _on_failure(self, reason: str) -> None:
         if self._failure is None:
             logger.warning(
-                "usage cannot be written ({}): it stays in memory until it can be", reason
+                "cannot write usage ({}): it is kept in memory until this works again", reason
             )
         self._failure = reason
 
     def _on_success(self) -> None:
         if self._failure is not None:
-            logger.info("usage is written again; nothing of it was lost")
+            logger.info("usage is written again; none was lost")
         self._failure = None
 
     # Reading.

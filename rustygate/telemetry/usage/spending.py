@@ -21,7 +21,7 @@ async def load_spending(
     try:
         rows = await usage.rows_by(spending_query(now))
     except UsageStoreError as error:
-        logger.warning("cannot read what clients have spent ({}): budgets start anew", error)
+        logger.warning("cannot read what clients have spent ({}): budgets count from 0", error)
         return
     add_spending(spending, rows, now)
 

@@ -97,7 +97,7 @@ class SqliteUsageStore:
             self._thread.shutdown(wait=False)
             raise
         except UsageStoreError as error:
-            logger.warning("{} cannot be opened yet ({})", self._path, error)
+            logger.warning("cannot open {} yet ({})", self._path, error)
 
     async def add(self, batch: Batch) -> None:
         await self._in_thread(lambda: self._add(batch))
@@ -141,7 +141,7 @@ class SqliteUsageStore:
             self._close()
         aside = put_aside(self._path, time_ns(), _FILES)
         logger.warning(
-            "{} is broken ({}): it is now {}, and a new one is begun", self._path, reason, aside
+            "{} is damaged ({}): renamed it to {} and created a new one", self._path, reason, aside
         )
         self._open()
 
@@ -151,8 +151,8 @@ class SqliteUsageStore:
             version = schema_version(connection)
             if version > len(self._migrations):
                 raise UsageStoreUnusable(
-                    f"{self._path} has schema {version}, and this gate knows schema "
-                    f"{len(self._migrations)} at most"
+                    f"{self._path} has schema version {version}, and this gate supports at most "
+                    f"{len(self._migrations)}; upgrade the gate"
                 )
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = NORMAL")

@@ -676,7 +676,7 @@ async def test_node_of_a_cluster_as_a_single_server_is_refused(
     owner = cluster.owner(group_keys(GROUP)[0])
     other = next(node for node in cluster.nodes if node is not owner)
     reason = await failure(make_store(other.url), StoreRefused)
-    assert reason == "the server belongs to a cluster: REDIS_URL=redis+cluster://..."
+    assert reason == "the server belongs to a cluster: use REDIS_URL=redis+cluster://..."
 
 
 async def test_single_server_as_a_cluster_is_refused(

@@ -163,7 +163,7 @@ def test_gate_that_starts_without_its_store_says_that_it_uses_all_of_the_limits(
     run_group(scenario, gates=1, gate_group="g")
     assert lines == [
         "WARNING the Redis of group g does not answer (connection refused): this gate starts "
-        "alone with all of the limits, as it knows of no other gate, until it does",
+        "alone with all of the limits, because it knows of no other gate, until it does",
         "INFO joined group g: 1 member",
     ]
 
@@ -195,7 +195,7 @@ def test_different_limits_are_named_with_both_values(
         text = "RATE_LIMIT is 70 here and 50 there, RATE_LIMIT_BURST is 9 here and 4 there"
     assert warnings == [
         f"WARNING the gates of group g have different limits: {text}; the strictest value of each "
-        "applies to all, so set the same at all of them"
+        "applies to all, so set the same values at all of them"
     ]
 
 

@@ -74,7 +74,7 @@ async def test_gate_with_a_newer_database_keeps_usage_in_memory(
     await running.settled()
     assert (await totals(running))["127.0.0.1", "gpt-4o"].exchanges == 1
     assert "usage is kept in memory, and lost when the gate stops: " in running.log.text
-    assert "has schema 2, and this gate knows schema 1 at most" in running.log.text
+    assert "has schema version 2, and this gate supports at most 1" in running.log.text
 
 
 # As a process.
@@ -127,11 +127,13 @@ def test_gate_goes_on_with_a_full_disk_and_loses_nothing(start: Start, tmp_path:
     _, hard = resource.prlimit(gate.pid, resource.RLIMIT_FSIZE)
     resource.prlimit(gate.pid, resource.RLIMIT_FSIZE, (512, hard))
     request(url, 10)
-    gate.wait_for_line(gate.stderr, "usage cannot be written .*: it stays in memory until it can")
+    gate.wait_for_line(
+        gate.stderr, "cannot write usage .*: it is kept in memory until this works again"
+    )
     request(url, 10)
     assert _recorded(tmp_path / FILE_NAME) == 1
     resource.prlimit(gate.pid, resource.RLIMIT_FSIZE, (hard, hard))
-    gate.wait_for_line(gate.stderr, "usage is written again; nothing of it was lost")
+    gate.wait_for_line(gate.stderr, "usage is written again; none was lost")
     until_recorded(tmp_path / FILE_NAME, 21)
     gate.signal()
     assert gate.exit_code() == 0

@@ -284,8 +284,8 @@ def test_failed_batch_is_repeated_as_it_is() -> None:
         assert await bench.written(by("client")) == [(("a",), UsageTotals(exchanges=5))]
 
     log = run(scenario)
-    assert log.text.count("usage cannot be written (database or disk is full)") == 1
-    assert log.text.count("usage is written again; nothing of it was lost") == 1
+    assert log.text.count("cannot write usage (database or disk is full)") == 1
+    assert log.text.count("usage is written again; none was lost") == 1
 
 
 def test_defect_of_a_store_is_logged_once_and_loses_nothing() -> None:

@@ -263,7 +263,7 @@ async def test_usage_waits_for_redis_and_loss_is_logged(
     own.stop()
     for _ in range(2):
         await running.request(chat())
-    await until(lambda: "usage cannot be written (Redis: " in running.log.text)
+    await until(lambda: "cannot write usage (Redis: " in running.log.text)
     assert running.daemon.usage.unwritten == 2
     own.start()
     await until(lambda: "usage is written again" in running.log.text)

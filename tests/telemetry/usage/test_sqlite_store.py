@@ -183,7 +183,7 @@ async def test_database_that_is_locked_at_the_start_is_used_later(path: Path, lo
         other.execute("PRAGMA locking_mode = EXCLUSIVE")
         other.execute("BEGIN EXCLUSIVE")
         async with store_at(path) as store:
-            assert "usage.db cannot be opened yet (database is locked)" in log.text
+            assert f"cannot open {path} yet (database is locked)" in log.text
             with pytest.raises(UsageStoreError, match="database is locked"):
                 await store.add(batch("b"))
             other.close()
@@ -257,8 +257,8 @@ async def test_broken_database_is_put_aside_at_the_start(
         assert [key for key, _ in await store.rows_by(by("client"))] == [("new",)]
     [aside] = broken_files(path)
     assert aside.read_bytes() == broken
-    assert "usage.db is broken (" in log.text
-    assert f"it is now {aside}, and a new one is begun" in log.text
+    assert "usage.db is damaged (" in log.text
+    assert f"renamed it to {aside} and created a new one" in log.text
 
 
 async def test_database_that_breaks_while_it_is_used_is_put_aside(
@@ -276,7 +276,7 @@ async def test_database_that_breaks_while_it_is_used_is_put_aside(
     assert set(found.values()) == {1}
     assert {f"c{number}" for number in range(51, 60)} <= set(found)
     assert len(broken_files(path)) == 1
-    assert log.text.count("and a new one is begun") == 1
+    assert log.text.count("and created a new one") == 1
 
 
 async def test_damage_that_a_report_finds_is_put_aside(
@@ -322,7 +322,10 @@ async def test_newer_schema_is_not_touched(path: Path) -> None:
     before = content(path)
     with pytest.raises(UsageStoreUnusable) as raised:
         await SqliteUsageStore(path).open()
-    assert str(raised.value) == f"{path} has schema 99, and this gate knows schema 1 at most"
+    assert (
+        str(raised.value)
+        == f"{path} has schema version 99, and this gate supports at most 1; upgrade the gate"
+    )
     assert content(path) == before
     assert os.listdir(path.parent) == ["usage.db"]
 
