@@ -43,7 +43,8 @@ _STDIN = 0
 # Waits so many seconds for a key that quits.
 QuitPressed = Callable[[float], bool]
 
-_QUIT = (b"q", b"Q", b"\x03", b"\x1b", b"")
+# Not Escape, with which the sequence of an arrow key begins.
+_QUIT = (b"q", b"Q", b"\x03", b"")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -100,7 +101,7 @@ def _show(
             state, notice, read_at = _read_state(pages), "", monotonic()
         except CommandError as error:
             age_s = monotonic() - read_at
-            notice = f"{error.lines[0]}; showing the state of {age_s:.0f} s ago"
+            notice = f"state of {age_s:.0f} s ago: {error.lines[0]}"
 
 
 @contextmanager

@@ -6,6 +6,7 @@ with escapes for anything that is not printable.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from heapq import nlargest
 from io import StringIO
 from typing import Any
 
@@ -38,14 +39,28 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A table: the list in the state that it shows, and the part of the free lines it may take
-    before the tables below it get theirs."""
+    """A table.
+
+    Args:
+        key: the list in the state that it shows.
+        part: how much of the free lines it may take before the tables below it get theirs.
+        importance: the rows with the highest one are shown if not all fit; None: the first ones.
+    """
 
     title: str
     key: str
     columns: Sequence[Column]
     part: float
     is_bad: Callable[[State], bool] = lambda row: False
+    importance: Callable[[State], tuple[float, ...]] | None = None
+
+    def most_important(self, rows: Sequence[State], count: int) -> Sequence[State]:
+        """At most so many of the rows, in their order, so that a row keeps its place."""
+        if self.importance is None or len(rows) <= count:
+            return rows[:count]
+        importance = self.importance
+        first = nlargest(count, range(len(rows)), key=lambda place: importance(rows[place]))
+        return [rows[place] for place in sorted(first)]
 
 
 def screen(state: State, height: int, notice: str = "") -> RenderableType:
@@ -81,13 +96,13 @@ def _header(state: State) -> Iterator[Text]:
         Text(state["state"], style="green" if state["state"] == "serving" else _BAD),
         f"up {duration(state['uptime_s'])}",
         f"group {group['state']}, {group['members']} gates" if group["members"] > 1 else "",
+        _alarming("upstream's 429s in 5 min", state["upstream_429_5m"]),
     )
     yield _line(
         f"in flight {state['in_flight']:,}",
         f"waiting {state['waiting']:,}",
         f"admitted {state['admitted_per_s']:.1f}/s",
         f"longest wait {duration(state['longest_wait_s'])}",
-        _alarming("429s in 5 min", state["upstream_429_5m"]),
     )
     refused = [(reason, count) for reason, count in state["refusals"].items() if count]
     refused.sort(key=lambda each: -each[1])
@@ -118,7 +133,7 @@ def _fitted(state: State, lines: int) -> Iterator[RenderableType]:
         if room < 1:
             return
         allowed = room if not below else max(1, int(room * section.part))
-        shown = rows[:allowed]
+        shown = section.most_important(rows, allowed)
         yield _table(section, rows, shown)
         left -= _TABLE_LINES + max(1, len(shown))
 
@@ -229,6 +244,7 @@ SECTIONS = (
         ),
         part=0.3,
         is_bad=lambda row: row["paused_s"] > 0,
+        importance=lambda row: (row["paused_s"] > 0, row["waiting"], row["in_flight"]),
     ),
     Section(
         "CLIENTS",
@@ -244,6 +260,7 @@ SECTIONS = (
             Column("cost", _cost),
         ),
         part=0.4,
+        importance=lambda row: (row["waiting"], row["in_flight"], row["tokens_today"]),
     ),
     Section(
         "NEXT",

@@ -15,7 +15,7 @@ def lane(**fields: Any) -> dict[str, Any]:
         {"budget": "tokens", "level": -20, "limit": 2_000_000},
     ]
     forecast = {"interactive": 0.065, "default": 1.5, "batch": None}
-    given = {"model": "gpt-4o", "budgets": budgets, "paused_s": 0.0, "waiting": 7}
+    given = {"model": "gpt-4o", "budgets": budgets, "paused_s": 0.0, "waiting": 7, "in_flight": 2}
     return given | {"forecast_s": forecast} | fields
 
 
@@ -63,9 +63,9 @@ def shown(height: int = 24, width: int = 80, notice: str = "", **fields: Any) ->
 
 
 def test_screen_shows_the_state() -> None:
-    assert [" ".join(line.split()) for line in shown(width=92)] == [
-        "RustyGate serving up 3h05m",
-        "in flight 12 waiting 3,456 admitted 9.8/s longest wait 12.3 s 429s in 5 min 0",
+    assert [" ".join(line.split()) for line in shown()] == [
+        "RustyGate serving up 3h05m upstream's 429s in 5 min 0",
+        "in flight 12 waiting 3,456 admitted 9.8/s longest wait 12.3 s",
         "refused queue_timeout 3 queue_full 1",
         "q quits",
         "LANES",
@@ -85,7 +85,9 @@ def test_screen_shows_the_state() -> None:
 
 def test_gate_alone_and_a_group_are_named() -> None:
     [first, *_] = shown(state="alone", group={"state": "alone", "members": 3})
-    assert first == "RustyGate  alone  up 3h05m  group alone, 3 gates"
+    assert first == (
+        "RustyGate  alone  up 3h05m  group alone, 3 gates  upstream's 429s in 5 min 0"
+    )
 
 
 @pytest.mark.parametrize("height", [24, 30, 50, 10, 5, 1])
@@ -111,6 +113,24 @@ def test_rows_that_do_not_fit_are_counted() -> None:
     rows = [line for line in lines if line.startswith("m") and "/500" in line]
     assert title == f"LANES  {len(rows)} of 30"
     assert rows[0].startswith("m0 ")
+
+
+def test_rows_that_matter_are_shown_in_their_order_if_not_all_fit() -> None:
+    lanes = [lane(model=f"m{number}", waiting=number % 7) for number in range(30)]
+    lanes[3]["paused_s"] = 1.0
+    clients = [client(client=f"c{number}", waiting=number) for number in range(300)]
+    clients[7]["waiting"] = 1000
+    lines = shown(lanes=lanes, clients=clients)
+    assert [line.split()[0] for line in lines if "/500" in line] == ["m3", "m6"]
+    shown_clients = [line.split()[0] for line in lines if "25%/50%" in line]
+    assert shown_clients == ["c7", *(f"c{number}" for number in (298, 299))]
+
+
+def test_rows_of_the_same_importance_come_first_to_last() -> None:
+    clients = [client(client=f"c{number}") for number in range(300)]
+    assert [line.split()[0] for line in shown(clients=clients) if "25%/50%" in line] == [
+        f"c{number}" for number in range(3)
+    ]
 
 
 def test_empty_lists_say_so() -> None:

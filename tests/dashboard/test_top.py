@@ -161,7 +161,9 @@ async def test_screen_is_updated_until_q_is_pressed(
         await running.request(chat())
         shown.text = ""
         await shown.until("ok")
-        shown.press(b"x")
+        shown.press(b"x\x1b[A")
+        shown.text = ""
+        await shown.until("serving")
         shown.press(b"q")
         assert await shown.exit_code() == 0
         assert shown.settings == shown.before
@@ -173,7 +175,7 @@ async def test_gate_that_goes_away_leaves_its_last_state(gate: StartGate, tmp_pa
         await shown.until("serving")
         await running.daemon.stop()
         shown.text = ""
-        await shown.until("does not respond")
+        await shown.until(f" s ago: {running.url} does not respond")
         await shown.until("serving")
         shown.process.send_signal(signal.SIGINT)
         assert await shown.exit_code() == 0
