@@ -191,6 +191,7 @@ class Proxy:
         target = check_target(request)
         # Identify, first the client, then, from the body, the model.
         client, handshake = self._identify(request, exchange)
+        self._spending.show_left(exchange)
         if self._gate.closed:
             raise Draining
         body = RequestBody(request, self._settings, self._body_budget)

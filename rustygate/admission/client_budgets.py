@@ -56,6 +56,12 @@ class Spending:
         account = self.budgets.account(client)
         return account is not None and bool(account.budgets)
 
+    def show_left(self, exchange: Exchange) -> None:
+        """Tell the client of an exchange what is left of its budgets, if it has any."""
+        account = self.budgets.account(exchange.client)
+        if account is not None and account.budgets:
+            exchange.budget_left = _left(account, self._clock())
+
     async def reserve(self, exchange: Exchange) -> None:
         """Reserve the estimated cost of an exchange, whose client has budgets.
 
@@ -156,13 +162,13 @@ class Spending:
     def _warn(self, alerts: list[Alert]) -> None:
         for alert in alerts:
             budget = alert.budget
+            part = f"{alert.spent / budget.limit:.0%} of" if alert.level < 1 else "up"
             logger.warning(
-                "client {} has used {:.0%} of its budget {}: {} of {}; it starts again at {}",
+                "client {} has used {} its budget {}: {}; it starts again at {}",
                 alert.client,
-                alert.spent / budget.limit,
+                part,
                 budget.name,
-                _shown(budget, alert.spent),
-                _shown(budget, budget.limit),
+                _part(budget, alert.spent),
                 iso_time(alert.ends),
             )
 
@@ -187,8 +193,8 @@ def _refusal(exceeded: Exceeded, client: str, now: int) -> BudgetExceeded:
     if exceeded.reserved:
         reserved = f" and {_shown(budget, exceeded.reserved)} are reserved by other requests"
     return BudgetExceeded(
-        f"Budget {budget.name} of client {client}: {_shown(budget, exceeded.spent)} of "
-        f"{_shown(budget, budget.limit)} are used{reserved}; this request may cost "
+        f"Budget {budget.name} of client {client}: {_part(budget, exceeded.spent)} "
+        f"are used{reserved}; this request may cost "
         f"{_shown(budget, exceeded.cost)}. The budget starts again at {iso_time(exceeded.ends)}, "
         f"in {wait_s} s.",
         wait_s,
@@ -212,6 +218,12 @@ def _left(account: Account, now: int) -> str:
 
 def _plain(budget: Budget, amount: int) -> str:
     return f"{amount / NANO:.6f}".rstrip("0").rstrip(".") if budget.in_dollars else str(amount)
+
+
+def _part(budget: Budget, amount: int) -> str:
+    """A part of the budget, such as `911 of 1000 tokens`."""
+    part = _shown(budget, amount) if budget.in_dollars else str(amount)
+    return f"{part} of {_shown(budget, budget.limit)}"
 
 
 def _shown(budget: Budget, amount: int) -> str:

@@ -132,7 +132,8 @@ class Account:
     others: Cost = NOTHING
     assumed: dict[str, Cost] = field(default_factory=dict)
     _spent: dict[str, Cost] = field(default_factory=dict)
-    _alerted: set[tuple[str, str, float]] = field(default_factory=set)
+    # The period in which a level of WARN_AT was last reached.
+    _alerted: dict[tuple[Budget, float], str] = field(default_factory=dict)
     # What was counted since the day from `_day_begins` on began, and is not in `_spent` yet.
     _counted_tokens: int = 0
     _counted_nano_usd: int = 0
@@ -216,23 +217,23 @@ class Account:
         del self._spent[oldest]
 
     def alerts(self, now: int, exhausted: Budget | None = None) -> list[Alert]:
-        """The highest level of WARN_AT that each budget has reached, once in its period.
+        """The highest level of WARN_AT that was reached of each budget, each level once in its
+        period.
 
         Args:
-            exhausted: a budget that has no room for a request, which counts as spent.
+            exhausted: a budget that has no room for a request. It is used up if it is not just
+                that the request is a large one: if the first level is reached.
         """
         alerts = []
         for budget in self.budgets:
-            spent = self.spent(budget, now)
-            reached = [
-                level
-                for level in WARN_AT
-                if (budget == exhausted or spent >= level * budget.limit)
-                and (budget.name, budget.period(now), level) not in self._alerted
-            ]
-            self._alerted.update((budget.name, budget.period(now), level) for level in reached)
-            if reached:
-                alerts.append(Alert(self.client, budget, reached[-1], spent, budget.ends(now)))
+            spent, period = self.spent(budget, now), budget.period(now)
+            reached = [level for level in WARN_AT if spent >= level * budget.limit]
+            if reached and budget == exhausted:
+                reached = [*WARN_AT]
+            new = [level for level in reached if self._alerted.get((budget, level)) != period]
+            if new:
+                self._alerted.update({(budget, level): period for level in new})
+                alerts.append(Alert(self.client, budget, new[-1], spent, budget.ends(now)))
         return alerts
 
 

@@ -143,8 +143,8 @@ async def test_refusal_says_what_is_used_and_when_it_starts_again() -> None:
         await budgets.reserve(refused)
     refusal = caught.value
     assert refusal.message == (
-        "Budget tokens_per_day of client search: 120 tokens of 250 tokens are used and 100 tokens "
-        "are reserved by other requests; this request may cost 100 tokens. The budget starts "
+        "Budget tokens_per_day of client search: 120 of 250 tokens are used and 100 tokens are "
+        "reserved by other requests; this request may cost 100 tokens. The budget starts "
         "again at 2026-11-29T00:00:00Z, in 10 s."
     )
     assert refusal.error() == {
@@ -194,8 +194,8 @@ async def test_warnings_come_once_at_80_and_at_100_percent(log: Log) -> None:
     with pytest.raises(BudgetExceeded):
         await budgets.reserve(exchange())
     expected = (
-        "client search has used 91% of its budget tokens_per_day: 911 tokens of 1000 tokens; it "
-        "starts again at 2026-11-29T00:00:00Z"
+        "client search has used up its budget tokens_per_day: 911 of 1000 tokens; it starts again "
+        "at 2026-11-29T00:00:00Z"
     )
     assert log.text.count("has used") == 2
     assert expected in log.text

@@ -192,16 +192,44 @@ def test_budget_without_room_for_a_request_counts_as_used_up() -> None:
     spend(each, NOON, 900)
     exceeded = each.reserve(NOON, Cost(200))
     assert exceeded is not None
-    assert [alert.level for alert in each.alerts(NOON, exceeded.budget)] == [1.0]
-    spend(each, NOON, 0)
-    assert each.alerts(NOON) == []
+    [alert] = each.alerts(NOON, exceeded.budget)
+    assert (alert.level, alert.spent) == (1.0, 900)
     assert each.alerts(NOON, exceeded.budget) == []
+    spend(each, NOON, 100)
+    assert each.alerts(NOON) == []
+
+
+def test_large_request_does_not_use_up_a_budget() -> None:
+    each = account()
+    spend(each, NOON, 799)
+    exceeded = each.reserve(NOON, Cost(202))
+    assert exceeded is not None
+    assert each.alerts(NOON, exceeded.budget) == []
+    spend(each, NOON, 1)
+    assert [alert.level for alert in each.alerts(NOON)] == [0.8]
+
+
+def test_levels_reached_at_once_are_one_alert() -> None:
+    each = account()
+    spend(each, NOON, 1000)
+    assert [alert.level for alert in each.alerts(NOON)] == [1.0]
+    assert each.alerts(NOON) == []
+
+
+def test_new_limit_has_alerts_of_its_own() -> None:
+    each = account()
+    spend(each, NOON, 1000)
+    each.alerts(NOON)
+    each.budgets = budgets_of(SpendingLimits(tokens_per_day=2000))
+    spend(each, NOON, 600)
+    assert [alert.level for alert in each.alerts(NOON)] == [0.8]
 
 
 @given(
     st.lists(
         st.tuples(
-            st.sampled_from([NOON, LATER, NEXT_DAY, NEXT_MONTH]),
+            # No more periods than an account keeps.
+            st.sampled_from([NOON, LATER, NEXT_DAY]),
             st.integers(0, 10**6),
             st.integers(0, 10**12),
             st.booleans(),
@@ -214,16 +242,15 @@ def test_counting_without_budgets_is_like_settling(
 ) -> None:
     """On a clock that may go back, and with looks at the sums in between."""
     counted, settled = Account("search"), Account("search")
-    periods = ("2026-11-28", "2026-11-29", "2026-11", "2026-12")
+    periods = ("2026-11-28", "2026-11-29", "2026-11")
     for now, tokens, nano_usd, looks in spent:
         counted.count(now, tokens, nano_usd)
         settled.settle(now, Cost(), Cost(tokens, nano_usd))
         if looks:
             assert counted.spent_in(periods[0]) == settled.spent_in(periods[0])
-    if not any(now == NEXT_MONTH for now, *_ in spent):
-        assert [counted.spent_in(each) for each in periods] == [
-            settled.spent_in(each) for each in periods
-        ]
+    assert [counted.spent_in(each) for each in periods] == [
+        settled.spent_in(each) for each in periods
+    ]
     counted.budgets = budgets_of(PER_DAY)
     assert counted.left(counted.budgets[0], NOON) == max(
         0, 1000 - settled.spent_in("2026-11-28").tokens

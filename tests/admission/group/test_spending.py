@@ -117,7 +117,7 @@ async def test_refusal_counts_what_others_have_reserved(new_member: NewMember) -
     one, other = (new_member(tokens_per_day=1000) for _ in range(2))
     await run(one, 300, actual=250)
     assert await accepts(one, exchange(600))
-    with pytest.raises(BudgetExceeded, match="250 tokens of 1000 tokens are used and 600 tokens"):
+    with pytest.raises(BudgetExceeded, match="250 of 1000 tokens are used and 600 tokens"):
         await other.reserve(exchange(200))
     refused = exchange(200)
     assert not await accepts(other, refused)
