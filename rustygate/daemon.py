@@ -22,7 +22,7 @@ from rustygate.admission.gate import Gate
 from rustygate.admission.levels_file import LevelsFile
 from rustygate.app import make_application, make_runner
 from rustygate.config import Settings
-from rustygate.core.clients import ClientsError
+from rustygate.core.clients import ClientChanges, ClientsError, compare_clients
 from rustygate.core.price_list import PriceList
 from rustygate.dashboard.histories import Histories
 from rustygate.dashboard.pages import Dashboard
@@ -37,7 +37,7 @@ from rustygate.telemetry.labels import ExchangeLabels
 from rustygate.telemetry.ledger import Ledger
 from rustygate.telemetry.metrics import Metrics
 from rustygate.telemetry.usage.memory_store import MemoryUsageStore
-from rustygate.telemetry.usage.opening import open_usage_store
+from rustygate.telemetry.usage.opening import open_usage_store, usage_place
 from rustygate.telemetry.usage.prices import load_prices
 from rustygate.telemetry.usage.recorder import UsageRecorder
 from rustygate.telemetry.usage.spending import load_spending
@@ -55,7 +55,7 @@ class Daemon:
     As an async context manager it starts and stops.
 
     Attributes:
-        usage: the usage record, after `start`.
+        usage: the usage record, after `start`; `usage_place` is where it is, in words.
     """
 
     def __init__(
@@ -97,6 +97,7 @@ class Daemon:
         prices = load_prices(settings)
         self._data_dir = _open_data_dir(settings)
         store = await open_usage_store(settings, self._data_dir)
+        self.usage_place = usage_place(settings, store)
         self._auth = await self._load_clients(prices, store)
         self._gate = Gate(settings, await _group_store(settings))
         self._upstream = UpstreamClient(settings)
@@ -161,14 +162,17 @@ class Daemon:
                 self._data_dir.close()
             raise
 
-    def reload(self) -> bool:
-        """Read the clients file again; returns whether there is one.
+    def reload(self) -> ClientChanges | None:
+        """Read the clients file again; returns what has changed, or None if there is no file.
 
         Raises ClientsError and changes nothing if the file is invalid.
         """
+        before = self._auth.clients
         self._auth.reload()
         self._apply_clients()
-        return self._settings.clients_file is not None
+        if self._settings.clients_file is None:
+            return None
+        return compare_clients(before, self._auth.clients)
 
     def _apply_clients(self) -> None:
         limits = self._auth.limits

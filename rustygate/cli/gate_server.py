@@ -18,7 +18,6 @@ from rustygate.dashboard.pages import PREFIX as LIVE_PAGE
 from rustygate.downstream.listener import AddressInUse
 from rustygate.system.data_dir import DataDirInUse
 from rustygate.telemetry.tracing import configure_tracing
-from rustygate.telemetry.usage.opening import usage_place
 
 
 @asynccontextmanager
@@ -55,7 +54,7 @@ async def running_gate(
     _tune_garbage_collector()
     try:
         announce(daemon.url)
-        log_listening(settings, daemon.url, hints)
+        log_listening(settings, daemon.url, daemon.usage_place, hints)
         yield daemon
         _log_draining(daemon.unfinished, settings.drain_timeout)
         await run_until_signal(daemon.drain(), signals)
@@ -83,7 +82,7 @@ def _tune_garbage_collector() -> None:
     gc.set_threshold(20_000, 50, 100)
 
 
-def log_listening(settings: Settings, url: str, hints: Iterable[str] = ()) -> None:
+def log_listening(settings: Settings, url: str, usage: str, hints: Iterable[str] = ()) -> None:
     logger.bind(
         url=url,
         page=None if settings.socket_path else f"{url}{LIVE_PAGE}",
@@ -92,7 +91,7 @@ def log_listening(settings: Settings, url: str, hints: Iterable[str] = ()) -> No
         rate_limit=settings.rate_limit,
         rate_limit_burst=settings.rate_limit_burst,
         concurrency_limit=settings.concurrency_limit,
-        usage=usage_place(settings),
+        usage=usage,
     ).info("listening")
     for warning in (*hints, *settings_warnings(settings)):
         logger.warning("{}", warning)

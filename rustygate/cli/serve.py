@@ -73,9 +73,10 @@ def _reload(daemon: "Daemon", manager: ServiceManager) -> None:
 def _reload_clients(daemon: "Daemon") -> bool:
     """Read the clients file again; returns whether there is one."""
     try:
-        if not daemon.reload():
+        changes = daemon.reload()
+        if changes is None:
             return False
-        logger.info("clients file reloaded")
+        logger.info("clients file reloaded: {} came, {} changed, {} went", *changes)
     except ClientsError as error:
         for problem in error.problems:
             logger.error(

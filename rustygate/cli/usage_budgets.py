@@ -24,10 +24,11 @@ Row = dict[str, Any]
 class _Row(msgspec.Struct):
     client: str
     budget: str
-    spent: float
-    reserved: float
-    limit: float
-    left: float
+    # Tokens are whole numbers.
+    spent: int | float
+    reserved: int | float
+    limit: int | float
+    left: int | float
     ends: str
 
 
@@ -60,7 +61,7 @@ def ask_budgets(pages: AdminPages) -> list[Row]:
 
 
 def budget_lines(rows: Sequence[Row], form: str) -> list[str]:
-    """The budgets as a table, CSV or JSON."""
+    """The budgets as a table, CSV (RFC 4180) or JSON."""
     if form == "json":
         return [json.dumps(rows, indent=1)]
     if form == "csv":
@@ -76,7 +77,7 @@ def _csv(rows: Sequence[Row]) -> str:
     writer.writerow(COLUMNS)
     for row in rows:
         writer.writerow([row[name] for name in COLUMNS])
-    return output.getvalue().removesuffix("\r\n")
+    return output.getvalue()[:-1]
 
 
 def _cells(row: Row) -> list[str]:

@@ -70,7 +70,8 @@ class Settings:
     admin_key: Annotated[
         str | None,
         kinds.ADMIN_KEY,
-        f"key required for `/metrics`; `{ADMIN_KEY_FILE}` reads it from a file instead",
+        "key required for `/metrics` and `/gate`; "
+        f"`{ADMIN_KEY_FILE}` reads it from a file instead",
     ] = field(default=None, repr=False)
     # The Rust program's default.
     rust_log: Annotated[

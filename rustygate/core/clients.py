@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, fields
 from fnmatch import fnmatchcase
 from hashlib import sha256
 from math import ceil
-from typing import Any
+from typing import Any, NamedTuple
 
 from rustygate.core.bucket import TokenBucket
 from rustygate.core.budgets import Budgets
@@ -129,6 +129,21 @@ class Clients:
     def find_by_key(self, key: str) -> Client | None:
         """The client with this key. The lookup is by hash, so its timing reveals nothing."""
         return self._by_hash.get(hash_key(key))
+
+
+class ClientChanges(NamedTuple):
+    """How many clients of a table are new, different or gone."""
+
+    came: int
+    changed: int
+    went: int
+
+
+def compare_clients(before: Mapping[str, Client], after: Mapping[str, Client]) -> ClientChanges:
+    """What makes a table differ from the one before."""
+    common = before.keys() & after.keys()
+    changed = sum(before[name] != after[name] for name in common)
+    return ClientChanges(len(after) - len(common), changed, len(before) - len(common))
 
 
 def hash_key(key: str) -> str:

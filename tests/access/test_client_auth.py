@@ -423,7 +423,8 @@ async def test_reload_adds_and_removes_clients(
     running = await gate(CLIENTS_FILE=clients)
     assert (await running.request(request_of("other"))).status == 401
     write(clients, table(other=""))
-    running.daemon.reload()
+    assert running.daemon.reload() == (1, 0, 2)
+    assert running.daemon.reload() == (0, 0, 0)
     assert (await running.request(request_of("other"))).status == 200
     assert (await running.request(request_of("search"))).status == 401
 

@@ -87,7 +87,9 @@ def test_serve_warns_when_other_machines_can_connect() -> None:
     lines: list[str] = []
     sink = logger.add(lines.append, format="{level} {message}")
     log_listening(
-        load({"OPENAI_API_KEY": SECRET, "BIND_ADDRESS": "0.0.0.0"}), "http://0.0.0.0:8080"
+        load({"OPENAI_API_KEY": SECRET, "BIND_ADDRESS": "0.0.0.0"}),
+        "http://0.0.0.0:8080",
+        "in memory",
     )
     logger.remove(sink)
     assert [line.split()[:2] for line in lines] == [

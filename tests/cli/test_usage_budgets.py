@@ -105,7 +105,7 @@ def test_table_is_aligned() -> None:
 def test_csv_has_exact_amounts() -> None:
     assert budget_lines([USD], "csv") == [
         "client,budget,spent,reserved,limit,left,ends\r\n"
-        "search,usd_per_month,11.02094,0.02,50.0,38.95906,2026-11-29T00:00:00Z"
+        "search,usd_per_month,11.02094,0.02,50.0,38.95906,2026-11-29T00:00:00Z\r"
     ]
 
 

@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rustygate.core.clients import Client, ClientsError, Limits, hash_key, parse_clients
+from rustygate.core.clients import (
+    Client,
+    ClientsError,
+    Limits,
+    compare_clients,
+    hash_key,
+    parse_clients,
+)
 
 HASH = hash_key("rg-one")
 OTHER = hash_key("rg-other")
@@ -173,3 +180,12 @@ def test_burst_defaults_to_one_second_of_requests() -> None:
     requests = Limits(requests_per_second=2.5).budgets().requests
     assert requests is not None
     assert requests.burst == 3
+
+
+def test_changes_are_counted_by_name() -> None:
+    one, two, three = (Client(name, "0" * 64) for name in ("one", "two", "three"))
+    before = {"one": one, "two": two}
+    after = {"two": Client("two", "0" * 64, weight=2.0), "three": three, "four": three}
+    assert compare_clients(before, after) == (2, 1, 1)
+    assert compare_clients(before, before) == (0, 0, 0)
+    assert compare_clients({"one": one}, {"one": Client("one", "1" * 64)}) == (0, 1, 0)

@@ -138,7 +138,7 @@ async def test_each_fault_has_its_outcome_and_leaves_nothing(
                 expected[scenario.target] = outcomes
                 testbed.close_upstream_connections(streams.wires)
                 await fault(scenario)
-        await running.wait_for_log("clients file reloaded")
+        await running.wait_for_log("clients file reloaded: ")
         await testbed.wait_for_metric("rustygate_in_flight", STREAMS)
         await streams.finish()
     await check_log(running, expected)

@@ -28,10 +28,11 @@ async def open_usage_store(settings: Settings, data_dir: DataDir | None) -> Usag
     return store
 
 
-def usage_place(settings: Settings) -> str:
+def usage_place(settings: Settings, store: UsageStore) -> str:
     """Where the usage record of a gate is, in words."""
     if settings.redis_url is not None:
         return f"in the Redis of group {settings.gate_group}"
-    if settings.data_dir is not None:
+    if not isinstance(store, MemoryUsageStore):
         return f"{settings.data_dir}/{FILE_NAME}"
-    return "in memory, lost when the gate stops; set DATA_DIR to keep it"
+    advice = "; set DATA_DIR to keep it" if settings.data_dir is None else ""
+    return f"in memory, lost when the gate stops{advice}"
