@@ -144,7 +144,6 @@ def test_gate_serves_without_a_directory_that_cannot_be_written(
             f"DATA_DIR={directory} cannot be written to .Read-only file system.: usage and "
             "the levels of limits are kept in memory and lost when the gate stops",
         )
-        gate.listening_url()
         gate.wait_for_line(gate.stderr, "listening .*usage=.?in memory, lost when the gate stops")
         gate.signal()
         assert gate.exit_code() == 0
