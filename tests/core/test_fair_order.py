@@ -12,7 +12,14 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from rustygate.core.bucket import TokenBucket
 from rustygate.core.budgets import Budgets
-from rustygate.core.fair_order import CLASS_INDEX, CLASS_WEIGHTS
+from rustygate.core.fair_order import (
+    CLASS_INDEX,
+    CLASS_WEIGHTS,
+    CLASSES,
+    WEIGHTS,
+    FairOrder,
+    Place,
+)
 from rustygate.core.predicted_wait import Newcomer, work_ahead
 from rustygate.core.scheduler import Scheduler
 from rustygate.core.scopes import LaneScope
@@ -444,3 +451,32 @@ class Machine(RuleBasedStateMachine):
 
 
 TestMachine = Machine.TestCase
+
+
+# The tags.
+
+
+@pytest.mark.parametrize("index", CLASSES)
+@pytest.mark.parametrize("weight", [1, 3])
+def test_refund_undoes_a_charge(index: int, weight: float) -> None:
+    order, place = FairOrder(), Place()
+    order.enter_class(index)
+    order.enter(index, place)
+    order.charge(index, place, weight, 96)
+    assert (order.classes[index].tag, place.tag) == (96 / WEIGHTS[index], 96 / weight)
+    order.charge(index, place, weight, 48)
+    order.refund(index, place, weight, 48)
+    assert (order.classes[index].tag, place.tag) == (96 / WEIGHTS[index], 96 / weight)
+    assert place.turn < 0, "it comes before those with equal tags"
+    assert order.classes[index].turn < 0
+
+
+def test_turn_given_by_another_order_moves_the_virtual_times_up_to_the_first_tags() -> None:
+    """They never fall, so those that come later get no credit."""
+    order = FairOrder()
+    for first in (20.0, 50.0, 30.0):
+        order.charge_ahead(1, Place(), 1, 10, time=first / 2, first=first)
+    newcomer = Place()
+    order.enter(1, newcomer)
+    order.enter_class(2)
+    assert (newcomer.tag, order.classes[2].tag) == (50, 25)
