@@ -246,6 +246,31 @@ def test_repr_shows_the_live_state() -> None:
     run_scenario(scenario, rate_limit=None)
 
 
+def test_cancelled_grant_gives_the_turn_back_to_its_flow_at_once() -> None:
+    """The flow's next waiter does not wait until the gate looks at the other flows again."""
+
+    async def scenario(harness: Harness) -> None:
+        gate = harness.gate
+        kept, holder = [
+            await gate.admission(harness.exchange("x", tokens=tokens)).enter()
+            for tokens in (20, 40)
+        ]
+        tasks = [
+            harness.spawn(name, tokens=tokens) for name, tokens in (("a", 30), ("b", 60), ("a", 1))
+        ]
+        await run_ready_tasks()
+        holder.give_back()
+        tasks[0].cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        assert tasks[0].cancelled()
+        holder.leave()
+        kept.leave()
+
+    harness = run_scenario(scenario, rate_limit=None, tokens_per_minute=60, rate_limit_timeout=200)
+    assert harness.order == "ab"
+    assert harness.times == pytest.approx([0, 21], abs=0.01)
+
+
 @one_and_three
 def test_tokens_have_their_own_budget(gates: int) -> None:
     async def scenario(harness: Harness) -> None:
