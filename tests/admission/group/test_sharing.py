@@ -210,3 +210,22 @@ def test_no_window_holds_more_than_burst_and_rate_while_floats_come_and_go(seed:
     harness = run_group(scenario, rate_limit=30, rate_limit_burst=20)
     assert harness.errors == []
     assert 15 <= harness.excess() <= 20.1
+
+
+def test_float_goes_back_while_requests_wait_at_another_gate() -> None:
+    async def scenario(harness: GroupHarness) -> None:
+        await asyncio.sleep(1)
+        for _ in range(4):
+            await harness.admit("a", 0)
+            await asyncio.sleep(0.1)
+        own = harness.group.scheduler.own
+        await asyncio.sleep(0.5)
+        assert own.held == 4
+        harness.flood("b", 1, 60)
+        await asyncio.sleep(0.6)
+        assert own.held == 0
+        assert 40 <= harness.total() <= 42
+        await harness.stop_demand()
+
+    harness = run_group(scenario, 2, rate_limit=1, rate_limit_burst=40, rate_limit_timeout=100)
+    assert harness.errors == []
