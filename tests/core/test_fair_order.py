@@ -20,10 +20,10 @@ from rustygate.core.fair_order import (
     FairOrder,
     Place,
 )
-from rustygate.core.predicted_wait import Newcomer, work_ahead
+from rustygate.core.predicted_wait import Newcomer, with_other_classes, work_ahead
 from rustygate.core.scheduler import Scheduler
 from rustygate.core.scopes import LaneScope
-from rustygate.core.work import Work
+from rustygate.core.work import NO_WORK, Work
 
 T = TypeVar("T", bound=Hashable)
 Item = tuple[str, int]
@@ -330,6 +330,30 @@ def test_prediction_counts_items_and_tokens() -> None:
     ahead = queue.work_ahead(Flow("mine"))
     assert ahead.items == pytest.approx(100 + 100 + 20, rel=0.05)
     assert ahead.tokens == pytest.approx(1000 + 1000 + 1000, rel=0.1)
+
+
+def test_prediction_counts_other_classes_at_the_gate() -> None:
+    queue: FairQueue[Item] = FairQueue()
+    for number in range(60):
+        queue.push(("a", number), Flow("a", "interactive"))
+    for number in range(3):
+        queue.push(("d", number), Flow("d", "batch"))
+    for _ in range(10):
+        queue.pop()
+    newcomer = Newcomer(queue.lane, None, CLASS_INDEX["batch"], "b", 1.0, 1)
+    predicted = work_ahead(queue.scheduler, newcomer).items
+    queue.push(("b", 0), Flow("b", "batch"))
+    order = [queue.pop() for _ in range(len(queue))]
+    assert order.index(("b", 0)) > 5
+    assert predicted == pytest.approx(order.index(("b", 0)), abs=1)
+
+
+def test_prediction_for_a_class_that_did_not_wait_begins_at_the_virtual_time() -> None:
+    order = FairOrder()
+    order.time, order.classes[0].tag = 100, 90
+    budgets = Budgets(TokenBucket(1, 1))
+    ahead = with_other_classes(order, budgets, 1, NO_WORK, [(1000, 0), (0, 0), (0, 0)])
+    assert ahead.items == 160
 
 
 def test_prediction_for_a_deep_flow_among_many() -> None:
