@@ -35,6 +35,39 @@ def test_wait_is_predicted_within_30_percent(client: str, gate: int) -> None:
     run_group(scenario, rate_limit=10, rate_limit_burst=2)
 
 
+def test_waiters_are_expected_when_the_group_will_admit_them() -> None:
+    """With those of the other gate in between."""
+
+    async def scenario(harness: GroupHarness) -> None:
+        await asyncio.sleep(1)
+        others = [harness.spawn("a", 0) for _ in range(100)]
+        tasks = [harness.spawn("b", 1) for _ in range(30)]
+        began = harness.gates[1].now()
+        await asyncio.sleep(1)
+        now = harness.gates[1].now()
+        expected = [each.at for each in harness.gates[1].upcoming(100, now)]
+        assert len(expected) > 20
+        await asyncio.gather(*tasks, *others)
+        last = [began + task.result().queued for task in tasks][-len(expected) :]
+        for at, admitted in zip(expected, last, strict=True):
+            assert at is not None
+            assert at - now == pytest.approx(admitted - now, rel=0.3, abs=SECOND)
+        assert last[-1] - now > 4 * SECOND
+
+    run_group(scenario, gates=2, rate_limit=10, rate_limit_burst=2)
+
+
+def test_burst_that_was_just_used_shortens_no_wait() -> None:
+    async def scenario(harness: GroupHarness) -> None:
+        await asyncio.sleep(1)
+        tasks = [harness.spawn(f"c{number}", 0) for number in range(140)]
+        await asyncio.sleep(0.5)
+        assert predicted(harness, "new", 1) == pytest.approx(9.6, abs=1)
+        await asyncio.gather(*tasks)
+
+    run_group(scenario, gates=2, rate_limit=10, rate_limit_burst=40)
+
+
 def test_backlog_that_grows_at_other_gates_is_predicted_before_the_next_grant() -> None:
     async def scenario(harness: GroupHarness) -> None:
         await asyncio.sleep(1)
