@@ -36,7 +36,12 @@ class Spending:
 
     Args:
         clock: wall-clock time in nanoseconds.
+
+    Attributes:
+        without_usage: what it means that the usage record could not be read, for the log.
     """
+
+    without_usage = "budgets count from 0"
 
     def __init__(self, prices: PriceList, clock: Callable[[], int] = time_ns) -> None:
         self._prices = prices

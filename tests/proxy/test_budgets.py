@@ -191,6 +191,20 @@ async def test_gates_of_a_group_share_a_budget(
     assert (await ask(other, cap=30)).status == 200
 
 
+async def test_gate_that_starts_without_redis_says_what_its_budgets_are(
+    gate: StartGate, upstream: Upstream, tmp_path: Path, start_redis: StartRedis
+) -> None:
+    upstream.reply = answer(10, 20)
+    path = write_clients(tmp_path, "tokens_per_day = 100")
+    server = start_redis()
+    server.stop()
+    running = await gate(CLIENTS_FILE=path, REDIS_URL=server.url)
+    expected = "spent (Redis: Connection refused): budgets count from 0 until Redis answers"
+    assert expected in running.log.text
+    assert (await ask(running, cap=100)).status == 429
+    assert (await ask(running)).status == 200
+
+
 async def test_gate_that_cannot_keep_a_budget_does_not_start(tmp_path: Path) -> None:
     path = write_clients(tmp_path, "usd_per_day = 1", 'models = ["gpt-unknown"]')
     data = tmp_path / "data"

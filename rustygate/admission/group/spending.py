@@ -156,6 +156,8 @@ class GroupSpending(Spending):
         members: how many gates the group has, this one included; 0 while that is not known.
     """
 
+    without_usage = "budgets count from 0 until Redis answers"
+
     def __init__(
         self,
         prices: PriceList,

@@ -21,7 +21,9 @@ async def load_spending(
     try:
         rows = await usage.rows_by(spending_query(now))
     except UsageStoreError as error:
-        logger.warning("cannot read what clients have spent ({}): budgets count from 0", error)
+        logger.warning(
+            "cannot read what clients have spent ({}): {}", error, spending.without_usage
+        )
         return
     add_spending(spending, rows, now)
 
