@@ -218,6 +218,21 @@ async def test_requests_that_come_during_a_call_share_the_next_one(
     assert calls(server) - before <= 2
 
 
+async def test_calls_are_bounded_and_nobody_is_left_out(
+    new_member: NewMember, server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spending, "MAX_QUESTIONS", 2)
+    monkeypatch.setattr(spending, "MAX_CLIENTS", 1)
+    one = new_member(tokens_per_day=1000)
+    found = await asyncio.gather(*(accepts(one) for _ in range(12)))
+    assert sorted(found) == [False] * 2 + [True] * 10
+    assert calls(server) >= 5
+    for number in range(3):
+        await run(one, 0, actual=5, client=f"client-{number}")
+    await run_all_settled(one)
+    assert server.command("HGET", f"{PREFIX}client-2", DAY) == b"5 5000"
+
+
 def calls(server: RedisServer, command: str = "evalsha") -> int:
     """How often a command was called."""
     stats = server.command("INFO", "commandstats")
@@ -311,7 +326,9 @@ async def test_lost_reply_counts_once(new_member: NewMember, server: RedisServer
     await run(one, 100, actual=100)
     await run_all_settled(one)
     [ledger] = one._ledgers.values()
-    # As if the reply to that call had been lost.
+    # Another call, which settles nothing.
+    assert await accepts(one, exchange(0))
+    # As if the reply to the first one had been lost.
     ledger.sent = {DAY: Cost(100, 0), MONTH: Cost(100, 0)}
     assert await accepts(one, exchange(900))
     assert server.command("HGET", f"{PREFIX}search", DAY) == b"100 100000"
