@@ -1,4 +1,4 @@
-"""Budgets that a gate could not keep, which are refused rather than ignored."""
+"""Finds budgets that a gate could not enforce. They are refused, never silently ignored."""
 
 from collections.abc import Iterator
 
@@ -8,12 +8,12 @@ from rustygate.core.clients import Client, Clients
 from rustygate.core.price_list import PriceList
 from rustygate.system.data_dir import data_dir_problem
 
-# In a shell pattern, which may stand for models with a price and without.
+# A shell pattern may match models with and without a price.
 _WILDCARDS = frozenset("*?[")
 
 
 def unkept_budgets(settings: Settings, prices: PriceList, clients: Clients) -> list[str]:
-    """One line for each budget of CLIENTS_FILE that a gate with these settings cannot keep."""
+    """A line for each budget in CLIENTS_FILE that a gate with these settings cannot enforce."""
     reason = _not_kept(settings)
     return [
         f"client.{client.name}.{problem}"
@@ -41,7 +41,7 @@ def _unpriced(client: Client, prices: PriceList) -> Iterator[str]:
 
 
 def _not_kept(settings: Settings) -> str | None:
-    """Why what clients spend would be forgotten, if it would."""
+    """Why spending would be forgotten at a restart; None if it would not."""
     if settings.redis_url is not None:
         return None
     if settings.data_dir is None:

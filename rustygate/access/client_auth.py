@@ -42,7 +42,7 @@ class ClientAuth:
 
     Args:
         path: the clients file; None serves every client.
-        find_problems: what else makes a file invalid, such as budgets that cannot be kept.
+        find_problems: what else makes a file invalid, such as budgets that cannot be enforced.
 
     Attributes:
         version: when the file was changed, in microseconds.

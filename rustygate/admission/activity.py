@@ -1,4 +1,4 @@
-"""Who was admitted how much, for the live page.
+"""How much each client was admitted, and what it has in flight, for the live page.
 
 Admissions are counted in plain numbers, by priority class and client. Their history is made of
 samples, which somebody else takes at fixed intervals (`sample`).
@@ -8,14 +8,14 @@ from rustygate.core.fair_order import CLASS_NAMES
 from rustygate.core.history import CountHistory
 from rustygate.exchange import Exchange
 
-# So many clients of a class are counted on their own. Later ones are counted together, until
-# others have been idle for as long as samples are kept.
+# How many clients of a class are counted separately. Later ones are counted together, until others
+# have been idle for as long as samples are kept.
 CLIENT_LIMIT = 200
 
-# The name that the others are counted under.
+# The name under which the others are counted.
 OTHER_CLIENTS = "(other)"
 
-# How many intervals the histories of clients have: a minute.
+# The length of a client's history, in intervals: a minute.
 INTERVALS = 12
 
 
@@ -45,7 +45,7 @@ class ClientActivity:
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing was admitted lately, and nothing is in flight."""
+        """Whether nothing was admitted in the last minute and nothing is in flight."""
         return not (self.in_flight or self.lately)
 
 
@@ -78,7 +78,7 @@ class Activity:
         return clients.setdefault(name, ClientActivity())
 
     def sample(self, intervals: int) -> None:
-        """The end of an interval, or of several; forget the clients that have become idle."""
+        """End one or more intervals, and forget the clients that have become idle."""
         for name, clients in self.clients.items():
             for client in clients.values():
                 client.history.sample(client.cost, intervals)

@@ -57,7 +57,7 @@ class Admission(Waiter):
         self._count()
 
     def _count(self) -> None:
-        """It was admitted: count that."""
+        """Count the admission."""
         dispatcher = self._dispatcher
         self.lane.admitted += 1
         cost = dispatcher.budgets.cost(self.tokens)

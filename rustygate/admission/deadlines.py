@@ -20,7 +20,7 @@ MAX_OLD = 100
 
 
 class Deadlines:
-    """The deadlines of those that wait.
+    """The deadlines of waiters.
 
     Args:
         expire: called with each waiter at its deadline.
@@ -37,7 +37,7 @@ class Deadlines:
         self._timer_at: float = inf
 
     def __len__(self) -> int:
-        """How many are kept, with those that are no longer needed."""
+        """How many deadlines are kept, including those no longer needed."""
         return len(self._heap)
 
     def __repr__(self) -> str:
@@ -53,7 +53,7 @@ class Deadlines:
         return number
 
     def remove(self, number: int) -> None:
-        """A waiter no longer waits, or has expired."""
+        """Remove the deadline of a waiter that was admitted, left or expired."""
         waiters = self._waiters
         waiters.pop(number, None)
         if not waiters:

@@ -1,8 +1,8 @@
 """The file that keeps a gate's levels over restarts: `levels.json` in DATA_DIR.
 
-It is written every few seconds while levels change, and at the end, as a new file that then takes
-the place of the old one. A file that cannot be read is put aside: it is never a reason not to
-start. A disk that cannot be written to is reported once, until writing works again.
+It is written every few seconds while levels change, and at shutdown: as a new file that replaces
+the old one. A file that cannot be read is renamed, and never keeps the gate from starting. If the
+disk cannot be written to, one warning is logged until writing works again.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from rustygate.system.data_dir import put_aside
 
 FILE = "levels.json"
 
-# A gate that is killed loses what happened since, at most.
+# A gate that is killed loses at most the changes of this time.
 INTERVAL_S = 3.0
 
 
@@ -33,7 +33,7 @@ class LevelsFile:
         self._gate = gate
         self._clock = clock
         self._loop = asyncio.get_running_loop()
-        # What the file has, but for its time.
+        # The content of the file, except for its time.
         self._saved: SavedLevels | None = None
         self._failing = False
         self._writing: asyncio.Future[None] | None = None
@@ -43,7 +43,7 @@ class LevelsFile:
         return f"<LevelsFile {self._path}>"
 
     def load(self) -> None:
-        """Restore what the file has, if there is one."""
+        """Restore the levels in the file, if it exists."""
         now = self._clock()
         try:
             saved = _decode(self._path.read_bytes())
@@ -86,7 +86,7 @@ class LevelsFile:
             self._writing = self._loop.run_in_executor(None, self._write, levels)
 
     def _write(self, levels: SavedLevels) -> None:
-        """Replace the file. Runs in a thread, but for the last time."""
+        """Replace the file. Runs in a thread, except at shutdown."""
         new = self._path.with_suffix(".new")
         try:
             new.write_bytes(msgspec.json.encode(levels))
@@ -107,7 +107,7 @@ class _Version(msgspec.Struct):
 
 
 def _decode(content: bytes) -> SavedLevels | int:
-    """The levels in a file; only the version if it is another one. Raises ValueError."""
+    """The levels in a file, or its version if that is not VERSION. Raises ValueError."""
     version = msgspec.json.decode(content, type=_Version).version
     if version != VERSION:
         return version

@@ -1,4 +1,4 @@
-"""Budgets in CLIENTS_FILE that the gate could not keep."""
+"""Errors for budgets in CLIENTS_FILE that the gate could not enforce."""
 
 from collections.abc import Iterable
 
@@ -11,7 +11,7 @@ _BAD_CONFIGURATION = 2
 
 
 def check_budgets(settings: Settings) -> None:
-    """Raises CommandError if a budget cannot be kept."""
+    """Raises CommandError if a budget cannot be enforced."""
     if settings.clients_file is not None:
         clients = read_clients_file(settings.clients_file)
         if problems := unkept_budgets(settings, load_prices(settings), clients):

@@ -1,7 +1,7 @@
-"""The directory DATA_DIR: created, locked for one gate, and with broken files put aside.
+"""The directory DATA_DIR: creates it, locks it for one gate, and renames broken files.
 
-The lock is flock(2) on a file in it, which the kernel releases when the process ends, however it
-ends.
+The lock is flock(2) on a file in the directory. The kernel releases it when the process ends, even
+if it is killed.
 """
 
 import errno
@@ -15,11 +15,11 @@ from pathlib import Path
 # Holds the lock, and the number of the process that has it.
 LOCK_FILE = "gate.lock"
 
-# Nobody else needs to know the names of clients and what they spend.
+# Names of clients and their spending are not for other users.
 _DIRECTORY_MODE = 0o700
 _LOCK_MODE = 0o600
 
-# Which error of flock(2) means that another process has the lock.
+# Errors of flock(2) that mean that another process has the lock.
 _LOCKED = (errno.EWOULDBLOCK, errno.EACCES)
 
 # Longer than any process number.
@@ -56,25 +56,25 @@ class DataDir:
             if error.errno in _LOCKED:
                 raise DataDirInUse(_in_use(self.path, self._lock)) from None
             raise
-        # Without the number, the lock is as good.
+        # The lock also works without the number.
         with suppress(OSError):
             os.ftruncate(self._lock, 0)
             os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
 
     def close(self) -> None:
-        """Let another gate use it."""
+        """Release the directory for another gate."""
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
 
 
 def is_no_directory(path: str) -> bool:
-    """Whether the path leads to, or through, something that is no directory."""
+    """Whether the path, or an existing part of it, is not a directory."""
     return not _existing(Path(path)).is_dir()
 
 
 def data_dir_problem(path: str) -> str | None:
-    """Why a gate could not keep its data there, if that is known before it tries."""
+    """Why a gate could not keep its data there, as far as that is known in advance."""
     directory = _existing(Path(path))
     if os.access(directory, os.W_OK | os.X_OK):
         return None
@@ -83,7 +83,7 @@ def data_dir_problem(path: str) -> str | None:
 
 
 def data_dir_warning(path: str, problem: str | None) -> str:
-    """What it means that a gate cannot keep its data there."""
+    """The warning that a gate cannot keep its data there."""
     return (
         f"DATA_DIR={path} cannot be written to ({problem}): usage and the levels of limits "
         "are kept in memory and lost when the gate stops"
@@ -91,7 +91,7 @@ def data_dir_warning(path: str, problem: str | None) -> str:
 
 
 def _existing(path: Path) -> Path:
-    """The path itself, or the directory above it in which it would be created."""
+    """The path itself, or its nearest parent that exists."""
     path = path.absolute()
     return next(each for each in (path, *path.parents) if os.path.lexists(each))
 
@@ -112,7 +112,7 @@ def put_aside(path: Path, wall_ns: int, suffixes: tuple[str, ...] = ("",)) -> Pa
 
 
 def _unused(path: Path) -> Path:
-    """The path, with a number if there is such a file already."""
+    """The path, with a number added if the file exists."""
     candidates = (path.with_name(f"{path.name}-{number}") for number in count(2))
     return path if not path.exists() else next(each for each in candidates if not each.exists())
 

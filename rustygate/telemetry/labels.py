@@ -1,6 +1,6 @@
-"""Under which client and which model an exchange is counted.
+"""The labels of the client and model under which an exchange is counted.
 
-Clients choose both names, so labels stay bounded whatever they send (see `series`). A client has
+Clients choose both names, so the number of labels is bounded (see `series`). A client has
 its own label unless its request was refused early. A model has one once upstream has confirmed it
 with a successful response.
 """
@@ -32,7 +32,7 @@ _UNTRUSTED_REASONS = frozenset(
 
 
 class ExchangeLabels:
-    """The labels that names have got so far, the same for all that counts exchanges."""
+    """The labels given to names so far, shared by everything that counts exchanges."""
 
     def __init__(self, lanes: Lanes) -> None:
         self._lanes = lanes
@@ -63,6 +63,6 @@ class ExchangeLabels:
         return self._models.values()
 
     def reserve_clients(self, names: Iterable[str]) -> None:
-        """Give these clients labels of their own, also beyond the limit."""
+        """Give these clients labels of their own, even beyond the limit."""
         for name in names:
             self._clients.reserve(name)

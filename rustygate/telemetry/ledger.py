@@ -34,7 +34,7 @@ class Ledger:
     """Settles exchanges.
 
     Attributes:
-        recent: the last ones.
+        recent: the last exchanges.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ def _log_steps(settled: list[Exchange]) -> None:
 
 
 def log_fields(exchange: Exchange) -> dict[str, str | int | None]:
-    """What the log line says about an exchange."""
+    """The fields of an exchange's log line."""
     fields: dict[str, str | int | None] = {
         "id": exchange.id,
         "request_id": exchange.request_id and exchange.request_id[:REQUEST_ID_LIMIT],

@@ -6,7 +6,7 @@ Gauges are not stored; a scrape reads the gate. The text is rendered by `prometh
 a scrape blocks the event loop and prometheus_client takes six times as long: it validates every
 label of every sample again.
 
-Labels stay bounded whatever clients send, see `labels`.
+The number of labels is bounded: see `labels`.
 """
 
 from collections.abc import Iterable, Iterator, Mapping

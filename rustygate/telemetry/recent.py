@@ -1,19 +1,19 @@
-"""What happened lately, for the live page: the last exchanges.
+"""The last exchanges, for the live page.
 
-An exchange is kept as it is, so that settling it costs no more; its fields are read when somebody
-looks.
+The exchanges themselves are kept, so that settling costs nothing more. Their fields are read when
+the page is open.
 """
 
 from collections import deque
 
 from rustygate.exchange import Exchange
 
-# The exchanges that are kept.
+# How many exchanges are kept.
 RECENT_LIMIT = 50
 
 
 class Recent:
-    """The exchanges that settled last, the latest one last."""
+    """The exchanges that settled last, oldest first."""
 
     def __init__(self) -> None:
         self.exchanges: deque[Exchange] = deque(maxlen=RECENT_LIMIT)

@@ -58,7 +58,7 @@ class BoundedLabels(dict[str, str]):
         return label
 
     def reserve(self, name: str) -> None:
-        """Let a name be its own label, also beyond the limit."""
+        """Let a name be its own label, even beyond the limit."""
         label = name.encode(errors="replace").decode()
         if label not in self._taken:
             self._taken.add(label)

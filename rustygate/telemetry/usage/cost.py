@@ -1,4 +1,4 @@
-"""What a settled exchange cost, by the price list; unknown is not 0."""
+"""The cost of a settled exchange by the price list. An unknown cost is None, never 0."""
 
 import re
 
@@ -6,15 +6,15 @@ from rustygate.core.price_list import PriceList
 from rustygate.core.request_facts import is_work, writes_text
 from rustygate.exchange import Exchange
 
-# What these make is priced by the image or the second.
+# Endpoints whose output is priced by the image or the second.
 _MEDIA = re.compile(r"/(?:images|audio|videos)(?:/|$)")
 
 
 def exchange_cost(prices: PriceList, exchange: Exchange, day: str) -> int | None:
     """The cost of an exchange in nanodollars, on a day such as `2026-11-28`.
 
-    It is None if it is not known: the model has no price, or it did work that is not paid by the
-    tokens that the gate knows of.
+    None if it is not known: the model has no price, or is not billed by the tokens that the gate
+    knows of.
     """
     model = exchange.model
     price = None if model is None else prices.find(model)
@@ -33,7 +33,7 @@ def exchange_cost(prices: PriceList, exchange: Exchange, day: str) -> int | None
 
 
 def _is_unmetered(exchange: Exchange) -> bool:
-    """Whether a model did some work. A request without one, such as an upload, is free."""
+    """Whether a model did work. A request without a model, such as an upload, is free."""
     if exchange.model is None and not _MEDIA.search(exchange.path):
         return False
     return is_work(exchange.method, exchange.path)

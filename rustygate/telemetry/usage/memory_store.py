@@ -29,4 +29,4 @@ class MemoryUsageStore:
         return select(query, self._totals)
 
     async def close(self) -> None:
-        """Nothing is open."""
+        """Nothing to release."""

@@ -1,4 +1,4 @@
-"""Which store the usage record of a gate is in."""
+"""Opens the store of a gate's usage record."""
 
 from loguru import logger
 
@@ -29,7 +29,7 @@ async def open_usage_store(settings: Settings, data_dir: DataDir | None) -> Usag
 
 
 def usage_place(settings: Settings, store: UsageStore) -> str:
-    """Where the usage record of a gate is, in words."""
+    """Where the usage record of a gate is kept, for people."""
     if settings.redis_url is not None:
         return f"in the Redis of group {settings.gate_group}"
     if not isinstance(store, MemoryUsageStore):

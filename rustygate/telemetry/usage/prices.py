@@ -1,6 +1,6 @@
-"""The prices that apply to a gate: those of its upstream's provider, and its own over them.
+"""The prices that apply to a gate: its own, then those of its upstream's provider.
 
-`prices.json` is made by `scripts/prices` from the data of the genai-prices package.
+`scripts/prices` generates `prices.json` from the data of the genai-prices package.
 """
 
 import re
@@ -12,12 +12,12 @@ import msgspec
 from rustygate.config import Settings, read_prices_file
 from rustygate.core.price_list import ListedModel, ModelPrice, PriceList, rate_of
 
-# Whose prices apply where the upstream is of no known provider: another server under names of
-# OpenAI's models is most likely one in front of it.
+# Whose prices apply if the upstream's provider is not known: another server with OpenAI's model
+# names is most likely a proxy in front of OpenAI.
 DEFAULT_PROVIDER = "openai"
 
-# First day, smallest input, and dollars per million tokens: of the input, of its cached part, of
-# the part written to the cache, of the output.
+# First day, smallest input, and dollars per million tokens of input, cached input, input written
+# to the cache, and output.
 _RateRow = tuple[str, int, float, float, float, float]
 
 
@@ -33,7 +33,7 @@ class _Provider(msgspec.Struct):
     name: str
     url: str
     fallback: list[str]
-    # Most providers' models are never decoded.
+    # Decoded only for the providers that apply.
     models: msgspec.Raw
 
 
@@ -50,7 +50,7 @@ def load_prices(settings: Settings) -> PriceList:
 
 
 def describe_list(base_url: str) -> str:
-    """Whose prices apply to an upstream, and where they come from."""
+    """The provider whose prices apply to an upstream, and the source of the prices."""
     prices = _read()
     return f"{_provider_of(prices, base_url).name}, from {prices.source}"
 

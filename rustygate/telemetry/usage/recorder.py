@@ -1,9 +1,9 @@
-"""Adds up settled exchanges, and writes them behind.
+"""Adds up settled exchanges in memory and writes them to the store later.
 
-Counting is synchronous and small. Twice a second, what was counted goes to the store as a batch,
-so a crash loses less than a second. A batch that cannot be written stays in memory, and is tried
-again each second as it is; what settles meanwhile goes into the next one. The number of labels is
-bounded, and so is what waits.
+Counting is synchronous and cheap. Twice a second, the new totals go to the store as a batch, so a
+crash loses less than a second. If a batch cannot be written, it stays in memory and is retried
+unchanged each second; exchanges that settle meanwhile go into the next batch. Memory is bounded,
+because the number of labels is.
 """
 
 import asyncio
@@ -45,8 +45,7 @@ class UsageRecorder:
         self._prices = prices
         self._wall_clock = wall_clock
         self._loop = asyncio.get_running_loop()
-        # The totals of the day from `_day_begins` on, by client and model: those that are also in
-        # `_pending`.
+        # Totals of the current day by client and model. They are also in `_pending`.
         self._today: dict[tuple[str, str], UsageTotals] = {}
         self._pending: dict[UsageKey, UsageTotals] = {}
         self._batch: dict[UsageKey, UsageTotals] = {}
@@ -62,15 +61,15 @@ class UsageRecorder:
 
     @property
     def unwritten(self) -> int:
-        """How many exchanges are in memory only."""
+        """The number of exchanges that are only in memory."""
         return total((*self._batch.values(), *self._pending.values())).exchanges
 
     # Counting.
 
     def settle(self, exchange: Exchange, labels: tuple[str, str]) -> None:
-        """Count a settled exchange under the labels of its client and model; stamp its cost.
+        """Count a settled exchange under the labels of its client and model, and set its cost.
 
-        One function, as it runs for each exchange. Most amounts are 0 or None and are not added.
+        A single function, because it runs for each exchange. Most amounts are 0 or None.
         """
         now = self._wall_clock()
         if not self._day_begins <= now < self._day_ends:
@@ -129,7 +128,7 @@ class UsageRecorder:
             self._write_after(WRITE_AFTER_S)
 
     async def _add_batch(self) -> None:
-        """Give the store the batch that it did not take, or a new one."""
+        """Write the batch that failed before, or a new one."""
         if not self._batch:
             self._batch, self._pending, self._today = self._pending, {}, {}
         if not self._batch:
@@ -139,7 +138,7 @@ class UsageRecorder:
         except UsageStoreError as error:
             self._on_failure(str(error))
         except Exception as error:
-            # A defect. What waits is kept all the same, and the disk may change.
+            # A defect. Keep the batch: the next attempt may succeed.
             if self._failure is None:
                 logger.opt(exception=error).error("writing usage failed")
             self._on_failure(type(error).__name__)
@@ -168,7 +167,7 @@ class UsageRecorder:
             return merge(written, select(query, self._batch), select(query, self._pending))
 
     async def close(self) -> None:
-        """Write what is in memory, and say how much of it is lost if that fails."""
+        """Write what is in memory; if that fails, log how much is lost."""
         if self._is_closed:
             return
         self._is_closed = True

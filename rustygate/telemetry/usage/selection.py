@@ -1,4 +1,4 @@
-"""Choosing and grouping totals for a report, where no database does it."""
+"""Selects and groups totals for a report, for stores without a query language."""
 
 from collections.abc import Mapping
 
@@ -6,7 +6,7 @@ from rustygate.core.usage_rows import Grouped, UsageKey, UsageQuery, UsageTotals
 
 
 def select(query: UsageQuery, usage: Mapping[UsageKey, UsageTotals]) -> Grouped:
-    """The totals that a report is about, grouped."""
+    """The totals in a report, grouped."""
     chosen = {
         key: totals
         for key, totals in usage.items()
@@ -16,7 +16,7 @@ def select(query: UsageQuery, usage: Mapping[UsageKey, UsageTotals]) -> Grouped:
 
 
 def merge(*parts: Grouped) -> Grouped:
-    """Groups from several places as one."""
+    """Merge groups from several sources."""
     sums: dict[tuple[str, ...], UsageTotals] = {}
     for names, totals in (each for part in parts for each in part):
         sums.setdefault(names, UsageTotals()).add(totals)

@@ -1,4 +1,4 @@
-"""What clients have spent of their budgets before this process: read from the usage record."""
+"""Reads from the usage record what clients spent of their budgets before this process."""
 
 from collections.abc import Callable
 from time import time_ns
@@ -34,7 +34,7 @@ def spending_query(now: int) -> UsageQuery:
 
 
 def add_spending(spending: Spending, rows: Grouped, now: int) -> None:
-    """Count what the rows of that report say."""
+    """Count the spending in the rows of that report."""
     today, month = day_of(now), month_of(now)
     for (client, day), totals in rows:
         cost = _cost_of(totals)

@@ -1,7 +1,7 @@
-"""Reports from the usage database, which a gate may be writing to.
+"""Reports from the usage database, even while a gate writes to it.
 
-Rows are summed by SQLite. A report over many days is read in slices of days, one for each
-processor, as SQLite runs without Python's lock.
+SQLite adds up the rows. A report over many days is split into slices of days, one per processor,
+because SQLite runs without Python's lock.
 """
 
 import os
@@ -22,7 +22,7 @@ FILE_NAME = "usage.db"
 # How long to wait for another process that has locked the database.
 BUSY_S = 0.2
 
-# A slice of fewer days is not worth a thread, and more threads would slow down what else runs.
+# A slice of fewer days is not worth a thread. More threads would slow down other work.
 _SLICE_DAYS = 60
 _SLICES_LIMIT = 4
 
@@ -41,7 +41,7 @@ def read_usage(path: Path, query: UsageQuery) -> Grouped:
 
 
 def _slices(query: UsageQuery, limit: int) -> Iterator[UsageQuery]:
-    """At most `limit` reports on as many days each, which together are the report."""
+    """Split a report into at most `limit` reports of equally many days."""
     first, last = day_number(query.since), day_number(query.until)
     count = max(1, min(limit, (last - first + 1) // _SLICE_DAYS))
     edges = [first + (last - first + 1) * number // count for number in range(count + 1)]

@@ -38,8 +38,8 @@ _FILES = ("", "-wal", "-shm")
 
 _AMOUNTS = ",\n  ".join(f"{name} INTEGER NOT NULL" for name in TOTALS)
 
-# What leads from each version of the schema to the next one. `PRAGMA user_version` is how many of
-# them a database has had. Days are counted from 1970 on.
+# Each migration leads from one version of the schema to the next. `PRAGMA user_version` is the
+# number of migrations applied. Days are counted from 1970.
 MIGRATIONS = (
     f"""
 CREATE TABLE label (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
@@ -89,8 +89,8 @@ class SqliteUsageStore:
         return f"<SqliteUsageStore {self._path}>"
 
     async def open(self) -> None:
-        """Open or create the database. Raises UsageStoreUnusable if it has a newer schema; other
-        errors may have gone when the first batch comes."""
+        """Open or create the database. Raises UsageStoreUnusable if it has a newer schema. Other
+        errors may be temporary: the first batch opens it again."""
         try:
             await self._in_thread(self._open)
         except UsageStoreUnusable:
@@ -118,7 +118,7 @@ class SqliteUsageStore:
     # In the writing thread.
 
     async def _in_thread(self, work: Callable[[], None]) -> None:
-        """Do some work; if that shows that the database is broken, do it with a new one."""
+        """Do some work; if the database turns out to be damaged, repeat it with a new one."""
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self._thread, self._run, work)
 
@@ -164,8 +164,8 @@ class SqliteUsageStore:
         self._connection = connection
 
     def _check(self, connection: sqlite3.Connection) -> None:
-        """Raise an error if pages of the database are damaged. Checked once: that takes a second
-        for a large one."""
+        """Raise an error if pages of the database are damaged. Runs once: it takes a second for a
+        large database."""
         if self._is_checked:
             return
         (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
@@ -180,7 +180,7 @@ class SqliteUsageStore:
             connection.close()
 
     def _opened(self) -> sqlite3.Connection:
-        """The connection; a database that was removed is begun anew."""
+        """The connection; a database that was deleted is created again."""
         if self._connection is not None and not self._path.exists():
             self._close()
         if self._connection is None:
@@ -208,7 +208,7 @@ class SqliteUsageStore:
             yield (day_number(day), *labels, *totals.values())
 
     def _label(self, connection: sqlite3.Connection, name: str) -> int:
-        """The number of a name, which gets one if it has none."""
+        """The id of a name; a new one if it has none."""
         if name not in self._labels:
             connection.execute("INSERT OR IGNORE INTO label (name) VALUES (?)", (name,))
             found = connection.execute("SELECT id FROM label WHERE name = ?", (name,))
@@ -216,7 +216,7 @@ class SqliteUsageStore:
         return self._labels[name]
 
     def _prune(self, connection: sqlite3.Connection, first_day: str) -> None:
-        """Delete what is older than that, once a day."""
+        """Delete totals before a day, once a day."""
         if first_day <= self._pruned_before:
             return
         deleted = connection.execute("DELETE FROM total WHERE day < ?", (day_number(first_day),))
@@ -230,7 +230,7 @@ class SqliteUsageStore:
 
 
 def migrate(connection: sqlite3.Connection, migrations: Sequence[str]) -> None:
-    """Bring the schema to the newest version, step by step, each of them as a whole or not."""
+    """Bring the schema to the newest version. Each step is applied completely or not at all."""
     for version in range(schema_version(connection), len(migrations)):
         step = (
             f"BEGIN IMMEDIATE; {migrations[version]} PRAGMA user_version = {version + 1}; COMMIT"
@@ -244,7 +244,7 @@ def migrate(connection: sqlite3.Connection, migrations: Sequence[str]) -> None:
 
 
 class _Broken(sqlite3.DatabaseError):
-    """The database is damaged, as SQLite's own check says."""
+    """SQLite's own check has found damage."""
 
 
 def _is_broken(error: sqlite3.Error) -> bool:

@@ -1,9 +1,9 @@
-"""Where the usage record is kept, and what can go wrong with it.
+"""The stores of the usage record, and their errors.
 
-    UsageStoreError          not now; the same batch may be added later
-     +-- UsageStoreUnusable  never, as it is
+    UsageStoreError          temporary; the same batch may be added later
+     +-- UsageStoreUnusable  permanent
 
-Messages are plain reasons, without a password.
+Messages are short reasons and never contain a password.
 """
 
 from collections.abc import Mapping
@@ -23,17 +23,17 @@ class UsageStoreError(Exception):
 
 
 class UsageStoreUnusable(UsageStoreError):
-    """The record there must not be touched."""
+    """The store has a record that this version must not change."""
 
 
 class UsageStore(Protocol):
     """Keeps totals by day, client and model."""
 
     async def add(self, batch: Batch) -> None:
-        """Add totals to those that are kept, all of them or none. Raises UsageStoreError.
+        """Add totals to the stored ones, all of them or none. Raises UsageStoreError.
 
-        It may have counted all the same then, so the same batch is given again until it succeeds,
-        and no other in between. It counts once.
+        After an error, the batch may have been added or not. The caller retries the same batch
+        until it succeeds, without another in between; it is added once.
         """
         ...
 
@@ -42,7 +42,7 @@ class UsageStore(Protocol):
         ...
 
     async def close(self) -> None:
-        """Close what is open."""
+        """Release all resources."""
         ...
 
 
