@@ -83,7 +83,7 @@ def make_application(
             return refusal.response([])
 
     async def refuse_dashboard_method(request: web.Request) -> web.Response:
-        # No other site learns of these pages by a preflight.
+        # A preflight must not reveal these pages to other sites.
         raise MethodNotAllowed(f"{request.path} takes GET and HEAD only.", PAGE_METHODS)
 
     pages = (

@@ -178,7 +178,7 @@ class Daemon:
         limits = self._auth.limits
         self._gate.limit_clients(limits, self._auth.weights, self._auth.version)
         self._spending.set_limits(self._auth.spending_limits)
-        # What a client has spent must be found in the usage record after a restart.
+        # After a restart, the usage record must show what each of these clients has spent.
         self._labels.reserve_clients(
             name for name, spending in self._auth.spending_limits.items() if spending
         )
@@ -230,7 +230,7 @@ class Daemon:
 
     @property
     def viewers(self) -> int:
-        """How many look at the live page."""
+        """The number of viewers of the live page."""
         return self._dashboard.events.viewers
 
     def snapshot(self) -> dict[str, int]:
@@ -249,7 +249,7 @@ def _open_spending(settings: Settings, prices: PriceList, gate: Gate) -> Spendin
 
 
 def _open_levels(data_dir: DataDir | None, gate: Gate) -> LevelsFile | None:
-    """Restore the levels in the gate's directory, if it has one, and keep them there."""
+    """Restore the levels from the gate's directory, if it has one, and save them there."""
     if data_dir is None:
         return None
     levels = LevelsFile(data_dir.path, gate)

@@ -355,7 +355,7 @@ class TooManyConnections(_Unavailable):
 
 
 class TooManyViewers(TooManyConnections):
-    """The live page is open too many times."""
+    """The live page has as many viewers as allowed."""
 
     def __init__(self, limit: int) -> None:
         Refusal.__init__(

@@ -1,7 +1,7 @@
 """How much each client was admitted, and what it has in flight, for the live page.
 
-Admissions are counted in plain numbers, by priority class and client. Their history is made of
-samples, which somebody else takes at fixed intervals (`sample`).
+Admissions are counted as plain numbers, by priority class and client. Their history consists of
+samples, which the caller takes at fixed intervals (`sample`).
 """
 
 from rustygate.core.fair_order import CLASS_NAMES
@@ -24,7 +24,7 @@ class ClientActivity:
 
     Attributes:
         weight: its weight at the last admission.
-        cost: what it was admitted in all, in the gate's unit of cost (`Budgets.cost`).
+        cost: the total cost admitted, in the gate's unit of cost (`Budgets.cost`).
         in_flight: its exchanges that hold a slot.
     """
 
@@ -53,7 +53,7 @@ class Activity:
     """The activity of all clients.
 
     Attributes:
-        admitted: the admissions in all.
+        admitted: all admissions so far.
         clients: by class, the clients that were active in the last minute.
     """
 

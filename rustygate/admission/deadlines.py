@@ -2,8 +2,8 @@
 
 A timer for each waiter would cost more than the rest of its wait, because the loop keeps its
 timers in a heap that compares them in Python. Most waiters are admitted long before their
-deadlines, so a deadline that is no longer needed stays in the heap until it comes, or until most
-of the heap is such.
+deadlines, so an unneeded deadline stays in the heap until its time comes, or until most of the
+heap is unneeded.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from math import inf
 from rustygate.admission.waiter import Waiter, clock_ns
 from rustygate.core.bucket import SECOND
 
-# So many deadlines that are no longer needed may stay, besides as many as are needed.
+# How many unneeded deadlines may stay, in addition to as many as are needed.
 MAX_OLD = 100
 
 
@@ -30,7 +30,7 @@ class Deadlines:
         self._expire = expire
         self._loop = loop
         self._numbers = count()
-        # The heap has the numbers only, so that it does not keep old waiters in memory.
+        # The heap contains only the numbers, so it does not keep old waiters in memory.
         self._waiters: dict[int, Waiter] = {}
         self._heap: list[tuple[int, int]] = []
         self._timer: asyncio.TimerHandle | None = None
@@ -44,7 +44,7 @@ class Deadlines:
         return f"<Deadlines of {len(self._waiters)} waiters, {len(self)} kept>"
 
     def add(self, waiter: Waiter) -> int:
-        """Returns the number to remove it by."""
+        """Add the deadline of a waiter; returns the number for `remove`."""
         number, deadline = next(self._numbers), waiter.exchange.deadline
         self._waiters[number] = waiter
         heappush(self._heap, (deadline, number))

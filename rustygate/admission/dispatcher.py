@@ -44,8 +44,8 @@ class Dispatcher:
     """Admits waiters in fair order as the budgets allow.
 
     Once it is `closed`, newcomers are refused, too. `token_capacity` is the most that one request
-    may cost. `activity` counts the admissions. `held` has the turns of WebSockets that wait for an
-    earlier turn of theirs.
+    may cost. `activity` counts the admissions. `held` has the turns of WebSockets that wait for
+    an earlier turn of the same WebSocket.
     """
 
     def __init__(self, settings: Settings, loop: asyncio.AbstractEventLoop) -> None:
@@ -132,7 +132,7 @@ class Dispatcher:
             self._dispatch()
 
     def wake_by_slots(self, lane: LaneQueue, client: ClientQueue | None = None) -> None:
-        """Slots have become free. That matters to those that are short."""
+        """Slots have become free: wake the lane and the client if they are short."""
         if lane.short or (client is not None and client.short):
             self.wake(lane, client)
 
@@ -155,7 +155,7 @@ class Dispatcher:
 
     @property
     def _waiting_elsewhere(self) -> int:
-        """How many waiters other gates have."""
+        """The number of waiters at other gates."""
         return 0
 
     def _longest_wait(self, newcomer: Waiter, now: int) -> int:

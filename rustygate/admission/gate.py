@@ -129,7 +129,7 @@ class Gate:
                 del self._clients[name]
 
     def save_levels(self, wall: int) -> SavedLevels:
-        """What is kept of the budgets over a restart; `wall` is the wall-clock time in ns."""
+        """The levels to keep over a restart; `wall` is the wall-clock time in nanoseconds."""
         now, own = self.now(), self.dispatcher.budgets
         known = (lane for lane in self.lanes if lane.budgets.known)
         return SavedLevels(
@@ -142,7 +142,7 @@ class Gate:
         )
 
     def restore_levels(self, saved: SavedLevels, wall: int) -> None:
-        """Begin with saved levels. Called before the first request, once clients have limits."""
+        """Restore saved levels: before the first request, and after clients have their limits."""
         now, own = self.now(), self.dispatcher.budgets
         elapsed = max(0, wall - saved.saved_at)
         restore_bucket(own.requests, saved.requests, now, elapsed)
@@ -163,8 +163,8 @@ class Gate:
         }
 
     def upcoming(self, limit: int, now: int) -> list[Upcoming[Waiter]]:
-        """The next waiters to be admitted, in that order, as seen at an instant. Takes time by
-        the number of lanes and of flows at most, not of waiters."""
+        """The next waiters to be admitted, in that order, as seen at an instant. The time depends
+        on the number of lanes and flows, not of waiters."""
         dispatcher, clients = self.dispatcher, self._clients.values()
         found = upcoming(dispatcher.scheduler, self.lanes, clients, now, limit)
         return dispatcher.expect(found)

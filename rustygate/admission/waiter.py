@@ -210,14 +210,14 @@ class ClientQueue(ClientScope[Waiter]):
         return True
 
     def save(self, now: int) -> SavedClient:
-        """What is kept of the budgets over a restart."""
+        """The levels to keep over a restart."""
         budgets = self.budgets
         return SavedClient(
             self.name, saved_bucket(budgets.requests, now), saved_bucket(budgets.tokens, now)
         )
 
     def restore(self, now: int, saved: SavedClient, elapsed: int) -> None:
-        """Begin with what was saved `elapsed` nanoseconds ago."""
+        """Restore levels that were saved `elapsed` nanoseconds ago."""
         restore_bucket(self.budgets.requests, saved.requests, now, elapsed)
         restore_bucket(self.budgets.tokens, saved.tokens, now, elapsed)
 

@@ -40,7 +40,7 @@ def run(_: argparse.Namespace) -> int:
 
 
 def _data_dir_warnings(settings: Settings) -> Iterator[str]:
-    """A warning if DATA_DIR will not keep anything."""
+    """A warning if DATA_DIR cannot be written to."""
     path = settings.data_dir
     if path is not None and (problem := data_dir_problem(path)):
         yield data_dir_warning(path, problem)

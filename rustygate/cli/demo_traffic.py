@@ -50,7 +50,7 @@ PROFILES = (
     ClientProfile("batch", "batch", "gpt-4o-mini", 20, 0.0, 120),
 )
 
-# Responses take some time, as a model's do, so that there is something to see on the live page.
+# Responses take some time, as a model's do, so that the live page shows requests in flight.
 SIMULATED = Options(latency=0.1, tokens_per_second=100.0)
 
 

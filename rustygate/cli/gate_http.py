@@ -1,4 +1,4 @@
-"""HTTP requests to a running gate, by the standard library, which is quick to import."""
+"""HTTP requests to a running gate, with the standard library's client, which imports quickly."""
 
 import json
 import socket
@@ -30,7 +30,7 @@ class _UnixConnection(HTTPConnection):
 
 
 def connect(base_url: str, timeout_s: float, *, verify: bool = True) -> tuple[HTTPConnection, str]:
-    """A connection that is not open yet, and what precedes the paths of the gate's own pages.
+    """A connection that is not open yet, and the prefix of the paths of the gate's own pages.
 
     Raises CommandError for a bad URL.
 
@@ -60,10 +60,10 @@ def _connection_to(base_url: str, timeout_s: float, *, verify: bool) -> tuple[HT
 
 
 class AdminPages:
-    """The pages about a gate, which may need its admin key.
+    """The pages of a gate that may need its admin key.
 
     Args:
-        refuses: what a gate does that refuses a page, such as "does not report usage".
+        refuses: the start of the error if a page fails, such as "does not report usage".
         verify: as in `connect`.
     """
 
@@ -108,7 +108,7 @@ class AdminPages:
 
 
 def _reason(status: int, body: bytes) -> str:
-    """Why a gate refuses, in its own words if it has any."""
+    """Why a gate refuses: its own message if there is one."""
     if status == 401:
         return f"set {names.ADMIN_KEY} or {names.ADMIN_KEY_FILE} to its admin key"
     try:

@@ -40,7 +40,7 @@ def print_lines(*lines: str, stream: Stream = "stdout") -> None:
 
 
 def _encodable(line: str, output: TextIO) -> str:
-    """A line, with escapes if the locale's encoding lacks some of its characters."""
+    """A line, with escapes for characters that the locale's encoding lacks."""
     encoding = output.encoding or "utf-8"
     try:
         line.encode(encoding, output.errors or "strict")

@@ -1,6 +1,6 @@
 """`rustygate top`: the state of a running gate in the terminal, once a second.
 
-Without a terminal it prints the state once, for scripts and bug reports.
+If the output is not a terminal, it prints the state once, for scripts and bug reports.
 """
 
 import argparse
@@ -28,19 +28,19 @@ TIMEOUT_S = 3.0
 
 INTERVAL_S = 1.0
 
-# All keys but the admin key, and files that whoever looks may not be allowed to read.
+# All keys except the admin key, and files that the user may not be allowed to read.
 _UNNEEDED = {
     names.API_KEY: WITHOUT_KEYS[names.API_KEY],
     **dict.fromkeys((names.API_KEY_FILE, names.REDIS_URL_FILE), ""),
     **dict.fromkeys((names.CLIENTS_FILE, names.PRICES_FILE), ""),
 }
 
-# Of a screen that is printed without a terminal.
+# The size of the screen if the output is not a terminal.
 _HEIGHT, _WIDTH = 60, 100
 
 _STDIN = 0
 
-# Waits so many seconds for a key that quits.
+# Waits this many seconds for a key that quits.
 QuitPressed = Callable[[float], bool]
 
 # Not Escape, with which the sequence of an arrow key begins.
@@ -75,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _read_state(pages: AdminPages) -> State:
-    """The state of the gate now. Raises CommandError if it cannot be had."""
+    """The state of the gate now. Raises CommandError if it is not available."""
     body = pages.get("/gate/state")
     try:
         state = json.loads(body)
@@ -90,8 +90,8 @@ def _read_state(pages: AdminPages) -> State:
 def _show(
     live: Live, console: Console, pages: AdminPages, state: State, quit_pressed: QuitPressed
 ) -> None:
-    """Show the state each second until the user quits. While the gate does not respond, the last
-    state stays."""
+    """Show the state each second until the user quits. While the gate does not respond, show its
+    last state."""
     notice, read_at = "", monotonic()
     while True:
         live.update(screen(state, console.height, notice), refresh=True)

@@ -1,7 +1,7 @@
 """The screen of `rustygate top`: the state of a gate as text, fitted to the terminal.
 
-The state is that of `GET /gate/state`. Names in it come from strangers: they are shown as text,
-with escapes for anything that is not printable.
+The state is that of `GET /gate/state`. Names in it are untrusted: they are shown as text, and
+unprintable characters are escaped.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,7 +18,7 @@ from rustygate.cli.output import printable
 
 State = Mapping[str, Any]
 
-# The lines above the tables, and those that each table takes besides its rows.
+# The lines above the tables, and the lines of each table besides its rows.
 HEADER_LINES = 4
 _TABLE_LINES = 2
 
@@ -42,9 +42,10 @@ class Section:
     """A table.
 
     Args:
-        key: the list in the state that it shows.
-        part: how much of the free lines it may take before the tables below it get theirs.
-        importance: the rows with the highest one are shown if not all fit; None: the first ones.
+        key: the key of its list in the state.
+        part: the part of the free lines that it may take before the tables below it get theirs.
+        importance: if not all rows fit, those of the highest importance are shown; None: the
+            first ones.
     """
 
     title: str
@@ -78,7 +79,7 @@ def screen(state: State, height: int, notice: str = "") -> RenderableType:
 
 
 def can_show(state: object) -> bool:
-    """Whether this is the state of a gate, with all that the screen shows."""
+    """Whether this is the state of a gate, with everything that the screen shows."""
     try:
         Console(file=StringIO()).print(screen(state, _ANY_HEIGHT))  # type: ignore[arg-type]
     except (KeyError, TypeError, ValueError, AttributeError):

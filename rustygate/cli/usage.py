@@ -1,6 +1,6 @@
-"""`rustygate usage`: what clients and models took, by day.
+"""`rustygate usage`: the tokens and cost of clients and models, by day.
 
-It reads DATA_DIR, also that of a running gate, or the Redis of a group, or asks a gate at `--url`.
+It reads DATA_DIR, even while the gate runs, or the Redis of a group, or asks a gate at `--url`.
 """
 
 import argparse
@@ -37,7 +37,7 @@ from rustygate.telemetry.usage.store import UsageStoreError
 # A gate answers at once unless the report is a large one.
 TIMEOUT_S = 30.0
 
-# The files of clients, prices and certificates may not be readable for whoever runs the report.
+# The user may not be allowed to read the files of clients, prices and certificates.
 _UNNEEDED = {
     names.API_KEY: WITHOUT_KEYS[names.API_KEY],
     names.API_KEY_FILE: "",
@@ -99,7 +99,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _budgets(arguments: argparse.Namespace) -> list[Row]:
-    """The rows of the budgets that are asked for."""
+    """The requested budgets."""
     unneeded = {**_UNNEEDED}
     if arguments.url is None:
         del unneeded[names.CLIENTS_FILE]

@@ -1,4 +1,4 @@
-"""`rustygate usage --budgets`: what clients have spent of their budgets, and what is left."""
+"""`rustygate usage --budgets`: what is spent and left of the budgets of clients."""
 
 import csv
 import io
@@ -36,7 +36,7 @@ COLUMNS = _Row.__struct_fields__
 
 
 def read_budgets(settings: Settings, read: Callable[[Settings, UsageQuery], Grouped]) -> list[Row]:
-    """The budgets of CLIENTS_FILE, and what the usage record says was spent of them."""
+    """The budgets in CLIENTS_FILE, with the spending in the usage record."""
     if settings.clients_file is None:
         raise CommandError(
             f"{names.CLIENTS_FILE} is not set: set it as for the gate, or ask the gate with --url",

@@ -1,8 +1,8 @@
 """How `rustygate usage` prints totals: as a table, as CSV (RFC 4180) or as JSON.
 
-Names of clients and models may come from strangers. Characters that a terminal would obey, or that
-would change the order of what it shows, are printed as escapes; and a CSV cell that a spreadsheet
-would take for a formula starts with an apostrophe.
+Names of clients and models are untrusted. Control characters, and characters that change the text
+direction, are escaped. In CSV, a name that a spreadsheet would read as a formula gets a leading
+apostrophe.
 """
 
 import csv
@@ -21,10 +21,10 @@ _NANO, _MICRO = 1_000_000_000, 1_000_000
 
 _GAP = "  "
 
-# In place of a cost of which no part is known.
+# Shown for a cost of which no part is known.
 UNKNOWN = "unknown"
 
-# What a spreadsheet takes for the start of a formula.
+# Characters that start a formula in a spreadsheet.
 _FORMULA_STARTS = ("=", "+", "-", "@")
 
 

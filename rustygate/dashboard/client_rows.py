@@ -1,4 +1,4 @@
-"""The clients as the live page shows them: what each waits for, got, and was due.
+"""The clients on the live page: their waiters, and the share that each got and was due.
 
 `share` and `share_due` are about the last minute, in the gate's unit of cost. What a client is due
 is what it would have got if the gate had been shared perfectly: nobody is due more than it wanted
@@ -27,10 +27,10 @@ _NO_USAGE = UsageTotals()
 # Labels of usage that are not the names of clients.
 _UNNAMED = (NONE, UNKNOWN)
 
-# A page cannot show more. The others are added up in one row.
+# More would not fit on a page. The others are combined in one row.
 CLIENTS_SHOWN = 200
 
-# While nothing was admitted lately, this part of what is wanted is divided.
+# If nothing was admitted in the last minute, this part of the demand is divided.
 _SMALL_PART = 1e-6
 
 
@@ -58,7 +58,7 @@ class _Client:
 
 
 class ClientSources(NamedTuple):
-    """What is known about clients, besides what the gate knows.
+    """Sources of facts about clients, besides the gate.
 
     Attributes:
         configured: those of CLIENTS_FILE.
@@ -72,8 +72,7 @@ class ClientSources(NamedTuple):
 
 
 def client_rows(gate: Gate, waiting: Waiting, sources: ClientSources) -> list[Row]:
-    """The clients of CLIENTS_FILE, and all that were active today or in the last minute, by
-    name."""
+    """The clients in CLIENTS_FILE, and those active today or in the last minute, by name."""
     clients: dict[str, _Client] = {}
     for name, client in sources.configured.items():
         clients[name] = _Client(name, client.weight, client.priority)
@@ -89,7 +88,7 @@ def client_rows(gate: Gate, waiting: Waiting, sources: ClientSources) -> list[Ro
 def _wants(
     gate: Gate, waiting: Waiting, clients: dict[str, _Client], index: int
 ) -> dict[str, Want]:
-    """What each client of a class wanted in the last minute. Adds what it got, and what waits."""
+    """The demand of each client of a class in the last minute: what it got plus what waits."""
     own, wants = gate.dispatcher.budgets, {}
     active = gate.dispatcher.activity.clients[CLASS_NAMES[index]]
     for name in active.keys() | waiting.by_class[index].keys():
@@ -117,7 +116,7 @@ def _client(clients: dict[str, _Client], name: str, index: int) -> _Client:
 
 
 def _divide(clients: Mapping[str, _Client], wants: list[dict[str, Want]]) -> float:
-    """Note what each client was due; returns what was divided."""
+    """Set the share that each client was due; returns the total that was divided."""
     total = sum(client.got for client in clients.values())
     if not total:
         total = _SMALL_PART * sum(want.amount for each in wants for want in each.values())
@@ -151,7 +150,7 @@ def _row(client: _Client, total: float) -> Row:
 
 
 def _spending(client: _Client, sources: ClientSources) -> Row:
-    """What a client has used today, and may still use."""
+    """What a client has used today, and what is left of its budgets."""
     totals = sources.today.get(_usage_label(client.name), _NO_USAGE)
     return {
         "tokens_today": totals.tokens_in + totals.tokens_out + totals.tokens_estimated,

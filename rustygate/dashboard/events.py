@@ -1,7 +1,7 @@
 """The state as server-sent events: computed once a second for all viewers.
 
-Nothing is computed, and no timer runs, while nobody looks. A viewer that reads slowly misses
-states: the next one it gets is the latest, so at most one is buffered for it.
+Without viewers, nothing is computed and no timer runs. A slow viewer misses states: it next gets
+the latest one, so at most one is buffered for it.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from rustygate.exchange import ID_HEADER, new_id
 
 INTERVAL_S = 1.0
 
-# A viewer occupies a connection of CONNECTION_LIMIT, of which most are for the API.
+# A viewer takes one connection of CONNECTION_LIMIT; most of them are for the API.
 MOST_VIEWERS = 100
 _CONNECTIONS_PER_VIEWER = 2
 
@@ -58,7 +58,7 @@ class Events:
         return len(self._viewers)
 
     def close(self) -> None:
-        """End all streams, also those that begin later."""
+        """End all streams, including those that begin later."""
         self._closed = True
         self._end_streams()
 
@@ -71,7 +71,7 @@ class Events:
         response = _StateStream(ping_interval=_NO_PINGS_S, send_timeout=SEND_TIMEOUT_S)
         with self._viewer() as viewer:
             await response.prepare(request)
-            # A viewer that leaves, or does not read, is no error.
+            # A viewer that leaves, or stops reading, is not an error.
             with suppress(ConnectionError, TimeoutError):
                 async with response:
                     while await viewer.next_state():
@@ -112,7 +112,7 @@ class Events:
                 self._latest = await self._compute()
                 for viewer in self._viewers:
                     viewer.notify()
-                # After a stall of the process, what was missed is not made up for.
+                # After a stall of the process, missed states are skipped.
                 due = max(due + INTERVAL_S, loop.time())
                 await asyncio.sleep(due - loop.time())
         except Exception as error:
@@ -121,14 +121,14 @@ class Events:
 
 
 class _Viewer:
-    """Someone who looks: wakes at each new state."""
+    """A viewer of the page: wakes at each new state."""
 
     def __init__(self) -> None:
         self._changed = asyncio.Event()
         self._ended = False
 
     async def next_state(self) -> bool:
-        """Wait for a state that the viewer has not got. Returns False at the end."""
+        """Wait for a state that the viewer has not received. Returns False at the end."""
         await self._changed.wait()
         self._changed.clear()
         return not self._ended
@@ -138,7 +138,7 @@ class _Viewer:
         self._changed.set()
 
     def end(self) -> None:
-        """There will be no more."""
+        """End the stream."""
         self._ended = True
         self._changed.set()
 

@@ -1,6 +1,6 @@
-"""Headers of the live page: nothing from elsewhere runs in it, and no other page reads it.
+"""Headers of the live page: it runs no foreign code, and other pages cannot read it.
 
-The names of clients and models come from strangers. The page inserts them as text only, and if it
+The names of clients and models are untrusted. The page inserts them as text only, and if it
 ever did not, the policy would keep the browser from running or loading anything.
 """
 
@@ -18,7 +18,7 @@ SECURITY_HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
 }
 
-# Values of `Cache-Control`: a copy is asked about before each use, or never kept.
+# Values of `Cache-Control`: revalidate before each use, or never store.
 REVALIDATE, NO_STORE = "no-cache", "no-store"
 
 STATE_HEADERS = SECURITY_HEADERS | {hdrs.CACHE_CONTROL: NO_STORE}

@@ -1,4 +1,4 @@
-"""The last ten minutes of the gate, of its lanes and of its clients, whether anybody looks or not.
+"""The last ten minutes of the gate, its lanes and its clients, kept even without viewers.
 
 A timer takes samples every five seconds. That costs time by the number of lanes and clients, and
 requests cost nothing more.
@@ -18,7 +18,7 @@ LENGTH = 120
 # Five minutes of 429s.
 _429_INTERVALS = 60
 
-# A rate is not taken over less than this.
+# A rate is computed over at least this time.
 _MIN_SPAN_S = 1.0
 
 
@@ -51,7 +51,7 @@ class Histories:
 
     @property
     def upstream_429s(self) -> int:
-        """429s from upstream in the last five minutes, and up to five seconds more."""
+        """429s from upstream in the last five minutes, up to five seconds more."""
         return self._upstream_429s.growth(self._metrics.upstream_429s, _429_INTERVALS)
 
     def _sample(self) -> None:

@@ -1,4 +1,4 @@
-"""The lanes as the live page shows them: what is left, what is learned, how long one waits."""
+"""The lanes on the live page: levels, learned limits and forecasts."""
 
 from collections.abc import Iterator, Mapping
 from heapq import nlargest
@@ -15,7 +15,7 @@ from rustygate.dashboard.values import label, seconds
 
 Row = dict[str, Any]
 
-# A page cannot show more. Those with the most waiters come first, then those used last.
+# More would not fit on a page. Lanes with the most waiters come first, then those used last.
 LANES_SHOWN = 100
 
 
@@ -31,7 +31,7 @@ def lane_rows(gate: Gate, now: int) -> list[Row]:
 
 
 def _typical_tokens(lane: LaneQueue) -> int:
-    """What the lane's requests cost on average."""
+    """The average cost of the lane's requests."""
     totals = lane.budgets.totals
     return totals.tokens // max(1, totals.requests)
 
@@ -54,7 +54,7 @@ def _lane_row(lane: LaneQueue, waits: list[int], now: int) -> Row:
 
 
 def _pace_per_minute(lane: Lane, now: int) -> float | None:
-    """The rate that the lane is slowed down to after refusals, if it is."""
+    """The rate that the lane is slowed down to after refusals, or None."""
     periods = [lane.pace_period(now)]
     if lane.throttle is not None:
         periods.append(lane.throttle.period(now))

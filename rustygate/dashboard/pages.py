@@ -19,7 +19,7 @@ PREFIX = "/gate"
 
 
 class Dashboard:
-    """The live page. `close` it so that its streams end.
+    """The live page. `close` ends its streams.
 
     Attributes:
         pages: the handler of each path.
@@ -33,7 +33,7 @@ class Dashboard:
         read_budgets: Callable[[], list[BudgetRow]],
         connections: int,
     ) -> None:
-        """`connections`: how many the gate may have."""
+        """`connections`: the gate's connection limit."""
         self._build_state = build_state
         self._read_budgets = read_budgets
         self.events = Events(self._state_text, connections)

@@ -1,4 +1,4 @@
-"""The next waiters as the live page shows them, in the order of their admissions."""
+"""The next waiters on the live page, in the order of admission."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ WAITERS_SHOWN = 20
 
 
 def queue_rows(gate: Gate, now: int) -> list[Row]:
-    """The waiters that are admitted next."""
+    """The next waiters to be admitted."""
     return [_row(each, now) for each in gate.upcoming(WAITERS_SHOWN, now)]
 
 

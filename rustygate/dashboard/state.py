@@ -1,4 +1,4 @@
-"""The state of the gate as the live page shows it, as JSON values.
+"""The state of the gate for the live page, as JSON values.
 
 It is built when somebody looks, in time by the number of lanes and flows, not of waiters. Its keys
 are documented in `docs/live-page.md`.
@@ -59,7 +59,7 @@ class StateBuilder:
         return self.at_once()
 
     def at_once(self) -> State:
-        """The state with the usage that was read last."""
+        """The state, with the usage that was read last."""
         now, waiting = self._gate.now(), sum_waiting(self._gate.dispatcher, self._gate.now())
         clients = ClientSources(self._clients(), self._usage.today, self._budget_left)
         return {
@@ -81,7 +81,7 @@ class StateBuilder:
         }
 
     def _summary(self, now: int) -> State:
-        """What the top of the page shows."""
+        """The numbers at the top of the page."""
         gate = self._gate
         return {
             "now": rfc3339(datetime.now(UTC)),
@@ -108,7 +108,7 @@ class StateBuilder:
         return {"state": member.state, "members": member.members}
 
     def _recent(self) -> list[State]:
-        """The last exchanges, the latest one first."""
+        """The last exchanges, newest first."""
         now, clock = datetime.now(UTC), monotonic_ns()
         exchanges = reversed(self._ledger.recent.exchanges)
         return [_exchange_row(exchange, now, clock) for exchange in exchanges]

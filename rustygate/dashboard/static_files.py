@@ -46,7 +46,7 @@ class StaticFile:
 
 
 def static_pages(prefix: str) -> Iterator[tuple[str, Page]]:
-    """The path and the handler of each file. Files of other types are not served."""
+    """The path and handler of each file. Files of other types are not served."""
     for file in files("rustygate.dashboard").joinpath("static").iterdir():
         if file.name.rpartition(".")[2] in _CONTENT_TYPES:
             path = prefix if file.name == INDEX else f"{prefix}/{file.name}"

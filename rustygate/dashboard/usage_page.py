@@ -23,7 +23,7 @@ from rustygate.telemetry.usage.store import UsageStoreError
 
 PARAMETERS = ("since", "until", "by", "client")
 
-# Some 10 MB of JSON. A week of 200 clients with 20 models each has 28,000 rows.
+# About 10 MB of JSON. A week of 200 clients with 20 models each has 28,000 rows.
 ROWS_LIMIT = 50_000
 
 
@@ -44,7 +44,7 @@ class UsagePage:
             rows = await self._rows(query)
         except Refusal as refusal:
             return refusal.response(STATE_HEADERS.items())
-        # The event loop would be busy for a tenth of a second.
+        # In the event loop, this could take a tenth of a second.
         text = await asyncio.to_thread(_encode, rows, query)
         return OwnResponse(text=text, headers=STATE_HEADERS, content_type="application/json")
 

@@ -1,8 +1,8 @@
 """The usage on the live page: what clients used today, and the last two weeks by day.
 
 It comes from the usage record, which may be on a slow disk or on another machine. So it is read
-while somebody looks only, every few seconds, and a state does not wait for it for long: it then
-has what was read before.
+every few seconds, and only while the page is open. If reading takes long, a state contains what
+was read before.
 """
 
 import asyncio
@@ -17,15 +17,15 @@ from rustygate.telemetry.usage.store import UsageStoreError
 
 DAYS = 14
 
-# What is older than this is read again: the usage of today, and that of the days before.
+# The usage of today, and of the days before, is read again when it is older than this.
 TODAY_AGE_S, DAYS_AGE_S = 2.0, 60.0
 
-# How long a state may wait for it.
+# How long a state may wait for the usage.
 WAIT_S = 0.2
 
 
 class UsageView:
-    """What was read of the usage record last.
+    """The usage that was read last.
 
     Args:
         wall_clock: the time since 1970, in nanoseconds.
@@ -44,21 +44,21 @@ class UsageView:
         self.today: Mapping[str, UsageTotals] = {}
 
     def rows(self) -> list[Row]:
-        """The usage of the last days on which there was any, the earliest one first."""
+        """The days with usage among the last ones, oldest first."""
         before = [row for row in self._days if row["day"] != self._day]
         if not self.today:
             return before
         return [*before, {"day": self._day, **amounts(total(self.today.values()))}]
 
     async def refresh(self) -> None:
-        """Read again what is out of date; return before that if it takes long."""
+        """Read again what is out of date; if that takes long, return before it is done."""
         if self._reading is None and monotonic() - self._today_read >= TODAY_AGE_S:
             self._reading = asyncio.create_task(self._read())
         if self._reading is not None:
             await asyncio.wait((self._reading,), timeout=WAIT_S)
 
     async def close(self) -> None:
-        """End what is being read."""
+        """Stop reading."""
         if self._reading is not None:
             self._reading.cancel()
             await asyncio.wait((self._reading,))
@@ -69,7 +69,7 @@ class UsageView:
             if monotonic() - self._days_read >= DAYS_AGE_S:
                 await self._read_days()
         except UsageStoreError:
-            # The recorder has said so in the log, or will.
+            # The recorder logs this failure.
             pass
         finally:
             self._reading = None

@@ -1,16 +1,16 @@
-"""Values as the live page shows them: text from strangers, instants and durations."""
+"""Values on the live page: untrusted text, instants and durations."""
 
 from datetime import datetime
 
 from rustygate.core.bucket import SECOND
 
-# A longer text is cut. No real name is longer.
+# Longer text is truncated. No real name is longer.
 TEXT_LIMIT = 200
 
 
 def label(text: str) -> str:
-    """A text that a stranger chose, such as a name: not too long, and without lone surrogates,
-    which UTF-8 cannot encode."""
+    """Untrusted text, such as a name: truncated, and without lone surrogates, which UTF-8 cannot
+    encode."""
     return text[:TEXT_LIMIT].encode(errors="replace").decode()
 
 

@@ -1,4 +1,4 @@
-"""What waits, summed up by class and client, in time by the number of flows."""
+"""Totals of the waiters by class and client, computed in time proportional to the flows."""
 
 from collections.abc import Container
 from typing import NamedTuple
@@ -74,6 +74,6 @@ def _add(sums: dict[str, Sums], client: str, items: int, tokens: int, weight: fl
 
 
 def _waits_since(flow: Flow[Waiter]) -> int:
-    """When the first waiter of a flow began to wait, earlier by its time in earlier attempts."""
+    """When the first waiter of a flow began to wait, minus its waits in earlier attempts."""
     first = flow.ranked[0][1] if flow.ranked else next(iter(flow.items))
     return first.since - first.exchange.queued

@@ -1,8 +1,7 @@
 """A member's waiters as it reports them to its group: by flow, and mostly flows that changed.
 
-A reply says what other members have waiting in the flows of the call. That changes without this
-member, and waits are predicted from it, so a few flows that were not reported for a while are
-reported again with each call.
+A reply says what waits at other members in the flows of the call. Waits are predicted from that,
+and it changes over time, so each call also repeats a few flows that were not reported for a while.
 """
 
 from collections import Counter
@@ -17,7 +16,7 @@ from rustygate.core.group_state import MAX_FLOWS_REPORTED
 from rustygate.core.scheduler import Scheduler
 from rustygate.core.scopes import Flow
 
-# A flow is reported again after this time, so many of them in one call.
+# A flow is reported again after this time, and how many flows at most in one call.
 REFRESH_INTERVAL = DEMAND_LEASE // 2
 REFRESHED = 4
 
@@ -40,7 +39,7 @@ class Demand:
         # A key has two flows for a while after its client got limits of its own.
         self._flows: dict[FlowKey, list[Flow[Waiter]]] = {}
         self._changed: dict[FlowKey, None] = {}
-        # When each flow was reported last, the longest ago first.
+        # When each flow was last reported, oldest first.
         self._reported_at: dict[FlowKey, int] = {}
 
     def __repr__(self) -> str:
@@ -106,7 +105,7 @@ class Demand:
         return [self._report(key, granted[key], now) for key in changed]
 
     def _change_oldest(self, now: int) -> None:
-        """Report some of the flows again that were not reported for a while."""
+        """Report again a few flows that were not reported for a while."""
         for key, at in islice(self._reported_at.items(), REFRESHED):
             if now - at >= REFRESH_INTERVAL:
                 self._changed[key] = None
@@ -138,7 +137,7 @@ class Demand:
         return [*key, weight, sizes, rest, min(rest_tokens, rest * MAX_TOKENS), age]
 
     def _forget(self, key: FlowKey) -> None:
-        """Nothing waits in a flow."""
+        """Forget a flow without waiters."""
         self._flows.pop(key, None)
         self._reported_at.pop(key, None)
 

@@ -206,7 +206,7 @@ class GroupDispatcher(Dispatcher):
         return [list(map(max, *pair)) for pair in zip(here, in_group, strict=True)]
 
     def expect(self, found: list[Upcoming[Waiter]]) -> list[Upcoming[Waiter]]:
-        """While the group decides, those of other members are admitted in between."""
+        """In a group, waiters of other members are admitted in between."""
         return found if self.local else self._predictions.expect(found, self.now())
 
     def _longest_wait(self, newcomer: Waiter, now: int) -> int:
@@ -215,7 +215,7 @@ class GroupDispatcher(Dispatcher):
         return max(super()._longest_wait(newcomer, now), in_group)
 
     def _too_long_wait(self, waiter: Waiter, before: Work) -> Prediction | None:
-        """The wait of a waiter with so much before it in its flow here, if it has less time."""
+        """The wait of a waiter with this work before it in its flow here, if it is too long."""
         now = self.now()
         left = waiter.exchange.deadline - now
         if self.local or waiter.is_retry or self._longest_wait(waiter, now) <= left:
@@ -477,8 +477,8 @@ def _part_of(limits: Budgets, share: float) -> Budgets:
 
 
 def _part_of_units(units: int, share: float) -> int:
-    """At least one, and otherwise rounded down, so that the parts of all members add up to no
-    more. Shares that are almost equal do not leave units unused."""
+    """A share of the units: at least one, else rounded down, so that the parts of all members do
+    not exceed the whole. The small addend keeps almost equal shares from leaving units unused."""
     return max(1, int(units * share + 0.05))
 
 

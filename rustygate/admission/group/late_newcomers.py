@@ -1,8 +1,8 @@
-"""Refuses requests as soon as the group has told what waits before them at other members.
+"""Refuses requests as soon as the gate knows that those waiting at other members make them late.
 
-On arrival, a gate knows that of flows that it has reported. Of a flow that is new to it, such as
-that of a client's first request here, the reply to the report tells. The waits of its waiters are
-predicted again then; at a single gate they are known on arrival.
+On arrival, a gate knows what waits elsewhere in the flows that it has reported. For a new flow,
+such as that of a client's first request here, it learns this from the reply to the report, and
+then predicts the waits of the flow's waiters again. A single gate knows all waits on arrival.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from rustygate.admission.waiter import Waiter
 from rustygate.core.predicted_wait import Prediction
 from rustygate.core.work import NO_WORK, Work
 
-# So many are examined in one turn of the event loop.
+# How many waiters are examined in one iteration of the event loop.
 BATCH = 100
 
 
@@ -20,8 +20,8 @@ class LateNewcomers:
     """Examines the waiters of flows.
 
     Args:
-        predict: the wait of a waiter that has so much before it in its flow here, if that may be
-            too long for it.
+        predict: the wait of a waiter with this much work before it in its flow here, or None if
+            it is not too late.
         refuse: refuses a waiter whose wait is predicted to be too long.
     """
 
@@ -36,7 +36,7 @@ class LateNewcomers:
         self._loop = loop
 
     def examine(self, waiters: list[Waiter]) -> None:
-        """Refuse those of a flow that cannot make it. The refusal of one makes room for those
+        """Refuse the waiters of a flow that are too late. Each refusal makes room for those
         behind it."""
         self._examine_batch(iter(waiters), NO_WORK)
 

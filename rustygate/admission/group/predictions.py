@@ -14,13 +14,13 @@ from rustygate.core.predicted_wait import Newcomer, Prediction
 from rustygate.core.upcoming import Upcoming
 from rustygate.core.work import NO_WORK, Work, sum_work
 
-# What waits in a flow elsewhere is told when the flow is reported, with each newcomer that waits.
-# Later on it may have been served, and must refuse nobody.
+# A reply says what waits elsewhere in the reported flows. After this time, those waiters may have
+# been served, so no request is refused because of them.
 _FRESH = SECOND
 
 
 class _Elsewhere(NamedTuple):
-    """What other members have waiting in a flow, as of an instant."""
+    """What waits in a flow at other members, as of an instant."""
 
     items: int
     tokens: int
@@ -62,7 +62,7 @@ class Predictions:
         """The wait of a newcomer in a lane, 0 without a reply.
 
         Args:
-            place: it is no newcomer: so much waits here in its flow before it.
+            place: for a waiter that is not new, the work before it in its flow here.
         """
         if self._reply is None:
             return Prediction(0, 0)
@@ -115,7 +115,7 @@ class Predictions:
         return each._replace(at=max(each.at, now + wait))
 
     def _waiting_elsewhere(self, key: FlowKey, now: int) -> tuple[int, int]:
-        """Items and tokens of a flow at other members, if that was heard lately."""
+        """Items and tokens of a flow at other members, 0 if that is not known or too old."""
         told = self._elsewhere.get(key)
         if told is None or now - told.at > _FRESH:
             self._elsewhere.pop(key, None)

@@ -1,8 +1,8 @@
-"""A connection to the Redis of a group: kept, made again when it is lost, one call at a time.
+"""A lasting connection to the Redis of a group, one call at a time. It reconnects when needed.
 
-The caller limits the time of a call. One that is cancelled may still run: its connection is
-dropped. Making a connection may take longer than a call. It then goes on, and a later call uses
-it.
+The caller limits the time of a call. A cancelled call may still run on the server, so its
+connection is dropped. Connecting may take longer than a call: it then continues, and a later call
+uses the connection.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Script:
-    """A script in Lua, and the digest by which Redis knows it."""
+    """A Lua script, and the digest by which Redis identifies it."""
 
     text: bytes = field(repr=False)
 
@@ -65,7 +65,7 @@ class RedisConnection:
     async def evaluate(
         self, script: Script, keys: Sequence[str], arguments: Sequence[str | bytes | int] = ()
     ) -> Any:
-        """What a script returns; its keys must have one hash tag. Raises StoreError."""
+        """Run a script; returns its result. All keys must share a hash tag. Raises StoreError."""
         return await self._run(
             lambda connection: _evaluate(connection, script, (len(keys), *keys, *arguments))
         )

@@ -32,7 +32,7 @@ CONNECT_LIMIT_S = 2.0
 # A sentinel or a node that does not answer must not use up the time for the others.
 _LOCATE_LIMIT_S = 0.5
 
-# What a server with TLS does when it gets a plain command.
+# How a connection fails if the server expects TLS and gets a plain command.
 _RESETS = (CONNECTION_LOST, os.strerror(errno.ECONNRESET))
 
 Address = tuple[str, int]
@@ -68,11 +68,11 @@ class RedisConnector:
             raise self._with_hint(_as_unavailable(error)) from error
 
     def _with_hint(self, error: StoreUnavailable) -> StoreUnavailable:
-        """Name the likely cause of what a server does whose TLS differs from that of the URL."""
+        """Add a hint if the error looks like one side using TLS and the other not."""
         if self._tls is not None and str(error) == NO_ANSWER:
             return StoreUnavailable(f"{error}; if the server has no TLS, use redis://")
         if self._tls is None and str(error) in _RESETS:
-            return StoreUnavailable(f"{error}; if the server wants TLS, use rediss://")
+            return StoreUnavailable(f"{error}; if the server requires TLS, use rediss://")
         return error
 
     async def _connect(self) -> AbstractConnection:

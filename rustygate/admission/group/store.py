@@ -24,7 +24,7 @@ class StoreUnavailable(StoreError):
 
 
 class StoreUnready(StoreUnavailable):
-    """The store answers that it cannot serve anybody at the moment."""
+    """The store answers, but cannot serve requests at the moment."""
 
 
 class StoreRefused(StoreUnavailable):
@@ -36,7 +36,7 @@ class SyncFailed(StoreError):
     as before the call.
 
     Attributes:
-        detail: what the script's interpreter says.
+        detail: the message of the script's interpreter.
     """
 
     def __init__(self, reason: str, detail: str = "") -> None:

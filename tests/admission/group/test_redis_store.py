@@ -552,7 +552,7 @@ async def test_plain_connection_to_a_server_with_tls_is_unavailable(
     store = make_store(f"redis://127.0.0.1:{tls_server.port}")
     reason, _, hint = (await failure(store)).partition("; ")
     assert reason in ("the connection was lost", "Connection reset by peer")
-    assert hint == "if the server wants TLS, use rediss://"
+    assert hint == "if the server requires TLS, use rediss://"
 
 
 # Sentinel.
