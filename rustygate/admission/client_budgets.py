@@ -1,4 +1,4 @@
-"""Clients' budgets per day and month, as exchanges use them.
+"""Clients' budgets per day and month: reservations and settlement of exchanges.
 
 An exchange reserves its estimated cost once, for all its attempts, before it queues. The ledger
 settles it when the exchange ends. `core.client_budgets` has the rules.
@@ -49,11 +49,11 @@ class Spending:
         self.budgets = ClientBudgets()
 
     def set_limits(self, limits: Mapping[str, SpendingLimits]) -> None:
-        """Set the budgets of clients, by name, those without any included."""
+        """Set the budgets of clients, by name, including clients without any."""
         self.budgets.set_limits(limits)
 
     def add(self, client: str, period: str, cost: Cost) -> None:
-        """Count what a client spent in a period, before this process."""
+        """Count what a client spent in a period before this process started."""
         self.budgets.open_account(client).add(period, cost)
 
     def has_budgets(self, client: str) -> bool:
@@ -124,7 +124,7 @@ class Spending:
         """Tell others what was spent, if there are any."""
 
     def used_ratios(self) -> Iterator[tuple[str, str, float]]:
-        """How much of each budget is spent: client, budget, and 1 if all of it is."""
+        """The part of each budget that is spent: client, budget, and the part, 1 for all of it."""
         now = self._clock()
         for account in self.budgets.accounts():
             for budget in account.budgets:
@@ -154,7 +154,7 @@ class Spending:
         return Cost(exchange.tokens, nano)
 
     def _actual(self, exchange: Exchange, reserved: Cost) -> Cost:
-        """What an exchange has cost; what it had reserved, if that is not known."""
+        """What an exchange cost; if that is not known, what it had reserved."""
         if exchange.tokens_out is not None:
             tokens = (exchange.tokens_in or 0) + exchange.tokens_out
             nano = exchange.cost_nano

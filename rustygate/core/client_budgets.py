@@ -1,10 +1,9 @@
 """The budgets of clients per day and month, in tokens and in dollars.
 
 An exchange reserves its estimated cost before it queues, and settles the actual one. It is refused
-if what its client has spent and reserved leaves no room for its cost in one of the client's
-budgets. So a client never spends more than its budget by more than what exchanges in flight cost
-beyond their estimates. Days and months are those of UTC; what an exchange costs belongs to the
-period in which it settles.
+if one of its client's budgets has no room for its cost, after what is spent and reserved. So a
+client exceeds a budget at most by what its exchanges in flight cost beyond their estimates. Days
+and months are those of UTC; the cost of an exchange belongs to the period in which it settles.
 
 Dollars are integer nano-dollars, so that sums are exact.
 """
@@ -19,10 +18,10 @@ from rustygate.core.periods import DAY, day_of, end_of_day, end_of_month, month_
 
 NANO = 10**9
 
-# A client is warned of when it has spent these parts of a budget.
+# A warning is logged when a client has spent these parts of a budget.
 WARN_AT = (0.8, 1.0)
 
-# The current day and month, and those before: a clock that is set back finds its sums again.
+# The current day and month, and the previous ones, in case the clock is set back.
 _PERIODS_KEPT = 4
 
 
@@ -180,8 +179,8 @@ class Account:
     def count(self, now: int, tokens: int, nano_usd: int) -> None:
         """Count what was spent without a reservation.
 
-        As long as a client has no budgets, nobody asks for the sums: adding two numbers takes a
-        tenth of what `settle` takes.
+        While a client has no budgets, its sums are not needed at once: adding two numbers takes a
+        tenth of the time of `settle`.
         """
         if not self._day_begins <= now < self._day_ends:
             self._add_counted()
@@ -196,7 +195,7 @@ class Account:
             self.settle(self._day_begins, NOTHING, counted)
 
     def spent_in(self, period: str) -> Cost:
-        """What was spent in a period, as far as it is remembered."""
+        """What was spent in a period, 0 if that is no longer known."""
         self._add_counted()
         return self._spent.get(period, NOTHING)
 

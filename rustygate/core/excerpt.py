@@ -1,8 +1,8 @@
-"""A copy of a scheduler's state, as far as it matters for its next grants.
+"""A copy of the part of a scheduler's state that its next grants depend on.
 
 The next grants come from the flows that are first in the orders of the gate, of a lane or of a
-client, so only those are copied, and of each only the first items. The copy grants as the
-scheduler would if nothing else happened, and the scheduler does not notice.
+client, so only those are copied, and only the first items of each. The copy grants what the
+scheduler would if nothing else happened, and does not affect it.
 """
 
 from collections.abc import Hashable, Iterable, Iterator

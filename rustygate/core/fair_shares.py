@@ -1,8 +1,8 @@
-"""The shares that are due to those who want something, by weights: max-min fairness.
+"""The fair shares of clients by demand and weight: max-min fairness.
 
-Everyone gets what it wants, up to its share by weight. What some do not want is divided among the
-others in the same way (Bertsekas and Gallager, Data Networks, 6.5.2). The priority classes divide
-first, and inside each class its clients do.
+Each client gets what it wants, up to its share by weight. What some do not want is divided among
+the others in the same way (Bertsekas and Gallager, Data Networks, 6.5.2). The priority classes
+divide first, and inside each class its clients do.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
@@ -14,17 +14,17 @@ K = TypeVar("K", bound=Hashable)
 
 
 class Want(NamedTuple):
-    """How much somebody wants, in any unit of cost, and its weight."""
+    """How much a client wants, in any unit of cost, and its weight."""
 
     weight: float
     amount: float
 
 
 def due_shares(wants: Sequence[Mapping[K, Want]], total: float) -> list[dict[K, float]]:
-    """What each client of each class is due when so much is divided.
+    """The share of each client of each class in a total.
 
     Args:
-        wants: for each class, those who want something, by client.
+        wants: for each class, the wants by client.
     """
     demands = [
         Want(WEIGHTS[index], sum(want.amount for want in wants[index].values()))
@@ -35,8 +35,8 @@ def due_shares(wants: Sequence[Mapping[K, Want]], total: float) -> list[dict[K, 
 
 
 def divide(wants: Mapping[K, Want], total: float) -> dict[K, float]:
-    """What each one gets of a total. If all together want less than that, the rest is left."""
-    # Those who want the least for their weight are served first; what they leave is for the rest.
+    """Divide a total by weight. If all together want less, the rest is not divided."""
+    # Those who want least for their weight come first; what they leave goes to the rest.
     in_order = sorted(wants, key=lambda key: wants[key].amount / wants[key].weight)
     weights = sum(want.weight for want in wants.values())
     got = {}

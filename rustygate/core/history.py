@@ -1,6 +1,6 @@
-"""Numbers over the last intervals, sampled at the end of each.
+"""Samples of numbers, taken at the end of each of the last intervals.
 
-What happens is counted in plain integers, so a count costs nothing more for having a history.
+Events are counted as plain integers, so a history does not make counting slower.
 """
 
 from collections import deque
@@ -8,7 +8,7 @@ from itertools import pairwise
 
 
 class History:
-    """The samples of a number at the ends of the last intervals, the latest one last."""
+    """The samples of a number at the ends of the last intervals, oldest first."""
 
     __slots__ = ("_samples",)
 
@@ -21,7 +21,7 @@ class History:
         self._samples.extend([value] * min(intervals, len(self._samples)))
 
     def values(self) -> list[int]:
-        """All samples, the earliest one first."""
+        """All samples, oldest first."""
         return list(self._samples)
 
 
@@ -44,7 +44,7 @@ class CountHistory:
         self._samples.append(count)
 
     def steps(self) -> list[int]:
-        """The growth in each interval, the earliest one first."""
+        """The growth in each interval, oldest first."""
         return [later - earlier for earlier, later in pairwise(self._samples)]
 
     def growth(self, count: int, intervals: int) -> int:

@@ -51,7 +51,7 @@ def last_of_month(month: str) -> date:
     return first.replace(day=monthrange(first.year, first.month)[1])
 
 
-# Asked for each exchange; nearly all of them are of the same day.
+# Called for each exchange; nearly all are on the same day.
 @lru_cache(maxsize=4)
 def _day_name(number: int) -> str:
     return (_EPOCH + timedelta(days=number)).isoformat()

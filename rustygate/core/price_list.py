@@ -1,7 +1,7 @@
 """Prices of models, and the cost of an exchange.
 
-A price list names models exactly or by a regular expression, in an order: the first that matches
-counts. A gate's own prices, the table in PRICES_FILE, come before the list:
+A price list names models exactly or by a regular expression; the first match applies. A gate's own
+prices, the tables in PRICES_FILE, take precedence over the list:
 
 ```toml
 [model."gpt-4o*"]
@@ -62,7 +62,7 @@ class ModelPrice:
         media_apart: audio or image tokens have prices of their own, which are not known here.
 
     Attributes:
-        is_free: whatever is done costs nothing.
+        is_free: all prices are 0.
     """
 
     __slots__ = ("_first", "_latest_first", "_only", "is_free", "media_apart")
@@ -130,11 +130,11 @@ class PriceList:
     def __init__(
         self, models: Iterable[ListedModel] = (), own: Mapping[str, ModelPrice] | None = None
     ) -> None:
-        """Own prices are by name or shell pattern, and count before those of `models`."""
+        """Own prices are by name or shell pattern; they take precedence over `models`."""
         self._own = dict(sorted((own or {}).items(), key=_precedence))
         self._names: dict[str, tuple[float, ModelPrice | None]] = {}
         self._patterns: list[tuple[int, re.Pattern[str], ModelPrice | None]] = []
-        # Names that were looked for.
+        # Names that were looked up.
         self._priced: dict[str, ModelPrice] = {}
         self._unpriced: set[str] = set()
         for rank, model in enumerate(models):

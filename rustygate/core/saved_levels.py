@@ -1,12 +1,11 @@
-"""The levels of budgets as they are kept over a restart.
+"""The levels of limits as they are saved over a restart.
 
-A restart must not grant a second burst, nor forget the limits that upstream has reported. What is
-saved of a bucket is how long it takes to be full again; the time that the gate was down counts
-towards that. Time is the wall clock's while the gate is down, since no other clock goes on; if it
-was set back, no time has passed.
+A restart must not grant a second burst, nor forget the limits that upstream has reported. For a
+bucket, the time until it is full is saved; the time that the gate was down counts towards it. That
+is measured by the wall clock, the only one that continues; if it was set back, no time has passed.
 
-What others take from a learned quota and the search for a pace start anew: the levels and the last
-pace are enough to start from.
+The estimate of what others take from a learned quota and the search for a pace start again, from
+the saved levels and the last pace.
 """
 
 from typing import Annotated

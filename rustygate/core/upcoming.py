@@ -11,10 +11,10 @@ from rustygate.core.scopes import ClientScope, Flow, LaneScope
 
 T = TypeVar("T", bound=Hashable)
 
-# It waits only for those before it.
+# The waiter waits only for those before it.
 TURN = "turn"
 
-# A scope may wake several times before it grants. That ends by itself; this is for defects.
+# A scope may wake several times before it grants. This bound only matters if there is a defect.
 _MAX_ROUNDS = 1000
 
 
@@ -63,7 +63,7 @@ def upcoming(
 
 
 def _blocked_by(scheduler: Scheduler[T], flow: Flow[T], tokens: int, now: int) -> str:
-    """The budget that is short for an item now, and will be for longest."""
+    """The budget that keeps an item waiting for longest."""
     shortages = [scheduler.budgets.shortage(now, tokens), flow.lane.budgets.shortage(now, tokens)]
     if flow.client is not None:
         wait, budget = flow.client.budgets.shortage(now, tokens)

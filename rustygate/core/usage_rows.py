@@ -1,7 +1,7 @@
-"""The usage record: totals by day, client and model, and the rows that it is reported as.
+"""The usage record: totals by day, client and model, and the rows of reports.
 
-All amounts are integers, and an exchange's share of each is rounded once. So a sum does not depend
-on how exchanges were split into batches, days, members or rows.
+All amounts are integers, rounded once per exchange. So a sum does not depend on how exchanges are
+split into batches, days, members or rows.
 """
 
 import re
@@ -109,7 +109,7 @@ def as_rows(grouped: Grouped, by: Sequence[str]) -> list[Row]:
 def from_rows(rows: object, by: Sequence[str]) -> Grouped:
     """The totals in rows of a report, as far as rows show them.
 
-    Raises KeyError, TypeError or ValueError if these are no such rows.
+    Raises KeyError, TypeError or ValueError for anything else.
     """
     if not isinstance(rows, list):
         raise TypeError("not a list")
@@ -153,7 +153,7 @@ def amounts(totals: UsageTotals) -> dict[str, int | float | None]:
 
 
 class UsageQueryError(ValueError):
-    """A report that cannot be made: the message says what was expected."""
+    """The query is invalid: the message says what was expected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +162,7 @@ class UsageQuery:
     client if there is one.
 
     Args:
-        rows_limit: with more rows than that, any of them may be left out, but one.
+        rows_limit: if there are more rows, at least one more than this is returned.
     """
 
     since: str
