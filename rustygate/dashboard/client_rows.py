@@ -130,8 +130,10 @@ def _shown(clients: Mapping[str, _Client]) -> list[_Client]:
     """The most important clients by name, and the others as one."""
     if len(clients) <= CLIENTS_SHOWN:
         return sorted(clients.values(), key=lambda client: client.name)
-    ranked = sorted(clients.values(), key=lambda client: client.importance, reverse=True)
-    others = _Client(OTHER_CLIENTS)
+    # What waits may be added up already, and a client may have that name.
+    others = clients.get(OTHER_CLIENTS) or _Client(OTHER_CLIENTS)
+    named = (client for client in clients.values() if client is not others)
+    ranked = sorted(named, key=lambda client: client.importance, reverse=True)
     for client in ranked[CLIENTS_SHOWN:]:
         others.add(client)
     return [*sorted(ranked[:CLIENTS_SHOWN], key=lambda client: client.name), others]

@@ -46,21 +46,16 @@ def sum_waiting(dispatcher: Dispatcher, now: int) -> Waiting:
 
 def _sum_class(shares: list[Share[Waiter]], active: Container[object]) -> dict[str, Sums]:
     sums: dict[str, Sums] = {}
-    others = items = tokens = 0
-    weights = 0.0
     for share in shares:
-        client = share.client
-        if len(sums) < CLIENT_LIMIT or client in active:
-            sums[str(client)] = _sum_share(share)
-            continue
-        others += 1
-        for flow in share.flows:
-            items += flow.count
-            tokens += flow.tokens
-        weights += share.weight
-    if others:
-        sums[OTHER_CLIENTS] = items, tokens, weights
+        is_shown = len(sums) < CLIENT_LIMIT or share.client in active
+        # A client may have that name.
+        name = str(share.client) if is_shown else OTHER_CLIENTS
+        sums[name] = _plus(_sum_share(share), sums[name]) if name in sums else _sum_share(share)
     return sums
+
+
+def _plus(one: Sums, other: Sums) -> Sums:
+    return one[0] + other[0], one[1] + other[1], one[2] + other[2]
 
 
 def _sum_share(share: Share[Waiter]) -> Sums:

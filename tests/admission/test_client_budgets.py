@@ -221,3 +221,11 @@ async def test_midnight_renews_the_day_but_not_the_month() -> None:
     clock.now += 10 * SECOND
     assert budgets.left("search") == {"tokens_per_day": 100, "tokens_per_month": 900}
     await run(budgets, exchange(tokens_in=50, tokens_out=50))
+
+
+async def test_spending_before_a_client_has_budgets_counts() -> None:
+    budgets = spending()
+    for _ in range(2):
+        await run(budgets, exchange(tokens_in=10, tokens_out=5, cost_nano=10**9))
+    budgets.set_limits({"search": SpendingLimits(tokens_per_day=100, usd_per_day=5.0)})
+    assert budgets.left("search") == {"tokens_per_day": 70, "usd_per_day": 3.0}
