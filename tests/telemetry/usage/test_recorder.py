@@ -87,8 +87,13 @@ def run(scenario: Callable[[Bench], Awaitable[None]]) -> Log:
 def test_all_amounts_of_an_exchange_are_counted() -> None:
     async def scenario(bench: Bench) -> None:
         for _ in range(2):
-            tokens = {"tokens_in": 11, "tokens_cached": 5, "tokens_out": 7, "tokens_reasoning": 3}
-            bench.settle(**tokens, queued=1_234_567)
+            bench.settle(
+                tokens_in=11,
+                tokens_cached=5,
+                tokens_out=7,
+                tokens_reasoning=3,
+                queued=1_234_567,
+            )
         [(key, totals)] = await bench.rows()
         assert key == (DAY, "a", "m")
         assert (totals.exchanges, totals.refused) == (2, 0)
