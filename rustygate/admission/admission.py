@@ -124,7 +124,7 @@ class Admission(Waiter):
     def _accept_at_pace(self) -> None:
         lane = self.lane.budgets
         if lane.accept(self._dispatcher.now(), self.lane_totals):
-            self._dispatcher.wake(*self._lanes.sharing_pace(lane.pace))
+            self._dispatcher.wake(*self._lanes.sharing_pace(lane.current_pace))
 
     def pause(self, wait: int, *, slow: bool = False, guessed: bool = False) -> None:
         """Admit no request of this lane for `wait` ns; if `slow`, fewer of them after that.
@@ -133,12 +133,15 @@ class Admission(Waiter):
             guessed: upstream did not say how long to wait.
         """
         lane, now = self.lane.budgets, self._dispatcher.now()
+        pace = lane.current_pace
         if slow:
             lane.pause(now, wait)
             lane.slow_down(now, self.lane_totals)
         else:
             lane.refuse(now, wait, self.lane_totals, guessed=guessed)
-        self._dispatcher.wake(self.lane)
+        # The refused request no longer counts for the pace, so other lanes may follow sooner.
+        sharing = () if pace is None else self._lanes.sharing_pace(pace)
+        self._dispatcher.wake(self.lane, *sharing)
         self._dispatcher.on_lane_changed(self.lane)
 
     def settle(self, tokens: int) -> None:

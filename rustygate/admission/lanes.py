@@ -71,7 +71,7 @@ class Lanes:
 
     def sharing_pace(self, pace: Pace | None) -> list[LaneQueue]:
         """The lanes that share a pace."""
-        return [lane for lane in self._lanes.values() if lane.budgets.pace is pace]
+        return [lane for lane in self._lanes.values() if lane.budgets.current_pace is pace]
 
     def release(self, lane: LaneQueue) -> None:
         """Count out a user of a lane; a lane that holds no knowledge goes with its last user."""

@@ -367,6 +367,12 @@ class Lane(Budgets):
         if pace is not self.pace:
             self.pace, self._refusals = pace, 1
 
+    @property
+    def current_pace(self) -> Pace | None:
+        """The lane's pace, or the one that has replaced it."""
+        self._follow_pace()
+        return self.pace
+
     def _follow_pace(self) -> None:
         """Use the pace that replaced the lane's."""
         while self.pace is not None and self.pace.successor is not None:

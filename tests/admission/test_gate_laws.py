@@ -56,6 +56,7 @@ class Request:
     admission: Admission
     task: "asyncio.Task[None] | None" = None
     in_flight: bool = False
+    taken: bool = False
     granted_at: int = 0
     outcome: "asyncio.Future[Callable[[Admission], bool]] | None" = None
 
@@ -166,7 +167,7 @@ class GateMachine(RuleBasedStateMachine):
             async with request.admission:
                 request.outcome = asyncio.get_running_loop().create_future()
                 request.in_flight = True
-                self.ledger.budgets.take(self.gate.now(), request.exchange.tokens)
+                self.take_granted()
                 request.granted_at = request.granted_at or self.gate.now()
                 self.ledger.granted.append(request)
                 try:
@@ -176,6 +177,15 @@ class GateMachine(RuleBasedStateMachine):
             request.exchange.attempts += 1
             if again:
                 request.admission = self.gate.admission(request.exchange)
+                request.taken = False
+
+    def take_granted(self) -> None:
+        """Charge the ledger for what the gate has granted, also to those that do not run yet: a
+        response can grant a request before it is settled."""
+        for request in self.requests:
+            if not request.taken and (request.in_flight or request.admission.granted):
+                request.taken = True
+                self.ledger.budgets.take(self.gate.now(), request.exchange.tokens)
 
     def finish(self, index: int, outcome: Callable[[Admission], bool]) -> None:
         """Apply an outcome to a request in flight, which retries if the outcome returns True."""
@@ -203,6 +213,7 @@ class GateMachine(RuleBasedStateMachine):
         def outcome(admission: Admission) -> bool:
             admission.record_response(ok, update)
             if used is not None:
+                self.take_granted()
                 self.ledger.budgets.settle(self.gate.now(), admission.tokens, used)
                 admission.settle(used)
             return False
@@ -223,6 +234,7 @@ class GateMachine(RuleBasedStateMachine):
     @rule(index=st.integers(0, 9), again=st.booleans())
     def fail_to_connect(self, index: int, again: bool) -> None:
         def outcome(admission: Admission) -> bool:
+            self.take_granted()
             self.ledger.budgets.give_back(admission.tokens)
             admission.give_back()
             return again

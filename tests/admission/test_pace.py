@@ -6,7 +6,9 @@ from math import ceil
 
 import pytest
 
+from rustygate.admission.admission import Admission
 from rustygate.core.bucket import SECOND, TokenBucket
+from rustygate.core.pace import Pace
 from tests.support.harness import Harness, run_scenario
 from tests.support.limited_upstream import LimitedUpstream, request
 
@@ -180,3 +182,29 @@ def test_pace_follows_an_upstream_that_recovers() -> None:
 
     run_scenario(scenario, rate_limit_timeout=300)
     assert len(upstream.refused_at) <= 25
+
+
+def test_refusal_of_one_lane_lets_others_at_its_pace_go_sooner() -> None:
+    """The refused request no longer counts as released."""
+
+    async def scenario(harness: Harness) -> None:
+        pace = Pace(harness.gate.now() - SECOND, 10 * SECOND, 1)
+        for model in "mn":
+            lane = harness.gate.lanes.get(model).budgets
+            lane.known, lane.pace = True, pace
+
+        def respond(admission: Admission) -> None:
+            if admission.lane.name == "n":
+                admission.pause(2 * SECOND)
+
+        harness.on_response = respond
+        # One in 10.8 seconds.
+        await harness.admit(model="m")
+        await asyncio.gather(harness.admit(model="n", hold_s=1), harness.admit(model="m"))
+
+    harness = run_scenario(scenario, rate_limit=1000.0, rate_limit_timeout=60.0)
+    first, refused, last = harness.times
+    assert first == 0
+    assert refused == pytest.approx(10.8)
+    # The pace is a tenth slower than before, from the first request on.
+    assert last == pytest.approx(11.88)
