@@ -133,14 +133,15 @@ class Admission(Waiter):
             guessed: upstream did not say how long to wait.
         """
         lane, now = self.lane.budgets, self._dispatcher.now()
+        # The refused request will no longer count for the pace, or another pace will replace it, so
+        # other lanes may follow sooner.
         pace = lane.current_pace
+        sharing = () if pace is None else self._lanes.sharing_pace(pace)
         if slow:
             lane.pause(now, wait)
             lane.slow_down(now, self.lane_totals)
         else:
             lane.refuse(now, wait, self.lane_totals, guessed=guessed)
-        # The refused request no longer counts for the pace, so other lanes may follow sooner.
-        sharing = () if pace is None else self._lanes.sharing_pace(pace)
         self._dispatcher.wake(self.lane, *sharing)
         self._dispatcher.on_lane_changed(self.lane)
 
