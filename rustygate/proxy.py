@@ -201,9 +201,8 @@ class Proxy:
             facts = self._estimate(exchange, target, body, handshake)
             if must_show_model:
                 check_model(client, exchange, facts, body.decoded())
-            if self._spending.has_budgets(exchange.client) and is_work(
-                exchange.method, exchange.path
-            ):
+            has_budgets = self._spending.has_budgets(exchange.client)
+            if has_budgets and is_work(exchange.method, exchange.path):
                 await self._spending.reserve(exchange)
             headers = self._headers(request, facts, handshake)
             upstream_request = UpstreamRequest(exchange, target, headers, body, client)

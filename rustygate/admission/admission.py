@@ -133,8 +133,8 @@ class Admission(Waiter):
             guessed: upstream did not say how long to wait.
         """
         lane, now = self.lane.budgets, self._dispatcher.now()
-        # The refused request will no longer count for the pace, or another pace will replace it, so
-        # other lanes may follow sooner.
+        # The refused request will no longer count for the pace, or another pace will replace it,
+        # so other lanes may follow sooner.
         pace = lane.current_pace
         sharing = () if pace is None else self._lanes.sharing_pace(pace)
         if slow:
