@@ -112,7 +112,8 @@ def _keys() -> Iterator[QuitPressed]:
     try:
         yield _quit_pressed
     finally:
-        termios.tcsetattr(_STDIN, termios.TCSADRAIN, before)
+        # Without waiting for a terminal that reads no more.
+        termios.tcsetattr(_STDIN, termios.TCSANOW, before)
 
 
 def _quit_pressed(timeout_s: float) -> bool:

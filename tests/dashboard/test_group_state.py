@@ -54,6 +54,8 @@ def test_forecast_includes_the_waiters_of_other_gates() -> None:
     async def scenario(harness: GroupHarness) -> None:
         await asyncio.sleep(1)
         watched = Watched(harness.gates[0])
+        # Shown also while nothing waits for it here.
+        harness.gates[0].lanes.get("m").budgets.known = True
         harness.spawn("first", 0, model="m")
         for _ in range(30):
             harness.spawn("a", 1, model="m")

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import pty
-import signal
 import subprocess
 import sys
 import termios
@@ -177,5 +176,5 @@ async def test_gate_that_goes_away_leaves_its_last_state(gate: StartGate, tmp_pa
         shown.text = ""
         await shown.until(f" s ago: {running.url} does not respond")
         await shown.until("serving")
-        shown.process.send_signal(signal.SIGINT)
+        shown.press(b"q")
         assert await shown.exit_code() == 0

@@ -96,6 +96,7 @@ async def test_record_that_cannot_be_read_is_an_error() -> None:
     with pytest.raises(UsageUnreadable) as caught:
         await page._rows(UsageQuery("2026-11-28", "2026-11-28", ("client",)))
     assert (
-        caught.value.message == "The usage record cannot be read (database is locked); try again."
+        caught.value.message
+        == "The usage record cannot be read (database is locked); try again later."
     )
     assert caught.value.status == 500
