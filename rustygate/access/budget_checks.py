@@ -5,11 +5,8 @@ from collections.abc import Iterator
 from rustygate.config import Settings
 from rustygate.core.client_budgets import budgets_of
 from rustygate.core.clients import Client, Clients
-from rustygate.core.price_list import PriceList
+from rustygate.core.price_list import PriceList, is_pattern
 from rustygate.system.data_dir import data_dir_problem
-
-# A shell pattern may match models with and without a price.
-_WILDCARDS = frozenset("*?[")
 
 
 def unkept_budgets(settings: Settings, prices: PriceList, clients: Clients) -> list[str]:
@@ -36,7 +33,8 @@ def _problems(client: Client, prices: PriceList, reason: str | None) -> Iterator
 
 def _unpriced(client: Client, prices: PriceList) -> Iterator[str]:
     for model in client.models:
-        if _WILDCARDS.isdisjoint(model) and prices.find(model) is None:
+        # A shell pattern may match models with and without a price.
+        if not is_pattern(model) and prices.find(model) is None:
             yield model
 
 

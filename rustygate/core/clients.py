@@ -12,7 +12,6 @@ errors are reported at once.
 """
 
 import re
-import tomllib
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, field, fields
 from fnmatch import fnmatchcase
@@ -23,6 +22,7 @@ from typing import Any, NamedTuple
 from rustygate.core.bucket import TokenBucket
 from rustygate.core.budgets import Budgets
 from rustygate.core.fair_order import CLASS_WEIGHTS
+from rustygate.core.toml_tables import TomlError, parse_toml, shown
 
 # A client's name is a label in logs and metrics.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -80,11 +80,6 @@ class SpendingLimits:
 
     def __bool__(self) -> bool:
         return self != _UNLIMITED
-
-    @property
-    def in_dollars(self) -> bool:
-        """Whether a model needs a price for the limits to be kept."""
-        return self.usd_per_day is not None or self.usd_per_month is not None
 
 
 _UNLIMITED = SpendingLimits()
@@ -159,10 +154,9 @@ def is_valid_name(text: str) -> bool:
 def parse_clients(text: str) -> Clients:
     """Parse a table. Raises ClientsError."""
     try:
-        table = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
-        # Of the parser's message only the position is shown: the rest may quote the file.
-        raise ClientsError([f"expected TOML: {_position(error)}"]) from None
+        table = parse_toml(text)
+    except TomlError as error:
+        raise ClientsError([str(error)]) from None
     problems = [
         f"unknown table {name!r}: expected [client.NAME]" for name in table if name != _TABLE
     ]
@@ -184,11 +178,6 @@ def parse_clients(text: str) -> Clients:
 _TABLE = "client"
 _LIMIT_KEYS = frozenset(limit.name for limit in fields(Limits))
 _SPENDING_KEYS = frozenset(limit.name for limit in fields(SpendingLimits))
-
-
-def _position(error: Exception) -> str:
-    position = re.search(r"at line \d+, column \d+|at end of document", str(error))
-    return f"syntax error {position[0]}" if position else "syntax error"
 
 
 def _shared_keys(clients: Mapping[str, Client]) -> Iterator[str]:
@@ -237,8 +226,8 @@ class _EntryParser:
             return
         parsed = parse(value)
         if parsed is None:
-            shown = "" if key == "key_sha256" else f"={_shown(value)}"
-            self._reject(f".{key}{shown}", _EXPECTED[key])
+            quoted = "" if key == "key_sha256" else f"={shown(value)}"
+            self._reject(f".{key}{quoted}", _EXPECTED[key])
         self._values[key] = parsed
 
     def _reject(self, key: str, reason: str) -> None:
@@ -246,16 +235,7 @@ class _EntryParser:
 
 
 def _label(name: str) -> str:
-    return name if is_valid_name(name) else _shown(name)
-
-
-def _shown(value: object) -> str:
-    try:
-        text = ascii(value)
-    except ValueError:
-        # A hexadecimal TOML integer may have more digits than Python converts to decimal.
-        return "(too long to show)"
-    return text if len(text) <= 80 else text[:80] + "..."
+    return name if is_valid_name(name) else shown(name)
 
 
 def _hash(value: object) -> str | None:

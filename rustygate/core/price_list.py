@@ -15,11 +15,12 @@ Costs are integers too, in nanodollars, rounded once for each exchange.
 """
 
 import re
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from math import inf
 from typing import Any, NamedTuple
+
+from rustygate.core.toml_tables import TomlError, parse_toml, shown
 
 # Picodollars per token in a dollar per million tokens.
 PER_MTOK = 1_000_000
@@ -30,6 +31,8 @@ _HALF_NANO = _PICO_PER_NANO // 2
 # so the numbers are bounded, and so is the length.
 REMEMBERED_NAMES, REMEMBERED_UNPRICED = 1000, 50
 _NAME_LENGTH = 256
+
+_WILDCARDS = frozenset("*?[")
 
 # The highest price that PRICES_FILE may state, in dollars per million tokens.
 MAX_USD_PER_MTOK = 1_000_000
@@ -185,7 +188,12 @@ class PriceList:
 def _precedence(item: tuple[str, ModelPrice]) -> tuple[bool, int, str]:
     """Exact names first, then long patterns before short ones."""
     pattern = item[0]
-    return any(sign in pattern for sign in "*?["), -len(pattern), pattern
+    return is_pattern(pattern), -len(pattern), pattern
+
+
+def is_pattern(name: str) -> bool:
+    """Whether a name is a shell pattern, which may match several models."""
+    return not _WILDCARDS.isdisjoint(name)
 
 
 # The table in PRICES_FILE.
@@ -208,38 +216,24 @@ _INPUT, _CACHED, _OUTPUT = _KEYS = (
 _REQUIRED = (_INPUT, _OUTPUT)
 _EXPECTED = f"expected dollars per million tokens, from 0 to {MAX_USD_PER_MTOK}"
 
-# How much of a rejected name or value an error quotes.
-_SHOWN_LENGTH = 64
-
 
 def parse_prices(text: str) -> dict[str, ModelPrice]:
     """Parse a table of prices, by name or shell pattern. Raises PricesError with all problems."""
     try:
-        table = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
-        raise PricesError([f"expected TOML: {_position(error)}"]) from None
+        table = parse_toml(text)
+    except TomlError as error:
+        raise PricesError([str(error)]) from None
     problems = [
-        f'unknown table {_shown(name)}: expected [model."NAME"]'
-        for name in table
-        if name != _TABLE
+        f'unknown table {shown(name)}: expected [model."NAME"]' for name in table if name != _TABLE
     ]
     entries = table.get(_TABLE, {})
     if not isinstance(entries, dict):
         raise PricesError([*problems, 'model: expected tables [model."NAME"]'])
     for name, entry in entries.items():
-        problems += [f"model.{_shown(name)}{problem}" for problem in _entry_problems(entry)]
+        problems += [f"model.{shown(name)}{problem}" for problem in _entry_problems(entry)]
     if problems:
         raise PricesError(problems)
     return {name: _own_price(entry) for name, entry in entries.items()}
-
-
-def _position(error: Exception) -> str:
-    position = re.search(r"at line \d+, column \d+|at end of document", str(error))
-    return f"syntax error {position[0]}" if position else "syntax error"
-
-
-def _shown(value: object) -> str:
-    return ascii(value)[:_SHOWN_LENGTH]
 
 
 def _entry_problems(entry: object) -> Iterator[str]:
@@ -248,9 +242,9 @@ def _entry_problems(entry: object) -> Iterator[str]:
         return
     for key, value in entry.items():
         if key not in _KEYS:
-            yield f".{_shown(key)}: unknown key; expected one of {', '.join(_KEYS)}"
+            yield f".{shown(key)}: unknown key; expected one of {', '.join(_KEYS)}"
         elif not _is_price(value):
-            yield f".{key}={_shown(value)}: {_EXPECTED}"
+            yield f".{key}={shown(value)}: {_EXPECTED}"
     for key in _REQUIRED:
         if key not in entry:
             yield f".{key}: not set; {_EXPECTED}"

@@ -253,3 +253,11 @@ def test_problem_is_one_short_line_whatever_the_name() -> None:
     assert problem.isascii()
     assert problem.isprintable()
     assert len(problem) < 250
+
+
+def test_number_with_too_many_digits_is_rejected() -> None:
+    text = f"[model.a]\ninput_usd_per_mtok = 0x{'f' * 5000}\noutput_usd_per_mtok = 1\n"
+    with pytest.raises(PricesError) as caught:
+        parse_prices(text)
+    [problem] = caught.value.problems
+    assert problem.startswith("model.'a'.input_usd_per_mtok=(too long to show): expected dollars")
