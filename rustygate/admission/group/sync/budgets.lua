@@ -94,10 +94,10 @@ local function json(name)
   return text
 end
 
-local function sorted_keys(map)
+local function sorted_keys(map, is_before)
   local keys = {}
   for key in pairs(map) do keys[#keys + 1] = key end
-  table.sort(keys, before)
+  table.sort(keys, is_before or before)
   return keys
 end
 

@@ -19,7 +19,7 @@ function files.take_out_demand(is_new)
       local _, _, client = store.parse_key(key)
       if is_new[client] then taken[key] = demand end
     end
-    for _, key in ipairs(keys_in_order(taken)) do
+    for _, key in ipairs(sorted_keys(taken, key_before)) do
       place_demand(member, key, nil)
     end
     insert(affected, {member, taken})
@@ -74,7 +74,7 @@ function files.update_clients(call, now)
   end
   for _, each in ipairs(affected) do
     local member, taken = each[1], each[2]
-    for _, key in ipairs(keys_in_order(taken)) do place_demand(member, key, taken[key]) end
+    for _, key in ipairs(sorted_keys(taken, key_before)) do place_demand(member, key, taken[key]) end
   end
   local kept = {}
   for _, name in ipairs(sorted_keys(all)) do
@@ -250,7 +250,7 @@ function calls.take_back_late(member, now)
     group.take_back(member, late[place])
     calls.put_back(member, late[place], again, now)
   end
-  for _, key in ipairs(keys_in_order(again)) do
+  for _, key in ipairs(sorted_keys(again, key_before)) do
     if member.lent == 1 then
       place_demand(member, key, again[key])
     else
@@ -296,7 +296,7 @@ function calls.update_demand(member, demand, now)
     member.lent = 1
     for key, reported in pairs(reports) do body.withdrawn[key] = reported or nil end
     reports, body.withdrawn = body.withdrawn, {}
-    changed = keys_in_order(reports)
+    changed = sorted_keys(reports, key_before)
   end
   for _, key in ipairs(changed) do place_demand(member, key, reports[key] or nil) end
   return refused

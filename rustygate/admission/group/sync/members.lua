@@ -300,17 +300,10 @@ local function key_before(one, two)
   return before(client, other_client)
 end
 
-local function keys_in_order(map)
-  local keys = {}
-  for key in pairs(map) do keys[#keys + 1] = key end
-  table.sort(keys, key_before)
-  return keys
-end
-
 local function withdraw(member)
   local body, demands = group.body_of(member), demands_of(member)
   member.lent = 0
-  for _, key in ipairs(keys_in_order(demands)) do place_demand(member, key, nil) end
+  for _, key in ipairs(sorted_keys(demands, key_before)) do place_demand(member, key, nil) end
   body.withdrawn = demands
 end
 

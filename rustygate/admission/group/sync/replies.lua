@@ -91,7 +91,7 @@ function replies.shared_flows(member, demand)
   for _, report in ipairs(demand) do
     reported[store.key_of(report[1], report[2] + 1, report[3])] = report
   end
-  for _, key in ipairs(keys_in_order(reported)) do
+  for _, key in ipairs(sorted_keys(reported, key_before)) do
     local flow, items, tokens, others = group.find_flow(key), 0, 0, false
     for name, demanded in pairs(flow and flow.demands or {}) do
       if name ~= member.name then
