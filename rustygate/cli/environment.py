@@ -18,6 +18,13 @@ WITHOUT_KEYS = {
     names.STATE_DIRECTORY: "",
 }
 
+# For commands that send the admin key and no other one. The user may not be allowed to read the
+# files of clients and prices.
+ADMIN_KEY_ONLY = {
+    names.API_KEY: WITHOUT_KEYS[names.API_KEY],
+    **dict.fromkeys((names.API_KEY_FILE, names.CLIENTS_FILE, names.PRICES_FILE), ""),
+}
+
 # The demo's upstream is on loopback: it is reached without a proxy and without TLS.
 WITHOUT_PROXY_OR_CA = {
     **{spelling: "" for name in names.PROXY_VARIABLES for spelling in (name, name.lower())},

@@ -16,7 +16,7 @@ from time import monotonic
 from rich.console import Console
 from rich.live import Live
 
-from rustygate.cli.environment import DOTENV, WITHOUT_KEYS
+from rustygate.cli.environment import ADMIN_KEY_ONLY, DOTENV
 from rustygate.cli.errors import CommandError
 from rustygate.cli.gate_http import AdminPages
 from rustygate.cli.top_screen import State, can_show, screen
@@ -28,12 +28,7 @@ TIMEOUT_S = 3.0
 
 INTERVAL_S = 1.0
 
-# All keys except the admin key, and files that the user may not be allowed to read.
-_UNNEEDED = {
-    names.API_KEY: WITHOUT_KEYS[names.API_KEY],
-    **dict.fromkeys((names.API_KEY_FILE, names.REDIS_URL_FILE), ""),
-    **dict.fromkeys((names.CLIENTS_FILE, names.PRICES_FILE), ""),
-}
+_UNNEEDED = {**ADMIN_KEY_ONLY, names.REDIS_URL_FILE: ""}
 
 # The size of the screen if the output is not a terminal.
 _HEIGHT, _WIDTH = 60, 100

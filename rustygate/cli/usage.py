@@ -13,7 +13,7 @@ from pathlib import Path
 from time import time_ns
 from urllib.parse import urlencode
 
-from rustygate.cli.environment import DOTENV, WITHOUT_KEYS
+from rustygate.cli.environment import ADMIN_KEY_ONLY, DOTENV
 from rustygate.cli.errors import CommandError, describe_error
 from rustygate.cli.gate_http import AdminPages
 from rustygate.cli.output import print_lines
@@ -37,13 +37,7 @@ from rustygate.telemetry.usage.store import UsageStoreError
 # A gate answers at once unless the report is a large one.
 TIMEOUT_S = 30.0
 
-# The user may not be allowed to read the files of clients, prices and certificates.
-_UNNEEDED = {
-    names.API_KEY: WITHOUT_KEYS[names.API_KEY],
-    names.API_KEY_FILE: "",
-    **dict.fromkeys((names.CLIENTS_FILE, names.PRICES_FILE), ""),
-    **dict.fromkeys((names.TLS_CERT_FILE, names.TLS_KEY_FILE), ""),
-}
+_UNNEEDED = {**ADMIN_KEY_ONLY, names.TLS_CERT_FILE: "", names.TLS_KEY_FILE: ""}
 
 _STDOUT = 1
 
@@ -75,7 +69,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"ask the gate at this URL instead of reading its record; {names.ADMIN_KEY} is sent "
         "if it is set",
     )
-
     parser.add_argument(
         "--budgets",
         action="store_true",
