@@ -85,20 +85,17 @@ class ClientAuth:
     @property
     def limits(self) -> Mapping[str, Limits]:
         """Each client's own limits, by name, including clients without any."""
-        clients = {} if self._clients is None else self._clients.by_name
-        return {name: client.limits for name, client in clients.items()}
+        return {name: client.limits for name, client in self.clients.items()}
 
     @property
     def weights(self) -> Mapping[str, float]:
         """Each client's weight, by name."""
-        clients = {} if self._clients is None else self._clients.by_name
-        return {name: client.weight for name, client in clients.items()}
+        return {name: client.weight for name, client in self.clients.items()}
 
     @property
     def spending_limits(self) -> Mapping[str, SpendingLimits]:
         """Each client's budgets, by name, including clients without any."""
-        clients = {} if self._clients is None else self._clients.by_name
-        return {name: client.spending for name, client in clients.items()}
+        return {name: client.spending for name, client in self.clients.items()}
 
     def authenticate(
         self, request: web.Request, exchange: Exchange, subprotocol_key: str | None = None
