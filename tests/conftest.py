@@ -14,6 +14,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from rustygate.simulator import Options, make_app
 from tests.support.certificates import Authority
 from tests.support.gate import Gate, Log, captured_log, check_log
+from tests.support.gate_process import GateProcess
 from tests.support.http import CLIENT_KEY
 from tests.support.process import Process
 from tests.support.redis import RedisServer
@@ -21,6 +22,7 @@ from tests.support.upstream import Upstream
 from tests.support.waiting import SOON_S, until
 
 StartGate = Callable[..., Awaitable[Gate]]
+StartGateProcess = Callable[..., Awaitable[GateProcess]]
 Start = Callable[..., Process]
 StartRedis = Callable[..., RedisServer]
 
@@ -91,6 +93,20 @@ async def gate(upstream: Upstream, log: Log) -> AsyncIterator[StartGate]:
     yield start
     for started in gates:
         await started.close()
+
+
+@pytest.fixture
+async def gate_process(upstream: Upstream, tmp_path: Path) -> AsyncIterator[StartGateProcess]:
+    """Starts gates in front of `upstream` as processes of their own, for measurements."""
+    started: list[GateProcess] = []
+
+    async def start(**settings: str) -> GateProcess:
+        started.append(await GateProcess.start(upstream, tmp_path, **settings))
+        return started[-1]
+
+    yield start
+    for process in started:
+        await process.stop()
 
 
 @pytest.fixture

@@ -6,7 +6,8 @@ here: at once for JSON that is buffered, otherwise only when upstream is ready t
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from io import BytesIO
 
 from aiohttp import HttpVersion11, hdrs, web
 
@@ -69,7 +70,9 @@ class RequestBody:
         self._request = request
         self._settings = settings
         self._budget = budget
-        self._chunks: list[bytes] = []
+        # What has been read of a body that should be buffered, and how much the budget counts.
+        self._buffered = b""
+        self._held_size = 0
         self._hold_limit = settings.max_buffered_body
         self._size = 0
         self._read_ahead_size = 0
@@ -101,15 +104,14 @@ class RequestBody:
             content = self._request.content
             if content.is_eof() and not self._expects_continue:
                 # A small body arrives together with its head.
-                self._hold(self._count(content.read_nowait()))
+                self._buffered = self.held = self._hold(self._count(content.read_nowait()))
                 return
             content.set_read_chunk_size(READ_BUFFER)
             if self._expects_continue:
                 await self._send_continue()
-            while self.held is None and self._may_hold_more():
-                self._hold(await self._next_chunk())
+            await self._fill_buffer()
             if self.held is None:
-                self._start = _first_bytes(self._chunks, self._start_limit)
+                self._start = self._buffered[: self._start_limit]
         elif not self._expects_continue:
             self._read_ahead()
             # Unless the body is read ahead, the buffer holds no more than START_LIMIT.
@@ -152,11 +154,11 @@ class RequestBody:
             return [("Content-Length", str(len(self.held)))]
         return []
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        """The chunks: those that have been read, then the rest as it arrives."""
+    async def __aiter__(self) -> AsyncIterator[bytes | memoryview]:
+        """The chunks: what has been read, then the rest as it arrives."""
         try:
-            for chunk in self._chunks:
-                yield chunk
+            for piece in _pieces(self._buffered):
+                yield piece
             if self.held is not None:
                 return
             self._release_read_ahead()
@@ -182,7 +184,7 @@ class RequestBody:
 
     def close(self) -> None:
         """Return its memory to the budget. Called once."""
-        self._budget.held -= sum(map(len, self._chunks))
+        self._budget.held -= self._held_size
         self._release_read_ahead()
 
     @property
@@ -222,11 +224,24 @@ class RequestBody:
         self._budget.held -= self._read_ahead_size
         self._read_ahead_size = 0
 
-    def _hold(self, chunk: bytes) -> None:
-        self._chunks.append(chunk)
+    async def _fill_buffer(self) -> None:
+        """Read the body to its end, or as far as it may be held."""
+        # Pieces that are joined at the end would leave holes in memory, half as large as the
+        # bodies. Of a buffer of the whole length, the system provides only what is written to.
+        buffer = BytesIO(bytes(self._length or 0))
+        at_end = self._request.content.at_eof
+        while not at_end() and self._may_hold_more():
+            buffer.write(self._hold(await self._next_chunk()))
+        buffer.truncate()
+        self._buffered = buffer.getvalue()
+        if at_end():
+            self.held = self._buffered
+
+    def _hold(self, chunk: bytes) -> bytes:
+        """Count a chunk that is kept in memory."""
+        self._held_size += len(chunk)
         self._budget.held += len(chunk)
-        if self._request.content.at_eof():
-            self.held = chunk if len(self._chunks) == 1 else b"".join(self._chunks)
+        return chunk
 
     async def _next_chunk(self) -> bytes:
         try:
@@ -269,13 +284,11 @@ class RequestBody:
         writer.output_size = 0
 
 
-def _first_bytes(chunks: list[bytes], limit: int) -> bytes:
-    start = b""
-    for chunk in chunks:
-        start += chunk[: limit - len(start)]
-        if len(start) == limit:
-            break
-    return start
+def _pieces(body: bytes) -> Iterator[memoryview]:
+    """A body in pieces of moderate size: of one large write, the transport would make a copy."""
+    view = memoryview(body)
+    for start in range(0, len(body), READ_BUFFER):
+        yield view[start : start + READ_BUFFER]
 
 
 def _check_framing(request: web.Request) -> None:

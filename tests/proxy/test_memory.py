@@ -1,4 +1,5 @@
-"""Memory: an exchange frees everything when it ends, without waiting for the garbage collector."""
+"""Memory: what a gate holds while requests wait, and that an exchange frees everything when it
+ends, without waiting for the garbage collector."""
 
 import gc
 import json
@@ -11,7 +12,7 @@ import pytest
 
 import rustygate
 from rustygate.aiohttp_internals.client import UpstreamConnection
-from tests.conftest import StartGate
+from tests.conftest import StartGate, StartGateProcess
 from tests.support.client import Client
 from tests.support.gate import Gate
 from tests.support.http import EVENT_STREAM, LAST_CHUNK, chat, chunk, get, post, response
@@ -115,3 +116,25 @@ async def test_ended_exchanges_leave_no_garbage(
     finally:
         gc.enable()
     assert found < 100
+
+
+# What a gate as a process of its own holds, in resident memory.
+
+MEGABYTE = 1 << 20
+
+
+async def test_queued_body_is_held_once(
+    gate_process: StartGateProcess, upstream: Upstream
+) -> None:
+    gate = await gate_process(CONCURRENCY_LIMIT="1")
+    await gate.wait_for_waiters(0)
+    await gate.send(chat())
+    await upstream.call()
+    before = gate.memory_kb("VmRSS")
+    number, size = 12, 4 * MEGABYTE
+    for _ in range(number):
+        await gate.send(post(b'{"input": "%b"}' % (b"x" * size)))
+    await gate.wait_for_waiters(number)
+    grown = gate.memory_kb("VmRSS") - before
+    # To count the characters of a body, a part of it is copied for a moment.
+    assert 1 < 1024 * grown / (number * size) < 1.25

@@ -6,23 +6,18 @@ larger.
 
 import asyncio
 import os
-import re
-import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
 from hashlib import sha256
-from pathlib import Path
 
 import pytest
 
 from rustygate.downstream.request_body import INITIAL_READ_BUFFER
-from tests.conftest import StartGate
+from tests.conftest import StartGate, StartGateProcess
 from tests.support.client import Client
 from tests.support.flood import send_until_stalled
 from tests.support.gate import Gate
 from tests.support.http import (
     CONTINUE,
     LAST_CHUNK,
-    UPSTREAM_KEY,
     chunk,
     get,
     post,
@@ -63,65 +58,6 @@ START = request("POST", "/v1/files", MULTIPART, f"Content-Length: {SIZE}")
 START_CHUNKED = request("POST", "/v1/files", MULTIPART, "Transfer-Encoding: chunked")
 
 
-# A gate in a process of its own.
-
-
-class GateProcess:
-    """A gate in front of `upstream`, whose memory can be read."""
-
-    def __init__(self, process: asyncio.subprocess.Process, url: str) -> None:
-        self._process = process
-        self.url = url
-
-    @classmethod
-    async def start(cls, upstream: Upstream, directory: Path, **settings: str) -> "GateProcess":
-        environment = {
-            "OPENAI_API_KEY": UPSTREAM_KEY,
-            "OPENAI_BASE_URL": upstream.url,
-            "PORT": "0",
-            "PYTHONPATH": str(Path(__file__).parents[2]),
-        }
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "rustygate"),
-            cwd=directory,
-            env=environment | settings,
-            stderr=asyncio.subprocess.PIPE,
-        )
-        assert process.stderr
-        lines = (
-            await process.stderr.readuntil(b"listening url=")
-        ) + await process.stderr.readline()
-        return cls(process, re.findall(rb"listening url=(\S+)", lines)[0].decode())
-
-    def memory_kb(self, name: str = "VmHWM") -> int:
-        """A figure of the kernel's about its memory; by default the peak."""
-        status = Path(f"/proc/{self._process.pid}/status").read_text()
-        return int(re.findall(rf"{name}:\s+(\d+)", status)[0])
-
-    async def connect(self) -> Client:
-        return Client(await Wire.connect(self.url))
-
-    async def stop(self) -> None:
-        self._process.kill()
-        await self._process.communicate()
-
-
-StartProcess = Callable[..., Awaitable[GateProcess]]
-
-
-@pytest.fixture
-async def process(upstream: Upstream, tmp_path: Path) -> AsyncIterator[StartProcess]:
-    started: list[GateProcess] = []
-
-    async def start(**settings: str) -> GateProcess:
-        started.append(await GateProcess.start(upstream, tmp_path, **settings))
-        return started[-1]
-
-    yield start
-    for gate in started:
-        await gate.stop()
-
-
 async def flood(wire: Wire, *, chunked: bool = False) -> None:
     """Send the large body."""
     piece = chunk(PIECE) if chunked else PIECE
@@ -142,9 +78,9 @@ async def read_digest(end: Call | Client) -> bytes:
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
 async def test_large_upload_uses_little_memory(
-    process: StartProcess, upstream: Upstream, chunked: bool
+    gate_process: StartGateProcess, upstream: Upstream, chunked: bool
 ) -> None:
-    gate = await process()
+    gate = await gate_process()
     client = await gate.connect()
     before = gate.memory_kb()
     client.send(START_CHUNKED if chunked else START)
@@ -161,9 +97,9 @@ async def test_large_upload_uses_little_memory(
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
 async def test_large_download_uses_little_memory(
-    process: StartProcess, upstream: Upstream, chunked: bool
+    gate_process: StartGateProcess, upstream: Upstream, chunked: bool
 ) -> None:
-    gate = await process()
+    gate = await gate_process()
     client = await gate.connect()
     before = gate.memory_kb()
     client.send(get("/v1/files/f-1/content"))
@@ -179,10 +115,10 @@ async def test_large_download_uses_little_memory(
 
 
 async def test_queued_uploads_stay_within_queue_bytes(
-    process: StartProcess, upstream: Upstream
+    gate_process: StartGateProcess, upstream: Upstream
 ) -> None:
     """What is read ahead of each counts too; beyond the limit bodies stay in their sockets."""
-    gate = await process(CONCURRENCY_LIMIT="1", QUEUE_BYTES="10000000")
+    gate = await gate_process(CONCURRENCY_LIMIT="1", QUEUE_BYTES="10000000")
     clients = [await gate.connect() for _ in range(101)]
     clients[0].send(get())
     await upstream.call()
