@@ -11,6 +11,7 @@ from secrets import token_hex
 from time import monotonic_ns
 
 from rustygate.core.client_budgets import Cost
+from rustygate.core.headers import HeaderLines, Headers, headers_in
 from rustygate.core.usage import Usage
 
 MS = 1_000_000
@@ -122,25 +123,29 @@ class Exchange:
             self.steps = []
         self.steps.append(text)
 
-    def headers(self, queued: int | None = None) -> list[tuple[str, str]]:
-        """The response headers about the exchange, with timings for browsers and tracers (W3C
-        Server Timing).
+    def header_lines(self, queued: int | None = None) -> HeaderLines:
+        """The response headers about the exchange, as they are written, with timings for browsers
+        and tracers (W3C Server Timing).
 
         Args:
             queued: nanoseconds in the queue so far, for an exchange that still waits.
         """
         waited = self.queued if queued is None else queued
         upstream = 0 if self.responded is None or self.sent is None else self.responded - self.sent
-        timing = f"queue;dur={waited / MS:.1f}, upstream;dur={max(0, upstream) / MS:.1f}"
-        headers = [
-            (ID_HEADER, self.id),
-            ("X-RustyGate-Queued-Ms", str(waited // MS)),
-            ("X-RustyGate-Attempts", str(self.attempts)),
-            ("Server-Timing", timing),
-        ]
+        lines = (
+            f"{ID_HEADER}: {self.id}\r\n"
+            f"X-RustyGate-Queued-Ms: {waited // MS}\r\n"
+            f"X-RustyGate-Attempts: {self.attempts}\r\n"
+            f"Server-Timing: queue;dur={waited / MS:.1f}, upstream;dur={max(0, upstream) / MS:.1f}"
+            "\r\n"
+        )
         if self.budget_left is not None:
-            headers.append((BUDGET_HEADER, self.budget_left))
-        return headers
+            lines += f"{BUDGET_HEADER}: {self.budget_left}\r\n"
+        return lines.encode()
+
+    def headers(self) -> Headers:
+        """The same as names and values."""
+        return headers_in(self.header_lines())
 
     def ms_until(self, instant: int | None) -> int | None:
         """Milliseconds from the request's arrival to an instant."""

@@ -22,7 +22,7 @@ from rustygate.config import Settings
 from rustygate.core.bucket import SECOND
 from rustygate.core.clients import Client
 from rustygate.core.forms import is_form
-from rustygate.core.headers import Credentials, Headers
+from rustygate.core.headers import Credentials, HeaderLines, header_lines
 from rustygate.core.lane_key import READ_METHODS, endpoint_key
 from rustygate.core.log_levels import is_debug, is_trace
 from rustygate.core.output_history import OutputHistory
@@ -83,7 +83,7 @@ class UpstreamRequest:
 
     exchange: Exchange
     target: str = field(repr=False)
-    headers: Headers = field(repr=False)
+    headers: HeaderLines = field(repr=False)
     body: RequestBody
     client: Client | None = None
 
@@ -256,11 +256,11 @@ class Proxy:
 
     def _headers(
         self, request: web.Request, facts: RequestFacts, handshake: WebSocketHandshake | None
-    ) -> Headers:
+    ) -> HeaderLines:
         headers = upstream_headers(request, self._credentials, facts.streaming)
         if handshake is not None:
             nonce = token_bytes(NONCE_BYTES)
-            headers += handshake.upstream_headers(nonce, self._credentials.key)
+            headers += header_lines(handshake.upstream_headers(nonce, self._credentials.key))
         return headers
 
     def _queue_keepalive(

@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from rustygate.core.headers import headers_in
 from rustygate.exchange import MS, Exchange, new_id
 
 
@@ -35,7 +36,7 @@ def test_headers_say_how_long_the_queue_and_upstream_took(
 
 
 def test_headers_of_a_request_that_still_waits_say_how_long_it_has_waited() -> None:
-    headers = dict(exchange(queued=MS).headers(queued=2500 * MS))
+    headers = dict(headers_in(exchange(queued=MS).header_lines(queued=2500 * MS)))
     assert headers["X-RustyGate-Queued-Ms"] == "2500"
     assert headers["Server-Timing"] == "queue;dur=2500.0, upstream;dur=0.0"
 

@@ -1,16 +1,17 @@
 """Responses to a client: without aiohttp's `Server`, and with a head and chunks as given.
 
-aiohttp's own tell its version and Python's, invent a Content-Type, and take two coroutines and
-four calls for each chunk.
+aiohttp's own tell its version and Python's, and invent a Content-Type. They put a head together
+header by header, and take two coroutines and four calls for each chunk.
 """
-
-from typing import cast
 
 from aiohttp import ClientConnectionResetError, hdrs, web
 from aiohttp.abc import AbstractStreamWriter
-from aiohttp.http import StreamWriter
+from multidict import CIMultiDict
 
-from rustygate.core.headers import Headers
+from rustygate.core.headers import HeaderLines, NamedLines, headers_in
+
+# RFC 9112, 7.1.
+LAST_CHUNK = b"0\r\n\r\n"
 
 
 class HandshakeResponse(web.StreamResponse):
@@ -28,23 +29,39 @@ class OwnResponse(HandshakeResponse, web.Response):
 
 
 class RawResponse(web.StreamResponse):
-    """A response with the given headers, and those that a subclass adds in `add_headers`.
+    """A response with the given headers, and those that a subclass adds in `complete_head`.
 
     With a body it is complete: `send` writes head and body at once. Without one, `prepare` starts
     the response, `write_chunk` writes a chunk (the first one together with the head), and
     `write_eof` ends it.
+
+    Attributes:
+        frames_chunks: whether each chunk is written with its length (RFC 9112, 7.1).
     """
 
     def __init__(
-        self, status: int, reason: str | None, headers: Headers, body: bytes | None = None
+        self, status: int, reason: str | None, headers: NamedLines, body: bytes | None = None
     ) -> None:
-        super().__init__(status=status, reason=reason, headers=headers)
+        super().__init__(status=status, reason=reason)
+        self._fields = headers
         self.complete_body = body
-        self._writer: StreamWriter
+        self.frames_chunks = False
+        # What is written before the next chunk.
+        self._unsent_head = b""
 
-    def add_headers(self, request: web.BaseRequest, writer: StreamWriter) -> bool:
-        """A hook: add the headers of this connection; returns whether it is kept alive."""
+    def complete_head(
+        self, request: web.BaseRequest, headers: NamedLines
+    ) -> tuple[HeaderLines, bool]:
+        """A hook: the lines of all headers, with those of this connection, and whether it is kept
+        alive."""
         raise NotImplementedError
+
+    @property
+    def headers(self) -> CIMultiDict[str]:
+        """The headers before `complete_head`, for signal handlers that change them."""
+        if not self._headers:
+            self._headers.extend(headers_in(self._fields.lines))
+        return self._headers
 
     async def send(self, request: web.BaseRequest) -> None:
         """Send a complete response."""
@@ -54,29 +71,46 @@ class RawResponse(web.StreamResponse):
 
     def write_head(self) -> None:
         """Write the head without waiting for the first chunk. Raises ConnectionError."""
-        self._writer.send_headers()
+        self._write(b"")
 
     def write_chunk(self, chunk: bytes) -> None:
         """Write a chunk at once, however much is buffered already. Raises ConnectionError."""
-        writer = self._writer
-        if writer._headers_buf is not None:
-            writer._send_headers_with_payload(chunk, is_eof=False)
+        self._write(_chunk(chunk) if self.frames_chunks else chunk)
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Write the rest and the end; returns once the client has read enough of it."""
+        if self._eof_sent:
             return
-        transport = writer.transport
-        if transport is None or transport.is_closing():
-            raise ClientConnectionResetError
-        if writer.chunked:
-            chunk = b"%x\r\n%b\r\n" % (len(chunk), chunk)
-        writer.output_size += len(chunk)
-        transport.write(chunk)
+        if self.frames_chunks:
+            data = _chunk(data) + LAST_CHUNK if data else LAST_CHUNK
+        if data or self._unsent_head:
+            self._write(data)
+        await self._writer.drain()
+        self._eof_sent = True
+        self._req = self._payload_writer = None
 
     async def _start(self, request: web.BaseRequest) -> AbstractStreamWriter:
         # Called by `prepare`.
         self._req = request
-        writer = self._payload_writer = self._writer = cast(StreamWriter, request.writer)
+        self._connection = request.protocol
+        self._writer = self._payload_writer = request.writer
         await request._prepare_hook(self)
-        self._keep_alive = self.add_headers(request, writer)
+        headers = NamedLines.of(self._headers.items()) if self._headers else self._fields
+        lines, self._keep_alive = self.complete_head(request, headers)
         major, minor = request.version
-        status_line = f"HTTP/{major}.{minor} {self.status} {self.reason}"
-        await writer.write_headers(status_line, self.headers)
-        return writer
+        status_line = f"HTTP/{major}.{minor} {self.status} {self.reason}\r\n"
+        self._unsent_head = status_line.encode() + lines + b"\r\n"
+        return self._writer
+
+    def _write(self, data: bytes) -> None:
+        transport = self._connection.transport
+        if transport is None or transport.is_closing():
+            raise ClientConnectionResetError
+        if self._unsent_head:
+            data, self._unsent_head = self._unsent_head + data, b""
+        self._writer.output_size += len(data)
+        transport.write(data)
+
+
+def _chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)

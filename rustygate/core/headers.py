@@ -2,12 +2,13 @@
 
 Headers are stripped first and added afterwards: a client that names `Authorization` in its
 `Connection` header must not remove the gate's key. Headers arrive as aiohttp's parsers give them,
-pairs of raw bytes in the order received, and leave as pairs of text in that order.
+pairs of raw bytes in the order received, and leave in that order as lines that are ready to be
+written.
 """
 
-import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import NamedTuple, Self, TypeVar
 
 from rustygate.core.location import LocationMap
@@ -15,7 +16,10 @@ from rustygate.core.location import LocationMap
 RawHeaders = Sequence[tuple[bytes, bytes]]
 Headers = list[tuple[str, str]]
 
-K = TypeVar("K", bound=str | bytes | tuple[bytes, ...])
+# Headers as they are written: a line for each, with its end.
+HeaderLines = bytes
+
+K = TypeVar("K", bound=bytes | tuple[bytes, ...])
 V = TypeVar("V")
 
 # These concern a single connection, like the headers that `Connection` names (RFC 9110, 7.6.1).
@@ -92,14 +96,43 @@ READABLE_CODINGS = frozenset({"gzip", "deflate", "identity"})
 MAX_CACHE_ENTRIES = 512
 MAX_CACHE_KEY_SIZE = 2048
 
-_CONTROLS = re.compile("[\x00-\x08\x0a-\x1f\x7f]")
+# No header value may contain a control character but the tab (RFC 9110, 5.5).
+_CONTROLS = bytes({*range(0x20), 0x7F} - {0x09})
+_LINE_END = b"\r\n"
 
 
 class UnreadableHeader(ValueError):
-    """A header value that aiohttp cannot pass on unchanged. Shows the name, not the value."""
+    """A header value that cannot be passed on. Shows the name, not the value."""
 
     def __init__(self, name: str) -> None:
         super().__init__(f"The value of header {name} is not UTF-8, or has control characters.")
+
+
+class NamedLines(NamedTuple):
+    """Header lines, and the names of the headers in lower case."""
+
+    lines: HeaderLines
+    names: frozenset[str]
+
+    @classmethod
+    def of(cls, headers: Collection[tuple[str, str]]) -> Self:
+        return cls(header_lines(headers), frozenset(name.lower() for name, _ in headers))
+
+
+def header_lines(headers: Iterable[tuple[str, str]]) -> HeaderLines:
+    """Headers as they are written."""
+    return "".join([f"{name}: {value}\r\n" for name, value in headers]).encode()
+
+
+def headers_in(lines: HeaderLines) -> Headers:
+    """The names and values in header lines."""
+    parts = (line.partition(": ") for line in lines.decode().split("\r\n")[:-1])
+    return [(name, value) for name, _, value in parts]
+
+
+def lines_without(lines: HeaderLines, names: Collection[str]) -> HeaderLines:
+    """The lines except those of the headers with these names, in lower case."""
+    return header_lines(header for header in headers_in(lines) if header[0].lower() not in names)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,66 +141,106 @@ class Credentials:
 
     Args:
         key: upstream's key.
-        account_headers: the organization and project, for requests that name none.
+        account: the lines of the organization and the project, for requests that name none, by
+            their names in lower case.
     """
 
     key: str = field(repr=False)
-    account_headers: Headers
+    authorization: HeaderLines = field(repr=False)
+    account: Mapping[str, HeaderLines]
 
     @classmethod
     def for_account(cls, key: str, organization: str | None, project: str | None) -> Self:
         headers = (("OpenAI-Organization", organization), ("OpenAI-Project", project))
-        return cls(key, [(name, value) for name, value in headers if value is not None])
+        account = {
+            name.lower(): header_lines([(name, value)])
+            for name, value in headers
+            if value is not None
+        }
+        return cls(key, header_lines([("Authorization", f"Bearer {key}")]), account)
 
 
-def request_headers(raw: RawHeaders, credentials: Credentials, streaming: bool) -> Headers:
+def request_headers(raw: RawHeaders, credentials: Credentials, streaming: bool) -> HeaderLines:
     """The headers of the upstream request, without `Host` and the length of a buffered body.
 
-    Repeated headers take the spelling of the first: of several that differ in case, aiohttp's
-    client keeps only the last. Raises `UnreadableHeader`.
+    Repeated headers take the spelling of the first. Raises `UnreadableHeader`.
 
     Args:
         streaming: the request wants an event stream, which must come without content coding.
     """
-    plan = _REQUEST_PLANS[tuple([raw_name for raw_name, _ in raw])]
-    values = _decoded_values(raw)
-    headers: Headers = []
-    for index, name in plan.forwarded:
-        value = values[index]
-        if value is None:
-            raise UnreadableHeader(name)
-        headers.append((name, value))
+    names, values = _unzipped(raw)
+    plan = _REQUEST_PLANS[names]
+    named = plan.named_by_connection(values)
+    if named:
+        return request_headers(_without(raw, named), credentials, streaming)
     for index in plan.accept_encoding:
-        name, value = headers[index]
-        headers[index] = (name, narrow_accept_encoding(value, streaming))
-    if plan.connection:
-        headers = _without_named(headers, [raw[index][1] for index in plan.connection])
-    headers.append(("Authorization", f"Bearer {credentials.key}"))
-    if credentials.account_headers:
-        sent = {name.lower() for name, _ in headers}
-        headers += [each for each in credentials.account_headers if each[0].lower() not in sent]
-    return headers
+        values[index] = narrow_accept_encoding(values[index], streaming)
+    lines = plan.lines(values)
+    if not _are_readable(lines, plan.count):
+        raise UnreadableHeader(_first_unreadable(raw, plan))
+    for name, line in credentials.account.items():
+        if name not in plan.names:
+            lines += line
+    return lines + credentials.authorization
 
 
-def response_headers(raw: RawHeaders, locations: LocationMap | None = None) -> Headers:
+def response_headers(raw: RawHeaders, locations: LocationMap | None = None) -> NamedLines:
     """The headers of the downstream response.
 
-    A header that aiohttp cannot pass on is left out: the response has already been paid for.
+    A header that cannot be passed on is left out: the response has already been paid for.
 
     Args:
         locations: maps URLs under upstream's base to paths here.
     """
-    plan = _RESPONSE_PLANS[tuple([raw_name for raw_name, _ in raw])]
-    values = _decoded_values(raw)
-    forwarded = [(name, values[index]) for index, name in plan.forwarded]
-    if plan.locations and locations is not None:
+    names, values = _unzipped(raw)
+    plan = _RESPONSE_PLANS[names]
+    named = plan.named_by_connection(values)
+    if named:
+        return response_headers(_without(raw, named), locations)
+    if locations is not None:
         for index in plan.locations:
-            name, value = forwarded[index]
-            forwarded[index] = (name, value and locations.to_local(value))
-    headers = [(name, value) for name, value in forwarded if value is not None]
-    if plan.connection:
-        headers = _without_named(headers, [raw[index][1] for index in plan.connection])
-    return headers
+            values[index] = locations.to_local_bytes(values[index])
+    lines = plan.lines(values)
+    if not _are_readable(lines, plan.count):
+        return response_headers([each for each in raw if _is_readable(*each)], locations)
+    return NamedLines(lines, plan.names)
+
+
+def _unzipped(raw: RawHeaders) -> tuple[tuple[bytes, ...], list[bytes]]:
+    """The names and the values of headers."""
+    if not raw:
+        return (), []
+    names, values = zip(*raw, strict=True)
+    return names, list(values)
+
+
+def _without(raw: RawHeaders, named: Collection[bytes]) -> RawHeaders:
+    """The headers without `Connection` and those that it names."""
+    return [each for each in raw if each[0].lower() not in {b"connection", *named}]
+
+
+def _are_readable(lines: HeaderLines, count: int) -> bool:
+    """Whether so many lines are UTF-8, with control characters only at their ends."""
+    controls = len(lines) - len(lines.translate(None, _CONTROLS))
+    return controls == count * len(_LINE_END) and (lines.isascii() or _is_utf8(lines))
+
+
+def _is_readable(name: bytes, value: bytes) -> bool:
+    return _are_readable(name + value, 0)
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _first_unreadable(raw: RawHeaders, plan: "_Plan") -> str:
+    """The name of the first header that is forwarded and cannot be read."""
+    names = (name.decode("latin-1") for name, value in raw if not _is_readable(name, value))
+    return next(name for name in names if name.lower() in plan.names)
 
 
 def reason_phrase(reason: str | None) -> str | None:
@@ -192,108 +265,105 @@ class _Cache(dict[K, V]):
         return value
 
 
-def narrow_accept_encoding(accept_encoding: str, streaming: bool) -> str:
+def narrow_accept_encoding(accept_encoding: bytes, streaming: bool) -> bytes:
     """An Accept-Encoding limited to the codings that the gate can read (RFC 9110, 12.5.3)."""
-    return "identity" if streaming else _READABLE[accept_encoding]
+    return b"identity" if streaming else _READABLE[accept_encoding]
 
 
-def _readable(accept_encoding: str) -> str:
-    codings = (coding.strip() for coding in accept_encoding.split(","))
+def _readable(accept_encoding: bytes) -> bytes:
+    codings = (coding.strip() for coding in accept_encoding.decode("latin-1").split(","))
     readable = [c for c in codings if c.partition(";")[0].rstrip().lower() in READABLE_CODINGS]
-    return ", ".join(readable) or "identity"
+    return (", ".join(readable) or "identity").encode("latin-1")
 
 
 _READABLE = _Cache(_readable)
 
 
-def _without_named(headers: Headers, connection: Iterable[bytes]) -> Headers:
-    """The headers without those that the values of `Connection` name."""
-    named = set().union(*map(_CONNECTION_OPTIONS.__getitem__, connection))
-    return [header for header in headers if header[0].lower() not in named] if named else headers
-
-
-def _connection_options(connection: bytes) -> frozenset[str]:
+def _connection_options(connection: bytes) -> frozenset[bytes]:
     """The header names in a `Connection`, in lower case.
 
     `Content-Length` is not among them: without it, the body could pass for another message.
     """
-    options = (option.strip().lower() for option in connection.decode("latin-1").split(","))
-    return frozenset(options) - {"keep-alive", "close", "content-length", ""}
+    options = (option.strip().lower() for option in connection.split(b","))
+    return frozenset(options) - {b"keep-alive", b"close", b"content-length", b""}
 
 
 _CONNECTION_OPTIONS = _Cache(_connection_options)
 
 
 # A client sends the same header names in the same order each time, and so does upstream. So it is
-# decided once for each list of names which headers are forwarded.
+# decided once for each list of names which headers are forwarded, and a template of their lines is
+# made. Filling that in takes a quarter of the time of writing the lines one by one.
 
 
-class _Plan(NamedTuple):
+class _Plan:
     """Which headers of a list of names are forwarded.
 
     Args:
-        forwarded: their indexes in the list, and the names to write.
-        accept_encoding: indexes, among those forwarded, of `Accept-Encoding`.
-        locations: indexes, among those forwarded, of `Location` and `Content-Location`.
-        connection: indexes in the list of `Connection`.
+        names: as they are written.
+        drops: names, in lower case, that are not forwarded, nor are those with these `prefixes`.
+
+    Attributes:
+        names: of the headers that are forwarded, in lower case.
+        count: the number of these headers.
+        accept_encoding: indexes in the list of `Accept-Encoding`.
+        locations: indexes in the list of `Location` and `Content-Location`.
     """
 
-    forwarded: tuple[tuple[int, str], ...]
-    accept_encoding: tuple[int, ...]
-    locations: tuple[int, ...]
-    connection: tuple[int, ...]
+    __slots__ = (
+        "_connection", "_pick", "_template", "accept_encoding", "count", "locations", "names",
+    )  # fmt: skip
+
+    def __init__(
+        self, names: Sequence[bytes], drops: frozenset[str], prefixes: tuple[str, ...]
+    ) -> None:
+        lower = [name.decode("latin-1").lower() for name in names]
+        kept = [
+            index
+            for index, name in enumerate(lower)
+            if name not in drops and not name.startswith(prefixes)
+        ]
+        self.names = frozenset(lower[index] for index in kept)
+        self.count = len(kept)
+        self.accept_encoding = _indexes(lower, {"accept-encoding"})
+        self.locations = _indexes(lower, _LOCATIONS)
+        self._connection = _indexes(lower, {"connection"})
+        self._pick: Callable[[Sequence[bytes]], object] = itemgetter(*kept) if kept else _no_values
+        self._template = b"".join(
+            names[index].replace(b"%", b"%%") + b": %b" + _LINE_END for index in kept
+        )
+
+    def lines(self, values: Sequence[bytes]) -> HeaderLines:
+        """The lines of the headers that are forwarded, from the values of all headers."""
+        return self._template % self._pick(values)
+
+    def named_by_connection(self, values: Sequence[bytes]) -> frozenset[bytes]:
+        """The names, in lower case, in the values of `Connection`."""
+        if not self._connection:
+            return _NO_NAMES
+        return _NO_NAMES.union(*(_CONNECTION_OPTIONS[values[at]] for at in self._connection))
 
 
-def _request_plan(raw_names: tuple[bytes, ...]) -> _Plan:
-    spelling: dict[str, str] = {}
-    plan = _plan(raw_names, _REQUEST_DROPS, _REQUEST_DROP_PREFIXES)
-    spelled = [(index, spelling.setdefault(name.lower(), name)) for index, name in plan.forwarded]
-    return plan._replace(forwarded=tuple(spelled))
+_NO_NAMES: frozenset[bytes] = frozenset()
 
 
-def _response_plan(raw_names: tuple[bytes, ...]) -> _Plan:
-    return _plan(raw_names, _RESPONSE_DROPS, _RESPONSE_DROP_PREFIXES)
+def _no_values(values: Sequence[bytes]) -> tuple[bytes, ...]:
+    return ()
 
 
-def _plan(raw_names: tuple[bytes, ...], drops: frozenset[str], prefixes: tuple[str, ...]) -> _Plan:
-    names = [raw_name.decode("latin-1") for raw_name in raw_names]
-    lower = [name.lower() for name in names]
-    kept = [
-        index
-        for index, name in enumerate(lower)
-        if name not in drops and not name.startswith(prefixes)
-    ]
-    return _Plan(
-        tuple((index, names[index]) for index in kept),
-        tuple(place for place, index in enumerate(kept) if lower[index] == "accept-encoding"),
-        tuple(place for place, index in enumerate(kept) if lower[index] in _LOCATIONS),
-        tuple(index for index, name in enumerate(lower) if name == "connection"),
-    )
+def _indexes(names: Iterable[str], wanted: Collection[str]) -> tuple[int, ...]:
+    return tuple(index for index, name in enumerate(names) if name in wanted)
+
+
+def _request_plan(names: tuple[bytes, ...]) -> _Plan:
+    spelling: dict[bytes, bytes] = {}
+    spelled = [spelling.setdefault(name.lower(), name) for name in names]
+    return _Plan(spelled, _REQUEST_DROPS, _REQUEST_DROP_PREFIXES)
+
+
+def _response_plan(names: tuple[bytes, ...]) -> _Plan:
+    return _Plan(names, _RESPONSE_DROPS, _RESPONSE_DROP_PREFIXES)
 
 
 _REQUEST_PLANS = _Cache(_request_plan)
 _RESPONSE_PLANS = _Cache(_response_plan)
-
-
-def _decoded_values(raw: RawHeaders) -> Sequence[str | None]:
-    """The header values as text, None for those that aiohttp could not write unchanged.
-
-    They are decoded together, which takes a third of the time. No value contains a newline.
-    """
-    try:
-        text = b"\n".join([raw_value for _, raw_value in raw]).decode()
-    except UnicodeDecodeError:
-        return [_decoded_value(raw_value) for _, raw_value in raw]
-    # `isprintable` is the cheap check. A value that fails it can be valid: it may have a tab.
-    if not text.replace("\n", "").isprintable() or not raw:
-        return [_decoded_value(raw_value) for _, raw_value in raw]
-    return text.split("\n")
-
-
-def _decoded_value(raw_value: bytes) -> str | None:
-    """A header value as text, or None if aiohttp could not write it unchanged."""
-    try:
-        value = raw_value.decode()
-    except UnicodeDecodeError:
-        return None
-    return None if _CONTROLS.search(value) else value

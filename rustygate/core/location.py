@@ -45,6 +45,11 @@ class LocationMap:
             return location
         return f"{PREFIX}{path[len(self._path) :]}{rest}"
 
+    def to_local_bytes(self, location: bytes) -> bytes:
+        """The same for a header's raw value."""
+        text = location.decode(errors="surrogateescape")
+        return self.to_local(text).encode(errors="surrogateescape")
+
     def _is_here(self, scheme: str, authority: str) -> bool:
         scheme = scheme.lower() or self._scheme
         return scheme == self._scheme and _normalized(scheme, authority) == self._authority

@@ -16,7 +16,7 @@ from rustygate.config import Settings
 from rustygate.core.content_coding import codings_of
 from rustygate.core.decompression import decode
 from rustygate.core.forms import is_form
-from rustygate.core.headers import Headers
+from rustygate.core.headers import HeaderLines
 from rustygate.core.request_facts import COMPRESSED_START_LIMIT, START_LIMIT
 from rustygate.errors import BodyTooLarge, MalformedBody, Refusal, RequestTimeout
 
@@ -146,13 +146,13 @@ class RequestBody:
         return self.held is None and self._length is None
 
     @property
-    def framing(self) -> Headers:
+    def framing(self) -> HeaderLines:
         """The header that frames the body, unless the client's own header does (RFC 9112, 6)."""
         if self.chunked:
-            return [("Transfer-Encoding", "chunked")]
+            return b"Transfer-Encoding: chunked\r\n"
         if self.held is not None and self._length is None and self._request.body_exists:
-            return [("Content-Length", str(len(self.held)))]
-        return []
+            return b"Content-Length: %d\r\n" % len(self.held)
+        return b""
 
     async def __aiter__(self) -> AsyncIterator[bytes | memoryview]:
         """The chunks: what has been read, then the rest as it arrives."""

@@ -4,7 +4,7 @@ from functools import lru_cache
 
 from aiohttp import HttpVersion11, web
 
-from rustygate.core.headers import Credentials, Headers, UnreadableHeader, request_headers
+from rustygate.core.headers import Credentials, HeaderLines, UnreadableHeader, request_headers
 from rustygate.core.own_connections import OwnConnections
 from rustygate.core.paths import PREFIX, has_dot_segment, is_unsafe, origin_form, path_of
 from rustygate.core.websocket_handshake import WebSocketHandshake, is_websocket_upgrade
@@ -81,7 +81,9 @@ def read_handshake(request: web.Request) -> WebSocketHandshake | None:
         raise MalformedHandshake(str(error)) from error
 
 
-def upstream_headers(request: web.Request, credentials: Credentials, streaming: bool) -> Headers:
+def upstream_headers(
+    request: web.Request, credentials: Credentials, streaming: bool
+) -> HeaderLines:
     """The headers that go upstream. Raises `BadRequest` for one that cannot be forwarded."""
     try:
         return request_headers(request.raw_headers, credentials, streaming)

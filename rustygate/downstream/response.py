@@ -1,33 +1,35 @@
 """A response to a client with the headers of the response that it passes on."""
 
-from aiohttp import HttpVersion10, HttpVersion11, hdrs, web
+from aiohttp import HttpVersion10, HttpVersion11, web
 from aiohttp.helpers import must_be_empty_body, rfc822_formatted_time, should_remove_content_length
-from aiohttp.http import StreamWriter
 
 from rustygate.aiohttp_internals.response import RawResponse
+from rustygate.core.headers import HeaderLines, NamedLines, header_lines, lines_without
 
 
 class PassthroughResponse(RawResponse):
     """A response with just these headers, `Date`, and its framing (RFC 9112, 6)."""
 
-    def add_headers(self, request: web.BaseRequest, writer: StreamWriter) -> bool:
-        headers, version = self.headers, request.version
+    def complete_head(
+        self, request: web.BaseRequest, headers: NamedLines
+    ) -> tuple[HeaderLines, bool]:
+        lines, names = headers
         keep_alive = request.keep_alive if self.keep_alive is None else self.keep_alive
         if must_be_empty_body(request.method, self.status):
             if should_remove_content_length(request.method, self.status):
-                headers.popall(hdrs.CONTENT_LENGTH, None)
-        elif hdrs.CONTENT_LENGTH not in headers:
-            if version >= HttpVersion11:
-                writer.enable_chunking()
-                headers[hdrs.TRANSFER_ENCODING] = "chunked"
+                lines = lines_without(lines, {"content-length"})
+        elif "content-length" not in names:
+            if request.version >= HttpVersion11:
+                self.frames_chunks = True
+                lines += b"Transfer-Encoding: chunked\r\n"
             elif self.complete_body is not None:
-                headers[hdrs.CONTENT_LENGTH] = str(len(self.complete_body))
+                lines += b"Content-Length: %d\r\n" % len(self.complete_body)
             else:
                 keep_alive = False
-        if hdrs.DATE not in headers:
-            headers[hdrs.DATE] = rfc822_formatted_time()
+        if "date" not in names:
+            lines += header_lines([("Date", rfc822_formatted_time())])
         if not keep_alive:
-            headers[hdrs.CONNECTION] = "close"
-        elif version == HttpVersion10:
-            headers[hdrs.CONNECTION] = "keep-alive"
-        return bool(keep_alive)
+            lines += b"Connection: close\r\n"
+        elif request.version == HttpVersion10:
+            lines += b"Connection: keep-alive\r\n"
+        return lines, bool(keep_alive)

@@ -15,6 +15,7 @@ from typing import Self
 from aiohttp import web
 
 from rustygate.config import Settings
+from rustygate.core.headers import NamedLines
 from rustygate.core.sse import KEEPALIVE
 from rustygate.downstream.response import PassthroughResponse
 from rustygate.exchange import Exchange
@@ -56,8 +57,8 @@ class QueueKeepalive:
         exchange = self._exchange
         # Before the first attempt, all of the time was spent in the queue.
         queued = None if exchange.attempts else monotonic_ns() - exchange.arrived
-        headers = [("Content-Type", "text/event-stream"), *exchange.headers(queued)]
-        response = PassthroughResponse(200, None, headers)
+        lines = b"Content-Type: text/event-stream\r\n" + exchange.header_lines(queued)
+        response = PassthroughResponse(200, None, NamedLines(lines, frozenset({"content-type"})))
         exchange.status = response.status
         self._started = response
         with suppress(ConnectionError):

@@ -14,7 +14,7 @@ from aiohttp import hdrs, web
 
 from rustygate.config import Settings
 from rustygate.core.content_coding import codings_of
-from rustygate.core.headers import reason_phrase
+from rustygate.core.headers import NamedLines, reason_phrase
 from rustygate.core.response_observer import BATCH_BYTES
 from rustygate.core.sse import error_event, is_event_stream
 from rustygate.downstream.response import PassthroughResponse
@@ -181,7 +181,8 @@ def passthrough_response(
     upstream_response: UpstreamResponse, exchange: Exchange, body: bytes | None = None
 ) -> PassthroughResponse:
     """A response with upstream's status and headers, and the gate's own headers."""
-    headers = upstream_response.forwarded_headers() + exchange.headers()
+    lines, names = upstream_response.forwarded_headers()
+    headers = NamedLines(lines + exchange.header_lines(), names)
     exchange.status = upstream_response.status
     reason = reason_phrase(upstream_response.reason)
     return PassthroughResponse(upstream_response.status, reason, headers, body)

@@ -20,7 +20,7 @@ from aiohttp.client_proto import ResponseHandler
 
 from rustygate.aiohttp_internals.response import HandshakeResponse
 from rustygate.core.clients import Client
-from rustygate.core.headers import Headers
+from rustygate.core.headers import Headers, headers_in
 from rustygate.core.websocket_compression import keeps_context
 from rustygate.core.websocket_frames import (
     GOING_AWAY,
@@ -69,7 +69,7 @@ async def relay_websocket(
     if connection is None:
         raise _mismatch()
     headers = _handshake_headers(request, upstream_response)
-    headers += upstream_response.forwarded_headers() + exchange.headers()
+    headers += headers_in(upstream_response.forwarded_headers().lines) + exchange.headers()
     response = HandshakeResponse(status=SWITCHING_PROTOCOLS, headers=headers)
     response.force_close()
     exchange.status = SWITCHING_PROTOCOLS
@@ -92,7 +92,7 @@ def _handshake_headers(request: web.Request, upstream_response: UpstreamResponse
     """The headers that complete the client's handshake."""
     try:
         received = WebSocketHandshake.from_headers(request.headers.items())
-        sent = WebSocketHandshake.from_headers(upstream_response.request_headers)
+        sent = WebSocketHandshake.from_headers(headers_in(upstream_response.request_headers))
         return received.response_headers(sent, upstream_response.headers.items())
     except (InvalidHandshake, ValueError) as error:
         raise _mismatch() from error

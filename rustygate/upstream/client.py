@@ -45,7 +45,7 @@ from yarl import URL
 from rustygate.aiohttp_internals.client import TunnelError, UpstreamConnection, connection_of
 from rustygate.config import Settings
 from rustygate.core.bucket import SECOND
-from rustygate.core.headers import Headers
+from rustygate.core.headers import HeaderLines, headers_in
 from rustygate.core.own_connections import OwnConnections
 from rustygate.core.websocket_handshake import SWITCHING_PROTOCOLS
 from rustygate.downstream.request_body import RequestBody
@@ -96,7 +96,7 @@ class UpstreamClient:
         await self._pool.close()
 
     async def send(
-        self, exchange: Exchange, target: str, headers: Headers, body: RequestBody
+        self, exchange: Exchange, target: str, headers: HeaderLines, body: RequestBody
     ) -> UpstreamResponse:
         """Make one attempt. Returns the response once its head has arrived.
 
@@ -120,7 +120,7 @@ class UpstreamClient:
         self,
         exchange: Exchange,
         target: str,
-        headers: Headers,
+        headers: HeaderLines,
         body: RequestBody,
         *,
         fresh: bool = False,
@@ -249,7 +249,7 @@ class UpstreamClient:
 
 def _requested_upgrade(response: UpstreamResponse) -> bool:
     """Whether the request was a WebSocket handshake; other upgrades are not sent upstream."""
-    return any(name.lower() == "upgrade" for name, _ in response.request_headers)
+    return any(name.lower() == "upgrade" for name, _ in headers_in(response.request_headers))
 
 
 def _is_tls_mismatch(error: OSError) -> bool:

@@ -37,7 +37,7 @@ from rustygate.aiohttp_internals.client import (
     connection_of,
 )
 from rustygate.config import Settings
-from rustygate.core.headers import Headers
+from rustygate.core.headers import HeaderLines, header_lines
 from rustygate.core.location import LocationMap
 from rustygate.core.own_connections import OwnConnections
 from rustygate.core.paths import PREFIX
@@ -75,7 +75,7 @@ class ConnectionPool:
             "GET", base, loop=self._loop, proxy=proxy, session=self._pooled
         )
         self._locations = LocationMap(settings.openai_base_url)
-        self._host = f"Host: {base.host_port_subcomponent}"
+        self._host = header_lines([("Host", str(base.host_port_subcomponent))])
         # What precedes a target once its `/v1` is removed.
         self._prefix = URL(settings.openai_base_url, encoded=True).raw_path.rstrip("/")
         self.sends_absolute_form = proxy is not None and base.scheme == "http"
@@ -133,7 +133,7 @@ class ConnectionPool:
         pooled: Connection,
         exchange: Exchange,
         target: str,
-        headers: Headers,
+        headers: HeaderLines,
         body: RequestBody,
     ) -> UpstreamResponse:
         """Send a request; returns the response once its head has arrived.
@@ -170,22 +170,21 @@ class ConnectionPool:
             raise
 
     def _head(
-        self, connection: UpstreamConnection, method: str, target: str, headers: Headers
+        self, connection: UpstreamConnection, method: str, target: str, headers: HeaderLines
     ) -> bytes:
-        """A request's head. Raises ValueError if a header would be read as more than one."""
-        lines = [f"{method} {self._prefix}{target[len(PREFIX) - 1 :]} HTTP/1.1", self._host]
-        lines += [f"{name}: {value}" for name, value in headers]
+        """A request's head. Raises ValueError for a target that would be read as more than one."""
+        start = f"{method} {self._prefix}{target[len(PREFIX) - 1 :]} HTTP/1.1\r\n"
+        if not start[:-2].isprintable():
+            raise ValueError("the request line contains control characters")
+        head = start.encode() + self._host + headers
         if self._destination.proxy is not None:
             # The connector sets it there if the proxy expects credentials in each request.
             credentials = self._destination.headers.get(hdrs.PROXY_AUTHORIZATION)
             if credentials is not None:
-                lines.append(f"{hdrs.PROXY_AUTHORIZATION}: {credentials}")
+                head += header_lines([(hdrs.PROXY_AUTHORIZATION, credentials)])
         if connection.single_use:
-            lines.append("Connection: close")
-        text = "\r\n".join(lines)
-        if text.count("\n") != len(lines) - 1 or text.count("\r") != len(lines) - 1:
-            raise ValueError("a line of the head contains a line break")
-        return f"{text}\r\n\r\n".encode()
+            head += b"Connection: close\r\n"
+        return head + b"\r\n"
 
     def _start_upload(
         self,

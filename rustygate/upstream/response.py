@@ -12,7 +12,7 @@ from rustygate.aiohttp_internals.client import (
     drop_eof_callbacks,
     take_buffered,
 )
-from rustygate.core.headers import Headers, response_headers
+from rustygate.core.headers import HeaderLines, NamedLines, response_headers
 from rustygate.core.location import LocationMap
 
 # Statuses below are of successful responses and redirects.
@@ -20,7 +20,7 @@ FIRST_ERROR_STATUS = 400
 
 
 class UpstreamResponse:
-    """Upstream's response. `request_headers` are those of the request that it answers.
+    """Upstream's response. `request_headers` are the lines of those of its request.
 
     At the end of the body its connection goes back to the pool; `close` closes the connection
     before that. `closed_early`: it was closed before the end of its body. `read_timeout_s`: how
@@ -37,7 +37,7 @@ class UpstreamResponse:
         pooled: Connection,
         message: RawResponseMessage,
         content: StreamReader,
-        request_headers: Headers,
+        request_headers: HeaderLines,
         upload: asyncio.Task[None] | None,
         locations: LocationMap,
         read_timeout_s: float,
@@ -73,7 +73,7 @@ class UpstreamResponse:
         """The connection, until it goes back to the pool or is closed."""
         return None if self._pooled is None else connection_of(self._pooled)
 
-    def forwarded_headers(self) -> Headers:
+    def forwarded_headers(self) -> NamedLines:
         """The headers that go downstream."""
         return response_headers(self._message.raw_headers, self._locations)
 

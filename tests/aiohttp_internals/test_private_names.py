@@ -54,16 +54,14 @@ PRIVATE_NAMES = [
     Name(CLIENT, "aiohttp.StreamReader", "_read_nowait", "self, n"),
     # Responses to clients.
     Name(RESPONSE, "aiohttp.web.BaseRequest", "_prepare_hook", "self, response"),
+    Name(RESPONSE, "aiohttp.web.StreamResponse", "_eof_sent"),
+    Name(RESPONSE, "aiohttp.web.StreamResponse", "_headers"),
     Name(RESPONSE, "aiohttp.web.StreamResponse", "_keep_alive"),
     Name(RESPONSE, "aiohttp.web.StreamResponse", "_must_be_empty_body"),
     Name(RESPONSE, "aiohttp.web.StreamResponse", "_payload_writer"),
     Name(RESPONSE, "aiohttp.web.StreamResponse", "_prepare_headers", "self"),
     Name(RESPONSE, "aiohttp.web.StreamResponse", "_req"),
     Name(RESPONSE, "aiohttp.web.StreamResponse", "_start", "self, request"),
-    Name(RESPONSE, "aiohttp.http.StreamWriter", "_headers_buf"),
-    Name(
-        RESPONSE, "aiohttp.http.StreamWriter", "_send_headers_with_payload", "self, chunk, is_eof"
-    ),
     # Connections from clients.
     Name(SERVER, "aiohttp.base_protocol.BaseProtocol", "_pause_transport_reading", "self"),
     Name(SERVER, "aiohttp.base_protocol.BaseProtocol", "_upgraded"),

@@ -10,12 +10,17 @@ from rustygate.core.headers import (
     _REQUEST_PLANS,
     MAX_CACHE_ENTRIES,
     Credentials,
+    HeaderLines,
+    NamedLines,
     UnreadableHeader,
-    narrow_accept_encoding,
+    header_lines,
+    headers_in,
+    lines_without,
     reason_phrase,
     request_headers,
     response_headers,
 )
+from rustygate.core.location import LocationMap
 
 KEY_ONLY = Credentials.for_account("sk-gate", None, None)
 ACCOUNT = Credentials.for_account("sk-gate", "org-1", "proj-1")
@@ -25,7 +30,7 @@ def upstream_headers(
     *raw: tuple[bytes, bytes], credentials: Credentials = KEY_ONLY
 ) -> list[tuple[str, str]]:
     """The headers that go upstream, without the key."""
-    headers = request_headers(raw, credentials, streaming=False)
+    headers = headers_in(request_headers(raw, credentials, streaming=False))
     assert ("Authorization", "Bearer sk-gate") in headers
     return [header for header in headers if header[0] != "Authorization"]
 
@@ -53,7 +58,6 @@ def test_forwarded_unchanged_in_requests(name: bytes) -> None:
 
 
 def test_repeated_headers_keep_their_order_in_one_spelling() -> None:
-    """aiohttp's client would drop the first of two that differ in case."""
     raw = [(b"X-Tag", b"1"), (b"Other", b"o"), (b"x-tag", b"2")]
     assert upstream_headers(*raw) == [("X-Tag", "1"), ("Other", "o"), ("X-Tag", "2")]
 
@@ -79,7 +83,10 @@ def test_connection_may_not_remove_the_content_length() -> None:
 def test_account_header_named_by_connection_is_replaced() -> None:
     """Headers are stripped first and added afterwards."""
     raw = [(b"Connection", b"OpenAI-Organization"), (b"OpenAI-Organization", b"org-client")]
-    assert upstream_headers(*raw, credentials=ACCOUNT) == [*ACCOUNT.account_headers]
+    assert upstream_headers(*raw, credentials=ACCOUNT) == [
+        ("OpenAI-Organization", "org-1"),
+        ("OpenAI-Project", "proj-1"),
+    ]
 
 
 @pytest.mark.parametrize("value", [b"caf\xe9", b"a\x00b", b"a\rb", b"\x7f"])
@@ -103,8 +110,10 @@ def test_utf8_values_are_forwarded() -> None:
     ],
 )
 def test_accept_encoding_is_narrowed_to_readable_codings(sent: str, narrowed: str) -> None:
-    assert narrow_accept_encoding(sent, streaming=False) == narrowed
-    assert narrow_accept_encoding(sent, streaming=True) == "identity"
+    raw = [(b"X-A", b"1"), (b"Accept-Encoding", sent.encode()), (b"X-B", b"2")]
+    for streaming, value in ((False, narrowed), (True, "identity")):
+        headers = headers_in(request_headers(raw, KEY_ONLY, streaming=streaming))
+        assert headers[:3] == [("X-A", "1"), ("Accept-Encoding", value), ("X-B", "2")]
 
 
 def test_no_accept_encoding_is_added() -> None:
@@ -113,7 +122,9 @@ def test_no_accept_encoding_is_added() -> None:
 
 def test_repeated_response_headers_keep_order_and_case() -> None:
     raw = [(b"X-A", b"1"), (b"x-a", b"2"), (b"Content-Length", b"5")]
-    assert response_headers(raw) == [("X-A", "1"), ("x-a", "2"), ("Content-Length", "5")]
+    lines, names = response_headers(raw)
+    assert lines == b"X-A: 1\r\nx-a: 2\r\nContent-Length: 5\r\n"
+    assert names == {"x-a", "content-length"}
 
 
 @pytest.mark.parametrize(
@@ -121,12 +132,58 @@ def test_repeated_response_headers_keep_order_and_case() -> None:
     [b"Set-Cookie", b"alt-svc", b"Strict-Transport-Security", b"Connection", b"Transfer-Encoding"],
 )
 def test_dropped_from_responses(name: bytes) -> None:
-    assert response_headers([(name, b"x")]) == []
+    assert response_headers([(name, b"x")]) == NamedLines(b"", frozenset())
 
 
 def test_unreadable_response_header_is_left_out() -> None:
     raw = [(b"X-Latin", b"\xe9"), (b"X-Control", b"a\x01"), (b"X-Good", b"1")]
-    assert response_headers(raw) == [("X-Good", "1")]
+    assert response_headers(raw) == NamedLines(b"X-Good: 1\r\n", frozenset({"x-good"}))
+
+
+def test_header_cannot_end_its_line() -> None:
+    raw = [(b"X-Good", b"1"), (b"X-Bad", b"a\r\nX-Injected: 1"), (b"X-Also-Good", b"2")]
+    assert response_headers(raw).lines == b"X-Good: 1\r\nX-Also-Good: 2\r\n"
+    with pytest.raises(UnreadableHeader, match="X-Bad"):
+        upstream_headers(*raw)
+
+
+def test_unreadable_value_of_a_dropped_header_does_no_harm() -> None:
+    assert upstream_headers((b"Cookie", b"\xe9"), (b"X-Good", b"1")) == [("X-Good", "1")]
+    assert response_headers([(b"Set-Cookie", b"\xe9"), (b"X-Good", b"1")]).lines == (
+        b"X-Good: 1\r\n"
+    )
+
+
+def test_percent_signs_pass() -> None:
+    assert upstream_headers((b"X-%b%s", b"100%%b")) == [("X-%b%s", "100%%b")]
+
+
+def test_connection_of_a_response_names_headers_of_one_hop() -> None:
+    raw = [(b"connection", b"X-Hop"), (b"X-Hop", b"1"), (b"X-End", b"2")]
+    assert response_headers(raw) == NamedLines(b"X-End: 2\r\n", frozenset({"x-end"}))
+
+
+def test_locations_under_the_base_lead_here() -> None:
+    raw = [(b"Location", b"http://up/v1/files/1"), (b"content-location", b"http://else/\xc3\xa9")]
+    assert response_headers(raw, LocationMap("http://up/v1")).lines == (
+        b"Location: /v1/files/1\r\ncontent-location: http://else/\xc3\xa9\r\n"
+    )
+
+
+HEADERS = st.lists(
+    st.tuples(
+        st.text(alphabet="aAbB-", min_size=1),
+        st.text(st.characters(codec="utf-8", exclude_categories=["Cc"])),
+    )
+)
+
+
+@given(HEADERS)
+def test_lines_are_read_as_they_were_written(headers: list[tuple[str, str]]) -> None:
+    lines: HeaderLines = header_lines(headers)
+    assert headers_in(lines) == headers
+    left = headers_in(lines_without(lines, {"a", "b-a"}))
+    assert left == [each for each in headers if each[0].lower() not in {"a", "b-a"}]
 
 
 @pytest.mark.parametrize(
@@ -162,7 +219,7 @@ def test_cache_of_header_plans_is_bounded() -> None:
 def test_any_bytes_give_headers_or_an_error(raw: list[tuple[bytes, bytes]]) -> None:
     names = [(name.hex().encode(), value) for name, value in raw]
     try:
-        headers = request_headers(names, ACCOUNT, streaming=True)
+        headers = headers_in(request_headers(names, ACCOUNT, streaming=True))
     except UnreadableHeader:
         return
     assert all(name.isascii() and value.encode() is not None for name, value in headers)

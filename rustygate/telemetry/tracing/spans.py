@@ -33,7 +33,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from rustygate import __version__
 from rustygate.config import Settings
-from rustygate.core.headers import Headers
+from rustygate.core.headers import HeaderLines, header_lines, lines_without
 from rustygate.errors import Refusal
 from rustygate.exchange import MS, Exchange
 from rustygate.telemetry.tracing.environment import EXPORTER
@@ -155,12 +155,11 @@ class Attempt:
         self._span = span
         self._failure: str | None = None
 
-    def inject(self, headers: Headers) -> Headers:
-        """The request headers, with this span as the parent instead of the client's."""
+    def inject(self, headers: HeaderLines) -> HeaderLines:
+        """The request's header lines, with this span as the parent instead of the client's."""
         context: dict[str, str] = {}
         _W3C.inject(context, set_span_in_context(self._span, Context()))
-        kept = [header for header in headers if header[0].lower() not in _W3C.fields]
-        return [*kept, *context.items()]
+        return lines_without(headers, _W3C.fields) + header_lines(context.items())
 
     def fail(self, reason: str) -> None:
         """Note why there is no complete response."""
