@@ -8,6 +8,7 @@ from rustygate.core.budgets import Budgets, periods_differ
 from rustygate.core.fair_order import CLASSES
 from rustygate.core.group_demand import GroupFlow
 from rustygate.core.lane import RateMeter, Throttle, halved
+from rustygate.core.learned_quota import MAX_FRESH_AGE, REORDERED_WITHIN
 from rustygate.core.scopes import ClientScope, LaneScope
 
 # A pace ends after this time, unless a member reports it again.
@@ -66,10 +67,11 @@ class GroupBudgets(Budgets):
             bucket = HeldBucket(period, burst)
             bucket.held = self.held if kind == 0 else self.held_tokens
         elif bucket.burst != burst:
-            # Neither a debt nor new units come of it.
+            # Neither a debt nor new units come of it. A debt to a larger limit is reduced.
             level = min(bucket.level(now), burst)
             bucket.period, bucket.burst = period, burst
             bucket.fill_to(now, level)
+            bucket.limit_debt(now)
         elif bucket.period != period:
             bucket.resize(now, period, burst)
         if kind == 0:
@@ -118,6 +120,7 @@ class GroupLane(GroupBudgets):
         total_requests, total_tokens: what was admitted so far. A grant carries the totals at its
             own admission, its mark: what a response says is as of that.
         marks: the newest mark of a response, by kind of quota.
+        marked_at: when the requests of these marks were admitted.
     """
 
     known: bool = False
@@ -128,6 +131,7 @@ class GroupLane(GroupBudgets):
     total_requests: int = 0
     total_tokens: int = 0
     marks: list[int] = field(default_factory=lambda: [0, 0])
+    marked_at: list[int] = field(default_factory=lambda: [0, 0])
     rate: RateMeter = field(default_factory=lambda: RateMeter(10 * SECOND))
 
     def wait(self, now: int, tokens: int = 0) -> int | None:
@@ -176,36 +180,62 @@ class GroupLane(GroupBudgets):
         bucket = self.requests if kind == 0 else self.tokens
         if bucket is None:
             total = self.total_requests if kind == 0 else self.total_tokens
-            self.learn(now, kind, limit, level, total, period)
+            self.learn(now, kind, limit, level, total, period, 0)
         elif level < bucket.level(now):
             bucket.fill_to(now, level)
+            bucket.limit_debt(now)
 
-    def learn(self, now: int, kind: int, limit: int, level: int, mark: int, period: int) -> None:
-        """Adopt what a response says of a quota. Limits that are known replace the pace.
+    def learn(
+        self, now: int, kind: int, limit: int, level: int, mark: int, period: int, age: int
+    ) -> None:
+        """Adopt what a response says of a quota, as `LearnedQuota` does. Limits that are known
+        replace the pace.
 
         Args:
             kind: 0 for requests, 1 for tokens.
             level: what is left of it after the request of the response.
-            mark: the mark of that request. If it is not the newest, the level only falls; nor
-                does it rise by a mark of an earlier life of this group.
+            mark: the mark of that request. If it is not the newest, the level only falls, and
+                only if upstream may have seen that request later; nor does it rise by a mark of
+                an earlier life of this group.
             period: nanoseconds in which a unit refills for the group.
+            age: nanoseconds since that request was admitted.
         """
-        total = self.total_requests if kind == 0 else self.total_tokens
         is_new = (self.requests if kind == 0 else self.tokens) is None
+        is_newest = self._note_mark(kind, mark, now - age, is_new)
+        if not is_newest and self.marked_at[kind] - (now - age) > REORDERED_WITHIN:
+            return
         bucket = self.set_limit(now, kind, period, limit)
         assert bucket is not None
         self.pace = None
-        later = max(0, total - mark)
-        if kind == 0 and 2 * level <= limit:
-            # Of these, upstream may see some after the request of this response, although their
-            # marks are lower. That matters where little is left.
-            later = max(later, self.in_flight - self.held)
-        left = level - later - (self.held if kind == 0 else self.held_tokens)
-        if is_new or self.marks[kind] <= mark <= total:
-            self.marks[kind] = min(mark, total)
+        refilled = age // period
+        # Upstream admits no more than it has: what goes beyond that is refused.
+        left = max(level - self._later(kind, limit, level, mark), min(level, -refilled))
+        left -= self.held if kind == 0 else self.held_tokens
+        is_fresh = age <= MAX_FRESH_AGE
+        if not is_fresh:
+            left += refilled
+        if (is_newest and is_fresh) or left < bucket.level(now):
             bucket.fill_to(now, left)
-        elif left < bucket.level(now):
-            bucket.fill_to(now, left)
+            bucket.limit_debt(now)
+
+    def _note_mark(self, kind: int, mark: int, at: int, is_new: bool) -> bool:
+        """Returns whether the mark of a request that was admitted at an instant is the newest."""
+        total = self.total_requests if kind == 0 else self.total_tokens
+        if not is_new and not self.marks[kind] <= mark <= total:
+            return False
+        self.marks[kind], self.marked_at[kind] = min(mark, total), at
+        return True
+
+    def _later(self, kind: int, limit: int, level: int, mark: int) -> int:
+        """What was admitted after the request with a mark, or may reach upstream after it."""
+        if kind == 1:
+            return max(0, self.total_tokens - mark)
+        later = max(0, self.total_requests - mark)
+        if 2 * level > limit:
+            return later
+        # Of these, upstream may see some after the request of this response, although their
+        # marks are lower. That matters where little is left.
+        return max(later, self.in_flight - self.held)
 
 
 class GroupLaneScope(LaneScope[str]):

@@ -26,7 +26,7 @@ EVENTS = {
     "answer": "s",
     "release": "s",
     "known": "s",
-    "learn": "sipzip",
+    "learn": "sipzipi",
     "teach": "sipzp",
     "pause": "si",
     "slow_down": "si",

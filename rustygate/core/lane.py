@@ -65,6 +65,7 @@ class Lane(Budgets):
         pace: limits the rate after a 429, as long as no limits are known.
         pace_group: the lanes that may share a pace.
         totals: what was admitted so far. Each exchange keeps the value at its own admission.
+        request_quota, token_quota: what is known of the limits in responses.
     """
 
     known: bool = False
@@ -73,12 +74,12 @@ class Lane(Budgets):
     pace: Pace | None = None
     pace_group: PaceGroup = field(default_factory=PaceGroup)
     totals: AdmissionTotals = _NO_ADMISSIONS
+    request_quota: LearnedQuota = field(default_factory=LearnedQuota)
+    token_quota: LearnedQuota = field(default_factory=LearnedQuota)
     # How often in a row the lane was refused while upstream accepted others at its pace.
     _refusals: int = 0
     _last_update: AdmissionTotals = _NO_ADMISSIONS
     _unanswered: dict[int, tuple[int, int]] = field(default_factory=dict)
-    _request_quota: LearnedQuota = field(default_factory=LearnedQuota)
-    _token_quota: LearnedQuota = field(default_factory=LearnedQuota)
     _rate: "RateMeter" = field(default_factory=lambda: RateMeter(10 * SECOND))
     _recent_rate: "RateMeter" = field(default_factory=lambda: RateMeter(SECOND))
 
@@ -168,13 +169,13 @@ class Lane(Budgets):
         """Start the totals again, as those of a group. They do not count earlier admissions."""
         self.totals = self._last_update = _NO_ADMISSIONS
         self._unanswered.clear()
-        self._request_quota.restart()
-        self._token_quota.restart()
+        self.request_quota.restart()
+        self.token_quota.restart()
 
     def adopt(self, now: int, requests: "QuotaState", tokens: "QuotaState") -> None:
         """Use the limits, levels and periods that the group knows."""
-        self.requests = self._request_quota.adopt(self.requests, now, *requests)
-        self.tokens = self._token_quota.adopt(self.tokens, now, *tokens)
+        self.requests = self.request_quota.adopt(self.requests, now, *requests)
+        self.tokens = self.token_quota.adopt(self.tokens, now, *tokens)
 
     def pace_period(self, now: int) -> int:
         """Nanoseconds between two requests of the pace; 0 without one."""
@@ -188,8 +189,8 @@ class Lane(Budgets):
         return SavedLane(
             name,
             self.known,
-            self._request_quota.save(self.requests, now),
-            self._token_quota.save(self.tokens, now),
+            self.request_quota.save(self.requests, now),
+            self.token_quota.save(self.tokens, now),
             max(0, self.paused_until - now),
             None if self.throttle is None else self.throttle.save(now),
             self.pace_period(now),
@@ -199,8 +200,8 @@ class Lane(Budgets):
         """Begin with what was saved `elapsed` nanoseconds ago."""
         if saved.known:
             self.confirm_model()
-        self.requests = self._request_quota.restore(now, saved.requests, elapsed)
-        self.tokens = self._token_quota.restore(now, saved.tokens, elapsed)
+        self.requests = self.request_quota.restore(now, saved.requests, elapsed)
+        self.tokens = self.token_quota.restore(now, saved.tokens, elapsed)
         self.paused_until = now + max(0, saved.paused_for - elapsed)
         if saved.throttle is not None:
             self.throttle = Throttle.restored(now, *saved.throttle, elapsed)
@@ -229,7 +230,7 @@ class Lane(Budgets):
     @property
     def others_per_minute(self) -> Iterator[tuple[str, float]]:
         """What others take of each learned quota, in units."""
-        quotas = (self._request_quota, self.requests), (self._token_quota, self.tokens)
+        quotas = (self.request_quota, self.requests), (self.token_quota, self.tokens)
         for name, (quota, bucket) in zip(("requests", "tokens"), quotas, strict=True):
             if bucket is not None:
                 yield name, quota.others_per_minute(bucket)
@@ -253,7 +254,7 @@ class Lane(Budgets):
             or is_scarce(update.tokens, later[1])
         ):
             requests, tokens = self._overtaken(now, admitted)
-        self.requests = self._request_quota.update(
+        self.requests = self.request_quota.update(
             self.requests,
             update.requests,
             now,
@@ -261,7 +262,7 @@ class Lane(Budgets):
             admitted=admitted.requests,
             later=later[0] + requests,
         )
-        self.tokens = self._token_quota.update(
+        self.tokens = self.token_quota.update(
             self.tokens,
             update.tokens,
             now,
@@ -288,10 +289,10 @@ class Lane(Budgets):
                 requests += 1
                 tokens += cost
         at = admitted.at
-        self._request_quota.lower(
+        self.request_quota.lower(
             self.requests, update.requests, now, admitted_at=at, unanswered=requests
         )
-        self._token_quota.lower(self.tokens, update.tokens, now, admitted_at=at, unanswered=tokens)
+        self.token_quota.lower(self.tokens, update.tokens, now, admitted_at=at, unanswered=tokens)
 
     def _overtaken(self, now: int, admitted: AdmissionTotals) -> tuple[int, int]:
         """The requests and tokens that were admitted shortly before an exchange and have no
@@ -308,8 +309,8 @@ class Lane(Budgets):
 
     def count_refusal(self, admitted: AdmissionTotals, tokens: int) -> None:
         """Upstream refused a request of so many tokens, and so has not charged it."""
-        self._request_quota.count_refusal(admitted.requests, 1)
-        self._token_quota.count_refusal(admitted.tokens, tokens)
+        self.request_quota.count_refusal(admitted.requests, 1)
+        self.token_quota.count_refusal(admitted.tokens, tokens)
 
     @property
     def unanswered(self) -> Work:

@@ -21,7 +21,7 @@ from rustygate.core.saved_levels import SavedBucket, restore_bucket
 REORDERED_WITHIN = SECOND // 2
 
 # The level in a response that took no longer than this is used as it is.
-_MAX_FRESH_AGE = 10 * SECOND
+MAX_FRESH_AGE = 10 * SECOND
 
 
 def is_scarce(quota: Quota | None, later: int = 0) -> bool:
@@ -36,7 +36,7 @@ class LearnedQuota:
     """What is known of a quota from its reports, except for the bucket, which is the lane's."""
 
     __slots__ = (
-        "_low_at", "_lowest", "_others", "_period", "_refused", "_reserve", "_since"
+        "_left", "_low_at", "_lowest", "_others", "_period", "_refused", "_reserve", "_since"
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -50,6 +50,7 @@ class LearnedQuota:
         self._refused = 0
         # Units that are left to others.
         self._reserve = 0
+        self._left: int | None = None
 
     def __repr__(self) -> str:
         return f"<LearnedQuota {self._others}>"
@@ -80,15 +81,16 @@ class LearnedQuota:
             return bucket
         if is_scarce(quota):
             self._observe_others(bucket, quota.remaining, now, admitted_at, admitted)
-        elif self._others is not None:
+        elif self._others is not None or bucket.period != self._period:
             self._forget_others(bucket, now)
         age = now - admitted_at
         level = self._level(bucket, quota.remaining, admitted_at) - later
+        self._left = level - self._reserve
         if level < 0:
             # Upstream admits no more than it has: what goes beyond that is refused.
             level = max(level, -(age // bucket.period))
         level -= self._reserve
-        if age > _MAX_FRESH_AGE:
+        if age > MAX_FRESH_AGE:
             level = min(bucket.level(now), level + age // bucket.period)
         bucket.fill_to(now, level)
         if level < 0:
@@ -144,7 +146,7 @@ class LearnedQuota:
     def restart(self) -> None:
         """The totals of the lane start again, and with them the observation of others' use."""
         self._others, self._reserve, self._refused, self._since = None, 0, 0, 0
-        self._low_at = -MINUTE
+        self._low_at, self._left = -MINUTE, None
 
     def _level(self, bucket: TokenBucket, remaining: int, admitted_at: int) -> int:
         """The level that is reported for an exchange. If a lower one was reported for another
@@ -172,9 +174,16 @@ class LearnedQuota:
         """
         if bucket is not None and quota is not None and quota.remaining is not None:
             level = self._level(bucket, quota.remaining, admitted_at) - unanswered
+            self._left = level - self._reserve
             level = max(0, level) - self._reserve
             if level < bucket.level(now):
                 bucket.fill_to(now, level)
+
+    def take_left(self) -> int | None:
+        """What the last report left for the gate, even if the bucket's level is another one; None
+        if there was none since the last call, or one too old to say anything."""
+        left, self._left = self._left, None
+        return left
 
     def count_refusal(self, admitted: int, units: int) -> None:
         """Count a request of so many units that upstream refused.

@@ -139,7 +139,7 @@ def test_blocked_lane_holds_up_no_other() -> None:
     """Its quota is one request a second; the other lane gets all the rest."""
     clients = (Client("a", (0,), lane="slow"), Client("b", (1, 2), lane="fast"))
     run = Run([SECOND // 50, 5, -1, -1, -1], clients)
-    run.members[0].news = [["learn", "slow", 0, 60, 0, 0, SECOND]]
+    run.members[0].news = [["learn", "slow", 0, 60, 0, 0, SECOND, 0]]
     slow, fast = got(run.until(20 * SECOND), clients)
     assert 19 <= slow <= 20
     assert slow + fast >= 0.97 * 1005

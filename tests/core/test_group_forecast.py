@@ -41,7 +41,7 @@ class Group:
         self.members = [Member(f"m{number}", limits_of(scenario)) for number in range(3)]
         self.clients = clients_of(scenario.limits)
         self.members[0].news = [
-            ["learn", "m", kind, limit, 0, 0, -(-MINUTE // limit)]
+            ["learn", "m", kind, limit, 0, 0, -(-MINUTE // limit), 0]
             for kind, limit in enumerate(scenario.learned)
             if limit is not None
         ]

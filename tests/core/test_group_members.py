@@ -91,7 +91,7 @@ def test_member_that_registers_again_replaces_its_former_self() -> None:
 def test_admission_that_was_no_work_counts_for_its_lane_only() -> None:
     group = GroupScheduler()
     one = Caller(group, "one")
-    one.sync(0, news=[["learn", "m", 0, 60, 60, 0, SECOND], ["charge", "m", "c", 0]])
+    one.sync(0, news=[["learn", "m", 0, 60, 60, 0, SECOND, 0], ["charge", "m", "c", 0]])
     one.sync(1, news=[["waive", "c", 0]])
     assert level(group, 1) == 12
     assert group.lanes["m"].budgets.requests.level(1) == 59  # type: ignore[union-attr]
@@ -105,7 +105,7 @@ def test_teaching_sets_an_unknown_quota_and_only_lowers_a_known_one(
     one = Caller(group, "one")
     if known is not False:
         left = 40 if known else 10
-        one.sync(0, news=[["learn", "m", 0, 60, left, 0, SECOND]])
+        one.sync(0, news=[["learn", "m", 0, 60, left, 0, SECOND, 0]])
     one.sync(0, news=[["teach", "m", 0, 60, 20, SECOND]])
     assert group.lanes["m"].budgets.requests.level(0) == level_then  # type: ignore[union-attr]
 
@@ -148,8 +148,8 @@ def test_requests_of_others_without_a_response_count_where_little_is_left(
 ) -> None:
     group = GroupScheduler()
     one, other = Caller(group, "one"), Caller(group, "other")
-    one.sync(0, news=[["learn", "m", 0, 60, 50, 0, SECOND]])
+    one.sync(0, news=[["learn", "m", 0, 60, 50, 0, SECOND, 0]])
     other.sync(0, news=[["charge", "m", "c", 0]] * 3)
     one.sync(0, news=[["charge", "m", "c", 0], ["answer", "m"]])
-    one.sync(0, news=[["learn", "m", 0, 60, level_told, 4, SECOND]])
+    one.sync(0, news=[["learn", "m", 0, 60, level_told, 4, SECOND, 0]])
     assert group.lanes["m"].budgets.requests.level(0) == expected  # type: ignore[union-attr]

@@ -465,7 +465,7 @@ def test_float_counts_in_a_quota_that_is_learned_later() -> None:
     one = Caller(group, "one")
     one.sync(0, float=[["m", 6, 5]])
     keep = {"float": [["m", 6, 5]]}
-    one.sync(0, news=[["learn", "m", 0, 60, 30, 0, SECOND]], **keep)
+    one.sync(0, news=[["learn", "m", 0, 60, 30, 0, SECOND, 0]], **keep)
     requests = group.lanes["m"].budgets.requests
     assert requests is not None
     assert requests.level(0) == 24
@@ -507,9 +507,9 @@ def test_level_that_upstream_reports_is_as_of_its_mark() -> None:
     group = GroupScheduler()
     one = Caller(group, "one")
     one.sync(0, demand(5))
-    one.sync(0, news=[["learn", "m", 0, 60, 50, 2, SECOND]])
+    one.sync(0, news=[["learn", "m", 0, 60, 50, 2, SECOND, 0]])
     assert learned(group) == 47
-    one.sync(0, news=[["learn", "m", 0, 60, 55, 4, SECOND]])
+    one.sync(0, news=[["learn", "m", 0, 60, 55, 4, SECOND, 0]])
     assert learned(group) == 54
 
 
@@ -517,10 +517,10 @@ def test_older_mark_only_lowers() -> None:
     group = GroupScheduler()
     one = Caller(group, "one")
     one.sync(0, demand(5))
-    one.sync(0, news=[["learn", "m", 0, 60, 50, 4, SECOND]])
-    one.sync(0, news=[["learn", "m", 0, 60, 58, 3, SECOND]])
+    one.sync(0, news=[["learn", "m", 0, 60, 50, 4, SECOND, 0]])
+    one.sync(0, news=[["learn", "m", 0, 60, 58, 3, SECOND, 0]])
     assert learned(group) == 49
-    one.sync(0, news=[["learn", "m", 0, 60, 40, 3, SECOND]])
+    one.sync(0, news=[["learn", "m", 0, 60, 40, 3, SECOND, 0]])
     assert learned(group) == 38
 
 
@@ -528,21 +528,21 @@ def test_mark_of_an_earlier_life_does_not_outlast_it() -> None:
     group = GroupScheduler()
     one = Caller(group, "one")
     one.sync(0, demand(2))
-    one.sync(0, news=[["learn", "m", 0, 60, 50, 5000, SECOND]])
-    one.sync(0, news=[["learn", "m", 0, 60, 55, 5001, SECOND]])
+    one.sync(0, news=[["learn", "m", 0, 60, 50, 5000, SECOND, 0]])
+    one.sync(0, news=[["learn", "m", 0, 60, 55, 5001, SECOND, 0]])
     assert learned(group) == 50
-    one.sync(0, news=[["learn", "m", 0, 60, 55, 2, SECOND]])
+    one.sync(0, news=[["learn", "m", 0, 60, 55, 2, SECOND, 0]])
     assert learned(group) == 55
 
 
 def test_limits_that_change_much_make_the_flows_of_a_lane_equal() -> None:
     group = GroupScheduler()
     one = Caller(group, "one", [-1, -1, -1, -1, -1])
-    one.sync(0, news=[["learn", "m", 0, 10, 5, 0, 6 * SECOND]])
+    one.sync(0, news=[["learn", "m", 0, 10, 5, 0, 6 * SECOND, 0]])
     one.sync(0, demand(9, client="a"), demand(9, client="b"))
     lane = group.lanes["m"]
     assert max(flow.tag for flow in lane.busy[1]) >= 6 * SECOND
-    one.sync(SECOND, news=[["learn", "m", 0, 1000, 0, 5, 60 * MS]])
+    one.sync(SECOND, news=[["learn", "m", 0, 1000, 0, 5, 60 * MS, 0]])
     assert [flow.tag for flow in lane.busy[1]] == [0.0, 0.0]
 
 

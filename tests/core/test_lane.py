@@ -156,3 +156,39 @@ def test_response_to_an_older_exchange_lowers_the_level_by_later_ones_without_a_
     assert lane.requests.level(SECOND // 2) == 53
     lane.learn(SECOND // 2, older, update(60, 50))
     assert lane.requests.level(SECOND // 2) == 48
+
+
+def test_use_by_others_that_a_group_knows_of_ends_with_the_shortage() -> None:
+    lane = Lane()
+    lane.adopt(0, (600, 300, 8 * MINUTE // 600, 4 * MINUTE), (-1, -1, -1, 0))
+    lane.learn(SECOND, admit(lane, 0), update(600, 300))
+    assert dict(lane.others_per_minute) == {"requests": pytest.approx(525)}
+    lane.learn(SECOND, admit(lane, SECOND), update(600, 301))
+    assert dict(lane.others_per_minute) == {"requests": 0}
+
+
+def test_report_leaves_the_same_for_a_group_whatever_the_level_is() -> None:
+    """A group has admitted more meanwhile, and sets the level by itself."""
+    lane = Lane()
+    first = admit(lane, 0)
+    second = admit(lane, SECOND)
+    admit(lane, SECOND, 5)
+    lane.learn(20 * SECOND, second, update(60, 3))
+    assert lane.requests is not None
+    assert lane.requests.level(20 * SECOND) == 3 - 5 + 19
+    assert lane.request_quota.take_left() == 3 - 5
+    assert lane.request_quota.take_left() is None
+    lane.learn(20 * SECOND, first, update(60, 3))
+    assert lane.request_quota.take_left() is None
+
+
+def test_older_report_leaves_what_has_no_response() -> None:
+    lane = Lane()
+    first = admit(lane, 0)
+    second = admit(lane, 1)
+    lane.answer(second)
+    lane.learn(SECOND, second, update(60, 40))
+    assert lane.request_quota.take_left() == 40
+    admit(lane, SECOND, 3)
+    lane.learn(SECOND, first, update(60, 39))
+    assert lane.request_quota.take_left() == 39 - 3

@@ -1,7 +1,7 @@
 """Gates that share one quota, on a virtual clock."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import replace
 
 from rustygate.admission.admission import Admission
@@ -94,7 +94,12 @@ class GroupHarness:
                     self.errors.append(error)
                     return
 
-        self._demands += [asyncio.create_task(one()) for _ in range(depth)]
+        for _ in range(depth):
+            self.demand(one())
+
+    def demand(self, requests: Coroutine[object, object, None]) -> None:
+        """Send requests until the demand stops."""
+        self._demands.append(asyncio.create_task(requests))
 
     def trickle(self, client: str, gates: Iterable[int], interval_s: float) -> None:
         """Send a request of a client now and then, to one gate after another."""
@@ -105,7 +110,7 @@ class GroupHarness:
                     await asyncio.sleep(interval_s)
                     self.spawn(client, gate)
 
-        self._demands.append(asyncio.create_task(requests()))
+        self.demand(requests())
 
     def kill(self, gate: int) -> None:
         """A gate ends without a word, and its requests with it."""

@@ -231,15 +231,18 @@ class Trace:
             limit = random.choice([1, 3, 500, 90_000])
             period = random.choice([MINUTE // limit, SECOND // limit + 1])
             kind = 1 if limit >= 500 and random.random() < 0.5 else 0
-            values = [lane, kind, limit, random.randrange(limit + 1)]
+            left = random.randrange(limit + 1) - random.choice([0, 0, 0, 3 * limit])
+            values = [lane, kind, limit, left]
             if random.random() < 0.3:
                 member.news.append(["teach", *values, period])
             else:
-                mark = max(0, self.marks.get(lane, (0, 0))[kind] - random.randrange(5))
-                member.news.append(["learn", *values, mark, period])
+                behind = random.randrange(random.choice([5, 5, 5000]))
+                mark = max(0, self.marks.get(lane, (0, 0))[kind] - behind)
+                age = random.choice([0, 0, 100 * MS, SECOND, 40 * SECOND])
+                member.news.append(["learn", *values, mark, period, age])
         if random.random() < 0.06 * self.fault:
             member.news.append(["pause", lane, random.choice([1, 300 * MS, 3 * SECOND])])
-        if random.random() < 0.03 * self.fault:
+        if random.random() < 0.05 * self.fault:
             member.news.append(["slow_down", lane, random.choice([0, 2 * SECOND])])
         if random.random() < 0.2 * self.fault:
             member.news.append(["pace", lane, random.choice([0, SECOND // 9, SECOND // 90])])

@@ -299,26 +299,30 @@ class GroupDispatcher(Dispatcher):
         return waiter.lane_totals.at >= self._together_since
 
     def tell_quotas(self, waiter: Waiter, update: RateLimitUpdate) -> None:
-        """Report the levels that a response has set, as of the mark of its request."""
+        """Report the levels in a response, as of the mark of its request."""
         if self.local:
             return
         lane, admitted, now = waiter.lane.budgets, waiter.lane_totals, self.now()
         later = lane.totals.requests - admitted.requests, lane.totals.tokens - admitted.tokens
-        quotas = (update.requests, lane.requests), (update.tokens, lane.tokens)
-        for kind, (quota, bucket) in enumerate(quotas):
+        quotas = (
+            (update.requests, lane.requests, lane.request_quota),
+            (update.tokens, lane.tokens, lane.token_quota),
+        )
+        for kind, (quota, bucket, learned) in enumerate(quotas):
             if quota is None or bucket is None:
                 continue
             if quota.remaining is None:
                 self.tell("teach", waiter.lane.name, *_quota_of(kind, bucket, now))
-                continue
-            self.news.learn(
-                waiter.lane.name,
-                kind,
-                limit=bucket.burst,
-                level=bucket.level(now) + max(0, later[kind]),
-                mark=admitted[1 + kind],
-                period=bucket.period,
-            )
+            elif (left := learned.take_left()) is not None:
+                self.news.learn(
+                    waiter.lane.name,
+                    kind,
+                    limit=bucket.burst,
+                    level=left + later[kind],
+                    mark=admitted[1 + kind],
+                    period=bucket.period,
+                    age=now - admitted.at,
+                )
         self.urge(Urgency.LATER)
 
     def tell_pace(self, lane: LaneQueue) -> None:

@@ -35,12 +35,12 @@ class News:
             self._events.append(list(event))
 
     def learn(
-        self, lane: str, kind: int, *, limit: int, level: int, mark: int, period: int
+        self, lane: str, kind: int, *, limit: int, level: int, mark: int, period: int, age: int
     ) -> None:
         """What a response says about a lane's quota; see `GroupLane.learn`."""
         if not self.recording:
             return
-        event = ["learn", lane, kind, limit, level, mark, period]
+        event = ["learn", lane, kind, limit, level, mark, period, age]
         before = self._learned.get((lane, kind))
         if before is not None and before[5] > mark:
             self._events.append(event)

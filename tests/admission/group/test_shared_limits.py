@@ -1,6 +1,7 @@
 """What one gate of a group learns of upstream, or of a client's limits, holds for all of them."""
 
 import asyncio
+from random import Random
 
 import pytest
 
@@ -8,6 +9,7 @@ from rustygate.admission.admission import Admission
 from rustygate.core.bucket import MINUTE, SECOND
 from rustygate.core.clients import Limits
 from rustygate.core.rate_limit_headers import Quota, RateLimitUpdate
+from rustygate.exchange import Exchange
 from tests.support.group import GroupHarness, jain, run_group
 
 
@@ -20,16 +22,23 @@ class Upstream:
         self.refused: list[float] = []
 
     def respond(self, admission: Admission) -> None:
+        answer(admission, self.charge())
+
+    def charge(self) -> Quota | None:
+        """A request arrives; None: it is refused."""
         now = self.harness.now
         self.level += (now - self.at) * self.per_minute / 60
         self.level, self.at = min(self.per_minute, self.level), now
         if self.level < 1:
             self.refused.append(now)
-            admission.record_response(False, refused=True)
-            return
+            return None
         self.level -= 1
-        quota = Quota(self.per_minute, int(self.level))
-        admission.record_response(True, RateLimitUpdate(quota, None))
+        return Quota(self.per_minute, int(self.level))
+
+
+def answer(admission: Admission, quota: Quota | None) -> None:
+    update = None if quota is None else RateLimitUpdate(quota, None)
+    admission.record_response(quota is not None, update, refused=quota is None)
 
 
 @pytest.mark.parametrize("per_minute", [60, 600, 6000])
@@ -152,3 +161,63 @@ def test_lane_knowledge_survives_a_store_that_loses_its_state() -> None:
     harness = run_group(scenario, rate_limit=None, rate_limit_burst=5)
     assert harness.errors == []
     assert harness.total(22, 41) >= 0.95 * 10 * 19
+
+
+def test_late_response_at_one_gate_does_not_stop_the_others() -> None:
+    """Its levels are as old as its request, and the others have admitted much since."""
+
+    async def scenario(harness: GroupHarness) -> None:
+        upstream = Upstream(harness, 600)
+        upstream.level = 60
+
+        def respond(admission: Admission) -> None:
+            if admission.exchange.client == "slow":
+                answer(admission, Quota(600, 40))
+            else:
+                upstream.respond(admission)
+
+        harness.on_response = respond
+        await asyncio.sleep(1)
+        await harness.admit("a", 1, model="m")
+        harness.spawn("slow", 0, hold_s=60, model="m")
+        await asyncio.sleep(1)
+        harness.flood("a", 1, 10, model="m")
+        await asyncio.sleep(80)
+        assert upstream.refused == []
+
+    harness = run_group(scenario, rate_limit=None, rate_limit_burst=5)
+    assert harness.count("slow") == 1
+    assert harness.total(50, 60) == pytest.approx(100, abs=3)
+    assert harness.total(63, 73) == pytest.approx(100, abs=3)
+
+
+@pytest.mark.parametrize("times_s", [(0.5, 3), (12, 40)], ids=["seconds", "half a minute"])
+def test_learned_limit_is_used_in_full_although_responses_take_long(
+    times_s: tuple[float, float],
+) -> None:
+    """Upstream charges a request when it arrives, and reports the level then with its response."""
+    upstream: Upstream
+
+    async def send(harness: GroupHarness, gate: int, random: Random) -> None:
+        exchange = Exchange("a", "POST", "/v1/x", model="m", deadline=10**18)
+        while True:
+            async with harness.gates[gate].admission(exchange) as admission:
+                harness.admitted.append(("a", gate, harness.now))
+                await asyncio.sleep(random.uniform(0.005, 0.025))
+                quota = upstream.charge()
+                await asyncio.sleep(random.uniform(*times_s))
+                answer(admission, quota)
+
+    async def scenario(harness: GroupHarness) -> None:
+        nonlocal upstream
+        upstream = Upstream(harness, 600)
+        upstream.level = 60
+        await asyncio.sleep(1)
+        random = Random(1)
+        for number in range(int(15 * times_s[1])):
+            harness.demand(send(harness, number % 3, random))
+        await asyncio.sleep(100)
+
+    harness = run_group(scenario, rate_limit=None, rate_limit_burst=5)
+    assert len(upstream.refused) <= 3
+    assert 0.94 * 600 <= harness.total(41, 101) <= 1.06 * 600

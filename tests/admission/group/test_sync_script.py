@@ -13,7 +13,7 @@ from rustygate.admission.group.redis_store import SCRIPT_PARTS, load_script
 from rustygate.core.group_call import CallError
 from rustygate.core.group_scheduler import GroupScheduler
 from tests.conftest import StartRedis
-from tests.support.group_traces import MS, SECOND, Call, Trace
+from tests.support.group_traces import MINUTE, MS, SECOND, Call, Trace
 from tests.support.redis import NONE_INSTALLED, SERVERS, RedisServer
 from tests.support.sync_script import SyncScript, first_difference
 
@@ -150,6 +150,49 @@ def test_long_running_group_restarts_its_time(script: SyncScript) -> None:
         clock += 50 * MS
         assert script.sync(call, clock) == scheduler.sync(call, clock), seq
     assert clock > 2**51 + SECOND
+
+
+@pytest.mark.parametrize(
+    ("reports", "level"),
+    [
+        ([[60, 10, 1, 0]], 0),
+        ([[60, 10, 1, 4 * SECOND]], -4),
+        ([[60, 10, 1, 10 * SECOND]], -10),
+        ([[60, 10, 1, 10 * SECOND + 1]], 0),
+        ([[60, -5, 500, 0]], -5),
+        ([[60, -500, 500, 0]], -60),
+        ([[60, 40, 500, 0], [600, 5, 1, SECOND // 2 + 1]], 40),
+        ([[60, 40, 500, 0], [60, 20, 490, SECOND // 2]], 10),
+        ([[600, -500, 500, 0], [60, 50, 501, 0]], -60),
+    ],
+    ids=[
+        "refused", "refilled", "just fresh", "late", "left to others", "debt", "far behind",
+        "overtaken", "smaller limit",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("kind", [0, 1], ids=["requests", "tokens"])
+def test_debts_of_a_lane_are_the_same(
+    script: SyncScript, kind: int, reports: list[list[int]], level: int
+) -> None:
+    """See tests/core/test_group_learning.py."""
+    news: list[list[Any]] = [["known", "gpt"]]
+    news += [["charge", "gpt", "app", kind], ["answer", "gpt"], ["release", "app"]] * 500
+    for limit, left, mark, age in reports:
+        news.append(["learn", "gpt", kind, limit, left, mark, MINUTE // limit, age])
+    call = a_call(news=news, demand=[demand(0)])
+    reply = script.sync(call, 0)
+    assert reply == GroupScheduler().sync(call, 0)
+    assert reply["lanes"][0][2 + kind][1] == level
+
+
+def test_debt_that_a_member_brings_is_the_same(script: SyncScript) -> None:
+    scheduler = GroupScheduler()
+    for seq, (left, level) in enumerate([(-20, -20), (-5000, -60)], start=1):
+        news = [["teach", "gpt", 0, 60, left, SECOND]]
+        call = a_call(seq=seq, news=news, demand=[demand(0)])
+        reply = script.sync(call, 0)
+        assert reply == scheduler.sync(call, 0)
+        assert reply["lanes"][0][2][1] == level
 
 
 def test_server_clock_is_used(script: SyncScript) -> None:

@@ -52,6 +52,8 @@ local MIN_RATE_PERIOD = SECOND / 2
 local HALF_LIFE = 10 * SECOND
 local EQUAL_PART = 1 / 11
 local MAX_FLOAT = 256
+local REORDERED_WITHIN = SECOND / 2
+local MAX_FRESH_AGE = 10 * SECOND
 local TTL = 600
 local REBASE_AT, REBASE_BY = 2 ^ 51, 2 ^ 50
 local MAX_IDLE = 1000
@@ -149,6 +151,10 @@ end
 
 function amounts.fill_to(bucket, now, units)
   bucket.full_at = now + (bucket.burst - units) * bucket.period
+end
+
+function amounts.limit_debt(bucket, now)
+  bucket.full_at = min(bucket.full_at, now + 2 * bucket.burst * bucket.period)
 end
 
 function amounts.resize(bucket, now, period)
@@ -263,7 +269,7 @@ function amounts.budgets_settle(budgets, now, estimated, actual)
   local bucket = budgets.tokens
   if bucket then
     amounts.bucket_give_back(bucket, token_charge(budgets, estimated) - actual)
-    bucket.full_at = min(bucket.full_at, now + 2 * bucket.burst * bucket.period)
+    amounts.limit_debt(bucket, now)
   end
 end
 
@@ -284,10 +290,11 @@ function amounts.set_limit(budgets, now, kind, period, burst)
     bucket = amounts.new_bucket(period, burst)
     bucket.held = kind == 0 and budgets.held or budgets.held_tokens
   elseif bucket.burst ~= burst then
-    -- Neither a debt nor new units come of it.
+    -- Neither a debt nor new units come of it. A debt to a larger limit is reduced.
     local units = min(amounts.level(bucket, now), burst)
     bucket.period, bucket.burst = period, burst
     amounts.fill_to(bucket, now, units)
+    amounts.limit_debt(bucket, now)
   elseif bucket.period ~= period then
     amounts.resize(bucket, now, period)
   end
@@ -328,24 +335,41 @@ end
 function amounts.new_lane_budgets(slots)
   return {
     slots = slots, in_flight = 0, known = 0, paused_until = 0, paced_until = 0,
-    total_requests = 0, total_tokens = 0, marks = {0, 0}, held = 0, held_tokens = 0,
+    total_requests = 0, total_tokens = 0, marks = {0, 0}, marked_at = {0, 0},
+    held = 0, held_tokens = 0,
     rate = {started = 0, last_span = 0, count = 0, last_count = 0},
   }
 end
 
-function amounts.learn(budgets, now, kind, limit, left, mark, period)
+function amounts.note_mark(budgets, kind, mark, at, is_new)
   local total = kind == 0 and budgets.total_requests or budgets.total_tokens
+  if not is_new and not (budgets.marks[kind + 1] <= mark and mark <= total) then return false end
+  budgets.marks[kind + 1], budgets.marked_at[kind + 1] = min(mark, total), at
+  return true
+end
+
+function amounts.later(budgets, kind, limit, left, mark)
+  if kind == 1 then return max(0, budgets.total_tokens - mark) end
+  local later = max(0, budgets.total_requests - mark)
+  if 2 * left > limit then return later end
+  return max(later, budgets.in_flight - budgets.held)
+end
+
+function amounts.learn(budgets, now, kind, limit, left, mark, period, age)
   local is_new = not budgets[kind == 0 and "requests" or "tokens"]
+  local is_newest = amounts.note_mark(budgets, kind, mark, now - age, is_new)
+  if not is_newest and budgets.marked_at[kind + 1] - (now - age) > REORDERED_WITHIN then return end
   local bucket = amounts.set_limit(budgets, now, kind, period, limit)
   budgets.pace = nil
-  local later = max(0, total - mark)
-  if kind == 0 and 2 * left <= limit then later = max(later, budgets.in_flight - budgets.held) end
-  left = left - later - (kind == 0 and budgets.held or budgets.held_tokens)
-  if is_new or (budgets.marks[kind + 1] <= mark and mark <= total) then
-    budgets.marks[kind + 1] = min(mark, total)
+  local refilled = divide(age, period)
+  -- Upstream admits no more than it has: what goes beyond that is refused.
+  left = max(left - amounts.later(budgets, kind, limit, left, mark), min(left, -refilled))
+  left = left - (kind == 0 and budgets.held or budgets.held_tokens)
+  local is_fresh = age <= MAX_FRESH_AGE
+  if not is_fresh then left = left + refilled end
+  if (is_newest and is_fresh) or left < amounts.level(bucket, now) then
     amounts.fill_to(bucket, now, left)
-  elseif left < amounts.level(bucket, now) then
-    amounts.fill_to(bucket, now, left)
+    amounts.limit_debt(bucket, now)
   end
 end
 
@@ -353,9 +377,9 @@ function amounts.teach(budgets, now, kind, limit, left, period)
   local bucket = budgets[kind == 0 and "requests" or "tokens"]
   if not bucket then
     local total = kind == 0 and budgets.total_requests or budgets.total_tokens
-    amounts.learn(budgets, now, kind, limit, left, total, period)
+    amounts.learn(budgets, now, kind, limit, left, total, period, 0)
   elseif left < amounts.level(bucket, now) then
     amounts.fill_to(bucket, now, left)
+    amounts.limit_debt(bucket, now)
   end
 end
-

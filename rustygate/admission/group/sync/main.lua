@@ -194,6 +194,7 @@ function whole.shift_lane(lane)
   lane.used, lane.reset_at = lane.used - REBASE_BY, lane.reset_at - REBASE_BY
   budgets.paused_until = budgets.paused_until - REBASE_BY
   budgets.paced_until = budgets.paced_until - REBASE_BY
+  for kind, at in ipairs(budgets.marked_at) do budgets.marked_at[kind] = at - REBASE_BY end
   budgets.rate.started = budgets.rate.started - REBASE_BY
   if budgets.throttle then
     budgets.throttle.slowed_at = budgets.throttle.slowed_at - REBASE_BY

@@ -168,9 +168,9 @@ local function renew_order(lane, now)
   end
 end
 
-function on.learn(_, now, lane, kind, limit, left, mark, period)
+function on.learn(_, now, lane, kind, limit, left, mark, period, age)
   local scope = lane_of(lane)
-  amounts.learn(scope.budgets, now, kind, limit, left, mark, period)
+  amounts.learn(scope.budgets, now, kind, limit, left, mark, period, age)
   renew_order(scope, now)
   scheduler.touch(scope)
 end

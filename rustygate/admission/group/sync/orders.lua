@@ -207,6 +207,7 @@ function store.save_lane(lane)
     rate.started, rate.last_span, rate.count, rate.last_count,
     lane.awake, lane.flows, lane.generation, lane.busy[1], lane.busy[2], lane.busy[3],
     lane.used, lane.reset_at, lane.periods[1], lane.periods[2],
+    budgets.marked_at[1], budgets.marked_at[2],
   })
   for index = 1, 3 do
     local groups = {}
@@ -257,6 +258,7 @@ function store.load_lane(blob)
   lane.awake, lane.flows, lane.generation = list[15], list[16], list[17]
   lane.busy = {list[18], list[19], list[20]}
   lane.used, lane.reset_at, lane.periods = list[21], list[22], {list[23], list[24]}
+  budgets.marked_at = {list[25], list[26]}
   lane.depths = {}
   for index = 1, 3 do
     list, at = blobs.get_list(blob, at)
