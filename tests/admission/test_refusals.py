@@ -226,3 +226,22 @@ def test_refusal_at_the_deadline_names_the_client_whose_slots_are_in_use() -> No
         await asyncio.gather(*holders)
 
     run_scenario(scenario, rate_limit=None, concurrency_limit=5)
+
+
+@pytest.mark.parametrize("owner", ["lane", "client"])
+def test_refusal_shows_at_most_100_characters_of_a_name(owner: str) -> None:
+    name = "n" * 150
+
+    async def scenario(harness: Harness) -> None:
+        if owner == "client":
+            harness.gate.limit_clients({name: Limits(requests_per_second=0.01, burst=1)})
+        else:
+            set_rate_limit(harness, rate_limit(1, 1), model=name)
+        await run_ready_tasks()
+        await harness.admit(name, model=name)
+        with pytest.raises(QueueTimeout) as caught:
+            await harness.admit(name, model=name)
+        assert str(caught.value).count("n" * 100) == 1
+        assert "n" * 101 not in str(caught.value)
+
+    run_scenario(scenario, rate_limit=None, rate_limit_timeout=2)

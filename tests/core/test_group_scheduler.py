@@ -445,6 +445,17 @@ def test_all_members_together_hold_at_most_half_of_a_small_burst() -> None:
     assert held == [[["m", 1, 0, 0, 0]], [], []]
 
 
+@pytest.mark.parametrize(("members", "lent"), [(1, 2), (2, 1), (3, 1)])
+def test_member_holds_its_part_of_half_the_tokens_but_may_hold_one(
+    members: int, lent: int
+) -> None:
+    group = GroupScheduler()
+    callers = [Caller(group, name, [-1, -1, 100, -1, -1]) for name in "abc"[:members]]
+    for caller in callers:
+        caller.sync(0)
+    assert callers[0].sync(0, float=[["m", 5, 20]])["floats"] == [["m", lent, 20, 0, 0]]
+
+
 def test_burst_of_one_is_not_lent() -> None:
     one = Caller(GroupScheduler(), "one", [PERIOD, 1, -1, -1, -1])
     assert one.sync(0, float=[["m", 1, 0]])["floats"] == []

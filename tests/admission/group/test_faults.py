@@ -7,6 +7,7 @@ from copy import deepcopy
 
 import pytest
 
+from rustygate.admission.group.dispatcher import GroupDispatcher
 from rustygate.admission.group.local_store import Fault
 from tests.support.group import GroupHarness, jain, run_group
 
@@ -310,3 +311,31 @@ def test_draining_member_holds_its_slots_until_its_exchanges_end() -> None:
         assert len(harness.group.scheduler.members) == 2
 
     run_group(scenario, rate_limit=None, concurrency_limit=1)
+
+
+def test_admission_that_is_undone_while_a_gate_joins_again_costs_nothing() -> None:
+    """The gate still admits by itself, and already tells the group what happens."""
+
+    async def scenario(harness: GroupHarness) -> None:
+        holder = harness.spawn("a", 0, hold_s=1000, model="m")
+        await asyncio.sleep(1)
+        waiter = harness.spawn("a", 0, model="m")
+        harness.stores[0].fault = Fault.REFUSE
+        await asyncio.sleep(1)
+        harness.stores[0].fault = None
+        dispatcher = harness.gates[0].dispatcher
+        assert isinstance(dispatcher, GroupDispatcher)
+        while not dispatcher.news.recording:
+            await asyncio.sleep(0.0001)
+        assert dispatcher.local
+        # Its slot is granted to a waiter that has just been cancelled.
+        holder.cancel()
+        waiter.cancel()
+        await asyncio.sleep(1)
+        group = harness.group.scheduler
+        assert (group.own.in_flight, list(group.lanes)) == (0, [])
+        # A gate that was alone begins at 0.
+        assert group.own.requests is not None
+        assert group.own.requests.level(harness.group.now()) == 0
+
+    run_group(scenario, gates=1, rate_limit=0.01, rate_limit_burst=5, concurrency_limit=1)

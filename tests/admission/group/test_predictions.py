@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from rustygate.core.bucket import SECOND
+from rustygate.core.clients import Limits
 from rustygate.errors import QueueTimeout
 from rustygate.exchange import Exchange
 from tests.support.group import GroupHarness, run_group
@@ -99,6 +100,27 @@ def test_request_behind_the_backlog_of_another_gate_is_refused_on_arrival() -> N
         await harness.admit("b", 1, deadline=harness.gates[1].now() + 10 * SECOND)
 
     run_group(scenario, gates=2, rate_limit=10, rate_limit_burst=2)
+
+
+def test_request_behind_its_clients_own_limits_is_refused_on_arrival() -> None:
+    """What the client has waiting at another gate counts."""
+
+    async def scenario(harness: GroupHarness) -> None:
+        for gate in harness.gates:
+            limits = {"a": Limits(requests_per_second=1, burst=1)}
+            gate.limit_clients(limits, {"a": 1.0}, version=1)
+        await asyncio.sleep(1)
+        for _ in range(41):
+            harness.spawn("a", 0)
+        harness.spawn("a", 1)
+        await asyncio.sleep(1)
+        began = harness.now
+        with pytest.raises(QueueTimeout) as refusal:
+            await harness.admit("a", 1, deadline=harness.gates[1].now() + 10 * SECOND)
+        assert harness.now == began
+        assert refusal.value.retry_after_ms == pytest.approx(40_000, rel=0.1)
+
+    run_group(scenario, gates=2, rate_limit=100, rate_limit_burst=10)
 
 
 def test_backlog_that_was_served_meanwhile_refuses_nobody() -> None:
