@@ -10,6 +10,7 @@ import pytest
 from rustygate.admission.group.dispatcher import GroupDispatcher
 from rustygate.admission.group.local_store import Fault
 from tests.support.group import GroupHarness, jain, run_group
+from tests.support.waiting import until
 
 RATE = 40
 SETTINGS = {"rate_limit": RATE, "rate_limit_burst": 2}
@@ -325,8 +326,8 @@ def test_admission_that_is_undone_while_a_gate_joins_again_costs_nothing() -> No
         harness.stores[0].fault = None
         dispatcher = harness.gates[0].dispatcher
         assert isinstance(dispatcher, GroupDispatcher)
-        while not dispatcher.news.recording:
-            await asyncio.sleep(0.0001)
+        harness.group.delay_s = 0.01
+        await until(lambda: dispatcher.news.recording)
         assert dispatcher.local
         # Its slot is granted to a waiter that has just been cancelled.
         holder.cancel()
