@@ -15,7 +15,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -23,16 +23,10 @@ from statistics import quantiles
 from tempfile import TemporaryDirectory
 
 from scripts.benchmarks.admission import BUILT_IN, LIMITERS
-from scripts.benchmarks.contenders import (
-    FLOOR,
-    GATE,
-    Contender,
-    Side,
-    direct,
-    gate_environ,
-    ours,
-    peer,
-)
+from scripts.benchmarks.contenders import Side, direct, floor_and_gate, gate_environ, peer
+from scripts.benchmarks.flood import flood
+from scripts.benchmarks.group_cost import group
+from scripts.benchmarks.instructions import instructions
 from scripts.benchmarks.load import (
     HOST,
     MeasurementFailed,
@@ -42,16 +36,28 @@ from scripts.benchmarks.load import (
     send_requests,
     upload,
 )
+from scripts.benchmarks.memory import memory
 from scripts.benchmarks.peers import PEERS
 from scripts.benchmarks.pictures import chart
-from scripts.benchmarks.processes import cpu_s, free_port, pinned, process, rss_mb
+from scripts.benchmarks.processes import (
+    LOAD_CORE,
+    TEST_CORE,
+    cpu_s,
+    free_port,
+    pinned,
+    process,
+)
 from scripts.benchmarks.report import CPU_PER, Report
-from scripts.benchmarks.run import QUICK, Effort, Figures, Measures, Run
+from scripts.benchmarks.run import QUICK, Effort, Figures, Run, each
+from scripts.benchmarks.summary import CHARTS, SUMMARY, costs
+from scripts.benchmarks.wire import BODY, SHORT_STREAM_EVENTS, stream_body
 
-LOAD_CORE, TEST_CORE = 0, (os.cpu_count() or 1) - 1
 PAUSE_US = 20_000
 SOCKETS = 50
-CLIENT_COUNT = 1000
+# Short streams, at the pace of a fast model.
+SHORT_STREAM_CONNECTIONS = 32
+SHORT_STREAMS = f"{SHORT_STREAM_CONNECTIONS} connections, streams of {SHORT_STREAM_EVENTS} events"
+SHORT_STREAM = stream_body(SHORT_STREAM_EVENTS, pause_us=2000)
 LARGE_MIB = 64
 
 # If the core was busy for a smaller share of the time, it did not limit the requests per second.
@@ -71,31 +77,30 @@ def percentiles(name: str, times_ns: list[int]) -> Figures:
     return {f"{name}p50 ms": cuts[49] / 1e6, f"{name}p99 ms": cuts[98] / 1e6}
 
 
-def each(sides: list[Side], measure: Callable[[Side], Figures]) -> Measures:
-    return {side.name: partial(measure, side) for side in sides}
-
-
 def requests(run: Run) -> None:
-    """Requests with short responses, one at a time on each connection."""
+    """Requests with short responses, or short streams, one at a time on each connection."""
 
-    def measure(side: Side) -> Figures:
+    def measure(what: str, content: bytes, side: Side) -> Figures:
         with cpu_of(side) as cpu_used:
-            results = asyncio.run(
-                send_requests(side.port, side.headers, connections, run.effort.seconds)
-            )
+            sent = send_requests(side.port, side.headers, connections, run.effort.seconds, content)
+            results = asyncio.run(sent)
             cpu = cpu_used()
         number, took = len(results.latencies), results.took_s
-        figures = {"requests/s": number / took} | percentiles("", results.latencies)
+        figures = {f"{what}s/s": number / took} | percentiles("", results.latencies)
         if not side.pid:
             return figures
         # If the load did not keep the core busy, what it could do is calculated.
         per_core = number / (took if cpu > took * SATURATED else cpu)
-        cpu_figures = {f"{CPU_PER}request": cpu / number * 1e6, "requests/s of a core": per_core}
+        cpu_figures = {f"{CPU_PER}{what}": cpu / number * 1e6, f"{what}s/s of a core": per_core}
         return cpu_figures | figures
 
     with run.sides() as sides:
         for connections in run.effort.connections:
-            run.alternate("requests", f"{connections} connections", each(sides, measure))
+            of_requests = each(sides, partial(measure, "request", BODY))
+            run.alternate("requests", f"{connections} connections", of_requests)
+        connections = SHORT_STREAM_CONNECTIONS
+        of_streams = each(sides, partial(measure, "short stream", SHORT_STREAM))
+        run.alternate("requests", SHORT_STREAMS, of_streams)
 
 
 def streams(run: Run) -> None:
@@ -189,73 +194,13 @@ def printed(*arguments: str, **environ: str) -> str:
     return done.stdout
 
 
-def memory(run: Run) -> None:
-    """Resident memory of new processes: idle, with many streams or waiters, after a load."""
-
-    def with_streams(contender: Contender) -> Figures:
-        with contender.start() as side:
-            idle, during = asyncio.run(memory_with_streams(side, events=20))
-            asyncio.run(send_requests(side.port, side.headers, 32, run.effort.seconds))
-            return {
-                "MB idle": idle,
-                "KB per stream": (during - idle) / CLIENT_COUNT * 1000,
-                "MB after load": rss_mb(side.pid),
-            }
-
-    def with_waiters(contender: Contender) -> Figures:
-        with contender.start() as side:
-            idle, during = asyncio.run(memory_with_streams(side, events=0))
-            return {"KB per waiter": (during - idle) / CLIENT_COUNT * 1000}
-
-    measures = {each.name: partial(with_streams, each) for each in run.contenders[1:]}
-    run.alternate("memory", f"{CLIENT_COUNT:,} streams", measures, warm_up=0)
-    slow = {"RATE_LIMIT": "10", "RATE_LIMIT_BURST": "1", "RATE_LIMIT_TIMEOUT": "600"}
-    gate = ours(GATE, TEST_CORE, "rustygate", run.gate | slow)
-    run.alternate(
-        "memory", f"{CLIENT_COUNT:,} waiters", {GATE: partial(with_waiters, gate)}, warm_up=0
+SECTIONS: dict[str, Callable[[Run], None]] = {
+    section.__name__: section
+    for section in (
+        *(instructions, requests, streams, frames, bodies),
+        *(admission, memory, group, flood),
     )
-
-
-async def memory_with_streams(side: Side, events: int) -> tuple[float, float]:
-    """Memory in MB, idle and with all clients connected; events come 200 ms apart."""
-    idle = rss_mb(side.pid)
-    streams = asyncio.create_task(
-        read_streams(side.port, side.headers, CLIENT_COUNT, events, 200_000)
-    )
-    await asyncio.sleep(3)
-    during = rss_mb(side.pid)
-    if not events:
-        streams.cancel()
-    with suppress(asyncio.CancelledError):
-        await streams
-    return idle, during
-
-
-SECTIONS = {each.__name__: each for each in (requests, streams, frames, bodies, admission, memory)}
-
-# The rows of the summary.
-SUMMARY = (
-    ("requests", "32 connections", f"{CPU_PER}request"),
-    ("requests", "32 connections", "requests/s of a core"),
-    ("requests", "1 connections", "added p50 ms"),
-    ("streams", "200 streams", f"{CPU_PER}event"),
-    ("streams", "200 streams", "added event p99 ms"),
-    ("streams", "1,000 streams", "intact %"),
-    ("frames", f"{SOCKETS} sockets", f"{CPU_PER}frame"),
-    ("bodies", f"{LARGE_MIB} MiB download", f"{CPU_PER}MB"),
-    ("bodies", f"{LARGE_MIB} MiB upload", f"{CPU_PER}MB"),
-    ("admission", "0 waiters", f"{CPU_PER}admission"),
-    ("admission", "1,000 waiters", f"{CPU_PER}admission"),
-    ("admission", "100,000 waiters", f"{CPU_PER}admission"),
-    ("memory", f"{CLIENT_COUNT:,} streams", "MB idle"),
-    ("memory", f"{CLIENT_COUNT:,} streams", "KB per stream"),
-    ("memory", f"{CLIENT_COUNT:,} waiters", "KB per waiter"),
-)
-
-CHARTS = (
-    ("events", "CPU microseconds per event", "streams", f"{CPU_PER}event"),
-    ("admission", "CPU microseconds per admission", "admission", f"{CPU_PER}admission"),
-)
+}
 
 
 def bench(effort: Effort, sections: list[str], peers: bool) -> Report:
@@ -267,13 +212,13 @@ def bench(effort: Effort, sections: list[str], peers: bool) -> Report:
     command = (sys.executable, "-m", "scripts.benchmarks.upstream")
     with TemporaryDirectory() as scratch, process(LOAD_CORE, command, {}, port):
         gate = gate_environ(upstream, Path(scratch))
+        others = PEERS if peers else ()
         contenders = [
             direct(port),
-            ours(FLOOR, TEST_CORE, "scripts.benchmarks.floor", {"UPSTREAM": upstream}),
-            ours(GATE, TEST_CORE, "rustygate", gate),
-            *(peer(each, TEST_CORE, upstream) for each in PEERS if peers),
+            *floor_and_gate(upstream, gate),
+            *(peer(each, upstream) for each in others),
         ]
-        run = Run(effort, contenders, gate)
+        run = Run(effort, contenders, upstream, gate, others)
         if peers:
             run.install_limiters()
         for section in sections:
@@ -284,7 +229,7 @@ def bench(effort: Effort, sections: list[str], peers: bool) -> Report:
 def draw(report: Report, folder: Path) -> None:
     """Write the charts for which there are figures, and the table as Markdown."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "table.md").write_text(report.markdown())
+    (folder / "table.md").write_text(f"{report.markdown()}\n{costs(report)}\n")
     for name, title, section, metric in CHARTS:
         if lines := report.lines(section, metric):
             x_label = "waiters" if section == "admission" else section
@@ -321,7 +266,7 @@ def main() -> None:
         seconds=options.seconds or effort.seconds,
     )
     report = bench(effort, options.only, options.peers)
-    print(f"\n{report.markdown()}\n## Summary\n\n{report.markdown(SUMMARY)}")
+    print(f"\n{report.markdown()}\n## Summary\n\n{report.markdown(SUMMARY)}\n{costs(report)}")
     if options.json:
         options.json.write_text(json.dumps(report.as_json(), indent=1))
     if options.pictures:

@@ -6,9 +6,10 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from scripts.benchmarks.peers import CACHE, Launch, Peer, install_once
-from scripts.benchmarks.processes import free_port, process
+from scripts.benchmarks.processes import TEST_CORE, free_port, process
 from scripts.benchmarks.wire import KEY
 
 DIRECT, FLOOR, GATE = "direct", "floor", "RustyGate"
@@ -61,7 +62,11 @@ def write_clients(scratch: Path) -> Path:
 
 
 def gate_environ(upstream: str, scratch: Path) -> dict[str, str]:
-    """The gate's environment: all features on, and limits that are never reached."""
+    """The gate's environment: all features on, and limits that are never reached.
+
+    The features are client keys, metrics, a log line per exchange, and, with the DATA_DIR that
+    `ours` adds, the usage record in SQLite.
+    """
     return {
         "OPENAI_API_KEY": "sk-upstream",
         "OPENAI_BASE_URL": f"{upstream}/v1",
@@ -72,16 +77,28 @@ def gate_environ(upstream: str, scratch: Path) -> dict[str, str]:
     }
 
 
-def ours(name: str, core: int, module: str, environ: Mapping[str, str]) -> Contender:
-    """A contender that runs a module of this repository."""
+def ours(name: str, module: str, environ: Mapping[str, str]) -> Contender:
+    """A contender that runs a module of this repository, each time with a new DATA_DIR."""
 
     @contextmanager
     def start() -> Iterator[Side]:
         port = free_port()
-        with process(core, (sys.executable, "-m", module), environ, port) as pid:
-            yield Side(name, port, pid)
+        with TemporaryDirectory() as data:
+            variables = {**environ, "DATA_DIR": data}
+            with process(TEST_CORE, (sys.executable, "-m", module), variables, port) as pid:
+                yield Side(name, port, pid)
 
     return Contender(name, start)
+
+
+FLOOR_MODULE, GATE_MODULE = "scripts.benchmarks.floor", "rustygate"
+
+
+def floor_and_gate(upstream: str, gate: Mapping[str, str]) -> list[Contender]:
+    return [
+        ours(FLOOR, FLOOR_MODULE, {"UPSTREAM": upstream}),
+        ours(GATE, GATE_MODULE, gate),
+    ]
 
 
 def direct(port: int) -> Contender:
@@ -92,16 +109,16 @@ def direct(port: int) -> Contender:
     return Contender(DIRECT, start)
 
 
-def peer(each: Peer, core: int, upstream: str) -> Contender:
-    """A contender that is installed when it first starts."""
+def peer(each: Peer, upstream: str, quota: int | None = None) -> Contender:
+    """A contender that is installed when it first starts; a quota is in requests a second."""
 
     @contextmanager
     def start() -> Iterator[Side]:
         home = CACHE / each.name
         install_once(home, each.version, each.install)
         port = free_port()
-        launch: Launch = each.start(home, port, upstream)
-        with process(core, launch.command, launch.environ, port, PEER_START_TIMEOUT_S) as pid:
+        launch: Launch = each.start(home, port, upstream, quota)
+        with process(TEST_CORE, launch.command, launch.environ, port, PEER_START_TIMEOUT_S) as pid:
             yield Side(each.name, port, pid, launch.headers, each.any_path)
 
     return Contender(each.name, start)

@@ -27,6 +27,8 @@ from scripts.benchmarks.wire import (
 HOST = "127.0.0.1"
 # A response that takes longer counts as lost.
 TIMEOUT_S = 10
+# How long requests one after another may take, under a tool that slows the side down.
+IN_TURN_TIMEOUT_S = 300
 # Long enough for the part of an event after its timestamp, or for the end of a stream.
 TAIL = 64
 
@@ -97,13 +99,13 @@ def is_complete(response: bytes) -> bool:
 
 
 async def send_requests(
-    port: int, headers: str, connections: int, seconds: float
+    port: int, headers: str, connections: int, seconds: float, content: bytes = BODY
 ) -> RequestResults:
     """Keep one request in flight on each connection. Raises MeasurementFailed."""
     loop = asyncio.get_running_loop()
     results = RequestResults()
     began = monotonic_ns()
-    payload = request(BODY, headers)
+    payload = request(content, headers)
 
     async def client() -> None:
         end = began + int(seconds * 1e9)
@@ -115,6 +117,65 @@ async def send_requests(
     await run_clients([client] * connections, seconds)
     results.took_s = (monotonic_ns() - began) / 1e9
     return results
+
+
+async def send_in_turn(port: int, payload: bytes, number: int) -> None:
+    """Send a number of requests on one connection, each after the whole response to the one
+    before. Raises MeasurementFailed."""
+
+    async def client() -> None:
+        reader, writer = await asyncio.open_connection(HOST, port)
+        for _ in range(number):
+            writer.write(payload)
+            await read_response(reader)
+        writer.close()
+
+    await run_clients([client], IN_TURN_TIMEOUT_S)
+
+
+async def hold_requests(port: int, payload: bytes, number: int) -> None:
+    """Send requests on as many connections, and keep them open until cancelled."""
+
+    async def client() -> None:
+        reader, writer = await asyncio.open_connection(HOST, port)
+        writer.write(payload)
+        try:
+            await read_response(reader)
+        finally:
+            writer.close()
+
+    await run_clients([client] * number, IN_TURN_TIMEOUT_S)
+
+
+async def send_paced(port: int, headers: str, per_second: float, seconds: float) -> int:
+    """Send requests at a pace on one connection; returns their number."""
+    payload = request(BODY, headers)
+    number = round(per_second * seconds)
+    loop = asyncio.get_running_loop()
+
+    async def client() -> None:
+        reader, writer = await asyncio.open_connection(HOST, port)
+        began = loop.time()
+        for sent in range(number):
+            await asyncio.sleep(began + sent / per_second - loop.time())
+            writer.write(payload)
+            await read_response(reader)
+        await asyncio.sleep(began + seconds - loop.time())
+        writer.close()
+
+    await run_clients([client], seconds)
+    return number
+
+
+async def read_response(reader: asyncio.StreamReader) -> None:
+    """Read a response to its end. Raises MeasurementFailed, or EOFError if it is cut."""
+    response = b""
+    while not is_complete(response):
+        if not (chunk := await reader.read(1 << 16)):
+            raise EOFError
+        response += chunk
+    if not response.startswith(b"HTTP/1.1 200 "):
+        raise MeasurementFailed(response.partition(b"\r\n")[0].decode(errors="replace"))
 
 
 async def run_clients(clients: list[Callable[[], Awaitable[None]]], seconds: float) -> None:

@@ -15,6 +15,11 @@ from scripts.benchmarks.load import HOST, MeasurementFailed
 
 ROOT = Path(__file__).parents[2]
 
+# Upstream and the load clients share a core; what is measured has another, if there is one.
+LOAD_CORE, TEST_CORE = 0, (os.cpu_count() or 1) - 1
+
+END_TIMEOUT_S = 60
+
 
 def free_port() -> int:
     with socket.create_server((HOST, 0)) as free:
@@ -48,11 +53,15 @@ def process(
     environ: Mapping[str, str],
     port: int,
     timeout_s: float = 10,
+    end: signal.Signals = signal.SIGKILL,
 ) -> Iterator[int]:
     """Start a child that listens on a port, pinned to a core; yields its pid.
 
     The child leads a session of its own, by which its children are found. Raises
     MeasurementFailed if it does not listen in time.
+
+    Args:
+        end: the signal that ends it; a child that ignores it is killed.
     """
     with TemporaryFile() as output:
         with pinned(core):
@@ -69,9 +78,16 @@ def process(
             _wait_for(child, port, output, timeout_s)
             yield child.pid
         finally:
-            with suppress(ProcessLookupError):
-                os.killpg(child.pid, signal.SIGKILL)
-            child.wait()
+            _end(child, end)
+
+
+def _end(child: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    for each in (number, signal.SIGKILL):
+        with suppress(ProcessLookupError):
+            os.killpg(child.pid, each)
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(END_TIMEOUT_S)
+            return
 
 
 def _wait_for(

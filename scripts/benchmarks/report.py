@@ -8,16 +8,24 @@ the machine was too noisy, and that range is printed instead.
 
 import os
 import platform
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from statistics import median, quantiles
 
 from scripts.benchmarks.admission import SEMAPHORE
 from scripts.benchmarks.contenders import DIRECT, FLOOR
 
+# The baseline of the group's figures: as many gates, which share no quota.
+ALONE = "gates alone"
 NOISE_THRESHOLD = 0.2
-BASELINES = (FLOOR, SEMAPHORE)
+BASELINES = (FLOOR, SEMAPHORE, ALONE)
 CPU_PER = "CPU us per "
+INSTRUCTIONS_PER = "instructions per "
+
+# The ends of metrics whose ratio to a baseline says nothing.
+NOT_COMPARED = (" %", " s")
 
 Key = tuple[str, str, str]
 
@@ -55,22 +63,42 @@ class Figure:
     def noisy(self) -> bool:
         return self.spread > NOISE_THRESHOLD
 
-    def __str__(self) -> str:
+    @property
+    def ratio_text(self) -> str:
+        """The ratio, or its range if it is noisy; empty without one."""
         if self.ratio is None:
-            return (
-                f"~{' to '.join(map(number, self.middle))}" if self.noisy else number(self.median)
-            )
-        text = f"{self.ratio:.2f}x"
+            return ""
         if self.noisy:
-            text = "~" + " to ".join(f"{each:.2f}x" for each in self.middle)
-        return f"{text} ({number(self.median)})"
+            return "~" + " to ".join(f"{each:.2f}x" for each in self.middle)
+        return f"{self.ratio:.2f}x"
+
+    def __str__(self) -> str:
+        if self.ratio is not None:
+            return f"{self.ratio_text} ({number(self.median)})"
+        if self.noisy:
+            return f"~{' to '.join(map(number, self.middle))}"
+        return number(self.median)
+
+
+def processor() -> str:
+    """The processor's name, or its architecture."""
+    names = re.search(r"^model name\s*: (.+)", _cpu_info(), re.MULTILINE)
+    return f"{names[1]}, {platform.machine()}" if names else platform.machine()
+
+
+def _cpu_info() -> str:
+    try:
+        return Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return ""
 
 
 def number(value: float) -> str:
     """About three digits; more would pretend precision."""
     if abs(value) >= 1000 or value == int(value):
         return f"{value:,.0f}"
-    return f"{value:.{1 if abs(value) >= 10 else 2}f}"
+    decimals = 1 if abs(value) >= 10 else 2 if abs(value) >= 0.1 else 3
+    return f"{value:.{decimals}f}"
 
 
 @dataclass(slots=True)
@@ -106,7 +134,7 @@ class Report:
         """The figures of all sides for one load and metric."""
         values = self.values[key]
         base = next((values[name] for name in BASELINES if name in values), None)
-        if key[2].endswith("%"):
+        if key[2].endswith(NOT_COMPARED):
             base = None
         return {
             side: Figure(tuple(v), () if side == DIRECT else _ratios(v, base))
@@ -119,7 +147,7 @@ class Report:
     def machine(self) -> str:
         """The machine, in a sentence."""
         return (
-            f"{os.cpu_count()} cores ({platform.machine()}), {platform.system()} "
+            f"{os.cpu_count()} cores ({processor()}), {platform.system()} "
             f"{platform.release()}, Python {platform.python_version()}; "
             f"load average {self.load_before:.1f} before the run."
         )

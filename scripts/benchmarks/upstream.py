@@ -1,4 +1,8 @@
-"""The upstream of the benchmark: a raw asyncio protocol, so that it is not the bottleneck."""
+"""The upstream of the benchmark: a raw asyncio protocol, so that it is not the bottleneck.
+
+With the environment variable QUOTA, it answers that many requests a second, as many of which may
+come at once, and refuses others with 429.
+"""
 
 import asyncio
 import os
@@ -6,6 +10,7 @@ from base64 import b64encode
 from hashlib import sha1
 from time import monotonic_ns
 
+from rustygate.core.bucket import TokenBucket
 from scripts.benchmarks.wire import (
     BLOCK,
     CHUNK,
@@ -13,6 +18,7 @@ from scripts.benchmarks.wire import (
     DOWNLOAD_PATH,
     FRAME,
     MASKED_FRAME,
+    REFUSAL,
     RESPONSE,
     STREAM_END,
     STREAM_HEAD,
@@ -30,6 +36,9 @@ class Upstream(asyncio.Protocol):
     """
 
     upgraded = False
+
+    def __init__(self, bucket: TokenBucket | None) -> None:
+        self.bucket = bucket
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -73,7 +82,17 @@ class Upstream(asyncio.Protocol):
             self.transport.write(DOWNLOAD_HEAD.format(self.download_left).encode())
             self.resume_writing()
         else:
-            self.transport.write(RESPONSE)
+            self.transport.write(RESPONSE if self.has_room() else REFUSAL)
+
+    def has_room(self) -> bool:
+        """Take a request from the quota, if there is room in it or no quota."""
+        if self.bucket is None:
+            return True
+        now = monotonic_ns()
+        if self.bucket.wait(now):
+            return False
+        self.bucket.take(now)
+        return True
 
     def echo_frames(self) -> None:
         frames, rest = divmod(len(self.buffer), len(MASKED_FRAME))
@@ -108,7 +127,11 @@ def accept_key(key: bytes) -> str:
 
 async def serve() -> None:
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(Upstream, "127.0.0.1", int(os.environ["PORT"]), backlog=2048)
+    quota = int(os.environ.get("QUOTA", 0))
+    bucket = TokenBucket.from_rate(quota, quota) if quota else None
+    server = await loop.create_server(
+        lambda: Upstream(bucket), "127.0.0.1", int(os.environ["PORT"]), backlog=2048
+    )
     await server.serve_forever()
 
 

@@ -28,6 +28,9 @@ def stream_body(events: int, pause_us: int) -> bytes:
     return body(f"Say {events} words, one each {pause_us} us", stream=True)
 
 
+SHORT_STREAM_EVENTS = 5
+
+
 HEAD = (
     "POST {path} HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {key}\r\n"
     "Content-Type: application/json\r\nContent-Length: {length}\r\n"
@@ -77,6 +80,23 @@ RESPONSE = (
     "x-ratelimit-reset-requests: 6ms\r\nx-ratelimit-reset-tokens: 0s\r\n"
     "Date: Tue, 01 Jan 2030 00:00:00 GMT\r\nServer: bench\r\n\r\n"
 ).encode() + RESPONSE_BODY
+
+# As OpenAI refuses a request over the limit.
+REFUSAL_BODY = json.dumps(
+    {
+        "error": {
+            "message": "Rate limit reached for gpt-4o on requests per min (RPM).",
+            "type": "requests",
+            "param": None,
+            "code": "rate_limit_exceeded",
+        }
+    }
+).encode()
+REFUSAL = (
+    "HTTP/1.1 429 Too Many Requests\r\nContent-Type: application/json\r\n"
+    f"Content-Length: {len(REFUSAL_BODY)}\r\nRetry-After: 1\r\n"
+    "Date: Tue, 01 Jan 2030 00:00:00 GMT\r\nServer: bench\r\n\r\n"
+).encode() + REFUSAL_BODY
 
 STREAM_HEAD = (
     b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n"
