@@ -24,6 +24,7 @@ from rustygate.admission.group.late_newcomers import LateNewcomers
 from rustygate.admission.group.news import News
 from rustygate.admission.group.pacing import Urgency
 from rustygate.admission.group.predictions import Predictions
+from rustygate.admission.group.urgencies import Urgencies
 from rustygate.admission.lanes import MAX_LANES, Lanes
 from rustygate.admission.waiter import ClientQueue, LaneQueue, Waiter
 from rustygate.config import Settings
@@ -54,9 +55,6 @@ _NO_LIMITS = Limits()
 # The version of clients' limits, of what was charged to those in force.
 PRESENT = -1
 
-_URGENT = ("pause", "slow_down", "pace")
-_FREES_A_SLOT = ("answer", "release")
-
 
 class LocalScheduler(Scheduler[Waiter]):
     """The scheduler of a gate that may be local.
@@ -86,8 +84,6 @@ class GroupDispatcher(Dispatcher):
 
     Attributes:
         urge: called when there is something to report to the group.
-        group_waiting: how many requests waited in the group at the last reply.
-        slots_wanted: whether they waited for slots to become free.
     """
 
     def __init__(
@@ -101,8 +97,8 @@ class GroupDispatcher(Dispatcher):
         self.scheduler = LocalScheduler(self.budgets, self._on_charged)
         self.local = False
         self.urge: Callable[[Urgency], None] = lambda urgency: None
-        self.group_waiting = 0
-        self.slots_wanted = False
+        self._limits = limits_of(own_budgets(settings))
+        self.urgencies = Urgencies(own_slots=settings.concurrency_limit is not None)
         self.demand, self.news = Demand(), News()
         self.floats, self.grants = Floats(), PendingGrants()
         self._predictions = Predictions()
@@ -126,13 +122,13 @@ class GroupDispatcher(Dispatcher):
         self._admit(newcomer, totals)
         self.news.add("float_used", newcomer.lane.name, newcomer.exchange.client, newcomer.tokens)
         if held.count:
-            self.urge(Urgency.SPACED if held.is_low else Urgency.LATER)
+            self.urge(Urgency.SPACED if held.is_low else self.urgencies.quiet)
         else:
             self.urge(Urgency.AT_ONCE)
         return True
 
     def _may_use_float(self, newcomer: Waiter, held: Held, now: int) -> bool:
-        if not held.count or self.closed or self.group_waiting or self.scheduler.waiting:
+        if not held.count or self.closed or self.urgencies.group_waiting or self.scheduler.waiting:
             return False
         if newcomer.turn_queue is not None and newcomer.turn_queue.line:
             return False
@@ -179,8 +175,8 @@ class GroupDispatcher(Dispatcher):
         super()._push(newcomer)
         if self.news.recording and newcomer.flow is not None and newcomer.flow.count:
             self.demand.add(newcomer.flow)
-            quiet = not (self.local or self.group_waiting)
-            self.urge(Urgency.AT_ONCE if quiet else Urgency.SPACED)
+            granted = self.grants.by_flow[_key(newcomer)]
+            self.urge(self.urgencies.of_newcomer(is_first=newcomer.flow.count <= granted + 1))
 
     def _remove(self, waiter: Waiter) -> None:
         super()._remove(waiter)
@@ -225,7 +221,7 @@ class GroupDispatcher(Dispatcher):
 
     @property
     def _waiting_elsewhere(self) -> int:
-        return 0 if self.local else max(0, self.group_waiting - self.scheduler.waiting)
+        return 0 if self.local else max(0, self.urgencies.group_waiting - self.scheduler.waiting)
 
     # Grants.
 
@@ -287,12 +283,8 @@ class GroupDispatcher(Dispatcher):
         """Record an event for the group."""
         if self.news.recording:
             self.news.add(*event)
-            if event[0] in _FREES_A_SLOT and self.slots_wanted:
-                self.urge(Urgency.AT_ONCE)
-            elif event[0] in _URGENT or self.group_waiting or self.scheduler.waiting:
-                self.urge(Urgency.SPACED)
-            else:
-                self.urge(Urgency.LATER)
+            waiting = self.scheduler.waiting > 0
+            self.urge(self.urgencies.of_event(event[0], waiting=waiting))
 
     def has_mark(self, waiter: Waiter) -> bool:
         """Whether the totals that a waiter has kept are among those of its lane now."""
@@ -323,7 +315,7 @@ class GroupDispatcher(Dispatcher):
                     period=bucket.period,
                     age=now - admitted.at,
                 )
-        self.urge(Urgency.LATER)
+        self.urge(self.urgencies.of_event("learn", waiting=self.scheduler.waiting > 0))
 
     def tell_pace(self, lane: LaneQueue) -> None:
         """Report the pace of a lane if it has changed, or would end in the group."""
@@ -352,7 +344,7 @@ class GroupDispatcher(Dispatcher):
     def limits(self) -> list[int]:
         """The gate's own limits, as `GroupScheduler.sync` wants them."""
         probes = self._lanes.probes
-        return [*limits_of(own_budgets(self._settings)), -1 if probes is None else probes]
+        return [*self._limits, -1 if probes is None else probes]
 
     def register(self, now: int) -> dict[str, Any]:
         """What a member says when it registers: what it holds and knows. From now on it records
@@ -430,8 +422,7 @@ class GroupDispatcher(Dispatcher):
         """
         self._valid_until = sent + _VALID
         self._predictions.receive(reply, self._reported, now)
-        self.group_waiting = reply["waiting"]
-        self.slots_wanted = self.group_waiting > 0 and reply["next"] < 0
+        self.urgencies.receive(reply)
         self.floats.receive(reply["floats"])
         own = self.budgets
         for bucket, quota in zip((own.requests, own.tokens), reply["quotas"], strict=True):
@@ -447,7 +438,7 @@ class GroupDispatcher(Dispatcher):
             self.demand.change((lane_name, index, client))
         if self.closed:
             self._give_back_grants()
-        if self.group_waiting and self.floats.held:
+        if self.urgencies.group_waiting and self.floats.held:
             self.urge(Urgency.SPACED)
         self._dispatch()
         for key in self.demand.new:

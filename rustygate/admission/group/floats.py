@@ -1,7 +1,8 @@
 """A member's float: admissions of each lane that it holds in advance.
 
 While nothing waits in the group, a request is admitted from it at once. How much a member wants
-follows from the rate of its requests: enough for some calls' time.
+follows from the rate of its requests: enough for some calls' time, or, while no budget is scarce,
+for the time between heartbeats, so that it need not call before.
 """
 
 from dataclasses import dataclass
@@ -12,8 +13,9 @@ from rustygate.core.bucket import SECOND
 from rustygate.core.group_floats import MAX_FLOAT
 from rustygate.core.lane import AdmissionTotals
 
-# A member wants this part of a second's admissions, and at least this many.
-_PART, _LEAST = 0.2, 4
+# A member wants this part of a second's admissions, or that if budgets are not scarce, and at
+# least so many.
+_PART, _AMPLE_PART, _LEAST = 0.2, 1.0, 4
 
 # A lane without requests for this time needs no float.
 _IDLE = 2 * SECOND
@@ -43,9 +45,9 @@ class Held:
     seen: int = 0
     last_used: int = 0
 
-    @property
-    def wanted(self) -> int:
-        return min(MAX_FLOAT, max(_LEAST, ceil(self.rate * _PART)))
+    def wanted(self, *, scarce: bool) -> int:
+        part = _PART if scarce else _AMPLE_PART
+        return min(MAX_FLOAT, max(_LEAST, ceil(self.rate * part)))
 
     @property
     def is_low(self) -> bool:
@@ -86,7 +88,7 @@ class Floats:
         return AdmissionTotals(now, held.total_requests, held.total_tokens)
 
     def request(
-        self, elapsed: int, now: int, *, contended: bool, waiting: bool
+        self, elapsed: int, now: int, *, contended: bool, waiting: bool, scarce: bool
     ) -> list[list[Any]]:
         """What to ask the group for. The floats of other lanes are given back by this.
 
@@ -94,6 +96,7 @@ class Floats:
             elapsed: nanoseconds since the last call.
             contended: other requests wait in the group, so that there are no floats.
             waiting: requests wait here. The group can lend something once they are admitted.
+            scarce: a budget may run out soon.
         """
         wanted = []
         for name, held in list(self._lanes.items()):
@@ -105,7 +108,7 @@ class Floats:
                 held.count = 0
             else:
                 tokens = held.tokens if held.count else held.wanted_tokens
-                wanted.append([name, held.wanted, tokens])
+                wanted.append([name, held.wanted(scarce=scarce), tokens])
         return wanted
 
     def receive(self, floats: list[list[Any]]) -> None:

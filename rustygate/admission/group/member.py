@@ -112,6 +112,7 @@ class Member:
             clients: name, weight, ns per request, burst, tokens per minute, slots; -1 for none.
         """
         self._clients, self._clients_version, self._clients_sent = clients, version, False
+        self._dispatcher.urgencies.client_slots = any(client[5] >= 0 for client in clients)
         self.urge(Urgency.SPACED)
 
     # Calls.
@@ -174,8 +175,9 @@ class Member:
         floats = dispatcher.floats.request(
             elapsed,
             now,
-            contended=dispatcher.closed or dispatcher.group_waiting > 0,
+            contended=dispatcher.closed or dispatcher.urgencies.group_waiting > 0,
             waiting=dispatcher.scheduler.waiting > 0,
+            scarce=dispatcher.urgencies.scarce,
         )
         call = {
             "member": self._name,
@@ -218,7 +220,7 @@ class Member:
         self._dispatcher.receive(reply, sent, now)
         self._check_limits(reply["limits"])
         if self._dispatcher.news:
-            self.urge(Urgency.LATER)
+            self.urge(self._dispatcher.urgencies.quiet)
 
     def _on_registered(self, reply: Reply, now: int) -> None:
         self._registered = True

@@ -108,6 +108,33 @@ def test_uncontended_requests_are_reported_together() -> None:
     run_group(scenario, gates=2, rate_limit=100, rate_limit_burst=20)
 
 
+def test_member_calls_little_more_often_than_an_idle_one_while_budgets_are_ample() -> None:
+    async def scenario(harness: GroupHarness) -> None:
+        harness.on_response = lambda admission: admission.record_response(True)
+        harness.trickle("a", [0], 0.01)
+        await asyncio.sleep(5)
+        harness.waits.clear()
+        harness.stores[0].calls = 0
+        await asyncio.sleep(20)
+        assert 38 <= harness.stores[0].calls <= 65
+
+    harness = run_group(scenario, rate_limit=1000, rate_limit_burst=1000)
+    assert set(harness.waits["a"]) == {0}
+
+
+def test_member_calls_about_once_for_each_grant_while_they_are_rare() -> None:
+    async def scenario(harness: GroupHarness) -> None:
+        harness.on_response = lambda admission: admission.record_response(True)
+        harness.flood("a", 0, 20, hold_s=0.005)
+        await asyncio.sleep(2)
+        harness.stores[0].calls = 0
+        await asyncio.sleep(20)
+        assert 20 * 20 <= harness.stores[0].calls <= 1.3 * 20 * 20
+
+    harness = run_group(scenario, rate_limit=20, rate_limit_burst=2)
+    assert 20 * 20 - 1 <= harness.total(2) <= 20 * 20 + 1
+
+
 def test_first_request_of_a_lane_waits_for_one_round_trip() -> None:
     async def scenario(harness: GroupHarness) -> None:
         await asyncio.sleep(1)
