@@ -241,6 +241,39 @@ def test_slots_go_back_after_their_lease_and_are_reported_again() -> None:
     assert (group.own.in_flight, group.lanes) == (0, {})
 
 
+def test_lane_gets_more_slots_at_once_when_the_strictest_member_leaves() -> None:
+    group = GroupScheduler()
+    one = Caller(group, "one", [-1, -1, -1, -1, 3])
+    strict = Caller(group, "strict", [-1, -1, -1, -1, 1])
+    strict.sync(0)
+    assert len(one.sync(0, demand(5))["grants"]) == 1
+    strict.sync(1, leave=1)
+    assert len(one.sync(1)["grants"]) == 2
+    assert group.lanes["m"].budgets.slots == 3
+
+
+def test_slot_that_becomes_free_is_granted_at_once() -> None:
+    group = GroupScheduler()
+    one, two = (Caller(group, name, [-1, -1, -1, 1, -1]) for name in ("one", "two"))
+    assert len(one.sync(0, demand(1))["grants"]) == 1
+    assert two.sync(0, demand(1))["grants"] == []
+    one.sync(1, news=[["release", "c"]])
+    assert len(two.sync(1)["grants"]) == 1
+
+
+def test_release_frees_only_a_slot_that_was_counted_for_a_client() -> None:
+    """One has a limit only since its request was admitted; the other one has none any more."""
+    group = GroupScheduler()
+    one = Caller(group, "one")
+    limited = {"c": ["c", 1.0, -1, -1, -1, 2], "d": ["d", 1.0, -1, -1, -1, 2]}
+    one.sync(0, clients=[limited["d"]], clients_version=1)
+    one.sync(0, demand(1, client="c"), demand(1, client="d"))
+    one.sync(1, clients=[limited["c"]], clients_version=2)
+    one.sync(1, news=[["release", "c"], ["release", "d"]])
+    assert group.clients["c"].budgets.in_flight == 0
+    assert group.own.in_flight == 0
+
+
 def test_give_back_returns_the_units_and_the_slots() -> None:
     group = GroupScheduler()
     one = Caller(group, "one")

@@ -1,12 +1,15 @@
 """The gate's laws under any sequence of events, for three gates that share their quota."""
 
 import asyncio
+from itertools import count
 from typing import cast
 
+import pytest
 from hypothesis import settings as hypothesis_settings
 from hypothesis.stateful import invariant
 
 from rustygate.admission.gate import Gate
+from rustygate.admission.group import member
 from rustygate.admission.group.dispatcher import GroupDispatcher
 from rustygate.config import Settings
 from rustygate.core.budgets import Budgets
@@ -38,7 +41,11 @@ class GroupMachine(GateMachine):
     """Requests come to three gates in turn, which look like one."""
 
     def make_gate(self, settings: Settings) -> Gate:
-        self.gates = Gates(settings, 3)
+        names = count(1)
+        with pytest.MonkeyPatch.context() as patch:
+            # Members call at moments that depend on their names. Each example can be repeated.
+            patch.setattr(member, "token_hex", lambda size: f"member {next(names)}")
+            self.gates = Gates(settings, 3)
         self.counting = self.gates.group.scheduler = CountingScheduler()
         return cast(Gate, self.gates)
 

@@ -128,6 +128,23 @@ def test_limits_of_a_client_are_for_all_gates_together() -> None:
     assert max(harness.waits["b"]) <= 0.05
 
 
+def test_admission_that_was_no_work_is_returned_to_the_groups_own_budgets() -> None:
+    async def scenario(harness: GroupHarness) -> None:
+        harness.on_response = lambda admission: admission.waive()
+        await asyncio.sleep(1)
+        for _ in range(5):
+            await harness.admit("a", 0, tokens=100)
+        await asyncio.sleep(1)
+        own = harness.group.scheduler.own
+        assert own.requests is not None
+        assert own.tokens is not None
+        now = harness.group.now()
+        assert (own.requests.level(now) + own.held, own.in_flight - own.held) == (10, 0)
+        assert own.tokens.level(now) + own.held_tokens == 1000
+
+    run_group(scenario, rate_limit=0.001, rate_limit_burst=10, tokens_per_minute=1000)
+
+
 def test_newest_clients_file_counts_at_all_gates() -> None:
     async def scenario(harness: GroupHarness) -> None:
         for place, version in enumerate((1, 3, 2)):

@@ -63,6 +63,31 @@ def test_gate_that_is_alone_collects_no_news() -> None:
     run_group(scenario, gates=1)
 
 
+def test_gate_whose_call_was_overtaken_joins_again(
+    monkeypatch: pytest.MonkeyPatch, lines: list[str]
+) -> None:
+    """A call under its name with a higher number was served before."""
+    calls: list[Call] = []
+
+    async def ignore(call: Call) -> Reply:
+        calls.append(call)
+        monkeypatch.undo()
+        return {"ignored": 1}
+
+    async def scenario(harness: GroupHarness) -> None:
+        await asyncio.sleep(1)
+        monkeypatch.setattr(harness.stores[0], "sync", ignore)
+        await asyncio.sleep(2)
+        assert len(calls) == 1
+        assert (harness.states(), len(harness.group.scheduler.members)) == (["together"], 1)
+
+    run_group(scenario, gates=1, gate_group="g")
+    assert lines == [
+        "INFO joined group g: 1 member",
+        "INFO group g has forgotten this gate: registering again",
+    ]
+
+
 def test_defect_that_lasts_is_logged_once(
     monkeypatch: pytest.MonkeyPatch, lines: list[str]
 ) -> None:
