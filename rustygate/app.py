@@ -11,16 +11,15 @@ from aiohttp import hdrs, web
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from rustygate.access.admin import AdminGuard, Page
-from rustygate.admission.gate import Gate
 from rustygate.aiohttp_internals.response import OwnResponse
 from rustygate.aiohttp_internals.server import Runner
+from rustygate.control import Control
 from rustygate.core.paths import PREFIX
 from rustygate.downstream.connections import FIELD_LIMIT, ConnectionLimiter, DownstreamConnection
 from rustygate.downstream.request_body import INITIAL_READ_BUFFER
 from rustygate.errors import MethodNotAllowed, Refusal
 from rustygate.exchange import ID_HEADER, new_id
 from rustygate.proxy import Proxy
-from rustygate.telemetry.metrics import Metrics
 
 # How long idle connections may take to close once all exchanges have ended.
 CLOSE_TIMEOUT_S = 1.0
@@ -38,19 +37,10 @@ METRICS_PATH = "/metrics"
 PAGE_METHODS = (hdrs.METH_GET, hdrs.METH_HEAD)
 
 
-def readiness(gate: Gate) -> dict[str, str]:
-    """What /ready says: a gate that is alone still serves."""
-    state = {"status": "draining" if gate.closed else "ready"}
-    if gate.member is not None:
-        state["group"] = gate.member.state
-    return state
-
-
 def make_application(
     proxy: Proxy,
-    gate: Gate,
+    control: Control,
     admin: AdminGuard,
-    metrics: Metrics,
     dashboard: Mapping[str, Page],
 ) -> web.Application:
     """The application with all routes.
@@ -63,13 +53,13 @@ def make_application(
         return OwnResponse(text="OK")
 
     async def ready(request: web.Request) -> web.Response:
-        text = json.dumps(readiness(gate))
-        status = 503 if gate.closed else 200
+        text = json.dumps(await control.readiness())
+        status = 503 if control.gate.closed else 200
         return OwnResponse(text=text, status=status, content_type="application/json")
 
     async def show_metrics(request: web.Request) -> web.Response:
         headers = {hdrs.CONTENT_TYPE: CONTENT_TYPE_PLAIN_0_0_4}
-        return OwnResponse(body=metrics.text(), headers=headers)
+        return OwnResponse(body=await control.metrics_text(), headers=headers)
 
     async def refuse_method(request: web.Request) -> web.Response:
         message = f"{request.path} takes GET and HEAD only; the API is under /v1/."
@@ -79,7 +69,7 @@ def make_application(
                 return preflight
             raise MethodNotAllowed(message, PAGE_METHODS)
         except Refusal as refusal:
-            metrics.count_refusal(refusal.reason)
+            control.tally.count_refusal(refusal.reason)
             return refusal.response([])
 
     async def refuse_dashboard_method(request: web.Request) -> web.Response:

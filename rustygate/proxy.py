@@ -15,9 +15,7 @@ from loguru import logger
 
 from rustygate.access.client_auth import ClientAuth, check_model
 from rustygate.access.identity import client_name, priority_class, sdk_timeout_s
-from rustygate.admission.admission import Admission
-from rustygate.admission.client_budgets import Spending
-from rustygate.admission.gate import Gate
+from rustygate.admission.interface import AnyAdmission, AnyGate, AnySpending
 from rustygate.config import Settings
 from rustygate.core.bucket import SECOND
 from rustygate.core.clients import Client
@@ -94,11 +92,11 @@ class Proxy:
     def __init__(
         self,
         settings: Settings,
-        gate: Gate,
+        gate: AnyGate,
         upstream: UpstreamClient,
         ledger: Ledger,
         auth: ClientAuth,
-        spending: Spending,
+        spending: AnySpending,
         tracing: "Tracing | None" = None,
     ) -> None:
         self._settings = settings
@@ -191,7 +189,9 @@ class Proxy:
         target = check_target(request)
         # Identify, first the client, then, from the body, the model.
         client, handshake = self._identify(request, exchange)
-        self._spending.show_left(exchange)
+        has_budgets = self._spending.has_budgets(exchange.client)
+        if has_budgets:
+            await self._spending.show_left(exchange)
         if self._gate.closed:
             raise Draining
         body = RequestBody(request, self._settings, self._body_budget)
@@ -201,7 +201,6 @@ class Proxy:
             facts = self._estimate(exchange, target, body, handshake)
             if must_show_model:
                 check_model(client, exchange, facts, body.decoded())
-            has_budgets = self._spending.has_budgets(exchange.client)
             if has_budgets and is_work(exchange.method, exchange.path):
                 await self._spending.reserve(exchange)
             headers = self._headers(request, facts, handshake)
@@ -299,7 +298,7 @@ class Proxy:
     # Forward: one attempt to get a response from upstream.
 
     async def _traced_forward(
-        self, request: UpstreamRequest, admission: Admission, keepalive: QueueKeepalive
+        self, request: UpstreamRequest, admission: AnyAdmission, keepalive: QueueKeepalive
     ) -> web.StreamResponse | FailedAttempt:
         assert self._tracing is not None
         with self._tracing.attempt(request.exchange) as span:
@@ -310,7 +309,7 @@ class Proxy:
         return result
 
     async def _forward(
-        self, request: UpstreamRequest, admission: Admission, keepalive: QueueKeepalive
+        self, request: UpstreamRequest, admission: AnyAdmission, keepalive: QueueKeepalive
     ) -> web.StreamResponse | FailedAttempt:
         exchange, body = request.exchange, request.body
         exchange.connected = False
@@ -338,7 +337,7 @@ class Proxy:
     async def _pipe(
         self,
         request: UpstreamRequest,
-        admission: Admission,
+        admission: AnyAdmission,
         response: UpstreamResponse,
         keepalive: QueueKeepalive,
     ) -> web.StreamResponse | FailedAttempt:
@@ -367,7 +366,7 @@ class Proxy:
     async def _bridge(
         self,
         request: UpstreamRequest,
-        admission: Admission,
+        admission: AnyAdmission,
         response: UpstreamResponse,
         keepalive: QueueKeepalive,
     ) -> web.StreamResponse:
@@ -386,7 +385,7 @@ class Proxy:
 
     # Settle: replace the estimated cost by the actual one.
 
-    def _settle(self, exchange: Exchange, admission: Admission, ok: bool) -> None:
+    def _settle(self, exchange: Exchange, admission: AnyAdmission, ok: bool) -> None:
         """Settle the tokens that were counted; if none were, the estimate stands, unless the
         response is an error or no model was at work."""
         if exchange.error_event is not None:

@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from time import time_ns
 
-from rustygate.admission.admission import Admission
-from rustygate.admission.gate import Gate
+from rustygate.admission.interface import AnyAdmission, AnyGate
 from rustygate.config import Settings
 from rustygate.core.bucket import SECOND
 from rustygate.core.verdict import DEFAULT_PAUSE, MIN_PAUSE, Action, judge, judge_event
@@ -52,7 +51,7 @@ class RetryPolicy:
     def __init__(
         self,
         settings: Settings,
-        gate: Gate,
+        gate: AnyGate,
         on_429: Callable[[Exchange, Action], None] | None = None,
     ) -> None:
         self._max_retries = settings.upstream_retries
@@ -73,7 +72,7 @@ class RetryPolicy:
         self,
         exchange: Exchange,
         body: RequestBody,
-        admission: Admission,
+        admission: AnyAdmission,
         response: UpstreamResponse,
         body_start: bytes,
     ) -> FailedAttempt | None:
@@ -93,7 +92,7 @@ class RetryPolicy:
             return FailedAttempt(response=response, body_start=body_start)
         return None
 
-    def judge_event(self, admission: Admission, data: bytes) -> None:
+    def judge_event(self, admission: AnyAdmission, data: bytes) -> None:
         """Pause the lane if an error that came in a successful stream calls for it."""
         verdict = judge_event(data, time_ns())
         if verdict is not None and verdict.action is not Action.PASS:

@@ -61,7 +61,7 @@ class Spending:
         account = self.budgets.account(client)
         return account is not None and bool(account.budgets)
 
-    def show_left(self, exchange: Exchange) -> None:
+    async def show_left(self, exchange: Exchange) -> None:
         """Tell the client of an exchange what is left of its budgets, if it has any."""
         account = self.budgets.account(exchange.client)
         if account is not None and account.budgets:

@@ -83,6 +83,10 @@ class Gate:
         client = self._clients.get(exchange.client)
         return self._admission_type(exchange, self.dispatcher, self.lanes, client)
 
+    def turn_queue(self) -> TurnQueue:
+        """The order of the turns of a new WebSocket."""
+        return TurnQueue()
+
     def turn_admission(self, exchange: Exchange, turn_queue: TurnQueue) -> Admission:
         """The way of a WebSocket's turn through the gate, behind the turns before it."""
         admission = self.admission(exchange)

@@ -1,21 +1,29 @@
 """The pages under `/gate`: the live page, its files, and the state as JSON and as events,
 the usage record and the clients' budgets."""
 
-from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Protocol
 
-import msgspec
 from aiohttp import web
 
 from rustygate.access.admin import Page
-from rustygate.admission.client_budgets import BudgetRow
 from rustygate.aiohttp_internals.response import OwnResponse
+from rustygate.core.usage_rows import UsageQuery
 from rustygate.dashboard.events import Events
 from rustygate.dashboard.headers import STATE_HEADERS
 from rustygate.dashboard.static_files import static_pages
-from rustygate.dashboard.usage_page import ReadUsage, UsagePage
+from rustygate.dashboard.usage_page import UsagePage
 
 PREFIX = "/gate"
+
+
+class Sources(Protocol):
+    """What the pages show, as JSON."""
+
+    async def state_text(self) -> str: ...
+
+    async def usage_text(self, query: UsageQuery) -> str: ...
+
+    async def budgets_text(self) -> str: ...
 
 
 class Dashboard:
@@ -26,22 +34,15 @@ class Dashboard:
         events: its viewers.
     """
 
-    def __init__(
-        self,
-        build_state: Callable[[], Awaitable[dict[str, Any]]],
-        read_usage: ReadUsage,
-        read_budgets: Callable[[], list[BudgetRow]],
-        connections: int,
-    ) -> None:
-        """`connections`: the gate's connection limit."""
-        self._build_state = build_state
-        self._read_budgets = read_budgets
-        self.events = Events(self._state_text, connections)
+    def __init__(self, sources: Sources, connections: int) -> None:
+        """`connections`: the connection limit."""
+        self._sources = sources
+        self.events = Events(sources.state_text, connections)
         self.pages: dict[str, Page] = {
             **dict(static_pages(PREFIX)),
             f"{PREFIX}/state": self._show_state,
             f"{PREFIX}/events": self.events.get,
-            f"{PREFIX}/usage": UsagePage(read_usage).get,
+            f"{PREFIX}/usage": UsagePage(sources.usage_text).get,
             f"{PREFIX}/budgets": self._show_budgets,
         }
 
@@ -50,13 +51,10 @@ class Dashboard:
         self.events.close()
 
     async def _show_state(self, request: web.Request) -> web.Response:
-        return _json_response(await self._state_text())
+        return _json_response(await self._sources.state_text())
 
     async def _show_budgets(self, request: web.Request) -> web.Response:
-        return _json_response(msgspec.json.encode(self._read_budgets()).decode())
-
-    async def _state_text(self) -> str:
-        return msgspec.json.encode(await self._build_state()).decode()
+        return _json_response(await self._sources.budgets_text())
 
 
 def _json_response(text: str) -> web.Response:

@@ -20,8 +20,9 @@ from rustygate.dashboard.usage_view import UsageView
 from rustygate.dashboard.values import label, rfc3339, seconds
 from rustygate.dashboard.waiting import sum_waiting
 from rustygate.exchange import Exchange
-from rustygate.telemetry.ledger import Ledger, log_fields
+from rustygate.telemetry.ledger import log_fields
 from rustygate.telemetry.metrics import Metrics
+from rustygate.telemetry.recent import Recent
 
 State = dict[str, Any]
 
@@ -38,7 +39,7 @@ class StateBuilder:
         self,
         gate: Gate,
         metrics: Metrics,
-        ledger: Ledger,
+        recent: Recent,
         histories: Histories,
         usage: UsageView,
         clients: Callable[[], Mapping[str, Client]],
@@ -46,7 +47,7 @@ class StateBuilder:
     ) -> None:
         self._gate = gate
         self._metrics = metrics
-        self._ledger = ledger
+        self._exchanges = recent
         self._histories = histories
         self._usage = usage
         self._clients = clients
@@ -110,7 +111,7 @@ class StateBuilder:
     def _recent(self) -> list[State]:
         """The last exchanges, newest first."""
         now, clock = datetime.now(UTC), monotonic_ns()
-        exchanges = reversed(self._ledger.recent.exchanges)
+        exchanges = reversed(self._exchanges.exchanges)
         return [_exchange_row(exchange, now, clock) for exchange in exchanges]
 
 

@@ -19,10 +19,7 @@ from aiohttp import web
 from loguru import logger
 
 from rustygate.access.client_auth import ClientAuth, check_model
-from rustygate.admission.admission import Admission
-from rustygate.admission.client_budgets import Spending
-from rustygate.admission.gate import Gate
-from rustygate.admission.waiter import TurnQueue
+from rustygate.admission.interface import AnyAdmission, AnyGate, AnySpending
 from rustygate.config import Settings
 from rustygate.core.bucket import SECOND
 from rustygate.core.clients import Client
@@ -83,10 +80,10 @@ class TurnServices:
     """The parts of the gate that turns need."""
 
     settings: Settings
-    gate: Gate
+    gate: AnyGate
     ledger: Ledger
     auth: ClientAuth
-    spending: Spending
+    spending: AnySpending
     history: OutputHistory
     budget: BodyBufferBudget
     tracing: "Tracing | None" = None
@@ -103,7 +100,7 @@ class Turn(OpenTurn):
         super().__init__(request.event_id, request.stream_id)
         self.exchange = exchange
         self.request = request
-        self.admission: Admission
+        self.admission: AnyAdmission
         self.bytes_before = self.items_before = 0
         self.estimate = StreamEstimate()
         self.timer: asyncio.TimerHandle | None = None
@@ -158,7 +155,7 @@ class WebSocketTurns:
         self._is_over = self._is_finished = False
         # The turns that wait for admission, by their tasks.
         self._waiting: dict[asyncio.Task[None], Turn] = {}
-        self._queue = TurnQueue()
+        self._queue = services.gate.turn_queue()
         self._end_of_waiting: tuple[str, str | None] = ("", None)
         self._open: OpenTurns[Turn] = OpenTurns()
         self._session_cap: int | None = None
@@ -426,7 +423,7 @@ class WebSocketTurns:
         exchange.tokens_estimated = True
         turn.admission.settle(exchange.input_tokens + tokens_out)
 
-    def _judge(self, admission: Admission, error: UpstreamError) -> None:
+    def _judge(self, admission: AnyAdmission, error: UpstreamError) -> None:
         """Pause the lane if upstream reports a rate limit."""
         event, now = {"error": dict(error.fields)}, time_ns()
         if error.is_rate_limit:

@@ -11,14 +11,10 @@ from typing import TYPE_CHECKING
 
 from loguru import logger
 
-from rustygate.admission.client_budgets import Spending
 from rustygate.core.verdict import Action
 from rustygate.exchange import MS, Exchange
 from rustygate.telemetry.log import LINES
-from rustygate.telemetry.metrics import Metrics
-from rustygate.telemetry.recent import Recent
-from rustygate.telemetry.refusal_log import RefusalLog
-from rustygate.telemetry.usage.recorder import UsageRecorder
+from rustygate.telemetry.tally import AnyTally
 
 if TYPE_CHECKING:
     from rustygate.telemetry.tracing.spans import Tracing
@@ -31,27 +27,13 @@ REQUEST_ID_LIMIT = 128
 
 
 class Ledger:
-    """Settles exchanges.
+    """Settles exchanges."""
 
-    Attributes:
-        recent: the last exchanges.
-    """
-
-    def __init__(
-        self,
-        metrics: Metrics,
-        usage: UsageRecorder,
-        spending: Spending,
-        tracing: "Tracing | None" = None,
-    ) -> None:
-        self._metrics = metrics
-        self._usage = usage
-        self._spending = spending
+    def __init__(self, tally: AnyTally, tracing: "Tracing | None" = None) -> None:
+        self._tally = tally
         self._tracing = tracing
         self._loop = asyncio.get_running_loop()
         self._settled: list[Exchange] = []
-        self._refusals = RefusalLog()
-        self.recent = Recent()
 
     def settle(self, exchange: Exchange) -> None:
         """Record an ended exchange. Called exactly once for each exchange."""
@@ -61,26 +43,19 @@ class Ledger:
         if not self._settled:
             self._loop.call_later(BATCH_WAIT_S, self.flush)
         self._settled.append(exchange)
-        labels = self._metrics.labels.of(exchange)
-        self._metrics.settle(exchange, *labels)
-        self._usage.settle(exchange, labels)
-        self._spending.settle(exchange)
-        self.recent.settle(exchange)
-        if exchange.outcome == "refused" and exchange.reason is not None:
-            self._refusals.count(exchange.reason)
+        self._tally.settle(exchange)
 
     def count_retry(self, reason: str) -> None:
         """Count another attempt of an exchange."""
-        self._metrics.count_retry(reason)
+        self._tally.count_retry(reason)
 
     def count_upstream_429(self, exchange: Exchange, verdict: Action) -> None:
         """Count a 429 from upstream, by what it means."""
-        self._metrics.count_upstream_429(exchange.lane or exchange.model, verdict)
+        self._tally.count_upstream_429(exchange.lane or exchange.model, verdict)
 
     def close(self) -> None:
         """Write what is pending."""
         self.flush()
-        self._refusals.flush()
 
     def flush(self) -> None:
         """Write the pending lines."""

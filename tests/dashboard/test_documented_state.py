@@ -64,7 +64,7 @@ def full_state() -> dict[str, Any]:
             harness.spawn("a", model="m")
         await asyncio.sleep(0.1)
         exchange = harness.exchange("a", status=200, outcome="ok")
-        watched.ledger.settle(exchange)
+        watched.tally.settle(exchange)
         states.append(await watched.full_state())
         await asyncio.sleep(10)
 
@@ -89,7 +89,7 @@ def test_exchange_has_the_fields_of_its_log_line() -> None:
     async def scenario(harness: Harness) -> None:
         watched = Watched(harness.gate)
         exchange = harness.exchange("a", status=429, outcome="refused", reason="queue_full")
-        watched.ledger.settle(exchange)
+        watched.tally.settle(exchange)
         [row] = watched.state()["recent"]
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", row.pop("at"))
         assert row == log_fields(exchange)
@@ -103,7 +103,7 @@ def test_the_last_50_exchanges_are_kept() -> None:
         watched = Watched(harness.gate)
         exchanges = [Exchange(f"c{number}", "POST", "/" + "x" * 500) for number in range(60)]
         for exchange in exchanges:
-            watched.ledger.settle(exchange)
+            watched.tally.settle(exchange)
         rows = watched.state()["recent"]
         assert [row["id"] for row in rows] == [each.id for each in exchanges[:9:-1]]
         assert {len(row["path"]) for row in rows} == {200}

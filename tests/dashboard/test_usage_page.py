@@ -1,12 +1,13 @@
 """`GET /gate/usage`: the rows of the usage record."""
 
+import json
 from datetime import UTC, datetime, timedelta
 from urllib.parse import quote
 
 import pytest
 
 from rustygate.core.usage_rows import Grouped, UsageQuery, UsageTotals
-from rustygate.dashboard import usage_page
+from rustygate.dashboard import usage_report
 from rustygate.errors import BadRequest, UsageUnreadable
 from rustygate.telemetry.usage.store import UsageStoreError
 from tests.conftest import StartGate
@@ -16,6 +17,8 @@ from tests.support.upstream import Upstream
 from tests.telemetry.test_metrics import JSON, USAGE
 
 TODAY = datetime.now(UTC).date()
+
+QUERY = UsageQuery("2026-11-28", "2026-11-28", ("client",))
 
 
 async def test_usage_up_to_now_is_reported(gate: StartGate, upstream: Upstream) -> None:
@@ -74,17 +77,21 @@ async def test_bad_query_says_what_was_expected(gate: StartGate, query: str, mes
 async def test_report_with_too_many_rows_says_what_to_do(
     monkeypatch: pytest.MonkeyPatch, rows: int
 ) -> None:
-    monkeypatch.setattr(usage_page, "ROWS_LIMIT", 3)
-    page = usage_page.UsagePage(lambda query: _rows(rows))
-    query = UsageQuery("2026-11-28", "2026-11-28", ("client",))
+    monkeypatch.setattr(usage_report, "ROWS_LIMIT", 3)
+
+    async def read(query: UsageQuery) -> Grouped:
+        assert query.rows_limit == 3
+        return _rows(rows)
+
+    report = usage_report.usage_report(read, QUERY)
     if rows == 3:
-        assert len(await page._rows(query)) == 3
+        assert len(json.loads(await report)) == 3
         return
     with pytest.raises(BadRequest, match="more than 3 rows: ask for fewer days"):
-        await page._rows(query)
+        await report
 
 
-async def _rows(count: int) -> Grouped:
+def _rows(count: int) -> Grouped:
     return [((str(number),), UsageTotals(1)) for number in range(count)]
 
 
@@ -92,9 +99,8 @@ async def test_record_that_cannot_be_read_is_an_error() -> None:
     async def read(_: UsageQuery) -> Grouped:
         raise UsageStoreError("database is locked")
 
-    page = usage_page.UsagePage(read)
     with pytest.raises(UsageUnreadable) as caught:
-        await page._rows(UsageQuery("2026-11-28", "2026-11-28", ("client",)))
+        await usage_report.usage_report(read, QUERY)
     assert (
         caught.value.message
         == "The usage record cannot be read (database is locked); try again later."

@@ -386,7 +386,7 @@ async def test_many_rejected_connections_are_all_closed(gate: StartGate) -> None
     for client in await asyncio.gather(*(running.send(get("/health")) for _ in range(100))):
         assert (await client.response()).status in (200, 503)
         client.disconnect()
-    await until(lambda: not running.daemon._runner.server.connections)  # type: ignore[union-attr]
+    await until(lambda: not running.daemon._plane._runner.server.connections)  # type: ignore[union-attr]
     assert (await running.request(get("/health"))).status == 200
 
 
@@ -436,7 +436,7 @@ async def test_closed_connection_is_freed_without_garbage_collection(
     upstream.reply = EVENT_STREAM + chunk(b"data: x\n\n") + LAST_CHUNK
     running = await gate()
     client = await running.connect()
-    server = running.daemon._runner.server
+    server = running.daemon._plane._runner.server
     assert server is not None
     await until(lambda: len(server.connections) == 1)
     [connection] = server.connections

@@ -158,7 +158,7 @@ async def test_closed_connections_to_upstream_are_forgotten(
     loop: StartLoop, upstream: Upstream
 ) -> None:
     running = await loop(upstream.url)
-    own = running.daemon._upstream.own_connections
+    own = running.daemon._plane._upstream.own_connections
     for _ in range(3):
         client = await running.send(get())
         call = await upstream.call()

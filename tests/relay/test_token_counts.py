@@ -247,7 +247,7 @@ async def test_partial_streams_are_no_samples_of_typical_output(
     gate: StartGate, upstream: Upstream
 ) -> None:
     running = await gate()
-    history = running.daemon._proxy._history
+    history = running.daemon._plane._proxy._history
     for number in range(MIN_SAMPLES):
         client, call = await open_stream(
             running, upstream, delta(" word"), request=request(CHAT, stream=True)

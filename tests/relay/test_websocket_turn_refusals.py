@@ -187,7 +187,7 @@ async def test_turn_of_a_removed_client_is_refused(responses: OpenSocket, client
     client.send(create_response())
     event = await next_event(client)
     assert (event["status"], event["error"]["code"]) == (401, "invalid_api_key")
-    assert isinstance(running.daemon._auth, ClientAuth)
+    assert isinstance(running.daemon._control.auth, ClientAuth)
 
 
 def _rename_client(clients: Path) -> None:

@@ -1,16 +1,18 @@
 """A real browser for the live page: the system's Chromium, and what went wrong in a page."""
 
+import json
 import os
 import shutil
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
 from aiohttp import web
 from playwright.async_api import Browser, BrowserContext, Locator, Page, async_playwright
 
-from rustygate.core.usage_rows import Grouped, UsageQuery
+from rustygate.core.usage_rows import UsageQuery
 from rustygate.dashboard.pages import Dashboard
 
 # The names under which systems install it.
@@ -139,10 +141,7 @@ async def served(handlers: Mapping[str, Any]) -> AsyncIterator[str]:
 async def served_dashboard(build_state: Callable[[], dict[str, Any]]) -> AsyncIterator[str]:
     """The live page, showing states of the test's choice; the value is its URL."""
 
-    async def build() -> dict[str, Any]:
-        return build_state()
-
-    dashboard = Dashboard(build, _no_usage, list, 100)
+    dashboard = Dashboard(_Sources(build_state), 100)
     async with served(dashboard.pages) as url:
         try:
             yield f"{url}/gate"
@@ -150,5 +149,17 @@ async def served_dashboard(build_state: Callable[[], dict[str, Any]]) -> AsyncIt
             dashboard.close()
 
 
-async def _no_usage(_: UsageQuery) -> Grouped:
-    return []
+@dataclass
+class _Sources:
+    """The state of the test's choice, and no usage."""
+
+    build_state: Callable[[], dict[str, Any]]
+
+    async def state_text(self) -> str:
+        return json.dumps(self.build_state())
+
+    async def usage_text(self, query: UsageQuery) -> str:
+        return "[]"
+
+    async def budgets_text(self) -> str:
+        return "[]"

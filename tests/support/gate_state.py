@@ -11,8 +11,8 @@ from rustygate.dashboard.histories import Histories
 from rustygate.dashboard.state import StateBuilder
 from rustygate.dashboard.usage_view import UsageView
 from rustygate.telemetry.labels import ExchangeLabels
-from rustygate.telemetry.ledger import Ledger
 from rustygate.telemetry.metrics import Metrics
+from rustygate.telemetry.tally import Tally
 from rustygate.telemetry.usage.memory_store import MemoryUsageStore
 from rustygate.telemetry.usage.recorder import UsageRecorder
 
@@ -25,12 +25,12 @@ class Watched:
         labels = ExchangeLabels(gate.lanes)
         self.metrics = Metrics(gate, labels, self.spending)
         self.usage = UsageRecorder(MemoryUsageStore(), PriceList())
-        self.ledger = Ledger(self.metrics, self.usage, self.spending)
+        self.tally = Tally(self.metrics, self.usage, self.spending)
         self.histories = Histories(gate, self.metrics)
         self._builder = StateBuilder(
             gate,
             self.metrics,
-            self.ledger,
+            self.tally.recent,
             self.histories,
             UsageView(self.usage),
             lambda: clients or {},

@@ -59,7 +59,7 @@ async def open_stalled(
 
 async def fill_buffers(gate: Gate, call: Call) -> None:
     """Send until the write buffer for the gate's only client is full."""
-    server = gate.daemon._runner.server
+    server = gate.daemon._plane._runner.server
     assert server is not None
     [connection] = server.connections
     while not connection.writing_paused:

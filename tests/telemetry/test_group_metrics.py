@@ -7,8 +7,8 @@ import pytest
 from rustygate.admission.gate import Gate
 from rustygate.admission.group.local_store import Fault
 from rustygate.admission.group.member import STATES
-from rustygate.app import readiness
 from rustygate.config import Settings
+from rustygate.control_plane import readiness
 from tests.support.group import GroupHarness, run_group
 from tests.support.metrics import GROUP_TYPES, TYPES, Scrape, metrics_of
 

@@ -1,0 +1,111 @@
+"""What serves clients: the listener, the web application, and the connections to upstream."""
+
+import asyncio
+import socket
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rustygate.access.admin import AdminGuard
+from rustygate.access.client_auth import ClientAuth
+from rustygate.app import make_application, make_runner
+from rustygate.config import Settings
+from rustygate.control import Control
+from rustygate.dashboard.pages import Dashboard
+from rustygate.downstream.connections import ConnectionLimiter, wait_for_heads
+from rustygate.downstream.listener import Listener
+from rustygate.proxy import Proxy
+from rustygate.system.tls import ServerCertificate
+from rustygate.telemetry.ledger import Ledger
+from rustygate.upstream.client import UpstreamClient
+
+if TYPE_CHECKING:
+    from rustygate.telemetry.tracing.spans import Tracing
+
+
+class DataPlane:
+    """Serves clients from `start` to `stop`."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        sockets: Sequence[socket.socket],
+        control: Control,
+        auth: ClientAuth,
+        tracing: "Tracing | None" = None,
+    ) -> None:
+        """If there are inherited `sockets`, it listens on them instead of the address in the
+        settings."""
+        self._settings = settings
+        self._tracing = tracing
+        self._listener = Listener(settings, sockets)
+        self._upstream = UpstreamClient(settings)
+        self._ledger = Ledger(control.tally, tracing)
+        self._gate = control.gate
+        self._proxy = Proxy(
+            settings,
+            control.gate,
+            self._upstream,
+            self._ledger,
+            auth,
+            control.spending,
+            tracing,
+        )
+        self._dashboard = Dashboard(control, settings.connection_limit)
+        admin = AdminGuard(settings, control.tally.count_refusal)
+        application = make_application(self._proxy, control, admin, self._dashboard.pages)
+        self._limiter = ConnectionLimiter(settings.connection_limit)
+        self._runner = make_runner(application, self._limiter)
+
+    async def start(self) -> None:
+        """Accept connections. Raises OSError if the address is not available."""
+        await self._runner.setup()
+        assert self._runner.server is not None
+        await self._listener.open(self._runner.server, self._limiter.refuse_plain_http)
+
+    @property
+    def url(self) -> str:
+        """The address that it listens on, after `start`."""
+        return self._listener.url
+
+    @property
+    def certificate(self) -> ServerCertificate | None:
+        """The certificate that it serves HTTPS with, if it does."""
+        return self._listener.certificate
+
+    async def drain(self) -> None:
+        """Stop listening, refuse the waiters, and wait up to DRAIN_TIMEOUT for the exchanges in
+        flight."""
+        self._gate.close()
+        await self._listener.close_gracefully()
+        limit_s = self._settings.drain_timeout
+        assert self._runner.server is not None
+        await asyncio.gather(
+            wait_for_heads(self._runner.server, limit_s), self._proxy.finish(limit_s)
+        )
+
+    async def stop(self) -> None:
+        """Close all connections and abort the exchanges that still run."""
+        self._gate.close()
+        self._listener.close()
+        self._listener.abort_handshakes()
+        await self._proxy.finish(0)
+        self._dashboard.close()
+        await self._runner.cleanup()
+        await self._upstream.close()
+        self._ledger.close()
+        if self._tracing is not None:
+            await self._tracing.stop()
+
+    @property
+    def running(self) -> int:
+        """The exchanges that have not ended, waiters included."""
+        return self._proxy.running
+
+    @property
+    def viewers(self) -> int:
+        """The number of viewers of the live page."""
+        return self._dashboard.events.viewers
+
+    def snapshot(self) -> dict[str, int]:
+        """The live numbers: waiters, exchanges in flight, bytes of buffered request bodies."""
+        return self._proxy.snapshot()
