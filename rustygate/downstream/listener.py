@@ -39,14 +39,23 @@ class AddressInUse(OSError):
 
 
 class Listener:
-    """Accepts connections from `open` to `close`. `url` is its address while it does.
+    """Accepts connections from `open` to `close`.
 
     With inherited sockets it listens only on those.
+
+    Attributes:
+        sockets: those that it listens on, after `bind`.
+        url: its address, after `bind`.
     """
 
-    def __init__(self, settings: Settings, sockets: Sequence[socket.socket] = ()) -> None:
+    def __init__(
+        self, settings: Settings, sockets: Sequence[socket.socket] = (), *, is_shared: bool = False
+    ) -> None:
+        """`is_shared`: other processes accept connections from the same inherited sockets."""
         self._settings = settings
-        self._sockets = sockets
+        self._inherits = bool(sockets)
+        self._is_shared = is_shared
+        self.sockets = list(sockets)
         self._servers: list[asyncio.Server] = []
         self._socket_file: tuple[int, int] | None = None
         # With HTTPS, after `open`.
@@ -70,45 +79,47 @@ class Listener:
                 a TLS port.
         """
         settings = self._settings
-        path = settings.socket_path
         if settings.tls_cert_file is not None and settings.tls_key_file is not None:
             certificate = ServerCertificate(settings.tls_cert_file, settings.tls_key_file)
             self._acceptor = TlsAcceptor(
                 certificate, protocol_factory, respond_to_plain_http, settings.connection_limit
             )
-        if self._sockets:
-            await self._open_inherited(protocol_factory)
-        elif path is None:
-            await self._open_port(protocol_factory)
-        else:
-            await self._open_unix_socket(protocol_factory, path)
-
-    async def _open_inherited(self, protocol_factory: ProtocolFactory) -> None:
-        loop, urls = asyncio.get_running_loop(), []
-        for sock in self._sockets:
+        if not self.url:
+            await self.bind()
+        for sock in self.sockets:
             is_unix = sock.family == socket.AF_UNIX
-            accept = protocol_factory if is_unix else self._acceptor or protocol_factory
-            server = await loop.create_server(accept, sock=sock, backlog=BACKLOG)
-            self._servers.append(server)
-            urls.append(_url(_with_address_of(self._settings, sock)))
-        self.url = ",".join(urls)
+            await self._accept(
+                sock, protocol_factory if is_unix else self._acceptor or protocol_factory
+            )
 
-    async def _open_port(self, protocol_factory: ProtocolFactory) -> None:
-        loop, settings = asyncio.get_running_loop(), self._settings
-        host = settings.bind_address
-        accept = self._acceptor or protocol_factory
-        server = await loop.create_server(accept, host, settings.port, backlog=BACKLOG)
-        self._servers.append(server)
-        self.url = _url(replace(settings, port=server.sockets[0].getsockname()[1]))
+    async def bind(self) -> None:
+        """Take the address, without accepting. Raises OSError if it is not available."""
+        path = self._settings.socket_path
+        if self._inherits:
+            urls = (_url(_with_address_of(self._settings, sock)) for sock in self.sockets)
+            self.url = ",".join(urls)
+        elif path is None:
+            self.sockets = await _bind_port(self._settings.bind_address, self._settings.port)
+            port = self.sockets[0].getsockname()[1]
+            self.url = _url(replace(self._settings, port=port))
+        else:
+            self.sockets = [_listen(path)]
+            self._socket_file = _identity(path)
+            self.url = self._settings.bind_address
 
-    async def _open_unix_socket(self, protocol_factory: ProtocolFactory, path: str) -> None:
-        sock = _listen(path)
-        self._socket_file = _identity(path)
+    async def _accept(self, sock: socket.socket, protocol_factory: ProtocolFactory) -> None:
+        """Accept connections from a socket.
+
+        asyncio accepts as many connections at once as the socket's backlog has room for. From a
+        shared socket, it should take one at a time, so that they are spread over the processes.
+        """
         loop = asyncio.get_running_loop()
+        at_once = 1 if self._is_shared else BACKLOG
         self._servers.append(
-            await loop.create_server(protocol_factory, sock=sock, backlog=BACKLOG)
+            await loop.create_server(protocol_factory, sock=sock, backlog=at_once)
         )
-        self.url = self._settings.bind_address
+        if self._is_shared:
+            sock.listen(BACKLOG)
 
     async def close_gracefully(self) -> None:
         """Close without cutting off a client of an inherited socket.
@@ -116,9 +127,9 @@ class Listener:
         asyncio drops connections that it accepts in the turn of the loop in which it closes. On a
         socket of the gate's own, connections that are not accepted yet are cut off in any case.
         """
-        if self._sockets:
+        if self._inherits:
             loop = asyncio.get_running_loop()
-            for sock in self._sockets:
+            for sock in self.sockets:
                 loop.remove_reader(sock.fileno())
             await asyncio.sleep(0)
         self.close()
@@ -137,6 +148,8 @@ class Listener:
         self._socket_file = None
         for server in self._servers:
             server.close()
+        for sock in self.sockets:
+            sock.close()
 
     def abort_handshakes(self) -> None:
         """Abort the connections on which TLS has not started yet."""
@@ -197,6 +210,15 @@ def _url(settings: Settings) -> str:
         return settings.bind_address
     scheme = "https" if settings.tls_cert_file else "http"
     return str(URL.build(scheme=scheme, host=settings.bind_address, port=settings.port))
+
+
+async def _bind_port(host: str, port: int) -> list[socket.socket]:
+    """The sockets of a port, one for each address of the host."""
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(asyncio.Protocol, host, port, start_serving=False)
+    sockets = [sock.dup() for sock in server.sockets]
+    server.close()
+    return sockets
 
 
 def _listen(path: str) -> socket.socket:
