@@ -32,12 +32,14 @@ class DataPlane:
         control: Control,
         auth: ClientAuth,
         tracing: "Tracing | None" = None,
+        *,
+        shares_sockets: bool = False,
     ) -> None:
         """If there are inherited `sockets`, it listens on them instead of the address in the
-        settings."""
+        settings; perhaps it shares them with other processes."""
         self._settings = settings
         self._tracing = tracing
-        self._listener = Listener(settings, sockets)
+        self._listener = Listener(settings, sockets, is_shared=shares_sockets)
         self._upstream = UpstreamClient(settings)
         self._ledger = Ledger(control.tally, tracing)
         self._gate = control.gate

@@ -72,6 +72,15 @@ class ClientAuth:
                 raise ClientsError(problems)
             self._clients, self.version = clients, version
 
+    def replace(self, clients: Clients | None) -> None:
+        """Use clients that another process has read; None serves every client."""
+        self._clients = clients
+
+    @property
+    def in_force(self) -> Clients | None:
+        """The clients, or None if every client is served."""
+        return self._clients
+
     @property
     def requires_keys(self) -> bool:
         """Whether a client needs a key, which then gives its name."""

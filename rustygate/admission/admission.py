@@ -19,7 +19,9 @@ class Admission(Waiter):
     `settle`, `give_back`.
     """
 
-    __slots__ = ("_activity", "_dispatcher", "_lane_slot_freed", "_lanes", "_slots_freed")
+    __slots__ = (
+        "_activity", "_asked_at", "_dispatcher", "_lane_slot_freed", "_lanes", "_slots_freed",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -33,22 +35,38 @@ class Admission(Waiter):
         self._lanes = lanes
         self._lane_slot_freed = self._slots_freed = False
         self._activity: ClientActivity | None = None
+        self._asked_at: int
 
     async def __aenter__(self) -> Self:
-        self.lane.users += 1
-        try:
-            self._refuse_oversized()
-            now = self._dispatcher.now()
-            if not self._dispatcher.admit_at_once(self, now):
-                await self._dispatcher.wait_for_turn(self, now)
-        except BaseException:
-            self._withdraw()
-            raise
-        self._count()
+        if not self.enter_at_once():
+            await self.wait()
         return self
 
     # For an admission that no `async with` can enclose.
     enter = __aenter__
+
+    def enter_at_once(self) -> bool:
+        """Enter if no waiter needs what it needs and all budgets suffice; else `wait`."""
+        self.lane.users += 1
+        try:
+            self._refuse_oversized()
+            self._asked_at = now = self._dispatcher.now()
+            if not self._dispatcher.admit_at_once(self, now):
+                return False
+        except BaseException:
+            self._withdraw()
+            raise
+        self._count()
+        return True
+
+    async def wait(self) -> None:
+        """Wait for admission."""
+        try:
+            await self._dispatcher.wait_for_turn(self, self._asked_at)
+        except BaseException:
+            self._withdraw()
+            raise
+        self._count()
 
     def charge(self) -> None:
         """Enter without waiting, whatever the budgets: upstream has started a turn on its own."""

@@ -1,7 +1,6 @@
 """Runs a gate until a command ends it; for `serve` and `demo`."""
 
 import asyncio
-import gc
 import socket
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
@@ -16,8 +15,11 @@ from rustygate.core.clients import ClientsError
 from rustygate.daemon import Daemon
 from rustygate.dashboard.pages import PREFIX as LIVE_PAGE
 from rustygate.downstream.listener import AddressInUse
+from rustygate.system.cpus import available_cpus
 from rustygate.system.data_dir import DataDirInUse
+from rustygate.system.garbage_collector import tune_garbage_collector
 from rustygate.telemetry.tracing import configure_tracing
+from rustygate.workers.supervisor import Supervisor, WorkersFailed
 
 
 @asynccontextmanager
@@ -27,7 +29,7 @@ async def running_gate(
     sockets: Sequence[socket.socket] = (),
     hints: Iterable[str] = (),
     announce: Callable[[str], None] = lambda url: None,
-) -> AsyncIterator[Daemon]:
+) -> AsyncIterator[Daemon | Supervisor]:
     """A serving gate. When the context ends it drains, and a further signal stops it at once.
 
     Args:
@@ -39,19 +41,21 @@ async def running_gate(
 
         await refuse_to_start(settings)
     check_budgets(settings)
-    daemon = Daemon(settings, sockets, configure_tracing(settings))
+    daemon = _make_daemon(settings, sockets)
     try:
         await daemon.start()
     except ClientsError as error:
         raise invalid_clients(settings, error.problems) from error
     except DataDirInUse as error:
         raise CommandError(str(error)) from error
+    except WorkersFailed as error:
+        raise CommandError("the workers cannot start; the lines above say why") from error
     except AddressInUse as error:
         raise CommandError(f"cannot listen on {settings.bind_address}: {error}") from error
     except OSError as error:
         port = None if settings.socket_path else settings.port
         raise cannot_listen(settings.bind_address, port, error) from error
-    _tune_garbage_collector()
+    tune_garbage_collector()
     try:
         announce(daemon.url)
         log_listening(settings, daemon.url, daemon.usage_place, hints)
@@ -63,23 +67,19 @@ async def running_gate(
     logger.info("stopped")
 
 
+def _make_daemon(settings: Settings, sockets: Sequence[socket.socket]) -> Daemon | Supervisor:
+    workers = available_cpus() if settings.workers is None else settings.workers
+    if workers == 1:
+        return Daemon(settings, sockets, configure_tracing(settings))
+    return Supervisor(settings, workers, sockets)
+
+
 def _log_draining(unfinished: int, timeout_s: float) -> None:
     if not unfinished:
         logger.info("draining")
         return
     left = "1 exchange" if unfinished == 1 else f"{unfinished} exchanges"
     logger.info("draining: {} left, for up to {:g} s; a second signal stops now", left, timeout_s)
-
-
-def _tune_garbage_collector() -> None:
-    """Collect less often, and skip the objects that exist after start-up.
-
-    An exchange leaves no reference cycles. At the default threshold, looking for them takes 6% of
-    a request's time.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000, 50, 100)
 
 
 def log_listening(settings: Settings, url: str, usage: str, hints: Iterable[str] = ()) -> None:

@@ -20,6 +20,7 @@ from rustygate.telemetry import log
 
 if TYPE_CHECKING:
     from rustygate.daemon import Daemon
+    from rustygate.workers.supervisor import Supervisor
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,8 +47,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     async def serve() -> None:
         signals, loop = stop_signals(), asyncio.get_running_loop()
+        raise_open_files_limit(settings.connection_limit)
         async with running_gate(settings, signals, sockets, loaded.hints) as daemon:
-            raise_open_files_limit(settings.connection_limit)
             loop.add_signal_handler(signal.SIGHUP, _reload, daemon, manager)
             manager.ready()
             await signals.get()
@@ -58,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _reload(daemon: "Daemon", manager: ServiceManager) -> None:
+def _reload(daemon: "Daemon | Supervisor", manager: ServiceManager) -> None:
     """Reload on SIGHUP. If that fails, the gate goes on with what it has."""
     manager.reloading()
     try:
@@ -70,7 +71,7 @@ def _reload(daemon: "Daemon", manager: ServiceManager) -> None:
         manager.ready()
 
 
-def _reload_clients(daemon: "Daemon") -> bool:
+def _reload_clients(daemon: "Daemon | Supervisor") -> bool:
     """Read the clients file again; returns whether there is one."""
     try:
         changes = daemon.reload()
@@ -85,7 +86,7 @@ def _reload_clients(daemon: "Daemon") -> bool:
     return True
 
 
-def _reload_certificate(daemon: "Daemon") -> bool:
+def _reload_certificate(daemon: "Daemon | Supervisor") -> bool:
     """Read the server's certificate again; returns whether there is one."""
     certificate = daemon.certificate
     if certificate is None:

@@ -66,6 +66,11 @@ class EnvReader(Env):
     def rate(self, name: str, default: float, **options: Any) -> float | None:
         return self._float_or("auto", name, default, **options)
 
+    def workers(self, name: str, default: int, **options: Any) -> int | None:
+        if self._variables.get(name, "").lower() == "auto":
+            return None
+        return self.int(name, default, **options)
+
     def seconds_or_off(self, name: str, default: float | None, **options: Any) -> float | None:
         return self._float_or("off", name, default, **options)
 

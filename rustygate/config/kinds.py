@@ -247,6 +247,14 @@ RUST_LOG = Kind(
     _check_rust_log,
 )
 LOG_FORMAT = Kind("text or json", "str", validate.OneOf(["text", "json"]))
+# More processes than any machine needs are a mistake.
+MAX_WORKERS = 256
+WORKERS = Kind(
+    f"a whole number from 1 to {MAX_WORKERS}, or auto",
+    "workers",
+    validate.Range(1, MAX_WORKERS),
+    unset="auto",
+)
 RATE = Kind(
     "a positive number of requests per second, or auto",
     "rate",

@@ -224,6 +224,12 @@ class Settings:
     gate_group: Annotated[
         str, kinds.GROUP, "which gates share: the same name at the same Redis"
     ] = DEFAULT_GROUP
+    # One process serves what most organisations send; see docs/scaling.md.
+    workers: Annotated[
+        int | None,
+        kinds.WORKERS,
+        "processes that serve clients, with one quota and one queue; `auto`: one per core",
+    ] = 1
     # Most responses end within it. A service manager must wait longer than this.
     drain_timeout: Annotated[
         float,

@@ -61,10 +61,15 @@ class Ledger:
         """Write the pending lines."""
         settled, self._settled = self._settled, []
         if settled:
-            # One record for the whole batch: creating a loguru record takes three times as long
-            # as writing its line.
-            logger.info("exchange", **{LINES: [log_fields(exchange) for exchange in settled]})
+            log_exchanges(settled)
             _log_steps(settled)
+
+
+def log_exchanges(settled: list[Exchange]) -> None:
+    """Write the lines of settled exchanges."""
+    # One record for all of them: creating a loguru record takes three times as long as writing
+    # its line.
+    logger.info("exchange", **{LINES: [log_fields(exchange) for exchange in settled]})
 
 
 def _log_steps(settled: list[Exchange]) -> None:

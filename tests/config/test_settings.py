@@ -55,6 +55,7 @@ def test_defaults_are_the_documented_ones() -> None:
         "DATA_DIR": "$STATE_DIRECTORY, else none",
         "REDIS_URL": "none",
         "GATE_GROUP": "rustygate",
+        "WORKERS": "1",
         "DRAIN_TIMEOUT": "30",
     }
 

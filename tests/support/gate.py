@@ -1,6 +1,7 @@
 """A running gate, its log, and checks that it released everything."""
 
 import logging
+import os
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 from loguru import logger
 from opentelemetry.sdk.trace import TracerProvider
 
-from rustygate.config import load
+from rustygate.config import Settings, load
 from rustygate.daemon import Daemon
 from rustygate.telemetry.tracing.spans import Tracing
 from tests.support.client import Client
 from tests.support.http import CLIENT_KEY, UPSTREAM_KEY, Response
 from tests.support.waiting import A_SECOND_S, until
 from tests.support.wire import Wire
+from tests.support.workers import ChannelledDaemon
 
 if TYPE_CHECKING:
     from loguru import Message
@@ -77,6 +79,17 @@ def captured_log() -> Iterator[Log]:
             library.removeHandler(handler)
 
 
+# Whether the gates of all tests have workers, and how many.
+WORKERS = int(os.environ.get("TEST_WORKERS", "0"))
+
+
+def make_daemon(settings: Settings, **options: Any) -> Daemon:
+    """A daemon as the tests are to run with."""
+    if not WORKERS:
+        return Daemon(settings, **options)
+    return ChannelledDaemon(settings, workers=WORKERS, **options)
+
+
 class Gate:
     """A gate on the test's event loop, and the raw clients connected to it."""
 
@@ -95,7 +108,7 @@ class Gate:
         given |= {name: str(value) for name, value in settings.items()}
         loaded = load(given)
         tracing = None if provider is None else Tracing(loaded, provider)
-        self.daemon = Daemon(loaded, tracing=tracing)
+        self.daemon = make_daemon(loaded, tracing=tracing)
         self.log = log
         self._clients: list[Client] = []
 

@@ -1,0 +1,38 @@
+"""Exchanges, verdicts and rate limits as messages."""
+
+from dataclasses import fields
+from operator import attrgetter
+from typing import Any
+
+import msgspec
+
+from rustygate.core.rate_limit_headers import Quota, RateLimitUpdate
+from rustygate.exchange import Exchange
+
+# What a worker keeps for itself: `steps` are logged where they are made, the reservation is the
+# supervisor's, and the usage record finds the cost.
+_KEPT = frozenset({"steps", "reserved", "cost_nano", "budget_left"})
+
+_FIELDS = tuple(each.name for each in fields(Exchange) if each.name not in _KEPT)
+
+pack_exchange = attrgetter(*_FIELDS)
+
+
+def unpack_exchange(values: tuple[Any, ...]) -> Exchange:
+    return Exchange(**dict(zip(_FIELDS, values, strict=True)))
+
+
+def pack_update(update: RateLimitUpdate | None) -> Any:
+    return update and (_pack_quota(update.requests), _pack_quota(update.tokens))
+
+
+def unpack_update(packed: Any) -> RateLimitUpdate | None:
+    return packed and RateLimitUpdate(*map(_unpack_quota, packed))
+
+
+def _pack_quota(quota: Quota | None) -> Any:
+    return quota and msgspec.structs.astuple(quota)
+
+
+def _unpack_quota(packed: Any) -> Quota | None:
+    return packed and Quota(*packed)

@@ -1,0 +1,228 @@
+"""The gate as a worker sees it: its budgets and its queue are in the supervisor.
+
+An attempt asks to enter, and waits until the supervisor admits or refuses it. What becomes known
+of it later is told without waiting.
+"""
+
+import asyncio
+from collections.abc import Callable
+from itertools import count
+from types import TracebackType
+from typing import Any, Self
+
+from rustygate.admission.waiter import clock_ns
+from rustygate.core.bucket import SECOND
+from rustygate.core.rate_limit_headers import RateLimitUpdate
+from rustygate.errors import Draining
+from rustygate.exchange import Exchange
+from rustygate.workers.packing import pack_exchange, pack_update
+from rustygate.workers.refusals import unpack_refusal
+
+Tell = Callable[..., None]
+
+# An admission that arrives later than this was held up with this process, and the supervisor may
+# have given it to others. It is less than what the supervisor waits for.
+VALID = SECOND * 8 // 10
+
+
+class RemoteGate:
+    """The gate of a worker. `close` refuses newcomers; the supervisor refuses the waiters."""
+
+    def __init__(self, tell: Tell) -> None:
+        self.tell = tell
+        self.loop = asyncio.get_running_loop()
+        self.closed = False
+        self._numbers = count()
+        self._turn_queues = count()
+        self._waiting: dict[int, RemoteAdmission] = {}
+        # When the supervisor was told last that this process runs.
+        self._alive_at = self.now()
+        self._in_flight = 0
+
+    def __repr__(self) -> str:
+        return f"<RemoteGate {len(self._waiting)} waiting, {self._in_flight} in flight>"
+
+    def close(self) -> None:
+        self.closed = True
+
+    def now(self) -> int:
+        """The event loop's clock, in nanoseconds. All processes of a machine have the same."""
+        return clock_ns(self.loop)
+
+    def snapshot(self) -> dict[str, int]:
+        """How many exchanges wait here, and how many are in flight."""
+        return {"waiters": len(self._waiting), "in_flight": self._in_flight}
+
+    def admission(self, exchange: Exchange) -> "RemoteAdmission":
+        """An attempt's way through the gate."""
+        return RemoteAdmission(self, exchange)
+
+    def turn_queue(self) -> int:
+        """The order of the turns of a new WebSocket."""
+        return next(self._turn_queues)
+
+    def turn_admission(self, exchange: Exchange, turn_queue: int) -> "RemoteAdmission":
+        """The way of a WebSocket's turn through the gate, behind the turns before it."""
+        return RemoteAdmission(self, exchange, turn_queue)
+
+    def tell_alive(self) -> None:
+        """Tell the supervisor that this process runs."""
+        self._alive_at = self.now()
+        self.tell("alive")
+
+    # Attempts.
+
+    def add(self, admission: "RemoteAdmission") -> int:
+        """An attempt waits; returns its number."""
+        number = next(self._numbers)
+        self._waiting[number] = admission
+        return number
+
+    def remove(self, number: int) -> None:
+        """An attempt waits no longer."""
+        self._waiting.pop(number, None)
+
+    def count(self, change: int) -> None:
+        """So many more are in flight."""
+        self._in_flight += change
+
+    def refuse_all(self) -> None:
+        """The supervisor has gone: nothing will be admitted any more."""
+        self.closed = True
+        for admission in self._waiting.values():
+            admission.fail(Draining())
+
+    # Messages of the supervisor.
+
+    def on_admitted(self, number: int, at: int, queued: int) -> None:
+        """An attempt was admitted at an instant, after some time in the queue."""
+        admission = self._waiting.get(number)
+        if admission is None:
+            # It has left, and says so in a message that is on its way.
+            return
+        if self.now() - min(at, self._alive_at) > VALID:
+            self.tell_alive()
+            self.tell("withdraw", number)
+            admission.ask_again(queued)
+        else:
+            admission.grant(queued)
+
+    def on_refused(self, number: int, queued: int, name: str, values: dict[str, Any]) -> None:
+        """An attempt was refused."""
+        admission = self._waiting.get(number)
+        if admission is not None:
+            admission.fail(unpack_refusal(name, values), queued)
+
+    def on_suspended(self, number: int, queued: int) -> None:
+        """An attempt was taken out of the queue because this process was silent."""
+        admission = self._waiting.get(number)
+        if admission is not None:
+            admission.ask_again(queued)
+
+
+class RemoteAdmission:
+    """One attempt; see `Admission`."""
+
+    __slots__ = ("_decision", "_exchange", "_gate", "_is_free", "_number", "_turn_queue")
+
+    def __init__(
+        self, gate: RemoteGate, exchange: Exchange, turn_queue: int | None = None
+    ) -> None:
+        self._gate = gate
+        self._exchange = exchange
+        self._turn_queue = turn_queue
+        self._number = -1
+        self._is_free = True
+        self._decision: asyncio.Future[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        gate = self._gate
+        if gate.closed:
+            raise Draining
+        self._decision = gate.loop.create_future()
+        self._ask()
+        began, queued = gate.now(), self._exchange.queued
+        try:
+            await self._decision
+        except asyncio.CancelledError:
+            gate.tell("withdraw", self._number)
+            self._exchange.queued = queued + gate.now() - began
+            raise
+        finally:
+            gate.remove(self._number)
+        self._begin()
+        return self
+
+    enter = __aenter__
+
+    def ask_again(self, queued: int) -> None:
+        """Ask to keep its place in the queue, in which it has waited for some time."""
+        self._exchange.queued += queued
+        self._gate.remove(self._number)
+        self._ask(again=True)
+
+    def _ask(self, *, again: bool = False) -> None:
+        gate, exchange = self._gate, self._exchange
+        self._number = gate.add(self)
+        gate.tell("enter", self._number, self._turn_queue, again, pack_exchange(exchange))
+
+    def grant(self, queued: int) -> None:
+        assert self._decision is not None
+        if not self._decision.done():
+            self._exchange.queued += queued
+            self._decision.set_result(None)
+
+    def fail(self, error: Exception, queued: int = 0) -> None:
+        assert self._decision is not None
+        if not self._decision.done():
+            self._exchange.queued += queued
+            self._decision.set_exception(error)
+
+    def charge(self) -> None:
+        """Enter without waiting: upstream has started a turn on its own."""
+        self._number = self._gate.add(self)
+        self._gate.remove(self._number)
+        self._gate.tell("charge", self._number, pack_exchange(self._exchange))
+        self._begin()
+
+    def _begin(self) -> None:
+        self._is_free = False
+        self._gate.count(1)
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.leave()
+
+    def leave(self) -> None:
+        self._free()
+        self._gate.tell("leave", self._number)
+
+    def release(self) -> None:
+        self._free()
+        self._gate.tell("release", self._number)
+
+    def _free(self) -> None:
+        if not self._is_free:
+            self._is_free = True
+            self._gate.count(-1)
+
+    def record_response(
+        self, ok: bool, update: RateLimitUpdate | None = None, *, refused: bool = False
+    ) -> None:
+        self._gate.tell("respond", self._number, ok, pack_update(update), refused)
+
+    def pause(self, wait: int, *, slow: bool = False, guessed: bool = False) -> None:
+        self._gate.tell("pause", self._number, wait, slow, guessed)
+
+    def settle(self, tokens: int) -> None:
+        self._gate.tell("settle", self._number, tokens)
+
+    def give_back(self) -> None:
+        self._gate.tell("give_back", self._number)
+
+    def waive(self) -> None:
+        self._gate.tell("waive", self._number)

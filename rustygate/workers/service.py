@@ -1,0 +1,255 @@
+"""What the supervisor does for one worker: admits, budgets and counts its exchanges.
+
+If the worker ends, what it holds is free at once. If it is only silent, as a stopped process is,
+its waiters leave the queue after a second, and what was granted to it since it was heard last
+comes back: it will ask again.
+"""
+
+import asyncio
+from collections.abc import Callable
+from time import monotonic_ns
+from typing import Any
+
+from loguru import logger
+
+from rustygate.admission.admission import Admission
+from rustygate.admission.waiter import TurnQueue
+from rustygate.control_plane import ControlPlane
+from rustygate.core.bucket import SECOND
+from rustygate.errors import InternalError, Refusal
+from rustygate.exchange import Exchange
+from rustygate.telemetry.ledger import log_exchanges
+from rustygate.workers.channel import Answerer, Channel, Handler
+from rustygate.workers.packing import unpack_exchange, unpack_update
+from rustygate.workers.refusals import pack_refusal
+
+
+class _Attempt:
+    """An attempt of the worker at the gate: waiting, with a task, or admitted `at` an instant."""
+
+    __slots__ = ("admission", "at", "is_suspended", "queued", "task")
+
+    def __init__(self, admission: Admission) -> None:
+        self.admission = admission
+        self.queued = admission.exchange.queued
+        self.task: asyncio.Task[None] | None = None
+        self.at = 0
+        self.is_suspended = False
+
+
+class WorkerService:
+    """Serves one worker over its channel."""
+
+    def __init__(
+        self,
+        control: ControlPlane,
+        handlers: dict[str, Handler],
+        on_lost: Callable[[], None],
+    ) -> None:
+        """`handlers`: of the messages that are about the worker itself."""
+        self._control = control
+        self._loop = asyncio.get_running_loop()
+        self.channel = Channel({**self._handlers(), **handlers}, self._answerers(), on_lost)
+        self._attempts: dict[int, _Attempt] = {}
+        self._turn_queues: dict[int, TurnQueue] = {}
+        # The exchanges that have reserved something of their client's budgets, by id.
+        self._reserved: dict[str, Exchange] = {}
+
+    def __repr__(self) -> str:
+        return f"<WorkerService {len(self._attempts)} attempts>"
+
+    def _handlers(self) -> dict[str, Handler]:
+        return {
+            "enter": self._enter,
+            "charge": self._charge,
+            "withdraw": self._withdraw,
+            "respond": self._respond,
+            "pause": self._pause,
+            "settle": self._settle,
+            "give_back": self._give_back,
+            "waive": self._waive,
+            "release": self._release,
+            "leave": self._leave,
+            "settled": self._settled,
+            "retry": self._control.tally.count_retry,
+            "upstream_429": self._control.tally.count_upstream_429,
+            "refusal": self._control.tally.count_refusal,
+        }
+
+    def _answerers(self) -> dict[str, Answerer]:
+        control = self._control
+        return {
+            "readiness": control.readiness,
+            "metrics": control.metrics_text,
+            "state": control.state_text,
+            "usage": control.usage_text,
+            "budgets": control.budgets_text,
+            "budget_left": self._budget_left,
+            "reserve": self._reserve,
+        }
+
+    @property
+    def in_flight(self) -> list[Exchange]:
+        """The exchanges that were admitted and have not ended."""
+        return [each.admission.exchange for each in self._attempts.values() if not each.task]
+
+    # Admission.
+
+    def _enter(self, number: int, turns: int | None, again: bool, packed: tuple[Any, ...]) -> None:
+        attempt = self._attempts[number] = self._attempt(turns, unpack_exchange(packed))
+        # It keeps its place in the queue, as a retry does.
+        attempt.admission.is_retry |= again
+        try:
+            at_once = attempt.admission.enter_at_once()
+        except Exception as error:
+            self._refuse(number, attempt, error)
+            return
+        if at_once:
+            self._admit(number, attempt)
+        else:
+            attempt.task = self._loop.create_task(self._wait(number, attempt, turns))
+
+    def _attempt(self, turns: int | None, exchange: Exchange) -> _Attempt:
+        if turns is None:
+            return _Attempt(self._control.gate.admission(exchange))
+        queue = self._turn_queues.setdefault(turns, TurnQueue())
+        return _Attempt(self._control.gate.turn_admission(exchange, queue))
+
+    async def _wait(self, number: int, attempt: _Attempt, turns: int | None) -> None:
+        try:
+            await attempt.admission.wait()
+        except asyncio.CancelledError:
+            if not attempt.is_suspended:
+                raise
+            self.channel.tell("suspended", number, self._queued(attempt))
+        except Exception as error:
+            self._refuse(number, attempt, error)
+        else:
+            self._admit(number, attempt)
+        finally:
+            attempt.task = None
+            if turns is not None and not self._turn_queues[turns].line:
+                self._turn_queues.pop(turns, None)
+
+    def _admit(self, number: int, attempt: _Attempt) -> None:
+        attempt.at = self._control.gate.now()
+        self.channel.tell("admitted", number, attempt.at, self._queued(attempt))
+
+    def _refuse(self, number: int, attempt: _Attempt, error: Exception) -> None:
+        del self._attempts[number]
+        if not isinstance(error, Refusal):
+            exchange_id = attempt.admission.exchange.id
+            logger.opt(exception=error).error("exchange {} failed", exchange_id)
+            error = InternalError(exchange_id)
+        self.channel.tell("refused", number, self._queued(attempt), *pack_refusal(error))
+
+    @staticmethod
+    def _queued(attempt: _Attempt) -> int:
+        return attempt.admission.exchange.queued - attempt.queued
+
+    def _charge(self, number: int, packed: tuple[Any, ...]) -> None:
+        attempt = self._attempts[number] = self._attempt(None, unpack_exchange(packed))
+        attempt.admission.charge()
+        attempt.at = self._control.gate.now()
+
+    def _withdraw(self, number: int) -> None:
+        attempt = self._attempts.pop(number, None)
+        if attempt is not None:
+            self._take_back(attempt)
+
+    @staticmethod
+    def _take_back(attempt: _Attempt) -> None:
+        if attempt.task is not None:
+            attempt.task.cancel()
+        else:
+            attempt.admission.give_back()
+            attempt.admission.leave()
+
+    def suspend(self) -> None:
+        """The worker is silent: let no others wait for it."""
+        heard_at = int(self.channel.heard_at * SECOND)
+        for number, attempt in list(self._attempts.items()):
+            if attempt.task is not None or attempt.at > heard_at:
+                attempt.is_suspended = True
+                del self._attempts[number]
+                self._take_back(attempt)
+
+    # After admission. A message about an attempt that was taken back is ignored.
+
+    def _respond(self, number: int, ok: bool, update: Any, refused: bool) -> None:
+        if (attempt := self._attempts.get(number)) is not None:
+            attempt.admission.record_response(ok, unpack_update(update), refused=refused)
+
+    def _pause(self, number: int, wait: int, slow: bool, guessed: bool) -> None:
+        if (attempt := self._attempts.get(number)) is not None:
+            attempt.admission.pause(wait, slow=slow, guessed=guessed)
+
+    def _settle(self, number: int, tokens: int) -> None:
+        if (attempt := self._attempts.get(number)) is not None:
+            attempt.admission.settle(tokens)
+
+    def _give_back(self, number: int) -> None:
+        if (attempt := self._attempts.get(number)) is not None:
+            attempt.admission.give_back()
+
+    def _waive(self, number: int) -> None:
+        if (attempt := self._attempts.get(number)) is not None:
+            attempt.admission.waive()
+
+    def _release(self, number: int) -> None:
+        if (attempt := self._attempts.get(number)) is not None:
+            attempt.admission.release()
+
+    def _leave(self, number: int) -> None:
+        attempt = self._attempts.pop(number, None)
+        if attempt is not None:
+            attempt.admission.leave()
+
+    # Budgets of clients, and counting.
+
+    async def _budget_left(self, client: str) -> str | None:
+        exchange = Exchange(client, "", "")
+        await self._control.spending.show_left(exchange)
+        return exchange.budget_left
+
+    async def _reserve(self, packed: tuple[Any, ...]) -> tuple[str | None, Any]:
+        exchange = unpack_exchange(packed)
+        try:
+            await self._control.spending.reserve(exchange)
+        except Refusal as refusal:
+            return exchange.budget_left, pack_refusal(refusal)
+        self._reserved[exchange.id] = exchange
+        return exchange.budget_left, None
+
+    def _settled(self, packed: tuple[Any, ...]) -> None:
+        exchange = unpack_exchange(packed)
+        reserved = self._reserved.pop(exchange.id, None)
+        exchange.reserved = None if reserved is None else reserved.reserved
+        self._control.tally.settle(exchange)
+
+    # The end.
+
+    def end(self) -> int:
+        """The worker has ended: free what it holds, and settle what it has not settled. Returns
+        how many exchanges were cut off."""
+        cut_off = {exchange.id: exchange for exchange in self.in_flight} | self._reserved
+        for number in list(self._attempts):
+            attempt = self._attempts.pop(number)
+            if attempt.task is not None:
+                attempt.task.cancel()
+            else:
+                attempt.admission.leave()
+        for exchange in cut_off.values():
+            self._settle_cut_off(exchange)
+        if cut_off:
+            log_exchanges(list(cut_off.values()))
+        return len(cut_off)
+
+    def _settle_cut_off(self, exchange: Exchange) -> None:
+        reserved = self._reserved.pop(exchange.id, None)
+        exchange.reserved = None if reserved is None else reserved.reserved
+        # Upstream may have done its work.
+        exchange.connected = True
+        exchange.settled = monotonic_ns()
+        exchange.outcome, exchange.reason = "aborted", InternalError.reason
+        self._control.tally.settle(exchange)

@@ -1,0 +1,262 @@
+"""The supervisor of a gate with several processes.
+
+It takes the address, has the control plane, and starts workers that accept connections from the
+same sockets. A worker that ends is replaced, the later the sooner it ended. One that is silent is
+suspended, because a stopped process or a busy machine may come back, and killed only after a time
+in which none does.
+"""
+
+import asyncio
+import socket
+from collections.abc import Sequence
+from dataclasses import replace
+from math import ceil
+from types import TracebackType
+from typing import Self
+
+from loguru import logger
+
+from rustygate.config import Settings
+from rustygate.control_plane import ControlPlane
+from rustygate.core.clients import ClientChanges
+from rustygate.downstream.listener import BACKLOG, Listener
+from rustygate.system.tls import ServerCertificate
+from rustygate.telemetry.usage.recorder import UsageRecorder
+from rustygate.workers.remote_gate import Tell
+from rustygate.workers.worker_process import WorkerProcess
+
+# How often workers are looked after; how long one may be silent before its waiters no longer hold
+# up others, and before it is ended.
+_CHECK_INTERVAL_S = 0.25
+SUSPEND_AFTER_S = 1.0
+END_AFTER_S = 30.0
+
+# How long to wait before a worker is replaced: at first, at most, and after what life a worker
+# counts as healthy.
+_FIRST_DELAY_S, _LONGEST_DELAY_S, _HEALTHY_S = 0.1, 30.0, 10.0
+
+# How much longer than DRAIN_TIMEOUT workers may take to end; and those that were stopped.
+_GRACE_S = 5.0
+
+
+class WorkersFailed(Exception):
+    """The workers did not start; they have logged why."""
+
+
+class Supervisor:
+    """A running gate of several processes; see `Daemon`.
+
+    Args:
+        workers: how many processes serve clients.
+    """
+
+    def __init__(
+        self, settings: Settings, workers: int, sockets: Sequence[socket.socket] = ()
+    ) -> None:
+        self._settings = settings
+        self._count = workers
+        self._control = ControlPlane(settings)
+        self._listener = Listener(settings, sockets)
+        self._certificate: ServerCertificate | None = None
+        self._workers: dict[int, WorkerProcess] = {}
+        self._keeping: list[asyncio.Task[None]] = []
+        self._checking: asyncio.Task[None] | None = None
+        self._is_ending = self._is_open = False
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.stop()
+
+    @property
+    def url(self) -> str:
+        """The address that it listens on, after `start`."""
+        return self._listener.url
+
+    async def start(self) -> None:
+        """Bind, and start the workers; returns when all of them serve.
+
+        Raises what `Daemon.start` raises, and WorkersFailed.
+        """
+        await self._control.open()
+        self._is_open = True
+        try:
+            await self._listener.bind()
+            for sock in self._listener.sockets:
+                sock.listen(BACKLOG)
+            self._certificate = self._load_certificate()
+            await self._start_workers()
+        except BaseException:
+            await self.stop()
+            raise
+        self._checking = asyncio.create_task(self._check_workers())
+
+    def _load_certificate(self) -> ServerCertificate | None:
+        settings = self._settings
+        if settings.tls_cert_file is None or settings.tls_key_file is None:
+            return None
+        return SharedCertificate(settings.tls_cert_file, settings.tls_key_file, self._tell_all)
+
+    async def _start_workers(self) -> None:
+        for number in range(1, self._count + 1):
+            await self._start_worker(number)
+            self._keeping.append(asyncio.create_task(self._keep(number)))
+        ready = [worker.ready for worker in self._workers.values()]
+        await asyncio.wait(ready, return_when=asyncio.FIRST_EXCEPTION)
+        if any(each.cancelled() for each in ready):
+            raise WorkersFailed
+
+    async def _start_worker(self, number: int) -> WorkerProcess:
+        worker = self._workers[number] = WorkerProcess(number, self._control)
+        await worker.start(self._listener.sockets, self._share(), self._control.auth.in_force)
+        return worker
+
+    def _share(self) -> Settings:
+        """The settings of a worker. Limits that each keeps for itself are divided."""
+        settings = self._settings
+        return replace(
+            settings,
+            workers=1,
+            queue_bytes=ceil(settings.queue_bytes / self._count),
+            connection_limit=ceil(settings.connection_limit / self._count),
+        )
+
+    # Looking after workers.
+
+    async def _keep(self, number: int) -> None:
+        """Replace a worker whenever it ends, until the gate does."""
+        loop, delay_s = asyncio.get_running_loop(), _FIRST_DELAY_S
+        while True:
+            worker, began = self._workers[number], loop.time()
+            how, cut_off = await worker.ended()
+            if self._is_ending or not self._is_serving:
+                return
+            if loop.time() - began >= _HEALTHY_S:
+                delay_s = _FIRST_DELAY_S
+            logger.error(
+                "worker {} (pid {}) {}, {} exchanges cut off: another starts in {:g} s",
+                number,
+                worker.pid,
+                how,
+                cut_off,
+                delay_s,
+            )
+            await asyncio.sleep(delay_s)
+            delay_s = min(2 * delay_s, _LONGEST_DELAY_S)
+            worker = await self._start_worker(number)
+            logger.info("worker {} started (pid {})", number, worker.pid)
+
+    @property
+    def _is_serving(self) -> bool:
+        return self._checking is not None
+
+    async def _check_workers(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + _CHECK_INTERVAL_S
+            await asyncio.sleep(_CHECK_INTERVAL_S)
+            if loop.time() - due > _CHECK_INTERVAL_S:
+                # This process was held up itself, and has yet to read what they sent.
+                continue
+            for worker in self._workers.values():
+                self._check(worker)
+
+    def _check(self, worker: WorkerProcess) -> None:
+        silent_s = worker.silent_s
+        if silent_s > END_AFTER_S:
+            logger.error("worker {} has been silent for {:g} s", worker.number, END_AFTER_S)
+            worker.kill()
+        elif silent_s > SUSPEND_AFTER_S:
+            worker.suspend()
+
+    def _tell_all(self, *message: object) -> None:
+        for worker in self._workers.values():
+            worker.tell(*message)
+
+    # Reload, and the end.
+
+    def reload(self) -> ClientChanges | None:
+        """Read the clients file again; returns what has changed, or None if there is no file.
+
+        Raises ClientsError and changes nothing if the file is invalid.
+        """
+        changes = self._control.reload()
+        self._tell_all("clients", self._control.auth.in_force)
+        return changes
+
+    @property
+    def certificate(self) -> ServerCertificate | None:
+        """The certificate that the workers serve HTTPS with, if they do."""
+        return self._certificate
+
+    async def drain(self) -> None:
+        """Stop listening, refuse the waiters, and wait up to DRAIN_TIMEOUT for the exchanges in
+        flight."""
+        self._is_ending = True
+        self._control.gate.close()
+        self._listener.close()
+        self._tell_all("drain")
+        await self._all_ended(self._settings.drain_timeout + _GRACE_S)
+
+    async def stop(self) -> None:
+        """End the workers, and close everything."""
+        if not self._is_open:
+            return
+        self._is_open, self._is_ending = False, True
+        if self._checking is not None:
+            self._checking.cancel()
+        self._control.gate.close()
+        self._listener.close()
+        self._tell_all("stop")
+        await self._all_ended(_GRACE_S)
+        for worker in self._workers.values():
+            worker.kill()
+        await self._all_ended(_GRACE_S)
+        await self._control.close()
+
+    async def _all_ended(self, limit_s: float) -> None:
+        if self._keeping:
+            await asyncio.wait(self._keeping, timeout=limit_s)
+
+    # What is known of it.
+
+    @property
+    def usage(self) -> UsageRecorder:
+        """The usage record, after `start`."""
+        return self._control.usage
+
+    @property
+    def usage_place(self) -> str:
+        """Where the usage record is, in words."""
+        return self._control.usage_place
+
+    @property
+    def unfinished(self) -> int:
+        """The exchanges that draining waits for."""
+        return sum(worker.in_flight for worker in self._workers.values())
+
+    @property
+    def pids(self) -> list[int]:
+        """The processes of the workers."""
+        return [worker.pid for worker in self._workers.values()]
+
+
+class SharedCertificate(ServerCertificate):
+    """The certificate that workers serve HTTPS with: read here first, and then by each of them."""
+
+    def __init__(self, cert_file: str, key_file: str, tell_all: Tell) -> None:
+        super().__init__(cert_file, key_file)
+        self._tell_all = tell_all
+
+    def reload(self) -> str | None:
+        problem = super().reload()
+        if problem is None:
+            self._tell_all("certificate")
+        return problem
