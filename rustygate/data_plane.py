@@ -82,7 +82,7 @@ class DataPlane:
         limit_s = self._settings.drain_timeout
         assert self._runner.server is not None
         await asyncio.gather(
-            wait_for_heads(self._runner.server, limit_s), self._proxy.finish(limit_s)
+            wait_for_heads(self._runner.server, limit_s), self._proxy.running.finish(limit_s)
         )
 
     async def stop(self) -> None:
@@ -90,7 +90,7 @@ class DataPlane:
         self._gate.close()
         self._listener.close()
         self._listener.abort_handshakes()
-        await self._proxy.finish(0)
+        await self._proxy.running.finish(0)
         self._dashboard.close()
         await self._runner.cleanup()
         await self._upstream.close()
@@ -101,7 +101,7 @@ class DataPlane:
     @property
     def running(self) -> int:
         """The exchanges that have not ended, waiters included."""
-        return self._proxy.running
+        return len(self._proxy.running)
 
     @property
     def viewers(self) -> int:

@@ -8,7 +8,7 @@ import asyncio
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from secrets import token_bytes
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from aiohttp import hdrs, web
 from loguru import logger
@@ -67,6 +67,7 @@ from rustygate.relay.stream import Downstream
 from rustygate.relay.websocket import relay_websocket
 from rustygate.relay.websocket_turns import TurnServices, names_models_in_turns
 from rustygate.retry import JUDGED_STATUSES, FailedAttempt, RetryPolicy
+from rustygate.running import RunningExchanges
 from rustygate.telemetry.ledger import Ledger
 from rustygate.upstream.client import UpstreamClient
 from rustygate.upstream.response import FIRST_ERROR_STATUS, UpstreamResponse
@@ -87,7 +88,11 @@ class UpstreamRequest:
 
 
 class Proxy:
-    """Forwards requests under `/v1/` to upstream, one exchange each."""
+    """Forwards requests under `/v1/` to upstream, one exchange each.
+
+    Attributes:
+        running: the exchanges that have not ended, waiters included.
+    """
 
     def __init__(
         self,
@@ -116,7 +121,7 @@ class Proxy:
         self._turn_services = TurnServices(
             settings, gate, ledger, auth, spending, self._history, self._body_budget, tracing
         )
-        self._running: set[asyncio.Task[Any]] = set()
+        self.running = RunningExchanges()
         self._credentials = Credentials.for_account(
             settings.openai_api_key, settings.openai_org_id, settings.openai_project_id
         )
@@ -125,9 +130,7 @@ class Proxy:
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Run one exchange, from the arrival of its head to its settlement."""
         exchange = self._start_exchange(request)
-        task = asyncio.current_task()
-        assert task is not None
-        self._running.add(task)
+        self.running.begin()
         try:
             response = await self._run(request, exchange)
             exchange.outcome = exchange.outcome or _outcome(exchange)
@@ -143,21 +146,8 @@ class Proxy:
         except Exception as error:
             return await _fail(request, exchange, error)
         finally:
-            self._running.discard(task)
+            self.running.end()
             self._ledger.settle(exchange)
-
-    @property
-    def running(self) -> int:
-        """The exchanges that have not ended, waiters included."""
-        return len(self._running)
-
-    async def finish(self, timeout_s: float) -> None:
-        """Wait for the running exchanges; abort those that take longer than `timeout_s`."""
-        if self._running:
-            _, late = await asyncio.wait(self._running, timeout=timeout_s)
-            for task in late:
-                task.cancel()
-            await asyncio.gather(*late, return_exceptions=True)
 
     def snapshot(self) -> dict[str, int]:
         """The live numbers of the gate, and the bytes of buffered request bodies."""

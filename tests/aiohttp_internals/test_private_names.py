@@ -81,7 +81,28 @@ PRIVATE_NAMES = [
     Name(SERVER, "aiohttp.web.Server", "_connections"),
     Name(SERVER, "aiohttp.web.Server", "_kwargs"),
     Name(SERVER, "aiohttp.web.Server", "_loop"),
+    Name(SERVER, "aiohttp.web.RequestHandler", "_buffer_paused"),
+    Name(SERVER, "aiohttp.web.RequestHandler", "_close"),
+    Name(SERVER, "aiohttp.web.RequestHandler", "_force_close"),
+    Name(
+        SERVER,
+        "aiohttp.web.RequestHandler",
+        "_handle_request",
+        "self, request, start_time, request_handler",
+    ),
+    Name(SERVER, "aiohttp.web.RequestHandler", "_keepalive"),
+    Name(SERVER, "aiohttp.web.RequestHandler", "_keepalive_handle"),
+    Name(SERVER, "aiohttp.web.RequestHandler", "_make_error_handler", "self, err_info"),
+    Name(SERVER, "aiohttp.web.RequestHandler", "_msg_queue_resume_size"),
+    Name(SERVER, "aiohttp.web.RequestHandler", "_parser"),
+    Name(SERVER, "aiohttp.web.RequestHandler", "_process_keepalive", "self"),
+    Name(SERVER, "aiohttp.web.RequestHandler", "_request_factory"),
+    Name(SERVER, "aiohttp.web.RequestHandler", "_request_handler"),
+    Name(SERVER, "aiohttp.web.RequestHandler", "_resume_reading_if_drained", "self"),
+    Name(SERVER, "aiohttp.web.RequestHandler", "_task_handler"),
+    Name(SERVER, "aiohttp.web.BaseRequest", "_task"),
     Name(SERVER, "aiohttp.web_protocol", "_ErrInfo", "status, exc, message"),
+    Name(SERVER, "aiohttp.web_protocol", "_PAYLOAD_ACCESS_ERROR"),
 ]
 
 # Methods without an underscore that the package overrides, but that aiohttp does not document.
@@ -100,6 +121,7 @@ OVERRIDDEN_METHODS = [
         "self, request, status=, exc=, message=",
     ),
     Name(SERVER, "aiohttp.web.RequestHandler", "resume_reading", "self, resume_parser="),
+    Name(SERVER, "aiohttp.web.RequestHandler", "start", "self"),
 ]
 
 
