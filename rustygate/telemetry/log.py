@@ -48,6 +48,10 @@ _LEVEL_NAMES = {name: word for word, name in LEVELS.items()} | {
 # On a terminal.
 _STYLES = {"trace": DIM, "debug": DIM, "info": GREEN, "warn": YELLOW, "error": RED}
 
+# What a line has between its names and values, and characters that need no quotes in a value.
+_SEPARATORS = b" ="
+_PLAIN = bytes({*range(0x21, 0x7F)} - {*b'="\\'})
+
 _VALUE_START = re.compile(r"[\n(<]")
 
 # asyncio's message when the process has no file descriptor left for a connection. It comes once
@@ -113,10 +117,14 @@ def _text_lines(record: "Record", lines: "_Lines", head: Callable[["Record"], st
     message = record["message"]
     if not message.isprintable():
         message = json.dumps(message)[1:-1]
-    start, end = f"{head(record)} {message}", "\n"
+    end = "\n"
     if record["exception"] is not None:
         end += format_exception(record["exception"].value)
-    text = "".join([f"{start}{_fields(fields)}{end}" for fields in lines])
+    start_bytes, end_bytes = _encoded(f"{head(record)} {message}"), _encoded(end)
+    return b"".join([start_bytes + _fields(fields) + end_bytes for fields in lines])
+
+
+def _encoded(text: str) -> bytes:
     return text.encode("utf-8", "backslashreplace")
 
 
@@ -132,40 +140,27 @@ def _colored_head(record: "Record") -> str:
     )
 
 
-def _fields(extra: dict[str, Any]) -> str:
+def _fields(extra: dict[str, Any]) -> bytes:
     """` name=value` for each field that has a value."""
     fields = [
         f" {name}={'true' if value is True else value}"
         for name, value in extra.items()
         if value is not None
     ]
-    text = "".join(fields)
+    text = _encoded("".join(fields))
     # Values rarely need quotes, so one check of the whole text usually suffices.
-    if _is_plain(text, separators=len(fields)):
+    if text.translate(None, _PLAIN) == _SEPARATORS * len(fields):
         return text
-    return "".join(
+    quoted = (
         f" {name}={_quote(str(value))}" for name, value in extra.items() if value is not None
     )
+    return _encoded("".join(quoted))
 
 
 def _quote(text: str) -> str:
-    if _is_plain(text, separators=0):
+    if text.isprintable() and not any(map(text.__contains__, ' ="\\')):
         return text
     return json.dumps(text, ensure_ascii=not text.isprintable())
-
-
-def _is_plain(text: str, separators: int) -> bool:
-    """Whether `text` can be written without quotes.
-
-    Args:
-        separators: how many spaces and equals signs it may contain, between its fields.
-    """
-    return (
-        text.isprintable()
-        and '"' not in text
-        and "\\" not in text
-        and text.count(" ") == text.count("=") == separators
-    )
 
 
 def _json_lines(record: "Record", lines: "_Lines") -> bytes:
