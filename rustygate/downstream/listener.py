@@ -130,7 +130,8 @@ class Listener:
         if self._inherits:
             loop = asyncio.get_running_loop()
             for sock in self.sockets:
-                loop.remove_reader(sock.fileno())
+                if sock.fileno() >= 0:
+                    loop.remove_reader(sock.fileno())
             await asyncio.sleep(0)
         self.close()
 

@@ -74,7 +74,8 @@ class RemoteSpending:
         exchange.budget_left = await self._ask("budget_left", exchange.client)
 
     async def reserve(self, exchange: Exchange) -> None:
-        exchange.budget_left, refusal = await self._ask("reserve", pack_exchange(exchange))
+        left, refusal = await self._ask("reserve", pack_exchange(exchange))
+        exchange.budget_left = left or exchange.budget_left
         if refusal is not None:
             raise _unpacked(refusal)
 
@@ -93,10 +94,10 @@ class RemoteTally:
         self._tell("settled", pack_exchange(exchange))
 
     def count_retry(self, reason: str) -> None:
-        self._tell("retry", reason)
+        self._tell("count_retry", reason)
 
     def count_upstream_429(self, lane: str | None, verdict: Action) -> None:
-        self._tell("upstream_429", lane, verdict)
+        self._tell("count_upstream_429", lane, verdict)
 
     def count_refusal(self, reason: str) -> None:
-        self._tell("refusal", reason)
+        self._tell("count_refusal", reason)

@@ -71,9 +71,9 @@ class WorkerService:
             "release": self._release,
             "leave": self._leave,
             "settled": self._settled,
-            "retry": self._control.tally.count_retry,
-            "upstream_429": self._control.tally.count_upstream_429,
-            "refusal": self._control.tally.count_refusal,
+            "count_retry": self._control.tally.count_retry,
+            "count_upstream_429": self._control.tally.count_upstream_429,
+            "count_refusal": self._control.tally.count_refusal,
         }
 
     def _answerers(self) -> dict[str, Answerer]:

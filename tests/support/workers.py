@@ -14,6 +14,7 @@ from rustygate.downstream.listener import BACKLOG, Listener
 from rustygate.workers.channel import Channel
 from rustygate.workers.remote_control import RemoteControl
 from rustygate.workers.service import WorkerService
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from rustygate.telemetry.tracing.spans import Tracing
@@ -40,6 +41,7 @@ class ChannelledDaemon(Daemon):
         self._remotes: list[RemoteControl] = []
         self._channels: list[Channel] = []
         self._services: list[WorkerService] = []
+        self._lost: list[asyncio.Event] = []
 
     @property
     def url(self) -> str:
@@ -85,6 +87,7 @@ class ChannelledDaemon(Daemon):
         self._remotes.append(remote)
         self._channels.append(channel)
         self._services.append(service)
+        self._lost.append(lost)
         await plane.start()
 
     def reload(self) -> ClientChanges | None:
@@ -102,17 +105,26 @@ class ChannelledDaemon(Daemon):
     async def stop(self) -> None:
         self._control.gate.close()
         self._listener.close()
-        for plane, channel, service in zip(
-            self._planes, self._channels, self._services, strict=True
+        if not self._planes:
+            return
+        for plane, channel, service, lost in zip(
+            self._planes, self._channels, self._services, self._lost, strict=True
         ):
             await plane.stop()
             await channel.close(CLOSE_LIMIT_S)
             # What was told is read before the end.
-            await asyncio.sleep(0.001)
+            await until(lost.is_set)
             assert service.end() == 0
-        if self._planes:
-            self._planes = []
-            await self._control.close()
+        for each in (
+            self._planes,
+            self._auths,
+            self._remotes,
+            self._channels,
+            self._services,
+            self._lost,
+        ):
+            each.clear()
+        await self._control.close()
 
     @property
     def unfinished(self) -> int:
