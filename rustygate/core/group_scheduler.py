@@ -26,11 +26,12 @@ slots that are not counted here. So after a time without any call, the first mem
 makes the group wait: for `RETURN_LEASE` since the first call nothing is granted, and levels begin
 at 0 at the end of it. Within this time the others have come back, too.
 
-Grants reach up to `HORIZON` ahead, each with the instant that it was charged at, so that a round
-trip costs no quota. While nobody waits anywhere, a member may hold a *float*: admissions that are
-charged in advance, so that a request need not wait for a round trip. A bucket's level is at most
-its capacity less the float, so that a float does not make bursts larger. A member keeps a float
-until it says otherwise, so that it can use it while a call is on its way.
+Grants reach `HORIZON` ahead, each with the instant that it was charged at, so that a round trip
+costs no quota; further in a large group, whose members call less often (`core.group_load`). While
+nobody waits anywhere, a member may hold a *float*: admissions that are charged in advance, so that
+a request need not wait for a round trip. A bucket's level is at most its capacity less the float,
+so that a float does not make bursts larger. A member keeps a float until it says otherwise, so
+that it can use it while a call is on its way.
 
 Time is in nanoseconds since the group's epoch, and all numbers are integers below 2**53 or floats:
 a Lua number holds both exactly.
@@ -40,7 +41,7 @@ from collections import Counter, deque
 from math import inf
 from typing import Any
 
-from rustygate.core import group_clients, group_floats, group_news
+from rustygate.core import group_clients, group_floats, group_load, group_news
 from rustygate.core.bucket import SECOND
 from rustygate.core.group_call import check
 from rustygate.core.group_demand import Demand, FlowKey
@@ -85,13 +86,13 @@ class GroupScheduler(GroupState):
             (requests, tokens), and the version of the clients' limits. `floats`, all that it
             holds: lane, admissions, tokens each, and the lane's totals: the mark of the n-th
             admission from it is n requests more. `next`: ns until another call can bring a grant,
-            if nothing changes before; -1 if none can. `waiting`, `waiting_by_class`,
-            `waiting_tokens`: what waits in the group. `members`, `share`: how many there are, and
-            this one's part of what was granted lately. `limits`: the gate's own, those in force.
-            `levels`: what is left of its requests and tokens; -1 for no limit. `clients_version`.
-            `refused`: flows (lane, class, client) of the call that are too many for a group; to
-            be reported again. `quotas`, `leads`, `lanes`, `clients` and `flows`: see
-            `core.group_reply`.
+            if nothing changes before; -1 if none can. `spacing`: ns between its calls while it has
+            waiters. `waiting`, `waiting_by_class`, `waiting_tokens`: what waits in the group.
+            `members`, `share`: how many there are, and this one's part of what was granted lately.
+            `limits`: the gate's own, those in force. `levels`: what is left of its requests and
+            tokens; -1 for no limit. `clients_version`. `refused`: flows (lane, class, client) of
+            the call that are too many for a group; to be reported again. `quotas`, `leads`,
+            `lanes`, `clients` and `flows`: see `core.group_reply`.
         """
         check(call)
         if self._has_lost_calls(call):
@@ -128,14 +129,18 @@ class GroupScheduler(GroupState):
             self._expel(member, now)
             self.forget_lanes()
             return {"left": 1}
+        members = self.members.values()
+        member.load = group_load.load(members)
+        horizon = group_load.horizon(members)
         may_grant = now + HORIZON >= self.begins_at
         if may_grant:
-            self.dispatch(now, HORIZON)
+            self.dispatch(now, horizon)
         grants = self._collect(member, now)
         if may_grant and not self.waiting:
             group_floats.lend(self, member, call["float"], now)
         reported = [(lane, index, client) for lane, index, client, *_ in call["demand"]]
-        member.reply = self._reply(member, grants, refused, reported, now)
+        next_in = self._next_in(now, horizon)
+        member.reply = self._reply(member, grants, next_in, refused, reported, now)
         self.forget_lanes()
         return member.reply
 
@@ -283,17 +288,16 @@ class GroupScheduler(GroupState):
         self,
         member: Member,
         grants: list[list[Any]],
+        next_in: int,
         refused: list[list[Any]],
         reported: list[FlowKey],
         now: int,
     ) -> dict[str, Any]:
-        next_at = self.next_at
-        if self.waiting and now + HORIZON < self.begins_at:
-            next_at = self.begins_at
         return {
             "grants": grants,
             "floats": [self._float_state(member, name) for name in sorted(member.floats)],
-            "next": -1 if next_at == inf else max(0, int(next_at) - HORIZON - now),
+            "next": next_in,
+            "spacing": group_load.spacing(member.load),
             "waiting": self.waiting,
             "members": len(self.members),
             "share": self._share(member),
@@ -312,6 +316,12 @@ class GroupScheduler(GroupState):
             "clients": client_states(self, reported, now),
             "flows": shared_flows(self, member, reported),
         }
+
+    def _next_in(self, now: int, horizon: int) -> int:
+        """When the next call can bring a grant."""
+        if self.waiting and now + HORIZON < self.begins_at:
+            return self.begins_at - HORIZON - now
+        return -1 if self.next_at == inf else max(0, int(self.next_at) - horizon - now)
 
     def _float_state(self, member: Member, name: str) -> list[Any]:
         """Name, admissions held, tokens each, and the lane's totals without them."""

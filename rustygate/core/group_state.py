@@ -30,6 +30,10 @@ MAX_FLOWS = 10_000
 MAX_FLOWS_REPORTED = 2_000
 
 
+# So many members may wait without calling less often; see `core.group_load`.
+LEAST_LOAD = 16
+
+
 class Boxed(NamedTuple):
     """A grant that its member has not acknowledged.
 
@@ -69,6 +73,8 @@ class Member:
         lapsed: whether grants were taken back that it may have received: it has to register again.
         own_slots, lane_slots, client_slots: its admissions in flight.
         granted: the cost of what it was granted lately.
+        load: how many members had waiters when it called last; how soon it calls again follows
+            from that.
     """
 
     name: str
@@ -85,6 +91,11 @@ class Member:
     lane_slots: dict[str, int] = field(default_factory=dict)
     client_slots: dict[str, int] = field(default_factory=dict)
     granted: float = 0.0
+    load: int = LEAST_LOAD
+
+    @property
+    def has_demand(self) -> bool:
+        return self.lent and bool(self.demands)
 
 
 class GroupState(Scheduler[str]):

@@ -217,6 +217,7 @@ class Member:
         self._clients_sent = True
         self.members, self._share = reply["members"], reply["share"]
         self._grants_at = now + reply["next"] if reply["next"] >= 0 else None
+        self._pacing.space(reply["spacing"])
         self._dispatcher.receive(reply, sent, now)
         self._check_limits(reply["limits"])
         if self._dispatcher.news:

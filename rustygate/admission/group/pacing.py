@@ -1,9 +1,9 @@
 """When a member calls its group's store next.
 
 While nothing waits in the group, a call for a newcomer is made at once. While something waits,
-calls are about `SPACING` apart, at instants that vary, so that the members do not all call at the
-same time. A member with waiters calls at least every `DEMAND_HEARTBEAT`, because the group forgets
-the demand of a silent member, and any other at least every `HEARTBEAT`.
+calls are about as far apart as the last reply says, at instants that vary, so that the members do
+not all call at the same time. A member with waiters calls at least every `DEMAND_HEARTBEAT`,
+because the group forgets the demand of a silent member, and any other at least every `HEARTBEAT`.
 """
 
 from enum import IntEnum
@@ -12,8 +12,10 @@ from random import Random
 from rustygate.core.bucket import SECOND, TokenBucket
 from rustygate.core.group_scheduler import DEMAND_LEASE, MS
 
-# With the variation, this is less than the scheduler looks ahead.
+# The time between calls until a reply says otherwise (`core.group_load`).
 SPACING = 21 * MS
+
+# With it, that time is less than the scheduler looks ahead.
 _VARIATION = 0.15
 
 DEMAND_HEARTBEAT = DEMAND_LEASE // 2
@@ -33,14 +35,25 @@ class Urgency(IntEnum):
 
 
 class Pacing:
-    """The instants of a member's calls, in nanoseconds."""
+    """The instants of a member's calls, in nanoseconds.
+
+    Attributes:
+        spacing: the time between calls while something waits, on average.
+    """
 
     def __init__(self, now: int, random: Random) -> None:
         self._random = random
         self._bucket = TokenBucket(_PERIOD, _BURST)
         self._last = now
-        self._intervals: dict[Urgency, int] = {}
+        self._factor, self._offset = 1.0, 0
+        self.spacing = SPACING
         self._vary()
+
+    def space(self, spacing: int) -> None:
+        """Calls shall be this far apart; those at once, too, on average."""
+        if spacing != self.spacing:
+            self.spacing = spacing
+            self._bucket.resize(self._last, _PERIOD * spacing // SPACING, _BURST)
 
     def sent(self, now: int) -> None:
         """A call is made."""
@@ -58,18 +71,20 @@ class Pacing:
         """
         if waiting and urgency < Urgency.SPACED:
             urgency = Urgency.LATER if grants_at is not None else Urgency.SPACED
-        due = self._last + self._intervals[urgency]
+        due = self._last + self._interval(urgency)
         if waiting and grants_at is not None and urgency is Urgency.LATER:
-            spaced = self._last + self._intervals[Urgency.SPACED]
+            spaced = self._last + self._interval(Urgency.SPACED)
             due = min(due, max(spaced, grants_at + self._offset))
         return max(due, now + self._bucket.wait(now))
 
+    def _interval(self, urgency: Urgency) -> int:
+        spaced = int(self.spacing * self._factor)
+        if urgency is Urgency.SPACED:
+            return spaced
+        if urgency is Urgency.LATER:
+            return max(spaced, int(DEMAND_HEARTBEAT * min(1, self._factor)))
+        return 0 if urgency is Urgency.AT_ONCE else int(HEARTBEAT * min(1, self._factor))
+
     def _vary(self) -> None:
-        factor = 1 + _VARIATION * (2 * self._random.random() - 1)
+        self._factor = 1 + _VARIATION * (2 * self._random.random() - 1)
         self._offset = int(2 * MS * self._random.random())
-        self._intervals = {
-            Urgency.NONE: int(HEARTBEAT * min(1, factor)),
-            Urgency.LATER: int(DEMAND_HEARTBEAT * min(1, factor)),
-            Urgency.SPACED: int(SPACING * factor),
-            Urgency.AT_ONCE: 0,
-        }

@@ -32,6 +32,26 @@ def test_calls_are_spaced_by_less_than_the_horizon() -> None:
         assert 0.8 * SPACING <= instant < HORIZON
 
 
+@pytest.mark.parametrize("urgency", [Urgency.SPACED, Urgency.LATER])
+def test_calls_are_spaced_as_the_group_says(urgency: Urgency) -> None:
+    for seed in range(50):
+        pacing = Pacing(0, Random(seed))
+        pacing.space(131 * MS)
+        pacing.sent(0)
+        instant = pacing.due(0, urgency, waiting=True, grants_at=None)
+        assert 0.8 * 131 * MS <= instant < 156 * MS
+
+
+def test_calls_at_once_are_as_far_apart_on_average_as_the_group_says() -> None:
+    pacing, now, calls = Pacing(0, Random(1)), 0, 0
+    pacing.space(4 * SPACING)
+    while now < 10 * SECOND:
+        now = pacing.due(now, Urgency.AT_ONCE, waiting=True, grants_at=None)
+        pacing.sent(now)
+        calls += 1
+    assert calls == pytest.approx(10 * 12 + 8, abs=2)
+
+
 @pytest.mark.parametrize(
     ("grants_at", "least", "most"),
     [

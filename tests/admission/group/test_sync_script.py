@@ -125,6 +125,20 @@ def test_a_script_that_differs_is_noticed(client: redis.Redis, part: bytes, brok
     assert any(first_difference(script, seed, 400) for seed in range(60))
 
 
+def test_large_group_is_spaced_equally(script: SyncScript) -> None:
+    """Three rounds of calls, after which most members have nothing waiting."""
+    scheduler, replies = GroupScheduler(), []
+    for seq in range(1, 4):
+        for number in range(40):
+            flows = [demand(100 if seq == 1 else 50 * (number % 8 == 0), f"app-{number}")]
+            sent = a_call(f"m{number}", seq, demand=flows, limits=[5 * MS, 2, -1, -1, -1])
+            clock = seq * 30 * MS + number * MS
+            replies.append(script.sync(sent, clock))
+            assert replies[-1] == scheduler.sync(sent, clock)
+    assert {reply["spacing"] for reply in replies} > {21 * MS, 40 * 21 * MS / 16}
+    assert sum(len(reply["grants"]) for reply in replies) >= 8
+
+
 def test_first_registration_brings_clients_and_their_slots(script: SyncScript) -> None:
     """As after the server has restarted empty; random traces rarely try this."""
     call = a_call(

@@ -37,6 +37,7 @@ local MS = 1000000
 local SECOND = 1000 * MS
 local MINUTE = 60 * SECOND
 local HORIZON = 25 * MS
+local LEAST_LOAD, MOST_LOAD = 16, 100
 local LATE = 50 * MS
 local DEMAND_LEASE = 200 * MS
 local BOX_LEASE = SECOND

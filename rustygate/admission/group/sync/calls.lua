@@ -188,7 +188,7 @@ function calls.register(call, now)
   local own, body = state.budgets, group.new_body()
   local member = {
     name = call.member, limits = call.limits, seen = now, seq = 0, lent = 1, lapsed = 0,
-    granted = 0, flows = 0, boxed = 0, pending = 0, new = {}, body = body,
+    granted = 0, load = LEAST_LOAD, flows = 0, boxed = 0, pending = 0, new = {}, body = body,
   }
   if call.limits[1] < 0 then call.limits[2] = -1 end
   calls.add_member(member)

@@ -31,7 +31,7 @@ function whole.save_state()
   for place, each in ipairs(state.members) do
     members[place] = {
       each.name, each.limits, each.seen, each.seq, each.lent, each.lapsed, each.granted,
-      each.flows, each.boxed, each.pending,
+      each.flows, each.boxed, each.pending, each.load,
     }
   end
   for place, lane in ipairs(state.lanes) do lanes[place] = store.save_lane(lane) end
@@ -58,7 +58,7 @@ function whole.load_state(raw)
     local member = {
       name = each[1], limits = each[2], seen = each[3], seq = each[4], lent = each[5],
       lapsed = each[6], granted = each[7], flows = each[8], boxed = each[9], pending = each[10],
-      new = {},
+      load = each[11], new = {},
     }
     state.members[place], state.member_by_name[member.name] = member, member
   end
@@ -256,11 +256,13 @@ local function serve(member, call, now)
     group.forget_lanes()
     return '{"left":1}'
   end
+  member.load = loads.load()
+  local horizon = loads.horizon()
   local may_grant = now + HORIZON >= state.begins_at
-  if may_grant then dispatch(now) end
+  if may_grant then dispatch(now, horizon) end
   local grants = calls.collect(member, now)
   if may_grant and state.waiting == 0 then lending.lend_floats(member, call.float, now) end
-  local text = replies.reply(member, grants, refused, call.demand, now)
+  local text = replies.reply(member, grants, replies.next_in(now, horizon), refused, call.demand, now)
   group.forget_lanes()
   records[MEMBERS]["r" .. member.name] = {text = text, value = true}
   return text

@@ -336,8 +336,8 @@ local function grant(flow, at)
   state.used_lanes[lane.name] = lane
 end
 
-local function dispatch(now)
-  local latest = now + HORIZON
+local function dispatch(now, horizon)
+  local latest = now + horizon
   if state.changed == 0 and state.next_at > latest then return end
   local at = now
   if state.changed == 1 then state.elected = "" end

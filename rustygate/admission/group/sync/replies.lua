@@ -1,3 +1,27 @@
+-- How far apart members call, and how far grants reach ahead (core/group_load.py).
+
+local loads = {}
+
+function loads.has_demand(member) return member.lent == 1 and member.flows > 0 end
+
+function loads.load()
+  local waiting = 0
+  for _, member in ipairs(state.members) do
+    if loads.has_demand(member) then waiting = waiting + 1 end
+  end
+  return min(MOST_LOAD, max(LEAST_LOAD, waiting))
+end
+
+function loads.spacing(load) return load * 21 * MS / LEAST_LOAD end
+
+function loads.horizon()
+  local most = LEAST_LOAD
+  for _, member in ipairs(state.members) do
+    if loads.has_demand(member) then most = max(most, member.load) end
+  end
+  return most * 25 * MS / LEAST_LOAD
+end
+
 -- The reply (core/group_reply.py).
 
 local replies = {}
@@ -129,16 +153,22 @@ function replies.share_granted(member)
   return (1 - EQUAL_PART) * member.granted / granted + EQUAL_PART * equal
 end
 
-function replies.reply(member, grants, refused, demand, now)
+function replies.next_in(now, horizon)
+  if state.waiting > 0 and now + HORIZON < state.begins_at then
+    return state.begins_at - HORIZON - now
+  end
+  return state.next_at == inf and -1 or max(0, state.next_at - horizon - now)
+end
+
+function replies.reply(member, grants, next_in, refused, demand, now)
   local own = state.budgets
-  local floats, next_at = replies.float_states(member), state.next_at
-  if state.waiting > 0 and now + HORIZON < state.begins_at then next_at = state.begins_at end
+  local floats = replies.float_states(member)
   return format(
-    '{"grants":%s,"floats":%s,"next":%s,"waiting":%s,"members":%d,"share":%s,"limits":%s,'
+    '{"grants":%s,"floats":%s,"next":%s,"spacing":%s,"waiting":%s,"members":%d,"share":%s,"limits":%s,'
       .. '"levels":[%s,%s],"waiting_by_class":%s,"waiting_tokens":%s,"clients_version":%s,'
       .. '"refused":%s,"quotas":[%s],"leads":%s,"lanes":%s,"clients":%s,"flows":%s}',
     replies.json_list(grants), replies.json_list(floats),
-    next_at == inf and "-1" or number(max(0, next_at - HORIZON - now)), number(state.waiting),
+    number(next_in), number(loads.spacing(member.load)), number(state.waiting),
     #state.members, number(replies.share_granted(member)), replies.numbers(state.limits),
     own.requests and number(max(0, amounts.level(own.requests, now))) or "-1",
     own.tokens and number(max(0, amounts.level(own.tokens, now))) or "-1",
