@@ -123,6 +123,8 @@ class Channel(asyncio.Protocol):
         self._received += data
         for message in self._take_messages():
             self._handle(message)
+        # What these were answered at once need not wait for the next turn.
+        self.flush()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None

@@ -9,17 +9,19 @@ import msgspec
 from rustygate.core.rate_limit_headers import Quota, RateLimitUpdate
 from rustygate.exchange import Exchange
 
-# What a worker keeps for itself: `steps` are logged where they are made, the reservation is the
-# supervisor's, and the usage record finds the cost.
-_KEPT = frozenset({"steps", "reserved", "cost_nano", "budget_left"})
+_ALL = tuple(each.name for each in fields(Exchange))
 
-_FIELDS = tuple(each.name for each in fields(Exchange) if each.name not in _KEPT)
+# What a worker keeps for itself, the last fields: `steps` are logged where they are made, the
+# reservation is the supervisor's, and the usage record finds the cost.
+_KEPT = ("steps", "cost_nano", "reserved", "budget_left")
+_FIELDS = _ALL[: -len(_KEPT)]
+assert _ALL[-len(_KEPT) :] == _KEPT
 
 pack_exchange = attrgetter(*_FIELDS)
 
 
 def unpack_exchange(values: tuple[Any, ...]) -> Exchange:
-    return Exchange(**dict(zip(_FIELDS, values, strict=True)))
+    return Exchange(*values)
 
 
 def pack_update(update: RateLimitUpdate | None) -> Any:
