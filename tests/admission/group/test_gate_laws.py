@@ -11,14 +11,16 @@ from hypothesis.stateful import invariant
 from rustygate.admission.gate import Gate
 from rustygate.admission.group import member
 from rustygate.admission.group.dispatcher import GroupDispatcher
+from rustygate.admission.group.pacing import HEARTBEAT
 from rustygate.config import Settings
+from rustygate.core.bucket import SECOND
 from rustygate.core.budgets import Budgets
 from rustygate.core.group_scheduler import GroupScheduler
 from tests.admission.test_gate_laws import GateMachine, Request
 from tests.support.harness import Gates, run_ready_tasks
 
 # Until then all gates have told the group what happened, and have got its grants.
-REST_S = 0.25
+REST_S = HEARTBEAT / SECOND + 0.01
 
 
 def pending_grants(gate: Gate) -> int:
@@ -90,6 +92,13 @@ class GroupMachine(GateMachine):
         if requests is not None and expected is not None:
             level = requests.level(now - self.gates.began) + group.own.held
             assert level <= expected.level(now) + 1 + self.counting.given_back
+
+    @invariant()
+    def lanes_owe_at_most_one_capacity(self) -> None:
+        now = self.gate.now() - self.gates.began
+        for lane in self.group.lanes.values():
+            for bucket in (lane.budgets.requests, lane.budgets.tokens):
+                assert bucket is None or bucket.level(now) >= -bucket.burst
 
     @invariant()
     def no_request_waits_without_a_reason(self) -> None:
