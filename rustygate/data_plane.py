@@ -10,6 +10,7 @@ from rustygate.access.client_auth import ClientAuth
 from rustygate.app import make_application, make_runner
 from rustygate.config import Settings
 from rustygate.control import Control
+from rustygate.core.own_connections import OwnConnections
 from rustygate.dashboard.pages import Dashboard
 from rustygate.downstream.connections import ConnectionLimiter, wait_for_heads
 from rustygate.downstream.listener import Listener
@@ -63,6 +64,11 @@ class DataPlane:
         await self._runner.setup()
         assert self._runner.server is not None
         await self._listener.open(self._runner.server, self._limiter.refuse_plain_http)
+
+    @property
+    def own_connections(self) -> OwnConnections:
+        """The open connections to upstream."""
+        return self._upstream.own_connections
 
     @property
     def url(self) -> str:

@@ -5,8 +5,10 @@ whatever name, the ends of its connection to upstream are those of a connection 
 other way round. One end is not enough: at the same time the system may give the same port to a
 client on this machine, for a connection to another port.
 
-A loop through another process, such as a reverse proxy, is not seen: that connection is not ours.
+A loop through another program, such as a reverse proxy, is not seen: that connection is not ours.
 """
+
+from collections.abc import Callable
 
 # An address and a port, as sockets name them; IPv6 sockets add two numbers. Unix sockets have a
 # path, and closed ones None.
@@ -19,19 +21,32 @@ _MAPPED = "::ffff:"
 
 
 class OwnConnections:
-    """The open connections to upstream, by their ends."""
+    """The open connections to upstream, by their ends.
+
+    Attributes:
+        version: increases with each connection.
+        on_added: called with the ends of each connection that this process opens.
+    """
 
     def __init__(self) -> None:
         self._open: set[tuple[_End, _End]] = set()
+        self.version = 0
+        self.on_added: Callable[[SocketName, SocketName], None] = lambda local, remote: None
 
     def __repr__(self) -> str:
         return f"<OwnConnections {len(self._open)}>"
 
     def add(self, local: SocketName, remote: SocketName) -> None:
         """Add a connection to upstream."""
+        self.add_sibling(local, remote)
+        self.on_added(local, remote)
+
+    def add_sibling(self, local: SocketName, remote: SocketName) -> None:
+        """Add a connection of another process of this gate."""
         ends = _ends(local, remote)
         if ends is not None:
             self._open.add(ends)
+            self.version += 1
 
     def discard(self, local: SocketName, remote: SocketName) -> None:
         """Forget a connection that is closed."""

@@ -185,8 +185,9 @@ class DownstreamConnection(ServerConnection):
         self._disconnect_timer: asyncio.TimerHandle | None = None
         # Bytes of the head in progress.
         self._head_size = 0
-        # Whether it is one of the gate's own to upstream; not known before its first request.
-        self.is_own: bool | None = None
+        # Whether it is one of the gate's own to upstream, and at which version of those that was
+        # looked up.
+        self.is_own, self.looked_up = False, -1
 
     @property
     def awaits_head(self) -> bool:

@@ -28,11 +28,13 @@ CACHED_TARGETS = 64
 def check_loop(request: web.Request, own: OwnConnections) -> None:
     """Raise `LoopDetected` for a request of the gate's own.
 
-    A connection is looked up once: it is registered before its first request is sent.
+    A connection is registered before its first request is sent, so it is looked up again only if
+    others were registered since: another process tells of its own a little later.
     """
     connection = request.protocol
     assert isinstance(connection, DownstreamConnection)
-    if connection.is_own is None:
+    if connection.looked_up != own.version:
+        connection.looked_up = own.version
         info = request.get_extra_info
         connection.is_own = own.includes(info("sockname"), info("peername"))
     if connection.is_own:

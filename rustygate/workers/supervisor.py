@@ -10,6 +10,7 @@ import asyncio
 import socket
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from math import ceil
 from types import TracebackType
 from typing import Self
@@ -114,7 +115,9 @@ class Supervisor:
             raise WorkersFailed
 
     async def _start_worker(self, number: int) -> WorkerProcess:
-        worker = self._workers[number] = WorkerProcess(number, self._control)
+        worker = self._workers[number] = WorkerProcess(
+            number, self._control, partial(self._tell_all, "sibling")
+        )
         await worker.start(self._listener.sockets, self._share(), self._control.auth.in_force)
         return worker
 

@@ -14,6 +14,7 @@ from loguru import logger
 from rustygate.access.client_auth import ClientAuth
 from rustygate.config import Settings
 from rustygate.core.clients import Clients
+from rustygate.core.own_connections import SocketName
 from rustygate.data_plane import DataPlane
 from rustygate.system.garbage_collector import tune_garbage_collector
 from rustygate.telemetry import log
@@ -37,6 +38,7 @@ class Worker:
 
     def __init__(self, sockets: Sequence[socket.socket]) -> None:
         self._sockets = sockets
+        self._ports = {sock.getsockname()[1] for sock in sockets if sock.family != socket.AF_UNIX}
         self._loop = asyncio.get_running_loop()
         self._started: asyncio.Future[tuple[Settings, Clients | None]]
         self._started = self._loop.create_future()
@@ -52,6 +54,7 @@ class Worker:
                 "stop": self._stop,
                 "admitted": lambda *message: self._control.gate.on_admitted(*message),
                 "refused": lambda *message: self._control.gate.on_refused(*message),
+                "sibling": self._on_sibling,
                 "suspended": lambda *message: self._control.gate.on_suspended(*message),
             },
             {},
@@ -89,6 +92,7 @@ class Worker:
             configure_tracing(settings),
             shares_sockets=True,
         )
+        self._data.own_connections.on_added = self._on_connected
         await self._data.start()
         self._loop.add_signal_handler(signal.SIGTERM, self._draining.set)
         tune_garbage_collector()
@@ -101,7 +105,16 @@ class Worker:
         self._control.gate.tell_alive()
         self._alive_timer = self._loop.call_later(ALIVE_INTERVAL_S, self._tell_alive)
 
+    def _on_connected(self, local: SocketName, remote: SocketName) -> None:
+        """There is a connection to upstream. Another worker gets it if it leads to this gate."""
+        if isinstance(remote, tuple) and remote[1] in self._ports:
+            self.channel.tell("connected", local, remote)
+
     # Messages of the supervisor.
+
+    def _on_sibling(self, local: SocketName, remote: SocketName) -> None:
+        if self._data is not None:
+            self._data.own_connections.add_sibling(local, remote)
 
     def _on_start(self, settings: Settings, clients: Clients | None) -> None:
         self._started.set_result((settings, clients))

@@ -5,13 +5,14 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import rustygate
 from rustygate.config import Settings
 from rustygate.control_plane import ControlPlane
 from rustygate.core.clients import Clients
+from rustygate.core.own_connections import SocketName
 from rustygate.workers.service import WorkerService
 
 _PROGRAM = "rustygate.workers"
@@ -25,13 +26,21 @@ class WorkerProcess:
         ready: done once it serves, and cancelled if it ends before.
     """
 
-    def __init__(self, number: int, control: ControlPlane) -> None:
+    def __init__(
+        self,
+        number: int,
+        control: ControlPlane,
+        on_connected: Callable[[SocketName, SocketName], None],
+    ) -> None:
+        """`on_connected`: called with the ends of a connection that it opened to this gate."""
         self.number = number
         loop = asyncio.get_running_loop()
         self.ready: asyncio.Future[None] = loop.create_future()
         self._lost = asyncio.Event()
         self._service = WorkerService(
-            control, {"ready": self._on_ready, "alive": lambda: None}, self._lost.set
+            control,
+            {"ready": self._on_ready, "alive": lambda: None, "connected": on_connected},
+            self._lost.set,
         )
         self.tell = self._service.channel.tell
         self._process: asyncio.subprocess.Process

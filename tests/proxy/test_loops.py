@@ -167,3 +167,28 @@ async def test_closed_connections_to_upstream_are_forgotten(
         await client.response()
         await call.ended()
         await until(lambda: repr(own) == "<OwnConnections 0>")
+
+
+async def test_loop_through_another_process_is_detected_once_that_is_told(
+    loop: StartLoop, upstream: Upstream
+) -> None:
+    """The other process's connection is known a little later than its first request comes."""
+    upstream.reply = answer()
+    running = await loop(upstream.url)
+    client = await running.connect()
+    assert (await client.request(get())).status == 200
+    info = client.wire.transport.get_extra_info
+    running.daemon._plane.own_connections.add_sibling(info("sockname"), info("peername"))
+    check_loop(await client.request(get()))
+
+
+async def test_only_connections_of_this_process_are_told_to_others(
+    loop: StartLoop, upstream: Upstream
+) -> None:
+    upstream.reply = answer()
+    running = await loop(upstream.url)
+    own, told = running.daemon._plane.own_connections, []
+    own.on_added = lambda local, remote: told.append(remote[1])  # type: ignore[index]
+    own.add_sibling(("127.0.0.1", 1), ("127.0.0.1", 2))
+    assert (await running.request(get())).status == 200
+    assert told == [int(upstream.url.rpartition(":")[2].split("/")[0])]
