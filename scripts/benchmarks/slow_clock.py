@@ -8,6 +8,7 @@ is written as rarely.
 import asyncio
 import runpy
 import selectors
+import signal
 import sys
 
 
@@ -44,6 +45,8 @@ class SlowClockPolicy(asyncio.DefaultEventLoopPolicy):
 
 
 def main(factor: str, module: str) -> None:
+    # SIGINT ends it, also in a background job, in which shells ignore that signal.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     asyncio.set_event_loop_policy(SlowClockPolicy(int(factor)))
     sys.argv = [module]
     runpy.run_module(module, run_name="__main__", alter_sys=True)

@@ -106,14 +106,21 @@ def test_side_that_fails_in_a_later_round_has_no_figures() -> None:
         ),
     ],
 )
-def test_counter_reads_the_instructions(counter: Counter, text: str, count: int) -> None:
-    assert counter.read(text) == count
+def test_counter_reads_the_instructions(
+    tmp_path: Path, counter: Counter, text: str, count: int
+) -> None:
+    file = tmp_path / "count"
+    file.write_text(text)
+    assert counter.read(file) == count
 
 
-@pytest.mark.parametrize("text", ["", "<not supported>,,instructions:u,0,100.00,,\n"])
-def test_counter_without_a_count_says_so(text: str) -> None:
+@pytest.mark.parametrize("text", [None, "", "<not supported>,,instructions:u,0,100.00,,\n"])
+def test_counter_without_a_count_says_so(tmp_path: Path, text: str | None) -> None:
+    file = tmp_path / "count"
+    if text is not None:
+        file.write_text(text)
     with pytest.raises(MeasurementFailed, match="perf counted nothing"):
-        PERF.read(text)
+        PERF.read(file)
 
 
 def test_machine_without_a_counter_says_what_to_install(
