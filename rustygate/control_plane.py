@@ -33,6 +33,7 @@ from rustygate.telemetry.usage.prices import load_prices
 from rustygate.telemetry.usage.recorder import UsageRecorder
 from rustygate.telemetry.usage.spending import load_spending
 from rustygate.telemetry.usage.store import UsageStore
+from rustygate.telemetry.worker_metrics import Workers, one_process
 
 if TYPE_CHECKING:
     from rustygate.admission.group.store import Store
@@ -47,8 +48,10 @@ class ControlPlane:
         usage: the usage record; `usage_place` is where it is, in words.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, workers: Workers = one_process) -> None:
+        """`workers`: the processes that serve its clients, if there are several."""
         self._settings = settings
+        self._workers = workers
 
     async def open(self) -> None:
         """Read what is kept in files, and join the group.
@@ -65,7 +68,7 @@ class ControlPlane:
         self.gate = Gate(settings, await _group_store(settings))
         self.spending = _open_spending(settings, prices, self.gate)
         self._labels = ExchangeLabels(self.gate.lanes)
-        self._metrics = Metrics(self.gate, self._labels, self.spending)
+        self._metrics = Metrics(self.gate, self._labels, self.spending, self._workers)
         self.usage = UsageRecorder(store, prices)
         self.tally = Tally(self._metrics, self.usage, self.spending)
         self._apply_clients()
@@ -83,6 +86,7 @@ class ControlPlane:
             self._usage_view,
             lambda: self.auth.clients,
             self.spending.left,
+            self._workers,
         )
         self._histories.start()
 

@@ -105,6 +105,12 @@ class DataPlane:
             await self._tracing.stop()
 
     @property
+    def connections(self) -> int:
+        """The open connections from clients."""
+        assert self._runner.server is not None
+        return len(self._runner.server.connections)
+
+    @property
     def running(self) -> int:
         """The exchanges that have not ended, waiters included."""
         return len(self._proxy.running)

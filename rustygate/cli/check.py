@@ -10,6 +10,7 @@ from rustygate.cli.budgets import check_budgets
 from rustygate.cli.environment import DOTENV
 from rustygate.cli.errors import print_warnings
 from rustygate.cli.output import print_lines
+from rustygate.cli.workers import describe_workers, workers_warnings
 from rustygate.config import (
     Configuration,
     Settings,
@@ -34,7 +35,8 @@ def run(_: argparse.Namespace) -> int:
     check_budgets(loaded.settings)
     comments = [f"# {_one_line(line)}".rstrip() for line in _comments(loaded)]
     print_lines(*assignments(loaded), *comments)
-    print_warnings(*loaded.warnings, *_data_dir_warnings(loaded.settings))
+    settings = loaded.settings
+    print_warnings(*loaded.warnings, *workers_warnings(settings), *_data_dir_warnings(settings))
     print_lines(*_group(loaded.settings), "# OK")
     return 0
 
@@ -69,6 +71,7 @@ def _comments(loaded: Configuration) -> Iterator[str]:
     yield ""
     yield "Limits in force:"
     yield from (f"- {line}" for line in describe_limits(loaded.settings))
+    yield from (f"- {line}" for line in describe_workers(loaded.settings))
     if (path := loaded.settings.clients_file) is not None:
         yield ""
         yield f"Clients of {path}:"

@@ -10,16 +10,16 @@ from loguru import logger
 from rustygate.cli.budgets import check_budgets, invalid_clients
 from rustygate.cli.errors import CommandError, cannot_listen
 from rustygate.cli.signals import run_until_signal
+from rustygate.cli.workers import worker_count, workers_warnings
 from rustygate.config import Settings, mask_credentials, settings_warnings
 from rustygate.core.clients import ClientsError
 from rustygate.daemon import Daemon
 from rustygate.dashboard.pages import PREFIX as LIVE_PAGE
 from rustygate.downstream.listener import AddressInUse
-from rustygate.system.cpus import available_cpus
 from rustygate.system.data_dir import DataDirInUse
 from rustygate.system.garbage_collector import tune_garbage_collector
 from rustygate.telemetry.tracing import configure_tracing
-from rustygate.workers.supervisor import Supervisor, WorkersFailed
+from rustygate.workers.supervisor import END_AFTER_S, Supervisor, WorkersFailed
 
 
 @asynccontextmanager
@@ -29,19 +29,21 @@ async def running_gate(
     sockets: Sequence[socket.socket] = (),
     hints: Iterable[str] = (),
     announce: Callable[[str], None] = lambda url: None,
+    watchdog_timeout_s: float = 0.0,
 ) -> AsyncIterator[Daemon | Supervisor]:
     """A serving gate. When the context ends it drains, and a further signal stops it at once.
 
     Args:
         hints: warnings about the configuration besides those about the settings.
         announce: is called with the gate's URL before it is logged.
+        watchdog_timeout_s: how long the service manager lets the gate hang; 0 if it does not care.
     """
     if settings.redis_url is not None:
         from rustygate.cli.group_access import refuse_to_start
 
         await refuse_to_start(settings)
     check_budgets(settings)
-    daemon = _make_daemon(settings, sockets)
+    daemon = _make_daemon(settings, sockets, watchdog_timeout_s or END_AFTER_S)
     try:
         await daemon.start()
     except ClientsError as error:
@@ -67,11 +69,13 @@ async def running_gate(
     logger.info("stopped")
 
 
-def _make_daemon(settings: Settings, sockets: Sequence[socket.socket]) -> Daemon | Supervisor:
-    workers = available_cpus() if settings.workers is None else settings.workers
+def _make_daemon(
+    settings: Settings, sockets: Sequence[socket.socket], hang_limit_s: float
+) -> Daemon | Supervisor:
+    workers = worker_count(settings)
     if workers == 1:
         return Daemon(settings, sockets, configure_tracing(settings))
-    return Supervisor(settings, workers, sockets)
+    return Supervisor(settings, workers, sockets, min(hang_limit_s, END_AFTER_S))
 
 
 def _log_draining(unfinished: int, timeout_s: float) -> None:
@@ -92,6 +96,7 @@ def log_listening(settings: Settings, url: str, usage: str, hints: Iterable[str]
         rate_limit_burst=settings.rate_limit_burst,
         concurrency_limit=settings.concurrency_limit,
         usage=usage,
+        workers=workers if (workers := worker_count(settings)) > 1 else None,
     ).info("listening")
-    for warning in (*hints, *settings_warnings(settings)):
+    for warning in (*hints, *settings_warnings(settings), *workers_warnings(settings)):
         logger.warning("{}", warning)

@@ -7,6 +7,7 @@ import resource
 import signal
 from contextlib import suppress
 from dataclasses import replace
+from math import ceil
 from typing import TYPE_CHECKING
 
 from loguru import logger
@@ -32,6 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
     # By default SIGHUP would end the process while it imports and starts the server.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     from rustygate.cli.gate_server import running_gate
+    from rustygate.cli.workers import worker_count
     from rustygate.downstream.listener import inherited_sockets, with_inherited_address
 
     manager, sockets = ServiceManager(os.environ), inherited_sockets(os.environ)
@@ -47,8 +49,14 @@ def run(arguments: argparse.Namespace) -> int:
 
     async def serve() -> None:
         signals, loop = stop_signals(), asyncio.get_running_loop()
-        raise_open_files_limit(settings.connection_limit)
-        async with running_gate(settings, signals, sockets, loaded.hints) as daemon:
+        raise_open_files_limit(settings.connection_limit, worker_count(settings))
+        async with running_gate(
+            settings,
+            signals,
+            sockets,
+            loaded.hints,
+            watchdog_timeout_s=manager.watchdog_timeout_s,
+        ) as daemon:
             loop.add_signal_handler(signal.SIGHUP, _reload, daemon, manager)
             manager.ready()
             await signals.get()
@@ -99,21 +107,22 @@ def _reload_certificate(daemon: "Daemon | Supervisor") -> bool:
     return True
 
 
-def raise_open_files_limit(connection_limit: int) -> None:
+def raise_open_files_limit(connection_limit: int, processes: int = 1) -> None:
     """Raise the limit of open files as far as the system allows, and warn if it is too low.
 
-    Each connection may need a second one, to upstream.
+    Each connection may need a second one, to upstream. The processes divide the connections.
     """
     with suppress(OSError, ValueError):
         _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = 2 * connection_limit
+    needed = 2 * ceil(connection_limit / processes)
     if resource.RLIM_INFINITY != limit < needed:
         logger.warning(
-            "the limit of open files is {}, but CONNECTION_LIMIT={} may need {}; raise it with "
+            "the limit of open files is {}, but CONNECTION_LIMIT={} may need {}{}; raise it with "
             "`ulimit -n` or LimitNOFILE=",
             limit,
             connection_limit,
             needed,
+            " in each process" if processes > 1 else "",
         )

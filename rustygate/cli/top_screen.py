@@ -97,6 +97,7 @@ def _header(state: State) -> Iterator[Text]:
         Text(state["state"], style="green" if state["state"] == "serving" else _BAD),
         f"up {duration(state['uptime_s'])}",
         f"group {group['state']}, {group['members']} gates" if group["members"] > 1 else "",
+        _workers(state.get("workers", ())),
         _alarming("upstream's 429s in 5 min", state["upstream_429_5m"]),
     )
     yield _line(
@@ -115,6 +116,14 @@ def _line(*parts: str | Text) -> Text:
     line = Text("  ").join(Text(part) if isinstance(part, str) else part for part in parts if part)
     line.no_wrap, line.overflow = True, "ellipsis"
     return line
+
+
+def _workers(workers: Sequence[State]) -> Text | str:
+    """How many of several workers serve; empty if the gate is a single process."""
+    serving = sum(worker["state"] == "serving" for worker in workers)
+    if serving == len(workers):
+        return f"{serving} workers" if workers else ""
+    return Text(f"{serving} of {len(workers)} workers", style=_BAD)
 
 
 def _alarming(name: str, count: int) -> Text:

@@ -5,6 +5,7 @@ are documented in `docs/live-page.md`.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from time import monotonic_ns
 from typing import Any
@@ -23,6 +24,7 @@ from rustygate.exchange import Exchange
 from rustygate.telemetry.ledger import log_fields
 from rustygate.telemetry.metrics import Metrics
 from rustygate.telemetry.recent import Recent
+from rustygate.telemetry.worker_metrics import Workers, one_process
 
 State = dict[str, Any]
 
@@ -33,6 +35,7 @@ class StateBuilder:
     Args:
         clients: the clients of CLIENTS_FILE that are in force.
         budget_left: what is left of the budgets of a client.
+        workers: its workers, if it has several.
     """
 
     def __init__(
@@ -44,6 +47,7 @@ class StateBuilder:
         usage: UsageView,
         clients: Callable[[], Mapping[str, Client]],
         budget_left: Callable[[str], Mapping[str, float]],
+        workers: Workers = one_process,
     ) -> None:
         self._gate = gate
         self._metrics = metrics
@@ -52,6 +56,7 @@ class StateBuilder:
         self._usage = usage
         self._clients = clients
         self._budget_left = budget_left
+        self._workers = workers
         self._began = gate.now()
 
     async def build(self) -> State:
@@ -94,6 +99,7 @@ class StateBuilder:
             "admitted_per_s": round(self._histories.admitted_per_s, 2),
             "upstream_429_5m": self._histories.upstream_429s,
             "group": self._group(),
+            "workers": [asdict(worker) for worker in self._workers()],
         }
 
     def _state(self) -> str:

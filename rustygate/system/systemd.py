@@ -20,13 +20,18 @@ MICROSECONDS = 1_000_000
 
 
 class ServiceManager:
-    """The service manager that `environ` names, if any."""
+    """The service manager that `environ` names, if any.
+
+    Attributes:
+        watchdog_timeout_s: how long it waits for a sign of life; 0 if it does not.
+    """
 
     def __init__(self, environ: MutableMapping[str, str]) -> None:
         address = environ.pop("NOTIFY_SOCKET", "")
         # A Linux abstract socket address is written with @ in place of its leading null byte.
         self._address = "\0" + address[1:] if address.startswith("@") else address
-        self._watchdog_interval_s = _watchdog_timeout_s(environ) / 2
+        self.watchdog_timeout_s = _watchdog_timeout_s(environ)
+        self._watchdog_interval_s = self.watchdog_timeout_s / 2
         self._watchdog_timer: asyncio.TimerHandle | None = None
 
     def ready(self) -> None:

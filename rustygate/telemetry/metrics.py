@@ -39,6 +39,7 @@ from rustygate.telemetry.series import (
     Labels,
     histogram_family,
 )
+from rustygate.telemetry.worker_metrics import WorkerMetrics, Workers, one_process
 
 # How an exchange usually ends, as status and outcome.
 _LIKELY_RESULTS = (("200", "ok"), ("429", "refused"))
@@ -59,7 +60,11 @@ class Metrics(Collector):
     """
 
     def __init__(
-        self, gate: Gate, labels: ExchangeLabels, spending: Spending | None = None
+        self,
+        gate: Gate,
+        labels: ExchangeLabels,
+        spending: Spending | None = None,
+        workers: Workers = one_process,
     ) -> None:
         self._gate = gate
         self.labels = labels
@@ -77,6 +82,7 @@ class Metrics(Collector):
         self._duration = Histogram()
         self._group = None if gate.member is None else GroupMetrics(gate.member)
         self._budgets = None if spending is None else BudgetMetrics(spending)
+        self._workers = WorkerMetrics(workers)
 
     def text(self) -> bytes:
         """All metrics in Prometheus' text format, version 0.0.4."""
@@ -163,6 +169,7 @@ class Metrics(Collector):
             yield from self._group.families()
         if self._budgets is not None:
             yield from self._budgets.families()
+        yield from self._workers.families()
 
     def _start_at_zero(self) -> None:
         """Add the series of configured clients and known models that are likely to increase."""

@@ -8,7 +8,9 @@ in which none does.
 
 import asyncio
 import socket
+from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from math import ceil
@@ -23,14 +25,15 @@ from rustygate.core.clients import ClientChanges
 from rustygate.downstream.listener import BACKLOG, Listener
 from rustygate.system.tls import ServerCertificate
 from rustygate.telemetry.usage.recorder import UsageRecorder
+from rustygate.telemetry.worker_metrics import WorkerStatus
 from rustygate.workers.remote_gate import Tell
-from rustygate.workers.worker_process import WorkerProcess
+from rustygate.workers.worker_process import SUSPEND_AFTER_S, WorkerProcess
 
-# How often workers are looked after; how long one may be silent before its waiters no longer hold
-# up others, and before it is ended.
+# How often workers are looked after; how long one may be silent before it is ended, and how long
+# it may take to start.
 _CHECK_INTERVAL_S = 0.25
-SUSPEND_AFTER_S = 1.0
 END_AFTER_S = 30.0
+_START_LIMIT_S = 60.0
 
 # How long to wait before a worker is replaced: at first, at most, and after what life a worker
 # counts as healthy.
@@ -49,20 +52,28 @@ class Supervisor:
 
     Args:
         workers: how many processes serve clients.
+        end_after_s: how long one may be silent before it is ended.
     """
 
     def __init__(
-        self, settings: Settings, workers: int, sockets: Sequence[socket.socket] = ()
+        self,
+        settings: Settings,
+        workers: int,
+        sockets: Sequence[socket.socket] = (),
+        end_after_s: float = END_AFTER_S,
     ) -> None:
         self._settings = settings
         self._count = workers
-        self._control = ControlPlane(settings)
+        self._end_after_s = end_after_s
+        self._control = ControlPlane(settings, self.statuses)
         self._listener = Listener(settings, sockets)
         self._certificate: ServerCertificate | None = None
         self._workers: dict[int, WorkerProcess] = {}
+        self._restarts: Counter[int] = Counter()
         self._keeping: list[asyncio.Task[None]] = []
         self._checking: asyncio.Task[None] | None = None
-        self._is_ending = self._is_open = False
+        self._ending = asyncio.Event()
+        self._is_open = self._is_serving = False
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -93,11 +104,12 @@ class Supervisor:
             for sock in self._listener.sockets:
                 sock.listen(BACKLOG)
             self._certificate = self._load_certificate()
+            self._checking = asyncio.create_task(self._check_workers())
             await self._start_workers()
         except BaseException:
             await self.stop()
             raise
-        self._checking = asyncio.create_task(self._check_workers())
+        self._is_serving = True
 
     def _load_certificate(self) -> ServerCertificate | None:
         settings = self._settings
@@ -109,17 +121,14 @@ class Supervisor:
         for number in range(1, self._count + 1):
             await self._start_worker(number)
             self._keeping.append(asyncio.create_task(self._keep(number)))
-        ready = [worker.ready for worker in self._workers.values()]
-        await asyncio.wait(ready, return_when=asyncio.FIRST_EXCEPTION)
-        if any(each.cancelled() for each in ready):
+        if not all(await asyncio.gather(*(each.ready for each in self._workers.values()))):
             raise WorkersFailed
 
-    async def _start_worker(self, number: int) -> WorkerProcess:
+    async def _start_worker(self, number: int) -> None:
         worker = self._workers[number] = WorkerProcess(
             number, self._control, partial(self._tell_all, "sibling")
         )
         await worker.start(self._listener.sockets, self._share(), self._control.auth.in_force)
-        return worker
 
     def _share(self) -> Settings:
         """The settings of a worker. Limits that each keeps for itself are divided."""
@@ -138,27 +147,27 @@ class Supervisor:
         loop, delay_s = asyncio.get_running_loop(), _FIRST_DELAY_S
         while True:
             worker, began = self._workers[number], loop.time()
-            how, cut_off = await worker.ended()
-            if self._is_ending or not self._is_serving:
+            cut_off = await worker.ended()
+            if self._ending.is_set():
                 return
             if loop.time() - began >= _HEALTHY_S:
                 delay_s = _FIRST_DELAY_S
-            logger.error(
-                "worker {} (pid {}) {}, {} exchanges cut off: another starts in {:g} s",
-                number,
-                worker.pid,
-                how,
-                cut_off,
-                delay_s,
-            )
-            await asyncio.sleep(delay_s)
+            if not self._is_serving and not await worker.ready:
+                logger.error("{}", worker.end)
+                return
+            _log_end(worker, cut_off, delay_s)
+            if await self._ends_within(delay_s):
+                return
             delay_s = min(2 * delay_s, _LONGEST_DELAY_S)
-            worker = await self._start_worker(number)
-            logger.info("worker {} started (pid {})", number, worker.pid)
+            self._restarts[number] += 1
+            await self._start_worker(number)
 
-    @property
-    def _is_serving(self) -> bool:
-        return self._checking is not None
+    async def _ends_within(self, seconds: float) -> bool:
+        """Wait, unless the gate ends before."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._ending.wait()
+        return self._ending.is_set()
 
     async def _check_workers(self) -> None:
         loop = asyncio.get_running_loop()
@@ -173,9 +182,9 @@ class Supervisor:
 
     def _check(self, worker: WorkerProcess) -> None:
         silent_s = worker.silent_s
-        if silent_s > END_AFTER_S:
-            logger.error("worker {} has been silent for {:g} s", worker.number, END_AFTER_S)
-            worker.kill()
+        limit_s = self._end_after_s if worker.ready.done() else _START_LIMIT_S
+        if silent_s > limit_s:
+            worker.kill(f"it has not responded for {limit_s:g} s")
         elif silent_s > SUSPEND_AFTER_S:
             worker.suspend()
 
@@ -202,7 +211,7 @@ class Supervisor:
     async def drain(self) -> None:
         """Stop listening, refuse the waiters, and wait up to DRAIN_TIMEOUT for the exchanges in
         flight."""
-        self._is_ending = True
+        self._ending.set()
         self._control.gate.close()
         self._listener.close()
         self._tell_all("drain")
@@ -212,7 +221,8 @@ class Supervisor:
         """End the workers, and close everything."""
         if not self._is_open:
             return
-        self._is_open, self._is_ending = False, True
+        self._is_open = False
+        self._ending.set()
         if self._checking is not None:
             self._checking.cancel()
         self._control.gate.close()
@@ -249,6 +259,21 @@ class Supervisor:
     def pids(self) -> list[int]:
         """The processes of the workers."""
         return [worker.pid for worker in self._workers.values()]
+
+    def statuses(self) -> list[WorkerStatus]:
+        """The workers now, for the live page and the metrics."""
+        return [worker.status(self._restarts[worker.number]) for worker in self._workers.values()]
+
+
+def _log_end(worker: WorkerProcess, cut_off: int, delay_s: float) -> None:
+    exchanges = "1 exchange" if cut_off == 1 else f"{cut_off} exchanges"
+    logger.log(
+        "INFO" if worker.is_draining else "ERROR",
+        "{}, {} cut off: another starts in {:g} s",
+        worker.end,
+        exchanges,
+        delay_s,
+    )
 
 
 class SharedCertificate(ServerCertificate):

@@ -62,6 +62,8 @@ class Worker:
         )
         self._control = RemoteControl(self.channel)
         self._alive_timer: asyncio.TimerHandle | None = None
+        # Of clients, as the supervisor knows them.
+        self._connections = 0
 
     async def run(self, sock: socket.socket) -> None:
         """Serve; `sock` is its end of the channel."""
@@ -94,21 +96,33 @@ class Worker:
         )
         self._data.own_connections.on_added = self._on_connected
         await self._data.start()
-        self._loop.add_signal_handler(signal.SIGTERM, self._draining.set)
+        self._loop.add_signal_handler(signal.SIGTERM, self._drain_alone)
         tune_garbage_collector()
         self._tell_alive()
         self.channel.tell("ready")
         await self._draining.wait()
         await self._data.drain()
 
+    def _drain_alone(self) -> None:
+        self.channel.tell("draining")
+        self._draining.set()
+
     def _tell_alive(self) -> None:
         self._control.gate.tell_alive()
+        self._tell_connections()
         self._alive_timer = self._loop.call_later(ALIVE_INTERVAL_S, self._tell_alive)
 
     def _on_connected(self, local: SocketName, remote: SocketName) -> None:
         """There is a connection to upstream. Another worker gets it if it leads to this gate."""
         if isinstance(remote, tuple) and remote[1] in self._ports:
             self.channel.tell("connected", local, remote)
+
+    def _tell_connections(self) -> None:
+        assert self._data is not None
+        connections = self._data.connections
+        if connections != self._connections:
+            self._connections = connections
+            self.channel.tell("connections", connections)
 
     # Messages of the supervisor.
 

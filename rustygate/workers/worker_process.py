@@ -8,14 +8,20 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from loguru import logger
+
 import rustygate
 from rustygate.config import Settings
 from rustygate.control_plane import ControlPlane
 from rustygate.core.clients import Clients
 from rustygate.core.own_connections import SocketName
+from rustygate.telemetry.worker_metrics import State, WorkerStatus
 from rustygate.workers.service import WorkerService
 
 _PROGRAM = "rustygate.workers"
+
+# How long a worker may be silent before its waiters no longer hold up others.
+SUSPEND_AFTER_S = 1.0
 
 
 class WorkerProcess:
@@ -23,7 +29,9 @@ class WorkerProcess:
 
     Attributes:
         number: which of the workers it is, from 1.
-        ready: done once it serves, and cancelled if it ends before.
+        ready: true once it serves, and false if it ends before.
+        is_draining: it was told to end by a signal of its own.
+        end: in words how it ended, after `ended`.
     """
 
     def __init__(
@@ -34,28 +42,55 @@ class WorkerProcess:
     ) -> None:
         """`on_connected`: called with the ends of a connection that it opened to this gate."""
         self.number = number
+        self.is_draining = False
+        self.end = ""
+        self._connections = 0
+        self._killed_because = ""
         loop = asyncio.get_running_loop()
-        self.ready: asyncio.Future[None] = loop.create_future()
+        self.ready: asyncio.Future[bool] = loop.create_future()
         self._lost = asyncio.Event()
         self._service = WorkerService(
             control,
-            {"ready": self._on_ready, "alive": lambda: None, "connected": on_connected},
+            {
+                "ready": self._on_ready,
+                "alive": lambda: None,
+                "connections": self._on_connections,
+                "connected": on_connected,
+                "draining": self._on_draining,
+            },
             self._lost.set,
         )
         self.tell = self._service.channel.tell
-        self._process: asyncio.subprocess.Process
+        self._process: asyncio.subprocess.Process | None = None
 
     def __repr__(self) -> str:
         return f"<WorkerProcess {self.number}, {self._service}>"
 
     @property
     def pid(self) -> int:
-        return self._process.pid
+        """Its process id; 0 before it starts."""
+        return 0 if self._process is None else self._process.pid
 
     @property
     def silent_s(self) -> float:
         """How long it has sent nothing."""
         return asyncio.get_running_loop().time() - self._service.channel.heard_at
+
+    @property
+    def state(self) -> State:
+        if self._lost.is_set():
+            return "ended"
+        if self.is_draining:
+            return "draining"
+        if not self.ready.done():
+            return "starting"
+        return "silent" if self.silent_s > SUSPEND_AFTER_S else "serving"
+
+    def status(self, restarts: int) -> WorkerStatus:
+        """What the live page shows of it; `restarts`: how many processes it replaced."""
+        return WorkerStatus(
+            self.number, self.pid, self.state, self.in_flight, self._connections, restarts
+        )
 
     @property
     def in_flight(self) -> int:
@@ -65,43 +100,76 @@ class WorkerProcess:
     async def start(
         self, sockets: Sequence[socket.socket], settings: Settings, clients: Clients | None
     ) -> None:
-        """Start it. `ready` is done later."""
-        ours, theirs = socket.socketpair()
-        descriptors = [theirs.fileno(), *(sock.fileno() for sock in sockets)]
-        with theirs:
-            self._process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                # Not from the working directory, where another version may be.
-                "-P",
-                "-m",
-                _PROGRAM,
-                *map(str, descriptors),
-                pass_fds=descriptors,
-                env=os.environ | {"PYTHONPATH": _search_path()},
-            )
+        """Start it. `ready` is done later; if the system cannot start it, it has ended."""
+        try:
+            ours, theirs = socket.socketpair()
+            with theirs:
+                self._process = await _run([theirs, *sockets])
+        except OSError as error:
+            self.end = f"worker {self.number} cannot start ({error.strerror})"
+            self._lost.set()
+            return
         await self._service.channel.open(ours)
         self.tell("start", settings, clients)
+        logger.debug("worker {} started (pid {})", self.number, self.pid)
 
     def _on_ready(self) -> None:
         if not self.ready.done():
-            self.ready.set_result(None)
+            self.ready.set_result(True)
 
-    async def ended(self) -> tuple[str, int]:
-        """Wait for its end. Returns how it ended, and how many exchanges were cut off."""
-        code = await self._process.wait()
+    def _on_connections(self, connections: int) -> None:
+        self._connections = connections
+
+    def _on_draining(self) -> None:
+        self.is_draining = True
+
+    async def ended(self) -> int:
+        """Wait for its end. Returns how many exchanges were cut off."""
+        if self._process is not None:
+            code = await self._process.wait()
+            self.end = f"worker {self.number} (pid {self.pid}) {self._describe(code)}"
         # What it told before is in the channel.
         await self._lost.wait()
-        self.ready.cancel()
-        return _describe(code), self._service.end()
+        if not self.ready.done():
+            self.ready.set_result(False)
+        return self._service.end()
+
+    def _describe(self, code: int) -> str:
+        if self.is_draining and code == 0:
+            return "has drained"
+        if self._killed_because:
+            return f"was killed because {self._killed_because}"
+        if code >= 0:
+            return f"ended with exit code {code}"
+        try:
+            return f"was killed by {signal.Signals(-code).name}"
+        except ValueError:
+            return f"was killed by signal {-code}"
 
     def suspend(self) -> None:
         """It is silent: others need not wait for it."""
         self._service.suspend()
 
-    def kill(self) -> None:
-        """End it at once."""
-        if self._process.returncode is None:
+    def kill(self, reason: str = "") -> None:
+        """End it at once; `reason`: why."""
+        self._killed_because = reason
+        if self._process is not None and self._process.returncode is None:
             self._process.kill()
+
+
+async def _run(sockets: Sequence[socket.socket]) -> asyncio.subprocess.Process:
+    """Run the worker's program, with its end of the channel and the sockets to listen on."""
+    descriptors = [sock.fileno() for sock in sockets]
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        # Not from the working directory, where another version may be.
+        "-P",
+        "-m",
+        _PROGRAM,
+        *map(str, descriptors),
+        pass_fds=descriptors,
+        env=os.environ | {"PYTHONPATH": _search_path()},
+    )
 
 
 def _search_path() -> str:
@@ -109,12 +177,3 @@ def _search_path() -> str:
     package = str(Path(rustygate.__file__).parents[1])
     given = os.environ.get("PYTHONPATH")
     return f"{package}{os.pathsep}{given}" if given else package
-
-
-def _describe(code: int) -> str:
-    if code >= 0:
-        return f"ended with exit code {code}"
-    try:
-        return f"was killed by {signal.Signals(-code).name}"
-    except ValueError:
-        return f"was killed by signal {-code}"

@@ -69,7 +69,7 @@ def test_key_is_removed_from_the_environment(tmp_path: Path) -> None:
         "from contextlib import asynccontextmanager\n"
         "from rustygate.cli import gate_server, main\n"
         "@asynccontextmanager\n"
-        "async def running_gate(settings, signals, *sockets):\n"
+        "async def running_gate(settings, signals, *more, **options):\n"
         "    assert settings.openai_api_key\n"
         "    signals.put_nowait(15)\n"
         "    yield subprocess.run(['env'])\n"

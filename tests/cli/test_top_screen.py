@@ -45,6 +45,7 @@ def state(**fields: Any) -> dict[str, Any]:
         "longest_wait_s": 12.3,
         "upstream_429_5m": 0,
         "group": {"state": "single", "members": 1},
+        "workers": [],
         "refusals": {"queue_full": 1, "queue_timeout": 3, "draining": 0},
         "lanes": [lane()],
         "clients": [client()],
@@ -81,6 +82,16 @@ def test_screen_shows_the_state() -> None:
         "client model status outcome queued total",
         "search - 200 ok 9.0 s -",
     ]
+
+
+@pytest.mark.parametrize(
+    ("states", "text"),
+    [(["serving"] * 3, "3 workers"), (["serving", "silent", "starting"], "1 of 3 workers")],
+    ids=["all", "one"],
+)
+def test_serving_workers_are_counted(states: list[str], text: str) -> None:
+    [first, *_] = shown(workers=[{"state": each} for each in states])
+    assert first == f"RustyGate  serving  up 3h05m  {text}  upstream's 429s in 5 min 0"
 
 
 def test_gate_alone_and_a_group_are_named() -> None:

@@ -10,6 +10,7 @@ from rustygate.core.clients import Client
 from rustygate.core.usage_rows import UsageTotals, amounts
 from rustygate.exchange import Exchange
 from rustygate.telemetry.ledger import log_fields
+from rustygate.telemetry.worker_metrics import WorkerStatus
 from tests.support.gate_state import Watched
 from tests.support.harness import Harness, rate_limit, run_scenario, set_rate_limit
 
@@ -53,12 +54,15 @@ def keys(value: Any, path: str = "") -> Iterator[str]:
             yield full
 
 
+WORKER = WorkerStatus(1, 4001, "serving", in_flight=3, connections=40, restarts=2)
+
+
 def full_state() -> dict[str, Any]:
     """A state in which no list is empty."""
     states: list[dict[str, Any]] = []
 
     async def scenario(harness: Harness) -> None:
-        watched = Watched(harness.gate, {"a": Client("a", "0" * 64)})
+        watched = Watched(harness.gate, {"a": Client("a", "0" * 64)}, [WORKER])
         set_rate_limit(harness, rate_limit(60))
         for _ in range(3):
             harness.spawn("a", model="m")

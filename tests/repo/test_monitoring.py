@@ -23,7 +23,8 @@ from rustygate.core.bucket import TokenBucket
 from rustygate.core.verdict import Action
 from rustygate.errors import reasons
 from rustygate.exchange import MS, Exchange
-from tests.support.metrics import GROUP_TYPES, TYPES, Scrape, metrics_of, settle
+from rustygate.telemetry.worker_metrics import WorkerStatus
+from tests.support.metrics import GROUP_TYPES, TYPES, WORKER_TYPES, Scrape, metrics_of, settle
 
 ROOT = Path(__file__).parents[2]
 ALERTS = ROOT / "scripts/alerts.yml"
@@ -62,7 +63,7 @@ async def scrape_full_gate() -> Scrape:
     gate = Gate(settings, LocalStore(LocalGroup()))
     lane = gate.lanes.get("m").budgets
     lane.known, lane.requests = True, TokenBucket(1, 5)
-    metrics = metrics_of(gate)
+    metrics = metrics_of(gate, lambda: [WorkerStatus(1, 4001, "serving", 0, 0, 0)])
     metrics.count_retry("upstream_429")
     metrics.count_upstream_429("m", Action.PAUSE)
     for reason in (None, "queue_timeout"):
@@ -78,7 +79,7 @@ async def scrape_full_gate() -> Scrape:
 
 @pytest.fixture(scope="module")
 def scrape() -> Scrape:
-    """A scrape of a gate in a group, with a sample of every metric."""
+    """A scrape of a gate with workers in a group, with a sample of every metric."""
     return asyncio.run(scrape_full_gate())
 
 
@@ -102,7 +103,11 @@ def test_queries_use_every_metric_and_no_other(scrape: Scrape) -> None:
     assert used <= available
     # Any part of a histogram counts as its use.
     parts = r"_(total|bucket|sum|count)$"
-    assert {re.sub(parts, "", name) for name in used} == TYPES.keys() | GROUP_TYPES.keys()
+    assert {re.sub(parts, "", name) for name in used} == {
+        **TYPES,
+        **GROUP_TYPES,
+        **WORKER_TYPES,
+    }.keys()
 
 
 def test_reasons_in_queries_exist() -> None:

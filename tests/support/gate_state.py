@@ -1,6 +1,6 @@
 """The state of a gate on a virtual clock, as the live page gets it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rustygate.admission.client_budgets import Spending
@@ -15,12 +15,18 @@ from rustygate.telemetry.metrics import Metrics
 from rustygate.telemetry.tally import Tally
 from rustygate.telemetry.usage.memory_store import MemoryUsageStore
 from rustygate.telemetry.usage.recorder import UsageRecorder
+from rustygate.telemetry.worker_metrics import WorkerStatus, one_process
 
 
 class Watched:
     """A gate with what builds its state."""
 
-    def __init__(self, gate: Gate, clients: Mapping[str, Client] | None = None) -> None:
+    def __init__(
+        self,
+        gate: Gate,
+        clients: Mapping[str, Client] | None = None,
+        workers: Sequence[WorkerStatus] = one_process(),
+    ) -> None:
         self.spending = Spending(PriceList())
         labels = ExchangeLabels(gate.lanes)
         self.metrics = Metrics(gate, labels, self.spending)
@@ -35,6 +41,7 @@ class Watched:
             UsageView(self.usage),
             lambda: clients or {},
             self.spending.left,
+            lambda: workers,
         )
 
     def state(self) -> dict[str, Any]:

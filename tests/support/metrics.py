@@ -9,6 +9,7 @@ from rustygate.admission.gate import Gate as AdmissionGate
 from rustygate.exchange import Exchange
 from rustygate.telemetry.labels import ExchangeLabels
 from rustygate.telemetry.metrics import Metrics
+from rustygate.telemetry.worker_metrics import Workers, one_process
 from tests.support.gate import Gate
 
 # The documented metrics, with their types.
@@ -29,6 +30,8 @@ TYPES = {
 }
 # Those of a gate with clients that have budgets.
 BUDGET_TYPES = {"rustygate_client_budget_used_ratio": "gauge"}
+# Those of a gate with several processes.
+WORKER_TYPES = {"rustygate_workers": "gauge", "rustygate_worker_restarts": "counter"}
 # Those of a gate in a group.
 GROUP_TYPES = {
     "rustygate_group_members": "gauge",
@@ -70,9 +73,9 @@ class Scrape:
         return sum(value for own, value in self.samples(name) if labels.items() <= own.items())
 
 
-def metrics_of(gate: AdmissionGate) -> Metrics:
+def metrics_of(gate: AdmissionGate, workers: Workers = one_process) -> Metrics:
     """The metrics of a gate."""
-    return Metrics(gate, ExchangeLabels(gate.lanes))
+    return Metrics(gate, ExchangeLabels(gate.lanes), workers=workers)
 
 
 def settle(metrics: Metrics, exchange: Exchange) -> None:

@@ -101,6 +101,17 @@ def usage(day: str, **changes: Any) -> State:
     } | changes
 
 
+def worker(number: int, **changes: Any) -> State:
+    return {
+        "number": number,
+        "pid": 4000 + number,
+        "state": "serving",
+        "in_flight": 4,
+        "connections": 1200,
+        "restarts": 0,
+    } | changes
+
+
 def page_state(**changes: Any) -> State:
     """A gate that serves two clients and two models."""
     return {
@@ -114,6 +125,7 @@ def page_state(**changes: Any) -> State:
         "longest_wait_s": 75.0,
         "upstream_429_5m": 0,
         "group": {"state": "single", "members": 1},
+        "workers": [],
         "budgets": [{"budget": "requests", "level": 5, "limit": 20, "per_minute": 600.0}],
         "lanes": [lane("gpt-5"), lane("gpt-5-mini", paused_s=3.0)],
         "clients": [client("search"), client("chat", share=0.1)],

@@ -113,13 +113,31 @@ class Limit {
   }
 }
 
+const describeWorker = ({ number, pid, state, in_flight, connections, restarts }) =>
+  `${number}: ${state}, ${count(in_flight)} in flight, ${count(connections)} connections, replaced ${count(restarts)} times, process ${pid}`;
+
 const pill = byId("state");
+const workers = byId("workers");
 const vitals = VITALS.map((vital) => new Vital(vital));
 const limits = new Map();
 document.querySelector(".vitals").append(...vitals.map((vital) => vital.node));
 
 let current = {};
 explain(pill, () => ({ title: `The gate is ${current.state ?? "not connected"}`, help: STATES[current.state] }));
+
+explain(workers, () => ({
+  title: "Processes that serve clients",
+  value: (current.workers ?? []).map(describeWorker).join("\n"),
+  help: "They share limits and queue. One that ends is replaced.",
+}));
+
+function showWorkers(all) {
+  const serving = all.filter((worker) => worker.state === "serving").length;
+  const isWrong = serving < all.length;
+  workers.hidden = !all.length;
+  workers.classList.toggle("wrong", isWrong);
+  setText(workers, isWrong ? `${serving} of ${all.length} workers serve` : `${serving} workers`);
+}
 
 /** Show a state in the head of the page. */
 export function showVitals(state) {
@@ -128,6 +146,7 @@ export function showVitals(state) {
   pill.classList.toggle("wrong", state.state !== "serving");
   const version = state.version ? `version ${state.version}, ` : "";
   setText(byId("about"), `${version}up ${duration(state.uptime_s)}`);
+  showWorkers(state.workers ?? []);
   for (const vital of vitals) vital.show(state);
   for (const budget of state.budgets ?? []) limitOf(budget.budget).show(budget);
 }

@@ -7,7 +7,7 @@ import pytest
 from playwright.async_api import expect
 
 from tests.support.browser import Visit
-from tests.support.page_states import DASH, NASTY_NAMES, client, exchange, lane, waiter
+from tests.support.page_states import DASH, NASTY_NAMES, client, exchange, lane, waiter, worker
 
 Live = Callable[..., Awaitable[Visit]]
 State = dict[str, Any]
@@ -22,6 +22,20 @@ async def test_head_shows_state_and_vital_numbers(live: Live) -> None:
     vitals = await page.locator(".vital .figure").all_inner_texts()
     assert vitals == ["12", "34", "9.5", "1 min 15 s", "0", "1"]
     await expect(page.locator(".limit")).to_contain_text("5 / 20")
+    await expect(page.locator("#workers")).to_be_hidden()
+
+
+async def test_workers_are_counted_and_explained_if_there_are_several(
+    live: Live, state: State
+) -> None:
+    state["workers"] = [worker(1), worker(2, in_flight=1, restarts=3)]
+    visit = await live()
+    await expect(visit.page.locator("#workers")).to_have_text("2 workers")
+    await visit.page.locator("#workers").focus()
+    await expect(visit.page.locator("#tip .tip-value")).to_have_text(
+        "1: serving, 4 in flight, 1,200 connections, replaced 0 times, process 4001\n"
+        "2: serving, 1 in flight, 1,200 connections, replaced 3 times, process 4002"
+    )
 
 
 async def test_lane_row_shows_levels_forecasts_and_pauses(live: Live) -> None:
@@ -119,8 +133,9 @@ async def test_page_survives_a_state_without_most_keys(live: Live, state: State)
         ({"state": "draining"}, "draining"),
         ({"upstream_429_5m": 4}, "429s in 5 min"),
         ({"group": {"state": "alone", "members": 3}}, "Members"),
+        ({"workers": [worker(1), worker(2, state="silent")]}, "1 of 2 workers serve"),
     ],
-    ids=["draining", "429s", "alone"],
+    ids=["draining", "429s", "alone", "silent worker"],
 )
 async def test_trouble_stands_out(live: Live, state: State, changes: State, wrong: str) -> None:
     visit = await live()
