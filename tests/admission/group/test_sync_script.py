@@ -232,6 +232,18 @@ def test_idle_group_keeps_no_flows(script: SyncScript, client: redis.Redis) -> N
     assert client.exists(script.keys[2]) == 0
 
 
+def test_silent_member_without_demand_costs_no_look_at_all_flows(
+    script: SyncScript, client: redis.Redis
+) -> None:
+    script.sync(a_call("idle"), 0)
+    client.config_resetstat()
+    for seq in range(1, 10):
+        script.sync(a_call("busy", seq, demand=[demand(50)]), seq * 100 * MS)
+    assert "cmdstat_hkeys" not in client.info("commandstats")
+    script.sync(a_call("other"), 9 * 100 * MS + 201 * MS)
+    assert client.info("commandstats")["cmdstat_hkeys"]["calls"] == 1
+
+
 @pytest.mark.parametrize("key", [1, 2], ids=["members", "flows"])
 def test_lost_key_makes_members_register_again(
     script: SyncScript, client: redis.Redis, key: int

@@ -281,9 +281,10 @@ local function demand_of(member, key)
 end
 
 local function demands_of(member)
-  -- A member's demands by key. O(n) in all flows.
+  -- A member's demands by key. O(n) in all flows, if there are any.
   if member.lent == 0 then return group.body_of(member).withdrawn end
   local demands = {}
+  if member.flows == 0 then return demands end
   for id in pairs(store.all_flow_ids()) do
     local flow = store.flow_by_id(id)
     local demand = flow and flow.demands[member.name]
