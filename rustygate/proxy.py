@@ -303,6 +303,7 @@ class Proxy:
     ) -> web.StreamResponse | FailedAttempt:
         exchange, body = request.exchange, request.body
         exchange.connected = False
+        self._ledger.before_sending()
         try:
             response = await self._upstream.send(exchange, request.target, request.headers, body)
         except UpstreamFailure as failure:

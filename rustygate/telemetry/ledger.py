@@ -1,8 +1,9 @@
 """Settlement: the one place where an ended exchange is counted and logged.
 
-Each exchange gets one `info` line, and one `debug` line with its steps. Lines are written in small
-batches: between the steps of an exchange the logging code is no longer in the processor's caches,
-and a line costs three times as much as one written right after another.
+Each exchange gets one `info` line, and one `debug` line with its steps. Lines are written several
+at a time: between the steps of an exchange the logging code is no longer in the processor's
+caches, and a line costs three times as much as one written right after another. They are written
+when a request has just gone upstream, so that it does not wait for them.
 """
 
 import asyncio
@@ -19,8 +20,13 @@ from rustygate.telemetry.tally import AnyTally
 if TYPE_CHECKING:
     from rustygate.telemetry.tracing.spans import Tracing
 
-# How long a line may wait for others to be written with it.
-BATCH_WAIT_S = 0.02
+# How many lines are written together at least. More hold up other requests longer; with half as
+# many, a request costs 1% more instructions, because each record takes as many as four lines.
+LOT_LINES = 16
+
+# How many lines may wait for a request to go upstream, and for how long.
+WAITING_LINES_LIMIT = 32
+WAIT_S = 0.02
 
 # How much of upstream's request id a line repeats. OpenAI's have 36 characters.
 REQUEST_ID_LIMIT = 128
@@ -34,16 +40,24 @@ class Ledger:
         self._tracing = tracing
         self._loop = asyncio.get_running_loop()
         self._settled: list[Exchange] = []
+        self._timer: asyncio.TimerHandle | None = None
 
     def settle(self, exchange: Exchange) -> None:
         """Record an ended exchange. Called exactly once for each exchange."""
         exchange.settled = monotonic_ns()
         if self._tracing is not None:
             self._tracing.end_exchange(exchange)
-        if not self._settled:
-            self._loop.call_later(BATCH_WAIT_S, self.flush)
         self._settled.append(exchange)
+        if self._timer is None:
+            self._timer = self._loop.call_later(WAIT_S, self.flush)
+        elif len(self._settled) == WAITING_LINES_LIMIT:
+            self._loop.call_soon(self.flush)
         self._tally.settle(exchange)
+
+    def before_sending(self) -> None:
+        """A request goes upstream now: write lines next, while it is there."""
+        if len(self._settled) >= LOT_LINES:
+            self._loop.call_soon(self.flush)
 
     def count_retry(self, reason: str) -> None:
         """Count another attempt of an exchange."""
@@ -60,6 +74,9 @@ class Ledger:
     def flush(self) -> None:
         """Write the pending lines."""
         settled, self._settled = self._settled, []
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         if settled:
             log_exchanges(settled)
             _log_steps(settled)

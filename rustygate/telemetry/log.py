@@ -11,12 +11,10 @@ warnings, uncaught exceptions and exceptions that cannot be raised are logged as
 
 import json
 import logging
-import os
 import re
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from functools import lru_cache, partial
 from time import gmtime, monotonic, strftime
 from traceback import format_tb
@@ -27,6 +25,7 @@ from loguru import logger
 
 from rustygate.core.log_levels import LEVELS, parse_rust_log
 from rustygate.system.terminal import DIM, GREEN, RED, RESET, YELLOW, has_color
+from rustygate.telemetry.log_output import LogOutput
 
 if TYPE_CHECKING:
     from loguru import Message, Record
@@ -78,7 +77,7 @@ def configure(rust_log: str, log_format: str) -> None:
         # The format is empty because the sink renders the line from the record: parsing a format
         # for each line costs more than the line.
         logger.add(
-            _sink(_renderer(log_format)),
+            _Sink(_renderer(log_format)),
             level=min(enabled),
             filter=targets if len(set(targets.values())) > 1 else None,
             format="",
@@ -96,13 +95,22 @@ def _renderer(log_format: str) -> "_Renderer":
     return partial(_text_lines, head=_colored_head if has_color(STDERR) else _plain_head)
 
 
-def _sink(render_lines: "_Renderer") -> Callable[["Message"], None]:
-    def write(message: "Message") -> None:
-        # The reader has closed the pipe, or the disk is full: the gate keeps serving.
-        with suppress(OSError):
-            os.write(STDERR, _render(message.record, render_lines))
+class _Sink:
+    """The sink for loguru, which closes it at the end of the process."""
 
-    return write
+    def __init__(self, render_lines: "_Renderer") -> None:
+        self._render_lines = render_lines
+        self._output = LogOutput(STDERR, _log_loss)
+
+    def write(self, message: "Message") -> None:
+        self._output.write(_render(message.record, self._render_lines))
+
+    def stop(self) -> None:
+        self._output.close()
+
+
+def _log_loss(lines: int) -> None:
+    logger.warning("{} log lines are lost: the reader of stderr did not keep up", lines)
 
 
 def _render(record: "Record", render_lines: "_Renderer") -> bytes:

@@ -45,6 +45,25 @@ def test_serve_logs_its_url_and_stops_cleanly(start: Start) -> None:
     assert [json.loads(left)["message"] for left in stderr.splitlines()] == ["draining", "stopped"]
 
 
+def test_stopped_reader_of_the_log_holds_up_no_request(start: Start) -> None:
+    gate = serve(start, LOG_FORMAT="json")
+    url = json.loads(gate.stderr.readline())["url"]
+    connection = connect(url)
+    # Their lines are longer than a pipe holds.
+    for _ in range(500):
+        connection.request("GET", f"/v1/{'x' * 150}", headers={"Origin": "https://page.example"})
+        response = connection.getresponse()
+        assert response.status == 403
+        response.read()
+    connection.close()
+    gate.signal()
+    code, _, stderr = gate.ended()
+    assert code == 0
+    lines = [json.loads(line) for line in stderr.splitlines()]
+    assert [line["status"] for line in lines if line["message"] == "exchange"] == [403] * 500
+    assert lines[-1]["message"] == "stopped"
+
+
 @pytest.mark.parametrize("command", ["serve", "demo", "simulate"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signal_stops_the_command_cleanly(
