@@ -102,14 +102,12 @@ class WorkerProcess:
     ) -> None:
         """Start it. `ready` is done later; if the system cannot start it, it has ended."""
         try:
-            ours, theirs = socket.socketpair()
-            with theirs:
-                self._process = await _run([theirs, *sockets])
+            channel, self._process = await _run(sockets)
         except OSError as error:
             self.end = f"worker {self.number} cannot start ({error.strerror})"
             self._lost.set()
             return
-        await self._service.channel.open(ours)
+        await self._service.channel.open(channel)
         self.tell("start", settings, clients)
         logger.debug("worker {} started (pid {})", self.number, self.pid)
 
@@ -157,9 +155,20 @@ class WorkerProcess:
             self._process.kill()
 
 
-async def _run(sockets: Sequence[socket.socket]) -> asyncio.subprocess.Process:
-    """Run the worker's program, with its end of the channel and the sockets to listen on."""
-    descriptors = [sock.fileno() for sock in sockets]
+async def _run(
+    sockets: Sequence[socket.socket],
+) -> tuple[socket.socket, asyncio.subprocess.Process]:
+    """Run the worker's program, with sockets to listen on. Returns this end of its channel."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        try:
+            return ours, await _execute([theirs.fileno(), *(sock.fileno() for sock in sockets)])
+        except BaseException:
+            ours.close()
+            raise
+
+
+async def _execute(descriptors: Sequence[int]) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
         sys.executable,
         # Not from the working directory, where another version may be.

@@ -1,0 +1,109 @@
+"""How a supervisor looks after its workers: those that hang, cannot start, or drain."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from rustygate.config import Settings
+from rustygate.telemetry.worker_metrics import WorkerStatus
+from rustygate.workers.supervisor import Supervisor, WorkersFailed
+from tests.support.gate import captured_log
+from tests.support.waiting import until
+
+# Workers take a second or so to start, on a busy machine several.
+LIMIT_S = 30.0
+
+
+@asynccontextmanager
+async def supervisor(workers: int, **options: Any) -> AsyncIterator[Supervisor]:
+    settings = Settings(openai_api_key="sk-test", port=0)
+    async with Supervisor(settings, workers, **options) as running:
+        yield running
+
+
+async def until_status(running: Supervisor, number: int, **expected: object) -> WorkerStatus:
+    """Wait until a worker is as expected; returns its status."""
+
+    def found() -> bool:
+        status = running.statuses()[number - 1]
+        return all(getattr(status, name) == value for name, value in expected.items())
+
+    await until(found, LIMIT_S)
+    return running.statuses()[number - 1]
+
+
+async def test_worker_that_hangs_is_killed_and_replaced() -> None:
+    with captured_log() as log:
+        async with supervisor(2, end_after_s=1.5) as running:
+            first, second = running.statuses()
+            assert {first.state, second.state} == {"serving"}
+            os.kill(first.pid, signal.SIGSTOP)
+            await until_status(running, 1, state="silent", restarts=0)
+            replaced = await until_status(running, 1, state="serving", restarts=1)
+            assert replaced.pid != first.pid
+            assert running.statuses()[1] == second
+    [error] = log.errors
+    assert f"worker 1 (pid {first.pid}) was killed because it has not responded for 1.5 s" in error
+
+
+async def test_drained_worker_is_replaced_without_an_error() -> None:
+    with captured_log() as log:
+        async with supervisor(2) as running:
+            first, _ = running.statuses()
+            os.kill(first.pid, signal.SIGTERM)
+            await until_status(running, 1, state="serving", restarts=1)
+    assert f"worker 1 (pid {first.pid}) has drained, 0 exchanges cut off" in log.text
+    assert not log.errors
+
+
+async def test_connections_of_a_worker_are_counted() -> None:
+    async with supervisor(2) as running:
+        port = int(running.url.rpartition(":")[2])
+        writers = [(await asyncio.open_connection("127.0.0.1", port))[1] for _ in range(5)]
+        await until(lambda: sum(each.connections for each in running.statuses()) == 5)
+        for writer in writers:
+            writer.close()
+        await until(lambda: not any(each.connections for each in running.statuses()))
+
+
+async def test_gate_whose_workers_cannot_start_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/nonexistent/python")
+    with captured_log() as log, pytest.raises(WorkersFailed):
+        async with supervisor(2):
+            pass
+    assert "worker 1 cannot start (No such file or directory)" in log.errors[0]
+
+
+async def test_worker_that_cannot_be_replaced_is_tried_again_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    python = sys.executable
+    with captured_log() as log:
+        async with supervisor(1) as running:
+            monkeypatch.setattr(sys, "executable", "/nonexistent/python")
+            os.kill(running.pids[0], signal.SIGKILL)
+            failed = await until_status(running, 1, state="ended", restarts=2)
+            assert failed.pid == 0
+            monkeypatch.setattr(sys, "executable", python)
+            await until_status(running, 1, state="serving")
+    text = "worker 1 cannot start (No such file or directory), 0 exchanges cut off: another starts"
+    assert text in log.text
+
+
+async def test_gate_that_stops_replaces_no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It waits for none that is due to start later."""
+    async with supervisor(1) as running:
+        monkeypatch.setattr(sys, "executable", "/nonexistent/python")
+        os.kill(running.pids[0], signal.SIGKILL)
+        await until_status(running, 1, state="ended", restarts=3)
+        monkeypatch.undo()
+        began = asyncio.get_running_loop().time()
+        await running.drain()
+        assert asyncio.get_running_loop().time() - began < 0.3
+        assert running.statuses()[0].state == "ended"
