@@ -169,6 +169,13 @@ def test_service_keeps_its_data_for_itself() -> None:
     assert "\nStateDirectory=rustygate\nStateDirectoryMode=0700\n" in text
 
 
+def test_service_stops_by_a_signal_to_the_supervisor() -> None:
+    """Its workers would otherwise drain alone, and be replaced."""
+    text = (ROOT / "scripts/rustygate.service").read_text()
+    assert "\nKillMode=mixed\n" in text
+    assert "\nNotifyAccess=main\n" in text
+
+
 def test_service_waits_until_the_gate_has_drained() -> None:
     text = (ROOT / "scripts/rustygate.service").read_text()
     [seconds] = re.findall(r"^TimeoutStopSec=(\d+)$", text, re.M)

@@ -91,6 +91,31 @@ def test_service_notifies_ready_watchdog_and_stopping(systemd: Systemd) -> None:
     assert service.process.exit_code() == 0
 
 
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc")
+def test_supervisor_speaks_for_its_workers(
+    systemd: Systemd, sockets: list[socket.socket], start: Start
+) -> None:
+    """They get neither the manager's variables nor its sockets, but for those to listen on."""
+    service = systemd.serve(*sockets, WATCHDOG_USEC="2000000", WORKERS="2")
+    service.notifies("READY=1", "WATCHDOG=1")
+    pid = service.process.pid
+    workers = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    assert len(workers) == 2
+    for worker in workers:
+        environ = Path(f"/proc/{worker}/environ").read_bytes()
+        for name in (b"NOTIFY_SOCKET=", b"WATCHDOG_USEC=", b"LISTEN_", b"OPENAI_API_KEY="):
+            assert name not in environ
+    for sock in sockets:
+        assert start("health", url_of(sock)).exit_code() == 0
+    os.kill(int(workers[0]), signal.SIGSTOP)
+    line = service.process.wait_for_line(service.process.stderr, "worker 1 .* was killed .*")[0]
+    assert "has not responded for 2 s" in line
+    service.process.signal()
+    while (state := service.notifications.recv(100)) != b"STOPPING=1":
+        assert state == b"WATCHDOG=1"
+    assert service.process.exit_code() == 0
+
+
 def test_service_that_fails_to_start_is_never_ready(systemd: Systemd) -> None:
     service = systemd.serve(BIND_ADDRESS="192.0.2.1")
     assert service.process.exit_code() == 1
