@@ -111,7 +111,6 @@ def make_runner(application: web.Application, limiter: ConnectionLimiter) -> web
         prefix=PREFIX,
         fallback=_FORWARDED,
         handler_cancellation=True,
-        auto_decompress=False,
         access_log=None,
         logger=muted,
         max_line_size=FIELD_LIMIT,

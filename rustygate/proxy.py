@@ -265,12 +265,12 @@ class Proxy:
     async def _admit(
         self, request: UpstreamRequest, keepalive: QueueKeepalive
     ) -> web.StreamResponse:
-        exchange = request.exchange
+        exchange, free_head = request.exchange, request.body.free_head
         forward = self._forward if self._tracing is None else self._traced_forward
         failed: FailedAttempt | None = None
         while True:
             try:
-                async with self._gate.admission(exchange) as admission:
+                async with self._gate.admission(exchange, free_head) as admission:
                     self._log_step(exchange, "admitted", queued_ms=exchange.queued // MS)
                     if failed is not None:
                         self._ledger.count_retry(failed.reason)

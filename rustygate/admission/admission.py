@@ -1,5 +1,6 @@
 """One attempt's way through the gate: it waits, is admitted, and returns what it did not use."""
 
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -15,12 +16,16 @@ from rustygate.exchange import Exchange
 class Admission(Waiter):
     """One attempt at the gate: entering the context waits for admission, leaving frees its slots.
 
+    Args:
+        before_wait: called before it waits, to free what is not needed meanwhile.
+
     After admission it takes what becomes known of the attempt: `record_response`, `pause`,
     `settle`, `give_back`.
     """
 
     __slots__ = (
-        "_activity", "_asked_at", "_dispatcher", "_lane_slot_freed", "_lanes", "_slots_freed",
+        "_activity", "_asked_at", "_before_wait", "_dispatcher", "_lane_slot_freed", "_lanes",
+        "_slots_freed",
     )  # fmt: skip
 
     def __init__(
@@ -29,12 +34,14 @@ class Admission(Waiter):
         dispatcher: Dispatcher,
         lanes: Lanes,
         client: ClientQueue | None,
+        before_wait: Callable[[], None] | None = None,
     ) -> None:
         super().__init__(exchange, lanes.get(exchange.lane or exchange.model), client)
         self._dispatcher = dispatcher
         self._lanes = lanes
         self._lane_slot_freed = self._slots_freed = False
         self._activity: ClientActivity | None = None
+        self._before_wait = before_wait
         self._asked_at: int
 
     async def __aenter__(self) -> Self:
@@ -61,6 +68,8 @@ class Admission(Waiter):
 
     async def wait(self) -> None:
         """Wait for admission."""
+        if self._before_wait is not None:
+            self._before_wait()
         try:
             await self._dispatcher.wait_for_turn(self, self._asked_at)
         except BaseException:

@@ -5,7 +5,7 @@ the other budgets, and `admission` is one attempt's way through all of them.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from rustygate.admission.admission import Admission
@@ -78,10 +78,12 @@ class Gate:
     def closed(self) -> bool:
         return self.dispatcher.closed
 
-    def admission(self, exchange: Exchange) -> Admission:
+    def admission(
+        self, exchange: Exchange, before_wait: Callable[[], None] | None = None
+    ) -> Admission:
         """An attempt's way through the gate; see `Admission`."""
         client = self._clients.get(exchange.client)
-        return self._admission_type(exchange, self.dispatcher, self.lanes, client)
+        return self._admission_type(exchange, self.dispatcher, self.lanes, client, before_wait)
 
     def turn_queue(self) -> TurnQueue:
         """The order of the turns of a new WebSocket."""

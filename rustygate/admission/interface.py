@@ -1,6 +1,6 @@
 """What the path of a request needs of admission, whether it is in this process or in another."""
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol, Self
 
@@ -44,7 +44,9 @@ class AnyGate(Protocol):
 
     def snapshot(self) -> dict[str, int]: ...
 
-    def admission(self, exchange: Exchange) -> AnyAdmission: ...
+    def admission(
+        self, exchange: Exchange, before_wait: Callable[[], None] | None = None
+    ) -> AnyAdmission: ...
 
     def turn_queue(self) -> Any: ...
 

@@ -4,30 +4,52 @@ aiohttp has no option for the class of its connections, and no hooks in them.
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from math import inf
 from typing import Any, cast
 
 from aiohttp import HttpVersion10, HttpVersion11, web
 from aiohttp.http import StreamWriter
 from aiohttp.http_exceptions import BadStatusLine
+from aiohttp.http_parser import HttpRequestParser
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import _PAYLOAD_ACCESS_ERROR, ERROR, _ErrInfo
+from multidict import CIMultiDict, CIMultiDictProxy
+
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
+_NO_HEADERS: CIMultiDictProxy[str] = CIMultiDictProxy(CIMultiDict())
+
+_HEAD_END = b"\r\n\r\n"
 
 # aiohttp's parser also accepts 0.9 and 2.0 in a head that looks like HTTP/1.
 _VERSIONS = (HttpVersion11, HttpVersion10)
 
 
 class ServerConnection(web.RequestHandler):
-    """A client's connection. Subclasses override the hooks, which do nothing here."""
+    """A client's connection. Subclasses override the hooks, which do nothing here.
+
+    Bodies are not decompressed.
+    """
+
+    __slots__ = (
+        "__weakref__", "_body", "_heads", "_last_transport", "_received_after_head", "_rejected",
+        "_was_paused",
+    )  # fmt: skip
 
     def __init__(self, manager: web.Server, **options: Any) -> None:
-        super().__init__(manager, **options)
+        super().__init__(manager, auto_decompress=False, **options)
+        # A deque takes ten times the memory.
+        self._messages = []  # type: ignore[assignment]
         # Whether the parser was ever paused, and so may hold data back.
         self._was_paused = False
         self._rejected = False
         # The number of heads parsed, and the body of the latest: the next head follows it.
         self._heads = 0
         self._body: StreamReader = EMPTY_PAYLOAD
+        # How many bytes arrived after that head.
+        self._received_after_head: float = 0
         # aiohttp drops its reference to a transport before the transport is closed.
         self._last_transport: asyncio.BaseTransport | None = None
 
@@ -91,45 +113,47 @@ class ServerConnection(web.RequestHandler):
         loop and a thirtieth of the CPU time of a request.
         """
         while not self._force_close:
-            message, body = await self._next_message()
-            if not await self._handle_message(message, body):
+            if not self._messages:
+                await self._wait_for_message()
+            if not await self._handle_next(*self._next_request()):
                 break
         if not self._force_close:
             self._task_handler = None
             if self.transport is not None:
                 self.transport.close()
 
-    async def _next_message(self) -> tuple[Any, StreamReader]:
-        """The next head and its body."""
-        if not self._messages:
-            self._waiter = self._loop.create_future()
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
-        message = self._messages.popleft()
+    async def _wait_for_message(self) -> None:
+        self._waiter = self._loop.create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def _next_request(self) -> tuple[web.BaseRequest, Handler]:
+        """The next request, and what handles it. Nothing else refers to its head."""
+        handler, make_request = self._request_handler, self._request_factory
+        assert handler is not None
+        assert make_request is not None
+        message, body = self._messages.pop(0)  # type: ignore[call-arg]
         if self._parser is not None:
             self._parser.message_consumed()
         if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
             self._resume_reading_if_drained()
-        return message
-
-    async def _handle_message(self, message: Any, body: StreamReader) -> bool:
-        """Handle a request; returns whether the connection is kept alive."""
-        handler, make_request = self._request_handler, self._request_factory
-        assert handler is not None
-        assert make_request is not None
         if isinstance(message, _ErrInfo):
             handler, message = self._make_error_handler(message), ERROR
-        request = make_request(message, body, self, StreamWriter(self, self._loop), self._own_task)
+        writer = StreamWriter(self, self._loop)
+        return make_request(message, body, self, writer, self._own_task), handler
+
+    async def _handle_next(self, request: web.BaseRequest, handler: Handler) -> bool:
+        """Handle a request; returns whether the connection is kept alive."""
         try:
             response, is_lost = await self._handle_request(request, None, handler)
             if is_lost:
                 return False
             self._keepalive = bool(response.keep_alive)
-            if not body.is_eof():
-                await self._linger(body)
-            body.set_exception(_PAYLOAD_ACCESS_ERROR)
+            if not request.content.is_eof():
+                await self._linger(request.content)
+            request.content.set_exception(_PAYLOAD_ACCESS_ERROR)
         except Exception:
             # The response cannot be sent, or the rest of the body cannot be read. An error of the
             # handler itself has got a response.
@@ -165,6 +189,39 @@ class ServerConnection(web.RequestHandler):
         if not body.is_eof() and not self._force_close:
             self.close()
 
+    def free_head(self, request: web.BaseRequest) -> None:
+        """Free the headers of a request that takes long: from now on it has none.
+
+        If its body has been read, the body's reader is freed too, and the parser, which would keep
+        the headers until the next head arrives.
+        """
+        message = request._message
+        if message.upgrade or request._headers is _NO_HEADERS:
+            return
+        request._message = message._replace(headers=_NO_HEADERS, raw_headers=())
+        request._headers = _NO_HEADERS
+        request._cache.clear()
+        body = request._payload
+        if not body.at_eof() or body is not self._body:
+            return
+        request._payload = self._body = EMPTY_PAYLOAD
+        # A parser that has a part of the next head must be kept.
+        if self._received_after_head == body.total_bytes:
+            self._parser = None
+
+    def _new_parser(self) -> HttpRequestParser:
+        return HttpRequestParser(
+            self,
+            self._loop,
+            self._read_bufsize,
+            max_line_size=self.max_line_size,
+            max_field_size=self.max_field_size,
+            max_headers=self.max_headers,
+            payload_exception=web.RequestPayloadError,
+            auto_decompress=False,
+            max_msg_queue_size=self._max_msg_queue_size,
+        )
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self._last_transport = transport
@@ -196,13 +253,18 @@ class ServerConnection(web.RequestHandler):
     def data_received(self, data: bytes) -> None:
         if not self._rejected:
             in_head = self._heads == self._request_count and self._body.is_eof()
+            if self._parser is None and self.transport is not None:
+                self._parser = self._new_parser()
             super().data_received(data)
             if self._heads != self._request_count:
                 self._heads = self._request_count
                 self._body = self._messages[-1][1] if self._messages else EMPTY_PAYLOAD
+                self._received_after_head = _length_after_head(data)
                 self.on_head()
-            elif in_head and not self._upgraded:
-                self.on_partial_head(data)
+            else:
+                self._received_after_head += len(data)
+                if in_head and not self._upgraded:
+                    self.on_partial_head(data)
         if self._messages and isinstance(self._messages[-1][0], _ErrInfo):
             self._fail_bodies()
 
@@ -227,6 +289,19 @@ class ServerConnection(web.RequestHandler):
         # parsed, aiohttp assumes 1.0.
         request._version = HttpVersion11
         return self.error_response(request, exc)
+
+
+def _length_after_head(data: bytes) -> float:
+    """How many bytes follow a head; negative if it did not arrive in one piece."""
+    end = data.find(_HEAD_END)
+    return -inf if end < 0 else len(data) - end - len(_HEAD_END)
+
+
+def free_head(request: web.BaseRequest) -> None:
+    """As `ServerConnection.free_head`, for a request's own connection."""
+    connection = request.protocol
+    assert isinstance(connection, ServerConnection)
+    connection.free_head(request)
 
 
 def skip_lingering(connection: web.RequestHandler) -> None:
@@ -290,14 +365,17 @@ class Runner(web.AppRunner):
         match.add_app(self.app)
         match.freeze()
 
-        async def handle(request: web.BaseRequest) -> web.StreamResponse:
+        def handle(request: web.BaseRequest) -> Awaitable[web.StreamResponse]:
             # Not `request.version`, which would cache the value that `handle_error` replaces.
             if request._version not in _VERSIONS:
                 raise BadStatusLine
             assert isinstance(request, web.Request)
-            if request.raw_path.startswith(prefix):
-                request._match_info = match
-                return await route.handler(request)
+            if not request.raw_path.startswith(prefix):
+                return look_up(request)
+            request._match_info = match
+            return route.handler(request)
+
+        async def look_up(request: web.Request) -> web.StreamResponse:
             try:
                 return await server.request_handler(request)
             except web.HTTPException:

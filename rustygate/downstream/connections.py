@@ -178,6 +178,10 @@ class DownstreamConnection(ServerConnection):
     connected: a paused transport does not notice a disconnect.
     """
 
+    __slots__ = (
+        "_disconnect_timer", "_head_size", "_head_timer", "_limiter", "is_own", "looked_up",
+    )  # fmt: skip
+
     def __init__(self, manager: web.Server, *, limiter: ConnectionLimiter, **options: Any) -> None:
         super().__init__(manager, **options)
         self._limiter = limiter

@@ -28,6 +28,8 @@ class QueueKeepalive:
     They run from `start` until `stop`, over all attempts. The end of the context stops them too.
     """
 
+    __slots__ = ("_exchange", "_request", "_settings", "_started", "_task")
+
     def __init__(self, request: web.Request, exchange: Exchange, settings: Settings) -> None:
         self._request = request
         self._exchange = exchange

@@ -12,6 +12,7 @@ from time import monotonic_ns
 
 from aiohttp import hdrs, web
 
+from rustygate.aiohttp_internals.server import free_head
 from rustygate.config import Settings
 from rustygate.core.content_coding import codings_of
 from rustygate.core.headers import NamedLines, reason_phrase
@@ -88,6 +89,7 @@ class Stream:
 
     async def run(self, body_start: bytes | None) -> web.StreamResponse:
         """Send the head and the body; `body_start` is what was read of the body, if anything."""
+        free_head(self._request)
         self._limit_write_buffer()
         if not self._response.prepared:
             await self._response.prepare(self._request)

@@ -53,9 +53,11 @@ class RemoteGate:
         """How many exchanges wait here, and how many are in flight."""
         return {"waiters": len(self._waiting), "in_flight": self._in_flight}
 
-    def admission(self, exchange: Exchange) -> "RemoteAdmission":
+    def admission(
+        self, exchange: Exchange, before_wait: Callable[[], None] | None = None
+    ) -> "RemoteAdmission":
         """An attempt's way through the gate."""
-        return RemoteAdmission(self, exchange)
+        return RemoteAdmission(self, exchange, before_wait=before_wait)
 
     def turn_queue(self) -> int:
         """The order of the turns of a new WebSocket."""
@@ -94,6 +96,12 @@ class RemoteGate:
 
     # Messages of the supervisor.
 
+    def on_queued(self, number: int) -> None:
+        """An attempt is not admitted at once."""
+        admission = self._waiting.get(number)
+        if admission is not None and admission.before_wait is not None:
+            admission.before_wait()
+
     def on_admitted(self, number: int, at: int, queued: int) -> None:
         """An attempt was admitted at an instant, after some time in the queue."""
         admission = self._waiting.get(number)
@@ -123,14 +131,21 @@ class RemoteGate:
 class RemoteAdmission:
     """One attempt; see `Admission`."""
 
-    __slots__ = ("_decision", "_exchange", "_gate", "_is_free", "_number", "_turn_queue")
+    __slots__ = (
+        "_decision", "_exchange", "_gate", "_is_free", "_number", "_turn_queue", "before_wait",
+    )  # fmt: skip
 
     def __init__(
-        self, gate: RemoteGate, exchange: Exchange, turn_queue: int | None = None
+        self,
+        gate: RemoteGate,
+        exchange: Exchange,
+        turn_queue: int | None = None,
+        before_wait: Callable[[], None] | None = None,
     ) -> None:
         self._gate = gate
         self._exchange = exchange
         self._turn_queue = turn_queue
+        self.before_wait = before_wait
         self._number = -1
         self._is_free = True
         self._decision: asyncio.Future[None] | None = None

@@ -107,6 +107,7 @@ class WorkerService:
         if at_once:
             self._admit(number, attempt)
         else:
+            self.channel.tell("queued", number)
             attempt.task = self._loop.create_task(self._wait(number, attempt, turns))
 
     def _attempt(self, turns: int | None, exchange: Exchange) -> _Attempt:

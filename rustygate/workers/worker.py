@@ -52,6 +52,7 @@ class Worker:
                 "certificate": self._on_certificate,
                 "drain": self._draining.set,
                 "stop": self._stop,
+                "queued": lambda *message: self._control.gate.on_queued(*message),
                 "admitted": lambda *message: self._control.gate.on_admitted(*message),
                 "refused": lambda *message: self._control.gate.on_refused(*message),
                 "sibling": self._on_sibling,

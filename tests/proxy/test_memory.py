@@ -15,6 +15,7 @@ from rustygate.aiohttp_internals.client import UpstreamConnection
 from tests.conftest import StartGate, StartGateProcess
 from tests.support.client import Client
 from tests.support.gate import Gate
+from tests.support.gate_process import GateProcess
 from tests.support.http import EVENT_STREAM, LAST_CHUNK, chat, chunk, get, post, response
 from tests.support.upstream import Upstream
 from tests.support.waiting import until
@@ -122,19 +123,76 @@ async def test_ended_exchanges_leave_no_garbage(
 
 MEGABYTE = 1 << 20
 
+# What the official SDK adds to each request.
+SDK_HEADERS = tuple(
+    f"x-stainless-{name}: {value}"
+    for name, value in {
+        "lang": "python",
+        "package-version": "3.0.0",
+        "os": "Linux",
+        "arch": "x64",
+        "runtime": "CPython",
+        "runtime-version": "3.11.7",
+        "async": "async:asyncio",
+        "retry-count": "0",
+        "read-timeout": "600",
+    }.items()
+)
 
-async def test_queued_body_is_held_once(
+
+async def start_with_all_slots_taken(
     gate_process: StartGateProcess, upstream: Upstream
-) -> None:
+) -> GateProcess:
     gate = await gate_process(CONCURRENCY_LIMIT="1")
-    await gate.wait_for_waiters(0)
     await gate.send(chat())
     await upstream.call()
+    return gate
+
+
+async def test_small_request_that_waits_takes_little_memory(
+    gate_process: StartGateProcess, upstream: Upstream
+) -> None:
+    gate = await start_with_all_slots_taken(gate_process, upstream)
+
+    async def send(number: int) -> None:
+        for _ in range(number):
+            await gate.send(chat(*SDK_HEADERS))
+
+    await send(100)
+    await gate.wait_for_waiters(100)
+    before = gate.memory_kb("VmRSS")
+    await send(400)
+    await gate.wait_for_waiters(500)
+    assert 5 < (gate.memory_kb("VmRSS") - before) / 400 < 12
+
+
+async def test_idle_stream_takes_little_memory(
+    gate_process: StartGateProcess, upstream: Upstream
+) -> None:
+    gate = await gate_process()
+
+    async def open_streams(number: int) -> None:
+        for _ in range(number):
+            client = await gate.send(chat(*SDK_HEADERS, stream=True))
+            (await upstream.call()).send(EVENT_STREAM, chunk(b"data: x\n\n"))
+            await client.head()
+
+    await open_streams(100)
+    before = gate.memory_kb("VmRSS")
+    await open_streams(300)
+    assert 15 < (gate.memory_kb("VmRSS") - before) / 300 < 30
+
+
+async def test_large_body_that_waits_is_held_once(
+    gate_process: StartGateProcess, upstream: Upstream
+) -> None:
+    gate = await start_with_all_slots_taken(gate_process, upstream)
+    await gate.wait_for_waiters(0)
     before = gate.memory_kb("VmRSS")
     number, size = 12, 4 * MEGABYTE
     for _ in range(number):
         await gate.send(post(b'{"input": "%b"}' % (b"x" * size)))
     await gate.wait_for_waiters(number)
-    grown = gate.memory_kb("VmRSS") - before
+    grown = 1024 * (gate.memory_kb("VmRSS") - before)
     # To count the characters of a body, a part of it is copied for a moment.
-    assert 1 < 1024 * grown / (number * size) < 1.25
+    assert 1 < grown / (number * size) < 1.25

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from tests.support.client import Client
+from tests.support.gate import HIGH_LIMITS
 from tests.support.http import UPSTREAM_KEY
 from tests.support.metrics import Scrape, scrape_request
 from tests.support.upstream import Upstream
@@ -23,7 +24,7 @@ class GateProcess:
 
     @classmethod
     async def start(cls, upstream: Upstream, directory: Path, **settings: str) -> "GateProcess":
-        environment = {
+        environment = HIGH_LIMITS | {
             "OPENAI_API_KEY": UPSTREAM_KEY,
             "OPENAI_BASE_URL": upstream.url,
             "PORT": "0",

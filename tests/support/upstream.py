@@ -95,11 +95,15 @@ class Upstream:
             self._accept, sock=self._socket, backlog=1024, ssl=tls
         )
 
-    async def stop(self) -> None:
-        """Close everything."""
+    def stop_listening(self) -> None:
+        """Refuse new connections."""
         if self._server is not None:
             self._server.close()
         self._socket.close()
+
+    async def stop(self) -> None:
+        """Close everything."""
+        self.stop_listening()
         for wire in self.wires:
             if wire.connected:
                 tls.abort(wire.transport)

@@ -209,8 +209,8 @@ async def test_stale_connection_to_an_upstream_that_restarts_is_replaced(
     pooled = await fill_pool(running, stopped_upstream)
     end_before_request(monkeypatch, pooled, "close")
     port = stopped_upstream.port
+    stopped_upstream.stop_listening()
     client = await running.send(chat())
-    await stopped_upstream.stop()
     restarted = Upstream(port=port)
     await asyncio.sleep(OUTAGE_S)
     restarted.reply = response(b"restarted")
