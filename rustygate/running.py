@@ -10,6 +10,7 @@ class RunningExchanges:
     client's connection."""
 
     def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._emptied = asyncio.Event()
 
@@ -24,11 +25,11 @@ class RunningExchanges:
 
     def begin(self) -> None:
         """An exchange begins in the current task."""
-        self._tasks.add(_current_task())
+        self._tasks.add(self._current_task())
 
     def end(self) -> None:
         """The exchange in the current task has ended."""
-        self._tasks.discard(_current_task())
+        self._tasks.discard(self._current_task())
         if not self._tasks:
             self._emptied.set()
 
@@ -46,8 +47,8 @@ class RunningExchanges:
             self._emptied.clear()
             await self._emptied.wait()
 
-
-def _current_task() -> "asyncio.Task[Any]":
-    task = asyncio.current_task()
-    assert task is not None
-    return task
+    def _current_task(self) -> "asyncio.Task[Any]":
+        # To find the loop, asyncio would ask the system for the id of this process.
+        task = asyncio.current_task(self._loop)
+        assert task is not None
+        return task

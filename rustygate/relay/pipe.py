@@ -3,7 +3,6 @@
 In a stream that the queue keepalive has already started, an error becomes an error event.
 """
 
-import asyncio
 import json
 from collections.abc import Mapping
 from contextlib import suppress
@@ -37,13 +36,12 @@ async def pipe(
     if downstream.started is not None and not _is_plain_event_stream(upstream_response):
         return await _error_in_stream(downstream, upstream_response, body_start)
     source = Source(upstream_response, downstream.settings)
-    head_arrived = asyncio.get_running_loop().time()
     first = await source.read_first() if body_start is None else body_start
     complete = first is not None and source.ended and not upstream_response.closed_early
     if complete and downstream.started is None:
         assert first is not None
         return await _send_complete(downstream, upstream_response, first)
-    return await Stream(downstream, upstream_response, source, head_arrived).run(first)
+    return await Stream(downstream, upstream_response, source).run(first)
 
 
 async def refuse_in_stream(downstream: Downstream, refusal: Refusal) -> web.StreamResponse:

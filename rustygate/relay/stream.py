@@ -14,6 +14,7 @@ from aiohttp import hdrs, web
 
 from rustygate.aiohttp_internals.server import free_head
 from rustygate.config import Settings
+from rustygate.core.bucket import SECOND
 from rustygate.core.content_coding import codings_of
 from rustygate.core.headers import NamedLines, reason_phrase
 from rustygate.core.response_observer import BATCH_BYTES
@@ -51,18 +52,13 @@ class Downstream:
 
 
 class Stream:
-    """Passes on a response whose end has not arrived yet.
-
-    Args:
-        head_arrived: when the response's head arrived, on the loop's clock.
-    """
+    """Passes on a response whose end has not arrived yet."""
 
     def __init__(
         self,
         downstream: Downstream,
         upstream_response: UpstreamResponse,
         source: Source,
-        head_arrived: float,
     ) -> None:
         self._request = downstream.request
         self._exchange = downstream.exchange
@@ -83,6 +79,7 @@ class Stream:
         interval_s = downstream.settings.sse_keepalive_interval
         if self._takes_events and interval_s:
             assert self._observer is not None
+            head_arrived = self._loop.time() - _seconds_since(self._exchange.responded)
             self._keepalive = Keepalive(
                 self._request, self._response, self._observer, interval_s, head_arrived
             )
@@ -177,6 +174,10 @@ class Stream:
             return False
         self._response.write_chunk(error_event(self._exchange.path, refusal.error()))
         return True
+
+
+def _seconds_since(instant: int | None) -> float:
+    return 0.0 if instant is None else (monotonic_ns() - instant) / SECOND
 
 
 def passthrough_response(
