@@ -83,13 +83,11 @@ class DataPlane:
     async def drain(self) -> None:
         """Stop listening, refuse the waiters, and wait up to DRAIN_TIMEOUT for the exchanges in
         flight."""
+        server, limit_s = self._runner.server, self._settings.drain_timeout
+        assert server is not None
         self._gate.close()
         await self._listener.close_gracefully()
-        limit_s = self._settings.drain_timeout
-        assert self._runner.server is not None
-        await asyncio.gather(
-            wait_for_heads(self._runner.server, limit_s), self._proxy.running.finish(limit_s)
-        )
+        await asyncio.gather(wait_for_heads(server, limit_s), self._proxy.running.finish(limit_s))
 
     async def stop(self) -> None:
         """Close all connections and abort the exchanges that still run."""

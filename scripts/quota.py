@@ -86,14 +86,21 @@ def running(*command: str, **environ: str) -> Iterator[str]:
 def serve(waits_file: Path) -> int:
     """Run the gate, and write each waiter's arrival, predicted wait and actual wait, in ns."""
     waits: list[tuple[int, int, int]] = []
-    wait_for_turn = Dispatcher.wait_for_turn
+    predictions: dict[Waiter, int] = {}
+    start_waiting, stop_waiting = Dispatcher.start_waiting, Dispatcher.stop_waiting
 
-    async def measure_wait(dispatcher: Dispatcher, newcomer: Waiter, began: int) -> None:
-        predicted = dispatcher.predict(newcomer).wait
-        await wait_for_turn(dispatcher, newcomer, began)
-        waits.append((began, predicted, dispatcher.now() - began))
+    def start(dispatcher: Dispatcher, newcomer: Waiter, began: int) -> asyncio.Future[None]:
+        predictions[newcomer] = dispatcher.predict(newcomer).wait
+        return start_waiting(dispatcher, newcomer, began)
 
-    setattr(Dispatcher, "wait_for_turn", measure_wait)  # noqa: B010 - mypy forbids this
+    def stop(dispatcher: Dispatcher, waiter: Waiter, began: int) -> None:
+        stop_waiting(dispatcher, waiter, began)
+        predicted = predictions.pop(waiter)
+        if waiter.granted:
+            waits.append((began, predicted, dispatcher.now() - began))
+
+    setattr(Dispatcher, "start_waiting", start)  # noqa: B010 - mypy forbids this
+    setattr(Dispatcher, "stop_waiting", stop)  # noqa: B010
     code = rustygate(["serve"])
     waits_file.write_text(json.dumps(waits))
     return code

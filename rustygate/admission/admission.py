@@ -1,5 +1,6 @@
 """One attempt's way through the gate: it waits, is admitted, and returns what it did not use."""
 
+import asyncio
 from collections.abc import Callable
 from types import TracebackType
 from typing import Self
@@ -46,14 +47,20 @@ class Admission(Waiter):
 
     async def __aenter__(self) -> Self:
         if not self.enter_at_once():
-            await self.wait()
+            try:
+                await self.start_waiting()
+            except BaseException:
+                self.withdraw()
+                raise
+            self.take_turn()
         return self
 
     # For an admission that no `async with` can enclose.
     enter = __aenter__
 
     def enter_at_once(self) -> bool:
-        """Enter if no waiter needs what it needs and all budgets suffice; else `wait`."""
+        """Enter if no waiter needs what it needs and all budgets suffice. If not, call
+        `start_waiting`, or `withdraw`. After a refusal nothing is left to be done."""
         self.lane.users += 1
         try:
             self._refuse_oversized()
@@ -61,20 +68,21 @@ class Admission(Waiter):
             if not self._dispatcher.admit_at_once(self, now):
                 return False
         except BaseException:
-            self._withdraw()
+            self.withdraw()
             raise
         self._count()
         return True
 
-    async def wait(self) -> None:
-        """Wait for admission."""
+    def start_waiting(self) -> "asyncio.Future[None]":
+        """Join the queue. When the result is done, call `take_turn`, or after a refusal
+        `withdraw`; also `withdraw` to leave the queue before, or if this itself refuses."""
         if self._before_wait is not None:
             self._before_wait()
-        try:
-            await self._dispatcher.wait_for_turn(self, self._asked_at)
-        except BaseException:
-            self._withdraw()
-            raise
+        return self._dispatcher.start_waiting(self, self._asked_at)
+
+    def take_turn(self) -> None:
+        """It was admitted after a wait."""
+        self._dispatcher.stop_waiting(self, self._asked_at)
         self._count()
 
     def charge(self) -> None:
@@ -95,9 +103,10 @@ class Admission(Waiter):
         self.release()
         self._lanes.release(self.lane)
 
-    def _withdraw(self) -> None:
+    def withdraw(self) -> None:
         """It was cancelled, refused, or a defect: give back its turn, and what it was granted."""
         if self.decision is not None:
+            self._dispatcher.stop_waiting(self, self._asked_at)
             if self.granted:
                 self.give_back()
                 self.release()

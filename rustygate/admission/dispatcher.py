@@ -98,24 +98,25 @@ class Dispatcher:
         )
         self.scheduler.touch()
 
-    async def wait_for_turn(self, newcomer: Waiter, began: int) -> None:
-        """Wait until admitted. Raises a refusal at the deadline at the latest.
+    def start_waiting(self, newcomer: Waiter, began: int) -> asyncio.Future[None]:
+        """Queue a newcomer. The result is its `decision`, which is made at the deadline at the
+        latest; after it, or instead of it, call `stop_waiting`.
 
-        If this is cancelled or refuses, call `cancel`.
+        Raises a refusal, and then nothing is left to be done.
         """
-        exchange = newcomer.exchange
-        self._refuse_on_arrival(newcomer, exchange.deadline, began)
+        self._refuse_on_arrival(newcomer, newcomer.exchange.deadline, began)
         newcomer.decision = self._loop.create_future()
-        number = self._deadlines.add(newcomer)
+        newcomer.deadline_number = self._deadlines.add(newcomer)
         newcomer.since = began
-        try:
-            self._join(newcomer)
-            await newcomer.decision
-        finally:
-            self._deadlines.remove(number)
-            exchange.queued += self.now() - began
-            if newcomer.turn_queue is not None:
-                self._leave_turn_queue(newcomer)
+        self._join(newcomer)
+        return newcomer.decision
+
+    def stop_waiting(self, waiter: Waiter, began: int) -> None:
+        """A waiter was admitted, or refused, or its client left."""
+        self._deadlines.remove(waiter.deadline_number)
+        waiter.exchange.queued += self.now() - began
+        if waiter.turn_queue is not None:
+            self._leave_turn_queue(waiter)
 
     def cancel(self, waiter: Waiter) -> None:
         """Remove a waiter whose client left, and give its turn back to its flow."""

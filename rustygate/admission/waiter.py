@@ -27,8 +27,8 @@ class Waiter:
     """
 
     __slots__ = (
-        "client", "decision", "exchange", "flow", "is_retry", "lane", "lane_totals", "limits",
-        "since", "tokens", "turn_queue", "version",
+        "client", "deadline_number", "decision", "exchange", "flow", "is_retry", "lane",
+        "lane_totals", "limits", "since", "tokens", "turn_queue", "version",
     )  # fmt: skip
 
     def __init__(
@@ -42,6 +42,7 @@ class Waiter:
         self.flow: Flow[Waiter] | None = None
         self.turn_queue: TurnQueue | None = None
         self.decision: asyncio.Future[None] | None = None
+        self.deadline_number: int
         self.since: int
         self.version: int
         self.limits: Limits
@@ -115,7 +116,7 @@ class TurnQueue:
     `line` has all turns that wait, the first one first.
     """
 
-    __slots__ = ("line",)
+    __slots__ = ("__weakref__", "line")
 
     def __init__(self) -> None:
         self.line: dict[Waiter, None] = {}

@@ -37,10 +37,10 @@ class RemoteGate:
         self._waiting: dict[int, RemoteAdmission] = {}
         # When the supervisor was told last that this process runs.
         self._alive_at = self.now()
-        self._in_flight = 0
+        self._in_flight: dict[int, RemoteAdmission] = {}
 
     def __repr__(self) -> str:
-        return f"<RemoteGate {len(self._waiting)} waiting, {self._in_flight} in flight>"
+        return f"<RemoteGate {len(self._waiting)} waiting, {len(self._in_flight)} in flight>"
 
     def close(self) -> None:
         self.closed = True
@@ -51,7 +51,7 @@ class RemoteGate:
 
     def snapshot(self) -> dict[str, int]:
         """How many exchanges wait here, and how many are in flight."""
-        return {"waiters": len(self._waiting), "in_flight": self._in_flight}
+        return {"waiters": len(self._waiting), "in_flight": len(self._in_flight)}
 
     def admission(
         self, exchange: Exchange, before_wait: Callable[[], None] | None = None
@@ -74,19 +74,21 @@ class RemoteGate:
 
     # Attempts.
 
-    def add(self, admission: "RemoteAdmission") -> int:
-        """An attempt waits; returns its number."""
-        number = next(self._numbers)
-        self._waiting[number] = admission
-        return number
+    def new_number(self) -> int:
+        """A number for an attempt that asks or enters."""
+        return next(self._numbers)
 
-    def remove(self, number: int) -> None:
-        """An attempt waits no longer."""
+    def add_waiting(self, number: int, admission: "RemoteAdmission") -> None:
+        self._waiting[number] = admission
+
+    def remove_waiting(self, number: int) -> None:
         self._waiting.pop(number, None)
 
-    def count(self, change: int) -> None:
-        """So many more are in flight."""
-        self._in_flight += change
+    def add_in_flight(self, number: int, admission: "RemoteAdmission") -> None:
+        self._in_flight[number] = admission
+
+    def remove_in_flight(self, number: int) -> None:
+        self._in_flight.pop(number, None)
 
     def refuse_all(self) -> None:
         """The supervisor has gone: nothing will be admitted any more."""
@@ -111,7 +113,7 @@ class RemoteGate:
         if self.now() - min(at, self._alive_at) > VALID:
             self.tell_alive()
             self.tell("withdraw", number)
-            admission.ask_again(queued)
+            admission.ask_again()
         else:
             admission.grant(queued)
 
@@ -121,18 +123,20 @@ class RemoteGate:
         if admission is not None:
             admission.fail(unpack_refusal(name, values), queued)
 
-    def on_suspended(self, number: int, queued: int) -> None:
-        """An attempt was taken out of the queue because this process was silent."""
-        admission = self._waiting.get(number)
-        if admission is not None:
-            admission.ask_again(queued)
+    def on_suspended(self, number: int) -> None:
+        """An attempt lost its place in the queue, or what it was granted, because this process was
+        silent. If its request went upstream before, that counts all the same."""
+        if (waiting := self._waiting.get(number)) is not None:
+            waiting.ask_again()
+        elif (admitted := self._in_flight.get(number)) is not None:
+            admitted.charge_again()
 
 
 class RemoteAdmission:
     """One attempt; see `Admission`."""
 
     __slots__ = (
-        "_decision", "_exchange", "_gate", "_is_free", "_number", "_turn_queue", "before_wait",
+        "_asked_at", "_decision", "_exchange", "_gate", "_number", "_turn_queue", "before_wait",
     )  # fmt: skip
 
     def __init__(
@@ -147,7 +151,7 @@ class RemoteAdmission:
         self._turn_queue = turn_queue
         self.before_wait = before_wait
         self._number = -1
-        self._is_free = True
+        self._asked_at = 0
         self._decision: asyncio.Future[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -156,29 +160,34 @@ class RemoteAdmission:
             raise Draining
         self._decision = gate.loop.create_future()
         self._ask()
-        began, queued = gate.now(), self._exchange.queued
         try:
             await self._decision
         except asyncio.CancelledError:
             gate.tell("withdraw", self._number)
-            self._exchange.queued = queued + gate.now() - began
+            self._count_wait()
             raise
         finally:
-            gate.remove(self._number)
-        self._begin()
+            gate.remove_waiting(self._number)
+        gate.add_in_flight(self._number, self)
         return self
 
     enter = __aenter__
 
-    def ask_again(self, queued: int) -> None:
-        """Ask to keep its place in the queue, in which it has waited for some time."""
-        self._exchange.queued += queued
-        self._gate.remove(self._number)
-        self._ask(again=True)
+    def ask_again(self) -> None:
+        """Ask to keep its place in the queue."""
+        assert self._decision is not None
+        if not self._decision.done():
+            self._count_wait()
+            self._gate.remove_waiting(self._number)
+            self._ask(again=True)
+
+    def _count_wait(self) -> None:
+        self._exchange.queued += self._gate.now() - self._asked_at
 
     def _ask(self, *, again: bool = False) -> None:
         gate, exchange = self._gate, self._exchange
-        self._number = gate.add(self)
+        self._number, self._asked_at = gate.new_number(), gate.now()
+        gate.add_waiting(self._number, self)
         gate.tell("enter", self._number, self._turn_queue, again, pack_exchange(exchange))
 
     def grant(self, queued: int) -> None:
@@ -195,14 +204,13 @@ class RemoteAdmission:
 
     def charge(self) -> None:
         """Enter without waiting: upstream has started a turn on its own."""
-        self._number = self._gate.add(self)
-        self._gate.remove(self._number)
-        self._gate.tell("charge", self._number, pack_exchange(self._exchange))
-        self._begin()
+        self._number = self._gate.new_number()
+        self._gate.add_in_flight(self._number, self)
+        self.charge_again()
 
-    def _begin(self) -> None:
-        self._is_free = False
-        self._gate.count(1)
+    def charge_again(self) -> None:
+        """Its cost came back while it was in flight."""
+        self._gate.tell("charge", self._number, pack_exchange(self._exchange))
 
     async def __aexit__(
         self,
@@ -213,17 +221,12 @@ class RemoteAdmission:
         self.leave()
 
     def leave(self) -> None:
-        self._free()
+        self._gate.remove_in_flight(self._number)
         self._gate.tell("leave", self._number)
 
     def release(self) -> None:
-        self._free()
+        self._gate.remove_in_flight(self._number)
         self._gate.tell("release", self._number)
-
-    def _free(self) -> None:
-        if not self._is_free:
-            self._is_free = True
-            self._gate.count(-1)
 
     def record_response(
         self, ok: bool, update: RateLimitUpdate | None = None, *, refused: bool = False

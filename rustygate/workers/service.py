@@ -7,8 +7,10 @@ comes back: it will ask again.
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from time import monotonic_ns
 from typing import Any
+from weakref import WeakValueDictionary
 
 from loguru import logger
 
@@ -25,16 +27,21 @@ from rustygate.workers.refusals import pack_refusal
 
 
 class _Attempt:
-    """An attempt of the worker at the gate: waiting, with a task, or admitted `at` an instant."""
+    """An attempt of the worker at the gate: it waits, or was admitted `at` an instant."""
 
-    __slots__ = ("admission", "at", "is_suspended", "queued", "task")
+    __slots__ = ("admission", "at", "queued", "waits")
 
     def __init__(self, admission: Admission) -> None:
         self.admission = admission
         self.queued = admission.exchange.queued
-        self.task: asyncio.Task[None] | None = None
+        self.waits = False
         self.at = 0
-        self.is_suspended = False
+
+    def stop_waiting(self) -> None:
+        """Leave the queue."""
+        assert self.admission.decision is not None
+        self.admission.decision.cancel()
+        self.admission.withdraw()
 
 
 class WorkerService:
@@ -48,12 +55,14 @@ class WorkerService:
     ) -> None:
         """`handlers`: of the messages that are about the worker itself."""
         self._control = control
-        self._loop = asyncio.get_running_loop()
         self.channel = Channel({**self._handlers(), **handlers}, self._answerers(), on_lost)
         self._attempts: dict[int, _Attempt] = {}
-        self._turn_queues: dict[int, TurnQueue] = {}
+        # The turn queue of a WebSocket lasts as long as attempts that refer to it.
+        self._turn_queues: WeakValueDictionary[int, TurnQueue] = WeakValueDictionary()
         # The exchanges that have reserved something of their client's budgets, by id.
         self._reserved: dict[str, Exchange] = {}
+        # Those that were suspended and have not come back, by id.
+        self._suspended: dict[str, Exchange] = {}
 
     def __repr__(self) -> str:
         return f"<WorkerService {len(self._attempts)} attempts>"
@@ -91,7 +100,7 @@ class WorkerService:
     @property
     def in_flight(self) -> list[Exchange]:
         """The exchanges that were admitted and have not ended."""
-        return [each.admission.exchange for each in self._attempts.values() if not each.task]
+        return [each.admission.exchange for each in self._attempts.values() if not each.waits]
 
     # Admission.
 
@@ -107,36 +116,46 @@ class WorkerService:
         if at_once:
             self._admit(number, attempt)
         else:
+            self._wait(number, attempt)
+
+    def _wait(self, number: int, attempt: _Attempt) -> None:
+        """Join the queue, in the order of the worker's messages."""
+        attempt.waits = True
+        try:
+            decision = attempt.admission.start_waiting()
+        except Exception as error:
+            attempt.admission.withdraw()
+            self._refuse(number, attempt, error)
+        else:
             self.channel.tell("queued", number)
-            attempt.task = self._loop.create_task(self._wait(number, attempt, turns))
+            decision.add_done_callback(partial(self._on_decision, number))
 
     def _attempt(self, turns: int | None, exchange: Exchange) -> _Attempt:
+        self._suspended.pop(exchange.id, None)
         if turns is None:
             return _Attempt(self._control.gate.admission(exchange))
         queue = self._turn_queues.setdefault(turns, TurnQueue())
         return _Attempt(self._control.gate.turn_admission(exchange, queue))
 
-    async def _wait(self, number: int, attempt: _Attempt, turns: int | None) -> None:
-        try:
-            await attempt.admission.wait()
-        except asyncio.CancelledError:
-            if not attempt.is_suspended:
-                raise
-            self.channel.tell("suspended", number, self._queued(attempt))
-        except Exception as error:
-            self._refuse(number, attempt, error)
-        else:
+    def _on_decision(self, number: int, decision: asyncio.Future[None]) -> None:
+        attempt = self._attempts.get(number)
+        if attempt is None:
+            # It has left the queue.
+            return
+        error = decision.exception()
+        if error is None:
+            attempt.admission.take_turn()
             self._admit(number, attempt)
-        finally:
-            attempt.task = None
-            if turns is not None and not self._turn_queues[turns].line:
-                self._turn_queues.pop(turns, None)
+        else:
+            attempt.admission.withdraw()
+            self._refuse(number, attempt, error)
 
     def _admit(self, number: int, attempt: _Attempt) -> None:
+        attempt.waits = False
         attempt.at = self._control.gate.now()
         self.channel.tell("admitted", number, attempt.at, self._queued(attempt))
 
-    def _refuse(self, number: int, attempt: _Attempt, error: Exception) -> None:
+    def _refuse(self, number: int, attempt: _Attempt, error: BaseException) -> None:
         del self._attempts[number]
         if not isinstance(error, Refusal):
             exchange_id = attempt.admission.exchange.id
@@ -160,8 +179,8 @@ class WorkerService:
 
     @staticmethod
     def _take_back(attempt: _Attempt) -> None:
-        if attempt.task is not None:
-            attempt.task.cancel()
+        if attempt.waits:
+            attempt.stop_waiting()
         else:
             attempt.admission.give_back()
             attempt.admission.leave()
@@ -170,10 +189,16 @@ class WorkerService:
         """The worker is silent: let no others wait for it."""
         heard_at = int(self.channel.heard_at * SECOND)
         for number, attempt in list(self._attempts.items()):
-            if attempt.task is not None or attempt.at > heard_at:
-                attempt.is_suspended = True
-                del self._attempts[number]
-                self._take_back(attempt)
+            if attempt.waits or attempt.at >= heard_at:
+                self._suspend(number, self._attempts.pop(number))
+
+    def _suspend(self, number: int, attempt: _Attempt) -> None:
+        exchange = attempt.admission.exchange
+        # Its request may have gone upstream.
+        exchange.connected = not attempt.waits
+        self._suspended[exchange.id] = exchange
+        self._take_back(attempt)
+        self.channel.tell("suspended", number)
 
     # After admission. A message about an attempt that was taken back is ignored.
 
@@ -226,6 +251,7 @@ class WorkerService:
         exchange = unpack_exchange(packed)
         reserved = self._reserved.pop(exchange.id, None)
         exchange.reserved = None if reserved is None else reserved.reserved
+        self._suspended.pop(exchange.id, None)
         self._control.tally.settle(exchange)
 
     # The end.
@@ -233,11 +259,16 @@ class WorkerService:
     def end(self) -> int:
         """The worker has ended: free what it holds, and settle what it has not settled. Returns
         how many exchanges were cut off."""
-        cut_off = {exchange.id: exchange for exchange in self.in_flight} | self._reserved
-        for number in list(self._attempts):
-            attempt = self._attempts.pop(number)
-            if attempt.task is not None:
-                attempt.task.cancel()
+        cut_off = self._reserved | self._suspended
+        self._suspended = {}
+        attempts, self._attempts = self._attempts, {}
+        for attempt in attempts.values():
+            exchange = attempt.admission.exchange
+            cut_off[exchange.id] = exchange
+            # Upstream may have done the work of one that was admitted.
+            exchange.connected = not attempt.waits
+            if attempt.waits:
+                attempt.stop_waiting()
             else:
                 attempt.admission.leave()
         for exchange in cut_off.values():
@@ -249,8 +280,6 @@ class WorkerService:
     def _settle_cut_off(self, exchange: Exchange) -> None:
         reserved = self._reserved.pop(exchange.id, None)
         exchange.reserved = None if reserved is None else reserved.reserved
-        # Upstream may have done its work.
-        exchange.connected = True
         exchange.settled = monotonic_ns()
         exchange.outcome, exchange.reason = "aborted", InternalError.reason
         self._control.tally.settle(exchange)

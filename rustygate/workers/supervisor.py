@@ -128,7 +128,10 @@ class Supervisor:
         worker = self._workers[number] = WorkerProcess(
             number, self._control, partial(self._tell_all, "sibling")
         )
-        await worker.start(self._listener.sockets, self._share(), self._control.auth.in_force)
+        await worker.start(self._listener.sockets, self._share())
+        if self._ending.is_set():
+            # It has not heard of that.
+            worker.tell("stop")
 
     def _share(self) -> Settings:
         """The settings of a worker. Limits that each keeps for itself are divided."""

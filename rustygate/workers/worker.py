@@ -40,7 +40,7 @@ class Worker:
         self._sockets = sockets
         self._ports = {sock.getsockname()[1] for sock in sockets if sock.family != socket.AF_UNIX}
         self._loop = asyncio.get_running_loop()
-        self._started: asyncio.Future[tuple[Settings, Clients | None]]
+        self._started: asyncio.Future[Settings]
         self._started = self._loop.create_future()
         self._draining, self._stopping = asyncio.Event(), asyncio.Event()
         self._auth = ClientAuth(None)
@@ -84,9 +84,8 @@ class Worker:
             serving.result()
 
     async def _serve(self) -> None:
-        settings, clients = await self._started
+        settings = await self._started
         log.configure(settings.rust_log, settings.log_format)
-        self._set_clients(clients)
         self._data = DataPlane(
             settings,
             self._sockets,
@@ -132,19 +131,17 @@ class Worker:
             self._data.own_connections.add_sibling(local, remote)
 
     def _on_start(self, settings: Settings, clients: Clients | None) -> None:
-        self._started.set_result((settings, clients))
+        self._started.set_result(settings)
+        self._on_clients(clients)
 
     def _on_clients(self, clients: Clients | None) -> None:
-        self._set_clients(clients)
-
-    def _set_clients(self, clients: Clients | None) -> None:
         self._auth.replace(clients)
         self._control.spending.set_limits(self._auth.spending_limits)
 
     def _on_certificate(self) -> None:
-        assert self._data is not None
-        certificate = self._data.certificate
-        problem = None if certificate is None else certificate.reload()
+        # A worker that starts reads it later.
+        certificate = self._data and self._data.certificate
+        problem = certificate and certificate.reload()
         if problem is not None:
             logger.error("reload failed, previous TLS certificate stays in force: {}", problem)
 

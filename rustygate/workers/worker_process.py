@@ -13,7 +13,6 @@ from loguru import logger
 import rustygate
 from rustygate.config import Settings
 from rustygate.control_plane import ControlPlane
-from rustygate.core.clients import Clients
 from rustygate.core.own_connections import SocketName
 from rustygate.telemetry.worker_metrics import State, WorkerStatus
 from rustygate.workers.service import WorkerService
@@ -42,6 +41,7 @@ class WorkerProcess:
     ) -> None:
         """`on_connected`: called with the ends of a connection that it opened to this gate."""
         self.number = number
+        self._control = control
         self.is_draining = False
         self.end = ""
         self._connections = 0
@@ -97,9 +97,7 @@ class WorkerProcess:
         """How many exchanges it has in flight."""
         return len(self._service.in_flight)
 
-    async def start(
-        self, sockets: Sequence[socket.socket], settings: Settings, clients: Clients | None
-    ) -> None:
+    async def start(self, sockets: Sequence[socket.socket], settings: Settings) -> None:
         """Start it. `ready` is done later; if the system cannot start it, it has ended."""
         try:
             channel, self._process = await _run(sockets)
@@ -108,7 +106,8 @@ class WorkerProcess:
             self._lost.set()
             return
         await self._service.channel.open(channel)
-        self.tell("start", settings, clients)
+        # The clients of this moment: it has not heard of a reload until now.
+        self.tell("start", settings, self._control.auth.in_force)
         logger.debug("worker {} started (pid {})", self.number, self.pid)
 
     def _on_ready(self) -> None:

@@ -80,8 +80,9 @@ class ChannelledDaemon(Daemon):
         auth.replace(self._control.auth.in_force)
         remote.spending.set_limits(auth.spending_limits)
         sockets = [sock.dup() for sock in self._listener.sockets]
-        tracing = None if self._planes else self._tracing
-        plane = DataPlane(self._settings, sockets, remote, auth, tracing, shares_sockets=True)
+        plane = DataPlane(
+            self._settings, sockets, remote, auth, self._tracing, shares_sockets=True
+        )
         self._planes.append(plane)
         self._auths.append(auth)
         self._remotes.append(remote)
