@@ -1,8 +1,8 @@
 """The group's scheduler in Redis beside the one in Python.
 
 `compare` sends random traces through both until a reply differs. `cost` measures what the script
-takes of a Redis: members with waiting flows call every 20 ms, and there is quota for 100 to 5,000
-grants a second. Both start servers of their own.
+takes of a Redis: members with waiting flows call as often as gates do, and there is quota for 100
+to 5,000 grants a second. Both start servers of their own.
 """
 
 import argparse
@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,12 @@ import redis
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
+from rustygate.core.group_load import MOST_LOAD, spacing  # noqa: E402
+from rustygate.core.group_state import LEAST_LOAD  # noqa: E402
 from tests.support.redis import SERVERS, RedisServer  # noqa: E402
 from tests.support.sync_script import SyncScript, first_difference  # noqa: E402
 
 _STEPS_PER_TRACE = 400
-_INTERVAL = 20_000_000
 
 
 def main() -> None:
@@ -35,16 +37,16 @@ def main() -> None:
     cost = commands.add_parser("cost", help="microseconds of Redis")
     cost.add_argument("--calls", type=int, default=3000)
     arguments = parser.parse_args()
-    with _client(SERVERS[arguments.server]) as client:
+    with client(SERVERS[arguments.server]) as server:
         if arguments.command == "compare":
-            _compare(SyncScript(client), arguments.steps, arguments.seed)
+            _compare(SyncScript(server), arguments.steps, arguments.seed)
         else:
             for members, flows, rate in ((3, 10, 100), (10, 20, 1000), (10, 200, 5000)):
-                _measure(client, members, flows, rate, arguments.calls)
+                print(measure(server, members, flows, rate, arguments.calls))
 
 
 @contextmanager
-def _client(program: str) -> Iterator[redis.Redis]:
+def client(program: str) -> Iterator[redis.Redis]:
     with tempfile.TemporaryDirectory() as directory:
         server = RedisServer(Path(directory), program=program)
         try:
@@ -65,8 +67,35 @@ def _compare(script: SyncScript, steps: int, seed: int) -> None:
     print(f"{steps:,} steps, no difference")
 
 
-def _measure(client: redis.Redis, members: int, flows: int, rate: int, calls: int) -> None:
+@dataclass(frozen=True)
+class Cost:
+    """What a call takes of a Redis, in microseconds.
+
+    Attributes:
+        script_us: in the script.
+        cpu_us: of CPU, network included.
+        grants: per call.
+    """
+
+    members: int
+    flows: int
+    script_us: float
+    cpu_us: float
+    grants: float
+
+    def __str__(self) -> str:
+        per_grant = self.cpu_us / max(1e-9, self.grants)
+        return (
+            f"{self.members} members x {self.flows} flows: {self.script_us:.0f} us a call in the "
+            f"script; with the network {self.cpu_us:.0f} us of CPU a call, "
+            f"{per_grant:.0f} us a grant ({self.grants:.1f} grants a call)"
+        )
+
+
+def measure(client: redis.Redis, members: int, flows: int, rate: int, calls: int) -> Cost:
+    """Let members with waiting flows call in turn, with quota for so many grants a second."""
     client.flushall()
+    interval = spacing(min(MOST_LOAD, max(LEAST_LOAD, members)))
     script, clock = SyncScript(client), 0
     names = [f"{number:016x}" for number in range(members)]
     sequence, news = dict.fromkeys(names, 0), {name: list[list[Any]]() for name in names}
@@ -79,11 +108,11 @@ def _measure(client: redis.Redis, members: int, flows: int, rate: int, calls: in
             client.config_resetstat()
             grants, before = 0, _cpu_us(client)
         sequence[name] += 1
-        clock += _INTERVAL // members
+        clock += interval // members
         demand = [_report(app, waiting[name, app]) for app in changed[name]]
         call = {
             "member": name, "known": int(sequence[name] > 1), "seq": sequence[name],
-            "ack": sequence[name] - 1, "elapsed": _INTERVAL, "float": [], "news": news[name],
+            "ack": sequence[name] - 1, "elapsed": interval, "float": [], "news": news[name],
             "limits": [10**9 // rate, 10, -1, -1, -1], "demand": demand,
             "slots": [0, [], []], "levels": [-1, -1],
         }  # fmt: skip
@@ -97,11 +126,7 @@ def _measure(client: redis.Redis, members: int, flows: int, rate: int, calls: in
             changed[name] = sorted({*changed[name], app})
     in_script = client.info("commandstats")["cmdstat_evalsha"]["usec_per_call"]
     spent = _cpu_us(client) - before
-    print(
-        f"{members} members x {flows} flows: {in_script:.0f} us a call in the script; with the "
-        f"network {spent / calls:.0f} us of CPU a call, {spent / max(1, grants):.0f} us a grant "
-        f"({grants / calls:.1f} grants a call)"
-    )
+    return Cost(members, flows, in_script, spent / calls, grants / calls)
 
 
 def _cpu_us(client: redis.Redis) -> float:

@@ -28,18 +28,18 @@ def chart(title: str, x_label: str, lines: Mapping[str, Points]) -> str:
             round(HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM), 1),
         )
 
-    parts = [_text(LEFT, 22, title, "start"), _text(LEFT, HEIGHT - 10, x_label, "start")]
+    parts = [text(LEFT, 22, title, "start"), text(LEFT, HEIGHT - 10, x_label, "start")]
     for tick in x_ticks:
         x, y = at(tick, y_ticks[0])
-        parts += [_line(x, y, *at(tick, y_ticks[-1])), _text(x, y + 18, f"{10**tick:,}", "middle")]
+        parts += [line(x, y, *at(tick, y_ticks[-1])), text(x, y + 18, f"{10**tick:,}", "middle")]
     for tick in y_ticks:
         x, y = at(x_ticks[0], tick)
-        parts += [_line(x, y, *at(x_ticks[-1], tick)), _text(x - 6, y + 4, f"{10**tick:,}", "end")]
+        parts += [line(x, y, *at(x_ticks[-1], tick)), text(x - 6, y + 4, f"{10**tick:,}", "end")]
     for number, (name, points) in enumerate(curves.items()):
         colour = COLOURS[number % len(COLOURS)]
         path = " ".join(f"{x},{y}" for x, y in (at(*point) for point in points))
         parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        parts.append(_text(WIDTH - RIGHT + 12, TOP + 18 * number, name, "start", colour))
+        parts.append(text(WIDTH - RIGHT + 12, TOP + 18 * number, name, "start", colour))
     body = "\n".join(parts)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
@@ -53,9 +53,9 @@ def _decade_ticks(logs: Sequence[float]) -> list[int]:
     return list(range(first, max(ceil(max(logs)), first + 1) + 1))
 
 
-def _line(x1: float, y1: float, x2: float, y2: float) -> str:
+def line(x1: float, y1: float, x2: float, y2: float) -> str:
     return f'<path d="M{x1} {y1}L{x2} {y2}" stroke="#dddddd"/>'
 
 
-def _text(x: float, y: float, text: str, anchor: str, colour: str = "#222222") -> str:
+def text(x: float, y: float, text: str, anchor: str, colour: str = "#222222") -> str:
     return f'<text x="{x}" y="{y}" text-anchor="{anchor}" fill="{colour}">{escape(text)}</text>'
