@@ -7,14 +7,10 @@ the other budgets, and `admission` is one attempt's way through all of them.
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from rustygate.admission.admission import Admission
 from rustygate.admission.dispatcher import Dispatcher
-from rustygate.admission.group.admission import GroupAdmission
-from rustygate.admission.group.clients import clients_of
-from rustygate.admission.group.dispatcher import GroupDispatcher
-from rustygate.admission.group.member import Member
-from rustygate.admission.group.store import Store
 from rustygate.admission.lanes import Lanes
 from rustygate.admission.waiter import ClientQueue, TurnQueue, Waiter, clock_ns
 from rustygate.config import Settings
@@ -23,6 +19,10 @@ from rustygate.core.clients import Limits
 from rustygate.core.saved_levels import VERSION, SavedLevels, restore_bucket, saved_bucket
 from rustygate.core.upcoming import Upcoming, upcoming
 from rustygate.exchange import Exchange
+
+if TYPE_CHECKING:
+    from rustygate.admission.group.member import Member
+    from rustygate.admission.group.store import Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Gate:
         member: what ties it to its group, if it is in one.
     """
 
-    def __init__(self, settings: Settings, store: Store | None = None) -> None:
+    def __init__(self, settings: Settings, store: "Store | None" = None) -> None:
         """`store`: that of the group which the gate shares its budgets with."""
         self._loop = asyncio.get_running_loop()
         # With RATE_LIMIT=auto, a burst of requests goes out before a model's first response.
@@ -59,11 +59,19 @@ class Gate:
         if store is None:
             self.dispatcher = Dispatcher(settings, self._loop)
         else:
-            dispatcher = GroupDispatcher(settings, self.lanes, self._clients, self._loop)
-            self.dispatcher = dispatcher
-            self._admission_type = GroupAdmission
-            self.member = Member(dispatcher, store, self._loop, settings.gate_group)
-            self.member.start()
+            self._join_group(settings, store)
+
+    def _join_group(self, settings: Settings, store: "Store") -> None:
+        # A single gate does without these modules, which take a megabyte.
+        from rustygate.admission.group.admission import GroupAdmission
+        from rustygate.admission.group.dispatcher import GroupDispatcher
+        from rustygate.admission.group.member import Member
+
+        dispatcher = GroupDispatcher(settings, self.lanes, self._clients, self._loop)
+        self.dispatcher = dispatcher
+        self._admission_type = GroupAdmission
+        self.member = Member(dispatcher, store, self._loop, settings.gate_group)
+        self.member.start()
 
     def __repr__(self) -> str:
         own = self.dispatcher.budgets
@@ -125,7 +133,7 @@ class Gate:
             version: of the limits and weights that a group gets, the newest count.
         """
         if self.member is not None and weights:
-            self.member.set_clients(version, clients_of(limits, weights))
+            self.member.set_clients(version, limits, weights)
         for name in limits.keys() - self._clients.keys():
             self._clients[name] = ClientQueue(name)
         for name, client in list(self._clients.items()):

@@ -10,6 +10,7 @@ The number of labels is bounded: see `labels`.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING
 
 from prometheus_client.metrics_core import (
     CounterMetricFamily,
@@ -26,7 +27,6 @@ from rustygate.core.verdict import Action
 from rustygate.errors import reasons
 from rustygate.exchange import MS, Exchange
 from rustygate.telemetry.budget_metrics import BudgetMetrics
-from rustygate.telemetry.group_metrics import GroupMetrics
 from rustygate.telemetry.labels import ExchangeLabels
 from rustygate.telemetry.prometheus_text import render_family
 from rustygate.telemetry.series import (
@@ -40,6 +40,10 @@ from rustygate.telemetry.series import (
     histogram_family,
 )
 from rustygate.telemetry.worker_metrics import WorkerMetrics, Workers, one_process
+
+if TYPE_CHECKING:
+    from rustygate.admission.group.member import Member
+    from rustygate.telemetry.group_metrics import GroupMetrics
 
 # How an exchange usually ends, as status and outcome.
 _LIKELY_RESULTS = (("200", "ok"), ("429", "refused"))
@@ -80,7 +84,7 @@ class Metrics(Collector):
         self._queue_waits = {name: Histogram() for name in CLASS_WEIGHTS}
         self._first_byte = Histogram()
         self._duration = Histogram()
-        self._group = None if gate.member is None else GroupMetrics(gate.member)
+        self._group = None if gate.member is None else _group_metrics(gate.member)
         self._budgets = None if spending is None else BudgetMetrics(spending)
         self._workers = WorkerMetrics(workers)
 
@@ -298,3 +302,10 @@ def _gauge_family(
     for values, level in levels:
         family.add_metric(values, level)
     return family
+
+
+def _group_metrics(member: "Member") -> "GroupMetrics":
+    # A single gate does without this module, and what it imports.
+    from rustygate.telemetry.group_metrics import GroupMetrics
+
+    return GroupMetrics(member)

@@ -103,16 +103,25 @@ def test_closed_stdout_causes_no_traceback(start: Start) -> None:
     assert check.stderr.read() == ""
 
 
-def test_health_imports_no_server() -> None:
-    """It runs every few seconds in a container, so it must start quickly."""
-    code = (
-        "import sys\n"
-        "from rustygate.cli import main\n"
-        "main(['health', 'http://127.0.0.1:9'])\n"
-        "heavy = {'aiohttp', 'rustygate.daemon', 'rustygate.simulator'}\n"
-        "sys.exit(bool(heavy & sys.modules.keys()))"
-    )
+def check_imports(code: str, *unwanted: str) -> None:
+    """Check that a program imports none of these modules."""
+    check = f"import sys\nsys.exit(' '.join({set(unwanted)} & sys.modules.keys()) or 0)"
     process = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-c", f"{code}\n{check}"], cwd=ROOT, capture_output=True, text=True
     )
     assert process.returncode == 0, process.stderr
+
+
+def test_health_imports_no_server() -> None:
+    """It runs every few seconds in a container, so it must start quickly."""
+    code = "from rustygate.cli import main\nmain(['health', 'http://127.0.0.1:9'])"
+    check_imports(code, "aiohttp", "rustygate.daemon", "rustygate.simulator")
+
+
+def test_single_gate_imports_nothing_for_a_database_or_a_group() -> None:
+    """It would take memory for nothing."""
+    check_imports(
+        "import rustygate.cli.gate_server",
+        *("sqlite3", "redis", "rich", "rustygate.simulator"),
+        *("rustygate.admission.group.dispatcher", "rustygate.core.group_scheduler"),
+    )

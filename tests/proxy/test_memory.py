@@ -140,6 +140,11 @@ SDK_HEADERS = tuple(
 )
 
 
+async def test_idle_gate_takes_little_memory(gate_process: StartGateProcess) -> None:
+    gate = await gate_process()
+    assert 20_000 < gate.memory_kb("VmRSS") < 58_000
+
+
 async def start_with_all_slots_taken(
     gate_process: StartGateProcess, upstream: Upstream
 ) -> GateProcess:

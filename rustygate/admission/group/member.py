@@ -11,7 +11,7 @@ again, the member registers again with what it holds, as it does when the group 
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from random import Random
 from secrets import token_hex
 from typing import Any
@@ -20,6 +20,7 @@ from loguru import logger
 
 from rustygate.admission.group import messages
 from rustygate.admission.group.call_limit import call_limit
+from rustygate.admission.group.clients import clients_of
 from rustygate.admission.group.dispatcher import GroupDispatcher
 from rustygate.admission.group.pacing import Pacing, Urgency
 from rustygate.admission.group.store import (
@@ -31,6 +32,7 @@ from rustygate.admission.group.store import (
     SyncFailed,
 )
 from rustygate.core.bucket import SECOND
+from rustygate.core.clients import Limits
 
 # How long a member waits before it calls a store that did not answer, so that all come back within
 # the scheduler's `RETURN_LEASE`; and one that answers, but needs somebody to correct something.
@@ -104,13 +106,15 @@ class Member:
             self._urgency = urgency
             self._wake.set()
 
-    def set_clients(self, version: int, clients: list[list[Any]]) -> None:
-        """Weights and limits of the clients, for the whole group.
+    def set_clients(
+        self, version: int, limits: Mapping[str, Limits], weights: Mapping[str, float]
+    ) -> None:
+        """Set the limits and weights of the clients, for the whole group.
 
         Args:
             version: of two members' clients, the greater one counts.
-            clients: name, weight, ns per request, burst, tokens per minute, slots; -1 for none.
         """
+        clients = clients_of(limits, weights)
         self._clients, self._clients_version, self._clients_sent = clients, version, False
         self._dispatcher.urgencies.client_slots = any(client[5] >= 0 for client in clients)
         self.urge(Urgency.SPACED)

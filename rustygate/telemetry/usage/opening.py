@@ -1,12 +1,13 @@
-"""Opens the store of a gate's usage record."""
+"""Opens the store of a gate's usage record.
+
+Only the modules of that store are imported: sqlite3 takes a megabyte.
+"""
 
 from loguru import logger
 
 from rustygate.config import Settings
 from rustygate.system.data_dir import DataDir
 from rustygate.telemetry.usage.memory_store import MemoryUsageStore
-from rustygate.telemetry.usage.sqlite_report import FILE_NAME
-from rustygate.telemetry.usage.sqlite_store import SqliteUsageStore
 from rustygate.telemetry.usage.store import UsageStore, UsageStoreUnusable
 
 
@@ -19,6 +20,9 @@ async def open_usage_store(settings: Settings, data_dir: DataDir | None) -> Usag
         return RedisUsageStore.of(settings)
     if data_dir is None:
         return MemoryUsageStore()
+    from rustygate.telemetry.usage.sqlite_report import FILE_NAME
+    from rustygate.telemetry.usage.sqlite_store import SqliteUsageStore
+
     store = SqliteUsageStore(data_dir.path / FILE_NAME)
     try:
         await store.open()
@@ -33,6 +37,8 @@ def usage_place(settings: Settings, store: UsageStore) -> str:
     if settings.redis_url is not None:
         return f"in the Redis of group {settings.gate_group}"
     if not isinstance(store, MemoryUsageStore):
+        from rustygate.telemetry.usage.sqlite_report import FILE_NAME
+
         return f"{settings.data_dir}/{FILE_NAME}"
     advice = "; set DATA_DIR to keep it" if settings.data_dir is None else ""
     return f"in memory, lost when the gate stops{advice}"
