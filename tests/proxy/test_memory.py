@@ -168,7 +168,8 @@ async def test_small_request_that_waits_takes_little_memory(
     before = gate.memory_kb("VmRSS")
     await send(400)
     await gate.wait_for_waiters(500)
-    assert 5 < (gate.memory_kb("VmRSS") - before) / 400 < 12
+    # Python 3.13 takes two more than 3.11.
+    assert 5 < (gate.memory_kb("VmRSS") - before) / 400 < 14
 
 
 async def test_idle_stream_takes_little_memory(
@@ -185,7 +186,7 @@ async def test_idle_stream_takes_little_memory(
     await open_streams(100)
     before = gate.memory_kb("VmRSS")
     await open_streams(300)
-    assert 15 < (gate.memory_kb("VmRSS") - before) / 300 < 30
+    assert 15 < (gate.memory_kb("VmRSS") - before) / 300 < 32
 
 
 async def test_large_body_that_waits_is_held_once(
