@@ -119,6 +119,11 @@ class Gate:
     def snapshot(self) -> dict[str, int]:
         return self.daemon.snapshot()
 
+    def connections(self) -> list[Any]:
+        """aiohttp's connections from clients."""
+        planes = getattr(self.daemon, "_planes", [self.daemon._plane])
+        return [each for plane in planes for each in plane._runner.server.connections]
+
     async def connect(
         self, *, receive_buffer: int | None = None, tls: ssl.SSLContext | None = None
     ) -> Client:

@@ -27,13 +27,26 @@ async def open_stream(
     head: bytes = EVENT_STREAM,
 ) -> tuple[Client, Call]:
     """A stream whose head and first bytes the client has received."""
-    client = await gate.send(request or chat(stream=True))
+    client = await gate.connect()
+    return client, await stream_over(client, upstream, first, request=request, head=head)
+
+
+async def stream_over(
+    client: Client,
+    upstream: Upstream,
+    first: bytes = b"data: first\n\n",
+    *,
+    request: bytes = b"",
+    head: bytes = EVENT_STREAM,
+) -> Call:
+    """Open a stream over a connection; returns its call at upstream."""
+    client.send(request or chat(stream=True))
     call = await upstream.call()
     chunked = b"chunked" in head
     call.send(head, chunk(first) if chunked else first)
     await client.head()
     await client.expect_body(first)
-    return client, call
+    return call
 
 
 async def wait_two_intervals(gate: Gate, upstream: Upstream) -> None:
@@ -59,9 +72,7 @@ async def open_stalled(
 
 async def fill_buffers(gate: Gate, call: Call) -> None:
     """Send until the write buffer for the gate's only client is full."""
-    server = gate.daemon._plane._runner.server
-    assert server is not None
-    [connection] = server.connections
+    [connection] = gate.connections()
     while not connection.writing_paused:
         await call.wire.send_all(chunk(bytes(64 << 10)))
         await asyncio.sleep(0.005)

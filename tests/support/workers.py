@@ -67,7 +67,7 @@ class ChannelledDaemon(Daemon):
         channel = Channel(
             {
                 name: lambda *message, name=name: getattr(remote.gate, f"on_{name}")(*message)
-                for name in ("admitted", "refused", "suspended")
+                for name in ("admitted", "queued", "refused", "suspended")
             },
             {},
             lambda: remote.gate.refuse_all(),
