@@ -119,18 +119,21 @@ async def send_requests(
     return results
 
 
-async def send_in_turn(port: int, payload: bytes, number: int) -> None:
+async def send_in_turn(port: int, payload: bytes, number: int) -> int:
     """Send a number of requests on one connection, each after the whole response to the one
-    before. Raises MeasurementFailed."""
+    before. Returns in how many reads the responses arrived. Raises MeasurementFailed."""
+    reads = 0
 
     async def client() -> None:
+        nonlocal reads
         reader, writer = await asyncio.open_connection(HOST, port)
         for _ in range(number):
             writer.write(payload)
-            await read_response(reader)
+            reads += await read_response(reader)
         writer.close()
 
     await run_clients([client], IN_TURN_TIMEOUT_S)
+    return reads
 
 
 async def hold_requests(port: int, payload: bytes, number: int) -> None:
@@ -167,15 +170,20 @@ async def send_paced(port: int, headers: str, per_second: float, seconds: float)
     return number
 
 
-async def read_response(reader: asyncio.StreamReader) -> None:
-    """Read a response to its end. Raises MeasurementFailed, or EOFError if it is cut."""
-    response = b""
+async def read_response(reader: asyncio.StreamReader) -> int:
+    """Read a response to its end; returns the number of reads.
+
+    Raises MeasurementFailed, or EOFError if it is cut.
+    """
+    response, reads = b"", 0
     while not is_complete(response):
         if not (chunk := await reader.read(1 << 16)):
             raise EOFError
         response += chunk
+        reads += 1
     if not response.startswith(b"HTTP/1.1 200 "):
         raise MeasurementFailed(response.partition(b"\r\n")[0].decode(errors="replace"))
+    return reads
 
 
 async def run_clients(clients: list[Callable[[], Awaitable[None]]], seconds: float) -> None:

@@ -12,14 +12,22 @@ from rustygate.core.bucket import TokenBucket
 from scripts.benchmarks import envoy, ranges
 from scripts.benchmarks.flood import Answers, flood_figures
 from scripts.benchmarks.group_cost import QUEUED_RATE, Load, RedisUse
-from scripts.benchmarks.instructions import NO_COUNTER, PERF, VALGRIND, Counter, find_counter
-from scripts.benchmarks.load import MeasurementFailed
+from scripts.benchmarks.instructions import (
+    NO_COUNTER,
+    PERF,
+    VALGRIND,
+    Counter,
+    find_counter,
+    require_separate_events,
+)
+from scripts.benchmarks.load import MeasurementFailed, send_in_turn
 from scripts.benchmarks.peers import PEERS, Peer
 from scripts.benchmarks.pictures import chart
 from scripts.benchmarks.report import Figure, Report
 from scripts.benchmarks.slow_clock import SlowClockLoop
 from scripts.benchmarks.summary import COSTS, costs
 from scripts.benchmarks.upstream import Upstream
+from scripts.benchmarks.wire import BODY, RESPONSE, request
 
 ROOT = Path(__file__).parents[2]
 
@@ -130,6 +138,26 @@ def test_machine_without_a_counter_says_what_to_install(
     with pytest.raises(MeasurementFailed) as failure:
         find_counter()
     assert str(failure.value) == NO_COUNTER
+
+
+def test_events_that_arrive_together_are_not_counted() -> None:
+    require_separate_events(reads=196, events=200)
+    with pytest.raises(MeasurementFailed, match="200 events arrived in 195 reads"):
+        require_separate_events(reads=195, events=200)
+
+
+async def test_reads_of_responses_are_counted() -> None:
+    async def respond(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for _ in range(3):
+            await reader.readuntil(BODY)
+            writer.write(RESPONSE)
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(respond, "127.0.0.1")
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        assert await send_in_turn(port, request(BODY), 3) == 3
 
 
 def test_timer_on_a_slow_clock_takes_longer() -> None:
