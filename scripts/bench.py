@@ -239,7 +239,7 @@ def draw(report: Report, folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--quick", action="store_true", help="take a few minutes, with fewer rounds"
+        "--quick", action="store_true", help="take ten to fifteen minutes, with fewer rounds"
     )
     names = [*SECTIONS]
     parser.add_argument(
