@@ -8,6 +8,9 @@ requests that a draining gate refused and another one took; the part of the quot
 within 2 seconds of the fault's instants and outside of them; the burst that upstream saw; Jain's
 fairness index of the busy clients outside; the states of the gates at the end of the fault.
 
+With --workers, a single gate has that many workers and no group, and the faults are those of its
+processes.
+
 `late` is by how much a timer of the script itself was late at most: a machine that is busy with
 other things makes a group look worse.
 """
@@ -22,7 +25,10 @@ from pathlib import Path
 import redis
 
 from tests.support.gate_group import GateGroup, pass_time, running_group
+from tests.support.gates import Gates
 from tests.support.slow_proxy import SlowProxy
+from tests.support.worker_faults import WORKER_FAULTS
+from tests.support.worker_processes import running_workers
 
 RATE, BURST = 40.0, 2
 BUSY = ("one gate", "all gates", "two gates")
@@ -190,7 +196,7 @@ async def connection_hangs(run: Run) -> None:
         proxy.close()
 
 
-async def run_fault(name: str, gates: int, latency_s: float, seconds: float) -> None:
+async def run_group_fault(name: str, gates: int, latency_s: float, seconds: float) -> None:
     with tempfile.TemporaryDirectory() as folder:
         async with running_group(
             Path(folder), gates, latency_s=latency_s, RATE_LIMIT=RATE, RATE_LIMIT_BURST=BURST
@@ -202,18 +208,47 @@ async def run_fault(name: str, gates: int, latency_s: float, seconds: float) -> 
             ):
                 group.keep_sending(client, *places)
             group.keep_sending("streams", *everywhere, in_flight=2, stream=True)
-            began = await pass_time(1)
-            await pass_time(AROUND_S)
-            await FAULTS[name](run)
-            ended = await pass_time(NEAR_S + AROUND_S)
+
+            async def fault() -> None:
+                await FAULTS[name](run)
+
+            began, ended = await around(fault)
             if not run.states:
                 await run.lasting(0)
-            print_run(name, run, began, ended)
+            print_run(name, group, run.instants, run.states, began, ended)
 
 
-def print_run(name: str, run: Run, began: float, ended: float) -> None:
-    group, upstream = run.group, run.group.upstream
-    near = [(at, at + NEAR_S) for at in run.instants]
+async def around(fault: Callable[[], Awaitable[None]]) -> tuple[float, float]:
+    """Let clients send before a fault and after it. Returns when they began and ended."""
+    began = await pass_time(1)
+    await pass_time(AROUND_S)
+    await fault()
+    return began, await pass_time(NEAR_S + AROUND_S)
+
+
+async def run_worker_fault(name: str, workers: int, seconds: float) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        async with running_workers(
+            Path(folder), workers=workers, RATE_LIMIT=RATE, RATE_LIMIT_BURST=BURST
+        ) as gate:
+            for client in BUSY:
+                gate.keep_sending(client, 0)
+            gate.keep_sending("streams", 0, in_flight=6, stream=True)
+            instants: list[float] = []
+
+            async def fault() -> None:
+                await WORKER_FAULTS[name](gate, instants, seconds)
+
+            began, ended = await around(fault)
+            states = [each["state"] for each in await gate.workers()]
+            print_run(name, gate, instants, states, began, ended)
+
+
+def print_run(
+    name: str, gates: Gates, instants: list[float], states: list[str], began: float, ended: float
+) -> None:
+    upstream = gates.upstream
+    near = [(at, at + NEAR_S) for at in instants]
     bounds = [began, *(each for pair in near for each in pair), ended]
     outside = list(zip(bounds[::2], bounds[1::2], strict=True))
 
@@ -222,10 +257,10 @@ def print_run(name: str, run: Run, began: float, ended: float) -> None:
 
     fairness = "/".join(f"{upstream.jain(BUSY, *span):.3f}" for span in outside)
     print(
-        f"{name:<21} errors {dict(group.errors) or 0}, lost {group.lost}, moved {group.moved}, "
+        f"{name:<21} errors {dict(gates.errors) or 0}, lost {gates.lost}, moved {gates.moved}, "
         f"used near {used(near)}, else {used(outside)}, "
         f"burst seen {upstream.excess(RATE, began):.1f}, Jain {fairness}, "
-        f"states {' '.join(run.states)}, late {group.lateness.worst_s * 1000:.0f} ms",
+        f"states {' '.join(states)}, late {gates.lateness.worst_s * 1000:.0f} ms",
         flush=True,
     )
 
@@ -239,10 +274,22 @@ def main() -> None:
     parser.add_argument(
         "--seconds", type=float, default=10, help="how long outages last, default: %(default)s"
     )
-    parser.add_argument("fault", nargs="*", help=f"default: all of {', '.join(FAULTS)}")
+    parser.add_argument(
+        "--workers", type=int, default=0, metavar="N", help="a single gate with so many workers"
+    )
+    parser.add_argument(
+        "fault",
+        nargs="*",
+        help=f"default: all of {', '.join(FAULTS)}; with --workers, of {', '.join(WORKER_FAULTS)}",
+    )
     arguments = parser.parse_args()
+    seconds = arguments.seconds
+    if arguments.workers:
+        for name in arguments.fault or WORKER_FAULTS:
+            asyncio.run(run_worker_fault(name, arguments.workers, seconds))
+        return
     for name in arguments.fault or FAULTS:
-        asyncio.run(run_fault(name, arguments.gates, arguments.latency / 1000, arguments.seconds))
+        asyncio.run(run_group_fault(name, arguments.gates, arguments.latency / 1000, seconds))
 
 
 if __name__ == "__main__":

@@ -9,8 +9,8 @@ prints how far the rate was from the quota's, and how many waits were within 30%
 on arrival. With --other another consumer, which sends straight to upstream, takes part of each
 quota at a steady rate; the counts are then without it, and the quota is what it left. With --gates
 it instead compares a group of gates with one gate, and with as many gates without a group
-(`benchmarks/group.py`). With --gate the script itself is a scenario's gate and writes those waits
-to a file.
+(`benchmarks/group.py`); with --workers, a gate of several processes with one of a single process.
+With --gate the script itself is a scenario's gate and writes those waits to a file.
 """
 
 import argparse
@@ -280,12 +280,22 @@ def main() -> None:
         metavar="N",
         help="compare a group of N gates with one gate",
     )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=1,
+        metavar="N",
+        help="compare a gate with N workers with one process",
+    )
     parser.add_argument("--gate", type=Path, metavar="FILE", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.gate is not None:
         sys.exit(serve(arguments.gate))
     if arguments.gates > 1:
         group.main(arguments.gates, arguments.seconds)
+        return
+    if arguments.workers > 1:
+        group.compare_workers(arguments.workers, arguments.seconds)
         return
     for scenario in SCENARIOS:
         with tempfile.TemporaryDirectory() as folder:

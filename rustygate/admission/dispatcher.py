@@ -15,7 +15,8 @@ Time is the event loop's clock in integer nanoseconds, so that tests can use a v
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from math import inf
 
 from rustygate.admission import refusals
@@ -61,6 +62,7 @@ class Dispatcher:
         self.held: dict[Waiter, None] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at: float = inf
+        self._is_deferred = False
 
     @property
     def waiting(self) -> int:
@@ -132,6 +134,20 @@ class Dispatcher:
             self.scheduler.touch(*scopes)
             self._dispatch()
 
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Wake nobody before the block ends.
+
+        What comes back in the block then counts together, and raises no level above its burst. One
+        by one, each unit would be granted again at once, however many there are.
+        """
+        self._is_deferred = True
+        try:
+            yield
+        finally:
+            self._is_deferred = False
+            self.wake()
+
     def wake_by_slots(self, lane: LaneQueue, client: ClientQueue | None = None) -> None:
         """Slots have become free: wake the lane and the client if they are short."""
         if lane.short or (client is not None and client.short):
@@ -196,6 +212,8 @@ class Dispatcher:
 
     def _dispatch(self) -> None:
         """Wake the waiters whose turn has come, and return when the next one's will."""
+        if self._is_deferred:
+            return
         now = self.now()
         while grants := self.scheduler.dispatch(now):
             for grant in grants:

@@ -188,9 +188,10 @@ class WorkerService:
     def suspend(self) -> None:
         """The worker is silent: let no others wait for it."""
         heard_at = int(self.channel.heard_at * SECOND)
-        for number, attempt in list(self._attempts.items()):
-            if attempt.waits or attempt.at >= heard_at:
-                self._suspend(number, self._attempts.pop(number))
+        with self._control.gate.dispatcher.deferred():
+            for number, attempt in list(self._attempts.items()):
+                if attempt.waits or attempt.at >= heard_at:
+                    self._suspend(number, self._attempts.pop(number))
 
     def _suspend(self, number: int, attempt: _Attempt) -> None:
         exchange = attempt.admission.exchange

@@ -1,4 +1,5 @@
-"""How several gates share one quota: as a group, each for itself, and as one gate beside them.
+"""How several gates share one quota: as a group, each for itself, and as one gate beside them; and
+how the workers of one gate do.
 
 Clients of the official SDK, their own retries off, are placed unevenly: one at the first gate, one
 at all gates in turn, one at the last two, and a light one, with a request a second, at the first.
@@ -175,7 +176,9 @@ def redis_cost(server: RedisServer) -> tuple[int, float]:
     return calls, info["used_cpu_user"] + info["used_cpu_sys"]
 
 
-def run(quota: Quota, gates: int, seconds: float, *, grouped: bool) -> None:
+def run(
+    quota: Quota, gates: int, seconds: float, *, grouped: bool = False, workers: int = 1
+) -> None:
     """Run the clients against some gates, and print what they got."""
     with ExitStack() as stack:
         limits = ("--rpm", str(round(quota.rate * 60))) if quota.auto else ("--rpm", "1000000")
@@ -189,6 +192,7 @@ def run(quota: Quota, gates: int, seconds: float, *, grouped: bool) -> None:
             "RATE_LIMIT_BURST": "20" if quota.auto else str(quota.burst),
             "RATE_LIMIT_TIMEOUT": "120",
             "RUST_LOG": "warn",
+            "WORKERS": str(workers),
         }
         server = None
         if grouped:
@@ -209,6 +213,7 @@ def run(quota: Quota, gates: int, seconds: float, *, grouped: bool) -> None:
             )
     burst = quota.rate * 60 if quota.auto else quota.burst
     name = f"{gates} gates in a group" if grouped else f"{gates} gates" if gates > 1 else "1 gate"
+    name = name if workers == 1 else f"{workers} workers"
     waits = quantiles(result.light_ms, n=20) if len(result.light_ms) > 1 else [0.0] * 19
     used = result.statuses["200"] / (burst + quota.rate * seconds)
     print(
@@ -222,6 +227,13 @@ def run(quota: Quota, gates: int, seconds: float, *, grouped: bool) -> None:
 
 def main(gates: int, seconds: float) -> None:
     for quota in QUOTAS:
-        run(quota, 1, seconds, grouped=False)
+        run(quota, 1, seconds)
         run(quota, gates, seconds, grouped=True)
-        run(quota, gates, seconds, grouped=False)
+        run(quota, gates, seconds)
+
+
+def compare_workers(workers: int, seconds: float) -> None:
+    """A gate with so many workers, beside a single process."""
+    for quota in QUOTAS:
+        run(quota, 1, seconds)
+        run(quota, 1, seconds, workers=workers)

@@ -30,6 +30,27 @@ def test_ten_requests_at_one_per_second_and_burst_three_take_seven_seconds_in_or
     assert harness.times == pytest.approx([0, 0, 0, 1, 2, 3, 4, 5, 6, 7], abs=0.0001)
 
 
+def test_units_that_come_back_together_are_a_burst_at_most() -> None:
+    async def scenario(harness: Harness) -> None:
+        for _ in range(36):
+            harness.spawn("a")
+        await asyncio.sleep(2)
+        before = len(harness.admitted)
+        dispatcher = harness.gate.dispatcher
+        with dispatcher.deferred():
+            for _ in range(10):
+                dispatcher.budgets.give_back()
+                dispatcher.wake()
+            assert len(harness.admitted) == before
+        await asyncio.sleep(0.05)
+        assert len(harness.admitted) == before + 3
+        await asyncio.sleep(1)
+        assert len(harness.admitted) == before + 3 + 10
+        await asyncio.sleep(2)
+
+    run_scenario(scenario, rate_limit=10, rate_limit_burst=3)
+
+
 def test_request_within_the_budgets_does_not_wait() -> None:
     async def scenario(harness: Harness) -> None:
         exchange = await harness.admit()
