@@ -10,55 +10,54 @@ class GroupAdmission(Admission):
 
     __slots__ = ()
 
-    @property
-    def _group(self) -> GroupDispatcher:
-        assert isinstance(self._dispatcher, GroupDispatcher)
-        return self._dispatcher
+    _dispatcher: GroupDispatcher
 
     def record_response(
         self, ok: bool, update: RateLimitUpdate | None = None, *, refused: bool = False
     ) -> None:
         lane = self.lane.budgets
         was_known = lane.known
-        if not self._group.has_mark(self):
+        if not self._dispatcher.has_mark(self):
             # Its place among the group's admissions is unknown, and so what its levels mean.
             update = None
         super().record_response(ok, update, refused=refused)
         if lane.known and not was_known:
-            self._group.tell("known", self.lane.name)
+            self._dispatcher.tell("known", self.lane.name)
         if update is not None:
-            self._group.tell_quotas(self, update)
-        self._group.tell_pace(self.lane)
+            self._dispatcher.tell_quotas(self, update)
+        self._dispatcher.tell_pace(self.lane)
 
     def pause(self, wait: int, *, slow: bool = False, guessed: bool = False) -> None:
         super().pause(wait, slow=slow, guessed=guessed)
         if slow:
-            age = self._group.now() - self.lane_totals.at
-            self._group.tell("slow_down", self.lane.name, max(0, age))
-        left = self.lane.budgets.paused_until - self._group.now()
+            age = self._dispatcher.now() - self.lane_totals.at
+            self._dispatcher.tell("slow_down", self.lane.name, max(0, age))
+        left = self.lane.budgets.paused_until - self._dispatcher.now()
         if left > 0:
-            self._group.tell("pause", self.lane.name, left)
-        self._group.tell_pace(self.lane)
+            self._dispatcher.tell("pause", self.lane.name, left)
+        self._dispatcher.tell_pace(self.lane)
 
     def settle(self, tokens: int) -> None:
         if tokens != self.tokens:
-            self._group.tell("settle", self.exchange.client, self.tokens, tokens, self.version)
+            self._dispatcher.tell(
+                "settle", self.exchange.client, self.tokens, tokens, self.version
+            )
         super().settle(tokens)
 
     def give_back(self) -> None:
         client = self.exchange.client
-        self._group.tell("give_back", self.lane.name, client, self.tokens, self.version)
+        self._dispatcher.tell("give_back", self.lane.name, client, self.tokens, self.version)
         super().give_back()
 
     def waive(self) -> None:
-        self._group.tell("waive", self.exchange.client, self.tokens, self.version)
+        self._dispatcher.tell("waive", self.exchange.client, self.tokens, self.version)
         super().waive()
 
     def release(self) -> None:
         if not self._slots_freed:
-            self._group.tell("release", self.exchange.client)
+            self._dispatcher.tell("release", self.exchange.client)
         super().release()
 
     def _free_lane_slot(self) -> None:
         super()._free_lane_slot()
-        self._group.tell("answer", self.lane.name)
+        self._dispatcher.tell("answer", self.lane.name)

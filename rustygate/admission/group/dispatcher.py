@@ -292,7 +292,7 @@ class GroupDispatcher(Dispatcher):
 
     def tell_quotas(self, waiter: Waiter, update: RateLimitUpdate) -> None:
         """Report the levels in a response, as of the mark of its request."""
-        if self.local:
+        if self.local or (update.requests is None and update.tokens is None):
             return
         lane, admitted, now = waiter.lane.budgets, waiter.lane_totals, self.now()
         later = lane.totals.requests - admitted.requests, lane.totals.tokens - admitted.tokens
@@ -319,6 +319,8 @@ class GroupDispatcher(Dispatcher):
 
     def tell_pace(self, lane: LaneQueue) -> None:
         """Report the pace of a lane if it has changed, or would end in the group."""
+        if lane.budgets.pace is None and lane.name not in self._paces:
+            return
         now = self.now()
         period = lane.budgets.pace_period(now)
         before, at = self._paces.get(lane.name, (0, now))

@@ -27,6 +27,7 @@ class Urgencies:
         group_waiting: how many requests waited in the group.
         slots_wanted: they waited for slots to become free.
         scarce: a budget, or slots, may run out before the next heartbeat.
+        quiet: the urgency of reports that no waiter depends on.
         own_slots, client_slots: whether the gate, or a client, has a limit of slots.
     """
 
@@ -34,7 +35,7 @@ class Urgencies:
         self.own_slots, self.client_slots = own_slots, False
         self.group_waiting = 0
         self.slots_wanted = False
-        self.scarce = True
+        self.scarce, self.quiet = True, Urgency.LATER
         self._grants_soon = self._probes = False
 
     def receive(self, reply: dict[str, Any]) -> None:
@@ -48,15 +49,11 @@ class Urgencies:
         self.scarce = self._has_slots or any(
             limit >= 0 and level < limit * _SCARCE for limit, level, *_ in quotas
         )
+        self.quiet = Urgency.LATER if self.scarce else Urgency.NONE
 
     @property
     def _has_slots(self) -> bool:
         return self.own_slots or self.client_slots or self._probes
-
-    @property
-    def quiet(self) -> Urgency:
-        """That of reports that no waiter depends on."""
-        return Urgency.LATER if self.scarce else Urgency.NONE
 
     def of_event(self, kind: str, *, waiting: bool) -> Urgency:
         """That of an event (`core.group_news`).
@@ -64,12 +61,12 @@ class Urgencies:
         Args:
             waiting: whether requests wait at this member.
         """
-        if kind in _FREES_A_SLOT and self.slots_wanted:
-            return Urgency.AT_ONCE
         if kind in _URGENT:
             return Urgency.SPACED
         if not self.group_waiting and not waiting:
             return self.quiet
+        if kind in _FREES_A_SLOT and self.slots_wanted:
+            return Urgency.AT_ONCE
         is_carried = kind in _ROUTINE and self._grants_soon and not self._has_slots
         return Urgency.LATER if is_carried else Urgency.SPACED
 
