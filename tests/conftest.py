@@ -13,7 +13,7 @@ from opentelemetry.sdk.trace import TracerProvider
 
 from rustygate.simulator import Options, make_app
 from tests.support.certificates import Authority
-from tests.support.gate import Gate, Log, captured_log, check_log
+from tests.support.gate import WORKERS, Gate, Log, captured_log, check_log
 from tests.support.gate_process import GateProcess
 from tests.support.http import CLIENT_KEY
 from tests.support.process import Process
@@ -75,7 +75,14 @@ async def simulator(_no_task_left: None) -> AsyncIterator[str]:
 
 
 @pytest.fixture
-async def gate(upstream: Upstream, log: Log) -> AsyncIterator[StartGate]:
+def workers(request: pytest.FixtureRequest) -> int:
+    """How many workers the gates of the test have; 0: they are single processes."""
+    number: int = getattr(request, "param", WORKERS)
+    return number
+
+
+@pytest.fixture
+async def gate(upstream: Upstream, log: Log, workers: int) -> AsyncIterator[StartGate]:
     """Starts gates in front of `upstream`, or of another `OPENAI_BASE_URL`.
 
     Settings are given as in the environment: `await gate(RATE_LIMIT=5)`. At the end, each gate
@@ -86,7 +93,7 @@ async def gate(upstream: Upstream, log: Log) -> AsyncIterator[StartGate]:
 
     async def start(provider: TracerProvider | None = None, **settings: object) -> Gate:
         base_url = str(settings.pop("OPENAI_BASE_URL", upstream.url))
-        gates.append(Gate(log, base_url, provider, **settings))
+        gates.append(Gate(log, base_url, provider, workers, **settings))
         await gates[-1].daemon.start()
         return gates[-1]
 

@@ -17,7 +17,7 @@ from rustygate.downstream.connections import ConnectionLimiter
 from tests.conftest import StartGate
 from tests.support.certificates import Authority
 from tests.support.client import Client
-from tests.support.gate import Gate
+from tests.support.gate import Gate, one_process
 from tests.support.http import (
     CHAT,
     CONTINUE,
@@ -323,6 +323,7 @@ async def test_silent_connections_make_room(gate: StartGate) -> None:
         assert await longest_idle.ended() == "closed"
 
 
+@one_process
 async def test_request_that_has_arrived_is_served_even_if_it_was_not_read(
     gate: StartGate, upstream: Upstream
 ) -> None:
@@ -424,6 +425,7 @@ async def test_silent_connection_does_not_delay_the_drain(gate: StartGate) -> No
     assert await silent.ended() == "closed"
 
 
+@one_process
 @pytest.mark.parametrize(
     ("data", "status"),
     [(post(), 200), (post(target="/nothing"), 404), (get("/v1/x", "Connection: close"), 200)],

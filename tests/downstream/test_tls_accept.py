@@ -10,7 +10,7 @@ from rustygate.downstream import connections, tls_accept
 from tests.conftest import StartGate
 from tests.support.certificates import Authority
 from tests.support.client import Client
-from tests.support.gate import Gate
+from tests.support.gate import Gate, one_process
 from tests.support.http import chat, get, request, response
 from tests.support.upstream import Upstream
 from tests.support.waiting import A_SECOND_S, soon, until
@@ -90,6 +90,7 @@ async def test_silent_client_is_cut_off(
     assert asyncio.get_running_loop().time() - began > 0.2
 
 
+@one_process
 @pytest.mark.parametrize("sent", [b"", b"\x16\x03"], ids=["nothing", "a part of a handshake"])
 @pytest.mark.parametrize("leave", [Wire.reset, Wire.close], ids=["reset", "close"])
 async def test_client_that_leaves_before_tls_holds_nothing(
@@ -104,6 +105,7 @@ async def test_client_that_leaves_before_tls_holds_nothing(
     assert (await healthy.request(get("/health"))).status == 200
 
 
+@one_process
 @pytest.mark.parametrize("sent", [b"", b"\x16\x03"], ids=["nothing", "a part of a handshake"])
 async def test_connections_before_tls_are_limited(
     gate: StartGate, authority: Authority, sent: bytes
@@ -121,6 +123,7 @@ async def test_connections_before_tls_are_limited(
     assert len(acceptor.handshakes if sent else acceptor.accepted) == 2
 
 
+@one_process
 async def test_connection_that_sent_nothing_makes_room_first(
     gate: StartGate, authority: Authority
 ) -> None:
@@ -135,6 +138,7 @@ async def test_connection_that_sent_nothing_makes_room_first(
     assert (len(acceptor.handshakes), len(acceptor.accepted)) == (1, 1)
 
 
+@one_process
 @pytest.mark.parametrize("sent", [b"", b"\x16\x03"], ids=["nothing", "a part of a handshake"])
 async def test_stopping_gate_aborts_connections_before_tls(secure: Gate, sent: bytes) -> None:
     acceptor = acceptor_of(secure)

@@ -16,7 +16,7 @@ from rustygate.daemon import Daemon
 from rustygate.system.data_dir import DataDir
 from rustygate.telemetry.usage.sqlite_report import FILE_NAME
 from tests.conftest import StartGate, StartRedis
-from tests.support.gate import Gate
+from tests.support.gate import Gate, also_with_workers
 from tests.support.http import CLIENT_KEY, Response, get, post, response
 from tests.support.upstream import Upstream
 from tests.support.websocket_turns import (
@@ -60,6 +60,7 @@ def error_of(refused: Response) -> dict[str, Any]:
     return error
 
 
+@also_with_workers
 async def test_budget_is_spent_and_then_refused(
     gate: StartGate, upstream: Upstream, tmp_path: Path
 ) -> None:
@@ -117,6 +118,7 @@ async def test_request_that_fails_upstream_costs_nothing(
     assert (await ask(running, cap=99)).status == 200
 
 
+@also_with_workers
 async def test_each_turn_of_a_websocket_has_its_own_reservation(
     gate: StartGate, upstream: Upstream, tmp_path: Path
 ) -> None:
@@ -133,6 +135,7 @@ async def test_each_turn_of_a_websocket_has_its_own_reservation(
     await serve_turn(server, "resp_2")
 
 
+@also_with_workers
 async def test_reload_changes_budgets_and_keeps_what_was_spent(
     gate: StartGate, upstream: Upstream, tmp_path: Path
 ) -> None:

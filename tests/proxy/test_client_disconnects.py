@@ -3,7 +3,7 @@
 import pytest
 
 from tests.conftest import StartGate
-from tests.support.gate import IDLE
+from tests.support.gate import IDLE, also_with_workers, one_process
 from tests.support.http import (
     EVENT_STREAM,
     LAST_CHUNK,
@@ -46,6 +46,7 @@ async def test_disconnect_during_the_head_is_no_exchange(
     assert len(upstream.calls) == len(await running.settled()) == 1
 
 
+@also_with_workers
 @either_way
 @in_each(PHASES)
 async def test_client_disconnect_releases_everything(
@@ -90,6 +91,7 @@ async def test_disconnect_after_the_last_byte_is_ok(
     assert len(upstream.wires) == 1
 
 
+@one_process
 async def test_reset_of_a_stalled_upload_closes_the_upstream_connection(
     gate: StartGate, upstream: Upstream
 ) -> None:

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.conftest import StartGate
-from tests.support.gate import IDLE, Gate
+from tests.support.gate import IDLE, Gate, also_with_workers
 from tests.support.http import (
     Response,
     chunk,
@@ -44,8 +44,9 @@ async def draining(gate: Gate) -> AsyncIterator[None]:
     """The gate drains during the block, and has drained after it."""
     task = asyncio.create_task(gate.daemon.drain())
     try:
-        # Let the drain begin.
-        await asyncio.sleep(0)
+        # Let the drain begin: with workers, it does so a turn later.
+        for _ in range(4):
+            await asyncio.sleep(0)
         yield
         async with soon():
             await task
@@ -63,6 +64,7 @@ def is_drain_refusal(refusal: Response) -> bool:
     ]
 
 
+@also_with_workers
 @in_each(QUEUED | {"before retry": before_retry})
 async def test_drain_refuses_waiters_at_once(
     gate: StartGate, upstream: Upstream, phase: Phase
@@ -95,6 +97,7 @@ async def test_drain_refuses_incomplete_requests_once_complete(
     assert {line["outcome"] for line in await scene.gate.settled(2)} == {"refused"}
 
 
+@also_with_workers
 @in_each(IN_FLIGHT)
 async def test_drain_lets_exchanges_in_flight_finish(
     gate: StartGate, upstream: Upstream, phase: Phase

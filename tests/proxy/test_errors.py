@@ -9,7 +9,7 @@ from rustygate.downstream.response import PassthroughResponse
 from tests.conftest import StartGate
 from tests.proxy.refusals import CASES, Case, every_429, every_case, fail
 from tests.support.client import Client
-from tests.support.gate import Log
+from tests.support.gate import Log, also_with_workers
 from tests.support.http import (
     CHAT,
     CLIENT_KEY,
@@ -52,6 +52,7 @@ async def refused(gate: StartGate, upstream: Upstream, case: Case) -> tuple[Clie
     return client, await client.response()
 
 
+@also_with_workers
 @every_case
 async def test_refusal_has_the_shape_of_an_openai_error(
     gate: StartGate, upstream: Upstream, case: Case
@@ -75,6 +76,7 @@ async def test_refusal_is_logged(
     assert got.head["x-rustygate-attempts"] == str(line["attempts"])
 
 
+@also_with_workers
 @every_429
 async def test_429_says_when_to_try_again(gate: StartGate, upstream: Upstream, case: Case) -> None:
     """In whole seconds, rounded up, and in milliseconds; never zero."""

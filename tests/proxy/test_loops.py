@@ -51,7 +51,7 @@ async def loop(upstream: Upstream, log: Log) -> AsyncIterator[StartLoop]:
         port = sockets[-1].getsockname()[1]
         for name, value in settings.items():
             settings[name] = str(value).replace("{port}", str(port))
-        gate = Gate(log, base.format(port=port), None, **settings)
+        gate = Gate(log, base.format(port=port), None, 0, **settings)
         gate.daemon = Daemon(gate.daemon._settings, sockets=[sockets[-1]])
         gates.append(gate)
         await gate.daemon.start()

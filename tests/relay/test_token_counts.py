@@ -8,7 +8,7 @@ import pytest
 
 from rustygate.core.output_history import DEFAULT_ESTIMATE, MIN_SAMPLES
 from tests.conftest import StartGate
-from tests.support.gate import Gate
+from tests.support.gate import Gate, one_process
 from tests.support.http import EVENT_STREAM, LAST_CHUNK, chunk, get, post, response
 from tests.support.metrics import Scrape
 from tests.support.streams import open_stream
@@ -243,6 +243,7 @@ async def test_what_passed_to_a_client_that_leaves_is_counted(
     assert got.head["x-rustygate-queued-ms"] == "0"
 
 
+@one_process
 async def test_partial_streams_are_no_samples_of_typical_output(
     gate: StartGate, upstream: Upstream
 ) -> None:

@@ -44,7 +44,7 @@ async def test_idle_websocket_holds_no_slot(gate: StartGate, upstream: Upstream)
     running = await gate(CONCURRENCY_LIMIT=1)
     await open_websocket(running, upstream)
     await open_websocket(running, upstream)
-    assert running.snapshot()["in_flight"] == 0
+    await running.wait_until(in_flight=0)
     asking = await running.send(chat())
     call = await upstream.call()
     assert running.snapshot()["in_flight"] == 1
@@ -65,7 +65,7 @@ async def test_handshake_holds_a_slot_until_upstream_agrees(
     call = await upstream.call()
     call.send(handshake_response(call.head))
     assert (await second.head()).status == 101
-    assert running.snapshot() == {"in_flight": 0, "waiters": 0, "held_bytes": 0}
+    await running.wait_until(in_flight=0, waiters=0, held_bytes=0)
 
 
 async def test_websockets_cost_no_request(gate: StartGate, upstream: Upstream) -> None:
@@ -262,7 +262,7 @@ async def test_compression_is_declined_if_upstream_declines_it(
 async def test_concurrent_websockets_do_not_mix(gate: StartGate, upstream: Upstream) -> None:
     running = await gate()
     pairs = [await open_websocket(running, upstream) for _ in range(50)]
-    assert running.snapshot()["in_flight"] == 0
+    await running.wait_until(in_flight=0)
     for number, (client, server) in enumerate(pairs):
         client.send(b"up %d" % number)
         server.send(b"down %d" % number)

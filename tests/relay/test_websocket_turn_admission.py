@@ -5,6 +5,7 @@ from time import monotonic
 
 import pytest
 
+from tests.support.gate import also_with_workers
 from tests.support.http import chat, get, response
 from tests.support.upstream import Upstream
 from tests.support.websocket import (
@@ -45,6 +46,7 @@ async def test_turns_beyond_the_rate_limit_do_not_reach_upstream(realtime: OpenS
     await server.expect(b"still open")
 
 
+@also_with_workers
 async def test_hopeless_turns_are_refused_on_arrival(realtime: OpenSocket) -> None:
     running, client, server = await realtime(
         RATE_LIMIT=1, RATE_LIMIT_BURST=1, RATE_LIMIT_TIMEOUT=2.5
@@ -201,6 +203,7 @@ async def test_usage_replaces_the_estimate(realtime: OpenSocket) -> None:
     assert [line["outcome"] for line in await running.settled(10)] == ["ok"] * 10
 
 
+@also_with_workers
 async def test_large_usage_delays_the_next_turn(realtime: OpenSocket) -> None:
     _, client, server = await realtime(TOKENS_PER_MINUTE=5000, RATE_LIMIT_TIMEOUT=1)
     client.send(create(max_output_tokens=10))
@@ -211,6 +214,7 @@ async def test_large_usage_delays_the_next_turn(realtime: OpenSocket) -> None:
     assert (await next_event(client))["error"]["type"] == "tokens"
 
 
+@also_with_workers
 async def test_turn_holds_its_slot_until_its_response_is_done(
     realtime: OpenSocket, upstream: Upstream
 ) -> None:
@@ -230,6 +234,7 @@ async def test_turn_holds_its_slot_until_its_response_is_done(
     assert (await asking.response()).status == 200
 
 
+@also_with_workers
 async def test_turns_keep_their_order(realtime: OpenSocket) -> None:
     _, client, server = await realtime(RATE_LIMIT=20, RATE_LIMIT_BURST=2)
     for number in range(6):

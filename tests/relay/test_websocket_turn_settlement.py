@@ -43,10 +43,10 @@ async def test_turn_that_upstream_starts_is_charged_and_logged(realtime: OpenSoc
     )
     server.send(created("resp_voice"))
     await client.frame()
-    assert running.snapshot()["in_flight"] == 1
+    await running.wait_until(in_flight=1)
     server.send(done("resp_voice", (4000, 900)))
     await client.frame()
-    assert running.snapshot()["in_flight"] == 0
+    await running.wait_until(in_flight=0)
     client.send(create(max_output_tokens=1000))
     assert (await next_event(client))["error"]["type"] == "tokens"
     turn, _ = await running.settled(2)
@@ -83,7 +83,7 @@ async def test_end_of_an_unknown_response_is_a_turn(
     await client.frame()
     [turn] = await running.settled()
     assert (turn["tokens_in"], turn["tokens_out"]) == (7, 8)
-    assert running.snapshot()["in_flight"] == 0
+    await running.wait_until(in_flight=0)
 
 
 # Failures that upstream reports.
@@ -132,7 +132,7 @@ async def test_turn_that_fails_is_an_upstream_error(
     [turn] = await running.settled()
     assert (turn["outcome"], turn["status"]) == ("upstream_error", status)
     # What was reserved is given back.
-    assert running.snapshot()["in_flight"] == 0
+    await running.wait_until(in_flight=0)
     client.send(create_response(model="gpt-4o", max_output_tokens=5000 - 100))
     await next_event(server)
 
@@ -196,10 +196,10 @@ async def test_realtime_error_of_another_event_ends_no_turn(realtime: OpenSocket
     ):
         server.send(json.dumps({"type": "error", "error": error}).encode())
         await client.frame()
-    assert running.snapshot()["in_flight"] == 1
+    await running.wait_until(in_flight=1)
     server.send(json.dumps({"type": "error", "error": {"event_id": "mine"}}).encode())
     await client.frame()
-    assert running.snapshot()["in_flight"] == 0
+    await running.wait_until(in_flight=0)
 
 
 async def test_turn_that_upstream_ignores_gives_its_slot_back(realtime: OpenSocket) -> None:

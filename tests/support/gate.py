@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from loguru import logger
 from opentelemetry.sdk.trace import TracerProvider
 
@@ -82,12 +83,20 @@ def captured_log() -> Iterator[Log]:
 # Whether the gates of all tests have workers, and how many.
 WORKERS = int(os.environ.get("TEST_WORKERS", "0"))
 
+# For a test that shall always run with workers, too; see the fixture `workers`.
+also_with_workers = pytest.mark.parametrize(
+    "workers", [WORKERS, 3], ids=["one process", "three workers"], indirect=True
+)
 
-def make_daemon(settings: Settings, **options: Any) -> Daemon:
+# For a test that looks inside the one process, or counts its files.
+one_process = pytest.mark.skipif(WORKERS > 0, reason="it looks inside a single process")
+
+
+def make_daemon(settings: Settings, workers: int = WORKERS, **options: Any) -> Daemon:
     """A daemon as the tests are to run with."""
-    if not WORKERS:
+    if not workers:
         return Daemon(settings, **options)
-    return ChannelledDaemon(settings, workers=WORKERS, **options)
+    return ChannelledDaemon(settings, workers=workers, **options)
 
 
 class Gate:
@@ -98,6 +107,7 @@ class Gate:
         log: Log,
         upstream_url: str,
         provider: TracerProvider | None = None,
+        workers: int = WORKERS,
         **settings: object,
     ) -> None:
         given = HIGH_LIMITS | {
@@ -108,7 +118,7 @@ class Gate:
         given |= {name: str(value) for name, value in settings.items()}
         loaded = load(given)
         tracing = None if provider is None else Tracing(loaded, provider)
-        self.daemon = make_daemon(loaded, tracing=tracing)
+        self.daemon = make_daemon(loaded, workers, tracing=tracing)
         self.log = log
         self._clients: list[Client] = []
 

@@ -14,6 +14,7 @@ from rustygate.downstream.listener import BACKLOG, Listener
 from rustygate.workers.channel import Channel
 from rustygate.workers.remote_control import RemoteControl
 from rustygate.workers.service import WorkerService
+from rustygate.workers.worker import ALIVE_INTERVAL_S
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
@@ -59,6 +60,14 @@ class ChannelledDaemon(Daemon):
         for _ in range(self._count):
             await self._start_plane()
         self._data = self._planes[0]
+        self._alive = asyncio.create_task(self._tell_alive())
+
+    async def _tell_alive(self) -> None:
+        """As workers do all the time."""
+        while True:
+            for remote in self._remotes:
+                remote.gate.tell_alive()
+            await asyncio.sleep(ALIVE_INTERVAL_S)
 
     async def _start_plane(self) -> None:
         lost = asyncio.Event()
@@ -108,6 +117,7 @@ class ChannelledDaemon(Daemon):
         self._listener.close()
         if not self._planes:
             return
+        self._alive.cancel()
         for plane, channel, service, lost in zip(
             self._planes, self._channels, self._services, self._lost, strict=True
         ):
@@ -131,6 +141,10 @@ class ChannelledDaemon(Daemon):
     def unfinished(self) -> int:
         running = sum(plane.running for plane in self._planes)
         return running - self._control.gate.snapshot()["waiters"]
+
+    @property
+    def viewers(self) -> int:
+        return sum(plane.viewers for plane in self._planes)
 
     def snapshot(self) -> dict[str, int]:
         held = sum(plane.snapshot()["held_bytes"] for plane in self._planes)

@@ -13,7 +13,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 
 from tests.conftest import StartGate
-from tests.support.gate import Gate
+from tests.support.gate import Gate, also_with_workers
 from tests.support.http import (
     CHAT,
     CLIENT_KEY,
@@ -192,6 +192,7 @@ async def test_trace_headers_are_forwarded_unchanged_without_tracing(
 # Attempts, usage and errors.
 
 
+@also_with_workers
 async def test_each_attempt_has_its_own_span(
     gate: StartGate, upstream: Upstream, spans: Spans
 ) -> None:

@@ -20,7 +20,7 @@ from tests.support.browser import (
     running_chromium,
     served_dashboard,
 )
-from tests.support.gate import Gate, captured_log, check_log
+from tests.support.gate import WORKERS, Gate, captured_log, check_log
 from tests.support.page_states import page_state
 from tests.support.waiting import SOON_S
 
@@ -105,7 +105,7 @@ async def start_gate() -> AsyncIterator[StartGate]:
         gates: list[Gate] = []
 
         async def start_gate(**settings: object) -> Gate:
-            gates.append(Gate(log, upstream, None, **settings))
+            gates.append(Gate(log, upstream, None, WORKERS, **settings))
             await gates[-1].daemon.start()
             return gates[-1]
 
