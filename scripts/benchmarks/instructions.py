@@ -30,9 +30,9 @@ from scripts.benchmarks.run import Figures, Run
 from scripts.benchmarks.wire import BODY, SHORT_STREAM_EVENTS, request, stream_body
 
 # So long that the side forwards one event before the next arrives.
-PAUSE_US = 40_000
+PAUSE_US = 60_000
 # The share of events that must arrive one by one.
-SEPARATE = 0.98
+SEPARATE = 0.95
 START_TIMEOUT_S = 120
 
 LOAD = "1 connection"
@@ -109,22 +109,24 @@ class Load:
         what: what is counted, as in "instructions per request".
         number: how many of them the counted run has.
         warm_up: how many of them each run starts with.
-        send: sends a number of them to a port.
+        send: sends a number of them to a port; returns in how many reads the responses arrived.
+        events: how many events each has; as many reads should return them.
     """
 
     what: str
     number: int
     warm_up: int
-    send: Callable[[int, int], None]
+    send: Callable[[int, int], int]
+    events: int
 
 
-def _send_requests(port: int, number: int) -> None:
-    asyncio.run(send_in_turn(port, request(BODY), number))
+def _send_requests(port: int, number: int) -> int:
+    return asyncio.run(send_in_turn(port, request(BODY), number))
 
 
-def _send_events(port: int, number: int) -> None:
+def _send_events(port: int, number: int) -> int:
     payload = request(stream_body(number, PAUSE_US), encoding="identity")
-    require_separate_events(asyncio.run(send_in_turn(port, payload, 1)), number)
+    return asyncio.run(send_in_turn(port, payload, 1))
 
 
 def require_separate_events(reads: int, events: int) -> None:
@@ -135,15 +137,15 @@ def require_separate_events(reads: int, events: int) -> None:
         )
 
 
-def _send_short_streams(port: int, number: int) -> None:
+def _send_short_streams(port: int, number: int) -> int:
     payload = request(stream_body(SHORT_STREAM_EVENTS, PAUSE_US), encoding="identity")
-    asyncio.run(send_in_turn(port, payload, number))
+    return asyncio.run(send_in_turn(port, payload, number))
 
 
 LOADS = (
-    Load("request", 300, 50, _send_requests),
-    Load("event", 200, 50, _send_events),
-    Load("short stream", 60, 10, _send_short_streams),
+    Load("request", 300, 50, _send_requests, events=0),
+    Load("event", 200, 50, _send_events, events=1),
+    Load("short stream", 60, 10, _send_short_streams, SHORT_STREAM_EVENTS),
 )
 
 
@@ -187,5 +189,6 @@ def _count(
             for load in LOADS:
                 load.send(port, load.warm_up)
             if counted is not None:
-                counted.send(port, counted.number)
+                reads = counted.send(port, counted.number)
+                require_separate_events(reads, counted.events * counted.number)
         return counter.read(file)
