@@ -126,6 +126,10 @@ class WorkerService:
         except Exception as error:
             attempt.admission.withdraw()
             self._refuse(number, attempt, error)
+            return
+        if decision.done():
+            # Those in the queue wait for other budgets than this one needs.
+            self._on_decision(number, decision)
         else:
             self.channel.tell("queued", number)
             decision.add_done_callback(partial(self._on_decision, number))

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from rustygate.core.bucket import SECOND
+from rustygate.core.clients import Limits
 from rustygate.core.rate_limit_headers import Quota, RateLimitUpdate
 from rustygate.errors import BudgetExceeded, Draining, QueueFull, QueueTimeout, RequestTooLarge
 from rustygate.exchange import Exchange
@@ -185,6 +186,38 @@ def test_turns_of_a_websocket_stay_in_order_and_apart_from_others() -> None:
         await turn("third", queues[0], "open")
 
     run(scenario, rate_limit=None)
+
+
+def test_attempt_that_need_not_wait_for_those_in_the_queue_is_admitted_at_once() -> None:
+    async def scenario(gates: RemoteGates) -> None:
+        gates.gate.limit_clients({"slow": Limits(concurrency=1)})
+        first = await gates.enter(gates.exchange("slow"))
+        waiting = spawn(gates.enter(gates.exchange("slow")))
+        await run_ready_tasks()
+        freed: list[str] = []
+        free = gates.workers[0].gate.admission(gates.exchange(), lambda: freed.append("free"))
+        async with free:
+            assert not freed
+        first.leave()
+        (await waiting).leave()
+
+    run(scenario, rate_limit=None)
+
+
+def test_what_a_waiter_does_not_need_is_freed_once_it_waits() -> None:
+    async def scenario(gates: RemoteGates) -> None:
+        freed: list[str] = []
+        gate = gates.workers[0].gate
+        first = gate.admission(gates.exchange(), lambda: freed.append("first"))
+        await first.enter()
+        second = gate.admission(gates.exchange(), lambda: freed.append("second"))
+        waiting = spawn(second.enter())
+        await run_ready_tasks()
+        assert freed == ["second"]
+        first.leave()
+        (await waiting).leave()
+
+    run(scenario, **ONE_SLOT)
 
 
 # Refusals.
