@@ -21,6 +21,7 @@ from dataclasses import replace
 from yarl import URL
 
 from rustygate.config import UNIX_PREFIX, ConfigError, Settings
+from rustygate.downstream.shared_accept import SharedAcceptor
 from rustygate.downstream.tls_accept import ProtocolFactory, TlsAcceptor
 from rustygate.system.tls import ServerCertificate
 
@@ -56,7 +57,7 @@ class Listener:
         self._inherits = bool(sockets)
         self._is_shared = is_shared
         self.sockets = list(sockets)
-        self._servers: list[asyncio.Server] = []
+        self._servers: list[asyncio.Server | SharedAcceptor] = []
         self._socket_file: tuple[int, int] | None = None
         # With HTTPS, after `open`.
         self._acceptor: TlsAcceptor | None = None
@@ -108,18 +109,16 @@ class Listener:
             self.url = self._settings.bind_address
 
     async def _accept(self, sock: socket.socket, protocol_factory: ProtocolFactory) -> None:
-        """Accept connections from a socket.
-
-        asyncio accepts as many connections at once as the socket's backlog has room for. From a
-        shared socket, it should take one at a time, so that they are spread over the processes.
-        """
-        loop = asyncio.get_running_loop()
-        at_once = 1 if self._is_shared else BACKLOG
-        self._servers.append(
-            await loop.create_server(protocol_factory, sock=sock, backlog=at_once)
-        )
+        """Accept connections from a socket."""
         if self._is_shared:
-            sock.listen(BACKLOG)
+            acceptor = SharedAcceptor(sock, protocol_factory)
+            acceptor.open()
+            self._servers.append(acceptor)
+            return
+        loop = asyncio.get_running_loop()
+        self._servers.append(
+            await loop.create_server(protocol_factory, sock=sock, backlog=BACKLOG)
+        )
 
     async def close_gracefully(self) -> None:
         """Close without cutting off a client of an inherited socket.

@@ -1,0 +1,98 @@
+"""Accepting connections from a socket that is shared with other processes."""
+
+import asyncio
+import errno
+import os
+import socket
+from collections.abc import AsyncIterator
+
+import pytest
+
+from rustygate.downstream.shared_accept import SharedAcceptor
+from tests.support.gate import captured_log
+from tests.support.waiting import until
+
+
+class Accepted(asyncio.Protocol):
+    """Counts connections, and closes them."""
+
+    count = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        type(self).count += 1
+        transport.close()
+
+
+class FullSocket(socket.socket):
+    """The system has no room for its first connection."""
+
+    calls = 0
+
+    def accept(self) -> "tuple[socket.socket, object]":
+        type(self).calls += 1
+        if self.calls == 1:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return super().accept()
+
+
+@pytest.fixture
+async def clients() -> AsyncIterator[list[socket.socket]]:
+    opened: list[socket.socket] = []
+    yield opened
+    for client in opened:
+        client.close()
+
+
+def listening(kind: type[socket.socket] = socket.socket) -> socket.socket:
+    sock = kind(socket.AF_INET)
+    sock.bind(("127.0.0.1", 0))
+    sock.listen(64)
+    return sock
+
+
+async def test_others_may_go_first_after_each_connection(clients: list[socket.socket]) -> None:
+    Accepted.count = 0
+    with listening() as sock:
+        clients += [socket.create_connection(sock.getsockname()) for _ in range(5)]
+        acceptor = SharedAcceptor(sock, Accepted)
+        acceptor.open()
+        # Without a pause, all five: one in each turn of the event loop.
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert Accepted.count == 1
+        await until(lambda: Accepted.count == 5)
+        acceptor.close()
+        clients.append(socket.create_connection(sock.getsockname()))
+        await asyncio.sleep(0.01)
+        assert Accepted.count == 5
+
+
+async def test_a_connection_that_another_process_took_is_no_error(
+    clients: list[socket.socket],
+) -> None:
+    Accepted.count = 0
+    with listening() as sock, captured_log() as log:
+        acceptors = [SharedAcceptor(each, Accepted) for each in (sock, sock.dup())]
+        for acceptor in acceptors:
+            acceptor.open()
+        clients.append(socket.create_connection(sock.getsockname()))
+        await until(lambda: Accepted.count == 1)
+        await asyncio.sleep(0.01)
+        for acceptor in acceptors:
+            acceptor.close()
+            acceptor._sock.close()
+    assert Accepted.count == 1
+    assert not log.errors
+
+
+async def test_it_tries_again_when_the_system_has_no_room(clients: list[socket.socket]) -> None:
+    Accepted.count = 0
+    with listening(FullSocket) as sock, captured_log() as log:
+        acceptor = SharedAcceptor(sock, Accepted)
+        acceptor.open()
+        clients.append(socket.create_connection(sock.getsockname()))
+        await until(lambda: Accepted.count == 1)
+        acceptor.close()
+    assert FullSocket.calls == 2
+    [error] = log.errors
+    assert error.startswith("cannot accept connections for 1 s: Too many open files")
