@@ -8,7 +8,6 @@ import logging
 from collections.abc import Mapping
 
 from aiohttp import hdrs, web
-from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from rustygate.access.admin import AdminGuard, Page
 from rustygate.aiohttp_internals.response import OwnResponse
@@ -20,6 +19,7 @@ from rustygate.downstream.request_body import INITIAL_READ_BUFFER
 from rustygate.errors import MethodNotAllowed, Refusal
 from rustygate.exchange import ID_HEADER, new_id
 from rustygate.proxy import Proxy
+from rustygate.telemetry.prometheus_text import CONTENT_TYPE
 
 # How long idle connections may take to close once all exchanges have ended.
 CLOSE_TIMEOUT_S = 1.0
@@ -58,7 +58,7 @@ def make_application(
         return OwnResponse(text=text, status=status, content_type="application/json")
 
     async def show_metrics(request: web.Request) -> web.Response:
-        headers = {hdrs.CONTENT_TYPE: CONTENT_TYPE_PLAIN_0_0_4}
+        headers = {hdrs.CONTENT_TYPE: CONTENT_TYPE}
         return OwnResponse(body=await control.metrics_text(), headers=headers)
 
     async def refuse_method(request: web.Request) -> web.Response:

@@ -2,9 +2,8 @@
 
 from collections.abc import Iterator
 
-from prometheus_client.metrics_core import GaugeMetricFamily, Metric
-
 from rustygate.admission.client_budgets import Spending
+from rustygate.telemetry.families import Family, gauge
 
 
 class BudgetMetrics:
@@ -13,14 +12,13 @@ class BudgetMetrics:
     def __init__(self, spending: Spending) -> None:
         self._spending = spending
 
-    def families(self) -> Iterator[Metric]:
-        family = GaugeMetricFamily(
+    def families(self) -> Iterator[Family]:
+        family = gauge(
             "rustygate_client_budget_used_ratio",
             "What a client has spent of a budget in its current day or month, without what is "
             "reserved, as a ratio: 1 when it is used up; budget is its key in CLIENTS_FILE.",
-            labels=("client", "budget"),
+            ("client", "budget"),
+            (((client, name), ratio) for client, name, ratio in self._spending.used_ratios()),
         )
-        for client, budget, ratio in self._spending.used_ratios():
-            family.add_metric((client, budget), ratio)
         if family.samples:
             yield family

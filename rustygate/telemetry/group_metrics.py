@@ -2,9 +2,8 @@
 
 from collections.abc import Iterator
 
-from prometheus_client.metrics_core import GaugeMetricFamily, Metric
-
 from rustygate.admission.group.member import STATES, Member
+from rustygate.telemetry.families import Family, gauge
 from rustygate.telemetry.series import Histogram
 
 # A call may take 100 ms, and the first one a second.
@@ -19,20 +18,19 @@ class GroupMetrics:
         self._syncs = Histogram(_BOUNDS_S)
         member.on_sync = self._syncs.observe
 
-    def families(self) -> Iterator[Metric]:
-        yield GaugeMetricFamily(
+    def families(self) -> Iterator[Family]:
+        yield gauge(
             "rustygate_group_members",
             "Gates in this gate's group, itself included, in gates; 0 while it is not in it.",
-            value=self._member.members,
+            (),
+            [((), self._member.members)],
         )
-        states = GaugeMetricFamily(
+        yield gauge(
             "rustygate_group_state",
             "1 for the state that this gate is in, else 0; state is joining, together or alone.",
-            labels=("state",),
+            ("state",),
+            (((state,), state == self._member.state) for state in STATES),
         )
-        for state in STATES:
-            states.add_metric((state,), float(state == self._member.state))
-        yield states
         yield self._syncs.family(
             "rustygate_group_sync_seconds",
             "Time from a call to the group's Redis until its reply, in seconds; calls without a "

@@ -1,23 +1,16 @@
 """Prometheus metrics: counts of settled exchanges, and the gate's state at each scrape.
 
-Counts are plain numbers that become prometheus_client families at a scrape. prometheus_client's
-own counters and histograms cost an exchange five times as much and add a `_created` series each.
-Gauges are not stored; a scrape reads the gate. The text is rendered by `prometheus_text`, because
-a scrape blocks the event loop and prometheus_client takes six times as long: it validates every
-label of every sample again.
+Counts are plain numbers that become families at a scrape. The counters and histograms of
+prometheus_client cost an exchange five times as much and add a `_created` series each. Gauges are
+not stored; a scrape reads the gate. The text is rendered by `prometheus_text`, because a scrape
+blocks the event loop and prometheus_client takes six times as long: it validates every label of
+every sample again.
 
 The number of labels is bounded: see `labels`.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
-
-from prometheus_client.metrics_core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    Metric,
-)
-from prometheus_client.registry import Collector
 
 from rustygate.admission.client_budgets import Spending
 from rustygate.admission.gate import Gate
@@ -27,6 +20,7 @@ from rustygate.core.verdict import Action
 from rustygate.errors import reasons
 from rustygate.exchange import MS, Exchange
 from rustygate.telemetry.budget_metrics import BudgetMetrics
+from rustygate.telemetry.families import Family, counter, gauge
 from rustygate.telemetry.labels import ExchangeLabels
 from rustygate.telemetry.prometheus_text import render_family
 from rustygate.telemetry.series import (
@@ -36,7 +30,6 @@ from rustygate.telemetry.series import (
     SERIES_LIMIT,
     Counter,
     Histogram,
-    Labels,
     histogram_family,
 )
 from rustygate.telemetry.worker_metrics import WorkerMetrics, Workers, one_process
@@ -56,7 +49,7 @@ _KINDS = ("input", "cached", "output", "reasoning")
 _ESTIMATED_KINDS = ("input_estimated", "cached", "output_estimated", "reasoning")
 
 
-class Metrics(Collector):
+class Metrics:
     """Counts exchanges and renders the counts and the gate's state as Prometheus text.
 
     Attributes:
@@ -163,8 +156,8 @@ class Metrics(Collector):
 
     # Scrapes.
 
-    def collect(self) -> Iterator[Metric]:
-        """All metric families, as prometheus_client's registry expects them."""
+    def collect(self) -> Iterator[Family]:
+        """All metric families."""
         self._start_at_zero()
         yield from self._counters()
         yield from self._histograms()
@@ -190,49 +183,49 @@ class Metrics(Collector):
                 for status, outcome in _LIKELY_RESULTS:
                     self._exchanges.setdefault((client, model, status, outcome), 0)
 
-    def _counters(self) -> Iterator[Metric]:
-        yield _counter_family(
+    def _counters(self) -> Iterator[Family]:
+        yield counter(
             "rustygate_exchanges",
             "Settled exchanges, in exchanges; status is the status sent to the client.",
             ("client", "model", "status", "outcome"),
-            self._exchanges,
+            self._exchanges.items(),
         )
-        yield _counter_family(
+        yield counter(
             "rustygate_tokens",
             "Tokens used by settled exchanges, in the model's tokens; kind is input, cached (part "
             "of input), output or reasoning (part of output), or input_estimated or "
             "output_estimated without a usage.",
             ("client", "model", "kind"),
-            self._tokens,
+            self._tokens.items(),
         )
-        yield _counter_family(
+        yield counter(
             "rustygate_retries",
             "Requests sent upstream again, in attempts; reason is why the previous one failed.",
             ("reason",),
-            self._retries,
+            self._retries.items(),
         )
-        yield _counter_family(
+        yield counter(
             "rustygate_refusals",
             "Requests that the gate refused or aborted, in requests; reason is the value of "
             "X-RustyGate-Error.",
             ("reason",),
-            self._refusals,
+            self._refusals.items(),
         )
-        yield _counter_family(
+        yield counter(
             "rustygate_client_queue_seconds",
             "Time that a client's exchanges waited for admission, in seconds.",
             ("client",),
-            {labels: waited / SECOND for labels, waited in self._client_queues.items()},
+            ((labels, waited / SECOND) for labels, waited in self._client_queues.items()),
         )
-        yield _counter_family(
+        yield counter(
             "rustygate_upstream_429",
             "Responses with status 429 from upstream, in responses; verdict is what the gate "
             "does: pause its lane, slow its lane down as well, or pass it on.",
             ("lane", "verdict"),
-            self._upstream_429s,
+            self._upstream_429s.items(),
         )
 
-    def _histograms(self) -> Iterator[Metric]:
+    def _histograms(self) -> Iterator[Family]:
         yield histogram_family(
             "rustygate_queue_wait_seconds",
             "Time exchanges waited for admission, over all attempts, in seconds; class is the "
@@ -251,7 +244,7 @@ class Metrics(Collector):
             "seconds.",
         )
 
-    def _gauges(self) -> Iterator[Metric]:
+    def _gauges(self) -> Iterator[Family]:
         state = self._gate.state()
         levels = [((OWN_LANE, level.budget), level) for level in state.budgets]
         for model, lane in state.lanes.items():
@@ -259,49 +252,31 @@ class Metrics(Collector):
             # Lanes beyond the label limit are left out: their levels cannot be added up.
             if label != OTHER:
                 levels += [((label, level.budget), level) for level in lane]
-        yield _gauge_family(
+        yield gauge(
             "rustygate_waiters",
             "Exchanges waiting for admission, in exchanges; class is the priority class.",
             ("class",),
             (((name,), count) for name, count in state.waiters.items()),
         )
-        yield _gauge_family(
+        yield gauge(
             "rustygate_in_flight",
             "Exchanges that were admitted and have not ended, in exchanges.",
             (),
             [((), state.in_flight)],
         )
-        yield _gauge_family(
+        yield gauge(
             "rustygate_budget_units",
             "Units left in a budget: requests, the model's tokens, or slots in flight; negative "
             "when overdrawn. lane is the model or endpoint, or empty for the gate's own budgets.",
             ("lane", "budget"),
             ((labels, level.units) for labels, level in levels),
         )
-        yield _gauge_family(
+        yield gauge(
             "rustygate_budget_units_limit",
             "Capacity of a budget, in the units of rustygate_budget_units.",
             ("lane", "budget"),
             ((labels, level.limit) for labels, level in levels),
         )
-
-
-def _counter_family(
-    name: str, text: str, labels: Labels, counts: Mapping[Labels, float]
-) -> Metric:
-    family = CounterMetricFamily(name, text, labels=labels)
-    for values, count in counts.items():
-        family.add_metric(values, count)
-    return family
-
-
-def _gauge_family(
-    name: str, text: str, labels: Labels, levels: Iterable[tuple[Labels, int]]
-) -> Metric:
-    family = GaugeMetricFamily(name, text, labels=labels)
-    for values, level in levels:
-        family.add_metric(values, level)
-    return family
 
 
 def _group_metrics(member: "Member") -> "GroupMetrics":

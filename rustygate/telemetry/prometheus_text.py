@@ -2,28 +2,29 @@
 
 from functools import lru_cache
 
-from prometheus_client.metrics_core import Metric
-from prometheus_client.samples import Sample
+from rustygate.telemetry.families import Family, Sample
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 _HELP_ESCAPES = str.maketrans({"\\": r"\\", "\n": r"\n"})
 _LABEL_ESCAPES = _HELP_ESCAPES | str.maketrans({'"': r"\""})
 
 
-def render_family(family: Metric) -> str:
+def render_family(family: Family) -> str:
     """A metric family with its HELP and TYPE lines."""
     name = f"{family.name}_total" if family.type == "counter" else family.name
-    text = family.documentation.translate(_HELP_ESCAPES)
+    text = family.text.translate(_HELP_ESCAPES)
     head = f"# HELP {name} {text}\n# TYPE {name} {family.type}\n"
-    return head + "".join(map(_render_sample, family.samples))
+    return head + "".join([_render_sample(family.name, sample) for sample in family.samples])
 
 
-def _render_sample(sample: Sample) -> str:
+def _render_sample(name: str, sample: Sample) -> str:
     if not sample.labels:
-        return f"{sample.name} {sample.value}\n"
+        return f"{name}{sample.suffix} {sample.value}\n"
     labels = ",".join(
         [f'{key}="{_escape(label)}"' for key, label in sorted(sample.labels.items())]
     )
-    return f"{sample.name}{{{labels}}} {sample.value}\n"
+    return f"{name}{sample.suffix}{{{labels}}} {sample.value}\n"
 
 
 @lru_cache(maxsize=1024)

@@ -7,11 +7,8 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 
-from prometheus_client.metrics_core import HistogramMetricFamily, Metric
-
 from rustygate.core.bucket import SECOND
-
-Labels = tuple[str, ...]
+from rustygate.telemetry.families import Family, Labels, histogram
 
 # Names with a label of their own. A dashboard cannot show more.
 CLIENT_LIMIT = 200
@@ -98,7 +95,7 @@ class Histogram:
         self._counts[bisect_left(self._bounds, duration)] += 1
         self._sum += duration
 
-    def family(self, name: str, text: str) -> Metric:
+    def family(self, name: str, text: str) -> Family:
         return histogram_family(name, text, (), {(): self})
 
     def samples(self) -> tuple[list[tuple[str, float]], float]:
@@ -109,9 +106,7 @@ class Histogram:
 
 def histogram_family(
     name: str, text: str, labels: Labels, histograms: Mapping[Labels, Histogram]
-) -> Metric:
+) -> Family:
     """A family of histograms, by the values of its labels."""
-    family = HistogramMetricFamily(name, text, labels=labels)
-    for values, histogram in histograms.items():
-        family.add_metric(values, *histogram.samples())
-    return family
+    samples = ((values, each.samples()) for values, each in histograms.items())
+    return histogram(name, text, labels, samples)

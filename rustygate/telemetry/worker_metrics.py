@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from rustygate.telemetry.families import Family, counter, gauge
 
 State = Literal["starting", "serving", "silent", "draining", "ended"]
 
@@ -42,17 +42,19 @@ class WorkerMetrics:
     def __init__(self, workers: Workers) -> None:
         self._workers = workers
 
-    def families(self) -> Iterator[Metric]:
+    def families(self) -> Iterator[Family]:
         workers = self._workers()
         if not workers:
             return
-        yield GaugeMetricFamily(
+        yield gauge(
             "rustygate_workers",
             "Processes of this gate that serve clients now, in processes.",
-            value=sum(worker.state == "serving" for worker in workers),
+            (),
+            [((), sum(worker.state == "serving" for worker in workers))],
         )
-        yield CounterMetricFamily(
+        yield counter(
             "rustygate_worker_restarts",
             "Processes that ended and were replaced, in processes.",
-            value=sum(worker.restarts for worker in workers),
+            (),
+            [((), sum(worker.restarts for worker in workers))],
         )

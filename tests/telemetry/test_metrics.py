@@ -3,7 +3,7 @@
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from itertools import product
@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, Metric, generate_latest
+from prometheus_client.registry import Collector
 
 from rustygate.admission.gate import Gate
 from rustygate.config import Settings
@@ -47,8 +48,23 @@ def exchange(client: str = "a", **stamps: Any) -> Exchange:
 
 def library_text(metrics: Metrics) -> bytes:
     registry = CollectorRegistry()
-    registry.register(metrics)
+    registry.register(_Collector(metrics))
     return generate_latest(registry)
+
+
+class _Collector(Collector):
+    """Metrics as the library has them."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterator[Metric]:
+        for family in self._metrics.collect():
+            metric = Metric(family.name, family.text, family.type)
+            for sample in family.samples:
+                name = f"{family.name}{sample.suffix}"
+                metric.add_sample(name, dict(sample.labels), sample.value)
+            yield metric
 
 
 @asynccontextmanager
