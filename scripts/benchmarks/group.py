@@ -72,7 +72,11 @@ def process(*command: str, port: int, **environ: str) -> Iterator[str]:
         wait_until_listening(child, port)
         if child.returncode is not None:
             sys.exit(f"a server ended with {child.returncode}")
-        yield f"http://127.0.0.1:{port}"
+        url = f"http://127.0.0.1:{port}"
+        if command[0] == "serve":
+            # The supervisor of workers listens before they serve.
+            urlopen(f"{url}/health").close()
+        yield url
     finally:
         child.terminate()
         child.wait()
