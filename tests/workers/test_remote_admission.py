@@ -21,6 +21,9 @@ from tests.support.gate import captured_log
 from tests.support.harness import run_ready_tasks
 from tests.support.remote_gates import BUDGET, RemoteGates
 
+# More than any scenario takes on its virtual clock.
+LIMIT_S = 3600.0
+
 ONE_SLOT: dict[str, Any] = {"rate_limit": None, "concurrency_limit": 1}
 ONE_EACH_SECOND: dict[str, Any] = {"rate_limit": 1.0, "rate_limit_burst": 1}
 
@@ -32,7 +35,9 @@ def run(
 
     async def main() -> RemoteGates:
         gates = RemoteGates(workers, **settings)
-        await scenario(gates)
+        # The workers' timers go on for ever, so a deadlock would not be seen.
+        async with asyncio.timeout(LIMIT_S):
+            await scenario(gates)
         await run_ready_tasks()
         gates.check_nothing_is_left()
         return gates
@@ -584,7 +589,8 @@ def with_logged_lines(scenario: Callable[[RemoteGates], Awaitable[None]], count:
 
     async def main() -> None:
         gates = RemoteGates(1, **ONE_SLOT)
-        await scenario(gates)
+        async with asyncio.timeout(LIMIT_S):
+            await scenario(gates)
         await run_ready_tasks()
         gates.check_nothing_is_left()
 
