@@ -28,12 +28,6 @@ class HeldBucket(TokenBucket):
         super().__init__(period, burst, full_at)
         self.held = 0
 
-    def wait(self, now: int, cost: int = 1) -> int:
-        wait = TokenBucket.wait(self, now, cost)
-        if self.held <= 0:
-            return wait
-        return max(wait, (self.held + cost - self.burst) * self.period)
-
     def take(self, now: int, cost: int = 1) -> None:
         self.cap(now)
         TokenBucket.take(self, now, cost)
@@ -57,6 +51,19 @@ class GroupBudgets(Budgets):
 
     held: int = 0
     held_tokens: int = 0
+
+    def wait(self, now: int, tokens: int = 0) -> int | None:
+        """As `Budgets.wait`; None, too, while the capacity that is not held is too small."""
+        if self.held > 0 and self._is_held(tokens):
+            return None
+        return Budgets.wait(self, now, tokens)
+
+    def _is_held(self, tokens: int) -> bool:
+        """Whether an admission must wait until some of the float is used or returned."""
+        if self.requests is not None and self.held >= self.requests.burst:
+            return True
+        charge = self.token_charge(tokens)
+        return self.tokens is not None and self.held_tokens + charge > self.tokens.burst
 
     def set_limit(self, now: int, kind: int, period: int, burst: int) -> TokenBucket | None:
         """Set the limit of requests (kind 0) or tokens (1); a period below 0 means none."""
@@ -135,7 +142,7 @@ class GroupLane(GroupBudgets):
     rate: RateMeter = field(default_factory=lambda: RateMeter(10 * SECOND))
 
     def wait(self, now: int, tokens: int = 0) -> int | None:
-        wait = Budgets.wait(self, now, tokens)
+        wait = GroupBudgets.wait(self, now, tokens)
         if wait is None:
             return None
         paced = 0 if self.pace is None else self.pace.wait(now)

@@ -76,7 +76,7 @@ class Scheduler(Generic[T]):
         self._short: ShortScopes[T] = ShortScopes(budgets, self._offers)
         self._grant_numbers = count(1)
         # Unless something has changed since, `dispatch` would elect this flow, and the budgets
-        # suffice for it from that instant on.
+        # suffice for it from that instant on: their waits only become shorter with time.
         self._elected: Flow[T] | None = None
         self._elected_at: float = inf
         self._changed = False

@@ -494,6 +494,28 @@ def test_burst_of_one_is_not_lent() -> None:
     assert one.sync(0, float=[["m", 1, 0]])["floats"] == []
 
 
+@pytest.mark.parametrize(
+    ("limits", "tokens"),
+    [([PERIOD, 1, -1, -1, -1], 0), ([-1, -1, 100, -1, -1], 60)],
+    ids=["requests", "tokens"],
+)
+def test_float_larger_than_a_new_limit_blocks_grants_until_it_goes_back(
+    limits: list[int], tokens: int
+) -> None:
+    """Time alone does not free the capacity, so there is no instant to wait for."""
+    group = GroupScheduler()
+    one = Caller(group, "one", [-1] * 5)
+    keep = {"float": [["m", 1, tokens]]}
+    one.sync(0, **keep)
+    two = Caller(group, "two", limits)
+    for at in (0, MS, 2 * PERIOD):
+        one.sync(at, **keep)
+        reply = two.sync(at, demand(2, tokens=tokens))
+        assert (reply["grants"], reply["next"]) == ([], -1)
+    one.sync(2 * PERIOD)
+    assert grants(two.sync(2 * PERIOD)) == [("c", 0)]
+
+
 def test_silent_members_float_goes_back() -> None:
     group = GroupScheduler()
     one, two = Caller(group, "one"), Caller(group, "two")

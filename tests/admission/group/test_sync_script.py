@@ -209,6 +209,20 @@ def test_debt_that_a_member_brings_is_the_same(script: SyncScript) -> None:
         assert reply["lanes"][0][2][1] == level
 
 
+def test_float_larger_than_a_new_limit_blocks_the_same_grants(script: SyncScript) -> None:
+    scheduler, granted = GroupScheduler(), []
+    for seq, held in enumerate([1, 1, 1, 0], start=1):
+        clock, floats = seq * 40 * MS, [["gpt", held, 10]] * held
+        for call in (
+            a_call("one", seq, limits=[-1] * 5, float=floats),
+            a_call("two", seq, limits=[25 * MS, 1, -1, -1, -1], demand=[demand(20)]),
+        ):
+            reply = script.sync(call, clock)
+            assert reply == scheduler.sync(call, clock)
+        granted.append(len(reply["grants"]))
+    assert granted == [0, 0, 0, 2]
+
+
 def test_server_clock_is_used(script: SyncScript) -> None:
     first = script.sync(a_call(demand=[demand(5)]))
     assert [grant[4] for grant in first["grants"]] == [0, 0]

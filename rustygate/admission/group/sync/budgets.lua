@@ -124,9 +124,6 @@ end
 local function bucket_wait(bucket, now, cost)
   local full_in = bucket.full_at > now and bucket.full_at - now or 0
   local wait = full_in + (cost - bucket.burst) * bucket.period
-  if bucket.held > 0 then
-    wait = max(wait, (bucket.held + cost - bucket.burst) * bucket.period)
-  end
   return wait > 0 and wait or 0
 end
 
@@ -210,8 +207,16 @@ function amounts.slow_down(budgets, now, admitted_at)
   end
 end
 
+function amounts.is_held(budgets, tokens)
+  -- Whether an admission must wait until some of the float is used or returned.
+  if budgets.requests and budgets.held >= budgets.requests.burst then return true end
+  return budgets.tokens
+    and budgets.held_tokens + token_charge(budgets, tokens) > budgets.tokens.burst
+end
+
 local function budgets_wait(budgets, now, tokens)
   if budgets.slots and budgets.in_flight >= budgets.slots then return inf end
+  if (budgets.held or 0) > 0 and amounts.is_held(budgets, tokens) then return inf end
   local wait = budgets.requests and bucket_wait(budgets.requests, now, 1) or 0
   if budgets.tokens then
     wait = max(wait, bucket_wait(budgets.tokens, now, token_charge(budgets, tokens)))
