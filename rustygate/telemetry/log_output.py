@@ -1,7 +1,7 @@
 """Writes log lines to stderr without waiting for its reader.
 
-If the reader of a pipe stops, lines are kept in memory up to a limit. Beyond it they are lost, and
-counted. A thread writes what was kept once the reader goes on.
+If the reader of a pipe stops, or a terminal, lines are kept in memory up to a limit. Beyond it they
+are lost, and counted. A thread writes what was kept once the reader goes on.
 
 Lines are written in lots of at most PIPE_BUF bytes, cut at the ends of lines. A pipe takes such a
 lot whole (POSIX, `write`), so the lines of several processes do not mix.
@@ -29,8 +29,7 @@ class LogOutput:
     """
 
     def __init__(self, descriptor: int, on_loss: Callable[[int], None]) -> None:
-        is_pipe = stat.S_ISFIFO(os.fstat(descriptor).st_mode)
-        self._descriptor = _own_end(descriptor) if is_pipe else descriptor
+        self._descriptor = _own_end(descriptor) if _may_block(descriptor) else descriptor
         self._is_own = self._descriptor != descriptor
         self._on_loss = on_loss
         self._poll = self._new_poll()
@@ -52,8 +51,9 @@ class LogOutput:
 
     def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
         """Give the reader a moment to take what was kept. Nothing may be written afterwards."""
-        if self._thread is not None:
-            self._thread.join(timeout_s)
+        # The thread may end just now.
+        if (thread := self._thread) is not None:
+            thread.join(timeout_s)
         if self._is_own:
             os.close(self._descriptor)
 
@@ -121,12 +121,17 @@ def lots(lines: bytes) -> Iterator[bytes]:
         yield lines[begin:]
 
 
+def _may_block(descriptor: int) -> bool:
+    """Whether a write can block although `poll` says that there is room: for less than a lot."""
+    return stat.S_ISFIFO(os.fstat(descriptor).st_mode) or os.isatty(descriptor)
+
+
 def _own_end(descriptor: int) -> int:
-    """An end of the same pipe for this process alone, which never blocks.
+    """An end of the same pipe or terminal for this process alone, which never blocks.
 
     Other processes may share the descriptor that was inherited, and its flags.
     """
     try:
-        return os.open(f"/dev/fd/{descriptor}", os.O_WRONLY | os.O_NONBLOCK)
+        return os.open(f"/dev/fd/{descriptor}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
     except OSError:
         return descriptor
