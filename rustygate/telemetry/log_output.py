@@ -1,6 +1,6 @@
 """Writes log lines to stderr without waiting for its reader.
 
-If the reader of a pipe stops, or a terminal, lines are kept in memory up to a limit. Beyond it they
+If the reader of a pipe or a terminal stops, lines are kept in memory up to a limit. Beyond it they
 are lost, and counted. A thread writes what was kept once the reader goes on.
 
 Lines are written in lots of at most PIPE_BUF bytes, cut at the ends of lines. A pipe takes such a

@@ -97,6 +97,8 @@ class Worker:
         self._data.own_connections.on_added = self._on_connected
         await self._data.start()
         self._loop.add_signal_handler(signal.SIGTERM, self._drain_alone)
+        # It may have come while this process started.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM,))
         tune_garbage_collector()
         self._tell_alive()
         self.channel.tell("ready")

@@ -5,7 +5,8 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from loguru import logger
@@ -18,6 +19,10 @@ from rustygate.telemetry.worker_metrics import State, WorkerStatus
 from rustygate.workers.service import WorkerService
 
 _PROGRAM = "rustygate.workers"
+
+# A worker starts with these signals blocked, as they would end it before it can act on them. A
+# terminal and programs such as `timeout` send them to all processes at once.
+_BLOCKED_SIGNALS = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM)
 
 # How long a worker may be silent before its waiters no longer hold up others.
 SUSPEND_AFTER_S = 1.0
@@ -168,16 +173,27 @@ async def _run(
 
 
 async def _execute(descriptors: Sequence[int]) -> asyncio.subprocess.Process:
-    return await asyncio.create_subprocess_exec(
-        sys.executable,
-        # Not from the working directory, where another version may be.
-        "-P",
-        "-m",
-        _PROGRAM,
-        *map(str, descriptors),
-        pass_fds=descriptors,
-        env=os.environ | {"PYTHONPATH": _search_path()},
-    )
+    with _signals_blocked():
+        return await asyncio.create_subprocess_exec(
+            sys.executable,
+            # Not from the working directory, where another version may be.
+            "-P",
+            "-m",
+            _PROGRAM,
+            *map(str, descriptors),
+            pass_fds=descriptors,
+            env=os.environ | {"PYTHONPATH": _search_path()},
+        )
+
+
+@contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """A process that starts meanwhile inherits it; this one gets its signals afterwards."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _BLOCKED_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _search_path() -> str:

@@ -1,4 +1,4 @@
-"""Log lines on their way into a pipe or to a terminal: whole, in order, and never waiting for the reader."""
+"""Log lines on their way to the reader of stderr: whole, in order, and never waiting for it."""
 
 import os
 import re

@@ -208,6 +208,19 @@ async def test_gate_drains_on_the_first_signal_and_stops_on_the_second(
         assert "draining: 2 exchanges left" in gate.log
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_signal_to_all_processes_while_they_start_ends_the_gate_cleanly(
+    upstream: Upstream, tmp_path: Path, number: signal.Signals
+) -> None:
+    """As a terminal sends it, or `timeout`."""
+    async with worker_gate(upstream, tmp_path, starts=False) as gate:
+        await until(lambda: len(gate.pids) == WORKERS, 60)
+        for pid in (*gate.pids, gate.process.pid):
+            os.kill(pid, number)
+        assert await gate.ended() == 0
+        assert " ERROR " not in gate.log
+
+
 async def test_workers_end_with_their_supervisor(upstream: Upstream, tmp_path: Path) -> None:
     """What is in flight may finish."""
     async with worker_gate(upstream, tmp_path, CONCURRENCY_LIMIT=1) as gate:
