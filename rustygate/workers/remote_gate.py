@@ -26,7 +26,7 @@ VALID = SECOND * 8 // 10
 
 
 class RemoteGate:
-    """The gate of a worker. `close` refuses newcomers; the supervisor refuses the waiters."""
+    """The gate of a worker."""
 
     def __init__(self, tell: Tell) -> None:
         self.tell = tell
@@ -43,7 +43,10 @@ class RemoteGate:
         return f"<RemoteGate {len(self._waiting)} waiting, {len(self._in_flight)} in flight>"
 
     def close(self) -> None:
+        """Refuse all waiters and newcomers: this worker drains, or the supervisor has gone."""
         self.closed = True
+        for admission in self._waiting.values():
+            admission.withdraw(Draining())
 
     def now(self) -> int:
         """The event loop's clock, in nanoseconds. All processes of a machine have the same."""
@@ -89,12 +92,6 @@ class RemoteGate:
 
     def remove_in_flight(self, number: int) -> None:
         self._in_flight.pop(number, None)
-
-    def refuse_all(self) -> None:
-        """The supervisor has gone: nothing will be admitted any more."""
-        self.closed = True
-        for admission in self._waiting.values():
-            admission.fail(Draining())
 
     # Messages of the supervisor.
 
@@ -164,7 +161,9 @@ class RemoteAdmission:
             await self._decision
         except asyncio.CancelledError:
             gate.tell("withdraw", self._number)
-            self._count_wait()
+            # If it was admitted or refused just before, its wait is counted already.
+            if self._decision.cancelled():
+                self._count_wait()
             raise
         finally:
             gate.remove_waiting(self._number)
@@ -196,10 +195,18 @@ class RemoteAdmission:
             self._exchange.queued += queued
             self._decision.set_result(None)
 
-    def fail(self, error: Exception, queued: int = 0) -> None:
+    def fail(self, error: Exception, queued: int) -> None:
         assert self._decision is not None
         if not self._decision.done():
             self._exchange.queued += queued
+            self._decision.set_exception(error)
+
+    def withdraw(self, error: Exception) -> None:
+        """Leave the queue because of an error."""
+        assert self._decision is not None
+        if not self._decision.done():
+            self._gate.tell("withdraw", self._number)
+            self._count_wait()
             self._decision.set_exception(error)
 
     def charge(self) -> None:

@@ -152,7 +152,7 @@ class Worker:
 
     def _on_lost(self) -> None:
         """The supervisor has gone: exchanges in flight may finish."""
-        self._control.gate.refuse_all()
+        self._control.gate.close()
         if not self._started.done():
             self._stopping.set()
         elif not self._draining.is_set() and not self._stopping.is_set():

@@ -58,7 +58,7 @@ class RemoteWorker:
                 "suspended": lambda *message: self.control.gate.on_suspended(*message),
             },
             {},
-            lambda: self.control.gate.refuse_all(),
+            lambda: self.control.gate.close(),
         )
         self.control = RemoteControl(self.channel)
         self.gate = self.control.gate

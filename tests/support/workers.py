@@ -79,7 +79,7 @@ class ChannelledDaemon(Daemon):
                 for name in ("admitted", "queued", "refused", "suspended")
             },
             {},
-            lambda: remote.gate.refuse_all(),
+            lambda: remote.gate.close(),
         )
         remote = RemoteControl(channel)
         ours, theirs = socket.socketpair()

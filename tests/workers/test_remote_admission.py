@@ -272,6 +272,25 @@ def test_closed_gate_refuses_waiters_and_newcomers() -> None:
     run(scenario, **ONE_SLOT)
 
 
+def test_worker_that_drains_alone_refuses_its_waiters() -> None:
+    async def scenario(gates: RemoteGates) -> None:
+        first, refused = await gates.enter(gates.exchange()), gates.exchange()
+        waiting = [spawn(gates.enter(refused)), spawn(gates.enter(gates.exchange(), worker=1))]
+        await asyncio.sleep(2)
+        gates.workers[0].gate.close()
+        with pytest.raises(Draining):
+            await waiting[0]
+        assert refused.queued / SECOND == pytest.approx(2)
+        with pytest.raises(Draining):
+            await gates.enter(gates.exchange())
+        await run_ready_tasks()
+        assert gates.gate.snapshot() == {"waiters": 1, "in_flight": 1}
+        first.leave()
+        (await waiting[1]).leave()
+
+    run(scenario, workers=2, **ONE_SLOT)
+
+
 # Clients that leave.
 
 
@@ -330,6 +349,27 @@ def test_cancelled_wait_is_counted() -> None:
         await cancel(waiting)
         assert leaving.queued / SECOND == pytest.approx(2)
         first.leave()
+
+    run(scenario, **ONE_SLOT)
+
+
+@pytest.mark.parametrize("is_granted", [True, False])
+def test_wait_is_counted_once_if_the_client_leaves_as_it_ends(is_granted: bool) -> None:
+    async def scenario(gates: RemoteGates) -> None:
+        first, leaving = await gates.enter(gates.exchange()), gates.exchange()
+        waiting = spawn(gates.enter(leaving))
+        await asyncio.sleep(2)
+        if is_granted:
+            first.leave()
+        else:
+            gates.gate.close()
+        [admission] = gates.workers[0].gate._waiting.values()
+        while not (admission._decision and admission._decision.done()):  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        await cancel(waiting)
+        assert leaving.queued / SECOND == pytest.approx(2)
+        if not is_granted:
+            first.leave()
 
     run(scenario, **ONE_SLOT)
 
@@ -544,7 +584,7 @@ def test_lost_worker_frees_everything_and_its_exchanges_are_settled() -> None:
         assert gates.workers[0].end() == 4
         (await other).leave()
         assert gates.now_s == 0
-        gates.workers[0].gate.refuse_all()
+        gates.workers[0].gate.close()
         for task in (waiting, unbudgeted):
             with pytest.raises(Draining):
                 await task
@@ -576,7 +616,7 @@ def test_worker_that_is_lost_while_it_is_suspended_is_settled_too() -> None:
         assert gates.workers[0].end() == 2
         assert [each.id for each in gates.tally.settled if each.connected] == [sent.id]
         assert left(gates) == BUDGET - 100
-        gates.workers[0].gate.refuse_all()
+        gates.workers[0].gate.close()
         with pytest.raises(Draining):
             await waiting
         admission.leave()
