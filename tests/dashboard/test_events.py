@@ -14,7 +14,7 @@ from rustygate.dashboard.events import Events
 from tests.conftest import StartGate
 from tests.support.client import Client
 from tests.support.dashboard import Viewer, get_page, page_request
-from tests.support.gate import captured_log
+from tests.support.gate import captured_log, one_process
 from tests.support.waiting import A_SECOND_S, until
 from tests.support.wire import Wire
 
@@ -69,6 +69,7 @@ async def test_viewer_that_leaves_frees_everything(gate: StartGate) -> None:
     await until(lambda: running.daemon.viewers == 0, A_SECOND_S)
 
 
+@one_process
 @pytest.mark.parametrize(("connections", "most"), [(10000, 100), (30, 15), (3, 1)])
 async def test_too_many_viewers_are_refused(gate: StartGate, connections: int, most: int) -> None:
     running = await gate(CONNECTION_LIMIT=connections)

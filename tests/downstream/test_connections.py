@@ -261,6 +261,7 @@ async def test_stalled_upload_does_not_cut_a_response_that_has_started(
 # The connection limit.
 
 
+@one_process
 async def test_connections_above_the_limit_are_rejected_while_none_is_idle(
     gate: StartGate, upstream: Upstream
 ) -> None:
@@ -291,6 +292,7 @@ async def test_connection_in_the_middle_of_a_head_is_not_idle(gate: StartGate) -
     assert (await client.response()).status == 200
 
 
+@one_process
 @pytest.mark.parametrize("secure", [False, True], ids=["plain", "TLS"])
 async def test_longest_idle_connection_makes_room(
     gate: StartGate, authority: Authority, secure: bool
@@ -310,6 +312,7 @@ async def test_longest_idle_connection_makes_room(
         assert (await client.request(get("/health"))).status == 200
 
 
+@one_process
 async def test_silent_connections_make_room(gate: StartGate) -> None:
     """They count as idle from their beginning, together with those between two requests."""
     running = await gate(CONNECTION_LIMIT=3)
@@ -341,6 +344,7 @@ async def test_request_that_has_arrived_is_served_even_if_it_was_not_read(
     assert starts == [b"HTTP/1.1 200"] * 3 + [b"HTTP/1.1 503"] * 3
 
 
+@one_process
 async def test_crowd_takes_the_place_of_idle_connections_only(
     gate: StartGate, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -365,6 +369,7 @@ async def test_crowd_takes_the_place_of_idle_connections_only(
     assert (await busy.response()).status == 200
 
 
+@one_process
 async def test_rejected_client_that_lingers_is_aborted(
     gate: StartGate, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.conftest import StartGate
-from tests.support.gate import Gate
+from tests.support.gate import Gate, one_process
 from tests.support.http import EVENT_STREAM, LAST_CHUNK, Head, chat, chunk, get, post, response
 from tests.support.upstream import Upstream
 from tests.support.websocket import accept_handshake, handshake
@@ -129,6 +129,7 @@ async def test_rejected_request_has_the_id_of_its_log_line(gate: StartGate) -> N
     assert got.head["x-rustygate-id"] in line
 
 
+@one_process
 async def test_response_above_the_connection_limit_has_an_id(
     gate: StartGate, upstream: Upstream
 ) -> None:

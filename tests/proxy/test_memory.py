@@ -14,7 +14,7 @@ import rustygate
 from rustygate.aiohttp_internals.client import UpstreamConnection
 from tests.conftest import StartGate, StartGateProcess
 from tests.support.client import Client
-from tests.support.gate import Gate
+from tests.support.gate import Gate, one_process
 from tests.support.gate_process import GateProcess
 from tests.support.http import EVENT_STREAM, LAST_CHUNK, chat, chunk, get, post, response
 from tests.support.upstream import Upstream
@@ -63,6 +63,7 @@ async def memory_of_the_gate(running: Gate, upstream: Upstream, exchanges: int) 
     return sum(trace.size for trace in snapshot.traces)
 
 
+@one_process
 @each
 async def test_ended_exchanges_hold_no_memory(
     gate: StartGate, upstream: Upstream, build: BuildRequest, reply: bytes

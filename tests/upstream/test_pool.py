@@ -12,11 +12,12 @@ from tests.support.attempts import (
     fill_pool,
     with_streamed_bodies,
 )
-from tests.support.gate import Gate
+from tests.support.gate import Gate, one_process
 from tests.support.http import Response, chat, get, request, response
 from tests.support.upstream import Upstream
 
 
+@one_process
 @pytest.mark.parametrize(
     "sent", [get(), chat(), request("DELETE", "/v1/x")], ids=["GET", "chat", "DELETE"]
 )
@@ -143,6 +144,7 @@ async def test_unrequested_partial_head_does_not_start_a_response(
     assert len(upstream.wires) == 2
 
 
+@one_process
 async def test_empty_lines_after_a_response_are_ignored(
     gate: StartGate, upstream: Upstream
 ) -> None:
