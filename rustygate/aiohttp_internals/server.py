@@ -205,8 +205,8 @@ class ServerConnection(web.RequestHandler):
         if not body.at_eof() or body is not self._body:
             return
         request._payload = self._body = EMPTY_PAYLOAD
-        # A parser that has a part of the next head must be kept.
-        if self._received_after_head == body.total_bytes:
+        # A parser must be kept if it has a part of the next head, or if an upgrade is next.
+        if self._received_after_head == body.total_bytes and not self._upgraded:
             self._parser = None
 
     def _new_parser(self) -> HttpRequestParser:

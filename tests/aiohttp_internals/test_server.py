@@ -6,13 +6,14 @@ from contextlib import asynccontextmanager
 
 from aiohttp import web
 
-from rustygate.aiohttp_internals.server import Runner, ServerConnection
-from tests.support.waiting import soon
+from rustygate.aiohttp_internals.server import Runner, ServerConnection, free_head
+from tests.support.waiting import soon, until
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 REQUEST = b"GET /v1/x HTTP/1.1\r\nHost: x\r\n\r\n"
+UPGRADE = REQUEST[:-2] + b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
 
 
 @asynccontextmanager
@@ -85,3 +86,24 @@ async def test_connection_ends_if_the_rest_of_a_body_does_not_come() -> None:
     async with soon(), connected(handler, lingering_time=0.02) as (reader, writer):
         writer.write(b"POST /v1/x HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n12")
         assert (await reader.read()).startswith(b"HTTP/1.1 204")
+
+
+async def test_declined_upgrade_behind_a_request_whose_head_was_freed() -> None:
+    """The parser must be kept, since it waits for the answer to the upgrade."""
+    began = asyncio.Event()
+
+    async def handler(request: web.Request) -> web.Response:
+        if not began.is_set():
+            began.set()
+            await until(lambda: bool(request.protocol._messages))
+            free_head(request)
+        return web.Response(status=204)
+
+    async with soon(), connected(handler) as streams:
+        reader, writer = streams
+        writer.write(REQUEST)
+        await began.wait()
+        writer.write(UPGRADE)
+        for _ in range(2):
+            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 204")
+        await exchange(streams)
