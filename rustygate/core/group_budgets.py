@@ -20,7 +20,8 @@ RESET_INTERVAL = SECOND
 
 class HeldBucket(TokenBucket):
     """A bucket some of whose units are held as float: its level is at most its capacity less
-    these."""
+    these. At most the capacity is held, also of a float that was lent before the limit was known
+    or fell."""
 
     __slots__ = ("held",)
 
@@ -34,6 +35,20 @@ class HeldBucket(TokenBucket):
 
     def level(self, now: int) -> int:
         return min(TokenBucket.level(self, now), self.burst - self.held)
+
+    def has_held(self, cost: int) -> bool:
+        """Whether the capacity that is not held is less than a cost."""
+        return self.held + cost > self.burst
+
+    def hold(self, now: int, units: int) -> int:
+        """Hold so many units from now on. Returns how many units of these it frees."""
+        self.cap(now)
+        before, self.held = self.held, min(units, self.burst)
+        return before - self.held
+
+    def limit_debt(self, now: int) -> None:
+        """As `TokenBucket.limit_debt`. The float is not owed."""
+        self.full_at = min(self.full_at, now + (2 * self.burst + self.held) * self.period)
 
     def cap(self, now: int) -> None:
         """Lower the level to the capacity less what is held."""
@@ -49,35 +64,38 @@ class GroupBudgets(Budgets):
     instant, and one that is returned as if it had never been lent.
     """
 
+    requests: HeldBucket | None = None
+    tokens: HeldBucket | None = None
     held: int = 0
     held_tokens: int = 0
 
     def wait(self, now: int, tokens: int = 0) -> int | None:
         """As `Budgets.wait`; None, too, while the capacity that is not held is too small."""
-        if self.held > 0 and self._is_held(tokens):
+        if self.held > 0 and self._has_held(tokens):
             return None
         return Budgets.wait(self, now, tokens)
 
-    def _is_held(self, tokens: int) -> bool:
+    def _has_held(self, tokens: int) -> bool:
         """Whether an admission must wait until some of the float is used or returned."""
-        if self.requests is not None and self.held >= self.requests.burst:
+        if self.requests is not None and self.requests.has_held(1):
             return True
-        charge = self.token_charge(tokens)
-        return self.tokens is not None and self.held_tokens + charge > self.tokens.burst
+        return self.tokens is not None and self.tokens.has_held(self.token_charge(tokens))
 
-    def set_limit(self, now: int, kind: int, period: int, burst: int) -> TokenBucket | None:
+    def set_limit(self, now: int, kind: int, period: int, burst: int) -> HeldBucket | None:
         """Set the limit of requests (kind 0) or tokens (1); a period below 0 means none."""
         bucket = self.requests if kind == 0 else self.tokens
+        held = self.held if kind == 0 else self.held_tokens
         if period < 0:
             bucket = None
         elif bucket is None:
             bucket = HeldBucket(period, burst)
-            bucket.held = self.held if kind == 0 else self.held_tokens
+            bucket.hold(now, held)
         elif bucket.burst != burst:
             # Neither a debt nor new units come of it. A debt to a larger limit is reduced.
-            level = min(bucket.level(now), burst)
+            level = min(bucket.level(now) + bucket.held, burst)
             bucket.period, bucket.burst = period, burst
-            bucket.fill_to(now, level)
+            bucket.hold(now, held)
+            bucket.fill_to(now, level - bucket.held)
             bucket.limit_debt(now)
         elif bucket.period != period:
             bucket.resize(now, period, burst)
@@ -94,26 +112,29 @@ class GroupBudgets(Budgets):
 
     def return_held(self, now: int, count: int, tokens: int) -> None:
         """Give back admissions that were not used."""
-        self._hold(now, -count, tokens)
         self.in_flight -= count
-        if self.requests is not None:
-            self.requests.give_back(count)
-        if self.tokens is not None:
-            self.tokens.give_back(count * self.token_charge(tokens))
+        self._free(now, count, tokens, charges=(0, 0))
 
     def use_held(self, now: int, held: int, tokens: int) -> None:
         """An admission that was charged `held` tokens is used, for so many tokens."""
-        self._hold(now, -1, held)
-        if self.tokens is not None:
-            self.tokens.give_back(self.token_charge(held) - self.token_charge(tokens))
+        self._free(now, 1, held, charges=(1, self.token_charge(tokens)))
 
-    def _hold(self, now: int, count: int, tokens: int) -> None:
+    def _free(self, now: int, count: int, tokens: int, charges: tuple[int, int]) -> None:
+        """Hold fewer admissions, and charge what was used of them. That may be more than they
+        held, or the bucket has, if the limit became known or fell since."""
+        buckets, freed = (self.requests, self.tokens), self._hold(now, -count, tokens)
+        for bucket, units, charge in zip(buckets, freed, charges, strict=True):
+            if bucket is not None:
+                bucket.give_back(units - charge)
+                if charge > 0:
+                    bucket.limit_debt(now)
+
+    def _hold(self, now: int, count: int, tokens: int) -> tuple[int, int]:
+        """Hold more admissions. Returns how many requests and tokens that frees."""
         self.held += count
         self.held_tokens += count * tokens
-        for bucket, units in ((self.requests, self.held), (self.tokens, self.held_tokens)):
-            if isinstance(bucket, HeldBucket):
-                bucket.cap(now)
-                bucket.held = units
+        requests = 0 if self.requests is None else self.requests.hold(now, self.held)
+        return requests, 0 if self.tokens is None else self.tokens.hold(now, self.held_tokens)
 
 
 @dataclass(slots=True)
@@ -217,7 +238,7 @@ class GroupLane(GroupBudgets):
         refilled = age // period
         # Upstream admits no more than it has: what goes beyond that is refused.
         left = max(level - self._later(kind, limit, level, mark), min(level, -refilled))
-        left -= self.held if kind == 0 else self.held_tokens
+        left -= bucket.held
         is_fresh = age <= MAX_FRESH_AGE
         if not is_fresh:
             left += refilled

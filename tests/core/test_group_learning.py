@@ -122,3 +122,55 @@ def test_debt_that_a_member_brings_is_at_most_one_capacity(is_known: bool) -> No
     assert lane.level() == -20
     lane.member.sync(0, news=[["teach", "m", 0, 60, -5000, SECOND]])
     assert lane.level() == -60
+
+
+# Float that members hold when a limit becomes known.
+
+
+def float_of(lane: Lane, count: int, used: int = 0, tokens: int = 0) -> None:
+    """The member keeps so many admissions, and has used some."""
+    news = [["float_used", "m", "c", tokens]] * used
+    keep = [["m", count, tokens]] if count else []
+    lane.member.sync(0, news=news, float=keep)
+
+
+@pytest.mark.parametrize(
+    ("used", "level", "level_then"), [(0, -30, 30), (40, -70, -10), (90, -70, -60), (95, -65, -60)]
+)
+def test_float_larger_than_a_learned_limit_is_owed_only_if_it_is_used(
+    used: int, level: int, level_then: int
+) -> None:
+    """At most one capacity is held, and at most one is owed."""
+    lane = Lane(0)
+    float_of(lane, 100)
+    event = ["learn", "m", 0, 60, 30, 0, SECOND, 0]
+    lane.member.sync(0, news=[event], float=[["m", 100, 0]])
+    assert lane.level() == -30
+    float_of(lane, 100 - used, used)
+    assert lane.level() == level
+    float_of(lane, 0)
+    assert lane.level() == level_then
+    assert lane.level(30 * SECOND) == min(60, level_then + 30)
+
+
+@pytest.mark.parametrize(("used", "level_then"), [(0, 1), (1, 0), (3, -1)])
+def test_float_for_more_tokens_than_a_learned_limit_costs_one_capacity(
+    used: int, level_then: int
+) -> None:
+    lane = Lane(0, kind=1)
+    float_of(lane, 3, tokens=3)
+    lane.member.sync(0, news=[["teach", "m", 1, 1, 1, MINUTE]], float=[["m", 3, 3]])
+    assert lane.level() == 0
+    float_of(lane, 0, used, tokens=3)
+    assert lane.level() == level_then
+
+
+def test_float_larger_than_a_limit_that_falls_is_no_debt() -> None:
+    lane = Lane(0)
+    lane.learn(600, 0, limit=600)
+    float_of(lane, 100)
+    keep = [["m", 100, 0]]
+    lane.member.sync(0, news=[["learn", "m", 0, 60, 60, 0, SECOND, 0]], float=keep)
+    assert lane.level() == 0
+    float_of(lane, 0)
+    assert lane.level() == 60

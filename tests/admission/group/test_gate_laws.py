@@ -95,10 +95,11 @@ class GroupMachine(GateMachine):
 
     @invariant()
     def lanes_owe_at_most_one_capacity(self) -> None:
+        """What members hold in advance is not owed."""
         now = self.gate.now() - self.gates.began
         for lane in self.group.lanes.values():
             for bucket in (lane.budgets.requests, lane.budgets.tokens):
-                assert bucket is None or bucket.level(now) >= -bucket.burst
+                assert bucket is None or bucket.level(now) + bucket.held >= -bucket.burst
 
     @invariant()
     def no_request_waits_without_a_reason(self) -> None:

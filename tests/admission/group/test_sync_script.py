@@ -199,6 +199,24 @@ def test_debts_of_a_lane_are_the_same(
     assert reply["lanes"][0][2 + kind][1] == level
 
 
+@pytest.mark.parametrize("used", [0, 40, 95])
+@pytest.mark.parametrize("kind", [0, 1], ids=["requests", "tokens"])
+def test_float_larger_than_a_learned_limit_is_owed_the_same(
+    script: SyncScript, kind: int, used: int
+) -> None:
+    """See tests/core/test_group_learning.py."""
+    scheduler, levels = GroupScheduler(), []
+    learned = ["learn", "gpt", kind, 60, 30, 0, SECOND, 0]
+    news = [[], [learned], [["float_used", "gpt", "app", 1]] * used, []]
+    for seq, (events, held) in enumerate(zip(news, [100, 100, 100 - used, 0], strict=True), 1):
+        floats = [["gpt", held, 1]] * bool(held)
+        call = a_call(seq=seq, limits=[-1] * 5, news=events, float=floats, demand=[demand(0)])
+        reply = script.sync(call, 0)
+        assert reply == scheduler.sync(call, 0)
+        levels.append(reply["lanes"][0][2 + kind][1])
+    assert levels[0::3] == [0, max(-60, 30 - used)]
+
+
 def test_debt_that_a_member_brings_is_the_same(script: SyncScript) -> None:
     scheduler = GroupScheduler()
     for seq, (left, level) in enumerate([(-20, -20), (-5000, -60)], start=1):

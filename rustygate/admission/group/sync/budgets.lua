@@ -152,7 +152,16 @@ function amounts.fill_to(bucket, now, units)
 end
 
 function amounts.limit_debt(bucket, now)
-  bucket.full_at = min(bucket.full_at, now + 2 * bucket.burst * bucket.period)
+  bucket.full_at = min(bucket.full_at, now + (2 * bucket.burst + bucket.held) * bucket.period)
+end
+
+function amounts.has_held(bucket, cost) return bucket.held + cost > bucket.burst end
+
+function amounts.bucket_hold(bucket, now, units)
+  amounts.cap(bucket, now)
+  local held = bucket.held
+  bucket.held = min(units, bucket.burst)
+  return held - bucket.held
 end
 
 function amounts.resize(bucket, now, period)
@@ -207,16 +216,15 @@ function amounts.slow_down(budgets, now, admitted_at)
   end
 end
 
-function amounts.is_held(budgets, tokens)
+function amounts.budgets_have_held(budgets, tokens)
   -- Whether an admission must wait until some of the float is used or returned.
-  if budgets.requests and budgets.held >= budgets.requests.burst then return true end
-  return budgets.tokens
-    and budgets.held_tokens + token_charge(budgets, tokens) > budgets.tokens.burst
+  if budgets.requests and amounts.has_held(budgets.requests, 1) then return true end
+  return budgets.tokens and amounts.has_held(budgets.tokens, token_charge(budgets, tokens))
 end
 
 local function budgets_wait(budgets, now, tokens)
   if budgets.slots and budgets.in_flight >= budgets.slots then return inf end
-  if (budgets.held or 0) > 0 and amounts.is_held(budgets, tokens) then return inf end
+  if (budgets.held or 0) > 0 and amounts.budgets_have_held(budgets, tokens) then return inf end
   local wait = budgets.requests and bucket_wait(budgets.requests, now, 1) or 0
   if budgets.tokens then
     wait = max(wait, bucket_wait(budgets.tokens, now, token_charge(budgets, tokens)))
@@ -289,17 +297,18 @@ end
 
 function amounts.set_limit(budgets, now, kind, period, burst)
   local name = kind == 0 and "requests" or "tokens"
-  local bucket = budgets[name]
+  local bucket, held = budgets[name], kind == 0 and budgets.held or budgets.held_tokens
   if period < 0 then
     bucket = nil
   elseif not bucket then
     bucket = amounts.new_bucket(period, burst)
-    bucket.held = kind == 0 and budgets.held or budgets.held_tokens
+    amounts.bucket_hold(bucket, now, held)
   elseif bucket.burst ~= burst then
     -- Neither a debt nor new units come of it. A debt to a larger limit is reduced.
-    local units = min(amounts.level(bucket, now), burst)
+    local units = min(amounts.level(bucket, now) + bucket.held, burst)
     bucket.period, bucket.burst = period, burst
-    amounts.fill_to(bucket, now, units)
+    amounts.bucket_hold(bucket, now, held)
+    amounts.fill_to(bucket, now, units - bucket.held)
     amounts.limit_debt(bucket, now)
   elseif bucket.period ~= period then
     amounts.resize(bucket, now, period)
@@ -309,33 +318,34 @@ function amounts.set_limit(budgets, now, kind, period, burst)
 end
 
 function amounts.hold(budgets, now, admissions, tokens)
+  -- Returns how many requests and tokens that frees.
   budgets.held = budgets.held + admissions
   budgets.held_tokens = budgets.held_tokens + admissions * tokens
-  if budgets.requests then
-    amounts.cap(budgets.requests, now)
-    budgets.requests.held = budgets.held
+  local requests = budgets.requests and amounts.bucket_hold(budgets.requests, now, budgets.held)
+  return requests, budgets.tokens and amounts.bucket_hold(budgets.tokens, now, budgets.held_tokens)
+end
+
+function amounts.charge_freed(bucket, now, units, charge)
+  if bucket then
+    amounts.bucket_give_back(bucket, units - charge)
+    if charge > 0 then amounts.limit_debt(bucket, now) end
   end
-  if budgets.tokens then
-    amounts.cap(budgets.tokens, now)
-    budgets.tokens.held = budgets.held_tokens
-  end
+end
+
+function amounts.free(budgets, now, admissions, tokens, charge, charged_tokens)
+  -- Hold fewer admissions, and charge what was used of them.
+  local freed, freed_tokens = amounts.hold(budgets, now, -admissions, tokens)
+  amounts.charge_freed(budgets.requests, now, freed, charge)
+  amounts.charge_freed(budgets.tokens, now, freed_tokens, charged_tokens)
 end
 
 function amounts.return_held(budgets, now, admissions, tokens)
-  amounts.hold(budgets, now, -admissions, tokens)
   budgets.in_flight = budgets.in_flight - admissions
-  if budgets.requests then amounts.bucket_give_back(budgets.requests, admissions) end
-  if budgets.tokens then
-    amounts.bucket_give_back(budgets.tokens, admissions * token_charge(budgets, tokens))
-  end
+  amounts.free(budgets, now, admissions, tokens, 0, 0)
 end
 
 function amounts.use_held(budgets, now, held_tokens, tokens)
-  amounts.hold(budgets, now, -1, held_tokens)
-  if budgets.tokens then
-    local charged = token_charge(budgets, held_tokens)
-    amounts.bucket_give_back(budgets.tokens, charged - token_charge(budgets, tokens))
-  end
+  amounts.free(budgets, now, 1, held_tokens, 1, token_charge(budgets, tokens))
 end
 
 function amounts.new_lane_budgets(slots)
@@ -370,7 +380,7 @@ function amounts.learn(budgets, now, kind, limit, left, mark, period, age)
   local refilled = divide(age, period)
   -- Upstream admits no more than it has: what goes beyond that is refused.
   left = max(left - amounts.later(budgets, kind, limit, left, mark), min(left, -refilled))
-  left = left - (kind == 0 and budgets.held or budgets.held_tokens)
+  left = left - bucket.held
   local is_fresh = age <= MAX_FRESH_AGE
   if not is_fresh then left = left + refilled end
   if (is_newest and is_fresh) or left < amounts.level(bucket, now) then
