@@ -249,8 +249,11 @@ def test_float_goes_back_while_requests_wait_at_another_gate() -> None:
         await asyncio.sleep(0.5)
         assert own.held == 4
         harness.flood("b", 1, 60)
-        await asyncio.sleep(0.6)
+        # At most half a second until the other gate calls and hears of it, and 25 ms until it
+        # calls again. Then at most 100 ms until this gate calls.
+        await asyncio.sleep(0.53)
         assert own.held == 0
+        await asyncio.sleep(0.11)
         assert 40 <= harness.total() <= 42
         await harness.stop_demand()
 
