@@ -1,5 +1,5 @@
 """What the processes that serve clients need of the gate as a whole: its control plane, in the
-same process or in their supervisor's."""
+same process or in the supervisor."""
 
 from collections.abc import Mapping
 from typing import Protocol

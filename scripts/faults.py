@@ -275,7 +275,7 @@ def main() -> None:
         "--seconds", type=float, default=10, help="how long outages last, default: %(default)s"
     )
     parser.add_argument(
-        "--workers", type=int, default=0, metavar="N", help="a single gate with so many workers"
+        "--workers", type=int, default=0, metavar="N", help="a single gate with this many workers"
     )
     parser.add_argument(
         "fault",

@@ -1,8 +1,8 @@
 """The group's scheduler in Redis beside the one in Python.
 
-`compare` sends random traces through both until a reply differs. `cost` measures what the script
-takes of a Redis: members with waiting flows call as often as gates do, and there is quota for 100
-to 5,000 grants a second. Both start servers of their own.
+`compare` sends random traces through both until a reply differs. `cost` measures how much of a
+Redis the script takes: members with waiting flows call as often as gates do, and there is quota
+for 100 to 5,000 grants a second. Both start servers of their own.
 """
 
 import argparse

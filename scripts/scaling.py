@@ -1,7 +1,7 @@
 """Measure what a group of gates carries, for docs/scaling.md.
 
-`redis` measures what the group's script takes of a Redis by the number of gates that have waiters,
-and how much of a core that is at the pace at which so many gates call. `organisation` runs the
+`redis` measures what a call of the group's script takes, by the number of gates that have waiters,
+and how much of Redis's core that is at the pace at which they call. `organisation` runs the
 admission of a hundred gates with a thousand apps on a virtual clock, against the script in a real
 Redis, and prints waits, fairness, the used share of the quota, memory and CPU. `picture` draws
 grants a second and fairness by the number of gates: up to 16 on a virtual clock, and up to 4 real

@@ -59,8 +59,8 @@ class Admission(Waiter):
     enter = __aenter__
 
     def enter_at_once(self) -> bool:
-        """Enter if no waiter needs what it needs and all budgets suffice. If not, call
-        `start_waiting`, or `withdraw`. After a refusal nothing is left to be done."""
+        """Enter if no other waiter needs the same budgets and all of them suffice. Otherwise
+        returns False: call `start_waiting`, or `withdraw`. A refusal leaves nothing to do."""
         self.lane.users += 1
         try:
             self._refuse_oversized()
@@ -74,14 +74,14 @@ class Admission(Waiter):
         return True
 
     def start_waiting(self) -> "asyncio.Future[None]":
-        """Join the queue. When the result is done, call `take_turn`, or after a refusal
-        `withdraw`; also `withdraw` to leave the queue before, or if this itself refuses."""
+        """Join the queue. When the returned future is done, call `take_turn`, or after a refusal
+        `withdraw`. Also call `withdraw` to leave the queue earlier, or if this itself refuses."""
         if self._before_wait is not None:
             self._before_wait()
         return self._dispatcher.start_waiting(self, self._asked_at)
 
     def take_turn(self) -> None:
-        """It was admitted after a wait."""
+        """Enter after a wait, once admitted."""
         self._dispatcher.stop_waiting(self, self._asked_at)
         self._count()
 

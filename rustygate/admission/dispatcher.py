@@ -101,10 +101,10 @@ class Dispatcher:
         self.scheduler.touch()
 
     def start_waiting(self, newcomer: Waiter, began: int) -> asyncio.Future[None]:
-        """Queue a newcomer. The result is its `decision`, which is made at the deadline at the
-        latest; after it, or instead of it, call `stop_waiting`.
+        """Queue a newcomer. Returns its `decision`, which is made at the deadline at the latest.
+        After the decision, or to leave before it, call `stop_waiting`.
 
-        Raises a refusal, and then nothing is left to be done.
+        Raises a refusal; nothing is left to do then.
         """
         self._refuse_on_arrival(newcomer, newcomer.exchange.deadline, began)
         newcomer.decision = self._loop.create_future()
@@ -114,7 +114,7 @@ class Dispatcher:
         return newcomer.decision
 
     def stop_waiting(self, waiter: Waiter, began: int) -> None:
-        """A waiter was admitted, or refused, or its client left."""
+        """Remove a waiter that was admitted or refused, or whose client left."""
         self._deadlines.remove(waiter.deadline_number)
         waiter.exchange.queued += self.now() - began
         if waiter.turn_queue is not None:
@@ -136,10 +136,10 @@ class Dispatcher:
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """Wake nobody before the block ends.
+        """Wake no waiter before the block ends.
 
-        What comes back in the block then counts together, and raises no level above its burst. One
-        by one, each unit would be granted again at once, however many there are.
+        Units that are given back in the block then count together, and raise no level above its
+        burst. One by one, each unit would be granted again at once, however many there are.
         """
         self._is_deferred = True
         try:

@@ -62,7 +62,7 @@ class Gate:
             self._join_group(settings, store)
 
     def _join_group(self, settings: Settings, store: "Store") -> None:
-        # A single gate does without these modules, which take a megabyte.
+        # Not imported by a single gate: these modules take a megabyte.
         from rustygate.admission.group.admission import GroupAdmission
         from rustygate.admission.group.dispatcher import GroupDispatcher
         from rustygate.admission.group.member import Member

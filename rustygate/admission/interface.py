@@ -1,4 +1,4 @@
-"""What the path of a request needs of admission, whether it is in this process or in another."""
+"""What the path of a request needs of admission, in this process or in another."""
 
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager

@@ -1,7 +1,7 @@
-"""Responses to a client: without aiohttp's `Server`, and with a head and chunks as given.
+"""Responses to a client: without aiohttp's `Server` header, and with head and chunks as given.
 
-aiohttp's own tell its version and Python's, and invent a Content-Type. They put a head together
-header by header, and take two coroutines and four calls for each chunk.
+aiohttp's own responses reveal its version and Python's, and add a Content-Type. They assemble the
+head header by header, and take two coroutines and four calls for each chunk.
 """
 
 from aiohttp import ClientConnectionResetError, hdrs, web
@@ -52,8 +52,8 @@ class RawResponse(web.StreamResponse):
     def complete_head(
         self, request: web.BaseRequest, headers: NamedLines
     ) -> tuple[HeaderLines, bool]:
-        """A hook: the lines of all headers, with those of this connection, and whether it is kept
-        alive."""
+        """Hook: returns the lines of all headers, those of this connection included, and whether
+        it is kept alive."""
         raise NotImplementedError
 
     @property

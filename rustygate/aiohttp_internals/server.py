@@ -156,7 +156,7 @@ class ServerConnection(web.RequestHandler):
             request.content.set_exception(_PAYLOAD_ACCESS_ERROR)
         except Exception:
             # The response cannot be sent, or the rest of the body cannot be read. An error of the
-            # handler itself has got a response.
+            # handler itself was answered with a response.
             return False
         except asyncio.CancelledError:
             self.force_close()
@@ -170,7 +170,7 @@ class ServerConnection(web.RequestHandler):
 
     @property
     def _own_task(self) -> "asyncio.Task[None]":
-        # A frame that kept it would be part of a reference cycle once an exception ends the task.
+        # Kept in a frame, it would be part of a reference cycle once an exception ends the task.
         return cast("asyncio.Task[None]", self._task_handler or asyncio.current_task())
 
     def _expect_another_request(self) -> None:
@@ -180,7 +180,7 @@ class ServerConnection(web.RequestHandler):
             self._keepalive_handle = self._loop.call_at(close_time, self._process_keepalive)
 
     async def _linger(self, body: StreamReader) -> None:
-        """Read the rest of a body that the handler left, for a while."""
+        """Read, for a limited time, what the handler left of a body."""
         if self._lingering_time:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._lingering_time):
@@ -190,7 +190,7 @@ class ServerConnection(web.RequestHandler):
             self.close()
 
     def free_head(self, request: web.BaseRequest) -> None:
-        """Free the headers of a request that takes long: from now on it has none.
+        """Free the headers of a request that takes long; from then on it has none.
 
         If its body has been read, the body's reader is freed too, and the parser, which would keep
         the headers until the next head arrives.
@@ -298,7 +298,7 @@ def _length_after_head(data: bytes) -> float:
 
 
 def free_head(request: web.BaseRequest) -> None:
-    """As `ServerConnection.free_head`, for a request's own connection."""
+    """Call `ServerConnection.free_head` of the request's connection."""
     connection = request.protocol
     assert isinstance(connection, ServerConnection)
     connection.free_head(request)

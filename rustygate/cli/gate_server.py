@@ -36,7 +36,7 @@ async def running_gate(
     Args:
         hints: warnings about the configuration besides those about the settings.
         announce: is called with the gate's URL before it is logged.
-        watchdog_timeout_s: how long the service manager lets the gate hang; 0 if it does not care.
+        watchdog_timeout_s: how long the service manager lets the gate hang; 0 for no limit.
     """
     if settings.redis_url is not None:
         from rustygate.cli.group_access import refuse_to_start
@@ -51,7 +51,7 @@ async def running_gate(
     except DataDirInUse as error:
         raise CommandError(str(error)) from error
     except WorkersFailed as error:
-        raise CommandError("the workers cannot start; the lines above say why") from error
+        raise CommandError("the workers did not start; the lines above say why") from error
     except AddressInUse as error:
         raise CommandError(f"cannot listen on {settings.bind_address}: {error}") from error
     except OSError as error:

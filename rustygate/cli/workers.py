@@ -1,4 +1,4 @@
-"""What WORKERS means on this machine: how many processes, what each gets, and what is doubtful."""
+"""What WORKERS means on this machine: how many processes, what each gets, and warnings."""
 
 from collections.abc import Iterator
 from math import ceil
@@ -28,8 +28,8 @@ def workers_warnings(settings: Settings) -> Iterator[str]:
     if count > cpus:
         processors = "1 processor" if cpus == 1 else f"{cpus} processors"
         yield (
-            f"WORKERS={count}, but this machine has {processors} for them: more processes only "
-            "take more memory; WORKERS=auto starts one for each"
+            f"WORKERS={count}, but only {processors} can run them: more processes only take more "
+            "memory; WORKERS=auto starts one for each processor"
         )
     if count > 1 and settings.queue_bytes / count < settings.max_buffered_body:
         yield (

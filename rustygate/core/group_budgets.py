@@ -91,7 +91,7 @@ class GroupBudgets(Budgets):
             bucket = HeldBucket(period, burst)
             bucket.hold(now, held)
         elif bucket.burst != burst:
-            # Neither a debt nor new units come of it. A debt to a larger limit is reduced.
+            # This creates neither debt nor units. A debt to a larger limit is reduced.
             level = min(bucket.level(now) + bucket.held, burst)
             bucket.period, bucket.burst = period, burst
             bucket.hold(now, held)
@@ -223,8 +223,8 @@ class GroupLane(GroupBudgets):
             kind: 0 for requests, 1 for tokens.
             level: what is left of it after the request of the response.
             mark: the mark of that request. If it is not the newest, the level only falls, and
-                only if upstream may have seen that request later; nor does it rise by a mark of
-                an earlier life of this group.
+                only if upstream may have seen that request later. A mark from an earlier life of
+                this group does not raise the level either.
             period: nanoseconds in which a unit refills for the group.
             age: nanoseconds since that request was admitted.
         """
@@ -247,7 +247,7 @@ class GroupLane(GroupBudgets):
             bucket.limit_debt(now)
 
     def _note_mark(self, kind: int, mark: int, at: int, is_new: bool) -> bool:
-        """Returns whether the mark of a request that was admitted at an instant is the newest."""
+        """Keep a mark, and when its request was admitted, if it is the newest; returns whether."""
         total = self.total_requests if kind == 0 else self.total_tokens
         if not is_new and not self.marks[kind] <= mark <= total:
             return False

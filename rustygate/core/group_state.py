@@ -30,7 +30,7 @@ MAX_FLOWS = 10_000
 MAX_FLOWS_REPORTED = 2_000
 
 
-# So many members may wait without calling less often; see `core.group_load`.
+# Up to this many members may have waiters before they call less often; see `core.group_load`.
 LEAST_LOAD = 16
 
 

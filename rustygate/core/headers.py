@@ -207,7 +207,7 @@ def response_headers(raw: RawHeaders, locations: LocationMap | None = None) -> N
 
 
 def _unzipped(raw: RawHeaders) -> tuple[tuple[bytes, ...], list[bytes]]:
-    """The names and the values of headers."""
+    """The names of the headers, and their values."""
     if not raw:
         return (), []
     names, values = zip(*raw, strict=True)
@@ -220,7 +220,7 @@ def _without(raw: RawHeaders, named: Collection[bytes]) -> RawHeaders:
 
 
 def _are_readable(lines: HeaderLines, count: int) -> bool:
-    """Whether so many lines are UTF-8, with control characters only at their ends."""
+    """Whether `count` lines are UTF-8, with control characters only at their ends."""
     controls = len(lines) - len(lines.translate(None, _CONTROLS))
     return controls == count * len(_LINE_END) and (lines.isascii() or _is_utf8(lines))
 
@@ -291,9 +291,9 @@ def _connection_options(connection: bytes) -> frozenset[bytes]:
 _CONNECTION_OPTIONS = _Cache(_connection_options)
 
 
-# A client sends the same header names in the same order each time, and so does upstream. So it is
-# decided once for each list of names which headers are forwarded, and a template of their lines is
-# made. Filling that in takes a quarter of the time of writing the lines one by one.
+# A client sends the same header names in the same order each time, and so does upstream. So which
+# headers are forwarded is decided once for each list of names, and kept with a template of their
+# lines. Filling that in takes a quarter of the time of writing the lines one by one.
 
 
 class _Plan:

@@ -238,8 +238,8 @@ class RequestBody:
 
     async def _fill_buffer(self) -> None:
         """Read the body to its end, or as far as it may be held."""
-        # Pieces that are joined at the end would leave holes in memory, half as large as the
-        # bodies. Of a buffer of the whole length, the system provides only what is written to.
+        # Joining pieces at the end would leave holes in the heap, half as large as the bodies. The
+        # system provides only those pages of a buffer of the whole length that are written to.
         buffer = BytesIO(bytes(self._length or 0))
         at_end = self._request.content.at_eof
         while not at_end() and self._may_hold_more():

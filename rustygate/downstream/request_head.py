@@ -29,7 +29,7 @@ def check_loop(request: web.Request, own: OwnConnections) -> None:
     """Raise `LoopDetected` for a request of the gate's own.
 
     A connection is registered before its first request is sent, so it is looked up again only if
-    others were registered since: another process tells of its own a little later.
+    others were registered since: those of another process become known a little later.
     """
     connection = request.protocol
     assert isinstance(connection, DownstreamConnection)

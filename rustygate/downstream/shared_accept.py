@@ -1,10 +1,10 @@
-"""Accepts connections from a socket from which other processes accept, too.
+"""Accepts connections from a socket that other processes accept from, too.
 
 When many connections arrive at once, the process that runs first could accept most of them before
-the others run. So each one pauses for a moment after each connection. Of 64 connections at once,
-one of three processes then accepts 34 to 45%, instead of 47 to 89%; SO_REUSEPORT would give 38 to
-41%, but also gives connections to a process that hangs, and there is none for unix sockets and
-those that a service manager hands over.
+the others run. So each process pauses for a moment after each connection. Of 64 connections at
+once, the busiest of three processes then accepts 34 to 45%, instead of 47 to 89%. SO_REUSEPORT
+would give 38 to 41%, but would also give connections to a process that hangs, and is not available
+for unix sockets and those of a service manager.
 """
 
 import asyncio

@@ -10,7 +10,7 @@ _CPU_LIMIT = Path("/sys/fs/cgroup/cpu.max")
 
 
 def available_cpus() -> int:
-    """The processors that it may run on, or as many as its control group's limit is worth."""
+    """The processors that this process may run on, at most as many as its CPU limit is worth."""
     try:
         count = len(os.sched_getaffinity(0))
     except AttributeError:

@@ -20,8 +20,9 @@ from rustygate.telemetry.tally import AnyTally
 if TYPE_CHECKING:
     from rustygate.telemetry.tracing.spans import Tracing
 
-# How many lines are written together at least. More hold up other requests longer; with half as
-# many, a request costs 1% more instructions, because each record takes as many as four lines.
+# The least number of lines that are written together when a request goes upstream. More hold up
+# other requests longer; with half as many, a request costs 1% more instructions, because each
+# record costs as much as four lines.
 LOT_LINES = 16
 
 # How many lines may wait for a request to go upstream, and for how long.
@@ -55,7 +56,7 @@ class Ledger:
         self._tally.settle(exchange)
 
     def before_sending(self) -> None:
-        """A request goes upstream now: write lines next, while it is there."""
+        """Called just before a request goes upstream: lines are written while it is there."""
         if len(self._settled) >= LOT_LINES:
             self._loop.call_soon(self.flush)
 

@@ -47,7 +47,7 @@ _LEVEL_NAMES = {name: word for word, name in LEVELS.items()} | {
 # On a terminal.
 _STYLES = {"trace": DIM, "debug": DIM, "info": GREEN, "warn": YELLOW, "error": RED}
 
-# What a line has between its names and values, and characters that need no quotes in a value.
+# The characters between names and values in a line, and those that need no quotes in a value.
 _SEPARATORS = b" ="
 _PLAIN = bytes({*range(0x21, 0x7F)} - {*b'="\\'})
 
@@ -110,7 +110,7 @@ class _Sink:
 
 
 def _log_loss(lines: int) -> None:
-    logger.warning("{} log lines are lost: the reader of stderr did not keep up", lines)
+    logger.warning("{} log lines were lost: the reader of stderr did not keep up", lines)
 
 
 def _render(record: "Record", render_lines: "_Renderer") -> bytes:

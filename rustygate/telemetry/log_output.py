@@ -1,7 +1,7 @@
 """Writes log lines to stderr without waiting for its reader.
 
-If the reader of a pipe or a terminal stops, lines are kept in memory up to a limit. Beyond it they
-are lost, and counted. A thread writes what was kept once the reader goes on.
+If the reader of a pipe or a terminal stops, lines are kept in memory up to a limit. Lines
+beyond it are lost and counted. A thread writes what was kept once the reader resumes.
 
 Lines are written in lots of at most PIPE_BUF bytes, cut at the ends of lines. A pipe takes such a
 lot whole (POSIX, `write`), so the lines of several processes do not mix.

@@ -280,7 +280,7 @@ class Metrics:
 
 
 def _group_metrics(member: "Member") -> "GroupMetrics":
-    # A single gate does without this module, and what it imports.
+    # Not imported by a single gate, to save memory.
     from rustygate.telemetry.group_metrics import GroupMetrics
 
     return GroupMetrics(member)

@@ -1,8 +1,8 @@
 """Messages between the supervisor and a worker, over a pair of connected unix sockets.
 
-A message is a name and arguments. What is told within one turn of the event loop travels together:
-a frame is a length of four bytes and a pickled list of messages. Both ends run the same code, and
-no other process can open the sockets.
+A message is a name and arguments. Messages of one turn of the event loop travel together in a
+frame: a length of four bytes, and a pickled list of messages. Both ends run the same code, and no
+other process can open the sockets.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from rustygate.workers.refusals import pack_refusal, unpack_refusal
 
 _LENGTH_BYTES = 4
 
-# Answers to a question, by what became of it.
+# The kinds of answers to a question.
 _ANSWER, _REFUSAL, _FAILURE = "answer", "refusal", "failure"
 
 Handler = Callable[..., None]
@@ -40,7 +40,7 @@ class Channel(asyncio.Protocol):
         on_lost: called when the other end is gone.
 
     Attributes:
-        heard_at: when something arrived last, on the event loop's clock.
+        heard_at: when something last arrived, on the event loop's clock.
     """
 
     def __init__(
@@ -97,14 +97,14 @@ class Channel(asyncio.Protocol):
             del self._questions[number]
 
     def flush(self) -> None:
-        """Write what was told so far."""
+        """Write the messages of this turn so far."""
         messages, self._outbox = self._outbox, []
         if messages and self._transport is not None:
             frame = pickle.dumps(messages, pickle.HIGHEST_PROTOCOL)
             self._transport.write(len(frame).to_bytes(_LENGTH_BYTES) + frame)
 
     async def close(self, limit_s: float) -> None:
-        """Write the rest, for up to so many seconds, and close."""
+        """Write the rest, for up to `limit_s` seconds, and close."""
         self.flush()
         if self._transport is not None:
             self._transport.close()
@@ -123,7 +123,7 @@ class Channel(asyncio.Protocol):
         self._received += data
         for message in self._take_messages():
             self._handle(message)
-        # What these were answered at once need not wait for the next turn.
+        # Immediate replies to these need not wait for the next turn.
         self.flush()
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -11,8 +11,8 @@ from rustygate.exchange import Exchange
 
 _ALL = tuple(each.name for each in fields(Exchange))
 
-# What a worker keeps for itself, the last fields: `steps` are logged where they are made, the
-# reservation is the supervisor's, and the usage record finds the cost.
+# The last fields are not sent: a worker logs its own `steps`, the supervisor keeps the
+# reservation, and the usage record finds the cost.
 _KEPT = ("steps", "cost_nano", "reserved", "budget_left")
 _FIELDS = _ALL[: -len(_KEPT)]
 assert _ALL[-len(_KEPT) :] == _KEPT

@@ -1,7 +1,7 @@
 """The gate as a worker sees it: its budgets and its queue are in the supervisor.
 
 An attempt asks to enter, and waits until the supervisor admits or refuses it. What becomes known
-of it later is told without waiting.
+of it later is sent without waiting for an answer.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from rustygate.workers.refusals import unpack_refusal
 Tell = Callable[..., None]
 
 # An admission that arrives later than this was held up with this process, and the supervisor may
-# have given it to others. It is less than what the supervisor waits for.
+# have given it to others. It does so after a longer time.
 VALID = SECOND * 8 // 10
 
 
@@ -35,7 +35,7 @@ class RemoteGate:
         self._numbers = count()
         self._turn_queues = count()
         self._waiting: dict[int, RemoteAdmission] = {}
-        # When the supervisor was told last that this process runs.
+        # When this process last told the supervisor that it runs.
         self._alive_at = self.now()
         self._in_flight: dict[int, RemoteAdmission] = {}
 
@@ -49,7 +49,7 @@ class RemoteGate:
             admission.withdraw(Draining())
 
     def now(self) -> int:
-        """The event loop's clock, in nanoseconds. All processes of a machine have the same."""
+        """The event loop's clock, in nanoseconds. All processes of a machine share it."""
         return clock_ns(self.loop)
 
     def snapshot(self) -> dict[str, int]:
@@ -105,7 +105,7 @@ class RemoteGate:
         """An attempt was admitted at an instant, after some time in the queue."""
         admission = self._waiting.get(number)
         if admission is None:
-            # It has left, and says so in a message that is on its way.
+            # It has left; the message that says so is on its way.
             return
         if self.now() - min(at, self._alive_at) > VALID:
             self.tell_alive()

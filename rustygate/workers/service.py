@@ -1,8 +1,8 @@
 """What the supervisor does for one worker: admits, budgets and counts its exchanges.
 
-If the worker ends, what it holds is free at once. If it is only silent, as a stopped process is,
-its waiters leave the queue after a second, and what was granted to it since it was heard last
-comes back: it will ask again.
+If the worker ends, what it holds is freed at once. If it is only silent, as a stopped process is,
+its waiters leave the queue after a second, and what was granted to it since its last message is
+taken back: it will ask again.
 """
 
 import asyncio
@@ -53,7 +53,7 @@ class WorkerService:
         handlers: dict[str, Handler],
         on_lost: Callable[[], None],
     ) -> None:
-        """`handlers`: of the messages that are about the worker itself."""
+        """`handlers`: of messages about the worker itself."""
         self._control = control
         self.channel = Channel({**self._handlers(), **handlers}, self._answerers(), on_lost)
         self._attempts: dict[int, _Attempt] = {}

@@ -1,9 +1,9 @@
 """The supervisor of a gate with several processes.
 
-It takes the address, has the control plane, and starts workers that accept connections from the
-same sockets. A worker that ends is replaced, the later the sooner it ended. One that is silent is
-suspended, because a stopped process or a busy machine may come back, and killed only after a time
-in which none does.
+It binds the address, owns the control plane, and starts workers that accept connections from the
+same sockets. A worker that ends is replaced; if it keeps ending soon, the delay grows. One that is
+silent is first suspended, because a stopped process may resume and a busy machine recover, and
+killed only if it stays silent for long.
 """
 
 import asyncio
@@ -29,17 +29,17 @@ from rustygate.telemetry.worker_metrics import WorkerStatus
 from rustygate.workers.remote_gate import Tell
 from rustygate.workers.worker_process import SUSPEND_AFTER_S, WorkerProcess
 
-# How often workers are looked after; how long one may be silent before it is ended, and how long
-# it may take to start.
+# How often workers are checked; how long one may be silent before it is killed, and how long it
+# may take to start.
 _CHECK_INTERVAL_S = 0.25
 END_AFTER_S = 30.0
 _START_LIMIT_S = 60.0
 
-# How long to wait before a worker is replaced: at first, at most, and after what life a worker
-# counts as healthy.
+# How long to wait before a worker is replaced: at first, and at most; and how long a worker must
+# run to count as healthy.
 _FIRST_DELAY_S, _LONGEST_DELAY_S, _HEALTHY_S = 0.1, 30.0, 10.0
 
-# How much longer than DRAIN_TIMEOUT workers may take to end; and those that were stopped.
+# How much longer than DRAIN_TIMEOUT workers may take to drain, and how long to stop.
 _GRACE_S = 5.0
 
 
@@ -52,7 +52,7 @@ class Supervisor:
 
     Args:
         workers: how many processes serve clients.
-        end_after_s: how long one may be silent before it is ended.
+        end_after_s: how long one may be silent before it is killed.
     """
 
     def __init__(
@@ -130,7 +130,7 @@ class Supervisor:
         )
         await worker.start(self._listener.sockets, self._share())
         if self._ending.is_set():
-            # It has not heard of that.
+            # It was started too late to be told with the others.
             worker.tell("stop")
 
     def _share(self) -> Settings:
@@ -143,7 +143,7 @@ class Supervisor:
             connection_limit=ceil(settings.connection_limit / self._count),
         )
 
-    # Looking after workers.
+    # Checking and replacing workers.
 
     async def _keep(self, number: int) -> None:
         """Replace a worker whenever it ends, until the gate does."""
@@ -178,7 +178,7 @@ class Supervisor:
             due = loop.time() + _CHECK_INTERVAL_S
             await asyncio.sleep(_CHECK_INTERVAL_S)
             if loop.time() - due > _CHECK_INTERVAL_S:
-                # This process was held up itself, and has yet to read what they sent.
+                # This process was held up itself, and has not read yet what they sent.
                 continue
             for worker in self._workers.values():
                 self._check(worker)
@@ -187,7 +187,7 @@ class Supervisor:
         silent_s = worker.silent_s
         limit_s = self._end_after_s if worker.ready.done() else _START_LIMIT_S
         if silent_s > limit_s:
-            worker.kill(f"it has not responded for {limit_s:g} s")
+            worker.kill(f"it had not responded for {limit_s:g} s")
         elif silent_s > SUSPEND_AFTER_S:
             worker.suspend()
 

@@ -22,7 +22,7 @@ from rustygate.telemetry.tracing import configure_tracing
 from rustygate.workers.channel import Channel
 from rustygate.workers.remote_control import RemoteControl
 
-# How often a worker says that it runs.
+# How often a worker reports that it runs.
 ALIVE_INTERVAL_S = 0.25
 
 # How long the last messages may take to reach the supervisor.
@@ -63,7 +63,7 @@ class Worker:
         )
         self._control = RemoteControl(self.channel)
         self._alive_timer: asyncio.TimerHandle | None = None
-        # Of clients, as the supervisor knows them.
+        # How many connections of clients were last reported to the supervisor.
         self._connections = 0
 
     async def run(self, sock: socket.socket) -> None:
@@ -115,7 +115,7 @@ class Worker:
         self._alive_timer = self._loop.call_later(ALIVE_INTERVAL_S, self._tell_alive)
 
     def _on_connected(self, local: SocketName, remote: SocketName) -> None:
-        """There is a connection to upstream. Another worker gets it if it leads to this gate."""
+        """Report a connection to upstream that leads to this gate: another worker may get it."""
         if isinstance(remote, tuple) and remote[1] in self._ports:
             self.channel.tell("connected", local, remote)
 

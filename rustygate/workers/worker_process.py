@@ -34,8 +34,8 @@ class WorkerProcess:
     Attributes:
         number: which of the workers it is, from 1.
         ready: true once it serves, and false if it ends before.
-        is_draining: it was told to end by a signal of its own.
-        end: in words how it ended, after `ended`.
+        is_draining: whether a signal of its own told it to drain.
+        end: how it ended, in words, after `ended`.
     """
 
     def __init__(
@@ -130,7 +130,7 @@ class WorkerProcess:
         if self._process is not None:
             code = await self._process.wait()
             self.end = f"worker {self.number} (pid {self.pid}) {self._describe(code)}"
-        # What it told before is in the channel.
+        # What it sent before its end is still in the channel.
         await self._lost.wait()
         if not self.ready.done():
             self.ready.set_result(False)
@@ -197,7 +197,7 @@ def _signals_blocked() -> Iterator[None]:
 
 
 def _search_path() -> str:
-    """Where the new process finds this package, and what else this one was told to use."""
+    """Where the new process finds modules: this package, then what this process was given."""
     package = str(Path(rustygate.__file__).parents[1])
     given = os.environ.get("PYTHONPATH")
     return f"{package}{os.pathsep}{given}" if given else package

@@ -1,7 +1,7 @@
 """A flood of requests beside a light client, through a proxy and an upstream with a quota.
 
 The light client sends a request a second, whether or not the one before was answered. The flood's
-requests come all at once. Neither tries again after an error.
+requests come all at once. Neither retries after an error.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ METRICS = LIGHT_P50, LIGHT_P95, LIGHT_ERRORS, FLOOD_LONGEST, FLOOD_ERRORS = (
     "flood errors %",
 )
 
-# Who sends a request, in the headers by which RustyGate and HiveMind know clients.
+# The client's name, in the headers by which RustyGate and HiveMind tell clients apart.
 NAME = "X-RustyGate-Client: {0}\r\nx-hivemind-agent-id: {0}\r\n"
 
 

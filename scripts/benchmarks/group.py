@@ -1,5 +1,5 @@
 """How several gates share one quota: as a group, each for itself, and as one gate beside them; and
-how the workers of one gate do.
+how the workers of one gate share it.
 
 Clients of the official SDK, their own retries off, are placed unevenly: one at the first gate, one
 at all gates in turn, one at the last two, and a light one, with a request a second, at the first.
@@ -237,7 +237,7 @@ def main(gates: int, seconds: float) -> None:
 
 
 def compare_workers(workers: int, seconds: float) -> None:
-    """A gate with so many workers, beside a single process."""
+    """A gate with this many workers, beside a single process."""
     for quota in QUOTAS:
         run(quota, 1, seconds)
         run(quota, 1, seconds, workers=workers)

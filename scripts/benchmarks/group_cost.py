@@ -57,7 +57,7 @@ class Load:
     rate: int | None = None
 
     def environ(self, gates: int) -> dict[str, str]:
-        """The settings of gates, so many of which share a quota."""
+        """The settings of gates, this many of which share a quota."""
         if self.rate is None:
             return {}
         return {"RATE_LIMIT": str(self.rate * gates), "RATE_LIMIT_BURST": "1"}

@@ -29,7 +29,7 @@ from scripts.benchmarks.report import INSTRUCTIONS_PER
 from scripts.benchmarks.run import Figures, Run
 from scripts.benchmarks.wire import BODY, SHORT_STREAM_EVENTS, request, stream_body
 
-# So long that the side forwards one event before the next arrives.
+# Long enough for the side to forward one event before the next arrives.
 PAUSE_US = 60_000
 # The share of events that must arrive one by one.
 SEPARATE = 0.95

@@ -27,7 +27,7 @@ from tests.support.sync_script import SyncScript
 RESPONSE_S = 0.5
 WARM_UP_S = 15.0
 
-# Of each batch app at one of its gates, all the time.
+# How many requests a batch app always has waiting at each of its gates.
 BATCH_DEPTH = 10
 
 

@@ -262,7 +262,7 @@ def test_slot_that_becomes_free_is_granted_at_once() -> None:
 
 
 def test_release_frees_only_a_slot_that_was_counted_for_a_client() -> None:
-    """One has a limit only since its request was admitted; the other one has none any more."""
+    """One has a limit only since its request was admitted; the other one no longer has one."""
     group = GroupScheduler()
     one = Caller(group, "one")
     limited = {"c": ["c", 1.0, -1, -1, -1, 2], "d": ["d", 1.0, -1, -1, -1, 2]}

@@ -51,7 +51,7 @@ WAITING = {
 async def test_request_arrives_in_parts_behind_one_that_waits(
     gate: StartGate, upstream: Upstream, first: bytes, body: bytes, cut: int
 ) -> None:
-    """What is freed of a request that waits belongs to no other request."""
+    """Freeing the head of a request that waits does not touch other requests."""
     running = await gate(CONCURRENCY_LIMIT=1)
     await running.send(get("/v1/holder"))
     holder = await upstream.call()

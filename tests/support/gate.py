@@ -83,7 +83,7 @@ def captured_log() -> Iterator[Log]:
 # Whether the gates of all tests have workers, and how many.
 WORKERS = int(os.environ.get("TEST_WORKERS", "0"))
 
-# For a test that shall always run with workers, too; see the fixture `workers`.
+# For a test that must always run with workers, too; see the fixture `workers`.
 also_with_workers = pytest.mark.parametrize(
     "workers", [WORKERS, 3], ids=["one process", "three workers"], indirect=True
 )
@@ -93,7 +93,7 @@ one_process = pytest.mark.skipif(WORKERS > 0, reason="it looks inside a single p
 
 
 def make_daemon(settings: Settings, workers: int = WORKERS, **options: Any) -> Daemon:
-    """A daemon as the tests are to run with."""
+    """A daemon of the kind that the tests run with."""
     if not workers:
         return Daemon(settings, **options)
     return ChannelledDaemon(settings, workers=workers, **options)

@@ -1,4 +1,4 @@
-"""What may happen to the processes of a gate with several workers, while clients use it."""
+"""Faults of the processes of a gate with several workers, while clients use it."""
 
 import asyncio
 import os

@@ -206,7 +206,7 @@ async def test_lost_channel_ends_all_questions_and_answers() -> None:
             await asking.ask("wait")
     assert lost.is_set()
     assert repr(asking) == "<Channel closed>"
-    # Whoever still tells something need not know.
+    # Sending to a closed channel is no error.
     asking.tell("name")
     asking.flush()
 

@@ -12,7 +12,7 @@ from rustygate.core.clients import hash_key
 from tests.support.gates import pass_time
 from tests.support.worker_processes import GateWithWorkers, running_workers
 
-# Its processes keep instants of milliseconds.
+# Its processes must keep instants within milliseconds.
 pytestmark = pytest.mark.alone
 
 RATE, BURST = 40.0, 2

@@ -49,7 +49,7 @@ async def test_worker_that_hangs_is_killed_and_replaced() -> None:
             assert replaced.pid != first.pid
             assert running.statuses()[1] == second
     [error] = log.errors
-    assert f"worker 1 (pid {first.pid}) was killed because it has not responded for 1.5 s" in error
+    assert f"worker 1 (pid {first.pid}) was killed because it had not responded for 1.5 s" in error
 
 
 async def test_drained_worker_is_replaced_without_an_error() -> None:

@@ -1,8 +1,8 @@
 """A member's float: admissions of each lane that it holds in advance.
 
 While nothing waits in the group, a request is admitted from it at once. How much a member wants
-follows from the rate of its requests: enough for some calls' time, or, while no budget is scarce,
-for the time between heartbeats, so that it need not call before.
+follows from the rate of its requests: enough for the time of a few calls, or, while no budget is
+scarce, for the time between heartbeats, so that it need not call sooner.
 """
 
 from dataclasses import dataclass
@@ -13,8 +13,8 @@ from rustygate.core.bucket import SECOND
 from rustygate.core.group_floats import MAX_FLOAT
 from rustygate.core.lane import AdmissionTotals
 
-# A member wants this part of a second's admissions, or that if budgets are not scarce, and at
-# least so many.
+# The part of a second's admissions that a member wants while a budget is scarce, the part while
+# none is, and the least number.
 _PART, _AMPLE_PART, _LEAST = 0.2, 1.0, 4
 
 # A lane without requests for this time needs no float.

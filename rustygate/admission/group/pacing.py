@@ -15,7 +15,7 @@ from rustygate.core.group_scheduler import DEMAND_LEASE, MS
 # The time between calls until a reply says otherwise (`core.group_load`).
 SPACING = 21 * MS
 
-# With it, that time is less than the scheduler looks ahead.
+# Even with this variation, that time is shorter than the scheduler looks ahead.
 _VARIATION = 0.15
 
 DEMAND_HEARTBEAT = DEMAND_LEASE // 2
@@ -50,7 +50,7 @@ class Pacing:
         self._vary()
 
     def space(self, spacing: int) -> None:
-        """Calls shall be this far apart; those at once, too, on average."""
+        """Set how far apart calls are; those made at once keep to it on average."""
         if spacing != self.spacing:
             self.spacing = spacing
             self._bucket.resize(self._last, _PERIOD * spacing // SPACING, _BURST)

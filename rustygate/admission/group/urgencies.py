@@ -13,7 +13,7 @@ from rustygate.admission.group.pacing import DEMAND_HEARTBEAT, Urgency
 _URGENT = {"pause", "slow_down", "pace"}
 _FREES_A_SLOT = {"answer", "release"}
 
-# Events of each admission.
+# Events that each admission reports.
 _ROUTINE = {"answer", "release", "settle", "waive", "float_used"}
 
 # A budget is scarce below this part of its capacity.
@@ -25,8 +25,8 @@ class Urgencies:
 
     Attributes:
         group_waiting: how many requests waited in the group.
-        slots_wanted: they waited for slots to become free.
-        scarce: a budget, or slots, may run out before the next heartbeat.
+        slots_wanted: whether they waited for slots to become free.
+        scarce: whether a budget, or slots, may run out before the next heartbeat.
         quiet: the urgency of reports that no waiter depends on.
         own_slots, client_slots: whether the gate, or a client, has a limit of slots.
     """
@@ -56,7 +56,7 @@ class Urgencies:
         return self.own_slots or self.client_slots or self._probes
 
     def of_event(self, kind: str, *, waiting: bool) -> Urgency:
-        """That of an event (`core.group_news`).
+        """The urgency of an event (`core.group_news`).
 
         Args:
             waiting: whether requests wait at this member.
@@ -71,10 +71,11 @@ class Urgencies:
         return Urgency.LATER if is_carried else Urgency.SPACED
 
     def of_newcomer(self, *, is_first: bool) -> Urgency:
-        """That of a request that must wait.
+        """The urgency of a request that must wait.
 
         Args:
-            is_first: the group knows of no other waiter in its flow, so that it is granted none.
+            is_first: whether the group knows of no other waiter in its flow, and so will not grant
+                it anything.
         """
         if not self.group_waiting:
             return Urgency.AT_ONCE

@@ -128,7 +128,7 @@ explain(pill, () => ({ title: `The gate is ${current.state ?? "not connected"}`,
 explain(workers, () => ({
   title: "Processes that serve clients",
   value: (current.workers ?? []).map(describeWorker).join("\n"),
-  help: "They share limits and queue. One that ends is replaced.",
+  help: "They share the limits and the queue. One that ends is replaced.",
 }));
 
 function showWorkers(all) {

@@ -94,7 +94,7 @@ class Storm:
 
     def confirm(self, admission: Admission) -> None:
         """Upstream has plenty left. A lane may have learned from the storm's levels that others
-        take most of its quota, and only another report shows that they do so no more."""
+        take most of its quota, and only another report shows that they no longer do."""
         quota = Quota(600, 599)
         admission.record_response(True, RateLimitUpdate(quota, quota))
 

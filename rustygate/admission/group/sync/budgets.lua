@@ -304,7 +304,7 @@ function amounts.set_limit(budgets, now, kind, period, burst)
     bucket = amounts.new_bucket(period, burst)
     amounts.bucket_hold(bucket, now, held)
   elseif bucket.burst ~= burst then
-    -- Neither a debt nor new units come of it. A debt to a larger limit is reduced.
+    -- This creates neither debt nor units. A debt to a larger limit is reduced.
     local units = min(amounts.level(bucket, now) + bucket.held, burst)
     bucket.period, bucket.burst = period, burst
     amounts.bucket_hold(bucket, now, held)
