@@ -27,9 +27,9 @@ CONNECTIONS = 8
 PACED_SECONDS = 4
 QUEUED_RATE = 50
 
-METRICS = CPU, SYNCS, SENT, RECEIVED, REDIS_CPU = (
+METRICS = CPU, CALLS, SENT, RECEIVED, REDIS_CPU = (
     f"{CPU_PER}request",
-    "syncs/s of a gate",
+    "script calls/s of a gate",
     "KB/s to Redis",
     "KB/s from Redis",
     "Redis CPU %",
@@ -86,7 +86,7 @@ class RedisUse:
     def figures(self, before: "RedisUse", seconds: float) -> Figures:
         """What the group cost Redis each second, since `before`."""
         return {
-            SYNCS: (self.calls - before.calls) / MEMBERS / seconds,
+            CALLS: (self.calls - before.calls) / MEMBERS / seconds,
             SENT: (self.received - before.received) / 1000 / seconds,
             RECEIVED: (self.sent - before.sent) / 1000 / seconds,
             REDIS_CPU: 100 * (self.cpu_s - before.cpu_s) / seconds,

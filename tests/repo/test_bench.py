@@ -242,7 +242,7 @@ def test_upstream_with_a_quota_refuses_what_exceeds_it() -> None:
 def test_redis_use_is_given_per_second() -> None:
     before, after = RedisUse(10, 1000, 500, 1.0), RedisUse(90, 9000, 4500, 1.5)
     assert after.figures(before, seconds=2) == {
-        "syncs/s of a gate": 10,
+        "script calls/s of a gate": 10,
         "KB/s to Redis": 4,
         "KB/s from Redis": 2,
         "Redis CPU %": 25,
