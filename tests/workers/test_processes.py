@@ -383,7 +383,7 @@ if "rustygate.workers" in sys.orig_argv and os.path.exists({path!r}):
 """
 
 
-async def test_workers_that_end_at_once_are_replaced_ever_later(
+async def test_workers_that_end_at_once_are_replaced_after_growing_delays(
     upstream: Upstream, tmp_path: Path
 ) -> None:
     flag, directory = tmp_path / "flag", tmp_path / "site"

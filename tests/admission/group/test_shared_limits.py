@@ -128,7 +128,7 @@ def test_limits_of_a_client_are_for_all_gates_together() -> None:
     assert max(harness.waits["b"]) <= 0.05
 
 
-def test_admission_that_was_no_work_is_returned_to_the_groups_own_budgets() -> None:
+def test_waived_admission_is_returned_to_the_groups_own_budgets() -> None:
     async def scenario(harness: GroupHarness) -> None:
         harness.on_response = lambda admission: admission.waive()
         await asyncio.sleep(1)

@@ -264,7 +264,7 @@ def test_idle_group_keeps_no_flows(script: SyncScript, client: redis.Redis) -> N
     assert client.exists(script.keys[2]) == 0
 
 
-def test_silent_member_without_demand_costs_no_look_at_all_flows(
+def test_silent_member_without_demand_does_not_read_all_flows(
     script: SyncScript, client: redis.Redis
 ) -> None:
     script.sync(a_call("idle"), 0)
