@@ -58,4 +58,4 @@ def histogram(
 
 
 def _sample(suffix: str, names: Labels, values: Labels, value: float) -> Sample:
-    return Sample(suffix, dict(zip(names, values, strict=True)), float(value))
+    return Sample(suffix, dict(zip(names, values, strict=True)), value)

@@ -29,7 +29,7 @@ class GroupMetrics:
             "rustygate_group_state",
             "1 for the state that this gate is in, else 0; state is joining, together or alone.",
             ("state",),
-            (((state,), state == self._member.state) for state in STATES),
+            (((state,), float(state == self._member.state)) for state in STATES),
         )
         yield self._syncs.family(
             "rustygate_group_sync_seconds",

@@ -254,6 +254,7 @@ def flood(gate: Gate, metrics: Metrics) -> None:
         settle(metrics, exchange("client-0", model=model, status=status))
 
 
+@pytest.mark.alone
 async def test_scrape_is_fast_with_ten_thousand_waiters_and_all_series() -> None:
     gate = Gate(Settings(openai_api_key="sk-test", concurrency_limit=1, rate_limit=1e9))
     metrics = metrics_of(gate)
