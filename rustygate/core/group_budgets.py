@@ -148,7 +148,8 @@ class GroupLane(GroupBudgets):
         total_requests, total_tokens: what was admitted so far. A grant carries the totals at its
             own admission, its mark: what a response says is as of that.
         marks: the newest mark of a response, by kind of quota.
-        marked_at: when the requests of these marks were admitted.
+        marked_at: when the requests of these marks were admitted, or later ones that were heard
+            of out of order.
     """
 
     known: bool = False
@@ -247,12 +248,17 @@ class GroupLane(GroupBudgets):
             bucket.limit_debt(now)
 
     def _note_mark(self, kind: int, mark: int, at: int, is_new: bool) -> bool:
-        """Keep a mark, and when its request was admitted, if it is the newest; returns whether."""
+        """Keep a mark, and when its request was admitted, if it is the newest; returns whether,
+        unless a request that was admitted shortly after it was heard of before."""
         total = self.total_requests if kind == 0 else self.total_tokens
-        if not is_new and not self.marks[kind] <= mark <= total:
-            return False
-        self.marks[kind], self.marked_at[kind] = min(mark, total), at
-        return True
+        latest = self.marked_at[kind]
+        is_newest = is_new or self.marks[kind] <= mark <= total
+        if is_newest:
+            self.marks[kind], self.marked_at[kind] = min(mark, total), at
+        if is_new or (is_newest and not at < latest <= at + REORDERED_WITHIN):
+            return True
+        self.marked_at[kind] = max(latest, at)
+        return False
 
     def _later(self, kind: int, limit: int, level: int, mark: int) -> int:
         """What was admitted after the request with a mark, or may reach upstream after it."""

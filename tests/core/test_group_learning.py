@@ -80,6 +80,18 @@ def test_older_response_counts_if_upstream_may_have_sent_it_later(
     assert lane.level() == level_then
 
 
+def test_level_does_not_rise_by_a_request_that_upstream_may_have_seen_before() -> None:
+    """A grant collected late has a lower mark than requests that were sent before it."""
+    lane = Lane(20)
+    lane.learn(30, 5, age=300 * MS)
+    lane.learn(20, 4)
+    assert lane.level() == 4
+    lane.learn(40, 6, age=1 * MS)
+    assert lane.level() == 4
+    lane.learn(40, 7)
+    assert lane.level() == 40 - 13
+
+
 def test_older_response_leaves_no_debt() -> None:
     lane = Lane(500)
     lane.learn(40, 500, 400 * MS)

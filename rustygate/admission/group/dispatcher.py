@@ -313,7 +313,7 @@ class GroupDispatcher(Dispatcher):
                     level=left + later[kind],
                     mark=admitted[1 + kind],
                     period=bucket.period,
-                    age=now - admitted.at,
+                    admitted_at=admitted.at,
                 )
         self.urge(self.urgencies.of_event("learn", waiting=self.scheduler.waiting > 0))
 

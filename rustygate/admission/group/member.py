@@ -191,7 +191,7 @@ class Member:
             "elapsed": elapsed,
             "limits": dispatcher.limits,
             "demand": dispatcher.report(now),
-            "news": dispatcher.news.take(),
+            "news": dispatcher.news.take(now),
             "float": floats,
         }
         if self._clients is not None and not self._clients_sent:

@@ -35,20 +35,31 @@ class News:
             self._events.append(list(event))
 
     def learn(
-        self, lane: str, kind: int, *, limit: int, level: int, mark: int, period: int, age: int
+        self,
+        lane: str,
+        kind: int,
+        *,
+        limit: int,
+        level: int,
+        mark: int,
+        period: int,
+        admitted_at: int,
     ) -> None:
         """What a response says about a lane's quota; see `GroupLane.learn`."""
         if not self.recording:
             return
-        event = ["learn", lane, kind, limit, level, mark, period, age]
+        event = ["learn", lane, kind, limit, level, mark, period, admitted_at]
         before = self._learned.get((lane, kind))
         if before is not None and before[5] > mark:
             self._events.append(event)
         else:
             self._learned[lane, kind] = event
 
-    def take(self) -> list[Event]:
-        """The events to send."""
+    def take(self, now: int) -> list[Event]:
+        """The events to send now. What was learned has become older since."""
         events = [*self._events, *self._learned.values()]
         self._events, self._learned = [], {}
+        for event in events:
+            if event[0] == "learn":
+                event[-1] = now - event[-1]
         return events

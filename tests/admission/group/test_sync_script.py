@@ -178,10 +178,11 @@ def test_long_running_group_restarts_its_time(script: SyncScript) -> None:
         ([[60, 40, 500, 0], [600, 5, 1, SECOND // 2 + 1]], 40),
         ([[60, 40, 500, 0], [60, 20, 490, SECOND // 2]], 10),
         ([[600, -500, 500, 0], [60, 50, 501, 0]], -60),
+        ([[60, 50, 495, MS], [60, 40, 490, 0], [60, 50, 500, MS]], 30),
     ],
     ids=[
         "refused", "refilled", "just fresh", "late", "left to others", "debt", "far behind",
-        "overtaken", "smaller limit",
+        "overtaken", "smaller limit", "out of order",
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("kind", [0, 1], ids=["requests", "tokens"])

@@ -359,9 +359,12 @@ end
 
 function amounts.note_mark(budgets, kind, mark, at, is_new)
   local total = kind == 0 and budgets.total_requests or budgets.total_tokens
-  if not is_new and not (budgets.marks[kind + 1] <= mark and mark <= total) then return false end
-  budgets.marks[kind + 1], budgets.marked_at[kind + 1] = min(mark, total), at
-  return true
+  local latest = budgets.marked_at[kind + 1]
+  local is_newest = is_new or (budgets.marks[kind + 1] <= mark and mark <= total)
+  if is_newest then budgets.marks[kind + 1], budgets.marked_at[kind + 1] = min(mark, total), at end
+  if is_new or (is_newest and not (at < latest and latest <= at + REORDERED_WITHIN)) then return true end
+  budgets.marked_at[kind + 1] = max(latest, at)
+  return false
 end
 
 function amounts.later(budgets, kind, limit, left, mark)
