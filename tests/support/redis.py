@@ -106,7 +106,9 @@ class RedisServer:
     def _is_listening(self) -> bool:
         assert self._popen.poll() is None, Path(self._log.name).read_text()
         with socket.socket() as client:
-            return client.connect_ex(("127.0.0.1", self.port)) == 0
+            is_connected = client.connect_ex(("127.0.0.1", self.port)) == 0
+            # The system may choose the same port for this end, and connect it to itself.
+            return is_connected and client.getsockname() != client.getpeername()
 
     @property
     def url(self) -> str:
