@@ -13,6 +13,7 @@ import sys
 from base64 import b64encode
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
@@ -185,12 +186,20 @@ class GateProcess:
 
     async def fill_queue(self) -> None:
         """Take the only slot and the only place in the queue; a request then gets `queue_full`."""
-        holder = await self.send(build_request("slow", stream=True))
-        await until(lambda: b"data:" in holder.received)
+        await self.hold_slot()
         self.waiter = await self.send(build_request("slow"))
         while b"queue_full" not in await self.request(build_request("slow", SHORT_TIMEOUT)):
             if self.waiter.end is not None:
                 self.waiter = await self.send(build_request("slow"))
+
+    async def hold_slot(self) -> Wire:
+        """Take the only slot. The gate may not have noticed yet that the clients before have left,
+        and refuse a request because of them."""
+        while True:
+            holder = await self.send(build_request("slow", stream=True))
+            await until(partial(_is_answered, holder))
+            if b"data:" in holder.received:
+                return holder
 
     def disconnect(self) -> None:
         for wire in self._wires:
@@ -200,6 +209,10 @@ class GateProcess:
         self._process.send_signal(signal.SIGTERM)
         async with asyncio.timeout(PROCESS_TIMEOUT_S):
             return await self._process.wait()
+
+
+def _is_answered(wire: Wire) -> bool:
+    return b"data:" in wire.received or b" 429 " in wire.received
 
 
 def _write_script(directory: Path) -> str:
@@ -253,8 +266,7 @@ async def disconnect_at_each_step(gate: GateProcess, upstream: Upstream) -> None
     silent = await gate.send(build_request("silent"))
     await until(lambda: len(upstream.calls) > calls)
     silent.abort()
-    stream = await gate.send(build_request("slow", stream=True))
-    await until(lambda: b"data:" in stream.received)
+    stream = await gate.hold_slot()
     stream.reset()
     calls = len(upstream.calls)
     # A body that is not held.
@@ -284,8 +296,7 @@ async def provoke_failures(gate: GateProcess, upstream: Upstream) -> None:
     await disconnect_at_each_step(gate, upstream)
     await gate.fill_queue()
     gate.disconnect()
-    holder = await gate.send(build_request("slow", stream=True))
-    await until(lambda: b"data:" in holder.received)
+    await gate.hold_slot()
     await gate.request(build_request("slow", SHORT_TIMEOUT))
     gate.disconnect()
 
