@@ -72,6 +72,10 @@ class Channel(asyncio.Protocol):
     def __repr__(self) -> str:
         return f"<Channel {'open' if self._transport else 'closed'}>"
 
+    def add_handlers(self, handlers: Mapping[str, Handler]) -> None:
+        """Handle more messages, before any arrive."""
+        self._handlers |= handlers
+
     async def open(self, sock: socket.socket) -> None:
         await self._loop.create_connection(lambda: self, sock=sock)
 

@@ -15,11 +15,13 @@ from rustygate.workers.remote_gate import RemoteGate, Tell
 
 
 class RemoteControl:
-    """The control plane of a worker; see `ControlPlane`."""
+    """The control plane of a worker; see `ControlPlane`. Handles what the supervisor sends about
+    attempts."""
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
         self.gate = RemoteGate(channel.tell)
+        channel.add_handlers(self.gate.handlers())
         self.spending = RemoteSpending(self._ask)
         self.tally = RemoteTally(channel.tell)
 

@@ -15,6 +15,7 @@ from rustygate.core.bucket import SECOND
 from rustygate.core.rate_limit_headers import RateLimitUpdate
 from rustygate.errors import Draining
 from rustygate.exchange import Exchange
+from rustygate.workers.channel import Handler
 from rustygate.workers.packing import pack_exchange, pack_update
 from rustygate.workers.refusals import unpack_refusal
 
@@ -95,13 +96,21 @@ class RemoteGate:
 
     # Messages of the supervisor.
 
-    def on_queued(self, number: int) -> None:
+    def handlers(self) -> dict[str, Handler]:
+        return {
+            "queued": self._on_queued,
+            "admitted": self._on_admitted,
+            "refused": self._on_refused,
+            "suspended": self._on_suspended,
+        }
+
+    def _on_queued(self, number: int) -> None:
         """An attempt is not admitted at once."""
         admission = self._waiting.get(number)
         if admission is not None and admission.before_wait is not None:
             admission.before_wait()
 
-    def on_admitted(self, number: int, at: int, queued: int) -> None:
+    def _on_admitted(self, number: int, at: int, queued: int) -> None:
         """An attempt was admitted at an instant, after some time in the queue."""
         admission = self._waiting.get(number)
         if admission is None:
@@ -114,13 +123,13 @@ class RemoteGate:
         else:
             admission.grant(queued)
 
-    def on_refused(self, number: int, queued: int, name: str, values: dict[str, Any]) -> None:
+    def _on_refused(self, number: int, queued: int, name: str, values: dict[str, Any]) -> None:
         """An attempt was refused."""
         admission = self._waiting.get(number)
         if admission is not None:
             admission.fail(unpack_refusal(name, values), queued)
 
-    def on_suspended(self, number: int) -> None:
+    def _on_suspended(self, number: int) -> None:
         """An attempt lost its place in the queue, or what it was granted, because this process was
         silent. If its request went upstream before, that counts all the same."""
         if (waiting := self._waiting.get(number)) is not None:

@@ -50,16 +50,7 @@ class RemoteWorker:
 
     def __init__(self, control: ControlPlane) -> None:
         self.service = WorkerService(control, {"alive": lambda: None}, lambda: None)
-        self.channel = Channel(
-            {
-                "admitted": lambda *message: self.control.gate.on_admitted(*message),
-                "queued": lambda *message: self.control.gate.on_queued(*message),
-                "refused": lambda *message: self.control.gate.on_refused(*message),
-                "suspended": lambda *message: self.control.gate.on_suspended(*message),
-            },
-            {},
-            lambda: self.control.gate.close(),
-        )
+        self.channel = Channel({}, {}, lambda: self.control.gate.close())
         self.control = RemoteControl(self.channel)
         self.gate = self.control.gate
         self.link = Link(self.service.channel, self.channel)

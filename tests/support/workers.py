@@ -73,14 +73,7 @@ class ChannelledDaemon(Daemon):
         lost = asyncio.Event()
         service = WorkerService(self._control, {"alive": lambda: None}, lost.set)
         remote: RemoteControl
-        channel = Channel(
-            {
-                name: lambda *message, name=name: getattr(remote.gate, f"on_{name}")(*message)
-                for name in ("admitted", "queued", "refused", "suspended")
-            },
-            {},
-            lambda: remote.gate.close(),
-        )
+        channel = Channel({}, {}, lambda: remote.gate.close())
         remote = RemoteControl(channel)
         ours, theirs = socket.socketpair()
         await service.channel.open(ours)
