@@ -25,6 +25,9 @@ from rustygate.workers.channel import Answerer, Channel, Handler
 from rustygate.workers.packing import unpack_exchange, unpack_update
 from rustygate.workers.refusals import pack_refusal
 
+# The messages that are methods of an admission, with the same arguments.
+_PASSED_ON = ("settle", "give_back", "waive", "release")
+
 
 class _Attempt:
     """An attempt of the worker at the gate: it waits, or was admitted `at` an instant."""
@@ -74,10 +77,7 @@ class WorkerService:
             "withdraw": self._withdraw,
             "respond": self._respond,
             "pause": self._pause,
-            "settle": self._settle,
-            "give_back": self._give_back,
-            "waive": self._waive,
-            "release": self._release,
+            **{name: partial(self._pass_on, name) for name in _PASSED_ON},
             "leave": self._leave,
             "settled": self._settled,
             "count_retry": self._control.tally.count_retry,
@@ -215,21 +215,9 @@ class WorkerService:
         if (attempt := self._attempts.get(number)) is not None:
             attempt.admission.pause(wait, slow=slow, guessed=guessed)
 
-    def _settle(self, number: int, tokens: int) -> None:
+    def _pass_on(self, name: str, number: int, *arguments: Any) -> None:
         if (attempt := self._attempts.get(number)) is not None:
-            attempt.admission.settle(tokens)
-
-    def _give_back(self, number: int) -> None:
-        if (attempt := self._attempts.get(number)) is not None:
-            attempt.admission.give_back()
-
-    def _waive(self, number: int) -> None:
-        if (attempt := self._attempts.get(number)) is not None:
-            attempt.admission.waive()
-
-    def _release(self, number: int) -> None:
-        if (attempt := self._attempts.get(number)) is not None:
-            attempt.admission.release()
+            getattr(attempt.admission, name)(*arguments)
 
     def _leave(self, number: int) -> None:
         attempt = self._attempts.pop(number, None)
@@ -254,9 +242,13 @@ class WorkerService:
 
     def _settled(self, packed: tuple[Any, ...]) -> None:
         exchange = unpack_exchange(packed)
+        self._suspended.pop(exchange.id, None)
+        self._settle(exchange)
+
+    def _settle(self, exchange: Exchange) -> None:
+        """Count it, with what it has reserved."""
         reserved = self._reserved.pop(exchange.id, None)
         exchange.reserved = None if reserved is None else reserved.reserved
-        self._suspended.pop(exchange.id, None)
         self._control.tally.settle(exchange)
 
     # The end.
@@ -277,14 +269,9 @@ class WorkerService:
             else:
                 attempt.admission.leave()
         for exchange in cut_off.values():
-            self._settle_cut_off(exchange)
+            exchange.settled = monotonic_ns()
+            exchange.outcome, exchange.reason = "aborted", InternalError.reason
+            self._settle(exchange)
         if cut_off:
             log_exchanges(list(cut_off.values()))
         return len(cut_off)
-
-    def _settle_cut_off(self, exchange: Exchange) -> None:
-        reserved = self._reserved.pop(exchange.id, None)
-        exchange.reserved = None if reserved is None else reserved.reserved
-        exchange.settled = monotonic_ns()
-        exchange.outcome, exchange.reason = "aborted", InternalError.reason
-        self._control.tally.settle(exchange)
