@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable
-from types import TracebackType
 from typing import Self
 
 from rustygate.admission.activity import ClientActivity
@@ -113,12 +112,7 @@ class Admission(Waiter):
             self._dispatcher.cancel(self)
         self._lanes.release(self.lane)
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         self.leave()
 
     def _refuse_oversized(self) -> None:

@@ -16,6 +16,7 @@ from rustygate.core.clients import ClientsError
 from rustygate.daemon import Daemon
 from rustygate.dashboard.pages import PREFIX as LIVE_PAGE
 from rustygate.downstream.listener import AddressInUse
+from rustygate.lifecycle import GateLifecycle
 from rustygate.system.data_dir import DataDirInUse
 from rustygate.system.garbage_collector import tune_garbage_collector
 from rustygate.telemetry.tracing import configure_tracing
@@ -30,7 +31,7 @@ async def running_gate(
     hints: Iterable[str] = (),
     announce: Callable[[str], None] = lambda url: None,
     watchdog_timeout_s: float = 0.0,
-) -> AsyncIterator[Daemon | Supervisor]:
+) -> AsyncIterator[GateLifecycle]:
     """A serving gate. When the context ends it drains, and a further signal stops it at once.
 
     Args:
@@ -71,7 +72,7 @@ async def running_gate(
 
 def _make_daemon(
     settings: Settings, sockets: Sequence[socket.socket], hang_limit_s: float
-) -> Daemon | Supervisor:
+) -> GateLifecycle:
     workers = worker_count(settings)
     if workers == 1:
         return Daemon(settings, sockets, configure_tracing(settings))

@@ -20,8 +20,7 @@ from rustygate.system.systemd import ServiceManager
 from rustygate.telemetry import log
 
 if TYPE_CHECKING:
-    from rustygate.daemon import Daemon
-    from rustygate.workers.supervisor import Supervisor
+    from rustygate.lifecycle import GateLifecycle
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _reload(daemon: "Daemon | Supervisor", manager: ServiceManager) -> None:
+def _reload(daemon: "GateLifecycle", manager: ServiceManager) -> None:
     """Reload on SIGHUP. If that fails, the gate goes on with what it has."""
     manager.reloading()
     try:
@@ -79,7 +78,7 @@ def _reload(daemon: "Daemon | Supervisor", manager: ServiceManager) -> None:
         manager.ready()
 
 
-def _reload_clients(daemon: "Daemon | Supervisor") -> bool:
+def _reload_clients(daemon: "GateLifecycle") -> bool:
     """Read the clients file again; returns whether there is one."""
     try:
         changes = daemon.reload()
@@ -94,7 +93,7 @@ def _reload_clients(daemon: "Daemon | Supervisor") -> bool:
     return True
 
 
-def _reload_certificate(daemon: "Daemon | Supervisor") -> bool:
+def _reload_certificate(daemon: "GateLifecycle") -> bool:
     """Read the server's certificate again; returns whether there is one."""
     certificate = daemon.certificate
     if certificate is None:

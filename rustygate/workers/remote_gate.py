@@ -7,7 +7,6 @@ of it later is sent without waiting for an answer.
 import asyncio
 from collections.abc import Callable
 from itertools import count
-from types import TracebackType
 from typing import Any, Self
 
 from rustygate.admission.waiter import clock_ns
@@ -228,12 +227,7 @@ class RemoteAdmission:
         """Its cost came back while it was in flight."""
         self._gate.tell("charge", self._number, pack_exchange(self._exchange))
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         self.leave()
 
     def leave(self) -> None:

@@ -14,8 +14,6 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from math import ceil
-from types import TracebackType
-from typing import Self
 
 from loguru import logger
 
@@ -23,8 +21,8 @@ from rustygate.config import Settings
 from rustygate.control_plane import ControlPlane
 from rustygate.core.clients import ClientChanges
 from rustygate.downstream.listener import BACKLOG, Listener
+from rustygate.lifecycle import GateLifecycle
 from rustygate.system.tls import ServerCertificate
-from rustygate.telemetry.usage.recorder import UsageRecorder
 from rustygate.telemetry.worker_metrics import WorkerStatus
 from rustygate.workers.remote_gate import Tell
 from rustygate.workers.worker_process import SUSPEND_AFTER_S, WorkerProcess
@@ -47,8 +45,8 @@ class WorkersFailed(Exception):
     """The workers did not start; they have logged why."""
 
 
-class Supervisor:
-    """A running gate of several processes; see `Daemon`.
+class Supervisor(GateLifecycle):
+    """A running gate of several processes.
 
     Args:
         workers: how many processes serve clients.
@@ -62,10 +60,10 @@ class Supervisor:
         sockets: Sequence[socket.socket] = (),
         end_after_s: float = END_AFTER_S,
     ) -> None:
+        super().__init__(ControlPlane(settings, self.statuses))
         self._settings = settings
         self._count = workers
         self._end_after_s = end_after_s
-        self._control = ControlPlane(settings, self.statuses)
         self._listener = Listener(settings, sockets)
         self._certificate: ServerCertificate | None = None
         self._workers: dict[int, WorkerProcess] = {}
@@ -75,28 +73,12 @@ class Supervisor:
         self._ending = asyncio.Event()
         self._is_open = self._is_serving = False
 
-    async def __aenter__(self) -> Self:
-        await self.start()
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.stop()
-
     @property
     def url(self) -> str:
-        """The address that it listens on, after `start`."""
         return self._listener.url
 
     async def start(self) -> None:
-        """Bind, and start the workers; returns when all of them serve.
-
-        Raises what `Daemon.start` raises, and WorkersFailed.
-        """
+        """Returns when all workers serve. Also raises WorkersFailed."""
         await self._control.open()
         self._is_open = True
         try:
@@ -198,22 +180,15 @@ class Supervisor:
     # Reload, and the end.
 
     def reload(self) -> ClientChanges | None:
-        """Read the clients file again; returns what has changed, or None if there is no file.
-
-        Raises ClientsError and changes nothing if the file is invalid.
-        """
-        changes = self._control.reload()
+        changes = super().reload()
         self._tell_all("clients", self._control.auth.in_force)
         return changes
 
     @property
     def certificate(self) -> ServerCertificate | None:
-        """The certificate that the workers serve HTTPS with, if they do."""
         return self._certificate
 
     async def drain(self) -> None:
-        """Stop listening, refuse the waiters, and wait up to DRAIN_TIMEOUT for the exchanges in
-        flight."""
         self._ending.set()
         self._control.gate.close()
         self._listener.close()
@@ -221,7 +196,6 @@ class Supervisor:
         await self._all_ended(self._settings.drain_timeout + _GRACE_S)
 
     async def stop(self) -> None:
-        """End the workers, and close everything."""
         if not self._is_open:
             return
         self._is_open = False
@@ -244,18 +218,7 @@ class Supervisor:
     # What is known of it.
 
     @property
-    def usage(self) -> UsageRecorder:
-        """The usage record, after `start`."""
-        return self._control.usage
-
-    @property
-    def usage_place(self) -> str:
-        """Where the usage record is, in words."""
-        return self._control.usage_place
-
-    @property
     def unfinished(self) -> int:
-        """The exchanges that draining waits for."""
         return sum(worker.in_flight for worker in self._workers.values())
 
     @property
