@@ -195,7 +195,7 @@ def _open_levels(data_dir: DataDir | None, gate: Gate) -> LevelsFile | None:
 
 
 def _open_data_dir(settings: Settings) -> DataDir | None:
-    """The directory of the gate's data, unless there is none or its group keeps the data."""
+    """The gate's data directory, if it has one and its group does not keep the data instead."""
     if settings.data_dir is None or settings.redis_url is not None:
         return None
     try:

@@ -1,7 +1,6 @@
 """What WORKERS means on this machine: how many processes, what each gets, and warnings."""
 
 from collections.abc import Iterator
-from math import ceil
 
 from rustygate.config import Settings
 from rustygate.system.cpus import available_cpus
@@ -16,9 +15,10 @@ def describe_workers(settings: Settings) -> Iterator[str]:
     """What each process gets of the limits that are divided, if there are several."""
     count = worker_count(settings)
     if count > 1:
+        each = settings.of_worker(count)
         yield (
-            f"{count} processes, each with up to {ceil(settings.connection_limit / count)} "
-            f"connections and {_megabytes(settings.queue_bytes / count)} MB of queued bodies"
+            f"{count} processes, each with up to {each.connection_limit} "
+            f"connections and {_megabytes(each.queue_bytes)} MB of queued bodies"
         )
 
 

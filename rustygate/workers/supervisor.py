@@ -11,9 +11,7 @@ import socket
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
-from math import ceil
 
 from loguru import logger
 
@@ -110,20 +108,10 @@ class Supervisor(GateLifecycle):
         worker = self._workers[number] = WorkerProcess(
             number, self._control, partial(self._tell_all, "sibling")
         )
-        await worker.start(self._listener.sockets, self._share())
+        await worker.start(self._listener.sockets, self._settings.of_worker(self._count))
         if self._ending.is_set():
             # It was started too late to be told with the others.
             worker.tell("stop")
-
-    def _share(self) -> Settings:
-        """The settings of a worker. Limits that each keeps for itself are divided."""
-        settings = self._settings
-        return replace(
-            settings,
-            workers=1,
-            queue_bytes=ceil(settings.queue_bytes / self._count),
-            connection_limit=ceil(settings.connection_limit / self._count),
-        )
 
     # Checking and replacing workers.
 
