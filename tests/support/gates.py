@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import openai
 from aiohttp import web
 
+from rustygate.core.clients import hash_key
 from tests.support.lateness import Lateness
 from tests.support.process import PROCESS_TIMEOUT_S, Process
 
@@ -230,6 +231,11 @@ class Gates:
         self._measured_at = asyncio.get_running_loop().time()
         self._tasks.append(asyncio.create_task(self.lateness.watch()))
 
+    @property
+    def jitter_s(self) -> float:
+        """How much later than granted a request may reach upstream on this machine, now."""
+        return 0.02 + 2 * self.lateness.worst_s
+
     def machine_loss(self) -> float:
         """The part of a quota that a group may lose because the machine is busy, since the last
         call. With small bursts, no process may be late for as long as grants reach ahead; here it
@@ -380,6 +386,18 @@ class GateClient:
 _QUEUED = re.compile(r"queue;dur=([\d.]+)")
 
 _QUESTION = [{"role": "user", "content": "Hi"}]
+
+
+# For a gate that sends 40 requests a second: a client with a limit of its own, and another one.
+CLIENT_KEYS = {"slow": "rg-slow-client-of-the-gate", "other": "rg-other-client-of-the-gate"}
+CLIENTS_FILE = f"""
+[client.slow]
+key_sha256 = "{hash_key(CLIENT_KEYS["slow"])}"
+requests_per_second = 10.0
+burst = 2
+[client.other]
+key_sha256 = "{hash_key(CLIENT_KEYS["other"])}"
+"""
 
 
 async def pass_time(seconds: float) -> float:

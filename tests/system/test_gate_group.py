@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from rustygate.core.clients import hash_key
 from rustygate.simulator import Options, make_app
 from tests.support.gate_group import GateGroup, pass_time, running_group
+from tests.support.gates import CLIENT_KEYS, CLIENTS_FILE
 from tests.support.redis import NONE_INSTALLED, SERVERS
 from tests.support.sdk import simulator_stats
 
@@ -26,26 +26,11 @@ NO_ANSWER_S = 0.05
 
 BUSY = ("one gate", "all gates", "two gates")
 
-KEYS = {"slow": "rg-slow-client-of-the-group", "other": "rg-other-client-of-the-group"}
-CLIENTS_FILE = f"""
-[client.slow]
-key_sha256 = "{hash_key(KEYS["slow"])}"
-requests_per_second = 10.0
-burst = 2
-[client.other]
-key_sha256 = "{hash_key(KEYS["other"])}"
-"""
-
 
 def keep_busy(group: GateGroup) -> None:
     """Clients at one gate, at all of them, and at two."""
     for name, places in zip(BUSY, ((0,), (0, 1, 2), (1, 2)), strict=True):
         group.keep_sending(name, *places)
-
-
-def jitter_s(group: GateGroup) -> float:
-    """How much later than granted a request may reach upstream on this machine, now."""
-    return 0.02 + 2 * group.lateness.worst_s
 
 
 def now() -> float:
@@ -62,7 +47,7 @@ async def test_three_gates_keep_one_limit_and_one_order(tmp_path: Path) -> None:
             made = await group.metric(gate, "rustygate_group_sync_seconds_count") - before
             assert 5 * 10 <= made <= 60 * (now() - began)
         assert not group.errors
-        assert group.upstream.excess(RATE) <= BURST + RATE * jitter_s(group)
+        assert group.upstream.excess(RATE) <= BURST + RATE * group.jitter_s
         assert 0.97 - group.machine_loss() <= group.upstream.used(RATE, began, ended) <= 1.03
         assert group.upstream.jain(BUSY, began, ended) >= 0.99
 
@@ -87,13 +72,13 @@ async def test_limits_of_a_client_hold_over_all_gates(tmp_path: Path) -> None:
     clients = tmp_path / "clients.toml"
     clients.write_text(CLIENTS_FILE)
     async with running_group(tmp_path, **LIMITS, CLIENTS_FILE=clients) as group:
-        for name, key in KEYS.items():
+        for name, key in CLIENT_KEYS.items():
             group.keep_sending(name, 0, 1, 2, key=key)
         began = await pass_time(0.5)
         ended = await pass_time(4)
         assert not group.errors
         upstream = group.upstream
-        assert upstream.excess(10, client="slow") <= 2 + 10 * jitter_s(group)
+        assert upstream.excess(10, client="slow") <= 2 + 10 * group.jitter_s
         least = 0.95 - group.machine_loss()
         assert least <= upstream.used(10, began, ended, "slow") <= 1.06
         assert least <= upstream.used(RATE - 10, began, ended, "other") <= 1.06
@@ -145,7 +130,7 @@ async def test_killed_gate_costs_only_its_own_exchanges(tmp_path: Path) -> None:
         least = 0.95 - group.machine_loss()
         assert upstream.used(RATE, began, killed) >= least
         assert least <= upstream.used(RATE, settled, ended) <= 1.05
-        assert upstream.excess(RATE) <= BURST + RATE * jitter_s(group)
+        assert upstream.excess(RATE) <= BURST + RATE * group.jitter_s
         assert upstream.jain(BUSY, settled, ended) >= 0.98
 
 
@@ -170,8 +155,8 @@ async def test_redis_that_restarts_empty_starts_no_second_burst(tmp_path: Path) 
             assert outages == len(gate.log("joined group rustygate again"))
             assert outages == 1 or (outages > 1 and group.lateness.worst_s > NO_ANSWER_S)
         upstream = group.upstream
-        assert upstream.excess(RATE) <= 20 + RATE * (0.2 + jitter_s(group))
-        assert upstream.excess(RATE, since=settled) <= 3 + RATE * jitter_s(group)
+        assert upstream.excess(RATE) <= 20 + RATE * (0.2 + group.jitter_s)
+        assert upstream.excess(RATE, since=settled) <= 3 + RATE * group.jitter_s
         assert 0.95 - group.machine_loss() <= upstream.used(RATE, settled, ended) <= 1.05
         assert upstream.jain(BUSY, settled, ended) >= 0.98
 

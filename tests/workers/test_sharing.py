@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from rustygate.core.clients import hash_key
-from tests.support.gates import pass_time
+from tests.support.gates import CLIENT_KEYS, CLIENTS_FILE, pass_time
 from tests.support.worker_processes import GateWithWorkers, running_workers
 
 # Its processes must keep instants within milliseconds.
@@ -20,25 +19,10 @@ LIMITS: dict[str, Any] = {"RATE_LIMIT": RATE, "RATE_LIMIT_BURST": BURST}
 
 BUSY = ("one", "two", "three")
 
-KEYS = {"slow": "rg-slow-client-of-the-gate", "other": "rg-other-client-of-the-gate"}
-CLIENTS_FILE = f"""
-[client.slow]
-key_sha256 = "{hash_key(KEYS["slow"])}"
-requests_per_second = 10.0
-burst = 2
-[client.other]
-key_sha256 = "{hash_key(KEYS["other"])}"
-"""
-
 
 def keep_busy(gate: GateWithWorkers) -> None:
     for name in BUSY:
         gate.keep_sending(name, 0)
-
-
-def jitter_s(gate: GateWithWorkers) -> float:
-    """How much later than granted a request may reach upstream on this machine, now."""
-    return 0.02 + 2 * gate.lateness.worst_s
 
 
 async def test_three_workers_keep_one_limit_and_one_order(tmp_path: Path) -> None:
@@ -49,7 +33,7 @@ async def test_three_workers_keep_one_limit_and_one_order(tmp_path: Path) -> Non
         workers = await gate.workers()
         assert not gate.errors
         upstream = gate.upstream
-        assert upstream.excess(RATE) <= BURST + RATE * jitter_s(gate)
+        assert upstream.excess(RATE) <= BURST + RATE * gate.jitter_s
         assert 0.97 - gate.machine_loss() <= upstream.used(RATE, began, ended) <= 1.03
         assert upstream.jain(BUSY, began, ended) >= 0.99
         assert [each["state"] for each in workers] == ["serving"] * 3
@@ -59,13 +43,13 @@ async def test_limits_of_a_client_hold_over_all_workers(tmp_path: Path) -> None:
     clients = tmp_path / "clients.toml"
     clients.write_text(CLIENTS_FILE)
     async with running_workers(tmp_path, **LIMITS, CLIENTS_FILE=clients) as gate:
-        for name, key in KEYS.items():
+        for name, key in CLIENT_KEYS.items():
             gate.keep_sending(name, 0, key=key)
         began = await pass_time(0.5)
         ended = await pass_time(3)
         assert not gate.errors
         upstream = gate.upstream
-        assert upstream.excess(10, client="slow") <= 2 + 10 * jitter_s(gate)
+        assert upstream.excess(10, client="slow") <= 2 + 10 * gate.jitter_s
         least = 0.95 - gate.machine_loss()
         assert least <= upstream.used(10, began, ended, "slow") <= 1.08
         assert least <= upstream.used(RATE - 10, began, ended, "other") <= 1.06
@@ -96,7 +80,7 @@ async def test_killed_worker_costs_only_its_own_exchanges(tmp_path: Path) -> Non
         least = 0.95 - gate.machine_loss()
         assert upstream.used(RATE, began, settled) >= least
         assert least <= upstream.used(RATE, settled, ended) <= 1.05
-        assert upstream.excess(RATE) <= BURST + RATE * jitter_s(gate)
+        assert upstream.excess(RATE) <= BURST + RATE * gate.jitter_s
         assert upstream.jain(BUSY, settled, ended) >= 0.98
 
 
@@ -117,5 +101,5 @@ async def test_stopped_worker_holds_up_no_other(tmp_path: Path) -> None:
         least = 0.95 - gate.machine_loss()
         assert least <= upstream.used(RATE, settled, resumed) <= 1.05
         assert least <= upstream.used(RATE, again, ended) <= 1.05
-        assert upstream.excess(RATE) <= BURST + RATE * jitter_s(gate)
+        assert upstream.excess(RATE) <= BURST + RATE * gate.jitter_s
         assert upstream.jain(BUSY, again, ended) >= 0.98
