@@ -323,6 +323,8 @@ async def test_data_and_budgets_are_shared_and_survive_a_restart(
         for client in (clients * 2)[:4]:
             answer = await client.request(limited)
             refused += (answer.status, answer.reason) == (429, "budget_exceeded")
+            # What it cost is known once its worker has said so.
+            await gate.until_state(in_flight=0)
         assert refused == 3
         gate.signal(signal.SIGTERM)
         assert await gate.ended() == 0
