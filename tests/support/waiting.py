@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 # Everything a test waits for happens at once, but a busy machine may need longer.
 SOON_S = 30.0
@@ -24,6 +25,19 @@ async def until(condition: Callable[[], bool], limit_s: float = SOON_S) -> None:
     """Wait until `condition()` is true. Raises TimeoutError."""
     async with asyncio.timeout(limit_s):
         while not condition():  # noqa: ASYNC110 - no event is set
+            await asyncio.sleep(_POLL_INTERVAL_S)
+
+
+async def until_refused(url: str) -> None:
+    """Wait until nobody accepts connections at a URL any more. Raises TimeoutError."""
+    address = urlsplit(url)
+    async with soon():
+        while True:
+            try:
+                _, writer = await asyncio.open_connection(address.hostname, address.port)
+            except ConnectionRefusedError:
+                return
+            writer.close()
             await asyncio.sleep(_POLL_INTERVAL_S)
 
 

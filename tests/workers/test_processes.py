@@ -8,7 +8,6 @@ import socket
 import stat
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 
@@ -29,7 +28,7 @@ from tests.support.http import (
 )
 from tests.support.process import PROCESS_TIMEOUT_S
 from tests.support.upstream import Call, Upstream
-from tests.support.waiting import until
+from tests.support.waiting import until, until_refused
 from tests.support.worker_gate import (
     WORKERS,
     WorkerGate,
@@ -202,9 +201,7 @@ async def test_gate_drains_on_the_first_signal_and_stops_on_the_second(
         refused = await waiter.response()
         assert (refused.status, refused.reason) == (503, "draining")
         assert (await idle.request(get("/ready"))).status == 503
-        address = urlsplit(gate.url)
-        with pytest.raises(ConnectionRefusedError):
-            await asyncio.open_connection(address.hostname, address.port)
+        await until_refused(gate.url)
         await finish(first, first_call)
         assert is_alive(pids[1])
         gate.signal(signal.SIGTERM)
@@ -237,12 +234,10 @@ async def test_workers_end_with_their_supervisor(upstream: Upstream, tmp_path: P
         gate.signal(signal.SIGKILL)
         refused = await waiter.response()
         assert (refused.status, refused.reason) == (503, "draining")
-        port = urlsplit(gate.url).port
         await until(lambda: not is_alive(pids[2]))
         call.send(chunk(b"data: second\n\n"))
         await stream.expect_body(b"data: second\n\n")
-        with socket.create_server(("127.0.0.1", port or 0)):
-            pass
+        await until_refused(gate.url)
         await finish(stream, call)
         await gate.ended()
         await until(lambda: not any(map(is_alive, pids)))
