@@ -46,8 +46,11 @@ class Gate:
         member: what ties it to its group, if it is in one.
     """
 
-    def __init__(self, settings: Settings, store: "Store | None" = None) -> None:
-        """`store`: that of the group which the gate shares its budgets with."""
+    def __init__(
+        self, settings: Settings, store: "Store | None" = None, member: str | None = None
+    ) -> None:
+        """`store`: that of the group which the gate shares its budgets with; `member`: its name
+        there, by default a random one."""
         self._loop = asyncio.get_running_loop()
         # With RATE_LIMIT=auto, a burst of requests goes out before a model's first response.
         probes = settings.rate_limit_burst if settings.rate_limit is None else None
@@ -59,9 +62,9 @@ class Gate:
         if store is None:
             self.dispatcher = Dispatcher(settings, self._loop)
         else:
-            self._join_group(settings, store)
+            self._join_group(settings, store, member)
 
-    def _join_group(self, settings: Settings, store: "Store") -> None:
+    def _join_group(self, settings: Settings, store: "Store", name: str | None) -> None:
         # Not imported by a single gate: these modules take a megabyte.
         from rustygate.admission.group.admission import GroupAdmission
         from rustygate.admission.group.dispatcher import GroupDispatcher
@@ -70,7 +73,7 @@ class Gate:
         dispatcher = GroupDispatcher(settings, self.lanes, self._clients, self._loop)
         self.dispatcher = dispatcher
         self._admission_type = GroupAdmission
-        self.member = Member(dispatcher, store, self._loop, settings.gate_group)
+        self.member = Member(dispatcher, store, self._loop, settings.gate_group, name)
         self.member.start()
 
     def __repr__(self) -> str:

@@ -31,6 +31,11 @@ def spacing(load: int) -> int:
     return load * _SPACING
 
 
+def horizon_of(spacing: int) -> int:
+    """How far grants reach ahead while calls are this far apart."""
+    return spacing // _SPACING * _HORIZON
+
+
 def horizon(members: Iterable[Member]) -> int:
     """How far grants reach ahead: to the next call of each member that has waiters."""
     loads = (member.load for member in members if member.has_demand)

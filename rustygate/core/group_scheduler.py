@@ -26,6 +26,10 @@ slots that are not counted here. So after a time without any call, the first mem
 makes the group wait: for `RETURN_LEASE` since the first call nothing is granted, and levels begin
 at 0 at the end of it. Within this time the others have come back, too.
 
+If the state was lost and no member was alone, the others still use what they were granted ahead,
+which nobody reports. So the levels that a returning member reports are those of the instant that
+these grants reached to.
+
 Grants reach `HORIZON` ahead, each with the instant that it was charged at, so that a round trip
 costs no quota; further in a large group, whose members call less often (`core.group_load`). While
 nobody waits anywhere, a member may hold a *float*: admissions that are charged in advance, so that
@@ -227,7 +231,8 @@ class GroupScheduler(GroupState):
         return member
 
     def _lower_levels(self, call: dict[str, Any], now: int) -> None:
-        at, ends_at = now, self.resumed_at + RETURN_LEASE
+        ends_at = self.resumed_at + RETURN_LEASE
+        at = max(now, min(self.resumed_at + (call.get("ahead") or 0), ends_at))
         if call.get("alone") and now < ends_at:
             at = self.begins_at = ends_at
         buckets = self.own.requests, self.own.tokens

@@ -355,6 +355,27 @@ def test_group_that_begins_again_with_members_that_know_its_levels_does_not_wait
     assert len(reply["grants"]) == 3
 
 
+def test_group_that_begins_again_counts_what_others_were_granted_ahead() -> None:
+    """Each member says how far ahead that may be. The levels are those of that instant, whoever
+    comes back when."""
+    group = GroupScheduler()
+    one, two = Caller(group, "one"), Caller(group, "two")
+    first = one.sync(0, demand(20), levels=[0, -1], ahead=HORIZON)
+    assert (first["grants"], first["next"]) == ([], PERIOD)
+    assert two.sync(HORIZON - 1, levels=[0, -1], ahead=HORIZON)["next"] == PERIOD - HORIZON + 1
+    assert grants(one.sync(PERIOD)) == [("c", HORIZON)]
+    assert grants(one.sync(2 * PERIOD)) == [("c", HORIZON)]
+    # When the group has begun, the instant of a registration counts.
+    three = Caller(group, "three").sync(2 * PERIOD + 1, levels=[0, -1], ahead=2**53)
+    assert three["next"] == PERIOD - 1
+
+
+def test_group_waits_no_longer_for_grants_of_others_than_for_members_that_are_alone() -> None:
+    group = GroupScheduler()
+    reply = Caller(group, "one").sync(0, demand(20), levels=[0, -1], ahead=2**53)
+    assert reply["next"] == RETURN_LEASE + PERIOD - HORIZON
+
+
 def test_group_that_begins_with_unknown_levels_is_full() -> None:
     group = GroupScheduler()
     Caller(group, "one").sync(0)

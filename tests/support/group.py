@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import replace
+from typing import Any
 
 from rustygate.admission.admission import Admission
 from rustygate.admission.gate import Gate
@@ -12,11 +13,14 @@ from rustygate.core.bucket import SECOND
 from rustygate.errors import Refusal
 from rustygate.exchange import Exchange
 from rustygate.plan import virtual_clock
-from tests.support.harness import DEFAULTS
+from tests.support.harness import DEFAULTS, member_names
 
 
 class GroupHarness:
     """A group of gates over one scheduler, a call of which takes half a millisecond.
+
+    Args:
+        seed: of the members' names.
 
     Attributes:
         admitted: by client, gate and time in seconds.
@@ -24,11 +28,12 @@ class GroupHarness:
         errors: what requests were refused with.
     """
 
-    def __init__(self, gates: int = 3, **overrides: object) -> None:
+    def __init__(self, gates: int = 3, *, seed: int | None = None, **overrides: object) -> None:
         self.settings = replace(DEFAULTS, **{"rate_limit_timeout": 1e4, **overrides})  # type: ignore[arg-type]
         self.group = LocalGroup(delay_s=0.0005)
         self.stores: list[LocalStore] = []
         self.gates: list[Gate] = []
+        self._names = member_names(seed)
         self.admitted: list[tuple[str, int, float]] = []
         self.waits: dict[str, list[float]] = {}
         self.errors: list[Exception] = []
@@ -45,7 +50,7 @@ class GroupHarness:
     def add_gate(self, **overrides: object) -> int:
         self.stores.append(LocalStore(self.group))
         settings = replace(self.settings, **overrides)  # type: ignore[arg-type]
-        self.gates.append(Gate(settings, self.stores[-1]))
+        self.gates.append(Gate(settings, self.stores[-1], next(self._names)))
         return len(self.gates) - 1
 
     @property
@@ -177,12 +182,12 @@ class GroupHarness:
 
 
 def run_group(
-    scenario: Callable[[GroupHarness], Awaitable[None]], gates: int = 3, **overrides: object
+    scenario: Callable[[GroupHarness], Awaitable[None]], gates: int = 3, **arguments: Any
 ) -> GroupHarness:
-    """Run a scenario on a virtual clock."""
+    """Run a scenario on a virtual clock; the arguments are those of `GroupHarness`."""
 
     async def main() -> GroupHarness:
-        harness = GroupHarness(gates, **overrides)
+        harness = GroupHarness(gates, **arguments)
         await scenario(harness)
         await harness.stop_demand()
         return harness

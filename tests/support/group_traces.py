@@ -161,6 +161,7 @@ class Trace:
             call["levels"] = self.random.choice([[-1, -1], [0, 0], [5, 50], [-1, 7]])
             if call["levels"] == [0, 0]:
                 call["alone"] = self.random.choice([0, 1])
+            call["ahead"] = self.random.choice([0, 25 * MS, 156 * MS, SECOND])
             if member.before:
                 call["replaces"] = member.before
         member.changed.clear()

@@ -4,8 +4,10 @@
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import replace
+from itertools import islice
+from random import Random
 from typing import Any
 
 import pytest
@@ -31,6 +33,17 @@ _TOLD_S = 0.2
 
 DEFAULTS = Settings(openai_api_key="sk-test")
 
+# Of the names of a group's members, which decide when they call and which one comes first.
+SEED = 0
+
+
+def member_names(seed: int | None = None) -> Iterator[str]:
+    """The same names in each run, so that a scenario on the virtual clock always takes the same
+    course."""
+    random = Random(SEED if seed is None else seed)
+    while True:
+        yield f"{random.getrandbits(64):016x}"
+
 
 one_and_three = pytest.mark.parametrize("gates", [1, 3])
 
@@ -44,7 +57,8 @@ class Gates:
     def __init__(self, settings: Settings, count: int) -> None:
         self.group = LocalGroup()
         self.began = clock_ns(asyncio.get_running_loop())
-        self.gates = [Gate(settings, LocalStore(self.group)) for _ in range(count)]
+        names = islice(member_names(), count)
+        self.gates = [Gate(settings, LocalStore(self.group), name) for name in names]
         self._places: dict[int, tuple[Gate, Exchange]] = {}
         self._version = 0
 

@@ -33,6 +33,7 @@ from rustygate.admission.group.store import (
 )
 from rustygate.core.bucket import SECOND
 from rustygate.core.clients import Limits
+from rustygate.core.group_load import horizon_of
 
 # How long a member waits before it calls a store that did not answer, so that all come back within
 # the scheduler's `RETURN_LEASE`; and one that answers, but needs somebody to correct something.
@@ -56,8 +57,10 @@ class Member:
         store: Store,
         loop: asyncio.AbstractEventLoop,
         group: str = "",
+        name: str | None = None,
     ) -> None:
-        """`group`: its name, for the log."""
+        """`group`: its name, for the log. `name`: the member's, unique in the group; it also
+        decides at which instants it calls. By default a random one."""
         self.state = "joining"
         self.members = 0
         self.on_sync: Callable[[int], None] = lambda duration: None
@@ -65,7 +68,7 @@ class Member:
         self._store = store
         self._loop = loop
         self._group = group
-        self._name = token_hex(8)
+        self._name = name or token_hex(8)
         self._random = Random(self._name)
         self._pacing = Pacing(dispatcher.now(), self._random)
         self._registered = self._leaving = self._was_together = False
@@ -169,7 +172,8 @@ class Member:
         self._clients_sent = False
         held = self._dispatcher.register(now)
         others_alone = int(self._dispatcher.local and self._share < 1)
-        return {**self._report(now), **held, "known": 0, "alone": others_alone}
+        ahead = horizon_of(self._pacing.spacing) if self._was_together else 0
+        return {**self._report(now), **held, "known": 0, "alone": others_alone, "ahead": ahead}
 
     def _report(self, now: int) -> dict[str, Any]:
         dispatcher = self._dispatcher

@@ -171,7 +171,8 @@ function calls.age_shares(now)
 end
 
 function calls.lower_levels(call, now)
-  local at, ends_at = now, state.resumed_at + RETURN_LEASE
+  local ends_at = state.resumed_at + RETURN_LEASE
+  local at = max(now, min(state.resumed_at + (call.ahead or 0), ends_at))
   if (call.alone or 0) ~= 0 and now < ends_at then
     at, state.begins_at = ends_at, ends_at
   end

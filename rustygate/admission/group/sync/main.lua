@@ -324,6 +324,7 @@ function checks.call(call)
   checks.whole("seq", call.seq, 1)
   checks.whole("ack", call.ack, 0)
   checks.whole("elapsed", call.elapsed, 0)
+  if call.ahead then checks.whole("ahead", call.ahead, 0) end
   if call.ack >= call.seq then error("a call acknowledges itself", 0) end
   if #call.limits ~= 5 then checks.refuse("limits") end
   checks.limits("limits", call.limits, 1, 5)
@@ -341,7 +342,7 @@ local is_checked = false
 
 local function main()
   local call = cjson.decode(ARGV[1])
-  for _, name in ipairs({"clients", "clients_version", "leave", "alone", "replaces"}) do
+  for _, name in ipairs({"clients", "clients_version", "leave", "alone", "ahead", "replaces"}) do
     if call[name] == cjson.null then call[name] = nil end
   end
   checks.call(call)
