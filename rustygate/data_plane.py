@@ -2,7 +2,8 @@
 
 import asyncio
 import socket
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rustygate.access.admin import AdminGuard
@@ -14,13 +15,28 @@ from rustygate.core.own_connections import OwnConnections
 from rustygate.dashboard.pages import Dashboard
 from rustygate.downstream.connections import ConnectionLimiter, wait_for_heads
 from rustygate.downstream.listener import Listener
+from rustygate.downstream.request_body import BodyBufferBudget, SharedBodyBufferBudget
 from rustygate.proxy import Proxy
+from rustygate.system.shared_counts import Counts, lone_count
 from rustygate.system.tls import ServerCertificate
 from rustygate.telemetry.ledger import Ledger
 from rustygate.upstream.client import UpstreamClient
 
 if TYPE_CHECKING:
     from rustygate.telemetry.tracing.spans import Tracing
+
+
+@dataclass(frozen=True, slots=True)
+class Siblings:
+    """The other processes that serve a gate's clients.
+
+    Attributes:
+        counts: what this process uses of the limits that they share.
+        make_room: asks them to close an idle connection.
+    """
+
+    counts: Counts
+    make_room: Callable[[], Awaitable[None]]
 
 
 class DataPlane:
@@ -33,14 +49,16 @@ class DataPlane:
         control: Control,
         auth: ClientAuth,
         tracing: "Tracing | None" = None,
-        *,
-        shares_sockets: bool = False,
+        siblings: Siblings | None = None,
     ) -> None:
         """If there are inherited `sockets`, it listens on them instead of the address in the
-        settings; perhaps it shares them with other processes."""
+        settings. It may share them and some limits with `siblings`."""
         self._settings = settings
         self._tracing = tracing
-        self._listener = Listener(settings, sockets, is_shared=shares_sockets)
+        self._siblings = siblings
+        counts = None if siblings is None else siblings.counts
+        processes = 1 if counts is None else counts.processes
+        self._listener = Listener(settings, sockets, processes)
         self._upstream = UpstreamClient(settings)
         self._ledger = Ledger(control.tally, tracing)
         self._gate = control.gate
@@ -51,19 +69,37 @@ class DataPlane:
             self._ledger,
             auth,
             control.spending,
+            _body_budget(settings, counts),
             tracing,
         )
-        self._dashboard = Dashboard(control, settings.connection_limit)
+        self._dashboard = Dashboard(control, settings.connection_limit // processes)
         admin = AdminGuard(settings, control.tally.count_refusal)
         application = make_application(self._proxy, control, admin, self._dashboard.pages)
-        self._limiter = ConnectionLimiter(settings.connection_limit)
+        connections = lone_count() if counts is None else counts.connections
+        self._limiter = ConnectionLimiter(settings.connection_limit, connections)
         self._runner = make_runner(application, self._limiter)
 
     async def start(self) -> None:
         """Accept connections. Raises OSError if the address is not available."""
         await self._runner.setup()
-        assert self._runner.server is not None
-        await self._listener.open(self._runner.server, self._limiter.refuse_plain_http)
+        server = self._runner.server
+        assert server is not None
+        self._limiter.all_connections = lambda: server.connections
+        await self._listener.open(
+            server,
+            self._limiter.refuse_plain_http,
+            None if self._siblings is None else self._wait_for_room,
+        )
+
+    async def _wait_for_room(self) -> None:
+        """If this process cannot admit a connection, let another one make room."""
+        assert self._siblings is not None
+        if not self._limiter.has_room():
+            await self._siblings.make_room()
+
+    def make_room(self) -> bool:
+        """Close the connection that has been idle longest; returns whether there is one."""
+        return self._limiter.make_room()
 
     @property
     def own_connections(self) -> OwnConnections:
@@ -121,3 +157,9 @@ class DataPlane:
     def snapshot(self) -> dict[str, int]:
         """The live numbers: waiters, exchanges in flight, bytes of buffered request bodies."""
         return self._proxy.snapshot()
+
+
+def _body_budget(settings: Settings, counts: Counts | None) -> BodyBufferBudget:
+    if counts is None:
+        return BodyBufferBudget(settings.queue_bytes)
+    return SharedBodyBufferBudget(settings.queue_bytes, counts.body_bytes)

@@ -102,6 +102,7 @@ class Proxy:
         ledger: Ledger,
         auth: ClientAuth,
         spending: AnySpending,
+        body_budget: BodyBufferBudget,
         tracing: "Tracing | None" = None,
     ) -> None:
         self._settings = settings
@@ -117,9 +118,9 @@ class Proxy:
         self._tracing = tracing
         self._retries = RetryPolicy(settings, gate, ledger.count_upstream_429)
         self._history = OutputHistory()
-        self._body_budget = BodyBufferBudget(settings.queue_bytes)
+        self._body_budget = body_budget
         self._turn_services = TurnServices(
-            settings, gate, ledger, auth, spending, self._history, self._body_budget, tracing
+            settings, gate, ledger, auth, spending, self._history, body_budget, tracing
         )
         self.running = RunningExchanges()
         self._credentials = Credentials.for_account(

@@ -76,18 +76,6 @@ class ServerConnection(web.RequestHandler):
     # For subclasses.
 
     @property
-    def connection_count(self) -> int:
-        """The number of open connections of the server."""
-        assert self._manager is not None
-        return len(self._manager._connections)
-
-    @property
-    def all_connections(self) -> list[web.RequestHandler]:
-        """The open connections of the server."""
-        assert self._manager is not None
-        return self._manager.connections
-
-    @property
     def is_idle(self) -> bool:
         """Whether no request is being handled and none is queued."""
         return self._waiter is not None and not self._waiter.done()

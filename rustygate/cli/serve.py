@@ -7,7 +7,6 @@ import resource
 import signal
 from contextlib import suppress
 from dataclasses import replace
-from math import ceil
 from typing import TYPE_CHECKING
 
 from loguru import logger
@@ -32,7 +31,6 @@ def run(arguments: argparse.Namespace) -> int:
     # By default SIGHUP would end the process while it imports and starts the server.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     from rustygate.cli.gate_server import running_gate
-    from rustygate.cli.workers import worker_count
     from rustygate.downstream.listener import inherited_sockets, with_inherited_address
 
     manager, sockets = ServiceManager(os.environ), inherited_sockets(os.environ)
@@ -48,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     async def serve() -> None:
         signals, loop = stop_signals(), asyncio.get_running_loop()
-        raise_open_files_limit(settings.connection_limit, worker_count(settings))
+        raise_open_files_limit(settings.connection_limit)
         async with running_gate(
             settings,
             signals,
@@ -106,22 +104,22 @@ def _reload_certificate(daemon: "GateLifecycle") -> bool:
     return True
 
 
-def raise_open_files_limit(connection_limit: int, processes: int = 1) -> None:
+def raise_open_files_limit(connection_limit: int) -> None:
     """Raise the limit of open files as far as the system allows, and warn if it is too low.
 
-    Each connection may need a second one, to upstream. The processes divide the connections.
+    Each connection may need a second one, to upstream. Any of several workers may have most of the
+    connections, while others start.
     """
     with suppress(OSError, ValueError):
         _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = 2 * ceil(connection_limit / processes)
+    needed = 2 * connection_limit
     if resource.RLIM_INFINITY != limit < needed:
         logger.warning(
-            "the limit of open files is {}, but CONNECTION_LIMIT={} may need {}{}; raise it with "
+            "the limit of open files is {}, but CONNECTION_LIMIT={} may need {}; raise it with "
             "`ulimit -n` or LimitNOFILE=",
             limit,
             connection_limit,
             needed,
-            " in each process" if processes > 1 else "",
         )

@@ -1,4 +1,4 @@
-"""What WORKERS means on this machine: how many processes, what each gets, and warnings."""
+"""What WORKERS means on this machine: how many processes, and warnings."""
 
 from collections.abc import Iterator
 
@@ -12,14 +12,10 @@ def worker_count(settings: Settings) -> int:
 
 
 def describe_workers(settings: Settings) -> Iterator[str]:
-    """What each process gets of the limits that are divided, if there are several."""
+    """How many processes there are, if there are several."""
     count = worker_count(settings)
     if count > 1:
-        each = settings.of_worker(count)
-        yield (
-            f"{count} processes, each with up to {each.connection_limit} "
-            f"connections and {_megabytes(each.queue_bytes)} MB of queued bodies"
-        )
+        yield f"{count} processes, which share all limits"
 
 
 def workers_warnings(settings: Settings) -> Iterator[str]:
@@ -31,14 +27,3 @@ def workers_warnings(settings: Settings) -> Iterator[str]:
             f"WORKERS={count}, but only {processors} can run them: more processes only take more "
             "memory; WORKERS=auto starts one for each processor"
         )
-    if count > 1 and settings.queue_bytes / count < settings.max_buffered_body:
-        yield (
-            f"QUEUE_BYTES is divided among {count} processes, so each has room for "
-            f"{_megabytes(settings.queue_bytes / count)} MB, less than a body of "
-            f"MAX_BUFFERED_BODY={settings.max_buffered_body}; raise "
-            "QUEUE_BYTES"
-        )
-
-
-def _megabytes(count: float) -> str:
-    return f"{count / 1e6:.3g}"

@@ -4,9 +4,8 @@ To add a setting, add a field to `Settings`, and its row to docs/settings.md. It
 field's name in upper case.
 """
 
-from dataclasses import Field, dataclass, field, replace
+from dataclasses import Field, dataclass, field
 from ipaddress import ip_address
-from math import ceil
 from typing import Annotated, Any, get_args
 from urllib.parse import urlsplit
 
@@ -237,16 +236,6 @@ class Settings:
         kinds.seconds(zero=True),
         "seconds that exchanges in flight get to finish after SIGTERM",
     ] = 30.0
-
-    def of_worker(self, count: int) -> "Settings":
-        """The settings of one of several processes. Limits that each keeps for itself are
-        divided."""
-        return replace(
-            self,
-            workers=1,
-            queue_bytes=ceil(self.queue_bytes / count),
-            connection_limit=ceil(self.connection_limit / count),
-        )
 
     @property
     def stream_capacity(self) -> int:

@@ -8,6 +8,7 @@ slow, nor is one whose request is queued or in progress, however long that takes
 
 import asyncio
 import select
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from heapq import nsmallest
 from operator import itemgetter
@@ -27,6 +28,7 @@ from rustygate.errors import (
     TooManyConnections,
 )
 from rustygate.exchange import ID_HEADER, new_id
+from rustygate.system.shared_counts import Count
 from rustygate.system.tls import abort
 
 # From the start of a connection, or from the first byte of a later request, to the end of the
@@ -67,10 +69,17 @@ IDLE_SEARCH_PAUSE = 20.0
 
 
 class ConnectionLimiter:
-    """Makes room for connections above `limit`, or rejects them with a response."""
+    """Makes room for connections above `limit`, or rejects them with a response.
 
-    def __init__(self, limit: int) -> None:
+    Attributes:
+        open: how many are open here, and in other processes that share the limit.
+        all_connections: those that are open here.
+    """
+
+    def __init__(self, limit: int, connections: Count) -> None:
         self.limit = limit
+        self.open = connections
+        self.all_connections: Callable[[], Iterable[web.RequestHandler]] = tuple
         self._lingering: set[_RejectedConnection] = set()
         self._response = _SerializedRefusal(TooManyConnections(limit))
         self._plain_http = _SerializedRefusal(PlainHttp())
@@ -80,14 +89,29 @@ class ConnectionLimiter:
         self._search_again_at = 0.0
 
     def __repr__(self) -> str:
-        return f"<ConnectionLimiter limit={self.limit}, {len(self._lingering)} lingering>"
+        return (
+            f"<ConnectionLimiter {self.open.total} of {self.limit}, "
+            f"{len(self._lingering)} lingering>"
+        )
 
-    def make_room(self, newcomer: "DownstreamConnection") -> bool:
+    def has_room(self) -> bool:
+        """Whether a new connection would be admitted."""
+        return self.open.total < self.limit or self._has_idle()
+
+    def admit(self) -> bool:
+        """Count a new connection, if there is room for it or another one can be closed."""
+        self.open.own += 1
+        if self.open.total <= self.limit or self.make_room():
+            return True
+        self.open.own -= 1
+        return False
+
+    def make_room(self) -> bool:
         """Close the connection that has been idle longest; returns whether there is one."""
         self._warn()
-        connection = self._longest_idle() or self._search(newcomer)
-        if connection is None:
+        if not self._has_idle():
             return False
+        _, connection = self._idle.pop()
         transport = connection.transport
         connection.force_close()
         if transport is not None:
@@ -112,32 +136,37 @@ class ConnectionLimiter:
             transport.set_protocol(asyncio.Protocol())
             transport.close()
 
-    def _longest_idle(self) -> "DownstreamConnection | None":
-        """The longest idle of the connections found before, if one is still idle."""
+    def _has_idle(self) -> bool:
+        """Whether a connection is idle; the longest idle one is then the last of `_idle`."""
+        return self._drop_busy() or self._search()
+
+    def _drop_busy(self) -> bool:
+        """Drop from the end of `_idle` those that are no longer idle; returns whether one is."""
         while self._idle:
-            idle_since, connection = self._idle.pop()
+            idle_since, connection = self._idle[-1]
             is_idle = connection.awaits_request and connection.idle_since == idle_since
             if is_idle and not _has_unread_data(connection.transport):
-                return connection
-        return None
+                return True
+            self._idle.pop()
+        return False
 
-    def _search(self, newcomer: "DownstreamConnection") -> "DownstreamConnection | None":
-        """Look for idle connections among all of them; returns the longest idle one."""
+    def _search(self) -> bool:
+        """Look for idle connections among all of them; returns whether one is."""
         loop = asyncio.get_running_loop()
         began = loop.time()
         if began < self._search_again_at:
-            return None
+            return False
         idle = (
             (connection.idle_since, connection)
-            for connection in newcomer.all_connections
+            for connection in self.all_connections()
             if isinstance(connection, DownstreamConnection) and connection.awaits_request
         )
         self._idle = nsmallest(IDLE_BATCH, idle, key=itemgetter(0))[::-1]
-        longest_idle = self._longest_idle()
-        if longest_idle is None:
-            now = loop.time()
-            self._search_again_at = now + IDLE_SEARCH_PAUSE * (now - began)
-        return longest_idle
+        if self._drop_busy():
+            return True
+        now = loop.time()
+        self._search_again_at = now + IDLE_SEARCH_PAUSE * (now - began)
+        return False
 
     def _warn(self) -> None:
         now = asyncio.get_running_loop().time()
@@ -213,14 +242,14 @@ class DownstreamConnection(ServerConnection):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
-        is_full = self.connection_count >= self._limiter.limit
-        if is_full and not self._limiter.make_room(self):
+        if not self._limiter.admit():
             self._limiter.reject(transport)
             return
         super().connection_made(transport)
         self._start_head_timer()
 
     def connection_lost(self, exc: BaseException | None) -> None:
+        self._limiter.open.own -= 1
         self._stop_head_timer()
         super().connection_lost(exc)
 

@@ -17,11 +17,12 @@ import stat
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from math import ceil
 
 from yarl import URL
 
 from rustygate.config import UNIX_PREFIX, ConfigError, Settings
-from rustygate.downstream.shared_accept import SharedAcceptor
+from rustygate.downstream.shared_accept import SharedAcceptor, WaitForRoom
 from rustygate.downstream.tls_accept import ProtocolFactory, TlsAcceptor
 from rustygate.system.tls import ServerCertificate
 
@@ -50,12 +51,12 @@ class Listener:
     """
 
     def __init__(
-        self, settings: Settings, sockets: Sequence[socket.socket] = (), *, is_shared: bool = False
+        self, settings: Settings, sockets: Sequence[socket.socket] = (), processes: int = 1
     ) -> None:
-        """`is_shared`: other processes accept connections from the same inherited sockets."""
+        """`processes`: how many share the limit of TLS handshakes."""
         self._settings = settings
         self._inherits = bool(sockets)
-        self._is_shared = is_shared
+        self._processes = processes
         self.sockets = list(sockets)
         self._servers: list[asyncio.Server | SharedAcceptor] = []
         self._socket_file: tuple[int, int] | None = None
@@ -72,26 +73,31 @@ class Listener:
         self,
         protocol_factory: ProtocolFactory,
         respond_to_plain_http: Callable[[asyncio.Transport], None] = asyncio.Transport.abort,
+        wait_for_room: WaitForRoom | None = None,
     ) -> None:
         """Bind and accept. Raises OSError if the address is not available.
 
         Args:
             respond_to_plain_http: called with the transport of a client that speaks plain HTTP to
                 a TLS port.
+            wait_for_room: see `SharedAcceptor`; only if the sockets are shared.
         """
         settings = self._settings
         if settings.tls_cert_file is not None and settings.tls_key_file is not None:
             certificate = ServerCertificate(settings.tls_cert_file, settings.tls_key_file)
+            handshakes = ceil(settings.connection_limit / self._processes)
             self._acceptor = TlsAcceptor(
-                certificate, protocol_factory, respond_to_plain_http, settings.connection_limit
+                certificate, protocol_factory, respond_to_plain_http, handshakes
             )
         if not self.url:
             await self.bind()
         for sock in self.sockets:
             is_unix = sock.family == socket.AF_UNIX
-            await self._accept(
-                sock, protocol_factory if is_unix else self._acceptor or protocol_factory
-            )
+            factory = protocol_factory if is_unix else self._acceptor or protocol_factory
+            if wait_for_room is None:
+                await self._accept(sock, factory)
+            else:
+                self._accept_shared(sock, factory, wait_for_room)
 
     async def bind(self) -> None:
         """Take the address, without accepting. Raises OSError if it is not available."""
@@ -110,15 +116,18 @@ class Listener:
 
     async def _accept(self, sock: socket.socket, protocol_factory: ProtocolFactory) -> None:
         """Accept connections from a socket."""
-        if self._is_shared:
-            acceptor = SharedAcceptor(sock, protocol_factory)
-            acceptor.open()
-            self._servers.append(acceptor)
-            return
         loop = asyncio.get_running_loop()
         self._servers.append(
             await loop.create_server(protocol_factory, sock=sock, backlog=BACKLOG)
         )
+
+    def _accept_shared(
+        self, sock: socket.socket, protocol_factory: ProtocolFactory, wait_for_room: WaitForRoom
+    ) -> None:
+        """Accept connections from a socket that other processes accept from, too."""
+        acceptor = SharedAcceptor(sock, protocol_factory, wait_for_room)
+        acceptor.open()
+        self._servers.append(acceptor)
 
     async def close_gracefully(self) -> None:
         """Close without cutting off a client of an inherited socket.

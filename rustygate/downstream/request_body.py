@@ -19,6 +19,7 @@ from rustygate.core.forms import is_form
 from rustygate.core.headers import HeaderLines
 from rustygate.core.request_facts import COMPRESSED_START_LIMIT, START_LIMIT
 from rustygate.errors import BodyTooLarge, MalformedBody, Refusal, RequestTimeout
+from rustygate.system.shared_counts import Count
 
 # A buffered body up to this size is written together with the request's head.
 SINGLE_WRITE_LIMIT = 1024 * 1024
@@ -47,7 +48,7 @@ BODY_TIMEOUT_S = 60.0
 
 
 class BodyBufferBudget:
-    """The bytes of request bodies that the gate buffers, and their limit (QUEUE_BYTES)."""
+    """The bytes of request bodies that this process holds, and their limit (QUEUE_BYTES)."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -55,6 +56,31 @@ class BodyBufferBudget:
 
     def __repr__(self) -> str:
         return f"<BodyBufferBudget {self.held} of {self.limit} bytes>"
+
+    @property
+    def free(self) -> int:
+        """How many more may be held; negative if there are too many."""
+        return self.limit - self.held
+
+
+class SharedBodyBufferBudget(BodyBufferBudget):
+    """A budget that counts towards its limit what other processes hold, too."""
+
+    def __init__(self, limit: int, count: Count) -> None:
+        self._count = count
+        super().__init__(limit)
+
+    @property
+    def held(self) -> int:
+        return self._count.own
+
+    @held.setter
+    def held(self, held: int) -> None:
+        self._count.own = held
+
+    @property
+    def free(self) -> int:
+        return self.limit - self._count.total
 
 
 class RequestBody:
@@ -206,16 +232,14 @@ class RequestBody:
     def _should_hold(self, must_show_model: bool) -> bool:
         if self._expects_continue and not self._is_asked_for_at_once(must_show_model):
             return False
-        available = self._budget.limit - self._budget.held
-        return (self._length or 0) <= min(self._hold_limit, available)
+        return (self._length or 0) <= min(self._hold_limit, self._budget.free)
 
     def _is_asked_for_at_once(self, must_show_model: bool) -> bool:
         is_json = "json" in self.content_type.lower()
         return is_json or (must_show_model and is_form(self.content_type))
 
     def _may_hold_more(self) -> bool:
-        fits = self._size <= self._hold_limit
-        return fits and self._budget.held <= self._budget.limit
+        return self._size <= self._hold_limit and self._budget.free >= 0
 
     def _read_ahead(self) -> None:
         """Let aiohttp read the start of a queued body if the budget allows; otherwise the body
@@ -224,7 +248,7 @@ class RequestBody:
         Behind unread bytes the gate cannot see that the client has disconnected.
         """
         size = READ_BUFFER_LIMIT if self._length is None else min(self._length, READ_BUFFER_LIMIT)
-        if self._budget.held + size > self._budget.limit:
+        if size > self._budget.free:
             return
         self._read_ahead_size = size
         self._budget.held += size

@@ -5,10 +5,14 @@ the others run. So each process pauses for a moment after each connection. Of 64
 once, the busiest of three processes then accepts 34 to 45%, instead of 47 to 89%. SO_REUSEPORT
 would give 38 to 41%, but would also give connections to a process that hangs, and is not available
 for unix sockets and those of a service manager.
+
+If the limit of connections is reached and none is idle here, other processes are asked to close an
+idle one. Meanwhile no more connections are accepted.
 """
 
 import asyncio
 import socket
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from loguru import logger
@@ -18,25 +22,40 @@ from rustygate.downstream.tls_accept import ProtocolFactory
 # After a connection: long enough for other processes to run, and short enough for a crowd.
 _PAUSE_S = 0.0005
 
+WaitForRoom = Callable[[], Awaitable[None]]
+
 # When the system has no room for another connection.
 _RETRY_S = 1.0
 
 
 class SharedAcceptor:
-    """Accepts connections from `open` to `close`."""
+    """Accepts connections from `open` to `close`.
 
-    def __init__(self, sock: socket.socket, protocol_factory: ProtocolFactory) -> None:
+    Args:
+        wait_for_room: called before each connection starts.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        protocol_factory: ProtocolFactory,
+        wait_for_room: WaitForRoom,
+    ) -> None:
         self._sock = sock
         self._protocol_factory = protocol_factory
+        self._wait_for_room = wait_for_room
+        self._is_open = False
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._starting: set[asyncio.Task[Any]] = set()
 
     def open(self) -> None:
+        self._is_open = True
         self._sock.setblocking(False)
         self._resume()
 
     def close(self) -> None:
+        self._is_open = False
         if self._timer is not None:
             self._timer.cancel()
         if self._sock.fileno() >= 0:
@@ -45,9 +64,9 @@ class SharedAcceptor:
     def _resume(self) -> None:
         self._loop.add_reader(self._sock, self._accept)
 
-    def _pause(self, seconds: float) -> None:
-        self._loop.remove_reader(self._sock)
-        self._timer = self._loop.call_later(seconds, self._resume)
+    def _resume_after(self, seconds: float) -> None:
+        if self._is_open:
+            self._timer = self._loop.call_later(seconds, self._resume)
 
     def _accept(self) -> None:
         try:
@@ -56,12 +75,21 @@ class SharedAcceptor:
             return  # another process has it
         except OSError as error:
             logger.error("cannot accept connections for {:g} s: {}", _RETRY_S, error.strerror)
-            self._pause(_RETRY_S)
+            self._loop.remove_reader(self._sock)
+            self._resume_after(_RETRY_S)
             return
-        self._pause(_PAUSE_S)
+        self._loop.remove_reader(self._sock)
         connection.setblocking(False)
-        task = self._loop.create_task(
-            self._loop.connect_accepted_socket(self._protocol_factory, connection)
-        )
+        task = self._loop.create_task(self._start(connection))
         self._starting.add(task)
         task.add_done_callback(self._starting.discard)
+
+    async def _start(self, connection: socket.socket) -> None:
+        try:
+            await self._wait_for_room()
+        except BaseException:
+            connection.close()
+            raise
+        finally:
+            self._resume_after(_PAUSE_S)
+        await self._loop.connect_accepted_socket(self._protocol_factory, connection)

@@ -207,8 +207,7 @@ class WebSocketTurns:
     def _count_held_bytes(self) -> None:
         """Count what is kept. If that is too much, read no more, or keep less."""
         self._settle_held_bytes()
-        budget = self._services.budget
-        full = budget.held > budget.limit
+        full = self._services.budget.free < 0
         if self.from_client.waiting and (full or self._held_bytes > HELD_LIMIT):
             self.client.pause_reading(HELD)
             return

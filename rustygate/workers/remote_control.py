@@ -1,6 +1,7 @@
 """The control plane as a worker sees it: questions and messages to the supervisor."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from rustygate.core.clients import SpendingLimits
@@ -49,6 +50,11 @@ class RemoteControl:
     async def budgets_text(self) -> str:
         text: str = await self._ask("budgets")
         return text
+
+    async def make_room(self) -> None:
+        """Let another worker close an idle connection, if one has any."""
+        with suppress(Draining):
+            await self._ask("make_room")
 
     async def _ask(self, *question: Any) -> Any:
         try:

@@ -6,9 +6,10 @@ taken back: it will ask again.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from time import monotonic_ns
+from types import MappingProxyType
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -55,10 +56,13 @@ class WorkerService:
         control: ControlPlane,
         handlers: dict[str, Handler],
         on_lost: Callable[[], None],
+        answerers: Mapping[str, Answerer] = MappingProxyType({}),
     ) -> None:
-        """`handlers`: of messages about the worker itself."""
+        """`handlers` and `answerers`: of messages and questions about the workers themselves."""
         self._control = control
-        self.channel = Channel({**self._handlers(), **handlers}, self._answerers(), on_lost)
+        self.channel = Channel(
+            {**self._handlers(), **handlers}, {**self._answerers(), **answerers}, on_lost
+        )
         self._attempts: dict[int, _Attempt] = {}
         # The turn queue of a WebSocket lasts as long as attempts that refer to it.
         self._turn_queues: WeakValueDictionary[int, TurnQueue] = WeakValueDictionary()

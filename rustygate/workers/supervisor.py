@@ -20,6 +20,7 @@ from rustygate.control_plane import ControlPlane
 from rustygate.core.clients import ClientChanges
 from rustygate.downstream.listener import BACKLOG, Listener
 from rustygate.lifecycle import GateLifecycle
+from rustygate.system.shared_counts import SharedCounts
 from rustygate.system.tls import ServerCertificate
 from rustygate.telemetry.worker_metrics import WorkerStatus
 from rustygate.workers.remote_gate import Tell
@@ -61,6 +62,7 @@ class Supervisor(GateLifecycle):
         super().__init__(ControlPlane(settings, self.statuses))
         self._settings = settings
         self._count = workers
+        self._counts: SharedCounts
         self._end_after_s = end_after_s
         self._listener = Listener(settings, sockets)
         self._certificate: ServerCertificate | None = None
@@ -79,6 +81,7 @@ class Supervisor(GateLifecycle):
         """Returns when all workers serve. Also raises WorkersFailed."""
         await self._control.open()
         self._is_open = True
+        self._counts = SharedCounts.create(self._count)
         try:
             await self._listener.bind()
             for sock in self._listener.sockets:
@@ -106,9 +109,13 @@ class Supervisor(GateLifecycle):
 
     async def _start_worker(self, number: int) -> None:
         worker = self._workers[number] = WorkerProcess(
-            number, self._control, partial(self._tell_all, "sibling")
+            number,
+            self._control,
+            self._counts,
+            partial(self._tell_all, "sibling"),
+            self._make_room,
         )
-        await worker.start(self._listener.sockets, self._settings.of_worker(self._count))
+        await worker.start(self._listener.sockets, self._settings)
         if self._ending.is_set():
             # It was started too late to be told with the others.
             worker.tell("stop")
@@ -161,6 +168,12 @@ class Supervisor(GateLifecycle):
         elif silent_s > SUSPEND_AFTER_S:
             worker.suspend()
 
+    async def _make_room(self, number: int) -> None:
+        """Let another worker than this one close an idle connection."""
+        for worker in list(self._workers.values()):
+            if worker.number != number and worker.state == "serving" and await worker.make_room():
+                return
+
     def _tell_all(self, *message: object) -> None:
         for worker in self._workers.values():
             worker.tell(*message)
@@ -197,6 +210,7 @@ class Supervisor(GateLifecycle):
         for worker in self._workers.values():
             worker.kill()
         await self._all_ended(_GRACE_S)
+        self._counts.close()
         await self._control.close()
 
     async def _all_ended(self, limit_s: float) -> None:

@@ -15,8 +15,9 @@ from rustygate.access.client_auth import ClientAuth
 from rustygate.config import Settings
 from rustygate.core.clients import Clients
 from rustygate.core.own_connections import SocketName
-from rustygate.data_plane import DataPlane
+from rustygate.data_plane import DataPlane, Siblings
 from rustygate.system.garbage_collector import tune_garbage_collector
+from rustygate.system.shared_counts import SharedCounts
 from rustygate.telemetry import log
 from rustygate.telemetry.tracing import configure_tracing
 from rustygate.workers.channel import Channel
@@ -34,13 +35,15 @@ class Worker:
 
     Args:
         sockets: those that it accepts connections from.
+        counts: of all workers.
     """
 
-    def __init__(self, sockets: Sequence[socket.socket]) -> None:
+    def __init__(self, sockets: Sequence[socket.socket], counts: SharedCounts) -> None:
         self._sockets = sockets
+        self._counts = counts
         self._ports = {sock.getsockname()[1] for sock in sockets if sock.family != socket.AF_UNIX}
         self._loop = asyncio.get_running_loop()
-        self._started: asyncio.Future[Settings]
+        self._started: asyncio.Future[tuple[Settings, int]]
         self._started = self._loop.create_future()
         self._draining, self._stopping = asyncio.Event(), asyncio.Event()
         self._auth = ClientAuth(None)
@@ -54,13 +57,11 @@ class Worker:
                 "stop": self._stop,
                 "sibling": self._on_sibling,
             },
-            {},
+            {"make_room": self._make_room},
             self._on_lost,
         )
         self._control = RemoteControl(self.channel)
         self._alive_timer: asyncio.TimerHandle | None = None
-        # How many connections of clients were last reported to the supervisor.
-        self._connections = 0
 
     async def run(self, sock: socket.socket) -> None:
         """Serve; `sock` is its end of the channel."""
@@ -80,7 +81,7 @@ class Worker:
             serving.result()
 
     async def _serve(self) -> None:
-        settings = await self._started
+        settings, number = await self._started
         log.configure(settings.rust_log, settings.log_format)
         self._data = DataPlane(
             settings,
@@ -88,7 +89,7 @@ class Worker:
             self._control,
             self._auth,
             configure_tracing(settings),
-            shares_sockets=True,
+            Siblings(self._counts.of(number), self._control.make_room),
         )
         self._data.own_connections.on_added = self._on_connected
         await self._data.start()
@@ -107,7 +108,6 @@ class Worker:
 
     def _tell_alive(self) -> None:
         self._control.gate.tell_alive()
-        self._tell_connections()
         self._alive_timer = self._loop.call_later(ALIVE_INTERVAL_S, self._tell_alive)
 
     def _on_connected(self, local: SocketName, remote: SocketName) -> None:
@@ -115,21 +115,18 @@ class Worker:
         if isinstance(remote, tuple) and remote[1] in self._ports:
             self.channel.tell("connected", local, remote)
 
-    def _tell_connections(self) -> None:
-        assert self._data is not None
-        connections = self._data.connections
-        if connections != self._connections:
-            self._connections = connections
-            self.channel.tell("connections", connections)
-
-    # Messages of the supervisor.
+    # Messages and questions of the supervisor.
 
     def _on_sibling(self, local: SocketName, remote: SocketName) -> None:
         if self._data is not None:
             self._data.own_connections.add_sibling(local, remote)
 
-    def _on_start(self, settings: Settings, clients: Clients | None) -> None:
-        self._started.set_result(settings)
+    async def _make_room(self) -> bool:
+        """Another worker has no room for a connection, and none that is idle."""
+        return self._data is not None and self._data.make_room()
+
+    def _on_start(self, settings: Settings, number: int, clients: Clients | None) -> None:
+        self._started.set_result((settings, number))
         self._on_clients(clients)
 
     def _on_clients(self, clients: Clients | None) -> None:

@@ -5,8 +5,9 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from loguru import logger
@@ -15,7 +16,9 @@ import rustygate
 from rustygate.config import Settings
 from rustygate.control_plane import ControlPlane
 from rustygate.core.own_connections import SocketName
+from rustygate.system.shared_counts import SharedCounts
 from rustygate.telemetry.worker_metrics import State, WorkerStatus
+from rustygate.workers.channel import ChannelLost
 from rustygate.workers.service import WorkerService
 
 _PROGRAM = "rustygate.workers"
@@ -26,6 +29,9 @@ _BLOCKED_SIGNALS = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM)
 
 # How long a worker may be silent before its waiters no longer hold up others.
 SUSPEND_AFTER_S = 1.0
+
+# How long a worker may take to look for an idle connection.
+_ROOM_LIMIT_S = 0.5
 
 
 class WorkerProcess:
@@ -42,14 +48,22 @@ class WorkerProcess:
         self,
         number: int,
         control: ControlPlane,
+        counts: SharedCounts,
         on_connected: Callable[[SocketName, SocketName], None],
+        make_room: Callable[[int], Awaitable[None]],
     ) -> None:
-        """`on_connected`: called with the ends of a connection that it opened to this gate."""
+        """What it asks of the others.
+
+        Args:
+            on_connected: called with the ends of a connection that it opened to this gate.
+            make_room: called with its number, to let others close an idle connection.
+        """
         self.number = number
+        self._place = number - 1
+        self._counts = counts
         self._control = control
         self.is_draining = False
         self.end = ""
-        self._connections = 0
         self._killed_because = ""
         loop = asyncio.get_running_loop()
         self.ready: asyncio.Future[bool] = loop.create_future()
@@ -59,11 +73,11 @@ class WorkerProcess:
             {
                 "ready": self._on_ready,
                 "alive": lambda: None,
-                "connections": self._on_connections,
                 "connected": on_connected,
                 "draining": self._on_draining,
             },
             self._lost.set,
+            {"make_room": partial(make_room, number)},
         )
         self.tell = self._service.channel.tell
         self._process: asyncio.subprocess.Process | None = None
@@ -94,7 +108,12 @@ class WorkerProcess:
     def status(self, restarts: int) -> WorkerStatus:
         """What the live page shows of it; `restarts`: how many processes it replaced."""
         return WorkerStatus(
-            self.number, self.pid, self.state, self.in_flight, self._connections, restarts
+            self.number,
+            self.pid,
+            self.state,
+            self.in_flight,
+            self._counts.of(self._place).connections.own,
+            restarts,
         )
 
     @property
@@ -105,22 +124,19 @@ class WorkerProcess:
     async def start(self, sockets: Sequence[socket.socket], settings: Settings) -> None:
         """Start it. `ready` is done later; if the system cannot start it, it has ended."""
         try:
-            channel, self._process = await _run(sockets)
+            channel, self._process = await _run(self._counts.descriptor, sockets)
         except OSError as error:
             self.end = f"worker {self.number} cannot start ({error.strerror})"
             self._lost.set()
             return
         await self._service.channel.open(channel)
         # The clients of this moment: it has not heard of a reload until now.
-        self.tell("start", settings, self._control.auth.in_force)
+        self.tell("start", settings, self._place, self._control.auth.in_force)
         logger.debug("worker {} started (pid {})", self.number, self.pid)
 
     def _on_ready(self) -> None:
         if not self.ready.done():
             self.ready.set_result(True)
-
-    def _on_connections(self, connections: int) -> None:
-        self._connections = connections
 
     def _on_draining(self) -> None:
         self.is_draining = True
@@ -132,6 +148,7 @@ class WorkerProcess:
             self.end = f"worker {self.number} (pid {self.pid}) {self._describe(code)}"
         # What it sent before its end is still in the channel.
         await self._lost.wait()
+        self._counts.of(self._place).clear()
         if not self.ready.done():
             self.ready.set_result(False)
         return self._service.end()
@@ -148,6 +165,15 @@ class WorkerProcess:
         except ValueError:
             return f"was killed by signal {-code}"
 
+    async def make_room(self) -> bool:
+        """Let it close an idle connection; returns whether it has one."""
+        try:
+            async with asyncio.timeout(_ROOM_LIMIT_S):
+                found: bool = await self._service.channel.ask("make_room")
+        except (TimeoutError, ChannelLost):
+            return False
+        return found
+
     def suspend(self) -> None:
         """It is silent: others need not wait for it."""
         self._service.suspend()
@@ -160,13 +186,14 @@ class WorkerProcess:
 
 
 async def _run(
-    sockets: Sequence[socket.socket],
+    counts: int, sockets: Sequence[socket.socket]
 ) -> tuple[socket.socket, asyncio.subprocess.Process]:
     """Run the worker's program, with sockets to listen on. Returns this end of its channel."""
     ours, theirs = socket.socketpair()
     with theirs:
+        descriptors = [theirs.fileno(), counts, *(sock.fileno() for sock in sockets)]
         try:
-            return ours, await _execute([theirs.fileno(), *(sock.fileno() for sock in sockets)])
+            return ours, await _execute(descriptors)
         except BaseException:
             ours.close()
             raise

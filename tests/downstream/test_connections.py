@@ -14,10 +14,11 @@ import pytest
 
 from rustygate.downstream import connections, request_body
 from rustygate.downstream.connections import ConnectionLimiter
+from rustygate.system.shared_counts import lone_count
 from tests.conftest import StartGate
 from tests.support.certificates import Authority
 from tests.support.client import Client
-from tests.support.gate import Gate, one_process
+from tests.support.gate import Gate, also_with_workers, one_process
 from tests.support.http import (
     CHAT,
     CONTINUE,
@@ -264,7 +265,7 @@ async def test_stalled_upload_does_not_cut_a_response_that_has_started(
 # The connection limit.
 
 
-@one_process
+@also_with_workers
 async def test_connections_above_the_limit_are_rejected_while_none_is_idle(
     gate: StartGate, upstream: Upstream
 ) -> None:
@@ -372,7 +373,7 @@ async def test_crowd_takes_the_place_of_idle_connections_only(
     assert (await busy.response()).status == 200
 
 
-@one_process
+@also_with_workers
 async def test_rejected_client_that_lingers_is_aborted(
     gate: StartGate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -400,7 +401,25 @@ async def test_many_rejected_connections_are_all_closed(gate: StartGate) -> None
 
 
 async def test_connection_limiter_repr_shows_its_state() -> None:
-    assert repr(ConnectionLimiter(7)) == "<ConnectionLimiter limit=7, 0 lingering>"
+    limiter = ConnectionLimiter(7, lone_count())
+    limiter.open.own = 5
+    assert repr(limiter) == "<ConnectionLimiter 5 of 7, 0 lingering>"
+
+
+@pytest.mark.parametrize("workers", [3], indirect=True)
+async def test_idle_connection_of_any_worker_makes_room(gate: StartGate) -> None:
+    """Whichever accepts the newcomer: it need not have an idle one itself."""
+    running = await gate(CONNECTION_LIMIT=6)
+    idle = [await running.connect() for _ in range(6)]
+    for client in idle:
+        assert (await client.request(get("/health"))).status == 200
+    for _ in idle:
+        busy = await running.connect()
+        assert (await busy.request(get("/health"))).status == 200
+        busy.send(get("/health")[:1])
+    for client in idle:
+        assert await client.ended() == "closed"
+    await expect_rejection(await running.connect())
 
 
 # Drain and garbage.

@@ -44,6 +44,10 @@ async def clients() -> AsyncIterator[list[socket.socket]]:
         client.close()
 
 
+async def always() -> None:
+    """There is room."""
+
+
 def listening(kind: type[socket.socket] = socket.socket) -> socket.socket:
     sock = kind(socket.AF_INET)
     sock.bind(("127.0.0.1", 0))
@@ -59,7 +63,7 @@ async def test_others_may_go_first_after_each_connection(
     Accepted.count = 0
     with listening() as sock:
         clients += [socket.create_connection(sock.getsockname()) for _ in range(5)]
-        acceptor = SharedAcceptor(sock, Accepted)
+        acceptor = SharedAcceptor(sock, Accepted, always)
         acceptor.open()
         # Without a pause, all five: one in each turn of the event loop.
         for _ in range(10):
@@ -77,7 +81,7 @@ async def test_a_connection_that_another_process_took_is_no_error(
 ) -> None:
     Accepted.count = 0
     with listening() as sock, captured_log() as log:
-        acceptors = [SharedAcceptor(each, Accepted) for each in (sock, sock.dup())]
+        acceptors = [SharedAcceptor(each, Accepted, always) for each in (sock, sock.dup())]
         for acceptor in acceptors:
             acceptor.open()
         clients.append(socket.create_connection(sock.getsockname()))
@@ -93,7 +97,7 @@ async def test_a_connection_that_another_process_took_is_no_error(
 async def test_it_tries_again_when_the_system_has_no_room(clients: list[socket.socket]) -> None:
     Accepted.count = 0
     with listening(FullSocket) as sock, captured_log() as log:
-        acceptor = SharedAcceptor(sock, Accepted)
+        acceptor = SharedAcceptor(sock, Accepted, always)
         acceptor.open()
         clients.append(socket.create_connection(sock.getsockname()))
         await until(lambda: Accepted.count == 1)
@@ -101,3 +105,33 @@ async def test_it_tries_again_when_the_system_has_no_room(clients: list[socket.s
     assert FullSocket.calls == 2
     [error] = log.errors
     assert error.startswith("cannot accept connections for 1 s: Too many open files")
+
+
+async def test_none_is_accepted_while_one_waits_for_room(clients: list[socket.socket]) -> None:
+    Accepted.count, asked = 0, []
+
+    async def wait_for_room() -> None:
+        asked.append(asyncio.get_running_loop().create_future())
+        await asked[-1]
+
+    with listening() as sock, captured_log() as log:
+        clients += [socket.create_connection(sock.getsockname()) for _ in range(3)]
+        acceptor = SharedAcceptor(sock, Accepted, wait_for_room)
+        acceptor.open()
+        await until(lambda: len(asked) == 1)
+        await asyncio.sleep(10 * shared_accept._PAUSE_S)
+        assert (len(asked), Accepted.count) == (1, 0)
+        asked[0].set_result(None)
+        await until(lambda: len(asked) == 2)
+        assert Accepted.count == 1
+        # A failure costs one connection.
+        asked[1].set_exception(RuntimeError)
+        await until(lambda: len(asked) == 3)
+        assert clients[1].recv(1) == b""
+        acceptor.close()
+        asked[2].set_result(None)
+        await until(lambda: Accepted.count == 2)
+        clients.append(socket.create_connection(sock.getsockname()))
+        await asyncio.sleep(10 * shared_accept._PAUSE_S)
+        assert len(asked) == 3
+    assert len(log.errors) == 1

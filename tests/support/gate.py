@@ -131,7 +131,7 @@ class Gate:
 
     def connections(self) -> list[Any]:
         """aiohttp's connections from clients."""
-        planes = getattr(self.daemon, "_planes", [self.daemon._plane])
+        planes = getattr(self.daemon, "planes", [self.daemon._plane])
         return [each for plane in planes for each in plane._runner.server.connections]
 
     async def connect(

@@ -2,15 +2,17 @@
 
 import asyncio
 import socket
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
 from rustygate.access.client_auth import ClientAuth
 from rustygate.config import Settings
-from rustygate.core.clients import ClientChanges
+from rustygate.control_plane import ControlPlane
+from rustygate.core.clients import ClientChanges, Clients
 from rustygate.daemon import Daemon
-from rustygate.data_plane import DataPlane
+from rustygate.data_plane import DataPlane, Siblings
 from rustygate.downstream.listener import BACKLOG, Listener
+from rustygate.system.shared_counts import SharedCounts
 from rustygate.workers.channel import Channel
 from rustygate.workers.remote_control import RemoteControl
 from rustygate.workers.service import WorkerService
@@ -21,6 +23,69 @@ if TYPE_CHECKING:
     from rustygate.telemetry.tracing.spans import Tracing
 
 CLOSE_LIMIT_S = 5.0
+
+
+class ChannelledWorker:
+    """A data plane, both ends of its channel, and what the supervisor does for it.
+
+    Attributes:
+        plane: the data plane, after `start`.
+    """
+
+    plane: DataPlane
+
+    def __init__(
+        self, control: ControlPlane, make_room: Callable[["ChannelledWorker"], Awaitable[None]]
+    ) -> None:
+        """`make_room`: asks the others to close an idle connection."""
+        self._control = control
+        self._auth = ClientAuth(None)
+        self._lost = asyncio.Event()
+        self._service = WorkerService(
+            control,
+            {"alive": lambda: None},
+            self._lost.set,
+            {"make_room": lambda: make_room(self)},
+        )
+        self._channel = Channel(
+            {}, {"make_room": self._make_room}, lambda: self.remote.gate.close()
+        )
+        self.remote = RemoteControl(self._channel)
+
+    async def start(
+        self,
+        settings: Settings,
+        sockets: Sequence[socket.socket],
+        counts: SharedCounts,
+        number: int,
+        tracing: "Tracing | None",
+    ) -> None:
+        ours, theirs = socket.socketpair()
+        await self._service.channel.open(ours)
+        await self._channel.open(theirs)
+        self.set_clients(self._control.auth.in_force)
+        siblings = Siblings(counts.of(number), self.remote.make_room)
+        self.plane = DataPlane(settings, sockets, self.remote, self._auth, tracing, siblings)
+        await self.plane.start()
+
+    async def _make_room(self) -> bool:
+        return self.plane.make_room()
+
+    async def make_room(self) -> bool:
+        """Ask it to close an idle connection."""
+        found: bool = await self._service.channel.ask("make_room")
+        return found
+
+    def set_clients(self, clients: Clients | None) -> None:
+        self._auth.replace(clients)
+        self.remote.spending.set_limits(self._auth.spending_limits)
+
+    async def stop(self) -> None:
+        await self.plane.stop()
+        await self._channel.close(CLOSE_LIMIT_S)
+        # What was told is read before the end.
+        await until(self._lost.is_set)
+        assert self._service.end() == 0
 
 
 class ChannelledDaemon(Daemon):
@@ -37,12 +102,11 @@ class ChannelledDaemon(Daemon):
         super().__init__(settings, sockets, tracing)
         self._listener = Listener(settings, sockets)
         self._count = workers
-        self._planes: list[DataPlane] = []
-        self._auths: list[ClientAuth] = []
-        self._remotes: list[RemoteControl] = []
-        self._channels: list[Channel] = []
-        self._services: list[WorkerService] = []
-        self._lost: list[asyncio.Event] = []
+        self._workers: list[ChannelledWorker] = []
+
+    @property
+    def planes(self) -> list[DataPlane]:
+        return [worker.plane for worker in self._workers]
 
     @property
     def url(self) -> str:
@@ -57,88 +121,62 @@ class ChannelledDaemon(Daemon):
             raise
         for sock in self._listener.sockets:
             sock.listen(BACKLOG)
-        for _ in range(self._count):
-            await self._start_plane()
-        self._data = self._planes[0]
+        counts = SharedCounts.create(self._count)
+        for number in range(self._count):
+            await self._start_worker(counts, number)
+        counts.close()
+        self._data = self._workers[0].plane
         self._alive = asyncio.create_task(self._tell_alive())
 
     async def _tell_alive(self) -> None:
         """As workers do all the time."""
         while True:
-            for remote in self._remotes:
-                remote.gate.tell_alive()
+            for worker in self._workers:
+                worker.remote.gate.tell_alive()
             await asyncio.sleep(ALIVE_INTERVAL_S)
 
-    async def _start_plane(self) -> None:
-        lost = asyncio.Event()
-        service = WorkerService(self._control, {"alive": lambda: None}, lost.set)
-        remote: RemoteControl
-        channel = Channel({}, {}, lambda: remote.gate.close())
-        remote = RemoteControl(channel)
-        ours, theirs = socket.socketpair()
-        await service.channel.open(ours)
-        await channel.open(theirs)
-        auth = ClientAuth(None)
-        auth.replace(self._control.auth.in_force)
-        remote.spending.set_limits(auth.spending_limits)
+    async def _start_worker(self, counts: SharedCounts, number: int) -> None:
         sockets = [sock.dup() for sock in self._listener.sockets]
-        plane = DataPlane(
-            self._settings, sockets, remote, auth, self._tracing, shares_sockets=True
-        )
-        self._planes.append(plane)
-        self._auths.append(auth)
-        self._remotes.append(remote)
-        self._channels.append(channel)
-        self._services.append(service)
-        self._lost.append(lost)
-        await plane.start()
+        worker = ChannelledWorker(self._control, self._make_room)
+        await worker.start(self._settings, sockets, counts, number, self._tracing)
+        self._workers.append(worker)
+
+    async def _make_room(self, asking: ChannelledWorker) -> None:
+        for worker in self._workers:
+            if worker is not asking and await worker.make_room():
+                return
 
     def reload(self) -> ClientChanges | None:
         changes = super().reload()
-        for auth, remote in zip(self._auths, self._remotes, strict=True):
-            auth.replace(self._control.auth.in_force)
-            remote.spending.set_limits(auth.spending_limits)
+        for worker in self._workers:
+            worker.set_clients(self._control.auth.in_force)
         return changes
 
     async def drain(self) -> None:
         self._control.gate.close()
         self._listener.close()
-        await asyncio.gather(*(plane.drain() for plane in self._planes))
+        await asyncio.gather(*(plane.drain() for plane in self.planes))
 
     async def stop(self) -> None:
         self._control.gate.close()
         self._listener.close()
-        if not self._planes:
+        if not self._workers:
             return
         self._alive.cancel()
-        for plane, channel, service, lost in zip(
-            self._planes, self._channels, self._services, self._lost, strict=True
-        ):
-            await plane.stop()
-            await channel.close(CLOSE_LIMIT_S)
-            # What was told is read before the end.
-            await until(lost.is_set)
-            assert service.end() == 0
-        for each in (
-            self._planes,
-            self._auths,
-            self._remotes,
-            self._channels,
-            self._services,
-            self._lost,
-        ):
-            each.clear()
+        for worker in self._workers:
+            await worker.stop()
+        self._workers.clear()
         await self._control.close()
 
     @property
     def unfinished(self) -> int:
-        running = sum(plane.running for plane in self._planes)
+        running = sum(plane.running for plane in self.planes)
         return running - self._control.gate.snapshot()["waiters"]
 
     @property
     def viewers(self) -> int:
-        return sum(plane.viewers for plane in self._planes)
+        return sum(plane.viewers for plane in self.planes)
 
     def snapshot(self) -> dict[str, int]:
-        held = sum(plane.snapshot()["held_bytes"] for plane in self._planes)
+        held = sum(plane.snapshot()["held_bytes"] for plane in self.planes)
         return self._control.gate.snapshot() | {"held_bytes": held}

@@ -67,6 +67,11 @@ async def test_connections_of_a_worker_are_counted() -> None:
         port = int(running.url.rpartition(":")[2])
         writers = [(await asyncio.open_connection("127.0.0.1", port))[1] for _ in range(5)]
         await until(lambda: sum(each.connections for each in running.statuses()) == 5)
+        first, second = running.statuses()
+        os.kill(first.pid, signal.SIGKILL)
+        replaced = await until_status(running, 1, state="serving", restarts=1)
+        assert replaced.connections == 0
+        assert running.statuses()[1] == second
         for writer in writers:
             writer.close()
         await until(lambda: not any(each.connections for each in running.statuses()))
