@@ -117,7 +117,6 @@ class RemoteGate:
             return
         if self.now() - min(at, self._alive_at) > VALID:
             self.tell_alive()
-            self.tell("withdraw", number)
             admission.ask_again()
         else:
             admission.grant(queued)
@@ -132,7 +131,7 @@ class RemoteGate:
         """An attempt lost its place in the queue, or what it was granted, because this process was
         silent. If its request went upstream before, that counts all the same."""
         if (waiting := self._waiting.get(number)) is not None:
-            waiting.ask_again()
+            waiting.suspend()
         elif (admitted := self._in_flight.get(number)) is not None:
             admitted.charge_again()
 
@@ -181,21 +180,34 @@ class RemoteAdmission:
     enter = __aenter__
 
     def ask_again(self) -> None:
-        """Ask to keep its place in the queue."""
+        """Ask to keep its place in the queue, or what it was granted."""
         assert self._decision is not None
         if not self._decision.done():
             self._count_wait()
             self._gate.remove_waiting(self._number)
-            self._ask(again=True)
+            self._ask(before=self._number)
+
+    def suspend(self) -> None:
+        """It lost its place in the queue, or what it was granted just now."""
+        assert self._decision is not None
+        if self._is_granted(self._decision):
+            self.charge_again()
+        else:
+            self.ask_again()
+
+    @staticmethod
+    def _is_granted(decision: asyncio.Future[None]) -> bool:
+        return decision.done() and not decision.cancelled() and decision.exception() is None
 
     def _count_wait(self) -> None:
         self._exchange.queued += self._gate.now() - self._asked_at
 
-    def _ask(self, *, again: bool = False) -> None:
+    def _ask(self, *, before: int | None = None) -> None:
+        """Ask to enter; `before`: its number until now."""
         gate, exchange = self._gate, self._exchange
         self._number, self._asked_at = gate.new_number(), gate.now()
         gate.add_waiting(self._number, self)
-        gate.tell("enter", self._number, self._turn_queue, again, pack_exchange(exchange))
+        gate.tell("enter", self._number, self._turn_queue, before, pack_exchange(exchange))
 
     def grant(self, queued: int) -> None:
         assert self._decision is not None

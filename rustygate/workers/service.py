@@ -2,7 +2,7 @@
 
 If the worker ends, what it holds is freed at once. If it is only silent, as a stopped process is,
 its waiters leave the queue after a second, and what was granted to it since its last message is
-taken back: it will ask again.
+taken back: it will ask again. If it has used that before it learns so, it is charged again.
 """
 
 import asyncio
@@ -68,8 +68,8 @@ class WorkerService:
         self._turn_queues: WeakValueDictionary[int, TurnQueue] = WeakValueDictionary()
         # The exchanges that have reserved something of their client's budgets, by id.
         self._reserved: dict[str, Exchange] = {}
-        # Those that were suspended and have not come back, by id.
-        self._suspended: dict[str, Exchange] = {}
+        # Those that were taken back, until the worker has said what became of them.
+        self._suspended: dict[int, _Attempt] = {}
 
     def __repr__(self) -> str:
         return f"<WorkerService {len(self._attempts)} attempts>"
@@ -108,10 +108,25 @@ class WorkerService:
 
     # Admission.
 
-    def _enter(self, number: int, turns: int | None, again: bool, packed: tuple[Any, ...]) -> None:
-        attempt = self._attempts[number] = self._attempt(turns, unpack_exchange(packed))
-        # It keeps its place in the queue, as a retry does.
-        attempt.admission.is_retry |= again
+    def _enter(
+        self, number: int, turns: int | None, before: int | None, packed: tuple[Any, ...]
+    ) -> None:
+        """An attempt asks to enter; `before`: its number, if it did so before."""
+        exchange = unpack_exchange(packed)
+        if before is not None and (held := self._attempts.pop(before, None)) is not None:
+            # It still has what it was granted.
+            held.queued = held.admission.exchange.queued
+            self._attempts[number] = held
+            self._admit(number, held)
+            return
+        attempt = self._attempts[number] = self._attempt(turns, exchange)
+        if before is not None:
+            # It keeps its place in the queue, as a retry does.
+            self._suspended.pop(before, None)
+            attempt.admission.is_retry = True
+        self._admit_or_wait(number, attempt)
+
+    def _admit_or_wait(self, number: int, attempt: _Attempt) -> None:
         try:
             at_once = attempt.admission.enter_at_once()
         except Exception as error:
@@ -139,7 +154,6 @@ class WorkerService:
             decision.add_done_callback(partial(self._on_decision, number))
 
     def _attempt(self, turns: int | None, exchange: Exchange) -> _Attempt:
-        self._suspended.pop(exchange.id, None)
         if turns is None:
             return _Attempt(self._control.gate.admission(exchange))
         queue = self._turn_queues.setdefault(turns, TurnQueue())
@@ -176,11 +190,27 @@ class WorkerService:
         return attempt.admission.exchange.queued - attempt.queued
 
     def _charge(self, number: int, packed: tuple[Any, ...]) -> None:
-        attempt = self._attempts[number] = self._attempt(None, unpack_exchange(packed))
+        """An attempt enters without waiting, or used what was taken back."""
+        if number not in self._attempts:
+            self._suspended.pop(number, None)
+            self._charge_for(number, unpack_exchange(packed))
+
+    def _charge_for(self, number: int, exchange: Exchange) -> _Attempt:
+        attempt = self._attempts[number] = self._attempt(None, exchange)
         attempt.admission.charge()
         attempt.at = self._control.gate.now()
+        return attempt
+
+    def _admitted(self, number: int) -> _Attempt | None:
+        """The attempt that the worker says something about; None if it has left."""
+        suspended = self._suspended.pop(number, None)
+        if suspended is not None:
+            # The worker has not read yet that it was taken back, and used it.
+            return self._charge_for(number, suspended.admission.exchange)
+        return self._attempts.get(number)
 
     def _withdraw(self, number: int) -> None:
+        self._suspended.pop(number, None)
         attempt = self._attempts.pop(number, None)
         if attempt is not None:
             self._take_back(attempt)
@@ -202,30 +232,29 @@ class WorkerService:
                     self._suspend(number, self._attempts.pop(number))
 
     def _suspend(self, number: int, attempt: _Attempt) -> None:
-        exchange = attempt.admission.exchange
         # Its request may have gone upstream.
-        exchange.connected = not attempt.waits
-        self._suspended[exchange.id] = exchange
+        attempt.admission.exchange.connected = not attempt.waits
+        self._suspended[number] = attempt
         self._take_back(attempt)
         self.channel.tell("suspended", number)
 
-    # After admission. A message about an attempt that was taken back is ignored.
+    # After admission.
 
     def _respond(self, number: int, ok: bool, update: Any, refused: bool) -> None:
-        if (attempt := self._attempts.get(number)) is not None:
+        if (attempt := self._admitted(number)) is not None:
             attempt.admission.record_response(ok, unpack_update(update), refused=refused)
 
     def _pause(self, number: int, wait: int, slow: bool, guessed: bool) -> None:
-        if (attempt := self._attempts.get(number)) is not None:
+        if (attempt := self._admitted(number)) is not None:
             attempt.admission.pause(wait, slow=slow, guessed=guessed)
 
     def _pass_on(self, name: str, number: int, *arguments: Any) -> None:
-        if (attempt := self._attempts.get(number)) is not None:
+        if (attempt := self._admitted(number)) is not None:
             getattr(attempt.admission, name)(*arguments)
 
     def _leave(self, number: int) -> None:
-        attempt = self._attempts.pop(number, None)
-        if attempt is not None:
+        if (attempt := self._admitted(number)) is not None:
+            del self._attempts[number]
             attempt.admission.leave()
 
     # Budgets of clients, and counting.
@@ -245,9 +274,7 @@ class WorkerService:
         return exchange.budget_left, None
 
     def _settled(self, packed: tuple[Any, ...]) -> None:
-        exchange = unpack_exchange(packed)
-        self._suspended.pop(exchange.id, None)
-        self._settle(exchange)
+        self._settle(unpack_exchange(packed))
 
     def _settle(self, exchange: Exchange) -> None:
         """Count it, with what it has reserved."""
@@ -260,8 +287,9 @@ class WorkerService:
     def end(self) -> int:
         """The worker has ended: free what it holds, and settle what it has not settled. Returns
         how many exchanges were cut off."""
-        cut_off = self._reserved | self._suspended
-        self._suspended = {}
+        suspended, self._suspended = self._suspended, {}
+        exchanges = (attempt.admission.exchange for attempt in suspended.values())
+        cut_off = self._reserved | {exchange.id: exchange for exchange in exchanges}
         attempts, self._attempts = self._attempts, {}
         for attempt in attempts.values():
             exchange = attempt.admission.exchange

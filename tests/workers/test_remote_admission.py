@@ -521,6 +521,80 @@ def test_request_that_went_upstream_before_its_worker_was_stopped_counts() -> No
     run(scenario, rate_limit=0.1, rate_limit_burst=1, concurrency_limit=1)
 
 
+@pytest.mark.parametrize("message", ["respond", "leave", "release", "give_back"])
+def test_request_that_ended_while_its_worker_was_silent_counts(message: str) -> None:
+    """Its worker handled the response before it read that the request was taken back."""
+
+    async def scenario(gates: RemoteGates) -> None:
+        admission = await gates.enter(gates.exchange())
+        await stop(gates, 2)
+        if message == "respond":
+            admission.record_response(True)
+        elif message != "leave":
+            getattr(admission, message)()
+        if message == "leave":
+            admission.leave()
+        await go_on(gates)
+        assert gates.gate.snapshot()["in_flight"] == int(message in ("respond", "give_back"))
+        if message != "leave":
+            admission.leave()
+        await gates.admit(gates.exchange())
+        assert gates.now_s == pytest.approx(2 if message == "give_back" else 12, abs=0.1)
+
+    run(scenario, rate_limit=0.1, rate_limit_burst=1, concurrency_limit=1)
+
+
+@pytest.mark.parametrize("leaves", [False, True], ids=["stays", "leaves"])
+def test_grant_and_its_withdrawal_that_arrive_together_count_once(leaves: bool) -> None:
+    """The worker was busy, not stopped: it said that it runs before it read either."""
+
+    async def scenario(gates: RemoteGates) -> None:
+        first = await gates.enter(gates.exchange(), worker=1)
+        waiting = spawn(gates.enter(gates.exchange()))
+        await run_ready_tasks()
+        worker = gates.workers[0]
+        worker.link.hold()
+        await asyncio.sleep(0.9)
+        first.leave()
+        await asyncio.sleep(SUSPEND_AFTER_S - 0.9 + 0.25)
+        worker.service.suspend()
+        assert gates.gate.snapshot() == {"waiters": 0, "in_flight": 0}
+        worker.gate.tell_alive()
+        worker.link.release()
+        if leaves:
+            await cancel(waiting)
+        await run_ready_tasks()
+        assert gates.gate.snapshot() == {"waiters": 0, "in_flight": int(not leaves)}
+        if not leaves:
+            (await waiting).leave()
+
+    run(scenario, workers=2, **ONE_SLOT)
+
+
+def test_worker_that_was_stopped_for_less_than_a_second_keeps_what_it_was_granted() -> None:
+    """Nobody else got it, so it need not wait behind others."""
+
+    async def scenario(gates: RemoteGates) -> None:
+        first, early = await gates.enter(gates.exchange(), worker=1), gates.exchange()
+        waiting = spawn(gates.enter(early))
+        await run_ready_tasks()
+        later = spawn(gates.enter(gates.exchange("b"), worker=1))
+        await run_ready_tasks()
+        link = gates.workers[0].link
+        link.hold()
+        first.leave()
+        await asyncio.sleep(0.9)
+        link.release()
+        await run_ready_tasks()
+        assert waiting.done()
+        assert not later.done()
+        assert early.queued / SECOND == pytest.approx(0.9, abs=0.01)
+        waiting.result().leave()
+        (await later).leave()
+
+    run(scenario, workers=2, **ONE_SLOT)
+
+
 def test_exchange_that_was_known_to_be_in_flight_keeps_its_slot() -> None:
     async def scenario(gates: RemoteGates) -> None:
         admission = await gates.enter(gates.exchange())
