@@ -12,6 +12,7 @@ from time import monotonic, time_ns
 
 from rustygate.core.periods import date_of
 from rustygate.core.usage_rows import Row, UsageQuery, UsageTotals, amounts, as_rows, total
+from rustygate.system.background import start_task
 from rustygate.telemetry.usage.recorder import UsageRecorder
 from rustygate.telemetry.usage.store import UsageStoreError
 
@@ -53,7 +54,7 @@ class UsageView:
     async def refresh(self) -> None:
         """Read again what is out of date; if that takes long, return before it is done."""
         if self._reading is None and monotonic() - self._today_read >= TODAY_AGE_S:
-            self._reading = asyncio.create_task(self._read())
+            self._reading = start_task("reading usage", self._read())
         if self._reading is not None:
             await asyncio.wait((self._reading,), timeout=WAIT_S)
 

@@ -13,11 +13,11 @@ idle one. Meanwhile no more connections are accepted.
 import asyncio
 import socket
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 from loguru import logger
 
 from rustygate.downstream.tls_accept import ProtocolFactory
+from rustygate.system.background import start_task
 
 # After a connection: long enough for other processes to run, and short enough for a crowd.
 _PAUSE_S = 0.0005
@@ -47,7 +47,6 @@ class SharedAcceptor:
         self._is_open = False
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
-        self._starting: set[asyncio.Task[Any]] = set()
 
     def open(self) -> None:
         self._is_open = True
@@ -80,9 +79,7 @@ class SharedAcceptor:
             return
         self._loop.remove_reader(self._sock)
         connection.setblocking(False)
-        task = self._loop.create_task(self._start(connection))
-        self._starting.add(task)
-        task.add_done_callback(self._starting.discard)
+        start_task("accepting a connection", self._start(connection))
 
     async def _start(self, connection: socket.socket) -> None:
         try:

@@ -11,6 +11,7 @@ import socket
 from collections.abc import Callable
 from contextlib import suppress
 
+from rustygate.system.background import start_task
 from rustygate.system.tls import ServerCertificate
 
 # How long a client may take to send the first byte, how long a TLS handshake may take, and how
@@ -70,7 +71,7 @@ class TlsAcceptor:
 
     def start_tls(self, transport: asyncio.Transport) -> None:
         """Start TLS on a connection, and hand it to a protocol."""
-        handshake = asyncio.get_running_loop().create_task(self._start_tls(transport))
+        handshake = start_task("starting TLS", self._start_tls(transport))
         self.handshakes[handshake] = None
         handshake.add_done_callback(lambda done: self.handshakes.pop(done, None))
 

@@ -9,7 +9,7 @@ killed only if it stays silent for long.
 import asyncio
 import socket
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
 
@@ -20,6 +20,7 @@ from rustygate.control_plane import ControlPlane
 from rustygate.core.clients import ClientChanges
 from rustygate.downstream.listener import BACKLOG, Listener
 from rustygate.lifecycle import GateLifecycle
+from rustygate.system.background import repeat, start_task
 from rustygate.system.shared_counts import SharedCounts
 from rustygate.system.tls import ServerCertificate
 from rustygate.telemetry.worker_metrics import WorkerStatus
@@ -68,8 +69,10 @@ class Supervisor(GateLifecycle):
         self._certificate: ServerCertificate | None = None
         self._workers: dict[int, WorkerProcess] = {}
         self._restarts: Counter[int] = Counter()
+        # How long to wait before each is replaced, if it ends soon.
+        self._delays_s: dict[int, float] = {}
         self._keeping: list[asyncio.Task[None]] = []
-        self._checking: asyncio.Task[None] | None = None
+        self._checking: list[asyncio.Task[None]] = []
         self._ending = asyncio.Event()
         self._is_open = self._is_serving = False
 
@@ -87,7 +90,6 @@ class Supervisor(GateLifecycle):
             for sock in self._listener.sockets:
                 sock.listen(BACKLOG)
             self._certificate = self._load_certificate()
-            self._checking = asyncio.create_task(self._check_workers())
             await self._start_workers()
         except BaseException:
             await self.stop()
@@ -103,12 +105,13 @@ class Supervisor(GateLifecycle):
     async def _start_workers(self) -> None:
         for number in range(1, self._count + 1):
             await self._start_worker(number)
-            self._keeping.append(asyncio.create_task(self._keep(number)))
+            self._keeping.append(_repeat(f"replacing worker {number}", self._replace, number))
+            self._checking.append(_repeat(f"checking worker {number}", self._check, number))
         if not all(await asyncio.gather(*(each.ready for each in self._workers.values()))):
             raise WorkersFailed
 
     async def _start_worker(self, number: int) -> None:
-        worker = self._workers[number] = WorkerProcess(
+        worker = WorkerProcess(
             number,
             self._control,
             self._counts,
@@ -116,31 +119,37 @@ class Supervisor(GateLifecycle):
             self._make_room,
         )
         await worker.start(self._listener.sockets, self._settings)
+        self._workers[number] = worker
         if self._ending.is_set():
             # It was started too late to be told with the others.
             worker.tell("stop")
 
     # Checking and replacing workers.
 
-    async def _keep(self, number: int) -> None:
-        """Replace a worker whenever it ends, until the gate does."""
-        loop, delay_s = asyncio.get_running_loop(), _FIRST_DELAY_S
-        while True:
-            worker, began = self._workers[number], loop.time()
-            cut_off = await worker.ended()
-            if self._ending.is_set():
-                return
-            if loop.time() - began >= _HEALTHY_S:
-                delay_s = _FIRST_DELAY_S
-            if not self._is_serving and not await worker.ready:
-                logger.error("{}", worker.end)
-                return
-            _log_end(worker, cut_off, delay_s)
-            if await self._ends_within(delay_s):
-                return
-            delay_s = min(2 * delay_s, _LONGEST_DELAY_S)
-            self._restarts[number] += 1
-            await self._start_worker(number)
+    async def _replace(self, number: int) -> bool:
+        """Wait for the end of a worker, and replace it, unless the gate ends."""
+        worker = self._workers[number]
+        cut_off = await worker.ended()
+        if self._ending.is_set():
+            return False
+        if not self._is_serving and not await worker.ready:
+            logger.error("{}", worker.end)
+            return False
+        delay_s = self._next_delay_s(worker)
+        _log_end(worker, cut_off, delay_s)
+        if await self._ends_within(delay_s):
+            return False
+        self._restarts[number] += 1
+        await self._start_worker(number)
+        return True
+
+    def _next_delay_s(self, worker: WorkerProcess) -> float:
+        """How long to wait before a worker is replaced: longer each time, if they end soon."""
+        delay_s = _FIRST_DELAY_S
+        if worker.age_s < _HEALTHY_S:
+            delay_s = self._delays_s.get(worker.number, _FIRST_DELAY_S)
+        self._delays_s[worker.number] = min(2 * delay_s, _LONGEST_DELAY_S)
+        return delay_s
 
     async def _ends_within(self, seconds: float) -> bool:
         """Wait, unless the gate ends before."""
@@ -149,18 +158,16 @@ class Supervisor(GateLifecycle):
                 await self._ending.wait()
         return self._ending.is_set()
 
-    async def _check_workers(self) -> None:
+    async def _check(self, number: int) -> bool:
         loop = asyncio.get_running_loop()
-        while True:
-            due = loop.time() + _CHECK_INTERVAL_S
-            await asyncio.sleep(_CHECK_INTERVAL_S)
-            if loop.time() - due > _CHECK_INTERVAL_S:
-                # This process was held up itself, and has not read yet what they sent.
-                continue
-            for worker in self._workers.values():
-                self._check(worker)
+        due = loop.time() + _CHECK_INTERVAL_S
+        await asyncio.sleep(_CHECK_INTERVAL_S)
+        # If this process was held up itself, it has not read yet what the worker sent.
+        if loop.time() - due <= _CHECK_INTERVAL_S:
+            self._end_or_suspend(self._workers[number])
+        return True
 
-    def _check(self, worker: WorkerProcess) -> None:
+    def _end_or_suspend(self, worker: WorkerProcess) -> None:
         silent_s = worker.silent_s
         limit_s = self._end_after_s if worker.ready.done() else _START_LIMIT_S
         if silent_s > limit_s:
@@ -201,8 +208,8 @@ class Supervisor(GateLifecycle):
             return
         self._is_open = False
         self._ending.set()
-        if self._checking is not None:
-            self._checking.cancel()
+        for checking in self._checking:
+            checking.cancel()
         self._control.gate.close()
         self._listener.close()
         self._tell_all("stop")
@@ -231,6 +238,11 @@ class Supervisor(GateLifecycle):
     def statuses(self) -> list[WorkerStatus]:
         """The workers now, for the live page and the metrics."""
         return [worker.status(self._restarts[worker.number]) for worker in self._workers.values()]
+
+
+def _repeat(what: str, step: Callable[[int], Awaitable[bool]], number: int) -> asyncio.Task[None]:
+    """Repeat a step for a worker, in a task of its own."""
+    return start_task(what, repeat(what, partial(step, number)))
 
 
 def _log_end(worker: WorkerProcess, cut_off: int, delay_s: float) -> None:

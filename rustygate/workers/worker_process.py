@@ -66,6 +66,7 @@ class WorkerProcess:
         self.end = ""
         self._killed_because = ""
         loop = asyncio.get_running_loop()
+        self._created_at = loop.time()
         self.ready: asyncio.Future[bool] = loop.create_future()
         self._lost = asyncio.Event()
         self._service = WorkerService(
@@ -89,6 +90,11 @@ class WorkerProcess:
     def pid(self) -> int:
         """Its process id; 0 before it starts."""
         return 0 if self._process is None else self._process.pid
+
+    @property
+    def age_s(self) -> float:
+        """How long ago it was to start."""
+        return asyncio.get_running_loop().time() - self._created_at
 
     @property
     def silent_s(self) -> float:

@@ -4,15 +4,18 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
 from rustygate.config import Settings
+from rustygate.system import background
 from rustygate.telemetry.worker_metrics import WorkerStatus
+from rustygate.workers.service import WorkerService
 from rustygate.workers.supervisor import Supervisor, WorkersFailed
+from rustygate.workers.worker_process import WorkerProcess
 from tests.support.gate import captured_log
 from tests.support.waiting import until
 
@@ -50,6 +53,39 @@ async def test_worker_that_hangs_is_killed_and_replaced() -> None:
             assert running.statuses()[1] == second
     [error] = log.errors
     assert f"worker 1 (pid {first.pid}) was killed because it had not responded for 1.5 s" in error
+
+
+async def test_worker_is_replaced_in_spite_of_defects(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the checks that find that it hangs, of the end of its exchanges, and of the new start."""
+    failing: list[str] = []
+    for kind, name in (
+        (WorkerService, "suspend"),
+        (WorkerService, "end"),
+        (WorkerProcess, "start"),
+    ):
+        works = getattr(kind, name)
+
+        def fail_once(*arguments: Any, name: str = name, works: Callable[..., Any] = works) -> Any:
+            if name in failing:
+                failing.remove(name)
+                raise RuntimeError
+            return works(*arguments)
+
+        monkeypatch.setattr(kind, name, fail_once)
+    monkeypatch.setattr(background, "RETRY_S", 0.1)
+    with captured_log() as log:
+        async with supervisor(1, end_after_s=1.2) as running:
+            failing += ["suspend", "end", "start"]
+            [first] = running.statuses()
+            os.kill(first.pid, signal.SIGSTOP)
+            replaced = await until_status(running, 1, state="serving", restarts=2)
+            assert replaced.pid != first.pid
+    failures = [error for error in log.errors if "RuntimeError" in error]
+    assert [error.partition(" failed, next try in 0.1 s")[0] for error in failures] == [
+        "checking worker 1",
+        "replacing worker 1",
+        "replacing worker 1",
+    ]
 
 
 async def test_drained_worker_is_replaced_without_an_error() -> None:
