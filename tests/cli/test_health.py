@@ -9,6 +9,7 @@ import pytest
 from rustygate.cli import main
 from tests.cli.processes import serve
 from tests.conftest import Start
+from tests.support.upstream import loopback_socket
 
 
 def test_health_needs_no_key_and_no_proxy(start: Start) -> None:
@@ -44,10 +45,11 @@ def test_health_fails_without_a_unix_socket(start: Start, tmp_path: Path) -> Non
 
 
 def test_health_fails_when_the_port_is_closed(start: Start) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = str(listener.getsockname()[1])
-    expected = f"rustygate: http://127.0.0.1:{port} does not respond: Connection refused\n"
-    assert start("health", PORT=port).ended() == (1, "", expected)
+    # Bound, so that nobody else gets the port, and not listening.
+    with loopback_socket() as bound:
+        port = str(bound.getsockname()[1])
+        expected = f"rustygate: http://127.0.0.1:{port} does not respond: Connection refused\n"
+        assert start("health", PORT=port).ended() == (1, "", expected)
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from rustygate.telemetry.usage.sqlite_report import FILE_NAME
 from rustygate.telemetry.usage.sqlite_store import SqliteUsageStore
 from tests.support.process import PROCESS_TIMEOUT_S, ROOT
 from tests.support.redis import RedisServer
+from tests.support.upstream import loopback_socket
 
 TODAY = datetime.now(UTC).date()
 
@@ -309,10 +310,10 @@ def test_record_of_a_group_is_read_from_its_redis(
 def test_redis_that_is_not_there_is_one_line(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    monkeypatch.setenv("REDIS_URL", f"redis://:canary-password@127.0.0.1:{port}")
-    code, error = error_of(capsys)
+    with loopback_socket() as bound:
+        port = bound.getsockname()[1]
+        monkeypatch.setenv("REDIS_URL", f"redis://:canary-password@127.0.0.1:{port}")
+        code, error = error_of(capsys)
     assert code == 1
     assert error.startswith("cannot read the usage of group rustygate: Redis: ")
     assert "canary" not in error
@@ -400,9 +401,9 @@ def test_refusal_of_a_gate_is_one_line(
 
 
 def test_gate_that_is_not_there_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    assert error_of(capsys, "--url", url) == (1, f"{url} does not respond: Connection refused")
+    with loopback_socket() as bound:
+        url = f"http://127.0.0.1:{bound.getsockname()[1]}"
+        assert error_of(capsys, "--url", url) == (1, f"{url} does not respond: Connection refused")
 
 
 def test_bad_url_is_bad_usage(capsys: pytest.CaptureFixture[str]) -> None:

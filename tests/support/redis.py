@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,12 +18,13 @@ import pytest
 import redis
 from redis.crc import key_slot
 
+from tests.support.upstream import loopback_socket
 from tests.support.waiting import SOON_S
 
 _POLL_INTERVAL_S = 0.005
 
-# The first port of the nodes of a cluster that its bus can be 10000 above of.
-_LAST_CLUSTER_PORT = 55_535
+# The bus of a cluster's node has a port of its own, so much above.
+_BUS_OFFSET = 10_000
 
 
 def servers() -> dict[str, str]:
@@ -84,7 +86,9 @@ class RedisServer:
         if not SERVERS:
             pytest.skip(NONE_INSTALLED)
         directory.mkdir(parents=True, exist_ok=True)
-        self.port = free_port() if port is None else port
+        # The system gives the port to nobody else, also while the server is down.
+        self._bound = loopback_socket(port or 0)
+        self.port: int = self._bound.getsockname()[1]
         self.socket = directory / "redis.sock"
         self._program = next(iter(SERVERS.values())) if program is None else program
         self._arguments = arguments
@@ -106,9 +110,7 @@ class RedisServer:
     def _is_listening(self) -> bool:
         assert self._popen.poll() is None, Path(self._log.name).read_text()
         with socket.socket() as client:
-            is_connected = client.connect_ex(("127.0.0.1", self.port)) == 0
-            # The system may choose the same port for this end, and connect it to itself.
-            return is_connected and client.getsockname() != client.getpeername()
+            return client.connect_ex(("127.0.0.1", self.port)) == 0
 
     @property
     def url(self) -> str:
@@ -137,6 +139,7 @@ class RedisServer:
 
     def close(self) -> None:
         self.stop()
+        self._bound.close()
         self._log.close()
 
 
@@ -158,9 +161,15 @@ class Cluster:
 
     def __init__(self, directory: Path, program: str | None = None) -> None:
         options = ("cluster-enabled yes", "cluster-node-timeout 1000")
+        self._buses = [_bound_bus() for _ in range(3)]
         self.nodes = [
-            RedisServer(directory / str(n), *options, program=program, port=free_cluster_port())
-            for n in range(3)
+            RedisServer(
+                directory / str(n),
+                *options,
+                program=program,
+                port=bus.getsockname()[1] - _BUS_OFFSET,
+            )
+            for n, bus in enumerate(self._buses)
         ]
         slots = [range(0, 5461), range(5461, 10923), range(10923, 16384)]
         for node, own in zip(self.nodes, slots, strict=True):
@@ -202,25 +211,18 @@ class Cluster:
     def close(self) -> None:
         for node in self.nodes:
             node.close()
+        for bus in self._buses:
+            bus.close()
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
-
-
-def free_cluster_port() -> int:
-    """A free port whose bus port, 10000 above, is free as well."""
+def _bound_bus() -> socket.socket:
+    """A socket bound to a port for the bus of a cluster's node, whose own port is free."""
     while True:
-        port = free_port()
-        with socket.socket() as bus:
-            candidate = port if port <= _LAST_CLUSTER_PORT else port - 20_000
-            if bus.connect_ex(("127.0.0.1", candidate)) and bus.connect_ex(
-                ("127.0.0.1", candidate + 10_000)
-            ):
-                return candidate
+        bus = loopback_socket()
+        with socket.socket() as own, suppress(OSError):
+            own.bind(("127.0.0.1", bus.getsockname()[1] - _BUS_OFFSET))
+            return bus
+        bus.close()
 
 
 def _until(condition: Callable[[], bool]) -> None:
