@@ -15,7 +15,7 @@ from tests.conftest import StartGate
 from tests.support.client import Client
 from tests.support.dashboard import Viewer, get_page, page_request
 from tests.support.gate import captured_log, one_process
-from tests.support.waiting import A_SECOND_S, until
+from tests.support.waiting import A_SECOND_S, until, within
 from tests.support.wire import Wire
 
 
@@ -53,7 +53,7 @@ async def test_drain_is_shown_and_not_held_up(gate: StartGate) -> None:
     running = await gate()
     viewer = await Viewer.open(running)
     await viewer.state()
-    async with asyncio.timeout(A_SECOND_S):
+    async with within(A_SECOND_S):
         await running.daemon.drain()
     assert (await viewer.state())["state"] == "draining"
 
@@ -88,7 +88,7 @@ async def test_stream_is_served_to_an_old_client(gate: StartGate) -> None:
     head = await client.head()
     assert head.status == 200
     assert "transfer-encoding" not in head
-    async with asyncio.timeout(A_SECOND_S):
+    async with within(A_SECOND_S):
         assert (await client.wire.read_until(b"\r\n\r\n")).startswith(b'data: {"now"')
 
 

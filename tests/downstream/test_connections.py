@@ -31,7 +31,7 @@ from tests.support.http import (
     response,
 )
 from tests.support.upstream import Upstream
-from tests.support.waiting import A_SECOND_S, soon, until
+from tests.support.waiting import A_SECOND_S, soon, until, within
 
 SHORT_S = 0.3
 MEGABYTE = 1 << 20
@@ -72,7 +72,7 @@ async def expect_request_timeout(client: Client, *, sends: bool = False) -> None
 
 async def expect_rejection(client: Client) -> None:
     """The gate responds with 503 and closes the connection."""
-    async with asyncio.timeout(A_SECOND_S):
+    async with within(A_SECOND_S):
         got = await client.response()
     assert (got.status, got.reason) == (503, "too_many_connections")
     assert got.error["type"] == "service_unavailable_error"
@@ -438,7 +438,7 @@ async def test_request_on_an_open_connection_is_refused_while_draining(gate: Sta
     await asyncio.sleep(SHORT_S / 3)
     got = await client.request(get())
     assert (got.status, got.reason) == (503, "draining")
-    async with asyncio.timeout(A_SECOND_S):
+    async with within(A_SECOND_S):
         await shutdown
 
 
@@ -446,7 +446,7 @@ async def test_silent_connection_does_not_delay_the_drain(gate: StartGate) -> No
     running = await gate()
     silent = await running.connect()
     await running.request(get("/health"))
-    async with asyncio.timeout(A_SECOND_S):
+    async with within(A_SECOND_S):
         await running.daemon.drain()
     await running.daemon.stop()
     assert await silent.ended() == "closed"

@@ -13,7 +13,7 @@ from tests.support.client import Client
 from tests.support.gate import Gate, one_process
 from tests.support.http import chat, get, request, response
 from tests.support.upstream import Upstream
-from tests.support.waiting import A_SECOND_S, soon, until
+from tests.support.waiting import A_SECOND_S, soon, until, within
 from tests.support.wire import Wire
 
 
@@ -52,7 +52,7 @@ async def test_plain_http_is_told_to_use_https(
     secure: Gate, upstream: Upstream, sent: bytes
 ) -> None:
     client = await connect_plainly(secure, sent)
-    async with asyncio.timeout(A_SECOND_S):
+    async with within(A_SECOND_S):
         got = await client.response()
     assert got.head.start == "HTTP/1.1 400 Bad Request"
     assert (got.reason, got.error["type"]) == ("bad_request", "invalid_request_error")

@@ -36,7 +36,7 @@ from tests.support.phases import (
 )
 from tests.support.streams import fill_buffers, open_stalled, open_stream
 from tests.support.upstream import Upstream
-from tests.support.waiting import A_SECOND_S, soon
+from tests.support.waiting import A_SECOND_S, soon, within
 
 
 @asynccontextmanager
@@ -71,7 +71,7 @@ async def test_drain_refuses_waiters_at_once(
 ) -> None:
     scene = await phase(partial(gate, DRAIN_TIMEOUT=LONG_DRAIN_S), upstream)
     async with draining(scene.gate):
-        async with asyncio.timeout(A_SECOND_S):
+        async with within(A_SECOND_S):
             received = await scene.client.response()
         assert is_drain_refusal(received)
         assert received.error["code"] == "draining"
@@ -146,7 +146,7 @@ async def test_stop_aborts_a_drain(gate: StartGate, upstream: Upstream) -> None:
     """As on a second signal."""
     scene = await streaming(partial(gate, DRAIN_TIMEOUT=LONG_DRAIN_S), upstream)
     async with draining(scene.gate):
-        async with asyncio.timeout(A_SECOND_S):
+        async with within(A_SECOND_S):
             await scene.gate.daemon.stop()
         await scene.client.read_until_cut()
     assert (await scene.gate.settled())[0]["outcome"] == "aborted"
@@ -216,7 +216,7 @@ async def test_draining_gate_accepts_no_connection_and_no_exchange(
 
 async def test_idle_gate_drains_at_once(gate: StartGate) -> None:
     running = await gate(DRAIN_TIMEOUT=LONG_DRAIN_S)
-    async with asyncio.timeout(A_SECOND_S):
+    async with within(A_SECOND_S):
         await running.daemon.drain()
 
 
@@ -226,7 +226,7 @@ async def test_stop_closes_idle_connections(gate: StartGate, upstream: Upstream)
     silent, idle = await running.connect(), await running.connect()
     assert (await idle.request(post(BODY))).status == 200
     await running.daemon.drain()
-    async with asyncio.timeout(A_SECOND_S):
+    async with within(A_SECOND_S):
         await running.daemon.stop()
         assert await silent.ended() == "closed"
         assert await idle.ended() == "closed"

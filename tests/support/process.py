@@ -13,7 +13,7 @@ from typing import IO, Any
 ROOT = Path(__file__).parents[2]
 
 # A busy machine may take this long to start or end a process.
-PROCESS_TIMEOUT_S = 30.0
+PROCESS_TIMEOUT_S = 60.0
 
 # Runs a command with inherited sockets, as systemd passes them (sd_listen_fds(3)).
 _PASS_SOCKETS = """

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from rustygate.system import tls
 from tests.support.http import BodyReader, Head, read_head
-from tests.support.waiting import soon, until
+from tests.support.waiting import SOON_S, soon, until, within
 from tests.support.wire import Cut, End, Wire
 
 # The response to a call: its bytes, or a function that makes them.
@@ -54,7 +54,7 @@ class Call:
 
     async def ended(self, limit_s: float | None = None) -> End:
         """Wait until the gate has ended the connection."""
-        async with soon() if limit_s is None else asyncio.timeout(limit_s):
+        async with within(limit_s or SOON_S):
             return await self.wire.ended()
 
 
