@@ -231,6 +231,14 @@ def test_sockets_for_another_process_are_ignored(systemd: Systemd, pid: str) -> 
 
 # Restarts.
 
+# Nor is there a keepalive, which would be due after a while on a busy machine.
+NO_LIMITS = {
+    "RATE_LIMIT": "100000",
+    "RATE_LIMIT_BURST": "100000",
+    "RUST_LOG": "warn",
+    "SSE_KEEPALIVE_INTERVAL": "0",
+}
+
 
 Connect = Callable[[str], Awaitable[Client]]
 
@@ -285,8 +293,7 @@ async def test_restart_under_load_refuses_no_connection_and_cuts_no_stream(
 ) -> None:
     """The old gate drains while the new one serves; it refuses requests on connections it took."""
     url = url_of(sockets[0])
-    no_limits = {"RATE_LIMIT": "100000", "RATE_LIMIT_BURST": "100000", "RUST_LOG": "warn"}
-    given = no_limits | {"OPENAI_BASE_URL": upstream.url}
+    given = NO_LIMITS | {"OPENAI_BASE_URL": upstream.url}
     old = systemd.serve(*sockets, **given)
     await asyncio.to_thread(old.notifies, "READY=1")
     streams, calls = [], []
@@ -337,8 +344,7 @@ async def test_quick_restarts_under_load_refuse_and_cut_no_request(
 ) -> None:
     """Connections accepted last have not sent their request when the gate stops."""
     upstream.reply = response(b"whole")
-    no_limits = {"RATE_LIMIT": "100000", "RATE_LIMIT_BURST": "100000", "RUST_LOG": "warn"}
-    given = no_limits | {"OPENAI_BASE_URL": upstream.url}
+    given = NO_LIMITS | {"OPENAI_BASE_URL": upstream.url}
     gate = systemd.serve(*sockets, **given)
     load = Load(connect, url_of(sockets[0]), 10)
     for _ in range(3):

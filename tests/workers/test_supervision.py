@@ -13,11 +13,12 @@ import pytest
 from rustygate.config import Settings
 from rustygate.system import background
 from rustygate.telemetry.worker_metrics import WorkerStatus
+from rustygate.workers import supervisor as supervisor_module
 from rustygate.workers.service import WorkerService
 from rustygate.workers.supervisor import Supervisor, WorkersFailed
 from rustygate.workers.worker_process import WorkerProcess
 from tests.support.gate import captured_log
-from tests.support.waiting import until
+from tests.support.waiting import soon, until
 
 # Workers take a second or so to start, on a busy machine several.
 LIMIT_S = 30.0
@@ -43,16 +44,16 @@ async def until_status(running: Supervisor, number: int, **expected: object) -> 
 
 async def test_worker_that_hangs_is_killed_and_replaced() -> None:
     with captured_log() as log:
-        async with supervisor(2, end_after_s=1.5) as running:
+        # A second after they are shown to be silent; a busy machine delays the other as well.
+        async with supervisor(2, end_after_s=2) as running:
             first, second = running.statuses()
-            assert {first.state, second.state} == {"serving"}
             os.kill(first.pid, signal.SIGSTOP)
             await until_status(running, 1, state="silent", restarts=0)
             replaced = await until_status(running, 1, state="serving", restarts=1)
             assert replaced.pid != first.pid
-            assert running.statuses()[1] == second
+            await until_status(running, 2, state="serving", restarts=0, pid=second.pid)
     [error] = log.errors
-    assert f"worker 1 (pid {first.pid}) was killed because it had not responded for 1.5 s" in error
+    assert f"worker 1 (pid {first.pid}) was killed because it had not responded for 2 s" in error
 
 
 async def test_worker_is_replaced_in_spite_of_defects(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,7 +75,8 @@ async def test_worker_is_replaced_in_spite_of_defects(monkeypatch: pytest.Monkey
         monkeypatch.setattr(kind, name, fail_once)
     monkeypatch.setattr(background, "RETRY_S", 0.1)
     with captured_log() as log:
-        async with supervisor(1, end_after_s=1.2) as running:
+        # It is suspended by one of the checks in the second before.
+        async with supervisor(1, end_after_s=2) as running:
             failing += ["suspend", "end", "start"]
             [first] = running.statuses()
             os.kill(first.pid, signal.SIGSTOP)
@@ -107,7 +109,7 @@ async def test_connections_of_a_worker_are_counted() -> None:
         os.kill(first.pid, signal.SIGKILL)
         replaced = await until_status(running, 1, state="serving", restarts=1)
         assert replaced.connections == 0
-        assert running.statuses()[1] == second
+        await until(lambda: running.statuses()[1] == second)
         for writer in writers:
             writer.close()
         await until(lambda: not any(each.connections for each in running.statuses()))
@@ -139,12 +141,12 @@ async def test_worker_that_cannot_be_replaced_is_tried_again_later(
 
 async def test_gate_that_stops_replaces_no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     """It waits for none that is due to start later."""
-    async with supervisor(1) as running:
-        monkeypatch.setattr(sys, "executable", "/nonexistent/python")
-        os.kill(running.pids[0], signal.SIGKILL)
-        await until_status(running, 1, state="ended", restarts=3)
-        monkeypatch.undo()
-        began = asyncio.get_running_loop().time()
-        await running.drain()
-        assert asyncio.get_running_loop().time() - began < 0.3
-        assert running.statuses()[0].state == "ended"
+    monkeypatch.setattr(supervisor_module, "_FIRST_DELAY_S", 3600)
+    with captured_log() as log:
+        async with supervisor(1) as running:
+            os.kill(running.pids[0], signal.SIGKILL)
+            await until(lambda: "another starts in 3600 s" in log.text)
+            async with soon():
+                await running.drain()
+            assert running.statuses()[0].state == "ended"
+            assert running.statuses()[0].restarts == 0
