@@ -3,6 +3,7 @@ usage record, metrics, and the state that the live page shows.
 """
 
 from collections.abc import Mapping
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -126,18 +127,19 @@ class ControlPlane:
         self._metrics.announce_clients(limits)
 
     async def close(self) -> None:
-        """Write everything, and leave the group."""
-        await self._usage_view.close()
-        self._histories.stop()
-        await self.spending.close()
-        await self.gate.leave_group()
-        self.tally.close()
-        if self._levels is not None:
-            await self._levels.close()
-            self._levels = None
-        await self.usage.close()
-        if self._data_dir is not None:
-            self._data_dir.close()
+        """Write everything, and leave the group. If a part fails, the others still close."""
+        async with AsyncExitStack() as closed_in_reverse:
+            if self._data_dir is not None:
+                closed_in_reverse.callback(self._data_dir.close)
+            closed_in_reverse.push_async_callback(self.usage.close)
+            if self._levels is not None:
+                closed_in_reverse.push_async_callback(self._levels.close)
+                self._levels = None
+            closed_in_reverse.callback(self.tally.close)
+            closed_in_reverse.push_async_callback(self.gate.leave_group)
+            closed_in_reverse.push_async_callback(self.spending.close)
+            closed_in_reverse.callback(self._histories.stop)
+            closed_in_reverse.push_async_callback(self._usage_view.close)
 
     # What the pages show, as text.
 

@@ -63,8 +63,10 @@ class Daemon(GateLifecycle):
 
     async def stop(self) -> None:
         if self._data is not None:
-            await self._data.stop()
-            await self._control.close()
+            try:
+                await self._data.stop()
+            finally:
+                await self._control.close()
 
     @property
     def unfinished(self) -> int:

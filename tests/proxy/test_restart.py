@@ -1,8 +1,12 @@
 """A gate that restarts with DATA_DIR: it grants no second burst, and remembers its limits."""
 
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from tests.conftest import StartGate
+from tests.support.dashboard import page_request
 from tests.support.http import post
 
 LIMITS = {"RATE_LIMIT": 6 / 3600, "RATE_LIMIT_BURST": 4, "RATE_LIMIT_TIMEOUT": 1}
@@ -32,3 +36,24 @@ async def test_restart_remembers_learned_limits(
     metrics = await second.request(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
     line = b'rustygate_budget_units_limit{budget="requests",lane="gpt-4o"} 100000'
     assert line in metrics.body
+
+
+async def test_defect_at_the_end_loses_no_usage_and_no_levels(
+    gate: StartGate, simulator: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {"DATA_DIR": tmp_path, "OPENAI_BASE_URL": simulator, **LIMITS}
+    first = await gate(**options)
+    for _ in range(4):
+        await first.request(post(BODY, target="/v1/responses"))
+
+    async def fail() -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr(first.daemon._control.gate, "leave_group", fail)
+    with pytest.raises(RuntimeError):
+        await first.daemon.stop()
+    monkeypatch.undo()
+    second = await gate(**options)
+    assert (await second.request(post(BODY, target="/v1/responses"))).status == 429
+    usage = await second.request(page_request("/gate/usage?by=client"))
+    assert [row["exchanges"] for row in usage.json] == [5]

@@ -558,6 +558,7 @@ def test_grant_and_its_withdrawal_that_arrive_together_count_once(leaves: bool) 
         first.leave()
         await asyncio.sleep(SUSPEND_AFTER_S - 0.9 + 0.25)
         worker.service.suspend()
+        await run_ready_tasks()
         assert gates.gate.snapshot() == {"waiters": 0, "in_flight": 0}
         worker.gate.tell_alive()
         worker.link.release()
