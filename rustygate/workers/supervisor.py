@@ -8,7 +8,7 @@ killed only if it stays silent for long.
 
 import asyncio
 import socket
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -25,6 +25,7 @@ from rustygate.system.shared_counts import SharedCounts
 from rustygate.system.tls import ServerCertificate
 from rustygate.telemetry.worker_metrics import WorkerStatus
 from rustygate.workers.remote_gate import Tell
+from rustygate.workers.restart_delay import RestartDelay
 from rustygate.workers.worker_process import SUSPEND_AFTER_S, WorkerProcess
 
 # How often workers are checked; how long one may be silent before it is killed, and how long it
@@ -32,10 +33,6 @@ from rustygate.workers.worker_process import SUSPEND_AFTER_S, WorkerProcess
 _CHECK_INTERVAL_S = 0.25
 END_AFTER_S = 30.0
 _START_LIMIT_S = 60.0
-
-# How long to wait before a worker is replaced: at first, and at most; and how long a worker must
-# run to count as healthy.
-_FIRST_DELAY_S, _LONGEST_DELAY_S, _HEALTHY_S = 0.1, 30.0, 10.0
 
 # How much longer than DRAIN_TIMEOUT workers may take to drain, and how long to stop.
 _GRACE_S = 5.0
@@ -69,8 +66,7 @@ class Supervisor(GateLifecycle):
         self._certificate: ServerCertificate | None = None
         self._workers: dict[int, WorkerProcess] = {}
         self._restarts: Counter[int] = Counter()
-        # How long to wait before each is replaced, if it ends soon.
-        self._delays_s: dict[int, float] = {}
+        self._delays: defaultdict[int, RestartDelay] = defaultdict(RestartDelay)
         self._keeping: list[asyncio.Task[None]] = []
         self._checking: list[asyncio.Task[None]] = []
         self._ending = asyncio.Event()
@@ -135,21 +131,13 @@ class Supervisor(GateLifecycle):
         if not self._is_serving and not await worker.ready:
             logger.error("{}", worker.end)
             return False
-        delay_s = self._next_delay_s(worker)
+        delay_s = self._delays[number].next_s(worker.age_s)
         _log_end(worker, cut_off, delay_s)
         if await self._ends_within(delay_s):
             return False
         self._restarts[number] += 1
         await self._start_worker(number)
         return True
-
-    def _next_delay_s(self, worker: WorkerProcess) -> float:
-        """How long to wait before a worker is replaced: longer each time, if they end soon."""
-        delay_s = _FIRST_DELAY_S
-        if worker.age_s < _HEALTHY_S:
-            delay_s = self._delays_s.get(worker.number, _FIRST_DELAY_S)
-        self._delays_s[worker.number] = min(2 * delay_s, _LONGEST_DELAY_S)
-        return delay_s
 
     async def _ends_within(self, seconds: float) -> bool:
         """Wait, unless the gate ends before."""

@@ -13,7 +13,7 @@ import pytest
 from rustygate.config import Settings
 from rustygate.system import background
 from rustygate.telemetry.worker_metrics import WorkerStatus
-from rustygate.workers import supervisor as supervisor_module
+from rustygate.workers import restart_delay
 from rustygate.workers.service import WorkerService
 from rustygate.workers.supervisor import Supervisor, WorkersFailed
 from rustygate.workers.worker_process import WorkerProcess
@@ -141,7 +141,7 @@ async def test_worker_that_cannot_be_replaced_is_tried_again_later(
 
 async def test_gate_that_stops_replaces_no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     """It waits for none that is due to start later."""
-    monkeypatch.setattr(supervisor_module, "_FIRST_DELAY_S", 3600)
+    monkeypatch.setattr(restart_delay, "FIRST_S", 3600)
     with captured_log() as log:
         async with supervisor(1) as running:
             os.kill(running.pids[0], signal.SIGKILL)
