@@ -236,7 +236,12 @@ class Gates:
         """How much later than granted a request may reach upstream on this machine, now."""
         return 0.02 + 2 * self.lateness.worst_s
 
-    def machine_loss(self) -> float:
+    def bounds(self, least: float, most: float) -> tuple[float, float]:
+        """How much of a quota must and may be used on this machine, since the last call, instead
+        of these parts on an idle one. What was late may add to the second that follows."""
+        return least - self._machine_loss(), most + 2 * self.lateness.worst_s
+
+    def _machine_loss(self) -> float:
         """The part of a quota that a group may lose because the machine is busy, since the last
         call. With small bursts, no process may be late for as long as grants reach ahead; here it
         is measured how often this one was, and there are some more."""
