@@ -32,7 +32,7 @@ from tests.support.redis import (
     Sentinel,
     has_tls,
 )
-from tests.support.waiting import SOON_S, soon, until
+from tests.support.waiting import SOON_S, soon, until, within
 
 pytestmark = pytest.mark.skipif(not SERVERS, reason=NONE_INSTALLED)
 
@@ -240,8 +240,9 @@ async def test_hanging_server_fails_a_call_after_its_limit(
     await count(store)
     server.pause()
     began = time.monotonic()
-    assert await failure(store) == TIMEOUT
-    assert 0.1 <= time.monotonic() - began < 1
+    async with within(0.5):
+        assert await failure(store) == TIMEOUT
+    assert time.monotonic() - began >= 0.1
     assert not store.connected
     server.resume()
     # The call that timed out has run as well.
