@@ -190,7 +190,9 @@ class _RejectedConnection(asyncio.Protocol):
     ) -> None:
         self._lingering = lingering
         lingering.add(self)
-        transport.write_eof()
+        # The response may have met a reset.
+        with suppress(OSError):
+            transport.write_eof()
         loop = asyncio.get_running_loop()
         self._abort = loop.call_later(LINGER_TIMEOUT_S, transport.abort)
 

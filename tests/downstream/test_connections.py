@@ -391,6 +391,25 @@ async def test_rejected_client_that_lingers_is_aborted(
     assert (await served.request(get("/health")[1:])).status == 200
 
 
+@also_with_workers
+async def test_rejected_client_that_has_left_is_no_error(gate: StartGate) -> None:
+    running = await gate(CONNECTION_LIMIT=1)
+    served = await running.send(get("/health")[:1])
+    await until(lambda: len(running.connections()) == 1)
+    address = urlsplit(running.url)
+    for _ in range(3):
+        # It has closed before the gate accepts it, and resets when the response arrives.
+        socket.create_connection((address.hostname, address.port)).close()
+    await expect_rejection(await running.connect())
+    assert (await served.request(get("/health")[1:])).status == 200
+    served.disconnect()
+    await until(lambda: not running.connections())
+    again = await running.send(get("/health")[:1])
+    await until(lambda: len(running.connections()) == 1)
+    await expect_rejection(await running.connect())
+    assert (await again.request(get("/health")[1:])).status == 200
+
+
 async def test_many_rejected_connections_are_all_closed(gate: StartGate) -> None:
     running = await gate(CONNECTION_LIMIT=5)
     for client in await asyncio.gather(*(running.send(get("/health")) for _ in range(100))):
