@@ -266,12 +266,13 @@ class Proxy:
     async def _admit(
         self, request: UpstreamRequest, keepalive: QueueKeepalive
     ) -> web.StreamResponse:
-        exchange, free_head = request.exchange, request.body.free_head
+        exchange, body = request.exchange, request.body
         forward = self._forward if self._tracing is None else self._traced_forward
         failed: FailedAttempt | None = None
         while True:
             try:
-                async with self._gate.admission(exchange, free_head) as admission:
+                async with self._gate.admission(exchange, body.before_wait) as admission:
+                    body.after_wait()
                     self._log_step(exchange, "admitted", queued_ms=exchange.queued // MS)
                     if failed is not None:
                         self._ledger.count_retry(failed.reason)
@@ -350,6 +351,9 @@ class Proxy:
             if failed is not None:
                 admission.settle(0)
                 return failed
+        if response.request_is_sent:
+            # The response may take long.
+            request.body.close()
         try:
             return await _pass_on(response, body_start, keepalive)
         finally:
@@ -410,15 +414,15 @@ def _read_facts(
         model = model_in_query(target)
         is_shown = model is not None or names_models_in_turns(target)
         return RequestFacts(model, readable=is_shown)
-    if body.held is None:
+    if not body.is_held:
         start = body.take_start()
         return read_facts_in_start(start, exchange.path, body.content_type, body.codings)
     if body.held and body.codings:
         return read_compressed_facts(
-            body.held, exchange.path, body.content_type, body.codings, body.decoded_limit
+            bytes(body.held), exchange.path, body.content_type, body.codings, body.decoded_limit
         )
     if body.held and is_form(body.content_type):
-        return read_form_facts(body.held, exchange.path, body.content_type)
+        return read_form_facts(bytes(body.held), exchange.path, body.content_type)
     if body.held:
         return read_request_facts(body.held, exchange.path)
     if "?" in target and exchange.method == hdrs.METH_GET:

@@ -101,7 +101,7 @@ class RetryPolicy:
 
     def _may_retry(self, exchange: Exchange, body: RequestBody, pause_ns: int) -> bool:
         """Whether the same request may be sent again, and in time."""
-        return body.held is not None and self._gate.now() + pause_ns <= exchange.deadline
+        return body.is_held and self._gate.now() + pause_ns <= exchange.deadline
 
 
 def _least_pause(exchange: Exchange) -> int:

@@ -37,7 +37,7 @@ def test_error_in_a_stream_pauses_its_lane_if_it_is_temporary(
 @pytest.mark.parametrize(("spare_ns", "pause_s"), [(0, RETRY_PAUSE_S), (-1, None)])
 def test_retry_must_be_possible_by_the_deadline(spare_ns: int, pause_s: float | None) -> None:
     class Body(RequestBody):
-        held = b""
+        is_held = True
 
     async def scenario(harness: Harness) -> None:
         policy = RetryPolicy(harness.settings, harness.gate)

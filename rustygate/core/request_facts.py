@@ -9,6 +9,7 @@ Bodies come from outside. Whatever is in them, these functions return and do not
 
 import re
 from collections.abc import Sequence
+from mmap import mmap
 from urllib.parse import parse_qs
 
 import msgspec
@@ -89,7 +90,7 @@ def is_work(method: str, path: str) -> bool:
     return method == "POST" and (writes_text(path) or not _WITHOUT_WORK.search(path))
 
 
-def read_request_facts(body: bytes, path: str | None = None) -> RequestFacts:
+def read_request_facts(body: bytes | mmap, path: str | None = None) -> RequestFacts:
     """Read a buffered body. One that is not a JSON object costs its length.
 
     Args:

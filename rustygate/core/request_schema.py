@@ -12,6 +12,7 @@ the length of its base64 says nothing about its tokens.
 
 import re
 from codecs import BOM_UTF8
+from mmap import mmap
 from typing import Any
 
 import msgspec
@@ -149,12 +150,12 @@ _SCALARS_IN_JSON = frozenset(map(str.encode, _SCALARS))
 _TRUE = frozenset({"true", "1"})
 
 
-def read_request(body: bytes) -> Request | None:
+def read_request(body: bytes | mmap) -> Request | None:
     """Read any body. None if it is not a JSON object."""
     try:
         return _decode(body)
     except DECODE_ERRORS:
-        return _read_field_by_field(body.removeprefix(BOM_UTF8))
+        return _read_field_by_field(bytes(body).removeprefix(BOM_UTF8))
 
 
 def read_request_start(start: bytes) -> Request:

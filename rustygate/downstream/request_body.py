@@ -1,6 +1,7 @@
 """The body of a client's request: buffered, to be inspected and sent again, or streamed.
 
 Small bodies are buffered. Larger ones are passed on as they arrive, after a look at their start. A
+buffered body of some size is compressed while its request waits. A
 client that waits for permission to send (`Expect: 100-continue`, RFC 9110, 10.1.1) gets it from
 here: at once for JSON that is buffered, otherwise only when upstream is ready to receive it.
 """
@@ -8,6 +9,7 @@ here: at once for JSON that is buffered, otherwise only when upstream is ready t
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from io import BytesIO
+from mmap import mmap
 
 from aiohttp import HttpVersion11, hdrs, web
 
@@ -18,7 +20,9 @@ from rustygate.core.decompression import decode
 from rustygate.core.forms import is_form
 from rustygate.core.headers import HeaderLines
 from rustygate.core.request_facts import COMPRESSED_START_LIMIT, START_LIMIT
+from rustygate.downstream.compressed_body import CompressedBody, compress, map_memory
 from rustygate.errors import BodyTooLarge, MalformedBody, Refusal, RequestTimeout
+from rustygate.system.background import start_task
 from rustygate.system.shared_counts import Count
 
 # A buffered body up to this size is written together with the request's head.
@@ -27,6 +31,11 @@ SINGLE_WRITE_LIMIT = 1024 * 1024
 # A compressed body may decode to this many times MAX_BUFFERED_BODY. Base64, of which large bodies
 # consist, decodes to less than twice its compressed size.
 DECODED_FACTOR = 2
+
+# A buffered body of at least this size has memory of its own, and is compressed once its request
+# has waited for so long. malloc is faster for smaller bodies, and most requests wait less.
+LARGE_BODY = 512 * 1024
+COMPRESS_AFTER_S = 1.0
 
 # How much of a queued body aiohttp buffers beyond the latest read. A larger buffer would make a
 # queue of uploads take more memory; twice the buffer must hold START_LIMIT.
@@ -48,11 +57,15 @@ BODY_TIMEOUT_S = 60.0
 
 
 class BodyBufferBudget:
-    """The bytes of request bodies that this process holds, and their limit (QUEUE_BYTES)."""
+    """The bytes of request bodies that this process holds, and their limit (QUEUE_BYTES).
+
+    A compressed body counts with its full size. `compressing` is locked while one is compressed.
+    """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.held = 0
+        self.compressing = asyncio.Lock()
 
     def __repr__(self) -> str:
         return f"<BodyBufferBudget {self.held} of {self.limit} bytes>"
@@ -86,16 +99,16 @@ class SharedBodyBufferBudget(BodyBufferBudget):
 class RequestBody:
     """One request's body.
 
-    `read` buffers the body if it should be buffered; `held` is then the whole body, otherwise
-    None, and `take_start` returns what has arrived of it. It goes upstream as one `piece` if there
-    is one, otherwise chunk by chunk. The chunks of a buffered body can be iterated again, others
-    only once. `close` returns the memory to the budget.
+    `read` buffers the body if it should be buffered. If `is_held`, `held` is then the whole body,
+    until it is compressed; otherwise `take_start` returns what has arrived of it. It goes upstream
+    as one `piece` if there is one, otherwise chunk by chunk. The chunks of a buffered body can be
+    iterated again, others only once. `close` frees the memory.
     """
 
     __slots__ = (
-        "_budget", "_buffered", "_exists", "_expects_continue", "_held_size", "_hold_limit",
-        "_length", "_read_ahead_size", "_request", "_settings", "_size", "_start", "_stopped",
-        "codings", "content_type", "held", "refusal",
+        "_budget", "_buffered", "_compressed", "_compressing", "_exists", "_expects_continue",
+        "_held_size", "_hold_limit", "_length", "_read_ahead_size", "_request", "_settings",
+        "_size", "_start", "_stopped", "codings", "content_type", "is_held", "refusal",
     )  # fmt: skip
 
     def __init__(self, request: web.Request, settings: Settings, budget: BodyBufferBudget) -> None:
@@ -103,8 +116,11 @@ class RequestBody:
         self._settings = settings
         self._budget = budget
         # What has been read of a body that should be buffered, and how much the budget counts.
-        self._buffered = b""
+        self._buffered: bytes | mmap = b""
         self._held_size = 0
+        # What replaces it once it is compressed, and the task that compresses it.
+        self._compressed: CompressedBody | None = None
+        self._compressing: asyncio.Task[None] | None = None
         self._hold_limit = settings.max_buffered_body
         self._size = 0
         self._read_ahead_size = 0
@@ -114,7 +130,7 @@ class RequestBody:
         self.codings = codings_of(request.headers)
         self._start = b""
         self._exists = request.body_exists
-        self.held: bytes | None = None if self._exists else b""
+        self.is_held = not self._exists
         self.refusal: Refusal | None = None
         _check_framing(request)
         self._length = request.content_length
@@ -129,7 +145,7 @@ class RequestBody:
                 it is buffered as would be read of a compressed one, and a form is
                 asked for at once too.
         """
-        if self.held is not None:
+        if self.is_held:
             return
         if must_show_model:
             self._hold_limit = self.decoded_limit
@@ -137,13 +153,14 @@ class RequestBody:
             content = self._request.content
             if content.is_eof() and not self._expects_continue:
                 # A small body arrives together with its head.
-                self._buffered = self.held = self._hold(self._count(content.read_nowait()))
+                self._buffered = self._hold(self._count(content.read_nowait()))
+                self.is_held = True
                 return
             content.set_read_chunk_size(READ_BUFFER)
             if self._expects_continue:
                 await self._send_continue()
             await self._fill_buffer()
-            if self.held is None:
+            if not self.is_held:
                 self._start = self._buffered[: self._start_limit]
         elif not self._expects_continue:
             self._read_ahead()
@@ -157,11 +174,16 @@ class RequestBody:
         return start
 
     @property
-    def piece(self) -> bytes | None:
-        """The whole body, if it is small enough for one write."""
-        return (
-            self.held if self.held is not None and len(self.held) <= SINGLE_WRITE_LIMIT else None
-        )
+    def held(self) -> bytes | mmap:
+        """The whole body, if it is held and not compressed."""
+        return self._buffered if self.is_held else b""
+
+    @property
+    def piece(self) -> bytes | mmap | None:
+        """The whole body, if it is small enough for one write, and not compressed."""
+        if not self.is_held or self._compressed is not None:
+            return None
+        return self._buffered if len(self._buffered) <= SINGLE_WRITE_LIMIT else None
 
     @property
     def decoded_limit(self) -> int:
@@ -170,29 +192,29 @@ class RequestBody:
 
     def decoded(self) -> bytes:
         """A copy of the held body without its codings, as far as it is read."""
-        decoded = decode(self.held or b"", self.codings, self.decoded_limit)
+        decoded = decode(bytes(self.held), self.codings, self.decoded_limit)
         return b"" if decoded is None else decoded.data
 
     @property
     def chunked(self) -> bool:
         """Whether the body goes upstream chunked, since its length is not known."""
-        return self.held is None and self._length is None
+        return not self.is_held and self._length is None
 
     @property
     def framing(self) -> HeaderLines:
         """The header that frames the body, unless the client's own header does (RFC 9112, 6)."""
         if self.chunked:
             return b"Transfer-Encoding: chunked\r\n"
-        if self.held is not None and self._length is None and self._exists:
-            return b"Content-Length: %d\r\n" % len(self.held)
+        if self.is_held and self._length is None and self._exists:
+            return b"Content-Length: %d\r\n" % self._held_size
         return b""
 
     async def __aiter__(self) -> AsyncIterator[bytes | memoryview]:
         """The chunks: what has been read, then the rest as it arrives."""
         try:
-            for piece in _pieces(self._buffered):
+            for piece in self._compressed or _pieces(self._buffered):
                 yield piece
-            if self.held is not None:
+            if self.is_held:
                 return
             self._release_read_ahead()
             self._request.content.set_read_chunk_size(READ_BUFFER)
@@ -207,10 +229,30 @@ class RequestBody:
             self.refusal = refusal
             raise
 
-    def free_head(self) -> None:
-        """Free the request's headers and what is left of its body's reader, which take half of
-        the memory of a small request that waits."""
+    def before_wait(self) -> None:
+        """Prepare for a wait of the request, to take less memory meanwhile.
+
+        The request's headers and what is left of its body's reader are freed: they take half of
+        the memory of a small request. A large body is compressed, unless the wait ends soon.
+        """
         free_head(self._request)
+        body = self._buffered
+        if isinstance(body, mmap) and not self.codings and self._compressing is None:
+            self._compressing = start_task("compressing a body", self._compress(body))
+
+    def after_wait(self) -> None:
+        """The request goes upstream, with its body in its present form."""
+        if self._compressing is not None:
+            self._compressing.cancel()
+            self._compressing = None
+
+    async def _compress(self, body: mmap) -> None:
+        """Compress the body after some time. If that fails, it stays as it is."""
+        await asyncio.sleep(COMPRESS_AFTER_S)
+        async with self._budget.compressing:
+            self._compressed = await compress(body)
+        if self._compressed is not None:
+            self._buffered = b""
 
     def stop(self) -> None:
         """Stop sending, since upstream has responded.
@@ -221,8 +263,12 @@ class RequestBody:
         self._stopped = True
 
     def close(self) -> None:
-        """Return its memory to the budget. Called once."""
+        """Free its memory, and return it to the budget. The body is not sent from then on."""
+        self.after_wait()
+        # Until the next garbage collection, a refusal may keep the request.
+        self._buffered, self._compressed = b"", None
         self._budget.held -= self._held_size
+        self._held_size = 0
         self._release_read_ahead()
 
     @property
@@ -262,16 +308,16 @@ class RequestBody:
 
     async def _fill_buffer(self) -> None:
         """Read the body to its end, or as far as it may be held."""
-        # Joining pieces at the end would leave holes in the heap, half as large as the bodies. The
-        # system provides only those pages of a buffer of the whole length that are written to.
-        buffer = BytesIO(bytes(self._length or 0))
+        # Joining pieces at the end would leave holes in the heap, half as large as the bodies.
+        length = self._length or 0
+        buffer = map_memory(length) if length >= LARGE_BODY else BytesIO()
         at_end = self._request.content.at_eof
         while not at_end() and self._may_hold_more():
             buffer.write(self._hold(await self._next_chunk()))
-        buffer.truncate()
-        self._buffered = buffer.getvalue()
-        if at_end():
-            self.held = self._buffered
+        self.is_held = at_end()
+        self._buffered = buffer.getvalue() if isinstance(buffer, BytesIO) else buffer
+        if not self.is_held:
+            self._buffered = self._buffered[: self._held_size]
 
     def _hold(self, chunk: bytes) -> bytes:
         """Count a chunk that is kept in memory."""
@@ -320,7 +366,7 @@ class RequestBody:
         writer.output_size = 0
 
 
-def _pieces(body: bytes) -> Iterator[memoryview]:
+def _pieces(body: bytes | mmap) -> Iterator[memoryview]:
     """A body in pieces of moderate size: of one large write, the transport would make a copy."""
     view = memoryview(body)
     for start in range(0, len(body), READ_BUFFER):

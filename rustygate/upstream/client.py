@@ -108,7 +108,7 @@ class UpstreamClient:
         try:
             response = await self._send_once(exchange, target, headers, body)
         except UpstreamDisconnected as failure:
-            if not failure.stale or body.held is None:
+            if not failure.stale or not body.is_held:
                 raise
             response = await self._send_once(exchange, target, headers, body, fresh=True)
         exchange.responded = monotonic_ns()

@@ -69,6 +69,11 @@ class UpstreamResponse:
         return 200 <= self.status < 300
 
     @property
+    def request_is_sent(self) -> bool:
+        """Whether upstream has taken the whole request."""
+        return self._upload is None or self._upload.done()
+
+    @property
     def connection(self) -> UpstreamConnection | None:
         """The connection, until it goes back to the pool or is closed."""
         return None if self._pooled is None else connection_of(self._pooled)

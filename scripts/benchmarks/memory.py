@@ -5,6 +5,7 @@ from base64 import b64encode
 from collections.abc import Coroutine
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -16,8 +17,9 @@ from scripts.benchmarks.wire import body, request
 
 CLIENTS = 1000
 EVENT_PAUSE_US = 200_000
-# How long clients may take to connect and to send their requests.
-SETTLE_S = 3
+# How long clients may take to connect and to send their requests; and large ones, which the gate
+# begins to compress after a second.
+SETTLE_S, SETTLE_BODIES_S = 3, 8
 
 BODIES, BODY_MB = 20, 5
 BODIES_METRIC = f"MB for {BODIES} bodies"
@@ -58,15 +60,30 @@ def _with_waiters(contender: Contender) -> Figures:
 
 
 def _with_bodies(contender: Contender) -> Figures:
-    """Chat requests with a picture in them, as base64, which cannot be compressed."""
+    """Chat requests with a picture in them, as base64, or with text."""
     picture = b64encode(Random(0).randbytes(BODY_MB * 750_000)).decode()
-    payload = request(body(picture))
+    return {
+        BODIES_METRIC: _memory_of_bodies(contender, picture),
+        f"{BODIES_METRIC} of text": _memory_of_bodies(contender, _text(BODY_MB * 1_000_000)),
+    }
+
+
+def _text(size: int) -> str:
+    """Words of the documentation in random order."""
+    words = Path("docs/settings.md").read_text().split()
+    return " ".join(Random(0).choices(words, k=size // 4))[:size]
+
+
+def _memory_of_bodies(contender: Contender, content: str) -> float:
+    """Memory in MB for queued requests with this content."""
+    payload = request(body(content))
     with contender.start() as side:
         # The first request leaves the others waiting.
         asyncio.run(send_requests(side.port, side.headers, 1, 0))
         held = hold_requests(side.port, payload, BODIES)
-        idle, during = asyncio.run(_memory_with(side, held, cancel=True))
-        return {BODIES_METRIC: during - idle}
+        loaded = _memory_with(side, held, cancel=True, settle_s=SETTLE_BODIES_S)
+        idle, during = asyncio.run(loaded)
+        return during - idle
 
 
 def _open_streams(side: Side, events: int) -> Coroutine[Any, Any, object]:
@@ -74,12 +91,16 @@ def _open_streams(side: Side, events: int) -> Coroutine[Any, Any, object]:
 
 
 async def _memory_with(
-    side: Side, load: Coroutine[Any, Any, object], *, cancel: bool = False
+    side: Side,
+    load: Coroutine[Any, Any, object],
+    *,
+    cancel: bool = False,
+    settle_s: float = SETTLE_S,
 ) -> tuple[float, float]:
     """Memory in MB, idle and once a load has begun, which is then cancelled or awaited."""
     idle = rss_mb(side.pid)
     task = asyncio.create_task(load)
-    await asyncio.sleep(SETTLE_S)
+    await asyncio.sleep(settle_s)
     during = rss_mb(side.pid)
     if cancel:
         task.cancel()
