@@ -16,6 +16,7 @@ from rustygate.control import Control
 from rustygate.core.paths import PREFIX
 from rustygate.downstream.connections import FIELD_LIMIT, ConnectionLimiter, DownstreamConnection
 from rustygate.downstream.request_body import INITIAL_READ_BUFFER
+from rustygate.downstream.request_pace import RequestPace
 from rustygate.errors import MethodNotAllowed, Refusal
 from rustygate.exchange import ID_HEADER, new_id
 from rustygate.proxy import Proxy
@@ -118,6 +119,7 @@ def make_runner(application: web.Application, limiter: ConnectionLimiter) -> web
         read_bufsize=INITIAL_READ_BUFFER,
         shutdown_timeout=CLOSE_TIMEOUT_S,
         limiter=limiter,
+        pace=RequestPace(),
     )
 
 

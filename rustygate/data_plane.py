@@ -122,7 +122,7 @@ class DataPlane:
         server, limit_s = self._runner.server, self._settings.drain_timeout
         assert server is not None
         self._gate.close()
-        await self._listener.close_gracefully()
+        self._listener.close()
         await asyncio.gather(wait_for_heads(server, limit_s), self._proxy.running.finish(limit_s))
 
     async def stop(self) -> None:

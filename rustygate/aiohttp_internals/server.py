@@ -64,6 +64,10 @@ class ServerConnection(web.RequestHandler):
     def on_reading_paused(self) -> None:
         """The transport no longer reads: the connection buffers enough data."""
 
+    def wait_for_turn(self) -> "asyncio.Future[None] | None":
+        """What the next request waits for before it is handled; None if it is its turn."""
+        return None
+
     def error_response(
         self, request: web.BaseRequest, error: BaseException | None
     ) -> web.StreamResponse:
@@ -103,6 +107,8 @@ class ServerConnection(web.RequestHandler):
         while not self._force_close:
             if not self._messages:
                 await self._wait_for_message()
+            if (turn := self.wait_for_turn()) is not None:
+                await turn
             if not await self._handle_next(*self._next_request()):
                 break
         if not self._force_close:

@@ -19,6 +19,7 @@ from aiohttp.http_exceptions import InvalidURLError
 from loguru import logger
 
 from rustygate.aiohttp_internals.server import ServerConnection
+from rustygate.downstream.request_pace import RequestPace
 from rustygate.errors import (
     InvalidUrl,
     NotHttp,
@@ -210,12 +211,21 @@ class DownstreamConnection(ServerConnection):
     """
 
     __slots__ = (
-        "_disconnect_timer", "_head_size", "_head_timer", "_limiter", "is_own", "looked_up",
+        "_disconnect_timer", "_head_size", "_head_timer", "_limiter", "_pace", "is_own",
+        "looked_up",
     )  # fmt: skip
 
-    def __init__(self, manager: web.Server, *, limiter: ConnectionLimiter, **options: Any) -> None:
+    def __init__(
+        self,
+        manager: web.Server,
+        *,
+        limiter: ConnectionLimiter,
+        pace: RequestPace,
+        **options: Any,
+    ) -> None:
         super().__init__(manager, **options)
         self._limiter = limiter
+        self._pace = pace
         self._head_timer: asyncio.TimerHandle | None = None
         self._disconnect_timer: asyncio.TimerHandle | None = None
         # Bytes of the head in progress.
@@ -266,6 +276,9 @@ class DownstreamConnection(ServerConnection):
         # Empty lines between requests do not start a head (RFC 9112, 2.2).
         elif self._head_timer is None and self.is_idle and data.strip(b"\r\n"):
             self._start_head_timer()
+
+    def wait_for_turn(self) -> "asyncio.Future[None] | None":
+        return self._pace.wait_for_turn()
 
     def _start_head_timer(self) -> None:
         loop = asyncio.get_running_loop()

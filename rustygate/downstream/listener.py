@@ -22,7 +22,7 @@ from math import ceil
 from yarl import URL
 
 from rustygate.config import UNIX_PREFIX, ConfigError, Settings
-from rustygate.downstream.shared_accept import SharedAcceptor, WaitForRoom
+from rustygate.downstream.acceptor import Acceptor, WaitForRoom
 from rustygate.downstream.tls_accept import ProtocolFactory, TlsAcceptor
 from rustygate.system.tls import ServerCertificate
 
@@ -58,16 +58,16 @@ class Listener:
         self._inherits = bool(sockets)
         self._processes = processes
         self.sockets = list(sockets)
-        self._servers: list[asyncio.Server | SharedAcceptor] = []
+        self._acceptors: list[Acceptor] = []
         self._socket_file: tuple[int, int] | None = None
         # With HTTPS, after `open`.
-        self._acceptor: TlsAcceptor | None = None
+        self._tls: TlsAcceptor | None = None
         self.url = ""
 
     @property
     def certificate(self) -> ServerCertificate | None:
         """The certificate that it serves HTTPS with, after `open`, if it does."""
-        return None if self._acceptor is None else self._acceptor.certificate
+        return None if self._tls is None else self._tls.certificate
 
     async def open(
         self,
@@ -80,27 +80,26 @@ class Listener:
         Args:
             respond_to_plain_http: called with the transport of a client that speaks plain HTTP to
                 a TLS port.
-            wait_for_room: see `SharedAcceptor`; only if the sockets are shared.
+            wait_for_room: see `Acceptor`; only if the sockets are shared.
         """
         settings = self._settings
         if settings.tls_cert_file is not None and settings.tls_key_file is not None:
             certificate = ServerCertificate(settings.tls_cert_file, settings.tls_key_file)
             handshakes = ceil(settings.connection_limit / self._processes)
-            self._acceptor = TlsAcceptor(
+            self._tls = TlsAcceptor(
                 certificate, protocol_factory, respond_to_plain_http, handshakes
             )
         if not self.url:
             await self.bind()
         for sock in self.sockets:
             is_unix = sock.family == socket.AF_UNIX
-            factory = protocol_factory if is_unix else self._acceptor or protocol_factory
-            if wait_for_room is None:
-                await self._accept(sock, factory)
-            else:
-                self._accept_shared(sock, factory, wait_for_room)
+            factory = protocol_factory if is_unix else self._tls or protocol_factory
+            acceptor = Acceptor(sock, factory, wait_for_room)
+            acceptor.open()
+            self._acceptors.append(acceptor)
 
     async def bind(self) -> None:
-        """Take the address, without accepting. Raises OSError if it is not available."""
+        """Listen, without accepting. Raises OSError if the address is not available."""
         path = self._settings.socket_path
         if self._inherits:
             urls = (_url(_with_address_of(self._settings, sock)) for sock in self.sockets)
@@ -114,35 +113,6 @@ class Listener:
             self._socket_file = _identity(path)
             self.url = self._settings.bind_address
 
-    async def _accept(self, sock: socket.socket, protocol_factory: ProtocolFactory) -> None:
-        """Accept connections from a socket."""
-        loop = asyncio.get_running_loop()
-        self._servers.append(
-            await loop.create_server(protocol_factory, sock=sock, backlog=BACKLOG)
-        )
-
-    def _accept_shared(
-        self, sock: socket.socket, protocol_factory: ProtocolFactory, wait_for_room: WaitForRoom
-    ) -> None:
-        """Accept connections from a socket that other processes accept from, too."""
-        acceptor = SharedAcceptor(sock, protocol_factory, wait_for_room)
-        acceptor.open()
-        self._servers.append(acceptor)
-
-    async def close_gracefully(self) -> None:
-        """Close without cutting off a client of an inherited socket.
-
-        asyncio drops connections that it accepts in the turn of the loop in which it closes. On a
-        socket of the gate's own, connections that are not accepted yet are cut off in any case.
-        """
-        if self._inherits:
-            loop = asyncio.get_running_loop()
-            for sock in self.sockets:
-                if sock.fileno() >= 0:
-                    loop.remove_reader(sock.fileno())
-            await asyncio.sleep(0)
-        self.close()
-
     def close(self) -> None:
         """Accept no more connections; open ones stay open."""
         path = self._settings.socket_path
@@ -155,15 +125,15 @@ class Listener:
             with suppress(OSError):
                 os.unlink(path)
         self._socket_file = None
-        for server in self._servers:
-            server.close()
+        for acceptor in self._acceptors:
+            acceptor.close()
         for sock in self.sockets:
             sock.close()
 
     def abort_handshakes(self) -> None:
         """Abort the connections on which TLS has not started yet."""
-        if self._acceptor is not None:
-            self._acceptor.abort()
+        if self._tls is not None:
+            self._tls.abort()
 
 
 def inherited_sockets(environ: MutableMapping[str, str]) -> list[socket.socket]:
@@ -227,6 +197,8 @@ async def _bind_port(host: str, port: int) -> list[socket.socket]:
     server = await loop.create_server(asyncio.Protocol, host, port, start_serving=False)
     sockets = [sock.dup() for sock in server.sockets]
     server.close()
+    for sock in sockets:
+        sock.listen(BACKLOG)
     return sockets
 
 

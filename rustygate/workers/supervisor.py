@@ -18,7 +18,7 @@ from loguru import logger
 from rustygate.config import Settings
 from rustygate.control_plane import ControlPlane
 from rustygate.core.clients import ClientChanges
-from rustygate.downstream.listener import BACKLOG, Listener
+from rustygate.downstream.listener import Listener
 from rustygate.lifecycle import GateLifecycle
 from rustygate.system.background import repeat, start_task
 from rustygate.system.shared_counts import SharedCounts
@@ -83,8 +83,6 @@ class Supervisor(GateLifecycle):
         self._counts = SharedCounts.create(self._count)
         try:
             await self._listener.bind()
-            for sock in self._listener.sockets:
-                sock.listen(BACKLOG)
             self._certificate = self._load_certificate()
             await self._start_workers()
         except BaseException:

@@ -30,7 +30,7 @@ async def connect_plainly(running: Gate, *data: bytes) -> Client:
 
 
 def acceptor_of(running: Gate) -> tls_accept.TlsAcceptor:
-    acceptor = running.daemon._plane._listener._acceptor
+    acceptor = running.daemon._plane._listener._tls
     assert acceptor is not None
     return acceptor
 

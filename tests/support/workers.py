@@ -11,7 +11,7 @@ from rustygate.control_plane import ControlPlane
 from rustygate.core.clients import ClientChanges, Clients
 from rustygate.daemon import Daemon
 from rustygate.data_plane import DataPlane, Siblings
-from rustygate.downstream.listener import BACKLOG, Listener
+from rustygate.downstream.listener import Listener
 from rustygate.system.shared_counts import SharedCounts
 from rustygate.workers.channel import Channel
 from rustygate.workers.remote_control import RemoteControl
@@ -119,8 +119,6 @@ class ChannelledDaemon(Daemon):
         except OSError:
             await self._control.close()
             raise
-        for sock in self._listener.sockets:
-            sock.listen(BACKLOG)
         counts = SharedCounts.create(self._count)
         for number in range(self._count):
             await self._start_worker(counts, number)

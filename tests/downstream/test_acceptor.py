@@ -1,16 +1,17 @@
-"""Accepting connections from a socket that is shared with other processes."""
+"""Accepting connections from a socket, perhaps shared with other processes."""
 
 import asyncio
 import errno
 import os
 import socket
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
-from rustygate.downstream import shared_accept
-from rustygate.downstream.shared_accept import SharedAcceptor
+from rustygate.downstream.acceptor import CONNECTIONS_PER_TURN, PAUSE_S, Acceptor, WaitForRoom
 from tests.support.gate import captured_log
+from tests.support.loop_turns import LoopTurns, counting_turns
 from tests.support.waiting import until
 
 
@@ -36,6 +37,17 @@ class FullSocket(socket.socket):
         return super().accept()
 
 
+class ObservedSocket(socket.socket):
+    """Records in which turns of the event loop connections are accepted."""
+
+    turns: LoopTurns
+
+    def accept(self) -> "tuple[socket.socket, object]":
+        accepted = super().accept()
+        self.turns.record()
+        return accepted
+
+
 @pytest.fixture
 async def clients() -> AsyncIterator[list[socket.socket]]:
     opened: list[socket.socket] = []
@@ -48,22 +60,45 @@ async def always() -> None:
     """There is room."""
 
 
-def listening(kind: type[socket.socket] = socket.socket) -> socket.socket:
-    sock = kind(socket.AF_INET)
-    sock.bind(("127.0.0.1", 0))
+def listening(
+    kind: type[socket.socket] = socket.socket,
+    family: socket.AddressFamily = socket.AF_INET,
+    directory: Path = Path(),
+) -> socket.socket:
+    sock = kind(family)
+    is_unix = family == socket.AF_UNIX
+    sock.bind(str(directory / "gate.sock") if is_unix else ("127.0.0.1", 0))
     sock.listen(64)
     return sock
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_UNIX], ids=["TCP", "unix"])
+async def test_each_turn_of_the_loop_accepts_some_of_a_crowd(
+    clients: list[socket.socket], family: socket.AddressFamily, tmp_path: Path
+) -> None:
+    Accepted.count = 0
+    crowd = 2 * CONNECTIONS_PER_TURN + 3
+    with listening(ObservedSocket, family, tmp_path) as sock, counting_turns() as turns:
+        ObservedSocket.turns = turns
+        for _ in range(crowd):
+            clients.append(socket.socket(family))
+            clients[-1].connect(sock.getsockname())
+        acceptor = Acceptor(sock, Accepted)
+        acceptor.open()
+        await until(lambda: Accepted.count == crowd)
+        acceptor.close()
+    assert turns.counts == [CONNECTIONS_PER_TURN, CONNECTIONS_PER_TURN, 3]
 
 
 async def test_others_may_go_first_after_each_connection(
     clients: list[socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Longer than ten turns of the event loop take on a busy machine.
-    monkeypatch.setattr(shared_accept, "_PAUSE_S", 0.1)
+    monkeypatch.setattr("rustygate.downstream.acceptor.PAUSE_S", 0.1)
     Accepted.count = 0
     with listening() as sock:
         clients += [socket.create_connection(sock.getsockname()) for _ in range(5)]
-        acceptor = SharedAcceptor(sock, Accepted, always)
+        acceptor = Acceptor(sock, Accepted, always)
         acceptor.open()
         # Without a pause, all five: one in each turn of the event loop.
         for _ in range(10):
@@ -81,7 +116,7 @@ async def test_a_connection_that_another_process_took_is_no_error(
 ) -> None:
     Accepted.count = 0
     with listening() as sock, captured_log() as log:
-        acceptors = [SharedAcceptor(each, Accepted, always) for each in (sock, sock.dup())]
+        acceptors = [Acceptor(each, Accepted, always) for each in (sock, sock.dup())]
         for acceptor in acceptors:
             acceptor.open()
         clients.append(socket.create_connection(sock.getsockname()))
@@ -94,15 +129,19 @@ async def test_a_connection_that_another_process_took_is_no_error(
     assert not log.errors
 
 
-async def test_it_tries_again_when_the_system_has_no_room(clients: list[socket.socket]) -> None:
-    Accepted.count = 0
+@pytest.mark.parametrize("wait_for_room", [None, always], ids=["alone", "shared"])
+async def test_it_tries_again_when_the_system_has_no_room(
+    clients: list[socket.socket], wait_for_room: WaitForRoom | None
+) -> None:
+    Accepted.count = FullSocket.calls = 0
     with listening(FullSocket) as sock, captured_log() as log:
-        acceptor = SharedAcceptor(sock, Accepted, always)
+        acceptor = Acceptor(sock, Accepted, wait_for_room)
         acceptor.open()
         clients.append(socket.create_connection(sock.getsockname()))
         await until(lambda: Accepted.count == 1)
         acceptor.close()
-    assert FullSocket.calls == 2
+    # The last call finds no other connection.
+    assert FullSocket.calls == (3 if wait_for_room is None else 2)
     [error] = log.errors
     assert error.startswith("cannot accept connections for 1 s: Too many open files")
 
@@ -116,10 +155,10 @@ async def test_none_is_accepted_while_one_waits_for_room(clients: list[socket.so
 
     with listening() as sock, captured_log() as log:
         clients += [socket.create_connection(sock.getsockname()) for _ in range(3)]
-        acceptor = SharedAcceptor(sock, Accepted, wait_for_room)
+        acceptor = Acceptor(sock, Accepted, wait_for_room)
         acceptor.open()
         await until(lambda: len(asked) == 1)
-        await asyncio.sleep(10 * shared_accept._PAUSE_S)
+        await asyncio.sleep(10 * PAUSE_S)
         assert (len(asked), Accepted.count) == (1, 0)
         asked[0].set_result(None)
         await until(lambda: len(asked) == 2)
@@ -132,6 +171,6 @@ async def test_none_is_accepted_while_one_waits_for_room(clients: list[socket.so
         asked[2].set_result(None)
         await until(lambda: Accepted.count == 2)
         clients.append(socket.create_connection(sock.getsockname()))
-        await asyncio.sleep(10 * shared_accept._PAUSE_S)
+        await asyncio.sleep(10 * PAUSE_S)
         assert len(asked) == 3
     assert len(log.errors) == 1
