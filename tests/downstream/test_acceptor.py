@@ -111,6 +111,18 @@ async def test_others_may_go_first_after_each_connection(
         assert Accepted.count == 5
 
 
+async def test_closed_acceptor_accepts_none(clients: list[socket.socket]) -> None:
+    Accepted.count = 0
+    with listening() as sock:
+        acceptor = Acceptor(sock, Accepted, always)
+        acceptor.open()
+        acceptor.close()
+        clients.append(socket.create_connection(sock.getsockname()))
+        await asyncio.sleep(0.01)
+        assert Accepted.count == 0
+        sock.accept()[0].close()
+
+
 async def test_a_connection_that_another_process_took_is_no_error(
     clients: list[socket.socket],
 ) -> None:
@@ -131,19 +143,24 @@ async def test_a_connection_that_another_process_took_is_no_error(
 
 @pytest.mark.parametrize("wait_for_room", [None, always], ids=["alone", "shared"])
 async def test_it_tries_again_when_the_system_has_no_room(
-    clients: list[socket.socket], wait_for_room: WaitForRoom | None
+    clients: list[socket.socket],
+    wait_for_room: WaitForRoom | None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("rustygate.downstream.acceptor.RETRY_S", 0.1)
     Accepted.count = FullSocket.calls = 0
+    began = asyncio.get_running_loop().time()
     with listening(FullSocket) as sock, captured_log() as log:
         acceptor = Acceptor(sock, Accepted, wait_for_room)
         acceptor.open()
         clients.append(socket.create_connection(sock.getsockname()))
         await until(lambda: Accepted.count == 1)
+        assert asyncio.get_running_loop().time() - began >= 0.1
         acceptor.close()
     # The last call finds no other connection.
     assert FullSocket.calls == (3 if wait_for_room is None else 2)
     [error] = log.errors
-    assert error.startswith("cannot accept connections for 1 s: Too many open files")
+    assert error.startswith("cannot accept connections for 0.1 s: Too many open files")
 
 
 async def test_none_is_accepted_while_one_waits_for_room(clients: list[socket.socket]) -> None:

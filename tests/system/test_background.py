@@ -3,12 +3,15 @@
 import asyncio
 import gc
 import itertools
+import weakref
 
 import pytest
 
 from rustygate.plan import virtual_clock
+from rustygate.system import background
 from rustygate.system.background import RETRY_S, repeat, start_task
 from tests.support.gate import captured_log
+from tests.support.waiting import soon
 
 
 async def fail() -> None:
@@ -29,6 +32,7 @@ async def test_failure_is_logged_while_the_task_is_kept() -> None:
 
 
 async def test_end_and_cancellation_are_no_failures() -> None:
+    assert not background._running
     with captured_log() as log:
         ended = start_task("one", asyncio.sleep(0))
         cancelled = start_task("other", asyncio.sleep(1))
@@ -36,22 +40,30 @@ async def test_end_and_cancellation_are_no_failures() -> None:
         await asyncio.wait((ended, cancelled))
         await asyncio.sleep(0)
     assert not log.text
+    assert not background._running
 
 
 async def test_task_is_kept_until_it_ends() -> None:
     done = asyncio.Event()
     start_task("one", _set_after_collection(done))
-    async with asyncio.timeout(1):
+    async with soon():
         await done.wait()
 
 
 async def _set_after_collection(done: asyncio.Event) -> None:
-    # Only the task itself refers to this future.
-    waiting = asyncio.get_running_loop().create_future()
-    asyncio.get_running_loop().call_soon(gc.collect)
-    asyncio.get_running_loop().call_later(0.01, lambda: waiting.set_result(None))
+    loop = asyncio.get_running_loop()
+    # Only this task refers to the future, and only the future to the task.
+    waiting = loop.create_future()
+    loop.call_soon(_collect_and_end, weakref.ref(waiting))
     await waiting
     done.set()
+
+
+def _collect_and_end(reference: "weakref.ref[asyncio.Future[None]]") -> None:
+    gc.collect()
+    waiting = reference()
+    assert waiting is not None
+    waiting.set_result(None)
 
 
 def test_step_that_fails_is_repeated_after_a_pause() -> None:
