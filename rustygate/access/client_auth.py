@@ -7,6 +7,7 @@ new file is invalid, the previous clients stay in force.
 
 import re
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from urllib.parse import unquote
 
 from aiohttp import hdrs, web
@@ -27,6 +28,9 @@ _FILE_PATHS = ("/v1/files", "/v1/uploads")
 _HIDES_MODELS = re.compile(
     r"/+v1/+(batches/*|(deployments|engines|evals|models|realtime)(/.*)?)", re.DOTALL
 )
+
+# How many paths are remembered. Each has up to 32 KiB.
+CACHED_PATHS = 64
 
 _SCHEME = "bearer "
 
@@ -157,7 +161,8 @@ def check_model(
     if client is None or not client.models:
         return
     # The model that the body names at its top level need not be the one that is used.
-    is_shown = facts.readable and not _hides_models(exchange) and not is_ambiguous(body)
+    is_hidden = exchange.method == hdrs.METH_POST and _hides_models(exchange.path)
+    is_shown = facts.readable and not is_hidden and not is_ambiguous(body)
     model = facts.model if is_shown else None
     if exchange.path.startswith(_FILE_PATHS) and model is None:
         return
@@ -172,11 +177,11 @@ def check_model(
     )
 
 
-def _hides_models(exchange: Exchange) -> bool:
-    if exchange.method != hdrs.METH_POST:
-        return False
+# Requests come to a few endpoints, again and again.
+@lru_cache(maxsize=CACHED_PATHS)
+def _hides_models(path: str) -> bool:
     # Unquoted, since upstream accepts any percent-encoding of the path.
-    return _HIDES_MODELS.fullmatch(unquote(exchange.path)) is not None
+    return _HIDES_MODELS.fullmatch(unquote(path)) is not None
 
 
 def _keys(request: web.Request) -> set[str]:

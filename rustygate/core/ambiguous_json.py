@@ -25,6 +25,7 @@ _ANYWHERE: dict[Name, re.Pattern[bytes]] = {
     "model": _anywhere("model"),
     "type": _anywhere("type"),
 }
+_PLAIN: dict[Name, bytes] = {"model": b'"model"', "type": b'"type"'}
 _START_OF_OBJECT = re.compile(rb"(?:\xef\xbb\xbf)?\s*\{")
 
 
@@ -34,9 +35,7 @@ def is_ambiguous(body: bytes, name: Name = "model") -> bool:
     if _START_OF_OBJECT.match(body) is None:
         return False
     found = _ANYWHERE[name].findall(body)
-    plain = f'"{name}"'.encode()
-    is_plain = all(each.startswith(plain) for each in found)
-    if len(found) < 1 + is_plain:
+    if not found or (len(found) == 1 and found[0].startswith(_PLAIN[name])):
         return False
     # Most are in schemas of tools. What counts are the names of the object itself.
     try:

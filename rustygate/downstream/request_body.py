@@ -191,8 +191,11 @@ class RequestBody:
         return DECODED_FACTOR * self._settings.max_buffered_body
 
     def decoded(self) -> bytes:
-        """A copy of the held body without its codings, as far as it is read."""
-        decoded = decode(bytes(self.held), self.codings, self.decoded_limit)
+        """The held body without its codings, as far as it is read."""
+        body = bytes(self.held)
+        if not self.codings:
+            return body
+        decoded = decode(body, self.codings, self.decoded_limit)
         return b"" if decoded is None else decoded.data
 
     @property
