@@ -160,7 +160,9 @@ def _fields(extra: dict[str, Any]) -> bytes:
     if text.translate(None, _PLAIN) == _SEPARATORS * len(fields):
         return text
     quoted = (
-        f" {name}={_quote(str(value))}" for name, value in extra.items() if value is not None
+        f" {name}={'true' if value is True else _quote(str(value))}"
+        for name, value in extra.items()
+        if value is not None
     )
     return _encoded("".join(quoted))
 

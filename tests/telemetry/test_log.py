@@ -105,6 +105,16 @@ def test_value_is_quoted_if_necessary(
     assert line.endswith(f"exchange first=1 value={expected}")
 
 
+@pytest.mark.parametrize(("model", "written"), [("gpt-4o", "gpt-4o"), ("a b", '"a b"')])
+def test_true_is_written_alike_beside_plain_and_quoted_values(
+    model: str, written: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    configure("info", "text")
+    logger.bind(model=model, tokens_estimated=True, attempts=1).info("exchange")
+    [line] = written_lines(capfd)
+    assert line.endswith(f"exchange model={written} tokens_estimated=true attempts=1")
+
+
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.text(st.characters()), st.sampled_from(["text", "json"]))
 def test_values_cannot_forge_a_line(
