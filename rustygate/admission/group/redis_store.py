@@ -56,6 +56,10 @@ def load_script() -> bytes:
     return b"".join((folder / f"{part}.lua").read_bytes() for part in SCRIPT_PARTS)
 
 
+# For a type that is given with each call, msgspec prepares a decoder anew.
+_DECODER = msgspec.json.Decoder(dict[str, Any])
+
+
 class RedisStore(RedisConnection):
     """The `Store` of a group in Redis.
 
@@ -122,7 +126,7 @@ async def _answer(connection: AbstractConnection, command: bytes, request: bytes
 
 def _decoded(answer: bytes) -> Reply:
     try:
-        reply = msgspec.json.decode(answer, type=dict[str, Any])
+        reply = _DECODER.decode(answer)
     except msgspec.MsgspecError as error:
         raise SyncFailed("its reply is not a JSON object") from error
     if "error" in reply:

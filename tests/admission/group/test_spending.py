@@ -95,6 +95,13 @@ async def run(member: GroupSpending, tokens: int, actual: int, client: str = "se
     member.settle(ended)
 
 
+def settle(member: GroupSpending, tokens: int) -> None:
+    """An exchange of a client without budgets ends."""
+    ended = exchange()
+    ended.tokens_in, ended.tokens_out, ended.cost_nano = 0, tokens, tokens * 1000
+    member.settle(ended)
+
+
 async def test_members_share_one_budget(new_member: NewMember) -> None:
     members = [new_member(tokens_per_day=1000) for _ in range(3)]
     found = await asyncio.gather(*(accepts(member) for member in members * 5))
@@ -240,8 +247,9 @@ def calls(server: RedisServer, command: str = "evalsha") -> int:
 
 
 async def test_only_clients_with_something_new_are_told(
-    new_member: NewMember, server: RedisServer
+    new_member: NewMember, server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(spending, "TELL_LATER_AFTER_S", 0.01)
     one = new_member(tokens_per_day=1000)
     for number in range(20):
         one.add(f"client-{number}", DAY, Cost(1))
@@ -466,10 +474,41 @@ async def test_what_was_spent_without_redis_is_told_later(
     assert await accepts(other, exchange(699))
 
 
-async def test_what_was_spent_during_a_call_is_told_soon(
+async def test_cost_of_a_client_without_budgets_is_told_later(
     new_member: NewMember, server: RedisServer
 ) -> None:
+    """A reload that gives it budgets does not wait."""
+    one = new_member()
+    one.start()
+    await until(lambda: one._timer is None and one._calling is None)
+    began = one._loop.time()
+    for _ in range(3):
+        settle(one, 1)
+    assert one._timer is not None
+    assert began + 5 <= one._timer.when() <= one._loop.time() + 5
+    one.set_limits({"search": SpendingLimits(tokens_per_day=9)})
+    await until(lambda: server.command("HGET", f"{PREFIX}search", DAY) == b"3 3000")
+
+
+async def test_cost_of_a_client_without_budgets_belongs_to_the_day_in_which_it_settles(
+    new_member: NewMember, server: RedisServer, clock: Clock
+) -> None:
+    one = new_member()
+    settle(one, 3)
+    clock.now += 12 * 3600 * SECOND - 1
+    settle(one, 4)
+    clock.now += 1
+    settle(one, 5)
+    await one.close()
+    spent = [server.command("HGET", f"{PREFIX}search", day) for day in (DAY, "2026-11-29", MONTH)]
+    assert spent == [b"7 7000", b"5 5000", b"12 12000"]
+
+
+async def test_what_was_spent_during_a_call_is_told(
+    new_member: NewMember, server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of a client without budgets, too, about which nothing else is told."""
+    monkeypatch.setattr(spending, "TELL_LATER_AFTER_S", 0.01)
     one = new_member()
     await run(one, 0, actual=3)
     [ledger] = one._ledgers.values()
