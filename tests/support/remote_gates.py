@@ -1,6 +1,7 @@
 """A control plane and its workers on one event loop, for a virtual clock."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
@@ -12,15 +13,24 @@ from rustygate.core.bucket import SECOND
 from rustygate.core.clients import SpendingLimits
 from rustygate.core.price_list import PriceList
 from rustygate.exchange import Exchange
+from rustygate.plan import virtual_clock
 from rustygate.workers.channel import Channel
 from rustygate.workers.remote_control import RemoteControl
 from rustygate.workers.remote_gate import RemoteAdmission
 from rustygate.workers.service import WorkerService
 from rustygate.workers.worker import ALIVE_INTERVAL_S
+from rustygate.workers.worker_process import SUSPEND_AFTER_S
 from tests.support.channels import Link
-from tests.support.harness import DEFAULTS
+from tests.support.gate import captured_log
+from tests.support.harness import DEFAULTS, run_ready_tasks
 
 BUDGET = 1000
+
+# More than any scenario takes on its virtual clock.
+LIMIT_S = 3600.0
+
+ONE_SLOT: dict[str, Any] = {"rate_limit": None, "concurrency_limit": 1}
+ONE_EACH_SECOND: dict[str, Any] = {"rate_limit": 1.0, "rate_limit_burst": 1}
 
 
 class RecordingTally:
@@ -136,3 +146,60 @@ class RemoteGates:
             assert not service._reserved
             assert not service._suspended
             assert not list(service._turn_queues.values())
+
+
+def run(
+    scenario: Callable[[RemoteGates], Awaitable[None]], workers: int = 1, **settings: Any
+) -> RemoteGates:
+    """Run a scenario, and check that nothing is left and no error was logged."""
+
+    async def main() -> RemoteGates:
+        gates = RemoteGates(workers, **settings)
+        # The workers' timers go on for ever, so a deadlock would not be seen.
+        async with asyncio.timeout(LIMIT_S):
+            await scenario(gates)
+        await run_ready_tasks()
+        gates.check_nothing_is_left()
+        return gates
+
+    with captured_log() as log:
+        gates = virtual_clock.run(main)
+    assert not log.errors
+    return gates
+
+
+def spawn(coroutine: Any) -> asyncio.Task[Any]:
+    return asyncio.get_running_loop().create_task(coroutine)
+
+
+async def cancel(task: asyncio.Task[Any]) -> None:
+    """Cancel a task, and wait for its end."""
+    task.cancel()
+    await asyncio.wait((task,))
+    assert task.cancelled()
+
+
+async def stop_worker(gates: RemoteGates, seconds: float) -> None:
+    """The first worker is stopped for so long, and suspended in time."""
+    link, service = gates.workers[0].link, gates.workers[0].service
+    link.hold()
+    suspended = SUSPEND_AFTER_S + 0.25
+    await asyncio.sleep(min(seconds, suspended))
+    if seconds >= suspended:
+        service.suspend()
+        service.suspend()
+        await asyncio.sleep(seconds - suspended)
+
+
+async def resume_worker(gates: RemoteGates) -> None:
+    """The first worker runs again, and reads what was sent to it."""
+    gates.workers[0].link.release()
+    gates.workers[0].gate.tell_alive()
+    await run_ready_tasks()
+
+
+async def settle(gates: RemoteGates, exchange: Exchange) -> None:
+    """The first worker settles an exchange."""
+    exchange.outcome = "ok"
+    gates.workers[0].control.tally.settle(exchange)
+    await run_ready_tasks()
