@@ -9,6 +9,10 @@ from rustygate.system.tls import ServerCertificate
 from rustygate.telemetry.usage.recorder import UsageRecorder
 
 
+class WorkersFailed(Exception):
+    """The workers of a gate did not start; they have logged why."""
+
+
 class GateLifecycle(ABC):
     """A running gate: `start` it, `drain` it for a graceful end, and `stop` it.
 
@@ -30,7 +34,7 @@ class GateLifecycle(ABC):
         """Bind and serve.
 
         Raises OSError if the address is not available, DataDirInUse if another gate uses DATA_DIR,
-        and ClientsError if the clients file is invalid.
+        ClientsError if the clients file is invalid, and WorkersFailed if not all workers start.
         """
 
     def reload(self) -> ClientChanges | None:

@@ -13,14 +13,12 @@ from rustygate.cli.signals import run_until_signal
 from rustygate.cli.workers import worker_count, workers_warnings
 from rustygate.config import Settings, mask_credentials, settings_warnings
 from rustygate.core.clients import ClientsError
-from rustygate.daemon import Daemon
 from rustygate.dashboard.pages import PREFIX as LIVE_PAGE
 from rustygate.downstream.listener import AddressInUse
-from rustygate.lifecycle import GateLifecycle
+from rustygate.lifecycle import GateLifecycle, WorkersFailed
 from rustygate.system.data_dir import DataDirInUse
 from rustygate.system.garbage_collector import tune_garbage_collector
 from rustygate.telemetry.tracing import configure_tracing
-from rustygate.workers.supervisor import END_AFTER_S, Supervisor, WorkersFailed
 
 
 @asynccontextmanager
@@ -44,7 +42,7 @@ async def running_gate(
 
         await refuse_to_start(settings)
     check_budgets(settings)
-    daemon = _make_daemon(settings, sockets, watchdog_timeout_s or END_AFTER_S)
+    daemon = _make_daemon(settings, sockets, watchdog_timeout_s)
     try:
         await daemon.start()
     except ClientsError as error:
@@ -71,12 +69,18 @@ async def running_gate(
 
 
 def _make_daemon(
-    settings: Settings, sockets: Sequence[socket.socket], hang_limit_s: float
+    settings: Settings, sockets: Sequence[socket.socket], watchdog_timeout_s: float
 ) -> GateLifecycle:
     workers = worker_count(settings)
+    # A supervisor takes less memory without the modules that serve clients.
     if workers == 1:
+        from rustygate.daemon import Daemon
+
         return Daemon(settings, sockets, configure_tracing(settings))
-    return Supervisor(settings, workers, sockets, min(hang_limit_s, END_AFTER_S))
+    from rustygate.workers.supervisor import END_AFTER_S, Supervisor
+
+    hang_limit_s = min(watchdog_timeout_s or END_AFTER_S, END_AFTER_S)
+    return Supervisor(settings, workers, sockets, hang_limit_s)
 
 
 def _log_draining(unfinished: int, timeout_s: float) -> None:

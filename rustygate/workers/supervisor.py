@@ -19,7 +19,7 @@ from rustygate.config import Settings
 from rustygate.control_plane import ControlPlane
 from rustygate.core.clients import ClientChanges
 from rustygate.downstream.listener import Listener
-from rustygate.lifecycle import GateLifecycle
+from rustygate.lifecycle import GateLifecycle, WorkersFailed
 from rustygate.system.background import repeat, start_task
 from rustygate.system.shared_counts import SharedCounts
 from rustygate.system.tls import ServerCertificate
@@ -36,10 +36,6 @@ _START_LIMIT_S = 60.0
 
 # How much longer than DRAIN_TIMEOUT workers may take to drain, and how long to stop.
 _GRACE_S = 5.0
-
-
-class WorkersFailed(Exception):
-    """The workers did not start; they have logged why."""
 
 
 class Supervisor(GateLifecycle):

@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 
 from rustygate.config import Settings
+from rustygate.lifecycle import WorkersFailed
 from rustygate.system import background
 from rustygate.telemetry.worker_metrics import WorkerStatus
 from rustygate.workers import restart_delay
 from rustygate.workers.service import WorkerService
-from rustygate.workers.supervisor import Supervisor, WorkersFailed
+from rustygate.workers.supervisor import Supervisor
 from rustygate.workers.worker_process import WorkerProcess
 from tests.support.gate import captured_log
 from tests.support.http import get
