@@ -11,8 +11,6 @@ from rustygate.core.bucket import SECOND
 from rustygate.workers.remote_gate import VALID
 from rustygate.workers.worker_process import SUSPEND_AFTER_S
 from tests.support.harness import run_ready_tasks
-
-# Entering and leaving.
 from tests.support.remote_gates import (
     ONE_SLOT,
     RemoteGates,
