@@ -7,8 +7,11 @@ once, the events of streams would wait until all of them have been sent upstream
 import asyncio
 from collections import deque
 
-# How many requests begin in one turn. They take a millisecond.
+# How many requests begin in one turn: as many as take a millisecond or, if that is more, a share
+# of those that wait. A turn in which hundreds of streams have events is long itself: with the
+# number alone, the last of a thousand requests would wait twice as long.
 REQUESTS_PER_TURN = 16
+SHARE_PER_TURN = 0.25
 
 
 class RequestPace:
@@ -16,8 +19,8 @@ class RequestPace:
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        # How many began in this turn; while there are fewer than the limit, also earlier ones.
-        self._begun = 0
+        # How many may begin in this turn, and have; below the limit, also those of earlier turns.
+        self._limit, self._begun = REQUESTS_PER_TURN, 0
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     def __len__(self) -> int:
@@ -28,7 +31,7 @@ class RequestPace:
 
     def wait_for_turn(self) -> "asyncio.Future[None] | None":
         """What a request waits for; None if it may begin at once."""
-        if self._begun == REQUESTS_PER_TURN:
+        if self._begun == self._limit:
             self._waiting.append(turn := self._loop.create_future())
             return turn
         self._begin()
@@ -36,12 +39,13 @@ class RequestPace:
 
     def _begin(self) -> None:
         self._begun += 1
-        if self._begun == REQUESTS_PER_TURN:
+        if self._begun == self._limit:
             self._loop.call_soon(self._next_turn)
 
     def _next_turn(self) -> None:
+        self._limit = max(REQUESTS_PER_TURN, int(len(self) * SHARE_PER_TURN))
         self._begun = 0
-        while self._waiting and self._begun < REQUESTS_PER_TURN:
+        while self._waiting and self._begun < self._limit:
             turn = self._waiting.popleft()
             # The client may have left.
             if not turn.done():

@@ -42,6 +42,14 @@ async def test_a_crowd_begins_in_several_turns_in_its_order() -> None:
     assert repr(pace) == "<RequestPace 0 waiting>"
 
 
+async def test_a_quarter_of_a_large_crowd_begins_in_a_turn() -> None:
+    pace = RequestPace()
+    with counting_turns() as turns:
+        requests = Requests(pace, turns)
+        await asyncio.gather(*map(requests.run, range(16 + 128)))
+    assert turns.counts == [16, 32, 24, 18, 16, 16, 16, 6]
+
+
 async def test_requests_one_after_another_never_wait() -> None:
     pace = RequestPace()
     for _ in range(3 * REQUESTS_PER_TURN):
