@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import hypothesis
@@ -11,6 +12,7 @@ import pytest
 from aiohttp import web
 from opentelemetry.sdk.trace import TracerProvider
 
+from rustygate.admission.group import member
 from rustygate.simulator import Options, make_app
 from tests.support.certificates import Authority
 from tests.support.gate import WORKERS, Gate, Log, captured_log, check_log
@@ -26,11 +28,27 @@ StartGateProcess = Callable[..., Awaitable[GateProcess]]
 Start = Callable[..., Process]
 StartRedis = Callable[..., RedisServer]
 
-# How long an example takes depends on what else the machine does.
+# How long an example takes depends on what else the machine does. A run of the tests says
+# something about a change only if the examples are those of the run before.
 hypothesis.settings.register_profile(
-    "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+    "any machine",
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+# To look for more: `scripts/test --hypothesis-profile=explore`.
+hypothesis.settings.register_profile(
+    "explore", hypothesis.settings.get_profile("any machine"), derandomize=False
 )
 hypothesis.settings.load_profile("any machine")
+
+
+@pytest.fixture(autouse=True)
+def _same_member_names(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gates of groups have the same names in each run of a test, and make calls at the same times:
+    both are random otherwise."""
+    random = Random(request.node.nodeid)
+    monkeypatch.setattr(member, "token_hex", lambda size: random.randbytes(size).hex())
 
 
 @pytest.fixture(scope="session")
