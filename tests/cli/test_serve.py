@@ -349,7 +349,9 @@ def test_log_is_colored_on_a_terminal_only(
     options = {"preexec_fn": lambda: os.dup2(slave, 2)}
     gate = serve(start, None, options=options, **environ)
     with open(master, "rb", buffering=0) as terminal:
-        line = terminal.read(1000)
+        line = b""
+        while b"\n" not in line:
+            line += terminal.read(1000)
         gate.signal()
         assert gate.exit_code() == 0
     os.close(slave)

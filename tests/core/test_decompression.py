@@ -173,7 +173,8 @@ def test_bomb_takes_little_time_and_memory(codings: list[str], body: bytes) -> N
     try:
         start = time.process_time()
         decoded = decode(body, codings, LIMIT)
-        assert time.process_time() - start < 0.3
+        # A few milliseconds; a collection of garbage may come in between.
+        assert time.process_time() - start < 0.5
         assert tracemalloc.get_traced_memory()[1] < 16 * LIMIT
     finally:
         tracemalloc.stop()

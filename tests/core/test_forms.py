@@ -220,4 +220,5 @@ HOSTILE = {
 def test_hostile_forms_take_little_time(body: bytes) -> None:
     start = time.process_time()
     read_form(body, TYPE)
-    assert time.process_time() - start < 0.1
+    # A few milliseconds; a collection of garbage may come in between.
+    assert time.process_time() - start < 0.5

@@ -115,4 +115,5 @@ def test_any_bytes_are_a_start(start: bytes) -> None:
 def test_hostile_starts_take_little_time(start: bytes) -> None:
     began = time.process_time()
     members_in_start(start, NAMES)
-    assert time.process_time() - began < 0.1
+    # A few milliseconds; a collection of garbage may come in between.
+    assert time.process_time() - began < 0.5

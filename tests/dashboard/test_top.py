@@ -6,6 +6,7 @@ import pty
 import subprocess
 import sys
 import termios
+from codecs import getincrementaldecoder
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -39,12 +40,15 @@ class Terminal:
             stderr=end,
         )
         self.text = ""
+        # The bytes of a character may come one by one.
+        self._decoder = getincrementaldecoder("utf-8")()
 
     async def until(self, text: str) -> None:
         """Read until a text is shown."""
         async with asyncio.timeout(PROCESS_TIMEOUT_S):
             while text not in self.text:
-                self.text += (await asyncio.to_thread(os.read, self._end, 65_536)).decode()
+                read = await asyncio.to_thread(os.read, self._end, 65_536)
+                self.text += self._decoder.decode(read)
 
     def press(self, key: bytes) -> None:
         os.write(self._end, key)

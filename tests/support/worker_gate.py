@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import sys
+from codecs import getincrementaldecoder
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -41,8 +42,9 @@ class WorkerGate:
 
     async def _read_log(self) -> None:
         assert self.process.stderr is not None
+        decoder = getincrementaldecoder("utf-8")()
         while data := await self.process.stderr.read(65536):
-            self.log += data.decode()
+            self.log += decoder.decode(data)
 
     @property
     def url(self) -> str:
