@@ -77,13 +77,11 @@ PRIVATE_NAMES = [
     Name(SERVER, "aiohttp.web.Request", "_match_info"),
     Name(SERVER, "aiohttp.web.RequestHandler", "_current_request"),
     Name(SERVER, "aiohttp.web.RequestHandler", "_lingering_time"),
-    Name(SERVER, "aiohttp.web.RequestHandler", "_manager"),
     Name(SERVER, "aiohttp.web.RequestHandler", "_messages"),
     Name(SERVER, "aiohttp.web.RequestHandler", "_request_count"),
     Name(SERVER, "aiohttp.web.RequestHandler", "_keepalive_timeout"),
     Name(SERVER, "aiohttp.web.RequestHandler", "_next_keepalive_close_time"),
     Name(SERVER, "aiohttp.web.RequestHandler", "_waiter"),
-    Name(SERVER, "aiohttp.web.Server", "_connections"),
     Name(SERVER, "aiohttp.web.Server", "_kwargs"),
     Name(SERVER, "aiohttp.web.Server", "_loop"),
     Name(SERVER, "aiohttp.web.RequestHandler", "_buffer_paused"),
@@ -232,7 +230,8 @@ def aiohttp_names() -> set[str]:
 
 
 def is_private(name: str) -> bool:
-    return name.startswith("_") and not name.endswith("_")
+    # `_fields` is a public attribute of named tuples.
+    return name.startswith("_") and not name.endswith("_") and name != "_fields"
 
 
 def private_names_used(tree: ast.Module, classes: dict[str, type]) -> set[str]:
