@@ -21,7 +21,7 @@ from rustygate.retry import RetryPolicy
 from tests.support.harness import Harness
 
 BODY = b'{"error": {"code": "rate_limit_exceeded", "message": ""}}'
-HELD: Any = SimpleNamespace(held=b"{}")
+HELD: Any = SimpleNamespace(is_held=True)
 
 
 @dataclass
