@@ -15,7 +15,7 @@ from rustygate.core.own_connections import OwnConnections
 from rustygate.dashboard.pages import Dashboard
 from rustygate.downstream.connections import ConnectionLimiter, wait_for_heads
 from rustygate.downstream.listener import Listener
-from rustygate.downstream.request_body import BodyBufferBudget, SharedBodyBufferBudget
+from rustygate.downstream.request_body import BodyBufferBudget
 from rustygate.proxy import Proxy
 from rustygate.system.shared_counts import Counts, lone_count
 from rustygate.system.tls import ServerCertificate
@@ -56,9 +56,8 @@ class DataPlane:
         self._settings = settings
         self._tracing = tracing
         self._siblings = siblings
-        counts = None if siblings is None else siblings.counts
-        processes = 1 if counts is None else counts.processes
-        self._listener = Listener(settings, sockets, processes)
+        counts = Counts(lone_count(), lone_count()) if siblings is None else siblings.counts
+        self._listener = Listener(settings, sockets, counts.processes)
         self._upstream = UpstreamClient(settings)
         self._ledger = Ledger(control.tally, tracing)
         self._gate = control.gate
@@ -69,14 +68,13 @@ class DataPlane:
             self._ledger,
             auth,
             control.spending,
-            _body_budget(settings, counts),
+            BodyBufferBudget(settings.queue_bytes, counts.body_bytes),
             tracing,
         )
-        self._dashboard = Dashboard(control, settings.connection_limit // processes)
+        self._dashboard = Dashboard(control, settings.connection_limit // counts.processes)
         admin = AdminGuard(settings, control.tally.count_refusal)
         application = make_application(self._proxy, control, admin, self._dashboard.pages)
-        connections = lone_count() if counts is None else counts.connections
-        self._limiter = ConnectionLimiter(settings.connection_limit, connections)
+        self._limiter = ConnectionLimiter(settings.connection_limit, counts.connections)
         self._runner = make_runner(application, self._limiter)
 
     async def start(self) -> None:
@@ -157,9 +155,3 @@ class DataPlane:
     def snapshot(self) -> dict[str, int]:
         """The live numbers: waiters, exchanges in flight, bytes of buffered request bodies."""
         return self._proxy.snapshot()
-
-
-def _body_budget(settings: Settings, counts: Counts | None) -> BodyBufferBudget:
-    if counts is None:
-        return BodyBufferBudget(settings.queue_bytes)
-    return SharedBodyBufferBudget(settings.queue_bytes, counts.body_bytes)

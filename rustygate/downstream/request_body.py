@@ -1,9 +1,9 @@
 """The body of a client's request: buffered, to be inspected and sent again, or streamed.
 
-Small bodies are buffered. Larger ones are passed on as they arrive, after a look at their start. A
-buffered body of some size is compressed while its request waits. A
-client that waits for permission to send (`Expect: 100-continue`, RFC 9110, 10.1.1) gets it from
-here: at once for JSON that is buffered, otherwise only when upstream is ready to receive it.
+Small bodies are buffered, and the larger of these are compressed while their requests wait. Others
+are passed on as they arrive, after a look at their start. A client that waits for permission to
+send (`Expect: 100-continue`, RFC 9110, 10.1.1) gets it from here: at once for JSON that is
+buffered, otherwise only when upstream is ready to receive it.
 """
 
 import asyncio
@@ -32,8 +32,8 @@ SINGLE_WRITE_LIMIT = 1024 * 1024
 # consist, decodes to less than twice its compressed size.
 DECODED_FACTOR = 2
 
-# A buffered body of at least this size has memory of its own, and is compressed once its request
-# has waited for so long. malloc is faster for smaller bodies, and most requests wait less.
+# A buffered body of at least this size has memory of its own, and is compressed after its request
+# has waited for this time. malloc is faster for smaller bodies, and most requests wait less.
 LARGE_BODY = 512 * 1024
 COMPRESS_AFTER_S = 1.0
 
@@ -57,31 +57,19 @@ BODY_TIMEOUT_S = 60.0
 
 
 class BodyBufferBudget:
-    """The bytes of request bodies that this process holds, and their limit (QUEUE_BYTES).
+    """The bytes of request bodies that this process holds, and their limit (QUEUE_BYTES), to which
+    the bytes that other processes hold count too.
 
     A compressed body counts with its full size. `compressing` is locked while one is compressed.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, count: Count) -> None:
         self.limit = limit
-        self.held = 0
+        self._count = count
         self.compressing = asyncio.Lock()
 
     def __repr__(self) -> str:
         return f"<BodyBufferBudget {self.held} of {self.limit} bytes>"
-
-    @property
-    def free(self) -> int:
-        """How many more may be held; negative if there are too many."""
-        return self.limit - self.held
-
-
-class SharedBodyBufferBudget(BodyBufferBudget):
-    """A budget that counts towards its limit what other processes hold, too."""
-
-    def __init__(self, limit: int, count: Count) -> None:
-        self._count = count
-        super().__init__(limit)
 
     @property
     def held(self) -> int:
@@ -93,6 +81,7 @@ class SharedBodyBufferBudget(BodyBufferBudget):
 
     @property
     def free(self) -> int:
+        """How many more may be held; negative if there are too many."""
         return self.limit - self._count.total
 
 

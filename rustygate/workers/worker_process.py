@@ -60,7 +60,8 @@ class WorkerProcess:
         """
         self.number = number
         self._place = number - 1
-        self._counts = counts
+        self._shared_counts = counts
+        self._counts = counts.of(self._place)
         self._control = control
         self.is_draining = False
         self.end = ""
@@ -118,7 +119,7 @@ class WorkerProcess:
             self.pid,
             self.state,
             self.in_flight,
-            self._counts.of(self._place).connections.own,
+            self._counts.connections.own,
             restarts,
         )
 
@@ -130,7 +131,7 @@ class WorkerProcess:
     async def start(self, sockets: Sequence[socket.socket], settings: Settings) -> None:
         """Start it. `ready` is done later; if the system cannot start it, it has ended."""
         try:
-            channel, self._process = await _run(self._counts.descriptor, sockets)
+            channel, self._process = await _run(self._shared_counts.descriptor, sockets)
         except OSError as error:
             self.end = f"worker {self.number} cannot start ({error.strerror})"
             self._lost.set()
@@ -154,7 +155,7 @@ class WorkerProcess:
             self.end = f"worker {self.number} (pid {self.pid}) {self._describe(code)}"
         # What it sent before its end is still in the channel.
         await self._lost.wait()
-        self._counts.of(self._place).clear()
+        self._counts.clear()
         if not self.ready.done():
             self.ready.set_result(False)
         return self._service.end()

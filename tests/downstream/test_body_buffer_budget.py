@@ -1,13 +1,13 @@
 """How many bytes of request bodies the processes of a gate may hold."""
 
-from rustygate.downstream.request_body import BodyBufferBudget, SharedBodyBufferBudget
-from rustygate.system.shared_counts import SharedCounts
+from rustygate.downstream.request_body import BodyBufferBudget
+from rustygate.system.shared_counts import SharedCounts, lone_count
 
 
 def test_what_other_processes_hold_counts_towards_the_limit() -> None:
     counts = SharedCounts.create(3)
     counts.close()
-    first, second = (SharedBodyBufferBudget(10, counts.of(place).body_bytes) for place in (0, 2))
+    first, second = (BodyBufferBudget(10, counts.of(place).body_bytes) for place in (0, 2))
     first.held += 7
     second.held += 4
     assert (first.held, second.held) == (7, 4)
@@ -18,6 +18,6 @@ def test_what_other_processes_hold_counts_towards_the_limit() -> None:
 
 
 def test_lone_process_has_the_limit_to_itself() -> None:
-    budget = BodyBufferBudget(10)
+    budget = BodyBufferBudget(10, lone_count())
     budget.held += 7
     assert (budget.held, budget.free) == (7, 3)
