@@ -20,8 +20,8 @@ RESET_INTERVAL = SECOND
 
 class HeldBucket(TokenBucket):
     """A bucket some of whose units are held as float: its level is at most its capacity less
-    these. At most the capacity is held, also of a float that was lent before the limit was known
-    or fell."""
+    these. No more than the capacity is held, even if a larger float was lent before the limit was
+    known or fell."""
 
     __slots__ = ("held",)
 
@@ -41,7 +41,7 @@ class HeldBucket(TokenBucket):
         return self.held + cost > self.burst
 
     def hold(self, now: int, units: int) -> int:
-        """Hold so many units from now on. Returns how many units of these it frees."""
+        """Hold this many units from now on. Returns how many of those held before it frees."""
         self.cap(now)
         before, self.held = self.held, min(units, self.burst)
         return before - self.held
@@ -148,8 +148,8 @@ class GroupLane(GroupBudgets):
         total_requests, total_tokens: what was admitted so far. A grant carries the totals at its
             own admission, its mark: what a response says is as of that.
         marks: the newest mark of a response, by kind of quota.
-        marked_at: when the requests of these marks were admitted, or later ones that were heard
-            of out of order.
+        marked_at: when the requests of these marks were admitted, or later ones whose responses
+            came out of order.
     """
 
     known: bool = False
@@ -248,8 +248,8 @@ class GroupLane(GroupBudgets):
             bucket.limit_debt(now)
 
     def _note_mark(self, kind: int, mark: int, at: int, is_new: bool) -> bool:
-        """Keep a mark, and when its request was admitted, if it is the newest; returns whether,
-        unless a request that was admitted shortly after it was heard of before."""
+        """Keep a mark, and when its request was admitted, if it is the newest. Returns whether it
+        is, and no response to a request that was admitted shortly after it came first."""
         total = self.total_requests if kind == 0 else self.total_tokens
         latest = self.marked_at[kind]
         is_newest = is_new or self.marks[kind] <= mark <= total

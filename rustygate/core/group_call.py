@@ -19,7 +19,7 @@ whole. A call is a dict:
   the file in microseconds; both optional.
 - `leave`: 1 to end; optional.
 - `alone`: 1 if it registers after it was alone, and others may still be; optional.
-- `ahead`: how many ns ahead others may hold grants when it registers; optional.
+- `ahead`: how far into the future others may hold grants when it registers, in ns; optional.
 - When it registers: `slots`, its admissions in flight: own, by lane and by client. `levels`: what
   is left of the gate's own requests and tokens as far as it knows, at most; -1 if it knows
   nothing. A member that was alone reports 0, because it does not know what others have admitted.

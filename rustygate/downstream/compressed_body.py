@@ -1,8 +1,8 @@
 """Large request bodies in memory: as they are, or compressed while their requests wait.
 
 Text shrinks to a third, base64 to three quarters, at one to two milliseconds of CPU time per
-megabyte. Each piece is a zstd frame of its own: whoever sends the body decompresses one piece
-after another, so it is never in memory as a whole again.
+megabyte. Each piece is a zstd frame of its own and is decompressed just before it is sent, so the
+whole body is never in memory again.
 
 Each body has a mapping of its own, which returns to the system once nothing refers to it. malloc
 would keep the memory of most bodies until those that came later are freed too.

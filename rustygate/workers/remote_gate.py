@@ -21,7 +21,7 @@ from rustygate.workers.refusals import unpack_refusal
 Tell = Callable[..., None]
 
 # An admission that arrives later than this was held up with this process, and the supervisor may
-# have given it to others. It does so after a longer time.
+# have given it to others, which it does after a somewhat longer time.
 VALID = SECOND * 8 // 10
 
 

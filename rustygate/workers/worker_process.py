@@ -94,7 +94,7 @@ class WorkerProcess:
 
     @property
     def age_s(self) -> float:
-        """How long ago it was to start."""
+        """How long ago it was created, just before its start."""
         return asyncio.get_running_loop().time() - self._created_at
 
     @property

@@ -38,7 +38,7 @@ async def within(limit_s: float) -> AsyncIterator[None]:
 
 
 class _Countdown:
-    """Ends a time limit after so many naps."""
+    """Ends a time limit after this many naps."""
 
     def __init__(self, limit: asyncio.Timeout, naps: int) -> None:
         self._loop = asyncio.get_running_loop()

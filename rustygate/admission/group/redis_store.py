@@ -56,7 +56,7 @@ def load_script() -> bytes:
     return b"".join((folder / f"{part}.lua").read_bytes() for part in SCRIPT_PARTS)
 
 
-# For a type that is given with each call, msgspec prepares a decoder anew.
+# Made once: `msgspec.json.decode` would prepare a decoder for the type at each call.
 _DECODER = msgspec.json.Decoder(dict[str, Any])
 
 

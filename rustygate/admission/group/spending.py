@@ -38,9 +38,10 @@ from rustygate.core.price_list import PriceList
 # The version of the keys' layout.
 VERSION = 1
 
-# What was spent is told after this time at the latest; after the other one if the client has no
-# budgets, because it matters only when it gets some. Budgets are asked for again after the last
-# one: what is reserved is told, and what other members have spent is known if Redis goes away.
+# What a client has spent is reported after the first of these times at the latest, or after the
+# second if the client has no budgets, because it matters only when it gets some. Budgets are asked
+# for again after the third: reservations are reported, and what other members have spent is known
+# if Redis goes away.
 TELL_AFTER_S = 0.25
 TELL_LATER_AFTER_S = 5.0
 RENEW_AFTER_S = 5.0
@@ -156,7 +157,7 @@ class _Ledger:
 
 @dataclass(slots=True)
 class _Counted:
-    """What a client without budgets has spent, of one UTC day, and is not in its account yet."""
+    """What a client without budgets has spent on one UTC day and is not in its account yet."""
 
     account: Account
     day_begins: int
@@ -472,7 +473,7 @@ class GroupSpending(Spending):
 
 
 def _tell_after(account: Account) -> float:
-    """How soon to tell what a client has spent, in seconds."""
+    """How soon to report what a client has spent, in seconds."""
     return TELL_AFTER_S if account.budgets else TELL_LATER_AFTER_S
 
 
