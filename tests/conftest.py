@@ -23,6 +23,8 @@ from tests.support.redis import RedisServer
 from tests.support.upstream import Upstream
 from tests.support.waiting import SOON_S, until
 
+pytest_plugins = ["tests.support.stalls"]
+
 StartGate = Callable[..., Awaitable[Gate]]
 StartGateProcess = Callable[..., Awaitable[GateProcess]]
 Start = Callable[..., Process]

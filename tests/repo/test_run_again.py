@@ -1,0 +1,279 @@
+"""Tests that failed while the machine stood still run again: `tests/support/stalls.py`."""
+
+import os
+import re
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.support import stalls
+from tests.support.process import ROOT
+from tests.support.stalls import StallWatch
+
+# What counts as a stall in the runs below; how long their processes stand still; more than any
+# machine stands still.
+SHORT_S, STILL_S, NEVER_S = 0.15, 0.3, 100.0
+
+CONFTEST = """
+import os
+
+pytest_plugins = ["tests.support.stalls"]
+
+
+def pytest_configure(config):
+    plugin = config.pluginmanager.get_plugin("tests.support.stalls")
+    plugin.STALL_S = float(os.environ["STALL_S"])
+"""
+
+HELPERS = f"""
+import asyncio
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+
+def note(text):
+    with Path("notes").open("a") as notes:
+        notes.write(text + "\\n")
+
+
+def runs(name):
+    "Notes a run of this name, and returns how many there were."
+    note(name)
+    return Path("notes").read_text().split().count(name)
+
+
+def stand_still():
+    pid = os.getpid()
+    script = f"kill -STOP {{pid}}; sleep {STILL_S}; kill -CONT {{pid}}"
+    subprocess.run(["sh", "-c", script], check=True)
+
+
+def fail_in_first_run(name):
+    if runs(name) == 1:
+        stand_still()
+        pytest.fail("the first run")
+
+
+@pytest.fixture
+def once():
+    return fail_in_first_run
+
+
+@pytest.fixture(scope="session")
+def of_session():
+    note("session-begins")
+    yield
+    note("session-ends")
+
+
+@pytest.fixture(scope="module")
+def of_module():
+    note("module-begins")
+    yield
+    note("module-ends")
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def of_loop():
+    note("loop-begins")
+    yield
+    note("loop-ends")
+
+
+@pytest.fixture(scope="module")
+def fails_at_first():
+    fail_in_first_run("fixture-begins")
+    yield
+    fail_in_first_run("fixture-ends")
+
+
+@pytest.fixture
+async def ends_badly_at_first():
+    yield
+    fail_in_first_run("teardown")
+
+
+@pytest.fixture(autouse=True)
+def fresh(tmp_path):
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "used").touch()
+"""
+
+# Each test that passes does so in its second run, and has fixtures of wider scopes both times.
+PASSING = """
+def test_first(of_session, of_module):
+    pass
+
+
+def test_call(once, of_session, of_module):
+    once("call")
+
+
+async def test_coroutine(once, of_module):
+    await asyncio.sleep(0)
+    once("coroutine")
+
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_loop(once, of_loop):
+    once("loop")
+
+
+@pytest.mark.parametrize("name", ["one", "two"])
+def test_parameter(once, of_session, name):
+    once(f"parameter-{name}")
+
+
+async def test_teardown(ends_badly_at_first, of_module):
+    pass
+
+
+def test_passes(of_session, of_module):
+    pass
+
+
+def test_module(fails_at_first, of_session):
+    pass
+"""
+
+FAILING = """
+def test_fails_each_time():
+    note("each")
+    stand_still()
+    assert 1 == 2
+
+
+def test_fails_without_a_stall():
+    note("calm")
+    assert 1 == 2
+
+
+@pytest.mark.timeout(3)
+def test_hangs_in_its_second_run():
+    if runs("hangs") == 1:
+        stand_still()
+        assert 1 == 2
+    time.sleep(1000)
+
+
+@pytest.mark.xfail
+def test_expected():
+    note("expected")
+    stand_still()
+    assert 1 == 2
+
+
+def test_skipped():
+    note("skipped")
+    stand_still()
+    pytest.skip()
+"""
+
+
+def run_tests(directory: Path, text: str, *options: str, stall_s: float) -> tuple[int, str]:
+    """Runs these tests, and returns pytest's exit code and output."""
+    (directory / "conftest.py").write_text(CONFTEST)
+    (directory / "test_it.py").write_text(HELPERS + text)
+    config = "--rootdir", ".", "--config-file", str(ROOT / "setup.cfg")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *config, "-p", "no:cacheprovider", *options, "."],
+        cwd=directory,
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "STALL_S": str(stall_s)},
+        capture_output=True,
+        encoding="utf-8",
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def notes(directory: Path) -> Counter[str]:
+    return Counter((directory / "notes").read_text().split())
+
+
+def ran_again(output: str) -> Counter[str]:
+    """How often the tests ran again by the summary, which has the length of each stall."""
+    found = re.findall(r"test_it.py::test_(\S+): the machine stood still for (\S+) s; ", output)
+    assert all(float(stall_s) > SHORT_S for _, stall_s in found)
+    return Counter(name for name, _ in found)
+
+
+def test_failure_during_a_stall_does_not_count(tmp_path: Path) -> None:
+    code, output = run_tests(tmp_path, PASSING, stall_s=SHORT_S)
+    assert code == 0, output
+    assert ran_again(output) == {
+        "call": 1,
+        "coroutine": 1,
+        "loop": 1,
+        "parameter[one]": 1,
+        "parameter[two]": 1,
+        "teardown": 1,
+        # In its fixture's setup, and then in its teardown.
+        "module": 2,
+    }
+    assert re.search(r"test_call: the .* s; .*test_it.py:\d+: Failed$", output, re.MULTILINE)
+    assert "= 9 passed, 8 run again in" in output
+    check_wider_scopes(notes(tmp_path))
+
+
+def test_processes_show_together_what_ran_again(tmp_path: Path) -> None:
+    options = "--numprocesses", "2", "--dist", "worksteal"
+    code, output = run_tests(tmp_path, PASSING, *options, stall_s=SHORT_S)
+    assert code == 0, output
+    assert {"call", "coroutine", "loop", "parameter[one]", "teardown"} <= ran_again(output).keys()
+    assert re.search(r"= 9 passed, \d+ run again in", output)
+    check_wider_scopes(notes(tmp_path))
+
+
+def check_wider_scopes(found: Counter[str]) -> None:
+    """Fixtures of wider scopes ended, and began again."""
+    for scope in ("session", "module", "loop"):
+        assert found[f"{scope}-begins"] == found[f"{scope}-ends"] >= 2
+
+
+@pytest.mark.parametrize(
+    ("began", "length_s"),
+    [(99, 7.3), (100, 7.3), (103, 4.31), (107.2, 0.11), (107.22, 0), (108, 0)],
+    ids=["before", "at the start", "within", "just before the end", "too late", "after"],
+)
+def test_stall_counts_from_the_start_of_the_test(
+    monkeypatch: pytest.MonkeyPatch, began: float, length_s: float
+) -> None:
+    """The thread naps from 99.99 s to 100 s, and has not run since then."""
+    now = 99.99
+    monkeypatch.setattr(stalls, "monotonic", lambda: now)
+    watch = StallWatch()
+    assert watch.longest_since(99) == 0
+    now = 107.31
+    assert watch.longest_since(began) == pytest.approx(length_s, abs=0.02)
+
+
+def test_failure_of_each_run_counts(tmp_path: Path) -> None:
+    """Each run has a time limit of its own."""
+    code, output = run_tests(tmp_path, FAILING, stall_s=SHORT_S)
+    assert code == 1
+    assert "test_it.py::test_fails_each_time - " in output
+    assert "test_it.py::test_hangs_in_its_second_run - Failed: Timeout" in output
+    again, found = ran_again(output), notes(tmp_path)
+    assert again["fails_each_time"] == 2
+    assert again["hangs_in_its_second_run"] >= 1
+    assert (found["each"], found["expected"], found["skipped"]) == (3, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "stall_s"),
+    [((), NEVER_S), (("--no-run-again",), SHORT_S)],
+    ids=["no stall", "no runs again"],
+)
+def test_each_failure_counts(tmp_path: Path, options: tuple[str, ...], stall_s: float) -> None:
+    code, output = run_tests(tmp_path, FAILING, *options, stall_s=stall_s)
+    assert code == 1
+    assert "= 3 failed, 1 skipped, 1 xfailed in" in output
+    assert set(notes(tmp_path).values()) == {1}

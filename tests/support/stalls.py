@@ -1,0 +1,134 @@
+"""Runs a test again that failed while the machine stood still: a pytest plugin.
+
+A shared or virtual machine at times stands still for a second. A test whose gate, upstream and
+clients use real sockets may then fail, as if the gate had been slow. A thread notices stalls: it
+naps, and sees how late it wakes. A test that fails during one runs again from the start, with new
+fixtures of all scopes; the summary shows each such failure. A test that fails without a stall, or
+`RUNS` times, fails. `--no-run-again` turns this off, to find tests that depend on time.
+"""
+
+import os
+from collections import deque
+from functools import partial
+from itertools import cycle
+from threading import Thread
+from time import monotonic, sleep
+
+import pytest
+from _pytest.runner import runtestprotocol
+
+RUNS = 3
+
+# A nap that takes this much longer than it should is a stall.
+STALL_S = 0.1
+
+_NAP_S = 0.01
+
+# The outcome of a run that does not count; also its name in the summary.
+RUN_AGAIN = "run again"
+
+# The name of a report's property.
+_STALL = "stall"
+
+_RUN = pytest.StashKey[int]()
+
+
+class StallWatch:
+    """Notices when this process, or one of the machine's processors, stands still."""
+
+    def __init__(self) -> None:
+        # When each stall began and ended, on the monotonic clock.
+        self._stalls: deque[tuple[float, float]] = deque(maxlen=100)
+        self._woke = monotonic()
+
+    def start(self) -> None:
+        Thread(target=self._watch, name="stall watch", daemon=True).start()
+
+    def longest_since(self, began: float) -> float:
+        """How long the longest stall lasted, in seconds, without what came before this time; 0 if
+        there was none."""
+        # After a stall, the caller may run before the thread.
+        stalls = [*self._stalls, (self._woke + _NAP_S, monotonic())]
+        lengths = (end - max(start, began) for start, end in stalls)
+        return max((length for length in lengths if length >= STALL_S), default=0.0)
+
+    def _watch(self) -> None:
+        # A virtual machine's processors may stand still one at a time: each is tried in turn.
+        for processor in cycle(os.sched_getaffinity(0)):
+            os.sched_setaffinity(0, {processor})
+            sleep(_NAP_S)
+            due, self._woke = self._woke + _NAP_S, monotonic()
+            if self._woke - due >= STALL_S:
+                self._stalls.append((due, self._woke))
+
+
+class RunAgain:
+    """Runs each test, and again after a failure during a stall."""
+
+    def __init__(self) -> None:
+        self._watch = StallWatch()
+        self._watch.start()
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_protocol(self, item: pytest.Item, nextitem: pytest.Item | None) -> bool:
+        began = monotonic()
+        run = item.stash[_RUN] = item.stash.get(_RUN, 0) + 1
+        item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+        reports = runtestprotocol(item, log=False, nextitem=nextitem)
+        failure = next((report for report in reports if report.failed), None)
+        stall_s = self._watch.longest_since(began)
+        again = failure is not None and stall_s > 0 and run < RUNS
+        if failure is not None and again:
+            _end_all_fixtures(item)
+            reports = [_uncounted(failure, stall_s)]
+        for report in reports:
+            item.ihook.pytest_runtest_logreport(report=report)
+        item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+        if again:
+            # Through the hook, so that the test's time limit starts again as well.
+            item.ihook.pytest_runtest_protocol(item=item, nextitem=nextitem)
+        return True
+
+
+def _end_all_fixtures(item: pytest.Item) -> None:
+    """End the fixtures of wider scopes, which a failed test may have damaged; if one of them
+    failed itself, pytest would repeat its failure. What goes wrong now belongs to the run that
+    does not count."""
+    end = partial(item.session._setupstate.teardown_exact, None)
+    pytest.CallInfo.from_call(end, "teardown", (KeyboardInterrupt, pytest.exit.Exception))
+
+
+def _uncounted(failure: pytest.TestReport, stall_s: float) -> pytest.TestReport:
+    """A failure's report as one that does not count."""
+    failure.outcome = RUN_AGAIN  # type: ignore[assignment]
+    failure.user_properties.append((_STALL, f"{stall_s:.2f} s"))
+    return failure
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--no-run-again",
+        action="store_true",
+        help="let a test fail also if the machine stood still meanwhile",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not config.getoption("--no-run-again"):
+        config.pluginmanager.register(RunAgain())
+
+
+def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, str] | None:
+    return (RUN_AGAIN, "A", RUN_AGAIN.upper()) if report.outcome == RUN_AGAIN else None
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    reports = terminalreporter.getreports(RUN_AGAIN)
+    if reports:
+        terminalreporter.section(RUN_AGAIN)
+    for report in reports:
+        stall, last_line = (
+            dict(report.user_properties)[_STALL],
+            report.longreprtext.splitlines()[-1],
+        )
+        terminalreporter.line(f"{report.nodeid}: the machine stood still for {stall}; {last_line}")
