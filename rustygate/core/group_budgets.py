@@ -237,9 +237,10 @@ class GroupLane(GroupBudgets):
         assert bucket is not None
         self.pace = None
         refilled = age // period
-        # Upstream admits no more than it has: what goes beyond that is refused.
-        left = max(level - self._later(kind, limit, level, mark), min(level, -refilled))
-        left -= bucket.held
+        # Upstream admits no more than it has: what goes beyond that is refused, and not owed. But
+        # what was granted ahead, for instants to come, is owed already.
+        owed = min(level, -refilled, bucket.level(now) + bucket.held)
+        left = max(level - self._later(kind, limit, level, mark), owed) - bucket.held
         is_fresh = age <= MAX_FRESH_AGE
         if not is_fresh:
             left += refilled
@@ -262,14 +263,16 @@ class GroupLane(GroupBudgets):
 
     def _later(self, kind: int, limit: int, level: int, mark: int) -> int:
         """What was admitted after the request with a mark, or may reach upstream after it."""
-        if kind == 1:
-            return max(0, self.total_tokens - mark)
-        later = max(0, self.total_requests - mark)
-        if 2 * level > limit:
+        total = self.total_requests if kind == 0 else self.total_tokens
+        later = max(0, total - mark)
+        if 2 * (level - later) > limit:
             return later
-        # Of these, upstream may see some after the request of this response, although their
-        # marks are lower. That matters where little is left.
-        return max(later, self.in_flight - self.held)
+        # Upstream may see some of the requests without a response after the one with the mark,
+        # although their marks are lower. That matters where little is left.
+        unanswered = self.in_flight - self.held
+        if kind == 1:
+            unanswered *= self.total_tokens // max(1, self.total_requests)
+        return max(later, unanswered)
 
 
 class GroupLaneScope(LaneScope[str]):

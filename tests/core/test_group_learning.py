@@ -6,7 +6,7 @@ import pytest
 
 from rustygate.core.bucket import MINUTE, SECOND
 from rustygate.core.group_scheduler import MS, GroupScheduler
-from tests.support.group_calls import Caller
+from tests.support.group_calls import Caller, demand
 
 LIMITS = [SECOND // 1000, 1000, -1, -1, -1]
 
@@ -68,6 +68,41 @@ def test_late_response_at_one_member_changes_nothing_that_others_know() -> None:
     lane.learn(40, 500)
     lane.learn(5, 1, 60 * SECOND, limit=600)
     assert (lane.level(), lane.bucket.burst) == (40, 60)
+
+
+@pytest.mark.parametrize("kind", [0, 1], ids=["requests", "tokens"])
+def test_what_was_granted_ahead_is_owed(kind: int) -> None:
+    """Upstream has room for it when it is due, even if nothing was left before."""
+    lane = Lane(10, tokens=kind, kind=kind)
+    lane.learn(0, 10, limit=6000)
+    reply = lane.member.sync(0, demand(9, tokens=kind))
+    assert [grant[4] for grant in reply["grants"]] == [10 * MS, 20 * MS]
+    lane.learn(0, 10, age=MS, limit=6000, at=MS)
+    assert lane.level(MS) == -2
+    [grant] = lane.member.sync(6 * MS)["grants"]
+    assert grant[4] == 25 * MS
+
+
+@pytest.mark.parametrize("kind", [0, 1], ids=["requests", "tokens"])
+@pytest.mark.parametrize(
+    ("left", "mark", "level"),
+    [(60, 20, 60), (31, 20, 31), (30, 20, 25), (35, 15, 30), (36, 15, 31), (35, 14, 29)],
+)
+def test_requests_without_a_response_count_where_little_is_left(
+    kind: int, left: int, mark: int, level: int
+) -> None:
+    """Five of twenty: upstream may see them after a request that was admitted later."""
+    lane = Lane(15, tokens=kind, kind=kind)
+    lane.member.sync(0, news=[["charge", "m", "c", kind]] * 5)
+    lane.learn(left, mark)
+    assert lane.level() == level
+
+
+def test_requests_without_a_response_count_with_the_average_of_their_tokens() -> None:
+    lane = Lane(15, tokens=9, kind=1)
+    lane.member.sync(0, news=[["charge", "m", "c", 2]] * 5)
+    lane.learn(200, 145, limit=600)
+    assert lane.level() == 200 - 5 * (145 // 20)
 
 
 @pytest.mark.parametrize(("age", "level_then"), [(SECOND // 2, 10), (SECOND // 2 + 1, 40)])

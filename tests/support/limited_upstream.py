@@ -13,6 +13,8 @@ from typing import Any, cast
 
 from multidict import CIMultiDict
 
+from rustygate.admission.gate import Gate
+from rustygate.config import Settings
 from rustygate.core.bucket import SECOND, TokenBucket
 from rustygate.core.rate_limit_headers import read_rate_limits
 from rustygate.errors import QueueTimeout
@@ -109,13 +111,22 @@ class LimitedUpstream:
 async def request(
     harness: Harness, upstream: LimitedUpstream, client: str = "a", **fields: Any
 ) -> Exchange:
-    """Send a request through the gate, as the proxy does. Its status is 429 if it failed."""
-    policy = RetryPolicy(harness.settings, harness.gate)
-    exchange = harness.exchange(client, **{"model": "m", **fields})
+    """As `send`, through a harness's gate."""
+    return await send(harness.gate, harness.settings, upstream, client, **fields)
+
+
+async def send(
+    gate: Gate, settings: Settings, upstream: LimitedUpstream, client: str, **fields: Any
+) -> Exchange:
+    """Send a request through a gate, as the proxy does. Its status is 429 if it failed."""
+    policy = RetryPolicy(settings, gate)
+    deadline = gate.now() + int(settings.rate_limit_timeout * SECOND)
+    fields = {"deadline": deadline, "model": "m", **fields}
+    exchange = Exchange(client, "POST", "/v1/x", **fields)
     status = 429
     try:
         while True:
-            async with harness.gate.admission(exchange) as admission:
+            async with gate.admission(exchange) as admission:
                 exchange.attempts += 1
                 status, headers = await upstream.respond(exchange.tokens)
                 admission.record_response(
@@ -132,5 +143,5 @@ async def request(
         exchange.reason = "queue_timeout"
         status = 429
     exchange.status = status
-    exchange.settled = harness.gate.now()
+    exchange.settled = gate.now()
     return exchange

@@ -200,6 +200,28 @@ def test_debts_of_a_lane_are_the_same(
     assert reply["lanes"][0][2 + kind][1] == level
 
 
+@pytest.mark.parametrize(
+    ("left", "level"), [(0, -2), (11, -1), (3002, 2990), (3003, 3001)], ids=str
+)
+@pytest.mark.parametrize(("kind", "unit"), [(0, 1), (1, 10)], ids=["requests", "tokens"])
+def test_requests_on_their_way_to_upstream_are_owed_the_same(
+    script: SyncScript, kind: int, unit: int, left: int, level: int
+) -> None:
+    """Two that were granted ahead, and ten without a response."""
+    scheduler, limit = GroupScheduler(), 6000 * unit
+    learn = ["learn", "gpt", kind, limit, 0, 10 * unit, MINUTE // limit, 0]
+    news = [["known", "gpt"], *[["charge", "gpt", "app", 10]] * 10, learn]
+    call = a_call(limits=[-1] * 5, news=news, demand=[demand(9)])
+    reply = script.sync(call, 0)
+    assert reply == scheduler.sync(call, 0)
+    assert [grant[4] for grant in reply["grants"]] == [10 * MS, 20 * MS]
+    learn = ["learn", "gpt", kind, limit, left * unit, 10 * unit, MINUTE // limit, 0]
+    call = a_call(seq=2, limits=[-1] * 5, news=[learn], demand=[demand(0)])
+    reply = script.sync(call, 0)
+    assert reply == scheduler.sync(call, 0)
+    assert reply["lanes"][0][2 + kind][1] == level * unit
+
+
 @pytest.mark.parametrize("used", [0, 40, 95])
 @pytest.mark.parametrize("kind", [0, 1], ids=["requests", "tokens"])
 def test_float_larger_than_a_learned_limit_is_owed_the_same(

@@ -368,10 +368,12 @@ function amounts.note_mark(budgets, kind, mark, at, is_new)
 end
 
 function amounts.later(budgets, kind, limit, left, mark)
-  if kind == 1 then return max(0, budgets.total_tokens - mark) end
-  local later = max(0, budgets.total_requests - mark)
-  if 2 * left > limit then return later end
-  return max(later, budgets.in_flight - budgets.held)
+  local requests, tokens = budgets.total_requests, budgets.total_tokens
+  local later = max(0, (kind == 0 and requests or tokens) - mark)
+  if 2 * (left - later) > limit then return later end
+  local unanswered = budgets.in_flight - budgets.held
+  if kind == 1 then unanswered = unanswered * divide(tokens, max(1, requests)) end
+  return max(later, unanswered)
 end
 
 function amounts.learn(budgets, now, kind, limit, left, mark, period, age)
@@ -381,9 +383,10 @@ function amounts.learn(budgets, now, kind, limit, left, mark, period, age)
   local bucket = amounts.set_limit(budgets, now, kind, period, limit)
   budgets.pace = nil
   local refilled = divide(age, period)
-  -- Upstream admits no more than it has: what goes beyond that is refused.
-  left = max(left - amounts.later(budgets, kind, limit, left, mark), min(left, -refilled))
-  left = left - bucket.held
+  -- Upstream admits no more than it has: what goes beyond that is refused, and not owed. But what
+  -- was granted ahead, for instants to come, is owed already.
+  local owed = min(left, -refilled, amounts.level(bucket, now) + bucket.held)
+  left = max(left - amounts.later(budgets, kind, limit, left, mark), owed) - bucket.held
   local is_fresh = age <= MAX_FRESH_AGE
   if not is_fresh then left = left + refilled end
   if (is_newest and is_fresh) or left < amounts.level(bucket, now) then
