@@ -33,8 +33,13 @@ ACCEPTING = "accepting a connection"
 
 WaitForRoom = Callable[[], Awaitable[None]]
 
-# When the system has no room for another connection.
-RETRY_S = 1.0
+# When to try again if the system has no room for another connection. The pause doubles while that
+# lasts, as in Go's net/http. After a crowd has left, each try accepts as many of its connections
+# as there are free descriptors, so many tries may be needed until others are served.
+FIRST_RETRY_S, LONGEST_RETRY_S = 0.005, 1.0
+
+# The least time between two log lines about that.
+LOG_INTERVAL_S = 60.0
 
 
 class Acceptor:
@@ -57,6 +62,8 @@ class Acceptor:
         self._is_open = False
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
+        self._retry_s = FIRST_RETRY_S
+        self._log_again_at = 0.0
 
     def open(self) -> None:
         self._is_open = True
@@ -98,12 +105,24 @@ class Acceptor:
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
             return None  # another process has it, or the client has left
         except OSError as error:
-            logger.error("cannot accept connections for {:g} s: {}", RETRY_S, error.strerror)
-            self._loop.remove_reader(self._sock)
-            self._resume_after(RETRY_S)
+            self._retry_later(error)
             return None
+        self._retry_s = FIRST_RETRY_S
         connection.setblocking(False)
         return connection
+
+    def _retry_later(self, error: OSError) -> None:
+        """The system has no room for another connection."""
+        self._log(error)
+        self._loop.remove_reader(self._sock)
+        self._resume_after(self._retry_s)
+        self._retry_s = min(2 * self._retry_s, LONGEST_RETRY_S)
+
+    def _log(self, error: OSError) -> None:
+        now = self._loop.time()
+        if now >= self._log_again_at:
+            self._log_again_at = now + LOG_INTERVAL_S
+            logger.error("cannot accept connections until the system has room: {}", error.strerror)
 
     async def _start(self, connection: socket.socket) -> None:
         await self._loop.connect_accepted_socket(self._protocol_factory, connection)

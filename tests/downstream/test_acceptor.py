@@ -4,12 +4,19 @@ import asyncio
 import errno
 import os
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
 
-from rustygate.downstream.acceptor import CONNECTIONS_PER_TURN, PAUSE_S, Acceptor, WaitForRoom
+from rustygate.downstream.acceptor import (
+    CONNECTIONS_PER_TURN,
+    FIRST_RETRY_S,
+    LONGEST_RETRY_S,
+    PAUSE_S,
+    Acceptor,
+    WaitForRoom,
+)
 from tests.support.gate import captured_log
 from tests.support.loop_turns import LoopTurns, counting_turns
 from tests.support.waiting import until
@@ -26,15 +33,17 @@ class Accepted(asyncio.Protocol):
 
 
 class FullSocket(socket.socket):
-    """The system has no room for its first connection."""
+    """The system has no room for connections: so many times, then for one, and so on."""
 
-    calls = 0
+    failures: list[int]
 
     def accept(self) -> "tuple[socket.socket, object]":
-        type(self).calls += 1
-        if self.calls == 1:
+        if self.failures[0]:
+            self.failures[0] -= 1
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-        return super().accept()
+        accepted = super().accept()
+        self.failures.pop(0)
+        return accepted
 
 
 class ObservedSocket(socket.socket):
@@ -142,25 +151,51 @@ async def test_a_connection_that_another_process_took_is_no_error(
 
 
 @pytest.mark.parametrize("wait_for_room", [None, always], ids=["alone", "shared"])
-async def test_it_tries_again_when_the_system_has_no_room(
+async def test_it_tries_again_and_again_while_the_system_has_no_room(
     clients: list[socket.socket],
     wait_for_room: WaitForRoom | None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("rustygate.downstream.acceptor.RETRY_S", 0.1)
-    Accepted.count = FullSocket.calls = 0
-    began = asyncio.get_running_loop().time()
+    """Soon after a connection was accepted, and then less and less often."""
+    Accepted.count = 0
+    FullSocket.failures = [10, 2, 0]
+    loop, pauses = asyncio.get_running_loop(), list[float]()
+
+    def call_later(delay: float, callback: Callable[[], None]) -> asyncio.Handle:
+        if delay != PAUSE_S:
+            pauses.append(delay)
+        return loop.call_soon(callback)
+
     with listening(FullSocket) as sock, captured_log() as log:
         acceptor = Acceptor(sock, Accepted, wait_for_room)
-        acceptor.open()
-        clients.append(socket.create_connection(sock.getsockname()))
-        await until(lambda: Accepted.count == 1)
-        assert asyncio.get_running_loop().time() - began >= 0.1
+        clients += [socket.create_connection(sock.getsockname()) for _ in range(2)]
+        with monkeypatch.context() as patched:
+            patched.setattr(loop, "call_later", call_later)
+            acceptor.open()
+            while Accepted.count < 2:
+                await asyncio.sleep(0)
         acceptor.close()
-    # The last call finds no other connection.
-    assert FullSocket.calls == (3 if wait_for_room is None else 2)
+    doubled = [FIRST_RETRY_S * 2**number for number in range(8)]
+    assert pauses == [*doubled, LONGEST_RETRY_S, LONGEST_RETRY_S, FIRST_RETRY_S, 2 * FIRST_RETRY_S]
+    assert doubled[-1] < LONGEST_RETRY_S < 2 * doubled[-1]
     [error] = log.errors
-    assert error.startswith("cannot accept connections for 0.1 s: Too many open files")
+    assert error.startswith("cannot accept connections until the system has room: Too many open")
+
+
+async def test_closed_acceptor_does_not_try_again(
+    clients: list[socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rustygate.downstream.acceptor.FIRST_RETRY_S", 0.01)
+    Accepted.count = 0
+    FullSocket.failures = [1, 0]
+    with listening(FullSocket) as sock, captured_log():
+        acceptor = Acceptor(sock, Accepted)
+        clients.append(socket.create_connection(sock.getsockname()))
+        acceptor.open()
+        await until(lambda: FullSocket.failures == [0, 0])
+        acceptor.close()
+        await asyncio.sleep(0.05)
+        assert Accepted.count == 0
 
 
 async def test_none_is_accepted_while_one_waits_for_room(clients: list[socket.socket]) -> None:
