@@ -25,6 +25,10 @@ from rustygate.upstream.client import UpstreamClient
 if TYPE_CHECKING:
     from rustygate.telemetry.tracing.spans import Tracing
 
+# After the siblings had no idle connection, they are not asked again for this time. Otherwise a
+# crowd of new connections would be rejected one by one, each after an answer.
+ASK_PAUSE_S = 0.02
+
 
 @dataclass(frozen=True, slots=True)
 class Siblings:
@@ -32,11 +36,11 @@ class Siblings:
 
     Attributes:
         counts: what this process uses of the limits that they share.
-        make_room: asks them to close an idle connection.
+        make_room: asks them to close an idle connection; returns whether one had any.
     """
 
     counts: Counts
-    make_room: Callable[[], Awaitable[None]]
+    make_room: Callable[[], Awaitable[bool]]
 
 
 class DataPlane:
@@ -56,6 +60,7 @@ class DataPlane:
         self._settings = settings
         self._tracing = tracing
         self._siblings = siblings
+        self._ask_again_at = 0.0
         counts = Counts(lone_count(), lone_count()) if siblings is None else siblings.counts
         self._listener = Listener(settings, sockets, counts.processes)
         self._upstream = UpstreamClient(settings)
@@ -92,8 +97,11 @@ class DataPlane:
     async def _wait_for_room(self) -> None:
         """If this process cannot admit a connection, let another one make room."""
         assert self._siblings is not None
-        if not self._limiter.has_room():
-            await self._siblings.make_room()
+        loop = asyncio.get_running_loop()
+        if self._limiter.has_room() or loop.time() < self._ask_again_at:
+            return
+        if not await self._siblings.make_room():
+            self._ask_again_at = loop.time() + ASK_PAUSE_S
 
     def make_room(self) -> bool:
         """Close the connection that has been idle longest; returns whether there is one."""

@@ -1,7 +1,6 @@
 """The control plane as a worker sees it: questions and messages to the supervisor."""
 
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Any
 
 from rustygate.core.clients import SpendingLimits
@@ -51,10 +50,13 @@ class RemoteControl:
         text: str = await self._ask("budgets")
         return text
 
-    async def make_room(self) -> None:
-        """Let another worker close an idle connection, if one has any."""
-        with suppress(Draining):
-            await self._ask("make_room")
+    async def make_room(self) -> bool:
+        """Let another worker close an idle connection; returns whether one had any."""
+        try:
+            found: bool = await self._ask("make_room")
+        except Draining:
+            return False
+        return found
 
     async def _ask(self, *question: Any) -> Any:
         try:

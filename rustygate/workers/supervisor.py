@@ -157,11 +157,13 @@ class Supervisor(GateLifecycle):
         elif silent_s > SUSPEND_AFTER_S:
             worker.suspend()
 
-    async def _make_room(self, number: int) -> None:
-        """Let another worker than this one close an idle connection."""
+    async def _make_room(self, number: int) -> bool:
+        """Let another worker than this one close an idle connection; returns whether one had
+        any."""
         for worker in list(self._workers.values()):
             if worker.number != number and worker.state == "serving" and await worker.make_room():
-                return
+                return True
+        return False
 
     def _tell_all(self, *message: object) -> None:
         for worker in self._workers.values():

@@ -50,7 +50,7 @@ class WorkerProcess:
         control: ControlPlane,
         counts: SharedCounts,
         on_connected: Callable[[SocketName, SocketName], None],
-        make_room: Callable[[int], Awaitable[None]],
+        make_room: Callable[[int], Awaitable[bool]],
     ) -> None:
         """What it asks of the others.
 

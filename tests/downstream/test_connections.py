@@ -12,9 +12,11 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from rustygate import data_plane
 from rustygate.downstream import connections, request_body
 from rustygate.downstream.connections import ConnectionLimiter
 from rustygate.system.shared_counts import lone_count
+from rustygate.workers.remote_control import RemoteControl
 from tests.conftest import StartGate
 from tests.support.certificates import Authority
 from tests.support.client import Client
@@ -439,6 +441,45 @@ async def test_idle_connection_of_any_worker_makes_room(gate: StartGate) -> None
     for client in idle:
         assert await client.ended() == "closed"
     await expect_rejection(await running.connect())
+
+
+@pytest.mark.parametrize("workers", [3], indirect=True)
+async def test_worker_does_not_ask_others_for_each_of_a_crowd(
+    gate: StartGate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data_plane, "ASK_PAUSE_S", 3600.0)
+    asked = []
+
+    async def make_room(channel: RemoteControl) -> bool:
+        asked.append(channel)
+        return await make_room_as_usual(channel)
+
+    make_room_as_usual = RemoteControl.make_room
+    monkeypatch.setattr(RemoteControl, "make_room", make_room)
+    running = await gate(CONNECTION_LIMIT=3)
+    busy = [await running.send(get("/health")[:1]) for _ in range(3)]
+    await until(lambda: len(running.connections()) == 3)
+    for _ in range(20):
+        await expect_rejection(await running.connect())
+    # Each of them did once.
+    assert len(asked) == len(set(asked)) <= 3
+    for client in busy:
+        assert (await client.request(get("/health")[1:])).status == 200
+
+
+@pytest.mark.parametrize("workers", [3], indirect=True)
+async def test_worker_asks_others_again_later(gate: StartGate) -> None:
+    """The connection that they close became idle after they had said that none was."""
+    running = await gate(CONNECTION_LIMIT=1)
+    idle = await running.send(get("/health")[:1])
+    await until(lambda: len(running.connections()) == 1)
+    for _ in range(5):
+        await expect_rejection(await running.connect())
+    assert (await idle.request(get("/health")[1:])).status == 200
+    async with soon():
+        while (await running.request(get("/health"))).status != 200:
+            pass
+    assert await idle.ended() == "closed"
 
 
 # Drain and garbage.

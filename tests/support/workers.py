@@ -35,7 +35,7 @@ class ChannelledWorker:
     plane: DataPlane
 
     def __init__(
-        self, control: ControlPlane, make_room: Callable[["ChannelledWorker"], Awaitable[None]]
+        self, control: ControlPlane, make_room: Callable[["ChannelledWorker"], Awaitable[bool]]
     ) -> None:
         """`make_room`: asks the others to close an idle connection."""
         self._control = control
@@ -139,10 +139,11 @@ class ChannelledDaemon(Daemon):
         await worker.start(self._settings, sockets, counts, number, self._tracing)
         self._workers.append(worker)
 
-    async def _make_room(self, asking: ChannelledWorker) -> None:
+    async def _make_room(self, asking: ChannelledWorker) -> bool:
         for worker in self._workers:
             if worker is not asking and await worker.make_room():
-                return
+                return True
+        return False
 
     def reload(self) -> ClientChanges | None:
         changes = super().reload()
