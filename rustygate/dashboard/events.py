@@ -11,12 +11,12 @@ from contextlib import contextmanager, suppress
 from aiohttp import hdrs, web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp_sse import EventSourceResponse
-from loguru import logger
 
 from rustygate.aiohttp_internals.response import HandshakeResponse, OwnResponse
 from rustygate.dashboard.headers import STATE_HEADERS
-from rustygate.errors import TooManyViewers
+from rustygate.errors import Draining, TooManyViewers
 from rustygate.exchange import ID_HEADER, new_id
+from rustygate.system.background import start_task
 
 INTERVAL_S = 1.0
 
@@ -85,7 +85,7 @@ class Events:
         if self._closed:
             viewer.end()
         elif self._updating is None:
-            self._updating = asyncio.create_task(self._update())
+            self._updating = start_task("computing the live page's state", self._update())
         elif self._latest:
             viewer.notify()
         try:
@@ -116,8 +116,12 @@ class Events:
                 due = max(due + INTERVAL_S, loop.time())
                 await asyncio.sleep(due - loop.time())
         except Exception as error:
-            logger.opt(exception=error).error("cannot compute the state for the live page")
+            # Another viewer may come before the last of these has left.
+            self._updating, self._latest = None, ""
             self._end_streams()
+            # The supervisor of a worker may have ended.
+            if not isinstance(error, Draining):
+                raise
 
 
 class _Viewer:

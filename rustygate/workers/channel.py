@@ -16,6 +16,7 @@ from typing import Any
 from loguru import logger
 
 from rustygate.errors import Refusal
+from rustygate.system.background import start_task
 from rustygate.workers.refusals import pack_refusal, unpack_refusal
 
 _LENGTH_BYTES = 4
@@ -161,7 +162,7 @@ class Channel(asyncio.Protocol):
     # Questions of the other end.
 
     def _on_question(self, number: int, name: str, *arguments: Any) -> None:
-        task = self._loop.create_task(self._answer(number, name, arguments))
+        task = start_task(f"answering {name}", self._answer(number, name, arguments))
         self._answering[number] = task
         task.add_done_callback(lambda _: self._answering.pop(number, None))
 

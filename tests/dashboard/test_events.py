@@ -11,6 +11,7 @@ from aiohttp import web
 
 from rustygate.dashboard import events
 from rustygate.dashboard.events import Events
+from rustygate.errors import Draining
 from tests.conftest import StartGate
 from tests.support.client import Client
 from tests.support.dashboard import Viewer, get_page, page_request
@@ -104,15 +105,15 @@ class Source:
 
     def __init__(self, padding: int = 0) -> None:
         self.count = 0
-        self.fails = False
+        self.error: Exception | None = None
         self._padding = "." * padding
         self.events = Events(self.compute, 1000)
         self.url = ""
         self.viewers: list[Viewer] = []
 
     async def compute(self) -> str:
-        if self.fails:
-            raise ValueError("a defect")
+        if self.error is not None:
+            raise self.error
         self.count += 1
         return f"{self.count}{self._padding}"
 
@@ -211,13 +212,44 @@ async def test_defect_ends_the_streams_and_is_logged(monkeypatch: pytest.MonkeyP
         async with serving(Source()) as source:
             viewer = await source.viewer()
             await viewer.text()
-            source.fails = True
+            source.error = ValueError("a defect")
             await viewer.client.read_rest()
             assert source.events.viewers == 0
-            source.fails = False
+            source.error = None
             assert await number(await source.viewer()) > 0
         [error] = log.errors
-        assert "cannot compute the state for the live page" in error
+        assert "computing the live page's state failed" in error
+
+
+@pytest.mark.usefixtures("_no_task_left")
+async def test_supervisor_that_has_ended_ends_the_streams(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "INTERVAL_S", 0.01)
+    with captured_log() as log:
+        async with serving(Source()) as source:
+            viewer = await source.viewer()
+            await viewer.text()
+            source.error = Draining()
+            await viewer.client.read_rest()
+        assert not log.text
+
+
+@pytest.mark.usefixtures("_no_task_left")
+async def test_viewer_after_a_defect_sees_states_though_another_has_not_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(events, "INTERVAL_S", 0.01)
+    with captured_log():
+        async with serving(Source(padding=10_000_000)) as source:
+            stuck = await source.viewer(receive_buffer=4096)
+            stuck.client.wire.pause_reading()
+            quick = await source.viewer()
+            await quick.text()
+            source.error = ValueError("a defect")
+            await quick.client.read_rest()
+            await until(lambda: source.events.viewers == 1)
+            source.error = None
+            later = await source.viewer()
+            assert await number(later) < await number(later)
 
 
 @pytest.mark.usefixtures("_no_task_left")
