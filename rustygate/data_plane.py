@@ -17,7 +17,7 @@ from rustygate.downstream.connections import ConnectionLimiter, wait_for_heads
 from rustygate.downstream.listener import Listener
 from rustygate.downstream.request_body import BodyBufferBudget
 from rustygate.proxy import Proxy
-from rustygate.system.shared_counts import Counts, lone_count
+from rustygate.system.shared_counts import Counts, lone_counts
 from rustygate.system.tls import ServerCertificate
 from rustygate.telemetry.ledger import Ledger
 from rustygate.upstream.client import UpstreamClient
@@ -61,7 +61,7 @@ class DataPlane:
         self._tracing = tracing
         self._siblings = siblings
         self._ask_again_at = 0.0
-        counts = Counts(lone_count(), lone_count()) if siblings is None else siblings.counts
+        counts = lone_counts() if siblings is None else siblings.counts
         self._listener = Listener(settings, sockets, counts.processes)
         self._upstream = UpstreamClient(settings)
         self._ledger = Ledger(control.tally, tracing)
@@ -76,7 +76,7 @@ class DataPlane:
             BodyBufferBudget(settings.queue_bytes, counts.body_bytes),
             tracing,
         )
-        self._dashboard = Dashboard(control, settings.connection_limit // counts.processes)
+        self._dashboard = Dashboard(control, settings.connection_limit, counts.viewers)
         admin = AdminGuard(settings, control.tally.count_refusal)
         application = make_application(self._proxy, control, admin, self._dashboard.pages)
         self._limiter = ConnectionLimiter(settings.connection_limit, counts.connections)

@@ -17,6 +17,7 @@ from rustygate.dashboard.headers import STATE_HEADERS
 from rustygate.errors import Draining, TooManyViewers
 from rustygate.exchange import ID_HEADER, new_id
 from rustygate.system.background import start_task
+from rustygate.system.shared_counts import Count
 
 INTERVAL_S = 1.0
 
@@ -40,10 +41,14 @@ class Events:
     Args:
         compute: the state as JSON.
         connections: how many connections the gate may have.
+        count: of viewers here, and in other processes that share the limit.
     """
 
-    def __init__(self, compute: Callable[[], Awaitable[str]], connections: int) -> None:
+    def __init__(
+        self, compute: Callable[[], Awaitable[str]], connections: int, count: Count
+    ) -> None:
         self._compute = compute
+        self._count = count
         self._limit = min(MOST_VIEWERS, max(1, connections // _CONNECTIONS_PER_VIEWER))
         self._latest = ""
         self._viewers: set[_Viewer] = set()
@@ -66,8 +71,6 @@ class Events:
         """Send the state each second until the viewer leaves or the gate stops."""
         if request.method == hdrs.METH_HEAD:
             return OwnResponse(headers=STATE_HEADERS | {hdrs.CONTENT_TYPE: "text/event-stream"})
-        if len(self._viewers) >= self._limit:
-            raise TooManyViewers(self._limit)
         response = _StateStream(ping_interval=_NO_PINGS_S, send_timeout=SEND_TIMEOUT_S)
         with self._viewer() as viewer:
             await response.prepare(request)
@@ -82,18 +85,25 @@ class Events:
     def _viewer(self) -> "Iterator[_Viewer]":
         viewer = _Viewer()
         self._viewers.add(viewer)
+        self._count.own = len(self._viewers)
+        try:
+            if self._count.total > self._limit:
+                raise TooManyViewers(self._limit)
+            self._start(viewer)
+            yield viewer
+        finally:
+            self._viewers.discard(viewer)
+            self._count.own = len(self._viewers)
+            if not self._viewers:
+                self._stop()
+
+    def _start(self, viewer: "_Viewer") -> None:
         if self._closed:
             viewer.end()
         elif self._updating is None:
             self._updating = start_task("computing the live page's state", self._update())
         elif self._latest:
             viewer.notify()
-        try:
-            yield viewer
-        finally:
-            self._viewers.discard(viewer)
-            if not self._viewers:
-                self._stop()
 
     def _stop(self) -> None:
         if self._updating is not None:

@@ -12,6 +12,7 @@ from rustygate.dashboard.events import Events
 from rustygate.dashboard.headers import STATE_HEADERS
 from rustygate.dashboard.static_files import static_pages
 from rustygate.dashboard.usage_page import UsagePage
+from rustygate.system.shared_counts import Count
 
 PREFIX = "/gate"
 
@@ -34,10 +35,10 @@ class Dashboard:
         events: its viewers.
     """
 
-    def __init__(self, sources: Sources, connections: int) -> None:
-        """`connections`: the connection limit."""
+    def __init__(self, sources: Sources, connections: int, viewers: Count) -> None:
+        """See `Events`."""
         self._sources = sources
-        self.events = Events(sources.state_text, connections)
+        self.events = Events(sources.state_text, connections, viewers)
         self.pages: dict[str, Page] = {
             **dict(static_pages(PREFIX)),
             f"{PREFIX}/state": self._show_state,

@@ -55,10 +55,12 @@ class Counts(NamedTuple):
     Attributes:
         connections: open connections from clients.
         body_bytes: bytes of buffered request bodies.
+        viewers: viewers of the live page.
     """
 
     connections: Count
     body_bytes: Count
+    viewers: Count
 
     @property
     def processes(self) -> int:
@@ -69,6 +71,11 @@ class Counts(NamedTuple):
         """The process has ended."""
         for count in self:
             count.own = 0
+
+
+def lone_counts() -> Counts:
+    """The counts of a process that shares its limits with no other."""
+    return Counts(lone_count(), lone_count(), lone_count())
 
 
 class SharedCounts:

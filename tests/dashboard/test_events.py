@@ -12,10 +12,11 @@ from aiohttp import web
 from rustygate.dashboard import events
 from rustygate.dashboard.events import Events
 from rustygate.errors import Draining
+from rustygate.system.shared_counts import lone_count
 from tests.conftest import StartGate
 from tests.support.client import Client
 from tests.support.dashboard import Viewer, get_page, page_request
-from tests.support.gate import captured_log, one_process
+from tests.support.gate import also_with_workers, captured_log
 from tests.support.lateness import Lateness
 from tests.support.waiting import A_SECOND_S, in_background, until, within
 from tests.support.wire import Wire
@@ -74,17 +75,20 @@ async def test_viewer_that_leaves_frees_everything(gate: StartGate) -> None:
     await until(lambda: running.daemon.viewers == 0, A_SECOND_S)
 
 
-@one_process
+@also_with_workers
 @pytest.mark.parametrize(("connections", "most"), [(10000, 100), (30, 15), (3, 1)])
 async def test_too_many_viewers_are_refused(gate: StartGate, connections: int, most: int) -> None:
     running = await gate(CONNECTION_LIMIT=connections)
-    for _ in range(most):
-        await Viewer.open(running)
+    viewers = [await Viewer.open(running) for _ in range(most)]
     got = await running.request(page_request("/gate/events"))
     assert (got.status, got.reason) == (503, "too_many_connections")
     assert got.head["retry-after"] == "1"
     assert f"is reached: {most}." in got.error["message"]
     assert (await get_page(running, "/gate/state")).status == 200
+    assert running.daemon.viewers == most
+    viewers[0].client.disconnect()
+    await until(lambda: running.daemon.viewers == most - 1)
+    await (await Viewer.open(running)).state()
 
 
 async def test_stream_is_served_to_an_old_client(gate: StartGate) -> None:
@@ -107,7 +111,7 @@ class Source:
         self.count = 0
         self.error: Exception | None = None
         self._padding = "." * padding
-        self.events = Events(self.compute, 1000)
+        self.events = Events(self.compute, 1000, lone_count())
         self.url = ""
         self.viewers: list[Viewer] = []
 

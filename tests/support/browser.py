@@ -14,6 +14,7 @@ from playwright.async_api import Browser, BrowserContext, Locator, Page, async_p
 
 from rustygate.core.usage_rows import UsageQuery
 from rustygate.dashboard.pages import Dashboard
+from rustygate.system.shared_counts import lone_count
 
 # The names under which systems install it.
 _PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -141,7 +142,7 @@ async def served(handlers: Mapping[str, Any]) -> AsyncIterator[str]:
 async def served_dashboard(build_state: Callable[[], dict[str, Any]]) -> AsyncIterator[str]:
     """The live page, showing states of the test's choice; the value is its URL."""
 
-    dashboard = Dashboard(_Sources(build_state), 100)
+    dashboard = Dashboard(_Sources(build_state), 100, lone_count())
     async with served(dashboard.pages) as url:
         try:
             yield f"{url}/gate"

@@ -18,14 +18,18 @@ def counts() -> Iterator[SharedCounts]:
 
 
 def test_each_process_has_numbers_of_its_own(counts: SharedCounts) -> None:
-    for number, (connections, body_bytes) in enumerate([(1, 1 << 40), (20, 5), (300, 6)]):
+    numbers = [(1, 1 << 40, 2), (20, 5, 3), (300, 6, 4)]
+    for number, (connections, body_bytes, viewers) in enumerate(numbers):
         counts.of(number).connections.own = connections
         counts.of(number).body_bytes.own = body_bytes
+        counts.of(number).viewers.own = viewers
     assert [counts.of(number).connections.own for number in range(3)] == [1, 20, 300]
     assert [counts.of(number).body_bytes.own for number in range(3)] == [1 << 40, 5, 6]
+    assert [counts.of(number).viewers.own for number in range(3)] == [2, 3, 4]
     for number in range(3):
         assert counts.of(number).connections.total == 321
         assert counts.of(number).body_bytes.total == (1 << 40) + 11
+        assert counts.of(number).viewers.total == 9
         assert counts.of(number).processes == 3
     assert repr(counts.of(1).connections) == "<Count 20 of 321>"
 
