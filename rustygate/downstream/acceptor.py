@@ -108,7 +108,6 @@ class Acceptor:
             self._retry_later(error)
             return None
         self._retry_s = FIRST_RETRY_S
-        connection.setblocking(False)
         return connection
 
     def _retry_later(self, error: OSError) -> None:

@@ -111,8 +111,8 @@ class Supervisor(GateLifecycle):
         await worker.start(self._listener.sockets, self._settings)
         self._workers[number] = worker
         if self._ending.is_set():
-            # It was started too late to be told with the others.
-            worker.tell("stop")
+            # It was started too late to end with the others.
+            worker.kill()
 
     # Checking and replacing workers.
 
@@ -184,7 +184,7 @@ class Supervisor(GateLifecycle):
         self._ending.set()
         self._control.gate.close()
         self._listener.close()
-        self._tell_all("drain")
+        self._tell_to_end("drain")
         await self._all_ended(self._settings.drain_timeout + _GRACE_S)
 
     async def stop(self) -> None:
@@ -196,13 +196,20 @@ class Supervisor(GateLifecycle):
             checking.cancel()
         self._control.gate.close()
         self._listener.close()
-        self._tell_all("stop")
+        self._tell_to_end("stop")
         await self._all_ended(_GRACE_S)
         for worker in self._workers.values():
             worker.kill()
         await self._all_ended(_GRACE_S)
         self._counts.close()
         await self._control.close()
+
+    def _tell_to_end(self, how: str) -> None:
+        self._tell_all(how)
+        for worker in self._workers.values():
+            if not worker.ready.done():
+                # It has no clients, and may take long to start.
+                worker.kill()
 
     async def _all_ended(self, limit_s: float) -> None:
         if self._keeping:

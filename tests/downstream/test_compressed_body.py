@@ -1,5 +1,6 @@
 """Compressing a request body and reading it again."""
 
+import asyncio
 from base64 import b64encode
 from mmap import mmap
 from random import Random
@@ -39,6 +40,15 @@ async def test_body_of_any_size_comes_back(size: int) -> None:
     compressed = await compress(in_memory(b"a" * 100 + BASE64[:size]))
     assert compressed is not None
     assert b"".join(compressed) == b"a" * 100 + BASE64[:size]
+
+
+async def test_other_tasks_run_between_the_pieces() -> None:
+    compressing = asyncio.create_task(compress(in_memory(b"x" * 5 * PIECE_BYTES)))
+    turns = 0
+    while not compressing.done():
+        turns += 1
+        await asyncio.sleep(0)
+    assert turns >= 5
 
 
 @pytest.mark.parametrize("text", [b"", prose(PIECE_BYTES)], ids=["at once", "after some text"])

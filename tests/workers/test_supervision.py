@@ -4,8 +4,9 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -172,6 +173,42 @@ async def test_worker_that_cannot_be_replaced_is_tried_again_later(
             await until_status(running, 1, state="serving")
     text = "worker 1 cannot start (No such file or directory), 0 exchanges cut off: another starts"
     assert text in log.text
+
+
+@pytest.mark.parametrize("end", [Supervisor.drain, Supervisor.stop])
+async def test_gate_that_ends_does_not_wait_for_a_worker_that_starts(
+    end: Callable[[Supervisor], Awaitable[None]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("rustygate.workers.supervisor._GRACE_S", 3600)
+    slow = tmp_path / "python"
+    slow.write_text("#!/bin/sh\nexec sleep 3600\n")
+    slow.chmod(0o700)
+    with captured_log() as log:
+        async with supervisor(1) as running:
+            [first] = running.pids
+            monkeypatch.setattr(sys, "executable", str(slow))
+            os.kill(first, signal.SIGKILL)
+            await until_status(running, 1, state="starting", restarts=1)
+            async with soon():
+                await end(running)
+            assert running.statuses()[0].state == "ended"
+    assert len(log.errors) == 1
+
+
+async def test_gate_that_stops_tells_its_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rustygate.workers.supervisor._GRACE_S", 3600)
+    async with supervisor(2) as running:
+        async with soon():
+            await running.stop()
+        assert [each.state for each in running.statuses()] == ["ended", "ended"]
+
+
+async def test_gate_that_stops_kills_a_worker_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with supervisor(1) as running:
+        os.kill(running.pids[0], signal.SIGSTOP)
+        monkeypatch.setattr("rustygate.workers.supervisor._GRACE_S", 0.5)
+        await running.stop()
+        await until_status(running, 1, state="ended")
 
 
 async def test_gate_that_stops_replaces_no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
