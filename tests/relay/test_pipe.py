@@ -18,6 +18,7 @@ from tests.support.http import (
 )
 from tests.support.streams import NEVER, fill_buffers, open_stalled, open_stream
 from tests.support.upstream import Upstream
+from tests.support.waiting import within
 from tests.support.wire import Wire
 
 BODIES = {
@@ -143,7 +144,7 @@ async def count_taken(wire: Wire, stalled_s: float = 0.3) -> int:
     piece, sent = chunk(b"x" * (64 << 10)), 0
     while sent < FLOOD:
         try:
-            async with asyncio.timeout(stalled_s):
+            async with within(stalled_s):
                 await wire.send_all(piece)
         except TimeoutError:
             break

@@ -22,6 +22,7 @@ from tests.support.http import (
 )
 from tests.support.rate_limits import error
 from tests.support.upstream import Call, Upstream
+from tests.support.waiting import within
 
 KEEPALIVE = b": keep-alive\n"
 STREAM_TYPE = "Content-Type: text/event-stream"
@@ -105,14 +106,14 @@ async def test_head_waits_for_the_time_in_the_queue_and_at_upstream_together(
     running = await gate(**{**EARLY, "RATE_LIMIT_TIMEOUT": 30, "QUEUE_KEEPALIVE_AFTER": after_s})
     holder = await take_slot(running, upstream)
     began = asyncio.get_running_loop().time()
-    client = await running.send(chat(stream=True))
-    await running.wait_until(waiters=1)
-    await asyncio.sleep(after_s / 2)
-    await holder.respond(response())
-    await upstream.call()
-    assert client.wire.received == b""
-    await client.head()
-    assert after_s <= asyncio.get_running_loop().time() - began < after_s + 0.15
+    async with within(after_s + 0.15):
+        client = await running.send(chat(stream=True))
+        await running.wait_until(waiters=1)
+        await asyncio.sleep(after_s / 2)
+        await holder.respond(response())
+        await upstream.call()
+        await client.head()
+    assert asyncio.get_running_loop().time() - began >= after_s
 
 
 async def test_429_is_waited_out_after_an_early_head(gate: StartGate, upstream: Upstream) -> None:
@@ -133,12 +134,13 @@ async def test_429_is_waited_out_after_an_early_head(gate: StartGate, upstream: 
 
 
 @pytest.mark.parametrize(
-    ("how", "code"), [("close", "upstream_disconnected"), ("silence", "upstream_timeout")]
+    ("how", "code", "timeout_s"),
+    [("close", "upstream_disconnected", 60), ("silence", "upstream_timeout", 0.3)],
 )
 async def test_failure_of_a_silent_upstream_is_an_error_event(
-    gate: StartGate, upstream: Upstream, how: str, code: str
+    gate: StartGate, upstream: Upstream, how: str, code: str, timeout_s: float
 ) -> None:
-    running = await gate(QUEUE_KEEPALIVE_AFTER=0.05, UPSTREAM_READ_TIMEOUT=0.3)
+    running = await gate(QUEUE_KEEPALIVE_AFTER=0.05, UPSTREAM_READ_TIMEOUT=timeout_s)
     client = await running.send(chat(stream=True))
     call = await upstream.call()
     await call.read_rest()

@@ -7,6 +7,7 @@ import pytest
 from tests.conftest import StartGate
 from tests.support.http import chat, response
 from tests.support.upstream import Upstream
+from tests.support.waiting import within
 from tests.support.websocket import (
     MASK,
     PING,
@@ -42,7 +43,11 @@ async def test_silent_side_is_pinged_and_its_pong_does_not_pass(
     silent.send(payload, PONG)
     silent.send(b"mine", PONG)
     silent.send(b"text")
-    frames = [await other.frame() for _ in range(3)]
+    frames: list[Frame] = []
+    while len(frames) < 3:
+        # A side that heard nothing for an interval, on a busy machine, is pinged too.
+        if (got := await other.frame()).opcode != PING:
+            frames.append(got)
     assert frames == [Frame(PONG, payload), Frame(PONG, b"mine"), Frame(TEXT, b"text")]
 
 
@@ -76,9 +81,10 @@ async def test_pings_go_on_while_a_side_is_silent(gate: StartGate, upstream: Ups
     client, _ = await open_websocket(running, upstream)
     loop = asyncio.get_running_loop()
     began = loop.time()
-    payloads = {await ping_of_the_gate(client) for _ in range(4)}
+    async with within(10):
+        payloads = {await ping_of_the_gate(client) for _ in range(4)}
     assert len(payloads) == 1
-    assert 3 * INTERVAL_S < loop.time() - began < 10
+    assert loop.time() - began > 3 * INTERVAL_S
 
 
 async def test_pings_and_pongs_of_the_ends_cross(gate: StartGate, upstream: Upstream) -> None:

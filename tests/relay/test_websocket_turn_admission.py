@@ -91,7 +91,7 @@ async def test_turns_of_2000_tokens_fit_a_budget_of_5000_twice(realtime: OpenSoc
 
 async def test_waiting_turns_count_for_other_clients(realtime: OpenSocket) -> None:
     running, client, server = await realtime(
-        RATE_LIMIT=1, RATE_LIMIT_BURST=1, RATE_LIMIT_TIMEOUT=3.5
+        RATE_LIMIT=0.1, RATE_LIMIT_BURST=1, RATE_LIMIT_TIMEOUT=35
     )
     for _ in range(4):
         client.send(create())
@@ -110,8 +110,9 @@ async def test_turn_waits_for_its_admission(realtime: OpenSocket) -> None:
     await next_event(server)
     sent = monotonic()
     client.send(create("second"))
-    assert (await next_event(server))["event_id"] == "second"
-    assert 0.3 < monotonic() - sent < 3
+    async with within(3):
+        assert (await next_event(server))["event_id"] == "second"
+    assert monotonic() - sent > 0.3
 
 
 @pytest.mark.parametrize("cap", [2000, 2500])
@@ -140,7 +141,7 @@ async def test_turn_costs_the_session_cap(realtime: OpenSocket) -> None:
 
 
 async def test_turn_costs_the_conversation_so_far(realtime: OpenSocket) -> None:
-    running, client, server = await realtime(TOKENS_PER_MINUTE=7000, RATE_LIMIT_TIMEOUT=1)
+    running, client, server = await realtime(TOKENS_PER_MINUTE=7000, RATE_LIMIT_TIMEOUT=0.1)
     client.send(create(max_output_tokens=10))
     await serve_turn(server, tokens=(2800, 200))
     await client.frame()

@@ -39,6 +39,12 @@ async def disconnect(upstream: Upstream, how: str, *sent: bytes) -> Call:
     return call
 
 
+async def fail_all(upstream: Upstream, how: str) -> None:
+    """Upstream ends the connection of each request."""
+    while True:
+        await disconnect(upstream, how)
+
+
 def end_before_request(patch: pytest.MonkeyPatch, calls: list[Call], how: str) -> None:
     """Upstream ends each of these pooled connections just before the gate sends the next request
     over it, so that the gate has not seen the end yet."""

@@ -1,7 +1,6 @@
 """Sends more data than the other side reads."""
 
-import asyncio
-
+from tests.support.waiting import within
 from tests.support.wire import Wire
 
 FLOOD = 24 << 20
@@ -15,7 +14,7 @@ async def send_until_stalled(
     sent = 0
     while sent < limit:
         try:
-            async with asyncio.timeout(stalled_s):
+            async with within(stalled_s):
                 await wire.send_all(piece)
         except TimeoutError:
             break

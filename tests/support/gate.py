@@ -158,7 +158,7 @@ class Gate:
     async def settled(self, count: int = 1) -> list[dict[str, Any]]:
         """The fields of the exchanges' log lines, once there are this many."""
         await until(lambda: len(self.log.exchanges) >= count)
-        assert len(self.log.exchanges) == count
+        assert len(self.log.exchanges) == count, self.log.exchanges
         return self.log.exchanges
 
     async def close(self) -> None:

@@ -1,6 +1,5 @@
 """The phases of an exchange, set up so that a test can disconnect a side or drain the gate."""
 
-import asyncio
 import os
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
@@ -24,7 +23,7 @@ from tests.support.http import (
     response_head,
 )
 from tests.support.upstream import Call, Upstream
-from tests.support.waiting import soon
+from tests.support.waiting import soon, within
 from tests.support.wire import Wire
 
 BODY = b'{"model": "gpt-4o", "stream": true}'
@@ -168,7 +167,7 @@ async def send_until_stalled(wire: Wire) -> None:
     """Send until the other side accepts no more."""
     with suppress(TimeoutError):
         while True:
-            async with asyncio.timeout(0.2):
+            async with within(0.2):
                 await wire.send_all(b"x" * (64 << 10))
 
 

@@ -35,7 +35,7 @@ from tests.support.http import (
 )
 from tests.support.streams import open_stalled
 from tests.support.upstream import Call, Upstream
-from tests.support.waiting import SOON_S, soon
+from tests.support.waiting import SOON_S, soon, within
 from tests.support.wire import Wire
 
 MEGABYTE = 1 << 20
@@ -302,7 +302,7 @@ async def send_until_stalled(wire: Wire) -> int:
     piece, sent = chunk(b"x" * (64 << 10)), 0
     while sent < FLOOD:
         try:
-            async with asyncio.timeout(0.3):
+            async with within(0.3):
                 await wire.send_all(piece)
         except TimeoutError:
             break

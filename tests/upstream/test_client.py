@@ -10,6 +10,7 @@ from tests.support.attempts import (
     disconnect,
     expect_failure,
     expect_success,
+    fail_all,
     fill_pool,
     with_streamed_bodies,
 )
@@ -25,7 +26,7 @@ from tests.support.http import (
     response_head,
 )
 from tests.support.upstream import Upstream
-from tests.support.waiting import until
+from tests.support.waiting import in_background, until
 
 # A short timeout.
 SHORT_S = 0.2
@@ -237,9 +238,11 @@ async def test_no_attempt_starts_after_the_deadline(gate: StartGate, upstream: U
     """The pauses double from a tenth of a second, so the third would end after 0.7 s."""
     running = await gate(UPSTREAM_RETRIES=100, RATE_LIMIT_TIMEOUT=0.5)
     client = await running.send(get())
-    for _ in range(3):
-        await disconnect(upstream, "reset")
-    await expect_failure(running, client, "upstream_disconnected", 3)
+    async with in_background(fail_all(upstream, "reset")):
+        got = await client.response()
+    assert (got.status, got.reason) == (502, "upstream_disconnected")
+    # A busy machine may make fewer.
+    assert len(upstream.calls) == int(got.head["x-rustygate-attempts"]) <= 3
 
 
 async def test_failure_is_reported_when_a_retry_cannot_be_admitted_in_time(

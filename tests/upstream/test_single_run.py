@@ -16,6 +16,7 @@ from tests.support.attempts import (
     end_before_request,
     expect_failure,
     expect_success,
+    fail_all,
     fill_pool,
     with_streamed_bodies,
 )
@@ -222,11 +223,6 @@ async def test_idempotent_request_is_retried_until_the_limit(
     assert got.head["x-should-retry"] == "true"
     assert got.head["x-rustygate-attempts"] == str(1 + retries)
     assert len(upstream.calls) == 1 + retries
-
-
-async def fail_all(upstream: Upstream, how: str) -> None:
-    while True:
-        await disconnect(upstream, how)
 
 
 @each_idempotent
