@@ -15,7 +15,6 @@ from rustygate.config.env_reader import EnvReader, remove_quotes
 from rustygate.config.file_checks import file_problems
 from rustygate.config.misspelt import misspelt
 from rustygate.config.own_address import own_address_problem
-from rustygate.config.packages import package_problems
 from rustygate.config.secret_files import read_secret_files
 from rustygate.config.settings import Settings, kind_of, variable_of
 from rustygate.config.warnings import misspelt_warning, settings_warnings
@@ -92,7 +91,6 @@ def load_configuration(
     values = {setting.name: reader.read(setting) for setting in fields(Settings)}
     problems += reader.problems()
     problems += file_problems(variables)
-    problems += package_problems(variables)
     if problems:
         raise ConfigError(problems, hints)
     configuration = Configuration(Settings(**values), sources, variables, hints)

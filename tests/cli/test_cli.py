@@ -122,6 +122,7 @@ def test_single_gate_imports_nothing_for_a_database_or_a_group() -> None:
     """It would take memory for nothing."""
     check_imports(
         "import rustygate.cli.gate_server",
-        *("sqlite3", "redis", "rich", "rustygate.simulator"),
-        *("rustygate.admission.group.dispatcher", "rustygate.core.group_scheduler"),
+        *("sqlite3", "rich", "rustygate.simulator"),
+        *("rustygate.admission.group.dispatcher", "rustygate.admission.group.redis_session"),
+        "rustygate.core.group_scheduler",
     )

@@ -1,7 +1,6 @@
 """Loading: the environment, `.env`, files with keys and certificates, and all problems at once."""
 
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -329,12 +328,3 @@ def test_redis_url_file_without_a_url_is_rejected(
     [problem] = problems(KEY | {"REDIS_URL_FILE": str(file)})
     assert problem.startswith("REDIS_URL_FILE=")
     assert problem.endswith(f": expected the path of a file that contains one URL ({reason})")
-
-
-def test_redis_url_without_the_package_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "redis", None)
-    assert load(KEY).redis_url is None
-    assert problems(KEY | {"REDIS_URL": "redis://:hidden@redis"}) == [
-        "REDIS_URL=********: expected the package redis to be installed; run "
-        "`pip install 'rustygate[redis]'`, or unset REDIS_URL"
-    ]

@@ -74,7 +74,6 @@ def test_hooks_run_the_tools_of_the_check_script() -> None:
         ("options.extras_require.test", "requirements-dev.txt"),
         ("options.extras_require.dev", "requirements-dev.txt"),
         ("options.extras_require.otel", "requirements-dev.txt"),
-        ("options.extras_require.redis", "requirements.txt"),
     ],
 )
 def test_lock_satisfies_setup_cfg(option: str, lock: str) -> None:
@@ -85,11 +84,7 @@ def test_lock_satisfies_setup_cfg(option: str, lock: str) -> None:
 
 @pytest.mark.parametrize(
     "option",
-    [
-        "options.install_requires",
-        "options.extras_require.otel",
-        "options.extras_require.redis",
-    ],
+    ["options.install_requires", "options.extras_require.otel"],
 )
 def test_architecture_says_what_each_dependency_is_for(option: str) -> None:
     _, _, table = (ROOT / "ARCHITECTURE.md").read_text().partition("| package | for |")

@@ -71,8 +71,15 @@ class LocalStore:
         self.fault: Fault | None = None
         self.calls = 0
 
-    async def sync(self, call: Call) -> Reply:
+    async def sync(self, call: Call, limit_s: float) -> Reply:
         self.calls += 1
+        try:
+            async with asyncio.timeout(limit_s):
+                return await self._sync(call)
+        except TimeoutError:
+            raise StoreUnavailable(f"no answer within {limit_s * 1000:g} ms") from None
+
+    async def _sync(self, call: Call) -> Reply:
         group, fault = self._group, self.fault or self._group.fault
         if fault is Fault.REFUSE:
             raise StoreUnavailable("connection refused")

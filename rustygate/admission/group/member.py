@@ -19,7 +19,7 @@ from typing import Any
 from loguru import logger
 
 from rustygate.admission.group import messages
-from rustygate.admission.group.call_limit import call_limit
+from rustygate.admission.group.call_limit import call_limit_s
 from rustygate.admission.group.clients import clients_of
 from rustygate.admission.group.dispatcher import GroupDispatcher
 from rustygate.admission.group.pacing import Pacing, Urgency
@@ -155,9 +155,9 @@ class Member:
         call = self._report(sent) if self._registered else self._registration(sent)
         if leave:
             call["leave"], call["float"] = 1, []
+        limit_s = call_limit_s(first=self._seq == 1 and not self._dispatcher.local)
         try:
-            async with call_limit(first=self._seq == 1 and not self._dispatcher.local):
-                reply = await self._store.sync(call)
+            reply = await self._store.sync(call, limit_s)
         except StoreUnavailable as error:
             self._on_failure(error)
         except SyncFailed as error:

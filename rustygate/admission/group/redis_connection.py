@@ -1,23 +1,25 @@
 """A lasting connection to the Redis of a group, one call at a time. It reconnects when needed.
 
-The caller limits the time of a call. A cancelled call may still run on the server, so its
-connection is dropped. Connecting may take longer than a call: it then continues, and a later call
-uses the connection.
+A call that is cancelled or not answered in time may still run on the server, so its connection is
+closed. Connecting may take longer than a call: it then continues, and a later call uses the
+connection.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from hashlib import sha1
-from typing import Any, TypeVar
-
-from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import AskError, NoScriptError, RedisError
 
 from rustygate.admission.group.redis_connector import RedisConnector
-from rustygate.admission.group.redis_errors import is_elsewhere, store_error
-from rustygate.admission.group.store import StoreRefused
+from rustygate.admission.group.redis_errors import has_moved, is_elsewhere, store_error
+from rustygate.admission.group.redis_protocol import (
+    ErrorReply,
+    ProtocolError,
+    Reply,
+    packed,
+)
+from rustygate.admission.group.redis_session import RedisSession
+from rustygate.admission.group.store import StoreRefused, StoreUnavailable
 from rustygate.config.redis_url import RedisUrl
 
 # A connection that does not close within this time is left to the garbage collector.
@@ -25,18 +27,14 @@ _CLOSE_LIMIT_S = 0.1
 
 _IN_CLUSTER = "the server belongs to a cluster: use REDIS_URL=redis+cluster://..."
 
-T = TypeVar("T")
+_ERRORS = (ErrorReply, ProtocolError, OSError)
 
 
-@dataclass(frozen=True)
 class Script:
     """A Lua script, and the digest by which Redis identifies it."""
 
-    text: bytes = field(repr=False)
-
-    @property
-    def digest(self) -> bytes:
-        return sha1(self.text).hexdigest().encode()
+    def __init__(self, text: bytes) -> None:
+        self.text, self.digest = text, sha1(text).hexdigest().encode()
 
 
 class RedisConnection:
@@ -51,8 +49,8 @@ class RedisConnection:
     ) -> None:
         self._url = url
         self._connector = RedisConnector(url, key, ca_file, ca_directory)
-        self._connection: AbstractConnection | None = None
-        self._connecting: asyncio.Task[AbstractConnection] | None = None
+        self._session: RedisSession | None = None
+        self._connecting: asyncio.Task[RedisSession] | None = None
 
     def __repr__(self) -> str:
         state = "connected" if self.connected else "not connected"
@@ -60,71 +58,91 @@ class RedisConnection:
 
     @property
     def connected(self) -> bool:
-        return self._connection is not None and self._connection.is_connected
+        return self._session is not None and self._session.is_connected
 
     async def evaluate(
-        self, script: Script, keys: Sequence[str], arguments: Sequence[str | bytes | int] = ()
-    ) -> Any:
-        """Run a script; returns its result. All keys must share a hash tag. Raises StoreError."""
-        return await self._run(
-            lambda connection: _evaluate(connection, script, (len(keys), *keys, *arguments))
-        )
+        self,
+        script: Script,
+        keys: Sequence[str],
+        arguments: Sequence[str | bytes | int],
+        limit_s: float,
+    ) -> Reply:
+        """Run a script; returns its result. All keys must share a hash tag.
+
+        Raises StoreError; StoreUnavailable, too, if it takes longer than the limit.
+        """
+        rest = (len(keys), *keys, *arguments)
+        by_digest = packed(b"EVALSHA", script.digest, *rest)
+        return await self._run(by_digest, lambda: packed(b"EVAL", script.text, *rest), limit_s)
 
     async def close(self) -> None:
         if self._connecting is not None:
             self._connecting.cancel()
             await asyncio.wait((self._connecting,))
             if not self._connecting.cancelled() and self._connecting.exception() is None:
-                self._connection = self._connecting.result()
+                self._session = self._connecting.result()
             self._connecting = None
-        if self._connection is not None:
+        if self._session is not None:
+            self._session.close()
             with suppress(TimeoutError):
                 async with asyncio.timeout(_CLOSE_LIMIT_S):
-                    await self._connection.disconnect()
+                    await self._session.wait_closed()
 
-    async def _run(self, call: Callable[[AbstractConnection], Awaitable[T]]) -> T:
-        """The answer to a call. If the connection was closed since the last one, or the keys have
-        moved, it comes over a new one. Raises StoreError."""
-        is_new = not self.connected
+    async def _run(self, by_digest: bytes, by_text: Callable[[], bytes], limit_s: float) -> Reply:
+        """The reply to a command, or if the server does not know the script, to the one with its
+        text. Raises StoreError."""
+        ends_at = asyncio.get_running_loop().time() + limit_s
         try:
-            return await call(await self._connected())
-        except (RedisError, OSError) as error:
-            if isinstance(error, AskError) and self._url.kind != "cluster":
-                raise StoreRefused(_IN_CLUSTER) from error
-            if is_elsewhere(error):
-                await self._disconnect()
-            if is_new or self.connected:
-                raise store_error(error) from error
-        try:
-            return await call(await self._connected())
-        except (RedisError, OSError) as error:
+            try:
+                return await self._send(by_digest, ends_at)
+            except ErrorReply as error:
+                if not str(error).startswith("NOSCRIPT"):
+                    raise
+            return await self._send(by_text(), ends_at)
+        except TimeoutError:
+            raise StoreUnavailable(f"no answer within {limit_s * 1000:g} ms") from None
+        except _ERRORS as error:
             raise store_error(error) from error
 
-    async def _connected(self) -> AbstractConnection:
-        """The connection; if it takes longer than the call may, it is made for the next one."""
-        if self._connection is None or not self._connection.is_connected:
-            if self._connecting is None:
-                self._connecting = asyncio.create_task(self._connector.connect())
-            await asyncio.wait((self._connecting,))
-            made, self._connecting = self._connecting, None
-            self._connection = made.result()
-        return self._connection
+    async def _send(self, command: bytes, ends_at: float) -> Reply:
+        """The reply to a command. If the connection was closed since the last one, or the keys
+        have moved, it comes over a new one."""
+        is_new = not self.connected
+        try:
+            return await self._send_once(command, ends_at)
+        except TimeoutError:
+            raise
+        except _ERRORS as error:
+            if has_moved(error) and self._url.kind != "cluster":
+                raise StoreRefused(_IN_CLUSTER) from error
+            if is_elsewhere(error):
+                self._disconnect()
+            if is_new or self.connected:
+                raise
+        return await self._send_once(command, ends_at)
 
-    async def _disconnect(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            await connection.disconnect(nowait=True)
+    async def _send_once(self, command: bytes, ends_at: float) -> Reply:
+        loop = asyncio.get_running_loop()
+        session = self._session
+        if session is None or not session.is_connected:
+            session = await self._connected(ends_at - loop.time())
+        return await session.send(command, ends_at - loop.time())
 
+    async def _connected(self, limit_s: float) -> RedisSession:
+        """A new connection; if it takes longer than the limit, it is made for the next call.
 
-async def _evaluate(
-    connection: AbstractConnection, script: Script, arguments: Sequence[str | bytes | int]
-) -> Any:
-    try:
-        return await _answer(connection, b"EVALSHA", script.digest, *arguments)
-    except NoScriptError:
-        return await _answer(connection, b"EVAL", script.text, *arguments)
+        Raises StoreUnavailable and TimeoutError.
+        """
+        if self._connecting is None:
+            self._connecting = asyncio.create_task(self._connector.connect())
+        done, _ = await asyncio.wait((self._connecting,), timeout=limit_s)
+        if not done:
+            raise TimeoutError
+        made, self._connecting = self._connecting, None
+        self._session = made.result()
+        return self._session
 
-
-async def _answer(connection: AbstractConnection, *command: str | bytes | int) -> Any:
-    await connection.send_command(*command, check_health=False)
-    return await connection.read_response(disable_decoding=True)
+    def _disconnect(self) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            session.close()

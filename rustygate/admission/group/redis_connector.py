@@ -1,28 +1,17 @@
-"""Connections to the Redis server that has a group's keys: single, by Sentinel, or in a Cluster.
-
-Only the connections of redis-py are used. With its clients, a call takes three times the CPU time,
-and the one for a cluster asks each server for all commands and slots, where one slot matters.
-"""
+"""Connections to the Redis server that has a group's keys: alone, by Sentinel, or in a Cluster."""
 
 import asyncio
 import errno
 import os
 import ssl
-from collections.abc import Awaitable, Callable
+from binascii import crc_hqx
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
-from redis.asyncio.connection import (
-    AbstractConnection,
-    Connection,
-    SSLConnection,
-    UnixDomainSocketConnection,
-)
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.crc import key_slot
-from redis.exceptions import RedisError
-
 from rustygate.admission.group.redis_errors import CONNECTION_LOST, NO_ANSWER, store_error
+from rustygate.admission.group.redis_protocol import ErrorReply, ProtocolError
+from rustygate.admission.group.redis_session import RedisSession
 from rustygate.admission.group.store import StoreRefused, StoreUnavailable
 from rustygate.config.redis_url import RedisUrl
 
@@ -49,22 +38,17 @@ class RedisConnector:
         self, url: RedisUrl, key: str, ca_file: str | None, ca_directory: str | None
     ) -> None:
         self._url = url
-        self._slot = key_slot(key.encode())
+        self._slot = _key_slot(key)
         # Those that answered last come first.
         self._seeds = list(url.hosts)
-        self._common: dict[str, Any] = {
-            "protocol": 2,
-            "socket_timeout": None,
-            "retry": Retry(NoBackoff(), 0),
-        }
         self._tls = _tls_context(ca_file, ca_directory) if url.tls else None
 
-    async def connect(self) -> AbstractConnection:
+    async def connect(self) -> RedisSession:
         """An open connection, with user and database set. Raises StoreUnavailable."""
         try:
             async with asyncio.timeout(CONNECT_LIMIT_S):
                 return await self._connect()
-        except (RedisError, OSError) as error:
+        except (ErrorReply, ProtocolError, OSError) as error:
             raise self._with_hint(_as_unavailable(error)) from error
 
     def _with_hint(self, error: StoreUnavailable) -> StoreUnavailable:
@@ -75,31 +59,31 @@ class RedisConnector:
             return StoreUnavailable(f"{error}; if the server requires TLS, use rediss://")
         return error
 
-    async def _connect(self) -> AbstractConnection:
+    async def _connect(self) -> RedisSession:
         url = self._url
         if url.path is not None:
-            return await _opened(
-                UnixDomainSocketConnection(path=url.path, **self._credentials, **self._common)
-            )
+            return await self._with_access(await RedisSession.to_socket(url.path))
         if url.kind == "sentinel":
             return await self._open(await self._first(self._ask_sentinel))
         if url.kind == "cluster":
             return await self._open(await self._first(self._ask_node))
         return await self._open(url.hosts[0])
 
-    @property
-    def _credentials(self) -> dict[str, Any]:
-        url = self._url
-        return {"username": url.username, "password": url.password, "db": url.database}
+    async def _open(self, address: Address) -> RedisSession:
+        return await self._with_access(await RedisSession.to_server(*address, self._tls))
 
-    async def _open(self, address: Address, **credentials: Any) -> AbstractConnection:
-        host, port = address
-        given = {"host": host, "port": port, **(credentials or self._credentials), **self._common}
-        if self._tls is None:
-            return await _opened(Connection(**given))
-        connection = SSLConnection(**given)
-        connection.ssl_context.context = self._tls
-        return await _opened(connection)
+    async def _with_access(self, session: RedisSession) -> RedisSession:
+        """The session, with user, name and database set."""
+        url = self._url
+        try:
+            await _authenticate(session, url.username, url.password)
+            await _set_name(session)
+            if url.database:
+                await session.ask("SELECT", url.database)
+        except BaseException:
+            session.close()
+            raise
+        return session
 
     # Where the key is.
 
@@ -110,7 +94,7 @@ class RedisConnector:
             try:
                 async with asyncio.timeout(_LOCATE_LIMIT_S):
                     found = await ask(seed)
-            except (RedisError, OSError, StoreUnavailable) as error:
+            except (ErrorReply, ProtocolError, OSError, StoreUnavailable) as error:
                 failures.append(_as_unavailable(error))
                 continue
             self._seeds = list(dict.fromkeys((seed, *self._seeds)))
@@ -119,18 +103,17 @@ class RedisConnector:
 
     async def _ask_sentinel(self, seed: Address) -> Address:
         url = self._url
-        connection = await self._open(
-            seed, username=url.sentinel_username, password=url.sentinel_password
-        )
-        found = await _ask(connection, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", url.master)
+        async with _temporary(await RedisSession.to_server(*seed, self._tls)) as session:
+            await _authenticate(session, url.sentinel_username, url.sentinel_password)
+            found = await session.ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", url.master or "")
         if not found:
             raise StoreUnavailable("the sentinels know no master with that name")
         host, port = found
         return host.decode(), int(port)
 
     async def _ask_node(self, seed: Address) -> Address:
-        connection = await self._open(seed)
-        ranges = await _ask(connection, "CLUSTER", "SLOTS")
+        async with _temporary(await self._open(seed)) as session:
+            ranges = await session.ask("CLUSTER", "SLOTS")
         # All nodes may be asked from now on: those of REDIS_URL may be replaced one by one.
         nodes = {(_host(node, seed), int(node[1])) for each in ranges for node in each[2:]}
         self._seeds = list(dict.fromkeys((*sorted(nodes), *self._url.hosts)))
@@ -141,7 +124,7 @@ class RedisConnector:
 
 
 def _tls_context(ca_file: str | None, ca_directory: str | None) -> ssl.SSLContext:
-    """The context of all connections; redis-py would read the authorities again for each one."""
+    """The context of all connections."""
     context = ssl.create_default_context()
     if ca_file or ca_directory:
         context.load_verify_locations(ca_file, ca_directory)
@@ -154,25 +137,39 @@ def _host(node: list[Any], seed: Address) -> str:
     return seed[0] if host in ("", "?") else host
 
 
-async def _opened(connection: AbstractConnection) -> AbstractConnection:
-    try:
-        await connection.connect()  # type: ignore[no-untyped-call]
-    except BaseException:
-        await connection.disconnect(nowait=True)
-        raise
-    return connection
+async def _authenticate(session: RedisSession, username: str | None, password: str | None) -> None:
+    if username:
+        await session.ask("AUTH", username, password or "")
+    elif password is not None:
+        await session.ask("AUTH", password)
 
 
-async def _ask(connection: AbstractConnection, *command: Any) -> Any:
-    """The answer to one command; the connection is closed."""
+async def _set_name(session: RedisSession) -> None:
+    """Name the connection for the server's CLIENT LIST, if the user may. A server that expects TLS
+    closes it here at the latest."""
     try:
-        await connection.send_command(*command)
-        return await connection.read_response()
+        await session.ask("CLIENT", "SETNAME", "rustygate")
+    except ErrorReply as error:
+        if "NOPERM" not in str(error):
+            raise
+
+
+@asynccontextmanager
+async def _temporary(session: RedisSession) -> AsyncIterator[RedisSession]:
+    """A session that is closed after the block."""
+    try:
+        yield session
     finally:
-        await connection.disconnect(nowait=True)
+        session.close()
 
 
-def _as_unavailable(error: BaseException) -> StoreUnavailable:
+def _key_slot(key: str) -> int:
+    """The slot of a key with a hash tag (https://redis.io/docs/latest/reference/cluster-spec/)."""
+    tag = key.partition("{")[2].partition("}")[0]
+    return crc_hqx(tag.encode(), 0) % 16384
+
+
+def _as_unavailable(error: Exception) -> StoreUnavailable:
     meaning = store_error(error)
     if isinstance(meaning, StoreUnavailable):
         return meaning

@@ -1,12 +1,10 @@
-"""What the errors of redis-py and Redis mean for a group."""
+"""What the errors of Redis and of connections to it mean for a group."""
 
 import os
 import re
 import ssl
-from collections.abc import Iterator
 
-from redis import exceptions
-
+from rustygate.admission.group.redis_protocol import ErrorReply, ProtocolError
 from rustygate.admission.group.store import (
     StoreError,
     StoreRefused,
@@ -48,37 +46,19 @@ _OUTAGES = (
     (r"max number of clients", "the server has no connections left (maxclients)"),
 )
 
-# What redis-py strips from an answer, as it has a class for it.
-_CODES = (
-    (exceptions.NoPermissionError, "NOPERM"),
-    (exceptions.BusyLoadingError, "LOADING"),
-    (exceptions.ReadOnlyError, "READONLY"),
-    (exceptions.OutOfMemoryError, "OOM"),
-    (exceptions.MasterDownError, "MASTERDOWN"),
-    (exceptions.ClusterDownError, "CLUSTERDOWN"),
-    (exceptions.TryAgainError, "TRYAGAIN"),
-    (exceptions.AskError, "ASK"),
-    (exceptions.AuthenticationError, "WRONGPASS"),
-)
-
 # This much of a defect's description is enough to find it.
 _MAX_LENGTH_SHOWN = 300
 
 
-def store_error(error: BaseException) -> StoreError:
+def store_error(error: Exception) -> StoreError:
     """What an error of a call or a connection means."""
-    for each in _causes(error):
-        if isinstance(each, StoreError):
-            return each
-        if isinstance(each, exceptions.RedisError) and (known := _known_answer(each)):
-            return known
-        if isinstance(each, exceptions.ResponseError):
-            return SyncFailed(one_line(str(each)))
-        if isinstance(each, exceptions.InvalidResponse):
-            return StoreUnavailable("the server there is not a Redis")
-        if isinstance(each, OSError):
-            return StoreUnavailable(_describe(each))
-    return StoreUnavailable(CONNECTION_LOST)
+    if isinstance(error, StoreError):
+        return error
+    if isinstance(error, ErrorReply):
+        return _known_answer(str(error)) or SyncFailed(one_line(str(error)))
+    if isinstance(error, ProtocolError):
+        return StoreUnavailable("the server there is not a Redis")
+    return StoreUnavailable(_describe(error) if isinstance(error, OSError) else CONNECTION_LOST)
 
 
 def one_line(text: str) -> str:
@@ -86,16 +66,18 @@ def one_line(text: str) -> str:
     return ascii(text[:_MAX_LENGTH_SHOWN])[1:-1]
 
 
-def is_elsewhere(error: BaseException) -> bool:
+def is_elsewhere(error: Exception) -> bool:
     """Whether another connection may help: this one was lost, or its server lacks the keys."""
-    lost = isinstance(error, exceptions.ConnectionError | OSError | exceptions.AskError)
-    return lost or "READONLY" in str(error) or isinstance(error, exceptions.ReadOnlyError)
+    return isinstance(error, OSError) or has_moved(error) or "READONLY" in str(error)
 
 
-def _known_answer(error: exceptions.RedisError) -> StoreUnavailable | None:
+def has_moved(error: Exception) -> bool:
+    """Whether the server says that another one of its cluster has the keys."""
+    return isinstance(error, ErrorReply) and str(error).startswith(("MOVED ", "ASK "))
+
+
+def _known_answer(text: str) -> StoreUnavailable | None:
     """What an error that the server answered means, unless it is one of the script itself."""
-    code = next((code for kind, code in _CODES if isinstance(error, kind)), "")
-    text = f"{code} {error}"
     for pattern, reason in _REFUSALS:
         if re.search(pattern, text):
             return StoreRefused(reason)
@@ -103,14 +85,6 @@ def _known_answer(error: exceptions.RedisError) -> StoreUnavailable | None:
         if re.search(pattern, text):
             return StoreUnready(reason)
     return None
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """An error and what led to it; redis-py wraps the errors of sockets and of its handshake."""
-    cause: BaseException | None = error
-    while cause is not None:
-        yield cause
-        cause = cause.__cause__ or cause.__context__
 
 
 def _describe(error: OSError) -> str:

@@ -3,13 +3,11 @@
 import time
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
-
-from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import RedisError
 
 from rustygate.admission.group.redis_connector import RedisConnector
 from rustygate.admission.group.redis_errors import store_error
+from rustygate.admission.group.redis_protocol import ErrorReply, ProtocolError
+from rustygate.admission.group.redis_session import RedisSession
 from rustygate.admission.group.redis_store import (
     KEYS_EXPIRE_AFTER_S,
     MEMBER_FIELD,
@@ -64,17 +62,17 @@ async def probe(settings: Settings) -> RedisServer:
     keys = group_keys(settings.gate_group)
     url = parse_redis_url(settings.redis_url)
     connector = RedisConnector(url, keys[0], settings.ssl_cert_file, settings.ssl_cert_dir)
-    connection = await connector.connect()
+    session = await connector.connect()
     try:
-        return await _ask(connection, keys)
-    except (RedisError, OSError) as error:
+        return await _ask(session, keys)
+    except (ErrorReply, ProtocolError, OSError) as error:
         raise store_error(error) from error
     finally:
-        await connection.disconnect(nowait=True)
+        session.close()
 
 
-async def _ask(connection: AbstractConnection, keys: tuple[str, ...]) -> RedisServer:
-    facts = await _answer(connection, "HELLO")
+async def _ask(session: RedisSession, keys: tuple[str, ...]) -> RedisServer:
+    facts = await session.ask("HELLO")
     hello = {facts[place].decode(): facts[place + 1] for place in range(0, len(facts) - 1, 2)}
     mode = hello["mode"].decode()
     if mode == "sentinel":
@@ -83,30 +81,25 @@ async def _ask(connection: AbstractConnection, keys: tuple[str, ...]) -> RedisSe
         product=hello["server"].decode().capitalize(),
         version=hello["version"].decode(),
         mode=mode,
-        latency_s=await _latency(connection, f"{keys[0].rpartition(':')[0]}:probe"),
-        members=await _members(connection, *keys[:2]),
+        latency_s=await _latency(session, f"{keys[0].rpartition(':')[0]}:probe"),
+        members=await _members(session, *keys[:2]),
     )
 
 
-async def _latency(connection: AbstractConnection, key: str) -> float:
+async def _latency(session: RedisSession, key: str) -> float:
     times = []
     for _ in range(_CALLS):
         began = time.perf_counter()
-        await _answer(connection, "EVAL", _SCRIPT, 1, key)
+        await session.ask("EVAL", _SCRIPT, 1, key)
         times.append(time.perf_counter() - began)
     return median(times)
 
 
-async def _members(connection: AbstractConnection, head: str, members: str) -> int:
+async def _members(session: RedisSession, head: str, members: str) -> int:
     """How many members the script counted last, if one has called lately: it forgets the silent
     ones as the others call."""
-    left_ms = await _answer(connection, "PTTL", head)
+    left_ms = await session.ask("PTTL", head)
     if left_ms < KEYS_EXPIRE_AFTER_S * 1000 - _SILENCE_MS:
         return 0
-    fields = await _answer(connection, "HKEYS", members)
+    fields = await session.ask("HKEYS", members)
     return sum(field.startswith(MEMBER_FIELD) for field in fields)
-
-
-async def _answer(connection: AbstractConnection, *command: Any) -> Any:
-    await connection.send_command(*command)
-    return await connection.read_response()

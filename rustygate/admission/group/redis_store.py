@@ -3,19 +3,22 @@
 A call that is cancelled may still run: the sequence number of the next one tells whether it did.
 """
 
-import asyncio
 from contextlib import suppress
-from hashlib import sha1
 from importlib.resources import files
 from typing import Any
 
 import msgspec
-from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import NoScriptError, ResponseError
 
-from rustygate.admission.group.redis_connection import RedisConnection
+from rustygate.admission.group.redis_connection import RedisConnection, Script
 from rustygate.admission.group.redis_errors import one_line, store_error
-from rustygate.admission.group.store import Call, Reply, StoreUnavailable, SyncFailed
+from rustygate.admission.group.redis_protocol import ErrorReply, packed, packed_argument
+from rustygate.admission.group.store import (
+    Call,
+    Reply,
+    StoreError,
+    StoreUnavailable,
+    SyncFailed,
+)
 from rustygate.config import Settings
 from rustygate.config.redis_url import RedisUrl, parse_redis_url
 
@@ -59,6 +62,8 @@ def load_script() -> bytes:
 # Made once: `msgspec.json.decode` would prepare a decoder for the type at each call.
 _DECODER = msgspec.json.Decoder(dict[str, Any])
 
+_EMPTY = packed_argument(b"")
+
 
 class RedisStore(RedisConnection):
     """The `Store` of a group in Redis.
@@ -78,9 +83,10 @@ class RedisStore(RedisConnection):
         keys = group_keys(group)
         super().__init__(url, keys[0], ca_file, ca_directory)
         self._group = group
-        arguments = (str(len(keys)).encode(), *(key.encode() for key in keys))
-        self._by_digest = _packed(b"EVALSHA", sha1(script).hexdigest().encode(), *arguments)
-        self._by_script = _packed(b"EVAL", script, *arguments)
+        # The beginnings of the commands; two arguments follow.
+        by_name = Script(script)
+        self._by_digest = packed(b"EVALSHA", by_name.digest, len(keys), *keys, more=2)
+        self._by_text = packed(b"EVAL", by_name.text, len(keys), *keys, more=2)
 
     @classmethod
     def of(cls, settings: Settings) -> "RedisStore":
@@ -100,28 +106,14 @@ class RedisStore(RedisConnection):
     async def open(self) -> None:
         """Connect before the first call, which is short of time, unless that takes too long."""
         with suppress(StoreUnavailable, TimeoutError):
-            async with asyncio.timeout(OPEN_LIMIT_S):
-                await self._connected()
+            await self._connected(OPEN_LIMIT_S)
 
-    async def sync(self, call: Call) -> Reply:
-        request = msgspec.json.encode(call)
-        return await self._run(lambda connection: self._evaluate(connection, request))
-
-    async def _evaluate(self, connection: AbstractConnection, request: bytes) -> Reply:
-        try:
-            answer = await _answer(connection, self._by_digest, request)
-        except NoScriptError:
-            answer = await _answer(connection, self._by_script, request)
+    async def sync(self, call: Call, limit_s: float) -> Reply:
+        rest = packed_argument(msgspec.json.encode(call)) + _EMPTY
+        answer = await self._run(self._by_digest + rest, lambda: self._by_text + rest, limit_s)
+        if not isinstance(answer, bytes):
+            raise SyncFailed("its reply is not a string")
         return _decoded(answer)
-
-
-async def _answer(connection: AbstractConnection, command: bytes, request: bytes) -> bytes:
-    packed = b"%b$%d\r\n%b\r\n$0\r\n\r\n" % (command, len(request), request)
-    await connection.send_packed_command(packed, check_health=False)
-    answer = await connection.read_response(disable_decoding=True)
-    if not isinstance(answer, bytes):
-        raise SyncFailed("its reply is not a string")
-    return answer
 
 
 def _decoded(answer: bytes) -> Reply:
@@ -134,15 +126,9 @@ def _decoded(answer: bytes) -> Reply:
     return reply
 
 
-def _script_error(reason: str, detail: str) -> Exception:
+def _script_error(reason: str, detail: str) -> StoreError:
     """What the server answered to one of the script's commands; a defect if it is none of that."""
-    answer = ResponseError(detail or reason)
-    if isinstance(store_error(answer), SyncFailed):
+    error = store_error(ErrorReply(detail or reason))
+    if isinstance(error, SyncFailed):
         return SyncFailed(one_line(reason), one_line(detail))
-    return answer
-
-
-def _packed(*arguments: bytes) -> bytes:
-    """The beginning of a command in Redis's protocol, to which two arguments are added."""
-    parts = (b"$%d\r\n%b\r\n" % (len(each), each) for each in arguments)
-    return b"*%d\r\n%b" % (len(arguments) + 2, b"".join(parts))
+    return error

@@ -24,7 +24,7 @@ import msgspec
 from loguru import logger
 
 from rustygate.admission.client_budgets import Spending
-from rustygate.admission.group.call_limit import call_limit
+from rustygate.admission.group.call_limit import call_limit_s
 from rustygate.admission.group.redis_connection import RedisConnection, Script
 from rustygate.admission.group.store import StoreError, StoreRefused, StoreUnavailable
 from rustygate.config import Settings
@@ -380,9 +380,9 @@ class GroupSpending(Spending):
             "clients": reports,
         }
         arguments = (self._name, msgspec.json.encode(call))
-        first = not self._was_answered and not self._is_away
-        async with call_limit(first=first):
-            text = await self._redis.evaluate(_SPEND, list(map(self._key, clients)), arguments)
+        limit_s = call_limit_s(first=not self._was_answered and not self._is_away)
+        keys = list(map(self._key, clients))
+        text = await self._redis.evaluate(_SPEND, keys, arguments, limit_s)
         replies = _DECODER.decode(text)
         if list(map(_asked, reports)) != [len(reply.fits) for reply in replies]:
             raise ValueError("another number of answers")

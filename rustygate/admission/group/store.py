@@ -47,8 +47,8 @@ class SyncFailed(StoreError):
 class Store(Protocol):
     """Runs `GroupScheduler.sync` for a member, somewhere else."""
 
-    async def sync(self, call: Call) -> Reply:
-        """One call of the member. Raises StoreError.
+    async def sync(self, call: Call, limit_s: float) -> Reply:
+        """One call of the member, which may take that long. Raises StoreError.
 
         Cancelling it, or StoreUnavailable, leaves open whether the scheduler got the call.
         """

@@ -14,7 +14,6 @@ from rustygate.telemetry.usage.store import UsageStore, UsageStoreUnusable
 async def open_usage_store(settings: Settings, data_dir: DataDir | None) -> UsageStore:
     """The store of a gate: its group's Redis, a database in its directory, or memory."""
     if settings.redis_url is not None:
-        # The client library is an extra that a single gate does not need.
         from rustygate.telemetry.usage.redis_usage_store import RedisUsageStore
 
         return RedisUsageStore.of(settings)

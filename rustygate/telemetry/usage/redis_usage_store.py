@@ -4,9 +4,7 @@ A batch is added by one script, on the group's hash tag, so it works in a cluste
 if a reply is lost, the batch is given again and counts once. Days expire by themselves.
 """
 
-import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
 from importlib.resources import files
 from secrets import token_hex
@@ -14,6 +12,7 @@ from secrets import token_hex
 import msgspec
 
 from rustygate.admission.group.redis_connection import RedisConnection, Script
+from rustygate.admission.group.redis_protocol import Reply
 from rustygate.admission.group.store import StoreError
 from rustygate.config import Settings
 from rustygate.config.redis_url import RedisUrl, parse_redis_url
@@ -32,7 +31,8 @@ DAY_EXPIRES_AFTER_S = (KEPT_DAYS + 1) * _DAY_S
 # Longer than anybody waits for Redis to come back.
 NUMBER_EXPIRES_AFTER_S = 30 * _DAY_S
 
-# Nobody waits for a batch. Reports are read in parts, so that Redis is not busy for long.
+# Nobody waits for a batch. Reports are read in parts, so that Redis is not busy for long; the
+# limit is for each part.
 ADD_LIMIT_S = 1.0
 READ_LIMIT_S = 5.0
 _DAYS_PER_READ = 31
@@ -78,20 +78,18 @@ class RedisUsageStore:
             msgspec.json.encode([_packed(batch, day) for day in days]),
         )
         keys = (f"{self._prefix}member:{self._member}", *map(self._key, days))
-        async with _limit(ADD_LIMIT_S):
-            await self._redis.evaluate(_ADD, keys, arguments)
+        await self._evaluate(_ADD, keys, arguments, ADD_LIMIT_S)
         self._number += 1
 
     async def rows_by(self, query: UsageQuery) -> Grouped:
         days = list(_days(query))
         usage: dict[UsageKey, UsageTotals] = {}
-        async with _limit(READ_LIMIT_S):
-            for first in range(0, len(days), _DAYS_PER_READ):
-                usage.update(await self._read(days[first : first + _DAYS_PER_READ]))
+        for first in range(0, len(days), _DAYS_PER_READ):
+            usage.update(await self._read(days[first : first + _DAYS_PER_READ]))
         return select(query, usage)
 
     async def _read(self, days: Sequence[str]) -> dict[UsageKey, UsageTotals]:
-        found = await self._redis.evaluate(_READ, list(map(self._key, days)))
+        found = await self._evaluate(_READ, list(map(self._key, days)), (), READ_LIMIT_S)
         usage: dict[UsageKey, UsageTotals] = {}
         for day, rows in zip(days, found, strict=True):
             try:
@@ -102,6 +100,19 @@ class RedisUsageStore:
 
     async def close(self) -> None:
         await self._redis.close()
+
+    async def _evaluate(
+        self,
+        script: Script,
+        keys: Sequence[str],
+        arguments: Sequence[str | bytes | int],
+        limit_s: float,
+    ) -> Reply:
+        """The result of a script. Raises UsageStoreError."""
+        try:
+            return await self._redis.evaluate(script, keys, arguments, limit_s)
+        except StoreError as error:
+            raise UsageStoreError(f"Redis: {error}") from error
 
     def _key(self, day: str) -> str:
         return self._prefix + day
@@ -131,15 +142,3 @@ def _days(query: UsageQuery) -> Iterator[str]:
     while day <= last:
         yield day.isoformat()
         day += timedelta(days=1)
-
-
-@asynccontextmanager
-async def _limit(limit_s: float) -> AsyncIterator[None]:
-    """Raises UsageStoreError if the block takes longer, or fails."""
-    try:
-        async with asyncio.timeout(limit_s):
-            yield
-    except TimeoutError:
-        raise UsageStoreError(f"no answer from Redis within {limit_s:g} s") from None
-    except StoreError as error:
-        raise UsageStoreError(f"Redis: {error}") from error

@@ -275,8 +275,8 @@ def test_reply_of_an_unexpected_shape_fails_no_request(
         store = harness.stores[0]
         sync = store.sync
 
-        async def answer(call: dict[str, object]) -> dict[str, object]:
-            await sync(call)
+        async def answer(call: dict[str, object], limit_s: float) -> dict[str, object]:
+            await sync(call, limit_s)
             return reply
 
         harness.flood("a", 0, 5)

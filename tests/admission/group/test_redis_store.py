@@ -95,8 +95,7 @@ def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisSer
 
 async def sync(store: RedisStore, call: dict[str, Any]) -> Any:
     """A call in a member's time."""
-    async with call_limit.call_limit():
-        return await store.sync(call)
+    return await store.sync(call, call_limit.CALL_LIMIT_S)
 
 
 async def count(store: RedisStore) -> Any:
@@ -748,7 +747,7 @@ async def test_no_error_and_no_repr_has_user_or_password(
     store = make_store(url)
     with pytest.raises(StoreRefused) as caught:
         await sync(store, {})
-    shown = [repr(store), repr(store._connection), repr(store._connector)]
+    shown = [repr(store), repr(store._session), repr(store._connector)]
     error: BaseException | None = caught.value
     while error is not None:
         shown.append(f"{error!r} {error}")

@@ -69,7 +69,7 @@ def test_gate_whose_call_was_overtaken_joins_again(
     """A call under its name with a higher number was served before."""
     calls: list[Call] = []
 
-    async def ignore(call: Call) -> Reply:
+    async def ignore(call: Call, limit_s: float) -> Reply:
         calls.append(call)
         monkeypatch.undo()
         return {"ignored": 1}
@@ -91,7 +91,7 @@ def test_gate_whose_call_was_overtaken_joins_again(
 def test_defect_that_lasts_is_logged_once(
     monkeypatch: pytest.MonkeyPatch, lines: list[str]
 ) -> None:
-    async def fail(call: Call) -> Reply:
+    async def fail(call: Call, limit_s: float) -> Reply:
         raise SyncFailed("the group's keys hold something else")
 
     async def scenario(harness: GroupHarness) -> None:
@@ -133,7 +133,7 @@ def test_warning_names_the_reason(
 ) -> None:
     calls = 0
 
-    async def fail(call: Call) -> Reply:
+    async def fail(call: Call, limit_s: float) -> Reply:
         nonlocal calls
         calls += 1
         raise error
@@ -155,7 +155,7 @@ def test_warning_names_the_reason(
 def test_another_reason_is_logged_if_it_needs_somebody(
     monkeypatch: pytest.MonkeyPatch, lines: list[str]
 ) -> None:
-    async def refuse(call: Call) -> Reply:
+    async def refuse(call: Call, limit_s: float) -> Reply:
         raise StoreRefused("wrong user or password")
 
     async def scenario(harness: GroupHarness) -> None:

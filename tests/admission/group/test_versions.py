@@ -9,6 +9,7 @@ from rustygate.admission.group.redis_store import RedisStore, group_keys, load_s
 from rustygate.config.redis_url import parse_redis_url
 from tests.support.group_calls import call, demand
 from tests.support.redis import NONE_INSTALLED, SERVERS, RedisServer
+from tests.support.waiting import SOON_S
 
 pytestmark = pytest.mark.skipif(not SERVERS, reason=NONE_INSTALLED)
 
@@ -30,7 +31,7 @@ async def test_gates_of_another_version_form_a_group_of_their_own(
             # Both have members of the same name, and the same flow.
             for store, waiting in ((old, 20), (new, 5)):
                 flows = [demand(waiting)] if seq == 1 else []
-                reply = await store.sync(call("a", seq, demand=flows))
+                reply = await store.sync(call("a", seq, demand=flows), SOON_S)
                 assert reply["members"] == 1
                 granted[store] += len(reply["grants"])
         # Twelve at once, and ten a second.
