@@ -417,14 +417,15 @@ def _read_facts(
     if not body.is_held:
         start = body.take_start()
         return read_facts_in_start(start, exchange.path, body.content_type, body.codings)
-    if body.held and body.codings:
+    held = body.held
+    if held and body.codings:
         return read_compressed_facts(
-            bytes(body.held), exchange.path, body.content_type, body.codings, body.decoded_limit
+            bytes(held), exchange.path, body.content_type, body.codings, body.decoded_limit
         )
-    if body.held and is_form(body.content_type):
-        return read_form_facts(bytes(body.held), exchange.path, body.content_type)
-    if body.held:
-        return read_request_facts(body.held, exchange.path)
+    if held and is_form(body.content_type):
+        return read_form_facts(bytes(held), exchange.path, body.content_type)
+    if held:
+        return read_request_facts(held, exchange.path)
     if "?" in target and exchange.method == hdrs.METH_GET:
         return facts_in_query(target)
     return NO_FACTS

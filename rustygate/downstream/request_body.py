@@ -259,8 +259,9 @@ class RequestBody:
         self.after_wait()
         # Until the next garbage collection, a refusal may keep the request.
         self._buffered, self._compressed = b"", None
-        self._budget.held -= self._held_size
-        self._held_size = 0
+        if self._held_size:
+            self._budget.held -= self._held_size
+            self._held_size = 0
         self._release_read_ahead()
 
     @property
@@ -295,8 +296,9 @@ class RequestBody:
             self._request.protocol.resume_reading()
 
     def _release_read_ahead(self) -> None:
-        self._budget.held -= self._read_ahead_size
-        self._read_ahead_size = 0
+        if self._read_ahead_size:
+            self._budget.held -= self._read_ahead_size
+            self._read_ahead_size = 0
 
     async def _fill_buffer(self) -> None:
         """Read the body to its end, or as far as it may be held."""

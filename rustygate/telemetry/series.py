@@ -66,10 +66,11 @@ class Counter(dict[Labels, int]):
     """Counts by labels. In a counter with many series, client and model are the first two."""
 
     def add(self, labels: Labels, amount: int = 1) -> None:
-        if labels not in self:
+        try:
+            self[labels] += amount
+        except KeyError:
             labels = self._bounded(labels)
-            self.setdefault(labels, 0)
-        self[labels] += amount
+            self[labels] = self.get(labels, 0) + amount
 
     def _bounded(self, labels: Labels) -> Labels:
         """The labels under which a new series is counted."""
