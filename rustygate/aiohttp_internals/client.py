@@ -120,7 +120,8 @@ class UpstreamConnection(ResponseHandler):
             return
         self.response_started = True
         super().data_received(data)
-        self._notify()
+        if self.on_data is not None:
+            self.on_data()
 
     async def read(self) -> tuple[RawResponseMessage, StreamReader]:
         head = await super().read()

@@ -10,7 +10,8 @@ from multidict import CIMultiDict
 
 from rustygate.core.headers import HeaderLines, NamedLines, headers_in
 
-# RFC 9112, 7.1.
+# RFC 9112, 7.1: a chunk's length and data.
+CHUNK = b"%x\r\n%b\r\n"
 LAST_CHUNK = b"0\r\n\r\n"
 
 
@@ -75,14 +76,14 @@ class RawResponse(web.StreamResponse):
 
     def write_chunk(self, chunk: bytes) -> None:
         """Write a chunk at once, however much is buffered already. Raises ConnectionError."""
-        self._write(_chunk(chunk) if self.frames_chunks else chunk)
+        self._write(CHUNK % (len(chunk), chunk) if self.frames_chunks else chunk)
 
     async def write_eof(self, data: bytes = b"") -> None:
         """Write the rest and the end; returns once the client has read enough of it."""
         if self._eof_sent:
             return
         if self.frames_chunks:
-            data = _chunk(data) + LAST_CHUNK if data else LAST_CHUNK
+            data = CHUNK % (len(data), data) + LAST_CHUNK if data else LAST_CHUNK
         if data or self._unsent_head:
             self._write(data)
         await self._writer.drain()
@@ -110,7 +111,3 @@ class RawResponse(web.StreamResponse):
             data, self._unsent_head = self._unsent_head + data, b""
         self._writer.output_size += len(data)
         transport.write(data)
-
-
-def _chunk(data: bytes) -> bytes:
-    return b"%x\r\n%b\r\n" % (len(data), data)

@@ -132,6 +132,7 @@ class _Pump:
         assert response.connection is not None
         self._source = source
         self._connection = response.connection
+        self._content = response.content
         self._sink = sink
         self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -164,4 +165,4 @@ class _Pump:
         except UpstreamFailure:
             self._source.pass_buffered(self._sink)
             raise
-        return (not chunk or self._sink(chunk)) and not self._source.ended
+        return (not chunk or self._sink(chunk)) and not self._content.at_eof()

@@ -61,6 +61,7 @@ class Stream:
         source: Source,
     ) -> None:
         self._request = downstream.request
+        self._connection = downstream.request.protocol
         self._exchange = downstream.exchange
         self._source = source
         self._loop = asyncio.get_running_loop()
@@ -134,7 +135,7 @@ class Stream:
             if exchange.bytes >= self._scan_at:
                 self._observer.scan()
                 self._scan_at = exchange.bytes + BATCH_BYTES
-        return not self._request.protocol.writing_paused
+        return not self._connection.writing_paused
 
     def _limit_write_buffer(self) -> None:
         """Buffer half of what a stream may hold; the upstream connection reads ahead the rest."""
