@@ -7,8 +7,9 @@ place counts itself first and then looks at the total, so two never take it both
 import mmap
 import os
 from array import array
-from tempfile import TemporaryFile
 from typing import NamedTuple
+
+from rustygate.system.memory_file import new_memory_file
 
 # Bytes of a number. An aligned one is read and written whole.
 _SIZE = 8
@@ -91,7 +92,7 @@ class SharedCounts:
 
     @classmethod
     def create(cls, processes: int) -> "SharedCounts":
-        descriptor = _new_file()
+        descriptor = new_memory_file("rustygate-counts")
         os.ftruncate(descriptor, _SIZE * len(Counts._fields) * processes)
         return cls(descriptor)
 
@@ -106,13 +107,3 @@ class SharedCounts:
     def close(self) -> None:
         """Close the descriptor; the counts can still be used."""
         os.close(self.descriptor)
-
-
-def _new_file() -> int:
-    """A file without a name."""
-    try:
-        return os.memfd_create("rustygate-counts")
-    except AttributeError:
-        # Not on Linux.
-        with TemporaryFile() as file:
-            return os.dup(file.fileno())

@@ -24,8 +24,8 @@ from rustygate.system.background import repeat, start_task
 from rustygate.system.shared_counts import SharedCounts
 from rustygate.system.tls import ServerCertificate
 from rustygate.telemetry.worker_metrics import WorkerStatus
-from rustygate.workers.remote_gate import Tell
 from rustygate.workers.restart_delay import RestartDelay
+from rustygate.workers.shared_certificate import SharedCertificate
 from rustygate.workers.worker_process import SUSPEND_AFTER_S, WorkerProcess
 
 # How often workers are checked; how long one may be silent before it is killed, and how long it
@@ -59,7 +59,7 @@ class Supervisor(GateLifecycle):
         self._counts: SharedCounts
         self._end_after_s = end_after_s
         self._listener = Listener(settings, sockets)
-        self._certificate: ServerCertificate | None = None
+        self._certificate: SharedCertificate | None = None
         self._workers: dict[int, WorkerProcess] = {}
         self._restarts: Counter[int] = Counter()
         self._delays: defaultdict[int, RestartDelay] = defaultdict(RestartDelay)
@@ -86,7 +86,7 @@ class Supervisor(GateLifecycle):
             raise
         self._is_serving = True
 
-    def _load_certificate(self) -> ServerCertificate | None:
+    def _load_certificate(self) -> SharedCertificate | None:
         settings = self._settings
         if settings.tls_cert_file is None or settings.tls_key_file is None:
             return None
@@ -108,7 +108,12 @@ class Supervisor(GateLifecycle):
             partial(self._tell_all, "sibling"),
             self._make_room,
         )
-        await worker.start(self._listener.sockets, self._settings)
+        certificate = self._certificate
+        await worker.start(
+            self._listener.sockets,
+            self._settings if certificate is None else certificate.of_worker(self._settings),
+            () if certificate is None else certificate.descriptors,
+        )
         self._workers[number] = worker
         if self._ending.is_set():
             # It was started too late to end with the others.
@@ -202,6 +207,8 @@ class Supervisor(GateLifecycle):
             worker.kill()
         await self._all_ended(_GRACE_S)
         self._counts.close()
+        if self._certificate is not None:
+            self._certificate.close()
         await self._control.close()
 
     def _tell_to_end(self, how: str) -> None:
@@ -245,17 +252,3 @@ def _log_end(worker: WorkerProcess, cut_off: int, delay_s: float) -> None:
         exchanges,
         delay_s,
     )
-
-
-class SharedCertificate(ServerCertificate):
-    """The certificate that workers serve HTTPS with: read here first, and then by each of them."""
-
-    def __init__(self, cert_file: str, key_file: str, tell_all: Tell) -> None:
-        super().__init__(cert_file, key_file)
-        self._tell_all = tell_all
-
-    def reload(self) -> str | None:
-        problem = super().reload()
-        if problem is None:
-            self._tell_all("certificate")
-        return problem

@@ -128,10 +128,16 @@ class WorkerProcess:
         """How many exchanges it has in flight."""
         return len(self._service.in_flight)
 
-    async def start(self, sockets: Sequence[socket.socket], settings: Settings) -> None:
-        """Start it. `ready` is done later; if the system cannot start it, it has ended."""
+    async def start(
+        self, sockets: Sequence[socket.socket], settings: Settings, files: Sequence[int] = ()
+    ) -> None:
+        """Start it. `ready` is done later; if the system cannot start it, it has ended.
+
+        Args:
+            files: descriptors of files that its settings name.
+        """
         try:
-            channel, self._process = await _run(self._shared_counts.descriptor, sockets)
+            channel, self._process = await _run(self._shared_counts.descriptor, sockets, files)
         except OSError as error:
             self.end = f"worker {self.number} cannot start ({error.strerror})"
             self._lost.set()
@@ -193,20 +199,22 @@ class WorkerProcess:
 
 
 async def _run(
-    counts: int, sockets: Sequence[socket.socket]
+    counts: int, sockets: Sequence[socket.socket], files: Sequence[int]
 ) -> tuple[socket.socket, asyncio.subprocess.Process]:
     """Run the worker's program, with sockets to listen on. Returns this end of its channel."""
     ours, theirs = socket.socketpair()
     with theirs:
         descriptors = [theirs.fileno(), counts, *(sock.fileno() for sock in sockets)]
         try:
-            return ours, await _execute(descriptors)
+            return ours, await _execute(descriptors, [*descriptors, *files])
         except BaseException:
             ours.close()
             raise
 
 
-async def _execute(descriptors: Sequence[int]) -> asyncio.subprocess.Process:
+async def _execute(
+    arguments: Sequence[int], descriptors: Sequence[int]
+) -> asyncio.subprocess.Process:
     with _signals_blocked():
         return await asyncio.create_subprocess_exec(
             sys.executable,
@@ -214,7 +222,7 @@ async def _execute(descriptors: Sequence[int]) -> asyncio.subprocess.Process:
             "-P",
             "-m",
             _PROGRAM,
-            *map(str, descriptors),
+            *map(str, arguments),
             pass_fds=descriptors,
             env=os.environ | {"PYTHONPATH": _search_path()},
         )

@@ -80,6 +80,11 @@ def clients_file(path: Path, **keys: str) -> None:
     )
 
 
+def make_unusable(*paths: str) -> None:
+    for path in paths:
+        Path(path).write_text("neither a certificate nor a key")
+
+
 def check_processes_show_no_key(gate: WorkerGate) -> None:
     """The supervisor was given it in its environment, and its workers by it."""
     shown = [Path(f"/proc/{pid}/environ") for pid in gate.pids]
@@ -285,10 +290,12 @@ async def test_reload_reaches_all_workers_and_those_that_come_later(
         gate.signal(signal.SIGHUP)
         await gate.until_logged("TLS certificate reloaded", 2)
         assert gate.log.count("previous clients stay in force") == 1
+        make_unusable(settings["TLS_CERT_FILE"], settings["TLS_KEY_FILE"])
         dead = gate.pids[0]
         os.kill(dead, signal.SIGKILL)
         await until(lambda: len(gate.pids) == WORKERS and dead not in gate.pids)
         await until_known({bad: False, new: True})
+        assert await certificates() == shown
         assert len(await gate.until_logged("ERROR", 2)) == 2
 
 
