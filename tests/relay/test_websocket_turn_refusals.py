@@ -75,7 +75,7 @@ async def test_turn_that_is_not_admitted_by_its_deadline_is_refused(realtime: Op
     await server.expect(b"behind")
     late = (await running.settled(2))[0]
     assert (late["status"], late["outcome"], late["reason"]) == (429, "refused", "queue_timeout")
-    assert 150 <= late["queued_ms"] <= 3000
+    assert 150 <= late["queued_ms"] <= 1000 * (monotonic() - sent) + 1
 
 
 async def test_drain_refuses_held_turns(realtime: OpenSocket) -> None:

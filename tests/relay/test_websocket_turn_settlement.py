@@ -205,13 +205,14 @@ async def test_realtime_error_of_another_event_ends_no_turn(realtime: OpenSocket
 
 async def test_turn_that_upstream_ignores_gives_its_slot_back(realtime: OpenSocket) -> None:
     running, client, server = await realtime(**ONE_SLOT, UPSTREAM_READ_TIMEOUT=0.3)
+    sent = monotonic()
     client.send(create("ignored"))
     client.send(create("next"))
     assert (await next_event(server))["event_id"] == "ignored"
     assert (await next_event(server))["event_id"] == "next"
     [ignored] = await running.settled()
     assert (ignored["outcome"], ignored["reason"]) == ("upstream_error", "upstream_timeout")
-    assert 250 < ignored["total_ms"] < 3000
+    assert 250 < ignored["total_ms"] <= 1000 * (monotonic() - sent) + 1
     # A response that has begun may take as long as it likes.
     server.send(created())
     await client.frame()

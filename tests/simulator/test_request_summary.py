@@ -1,6 +1,7 @@
 """What is reported about each request when it ends."""
 
 from contextlib import suppress
+from time import monotonic
 
 import pytest
 from aiohttp import web
@@ -29,6 +30,7 @@ async def summaries_of(*requests: bytes) -> list[RequestSummary]:
 
 
 async def test_each_request_is_reported_once() -> None:
+    began = monotonic()
     summaries = await summaries_of(
         post("/chat/completions", CHAT_BODY),
         post("/chat/completions", CHAT_BODY | {"stream": True}),
@@ -49,7 +51,7 @@ async def test_each_request_is_reported_once() -> None:
         ("GET", "/v1/nothing", None, 404, 0, 0),
     ]
     assert {one.end for one in summaries} == {"complete"}
-    assert all(0 <= one.milliseconds < 5000 for one in summaries)
+    assert all(0 <= one.milliseconds <= 1000 * (monotonic() - began) for one in summaries)
     assert KEY not in repr(summaries)
 
 

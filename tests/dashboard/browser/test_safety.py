@@ -69,7 +69,8 @@ async def test_silent_connection_is_replaced(state: dict[str, Any], open_page: O
     pages = {**dict(static_pages("/gate")), "/gate/events": send_one_state}
     async with served(pages) as url:
         visit = await open_page("about:blank")
-        await visit.page.clock.install()
+        await visit.page.clock.install(time=0)
+        await visit.page.clock.pause_at(1000)
         await visit.page.goto(f"{url}/gate")
         await expect(visit.page.locator("#live")).to_have_text(re.compile("live"))
         announced = visit.page.get_by_role("status")
@@ -85,7 +86,9 @@ async def test_silent_connection_is_replaced(state: dict[str, Any], open_page: O
 async def test_page_loads_itself_anew_after_an_upgrade(live: Live, state: dict[str, Any]) -> None:
     visit = await live()
     await visit.page.evaluate("window.isOld = true")
-    state.update(version="1.2.4")
+    # The old page may show the new version before it is gone.
+    async with visit.page.expect_event("load"):
+        state.update(version="1.2.4")
     await expect(visit.page.locator("#about")).to_contain_text("version 1.2.4")
     assert await visit.page.evaluate("window.isOld") is None
 
