@@ -110,7 +110,13 @@ class RedisServer:
     def _is_listening(self) -> bool:
         assert self._popen.poll() is None, Path(self._log.name).read_text()
         with socket.socket() as client:
-            return client.connect_ex(("127.0.0.1", self.port)) == 0
+            if client.connect_ex(("127.0.0.1", self.port)) != 0:
+                return False
+            # All its sockets listen once it answers, even if that ends the connection.
+            with suppress(ConnectionResetError):
+                client.sendall(b"PING\r\n")
+                client.recv(1)
+            return True
 
     @property
     def url(self) -> str:

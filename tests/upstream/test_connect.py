@@ -297,8 +297,8 @@ async def test_stale_connection_to_an_upstream_that_restarts_is_replaced(
     end_before_request(monkeypatch, pooled, "close")
     port = stopped_upstream.port
     stopped_upstream.stop_listening()
-    client = await running.send(chat())
     restarted = Upstream(port=port)
+    client = await running.send(chat())
     await asyncio.sleep(OUTAGE_S)
     restarted.reply = response(b"restarted")
     await restarted.start()
@@ -329,3 +329,6 @@ async def test_client_disconnect_during_connect_costs_nothing(
         await running.wait_until(in_flight=1, waiters=0)
         assert not refusal.done()
         refusal.cancel()
+        # Before another process may listen at the address.
+        second.disconnect()
+        await running.wait_until(in_flight=0)
