@@ -3,7 +3,7 @@
 import pytest
 
 from tests.conftest import StartGate
-from tests.support.gate import IDLE, also_with_workers, one_process
+from tests.support.gate import IDLE, WORKERS, also_with_workers, one_process
 from tests.support.http import (
     EVENT_STREAM,
     LAST_CHUNK,
@@ -88,7 +88,8 @@ async def test_disconnect_after_the_last_byte_is_ok(
     [line] = await running.settled()
     assert line["outcome"] == "ok"
     await check_next_request(running, upstream)
-    assert len(upstream.wires) == 1
+    # Each worker has connections of its own.
+    assert len(upstream.wires) <= max(1, WORKERS)
 
 
 @one_process

@@ -6,6 +6,7 @@ import pytest
 
 from rustygate.core.response_observer import BATCH_BYTES, ResponseObserver
 from tests.conftest import StartGate
+from tests.support.gate import one_process
 from tests.support.http import (
     EVENT_STREAM,
     LAST_CHUNK,
@@ -194,6 +195,7 @@ async def test_pause_by_the_client_does_not_count_as_upstream_silence(
     assert await client.read_rest() == event * 40_000
 
 
+@one_process
 async def test_late_read_of_the_end_does_not_affect_the_next_response(
     gate: StartGate, upstream: Upstream
 ) -> None:

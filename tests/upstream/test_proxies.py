@@ -10,6 +10,7 @@ import trustme
 
 from tests.conftest import StartGate
 from tests.support.certificates import Authority
+from tests.support.gate import WORKERS
 from tests.support.http import (
     EVENT_STREAM,
     LAST_CHUNK,
@@ -136,7 +137,8 @@ async def test_credentials_are_sent_with_each_request_on_a_connection(
     for _ in range(2):
         await running.request(get())
     assert [call.head["proxy-authorization"] for call in upstream.calls] == [CREDENTIALS] * 2
-    assert len(upstream.wires) == 1
+    # Each worker has connections of its own.
+    assert len(upstream.wires) <= max(1, WORKERS)
 
 
 @pytest.mark.parametrize(
