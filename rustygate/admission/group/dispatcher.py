@@ -106,7 +106,7 @@ class GroupDispatcher(Dispatcher):
         self._reported: list[FlowKey] = []
         self._settings = settings
         self._lanes, self._clients = lanes, clients
-        self._valid_until = self._together_since = 0
+        self._valid_until = self._together_since = self._heard_at = 0
         # The pace that was last reported of a lane, and when.
         self._paces: dict[str, tuple[int, int]] = {}
 
@@ -365,9 +365,11 @@ class GroupDispatcher(Dispatcher):
         for name, client in self._clients.items():
             if client.budgets.in_flight:
                 clients[name] = client.budgets.in_flight
+        # What others have admitted while this gate was alone is not known, and since the last
+        # reply, they may have admitted what was refilled.
+        at = self._heard_at if now - self._heard_at < BOX_LEASE else now
         levels = [
-            # What others have admitted while this gate was alone is not known.
-            -1 if bucket is None else 0 if self.local else max(0, bucket.level(now))
+            -1 if bucket is None else 0 if self.local else max(0, bucket.level(at))
             for bucket in (self.budgets.requests, self.budgets.tokens)
         ]
         slots = [self.budgets.in_flight, lanes, [list(each) for each in clients.items()]]
@@ -422,7 +424,7 @@ class GroupDispatcher(Dispatcher):
         Args:
             sent: when the call was made.
         """
-        self._valid_until = sent + _VALID
+        self._valid_until, self._heard_at = sent + _VALID, now
         self._predictions.receive(reply, self._reported, now)
         self.urgencies.receive(reply)
         self.floats.receive(reply["floats"])

@@ -188,6 +188,22 @@ def test_store_that_loses_its_state_grants_no_second_burst() -> None:
     assert jain(harness.count(client, 11) for client in ("one", "two", "all")) >= 0.99
 
 
+def test_idle_gate_that_comes_back_first_reports_no_refill_since_its_last_call() -> None:
+    """Meanwhile, the busy one has used that."""
+
+    async def scenario(harness: GroupHarness) -> None:
+        harness.flood("a", 0, 10)
+        for loss in range(10):
+            await asyncio.sleep(2 + loss * 0.043)
+            harness.group.lose_state()
+            for _ in range(20):
+                harness.spawn("b", 1)
+
+    harness = run_group(scenario, gates=2, rate_limit=40, rate_limit_burst=20)
+    assert harness.errors == []
+    assert harness.excess() <= 21
+
+
 @pytest.mark.parametrize(("burst", "seed"), [(2, 0), (20, 0), (20, 19)])
 @pytest.mark.parametrize("lost_s", [0.05, 2])
 def test_store_that_loses_the_last_calls_grants_nothing_twice(
