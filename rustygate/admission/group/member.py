@@ -34,6 +34,7 @@ from rustygate.admission.group.store import (
 from rustygate.core.bucket import SECOND
 from rustygate.core.clients import Limits
 from rustygate.core.group_load import horizon_of
+from rustygate.system.background import repeat, start_task
 
 # How long a member waits before it calls a store that did not answer, so that all come back within
 # the scheduler's `RETURN_LEASE`; and one that answers, but needs somebody to correct something.
@@ -90,7 +91,8 @@ class Member:
         return f"<Member {self.state}, {self.members} members, call {self._seq}>"
 
     def start(self) -> None:
-        self._task = self._loop.create_task(self._run())
+        group = f"calling group {self._group}"
+        self._task = start_task(group, repeat(group, self._call_when_due))
 
     async def leave(self) -> None:
         """Give everything back, and end."""
@@ -124,11 +126,18 @@ class Member:
 
     # Calls.
 
-    async def _run(self) -> None:
-        while not self._leaving:
-            await self._until_due()
-            if not self._leaving:
-                await self._call()
+    async def _call_when_due(self) -> bool:
+        """Make the next call. Returns whether there may be another one."""
+        await self._until_due()
+        if self._leaving:
+            return False
+        try:
+            await self._call()
+        except Exception as error:
+            # A defect of the gate. No request must wait for it.
+            self._on_failure(SyncFailed(type(error).__name__))
+            raise
+        return True
 
     async def _until_due(self) -> None:
         while not self._leaving and (due := self._due()) > self._dispatcher.now():

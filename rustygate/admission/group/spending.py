@@ -34,6 +34,7 @@ from rustygate.core.client_budgets import NOTHING, Account, Cost, Exceeded
 from rustygate.core.clients import SpendingLimits
 from rustygate.core.periods import DAY, day_of, month_of
 from rustygate.core.price_list import PriceList
+from rustygate.system.background import start_task
 
 # The version of the keys' layout.
 VERSION = 1
@@ -311,14 +312,19 @@ class GroupSpending(Spending):
 
     def _call_soon(self) -> None:
         if self._calling is None:
-            self._calling = self._loop.create_task(self._call_while_due())
+            self._calling = start_task("sharing budgets", self._call_while_due())
 
     async def _call_while_due(self) -> None:
+        questions: list[_Question] = []
         try:
             while self._questions or self._tells:
                 questions = self._questions[:MAX_QUESTIONS]
                 del self._questions[:MAX_QUESTIONS]
                 await self._call(questions, self._due() if self._tells else [])
+        except Exception as error:
+            # A defect of the gate. No request must wait for it.
+            self._on_failure(error, questions)
+            raise
         finally:
             self._calling = None
 
@@ -384,7 +390,7 @@ class GroupSpending(Spending):
         keys = list(map(self._key, clients))
         text = await self._redis.evaluate(_SPEND, keys, arguments, limit_s)
         replies = _DECODER.decode(text)
-        if list(map(_asked, reports)) != [len(reply.fits) for reply in replies]:
+        if [len(report["costs"]) for report in reports] != [len(reply.fits) for reply in replies]:
             raise ValueError("another number of answers")
         return replies
 
@@ -475,10 +481,6 @@ class GroupSpending(Spending):
 def _tell_after(account: Account) -> float:
     """How soon to report what a client has spent, in seconds."""
     return TELL_AFTER_S if account.budgets else TELL_LATER_AFTER_S
-
-
-def _asked(report: dict[str, Any]) -> int:
-    return len(report["costs"])
 
 
 def _pair(cost: Cost) -> Pair:

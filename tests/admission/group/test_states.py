@@ -249,3 +249,28 @@ def test_gates_with_different_limits_say_so_once(lines: list[str]) -> None:
     # The other one has the limits that count.
     assert sum("different limits" in line for line in lines) == 1
     assert harness.total(2, 11) == pytest.approx(45, abs=2)
+
+
+def test_defect_of_the_gate_is_logged_and_calls_continue(
+    monkeypatch: pytest.MonkeyPatch, lines: list[str]
+) -> None:
+    def fail(now: int) -> None:
+        raise RuntimeError("defect")
+
+    async def scenario(harness: GroupHarness) -> None:
+        await asyncio.sleep(1)
+        with monkeypatch.context() as patch:
+            patch.setattr(harness.gates[0].dispatcher, "report", fail)
+            harness.flood("a", 0, 5)
+            await asyncio.sleep(3)
+            assert harness.states() == ["alone"]
+        await asyncio.sleep(2)
+        assert harness.states() == ["together"]
+
+    harness = run_group(scenario, gates=1, gate_group="g", rate_limit=40, rate_limit_burst=2)
+    assert harness.errors == []
+    # The calls that fail are 1 s apart, and nobody waits for one of them.
+    assert harness.total(1.6, 4) >= 0.95 * 40 * 2.4
+    failed = [line for line in lines if "calling group g failed, next try in 1 s" in line]
+    assert 1 <= len(failed) <= 4
+    assert any(line.startswith("WARNING calls to group g fail: this gate") for line in lines)
