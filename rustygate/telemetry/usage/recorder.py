@@ -1,6 +1,6 @@
 """Adds up settled exchanges in memory and writes them to the store later.
 
-Counting is synchronous and cheap. Twice a second, the new totals go to the store as a batch, so a
+Counting is synchronous and cheap. The new totals go to the store as a batch soon enough that a
 crash loses less than a second. If a batch cannot be written, it stays in memory and is retried
 unchanged each second; exchanges that settle meanwhile go into the next batch. Memory is bounded,
 because the number of labels is.
@@ -21,7 +21,7 @@ from rustygate.telemetry.usage.selection import merge, select
 from rustygate.telemetry.usage.store import UsageStore, UsageStoreError
 
 # With the time that a write takes, a crash loses less than a second.
-WRITE_AFTER_S = 0.5
+WRITE_AFTER_S = 0.8
 RETRY_AFTER_S = 1.0
 
 # A disk that hangs must not keep the gate from stopping.

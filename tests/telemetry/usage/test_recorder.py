@@ -12,7 +12,7 @@ from rustygate.core.usage_rows import Grouped, UsageKey, UsageQuery, UsageTotals
 from rustygate.plan import virtual_clock
 from rustygate.telemetry.usage import recorder as recorder_module
 from rustygate.telemetry.usage.memory_store import MemoryUsageStore
-from rustygate.telemetry.usage.recorder import UsageRecorder
+from rustygate.telemetry.usage.recorder import WRITE_AFTER_S, UsageRecorder
 from rustygate.telemetry.usage.store import Batch, UsageStoreError
 from tests.support.gate import Log, captured_log
 from tests.telemetry.usage.samples import DAY, EVENING_NS, EVER, PRICES, batch, by, exchange
@@ -205,9 +205,9 @@ def test_usage_is_written_within_a_second_in_one_batch() -> None:
             bench.settle()
             await asyncio.sleep(0.05)
         assert bench.store.batches == []
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(WRITE_AFTER_S)
         [(at, written)] = bench.store.batches
-        assert at - bench.began == pytest.approx(10.5)
+        assert at - bench.began == pytest.approx(10 + WRITE_AFTER_S)
         assert written[UsageKey(DAY, "a", "m")].exchanges == 5
         await asyncio.sleep(100)
         assert len(bench.store.batches) == 1
@@ -215,12 +215,12 @@ def test_usage_is_written_within_a_second_in_one_batch() -> None:
     run(scenario)
 
 
-def test_busy_gate_writes_twice_a_second() -> None:
+def test_busy_gate_writes_more_than_once_a_second() -> None:
     async def scenario(bench: Bench) -> None:
         for _ in range(1000):
             bench.settle()
             await asyncio.sleep(0.01)
-        assert 18 <= len(bench.store.batches) <= 21
+        assert 11 <= len(bench.store.batches) <= 13
 
     run(scenario)
 
@@ -258,7 +258,7 @@ def test_report_counts_a_batch_that_is_being_written_once() -> None:
     async def scenario(bench: Bench) -> None:
         bench.store.gate.clear()
         bench.settle()
-        await asyncio.sleep(0.6)
+        await asyncio.sleep(WRITE_AFTER_S + 0.1)
         report = asyncio.create_task(bench.rows(by("client")))
         await asyncio.sleep(0.1)
         bench.settle()
@@ -275,12 +275,12 @@ def test_failed_batch_is_repeated_as_it_is() -> None:
     async def scenario(bench: Bench) -> None:
         bench.store.failure = "database or disk is full"
         bench.settle()
-        await asyncio.sleep(0.6)
+        await asyncio.sleep(WRITE_AFTER_S + 0.1)
         for _ in range(4):
             bench.settle()
             await asyncio.sleep(1)
         times = [at - bench.began for at, _ in bench.store.batches]
-        assert times == pytest.approx([0.5, 1.5, 2.5, 3.5, 4.5])
+        assert times == pytest.approx([WRITE_AFTER_S + retry for retry in range(5)])
         assert {len(written) for _, written in bench.store.batches} == {1}
         counts = [w[UsageKey(DAY, "a", "m")].exchanges for _, w in bench.store.batches]
         assert counts == [1] * 5
