@@ -42,6 +42,8 @@ class PendingGrants:
 
     def add(self, grants: list[list[Any]], now: int) -> None:
         """Add those of a reply that arrives now."""
+        if not grants:
+            return
         for lane, index, client, tokens, delay, total_requests, total_tokens, version in grants:
             at = now + delay
             totals = AdmissionTotals(at, total_requests, total_tokens)

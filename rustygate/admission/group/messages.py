@@ -45,6 +45,8 @@ def members(count: int) -> str:
 def different_limits(here: list[int], in_force: list[int]) -> str:
     """Where a gate's limits are not those in force, as `GroupScheduler.sync` has them: each
     setting with both values. Empty if they are the same."""
+    if here == in_force:
+        return ""
     rate, other_rate = here[0], in_force[0]
     differing = [] if rate == other_rate else [(names.RATE_LIMIT, _rate(rate), _rate(other_rate))]
     settings = (
