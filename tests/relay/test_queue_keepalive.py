@@ -28,7 +28,7 @@ KEEPALIVE = b": keep-alive\n"
 STREAM_TYPE = "Content-Type: text/event-stream"
 
 
-EARLY = {"RATE_LIMIT_TIMEOUT": 1, "CONCURRENCY_LIMIT": 1, "QUEUE_KEEPALIVE_AFTER": 0.05}
+EARLY = {"RATE_LIMIT_TIMEOUT": 30, "CONCURRENCY_LIMIT": 1, "QUEUE_KEEPALIVE_AFTER": 0.05}
 
 
 async def take_slot(gate: Gate, upstream: Upstream) -> Call:
@@ -40,7 +40,7 @@ async def take_slot(gate: Gate, upstream: Upstream) -> Call:
 async def test_waiting_stream_gets_its_head_and_keepalives(
     gate: StartGate, upstream: Upstream
 ) -> None:
-    running = await gate(**{**EARLY, "RATE_LIMIT_TIMEOUT": 30}, SSE_KEEPALIVE_INTERVAL=0.05)
+    running = await gate(**EARLY, SSE_KEEPALIVE_INTERVAL=0.05)
     holder = await take_slot(running, upstream)
     client = await running.send(chat(stream=True))
     head = await client.head()
@@ -103,7 +103,7 @@ async def test_head_waits_for_the_time_in_the_queue_and_at_upstream_together(
     gate: StartGate, upstream: Upstream
 ) -> None:
     after_s = 0.4
-    running = await gate(**{**EARLY, "RATE_LIMIT_TIMEOUT": 30, "QUEUE_KEEPALIVE_AFTER": after_s})
+    running = await gate(**{**EARLY, "QUEUE_KEEPALIVE_AFTER": after_s})
     holder = await take_slot(running, upstream)
     began = asyncio.get_running_loop().time()
     async with within(after_s + 0.15):
@@ -168,7 +168,7 @@ async def test_client_disconnect_while_upstream_is_silent_releases_everything(
 
 
 async def test_other_requests_get_no_keepalive(gate: StartGate, upstream: Upstream) -> None:
-    running = await gate(**{**EARLY, "RATE_LIMIT_TIMEOUT": 30})
+    running = await gate(**EARLY)
     holder = await take_slot(running, upstream)
     plain = await running.send(chat())
     stream = await running.send(chat(stream=True))
@@ -184,7 +184,7 @@ async def test_head_request_for_a_stream_gets_no_keepalive(
     gate: StartGate, upstream: Upstream
 ) -> None:
     """A response to HEAD has no body: the client would read a keepalive as the next response."""
-    running = await gate(**{**EARLY, "RATE_LIMIT_TIMEOUT": 30})
+    running = await gate(**EARLY)
     holder = await take_slot(running, upstream)
     client = await running.send(chat(stream=True).replace(b"POST", b"HEAD", 1))
     stream = await running.send(chat(stream=True))
@@ -204,7 +204,8 @@ async def test_head_request_for_a_stream_gets_no_keepalive(
 async def test_error_after_an_early_head_is_sent_in_the_stream(
     gate: StartGate, upstream: Upstream, failure: str, target: str
 ) -> None:
-    running = await gate(**EARLY, UPSTREAM_RETRIES=0)
+    limit_s = 1 if failure == "refusal" else 30
+    running = await gate(**{**EARLY, "RATE_LIMIT_TIMEOUT": limit_s}, UPSTREAM_RETRIES=0)
     holder = await take_slot(running, upstream)
     client = await running.send(post(b'{"stream": true}', target=target))
     await client.head()
@@ -280,7 +281,7 @@ async def test_late_early_response_ends_with_an_error_event_on_drain(
 async def test_sdk_raises_an_error_sent_after_an_early_head(
     gate: StartGate, upstream: Upstream, async_client: Any
 ) -> None:
-    running = await gate(**EARLY)
+    running = await gate(**{**EARLY, "RATE_LIMIT_TIMEOUT": 1})
     await take_slot(running, upstream)
     client = async_client(running)
     stream = await client.chat.completions.create(
