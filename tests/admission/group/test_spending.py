@@ -20,7 +20,7 @@ from rustygate.errors import BudgetExceeded
 from rustygate.exchange import Exchange
 from tests.conftest import StartRedis
 from tests.support.redis import RedisServer
-from tests.support.waiting import until
+from tests.support.waiting import SOON_S, until
 
 NOON = int(datetime(2026, 11, 28, 12, tzinfo=UTC).timestamp()) * SECOND
 DAY, MONTH = "2026-11-28", "2026-11"
@@ -56,8 +56,12 @@ def server(start_redis: StartRedis) -> RedisServer:
 
 
 @pytest.fixture
-async def new_member(server: RedisServer, clock: Clock) -> AsyncIterator[NewMember]:
-    """Makes members of one group of three, whose client has these budgets."""
+async def new_member(
+    server: RedisServer, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[NewMember]:
+    """Makes members of one group of three, whose client has these budgets. A busy machine does
+    not part them from Redis."""
+    monkeypatch.setattr(spending, "call_limit_s", lambda first: SOON_S)
     members: list[GroupSpending] = []
 
     def new(**limits: float) -> GroupSpending:
