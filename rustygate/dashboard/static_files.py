@@ -6,7 +6,7 @@ a new version of the gate never runs with an old script.
 
 from collections.abc import Iterator
 from hashlib import sha256
-from importlib.resources import files
+from pathlib import Path
 
 from aiohttp import hdrs, web
 
@@ -47,7 +47,7 @@ class StaticFile:
 
 def static_pages(prefix: str) -> Iterator[tuple[str, Page]]:
     """The path and handler of each file. Files of other types are not served."""
-    for file in files("rustygate.dashboard").joinpath("static").iterdir():
+    for file in Path(__file__).with_name("static").iterdir():
         if file.name.rpartition(".")[2] in _CONTENT_TYPES:
             path = prefix if file.name == INDEX else f"{prefix}/{file.name}"
             yield path, StaticFile(file.name, file.read_bytes()).get

@@ -63,7 +63,7 @@ class ConnectionPool:
         base = URL(settings.openai_base_url)
         proxy = URL(settings.proxy) if settings.proxy else None
         options: dict[str, Any] = {}
-        if settings.ssl_cert_file or settings.ssl_cert_dir:
+        if "https" in (base.scheme, proxy and proxy.scheme):
             options["ssl"] = client_context(settings.ssl_cert_file, settings.ssl_cert_dir)
         self._loop = asyncio.get_running_loop()
         self.own_connections = OwnConnections()

@@ -112,6 +112,12 @@ def check_imports(code: str, *unwanted: str) -> None:
     assert process.returncode == 0, process.stderr
 
 
+def test_gate_does_without_modules_that_take_much_memory() -> None:
+    """frozenlist's compiled module loads the C++ runtime, and importlib.resources zipfile."""
+    code = "import rustygate.cli.gate_server, rustygate.daemon"
+    check_imports(code, "frozenlist._frozenlist", "importlib.resources", "zipfile")
+
+
 def test_health_imports_no_server() -> None:
     """It runs every few seconds in a container, so it must start quickly."""
     code = "from rustygate.cli import main\nmain(['health', 'http://127.0.0.1:9'])"

@@ -4,7 +4,7 @@ A call that is cancelled may still run: the sequence number of the next one tell
 """
 
 from contextlib import suppress
-from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -55,7 +55,7 @@ def group_keys(group: str) -> tuple[str, ...]:
 
 def load_script() -> bytes:
     """The script. Redis takes it as one text, so its parts are joined in their order."""
-    folder = files(__package__) / "sync"
+    folder = Path(__file__).with_name("sync")
     return b"".join((folder / f"{part}.lua").read_bytes() for part in SCRIPT_PARTS)
 
 

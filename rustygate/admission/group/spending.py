@@ -13,8 +13,8 @@ carries a number and counts once, and what is reserved is told as a whole.
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.resources import files
 from math import inf
+from pathlib import Path
 from secrets import token_hex
 from time import time_ns
 from typing import Any
@@ -59,7 +59,7 @@ KEPT_S = 40 * 86_400
 MAX_CLIENTS = 200
 MAX_QUESTIONS = 500
 
-_SPEND = Script((files(__package__) / "spend.lua").read_bytes())
+_SPEND = Script(Path(__file__).with_name("spend.lua").read_bytes())
 
 Pair = tuple[int, int]
 

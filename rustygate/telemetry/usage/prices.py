@@ -5,7 +5,7 @@
 
 import re
 from collections.abc import Iterator
-from importlib.resources import files
+from pathlib import Path
 
 import msgspec
 
@@ -64,7 +64,7 @@ def _listed(base_url: str) -> Iterator[ListedModel]:
 
 
 def _read() -> _Prices:
-    data = files(__package__).joinpath("prices.json").read_bytes()
+    data = Path(__file__).with_name("prices.json").read_bytes()
     return msgspec.json.decode(data, type=_Prices)
 
 

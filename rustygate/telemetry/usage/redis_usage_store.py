@@ -6,7 +6,7 @@ if a reply is lost, the batch is given again and counts once. Days expire by the
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
-from importlib.resources import files
+from pathlib import Path
 from secrets import token_hex
 
 import msgspec
@@ -37,7 +37,7 @@ ADD_LIMIT_S = 1.0
 READ_LIMIT_S = 5.0
 _DAYS_PER_READ = 31
 
-_ADD = Script((files(__package__) / "add_usage.lua").read_bytes())
+_ADD = Script(Path(__file__).with_name("add_usage.lua").read_bytes())
 _READ = Script(
     b"local days = {} "
     b"for place, key in ipairs(KEYS) do days[place] = redis.call('HGETALL', key) end "
