@@ -6,7 +6,7 @@ affordable is plain arithmetic. A bucket counts units: requests or model tokens,
 decides.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from math import ceil
 from typing import Self
@@ -17,6 +17,10 @@ MINUTE = 60 * SECOND
 # Three hundred thousand years. A lower rate makes no difference, and sums of such periods still
 # fit a float.
 LONGEST_PERIOD = 10**22
+
+# How late a bucket starts to refill at first, if it is to refill later, and at most, as a part of
+# the time in which all but one unit refill.
+_FIRST_LAG, _MAX_LAG = SECOND // 500, 50
 
 
 @dataclass(slots=True)
@@ -30,11 +34,13 @@ class TokenBucket:
         period: nanoseconds per unit, rounded up so that the rate is never exceeded.
         burst: capacity in units.
         full_at: the instant at which it is full; any instant in the past means full.
+        lag: nanoseconds by which it starts to refill late when it was full, or almost.
     """
 
     period: int
     burst: int
     full_at: int = 0
+    lag: int = field(default=0, repr=False)
 
     @classmethod
     def from_rate(cls, units_per_second: float, burst: int) -> Self:
@@ -59,12 +65,20 @@ class TokenBucket:
 
     def take(self, now: int, cost: int = 1) -> None:
         """Take `cost` units, available or not."""
-        start = self.full_at if self.full_at > now else now
+        start = now + self.lag
+        if self.full_at > start:
+            start = self.full_at
         self.full_at = start + cost * self.period
 
     def give_back(self, cost: int = 1) -> None:
         """Undo a `take` whose units were not used."""
         self.full_at -= cost * self.period
+
+    def refill_later(self) -> None:
+        """From now on, start to refill twice as late: another bucket, which should be the same, is
+        behind. While less than one unit is left, this changes nothing."""
+        most = (self.burst - 1) * self.period // _MAX_LAG
+        self.lag = min(max(2 * self.lag, _FIRST_LAG), most)
 
     def fill_to(self, now: int, level: int) -> None:
         """Set the level, which may be negative."""

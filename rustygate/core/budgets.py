@@ -102,6 +102,13 @@ class Budgets:
         if self.tokens is not None:
             self.tokens.give_back(self.token_charge(tokens))
 
+    def refill_later(self, now: int) -> None:
+        """Upstream refused a request. If no more fits the limit of requests, upstream may have the
+        same limit but be a little behind: it started to refill when the first request of a burst
+        arrived, which may have taken longer than later ones."""
+        if self.requests is not None and self.requests.wait(now):
+            self.requests.refill_later()
+
     def settle(self, now: int, estimated: int, actual: int) -> None:
         """Replace the estimated cost in tokens by the actual one."""
         if self.tokens is not None:

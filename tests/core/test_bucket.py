@@ -6,6 +6,8 @@ from hypothesis import strategies as st
 
 from rustygate.core.bucket import SECOND, TokenBucket
 
+MS = SECOND // 1000
+
 periods = st.integers(1, 10 * SECOND)
 bursts = st.integers(1, 1000)
 instants = st.integers(0, 10**18)
@@ -100,3 +102,62 @@ def test_level_counts_whole_units(period: int, burst: int, now: int) -> None:
     assert bucket.level(now + period - 1) == 0
     assert bucket.level(now + period) == 1
     assert bucket.level(now + burst * period) == burst
+
+
+# A bucket that starts to refill late.
+
+
+def instants_of(bucket: TokenBucket, now: int, count: int) -> list[int]:
+    """When so many units are taken from an instant on, each as soon as possible, in ms."""
+    taken = []
+    for _ in range(count):
+        now += bucket.wait(now)
+        bucket.take(now)
+        taken.append(now // MS)
+    return taken
+
+
+def test_bucket_refills_late_once_after_it_was_full() -> None:
+    bucket = TokenBucket(100 * MS, 3)
+    assert instants_of(bucket, 0, 5) == [0, 0, 0, 100, 200]
+    bucket.refill_later()
+    assert instants_of(bucket, 250 * MS, 2) == [300, 400]
+    assert instants_of(bucket, 2000 * MS, 6) == [2000, 2000, 2002, 2102, 2202, 2302]
+    assert instants_of(bucket, 9000 * MS, 4) == [9000, 9000, 9002, 9102]
+
+
+@pytest.mark.parametrize(
+    ("period", "burst", "lags"),
+    [
+        (100 * MS, 10, [2 * MS, 4 * MS, 8 * MS, 16 * MS, 18 * MS, 18 * MS]),
+        (100 * MS, 2, [2 * MS, 2 * MS]),
+        (SECOND, 3, [2 * MS, 4 * MS, 8 * MS, 16 * MS, 32 * MS, 40 * MS, 40 * MS]),
+        (MS, 2, [20_000, 20_000]),
+        (MS, 1, [0, 0]),
+    ],
+)
+def test_lag_doubles_up_to_a_fiftieth_of_the_time_to_fill_but_one(
+    period: int, burst: int, lags: list[int]
+) -> None:
+    bucket = TokenBucket(period, burst)
+    for lag in lags:
+        bucket.refill_later()
+        assert bucket.lag == lag
+
+
+@pytest.mark.parametrize("burst", [1, 2, 20])
+def test_bucket_that_refills_late_keeps_its_rate_while_units_are_wanted(burst: int) -> None:
+    bucket = TokenBucket(100 * MS, burst)
+    for _ in range(9):
+        bucket.refill_later()
+    taken = instants_of(bucket, 0, burst + 50)[-50:]
+    assert taken == [taken[0] + 100 * number for number in range(50)]
+
+
+def test_bucket_that_is_almost_full_refills_as_if_it_had_been_full() -> None:
+    bucket = TokenBucket(100 * MS, 3)
+    bucket.take(0)
+    bucket.refill_later()
+    assert instants_of(bucket, 99 * MS, 4) == [99, 99, 101, 201]
+    bucket.take(1000 * MS, 3)
+    assert instants_of(bucket, 1300 * MS, 4) == [1300, 1300, 1302, 1402]
