@@ -52,7 +52,7 @@ def process(
     command: Sequence[str],
     environ: Mapping[str, str],
     port: int,
-    timeout_s: float = 10,
+    timeout_s: float = 60,
     end: signal.Signals = signal.SIGKILL,
 ) -> Iterator[int]:
     """Start a child that listens on a port, pinned to a core; yields its pid.
