@@ -95,13 +95,12 @@ def ca_file_problem(ca_file: str) -> str | None:
 def client_context(ca_file: str | None, ca_directory: str | None) -> ssl.SSLContext:
     """The context that connects to upstream and trusts these authorities besides the system's.
 
-    OpenSSL reads the two variables itself, but only from the environment, not from `.env`, and it
-    ignores a file that it cannot read.
+    At least one of both is given. OpenSSL reads the two variables itself, but only from the
+    environment, not from `.env`, and it ignores a file that it cannot read.
     """
     context = ssl.create_default_context()
     context.set_alpn_protocols(["http/1.1"])
-    if ca_file or ca_directory:
-        context.load_verify_locations(ca_file, ca_directory)
+    context.load_verify_locations(ca_file, ca_directory)
     return context
 
 

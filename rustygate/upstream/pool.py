@@ -63,7 +63,8 @@ class ConnectionPool:
         base = URL(settings.openai_base_url)
         proxy = URL(settings.proxy) if settings.proxy else None
         options: dict[str, Any] = {}
-        if "https" in (base.scheme, proxy and proxy.scheme):
+        has_tls = "https" in (base.scheme, proxy and proxy.scheme)
+        if has_tls and (settings.ssl_cert_file or settings.ssl_cert_dir):
             options["ssl"] = client_context(settings.ssl_cert_file, settings.ssl_cert_dir)
         self._loop = asyncio.get_running_loop()
         self.own_connections = OwnConnections()

@@ -273,16 +273,6 @@ async def test_private_authority_is_trusted(
     assert (await running.request(chat())).body == b"body"
 
 
-async def test_authority_of_the_system_is_trusted(
-    gate: StartGate, secure: Upstream, authority: Authority, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """OpenSSL reads where the system's authorities are from the environment."""
-    monkeypatch.setenv("SSL_CERT_FILE", str(authority.file))
-    secure.reply = response(b"body")
-    running = await gate(OPENAI_BASE_URL=f"https://127.0.0.1:{secure.port}/v1")
-    assert (await running.request(chat())).body == b"body"
-
-
 async def test_directory_of_authorities_is_trusted(
     gate: StartGate, secure: Upstream, authority: Authority, tmp_path: Path
 ) -> None:
