@@ -41,6 +41,8 @@ class TokenBucket:
     burst: int
     full_at: int = 0
     lag: int = field(default=0, repr=False)
+    # When it last started to refill late, and what `full_at` was before.
+    _late: tuple[int, int] = field(default=(0, 0), init=False, repr=False, compare=False)
 
     @classmethod
     def from_rate(cls, units_per_second: float, burst: int) -> Self:
@@ -68,11 +70,17 @@ class TokenBucket:
         start = now + self.lag
         if self.full_at > start:
             start = self.full_at
+        elif self.lag:
+            self._late = start, self.full_at
         self.full_at = start + cost * self.period
 
     def give_back(self, cost: int = 1) -> None:
         """Undo a `take` whose units were not used."""
         self.full_at -= cost * self.period
+        start, full_at = self._late
+        if self.full_at == start:
+            # All that was taken since then is back.
+            self.full_at = full_at
 
     def refill_later(self) -> None:
         """From now on, start to refill twice as late: another bucket, which should be the same, is

@@ -72,17 +72,39 @@ def test_denied_before_the_promised_instant_and_allowed_at_it(
         assert bucket.wait(now + wait - 1, cost) == 1
 
 
-@given(periods, bursts, instants, st.integers(0, 100), st.integers(1, 100), st.integers(0, SECOND))
+@given(
+    periods,
+    bursts,
+    instants,
+    st.lists(st.tuples(st.integers(0, SECOND), st.integers(1, 100)), max_size=3),
+    st.lists(st.integers(1, 100), min_size=1, max_size=3),
+    st.integers(0, SECOND),
+    st.integers(0, 9),
+)
 def test_take_then_give_back_is_identity(
-    period: int, burst: int, now: int, spent: int, cost: int, later: int
+    period: int,
+    burst: int,
+    now: int,
+    before: list[tuple[int, int]],
+    costs: list[int],
+    later: int,
+    lags: int,
 ) -> None:
     touched, untouched = TokenBucket(period, burst), TokenBucket(period, burst)
     for bucket in (touched, untouched):
-        bucket.take(now, spent)
-    touched.take(now, cost)
-    touched.give_back(cost)
+        for _ in range(lags):
+            bucket.refill_later()
+        for ago, spent in sorted(before, reverse=True):
+            bucket.take(now - ago, spent)
+    for cost in costs:
+        touched.take(now, cost)
+    for cost in costs:
+        touched.give_back(cost)
     assert touched.level(now + later) == untouched.level(now + later)
     assert touched.wait(now + later, burst) == untouched.wait(now + later, burst)
+    touched.take(now + later)
+    untouched.take(now + later)
+    assert touched == untouched
 
 
 @given(periods, bursts, instants)
