@@ -171,8 +171,10 @@ class Admission(Waiter):
             lane.pause(now, wait)
             lane.slow_down(now, self.lane_totals)
         else:
-            if lane.paused_until <= now:
-                self._dispatcher.budgets.refill_later(now)
+            # What upstream last reported may show that it had too few tokens.
+            scarcest = lane.scarcest(now, lane.token_charge(self.tokens))
+            if lane.paused_until <= now and scarcest == "requests":
+                self._dispatcher.refill_later(now)
             lane.refuse(now, wait, self.lane_totals, guessed=guessed)
         self._dispatcher.wake(self.lane, *sharing)
         self._dispatcher.on_lane_changed(self.lane)

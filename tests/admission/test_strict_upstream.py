@@ -14,6 +14,7 @@ from statistics import median
 import pytest
 
 from rustygate.core.bucket import SECOND, TokenBucket
+from rustygate.core.rate_limit_headers import Quota, RateLimitUpdate
 from tests.support.harness import Harness, run_scenario
 from tests.support.limited_upstream import LimitedUpstream, request
 
@@ -77,16 +78,27 @@ def test_strict_upstream_refuses_few_of_a_flood(seed: int) -> None:
     assert light_s <= 0.03
 
 
-async def refusals(harness: Harness, count: int, *, model: str = "m", slow: bool = False) -> None:
-    """Upstream refuses so many requests that were admitted at once."""
+async def refusals(
+    harness: Harness,
+    count: int,
+    *,
+    model: str = "m",
+    slow: bool = False,
+    tokens_left: int | None = None,
+) -> None:
+    """Upstream refuses so many requests that were admitted at once. It may say how many tokens are
+    left of a thousand; each request needs a hundred."""
     async with AsyncExitStack() as stack:
         admissions = [
             await stack.enter_async_context(
-                harness.gate.admission(harness.exchange("a", model=model))
+                harness.gate.admission(harness.exchange("a", model=model, tokens=100))
             )
             for _ in range(count)
         ]
         for admission in admissions:
+            if tokens_left is not None:
+                update = RateLimitUpdate(None, Quota(1000, tokens_left))
+                admission.record_response(False, update, refused=True)
             admission.pause(SECOND, slow=slow)
 
 
@@ -112,6 +124,11 @@ def test_refusal_of_a_later_burst_counts_again() -> None:
 
 def test_refusal_while_the_limit_has_room_does_not_count() -> None:
     assert lag_after(lambda harness: refusals(harness, 2)) == 0
+
+
+@pytest.mark.parametrize(("tokens_left", "lag"), [(99, 0), (1000, 2 * MS)])
+def test_refusal_because_of_tokens_does_not_count(tokens_left: int, lag: int) -> None:
+    assert lag_after(lambda harness: refusals(harness, 3, tokens_left=tokens_left)) == lag
 
 
 def test_refusal_because_of_overload_does_not_count() -> None:

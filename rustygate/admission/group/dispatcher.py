@@ -393,6 +393,10 @@ class GroupDispatcher(Dispatcher):
             lane.budgets.restart_totals()
         self._together_since = now
 
+    def refill_later(self, now: int) -> None:
+        # Requests reach upstream from other gates, too, so it would be of no use.
+        pass
+
     def go_alone(self, share: float, now: int) -> None:
         """Continue with a share of the limits, and of what was left of them."""
         self.local = True

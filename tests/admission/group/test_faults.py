@@ -9,6 +9,7 @@ import pytest
 
 from rustygate.admission.group.dispatcher import GroupDispatcher
 from rustygate.admission.group.local_store import Fault
+from rustygate.core.bucket import SECOND
 from tests.support.group import GroupHarness, jain, run_group
 from tests.support.waiting import until
 
@@ -360,3 +361,20 @@ def test_admission_that_is_undone_while_a_gate_joins_again_costs_nothing() -> No
         assert group.own.requests.level(harness.group.now()) == 0
 
     run_group(scenario, gates=1, rate_limit=0.01, rate_limit_burst=5, concurrency_limit=1)
+
+
+def test_gate_of_a_group_does_not_refill_later() -> None:
+    async def scenario(harness: GroupHarness) -> None:
+        harness.group.fault = Fault.REFUSE
+        await asyncio.sleep(5)
+        assert harness.states() == ["alone"]
+        harness.on_response = lambda admission: admission.pause(SECOND)
+        for _ in range(3):
+            harness.spawn("a", 0, 0.001)
+        await asyncio.sleep(1)
+        budgets = harness.gates[0].dispatcher.budgets
+        assert budgets.requests is not None
+        assert len(harness.admitted) == 3
+        assert budgets.requests.lag == 0
+
+    run_group(scenario, gates=1, rate_limit=0.1, rate_limit_burst=3)
