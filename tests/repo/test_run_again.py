@@ -243,16 +243,53 @@ def check_wider_scopes(found: Counter[str]) -> None:
     [(99, 7.3), (100, 7.3), (103, 4.31), (107.2, 0.11), (107.22, 0), (108, 0)],
     ids=["before", "at the start", "within", "just before the end", "too late", "after"],
 )
+@pytest.mark.parametrize("has_woken", [False, True])
 def test_stall_counts_from_the_start_of_the_test(
-    monkeypatch: pytest.MonkeyPatch, began: float, length_s: float
+    began: float, length_s: float, has_woken: bool
 ) -> None:
-    """The thread naps from 99.99 s to 100 s, and has not run since then."""
+    """The thread naps from 99.99 s to 100 s, and wakes at 107.31 s."""
     now = 99.99
-    monkeypatch.setattr(stalls, "monotonic", lambda: now)
-    watch = StallWatch()
+    watch = StallWatch(lambda: now, lambda: 0)
     assert watch.longest_since(99) == 0
     now = 107.31
+    if has_woken:
+        watch.wake()
     assert watch.longest_since(began) == pytest.approx(length_s, abs=0.02)
+
+
+@pytest.mark.parametrize("has_woken", [False, True])
+@pytest.mark.parametrize(
+    ("used_s", "is_stall"), [(0, True), (1.4, True), (1.6, False), (6, False)]
+)
+def test_time_that_this_process_computed_is_no_stall(
+    used_s: float, is_stall: bool, has_woken: bool
+) -> None:
+    """Its threads wait for one of them for three seconds, and others of them may compute too."""
+    now, used = 50.0, 20.0
+    watch = StallWatch(lambda: now, lambda: used)
+    now, used = now + 3, used + used_s
+    if has_woken:
+        watch.wake()
+    assert (watch.longest_since(0) > 2) == is_stall
+    # What it computed before a nap does not count.
+    watch.wake()
+    now += 4
+    assert watch.longest_since(0) > 3
+
+
+@pytest.mark.parametrize("error", [AttributeError, OSError])
+def test_watch_goes_on_where_threads_cannot_choose_a_processor(
+    monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    asked = []
+
+    def refuse(pid: int, processors: set[int]) -> None:
+        asked.append(processors)
+        raise error
+
+    monkeypatch.setattr(os, "sched_setaffinity", refuse, raising=False)
+    stalls.run_on(3)
+    assert {3} in asked
 
 
 def test_failure_of_each_run_counts(tmp_path: Path) -> None:

@@ -2,17 +2,20 @@
 
 A shared or virtual machine at times stands still for a second. A test whose gate, upstream and
 clients use real sockets may then fail, as if the gate had been slow. A thread notices stalls: it
-naps, and sees how late it wakes. A test that fails during one runs again from the start, with new
-fixtures of all scopes; the summary shows each such failure. A test that fails without a stall, or
-`RUNS` times, fails. `--no-run-again` turns this off, to find tests that depend on time.
+naps, and sees how late it wakes. If code of this process kept it from waking, that is no stall. A
+test that fails during one runs again from the start, with new fixtures of all scopes; the summary
+shows each such failure. A test that fails without a stall, or `RUNS` times, fails.
+`--no-run-again` turns this off, to find tests that depend on time.
 """
 
 import os
 from collections import deque
+from collections.abc import Callable, Collection
+from contextlib import suppress
 from functools import partial
 from itertools import cycle
 from threading import Thread
-from time import monotonic, sleep
+from time import monotonic, process_time, sleep
 
 import pytest
 from _pytest.runner import runtestprotocol
@@ -23,6 +26,8 @@ RUNS = 3
 STALL_S = 0.1
 
 _NAP_S = 0.01
+
+Clock = Callable[[], float]
 
 # The outcome of a run that does not count; also its name in the summary.
 RUN_AGAIN = "run again"
@@ -36,10 +41,11 @@ _RUN = pytest.StashKey[int]()
 class StallWatch:
     """Notices when this process, or one of the machine's processors, stands still."""
 
-    def __init__(self) -> None:
-        # When each stall began and ended, on the monotonic clock.
+    def __init__(self, clock: Clock = monotonic, cpu_clock: Clock = process_time) -> None:
+        self._clock, self._cpu_clock = clock, cpu_clock
+        # When each stall began and ended.
         self._stalls: deque[tuple[float, float]] = deque(maxlen=100)
-        self._woke = monotonic()
+        self._woke, self._used = clock(), cpu_clock()
 
     def start(self) -> None:
         Thread(target=self._watch, name="stall watch", daemon=True).start()
@@ -48,18 +54,40 @@ class StallWatch:
         """How long the longest stall lasted, in seconds, without what came before this time; 0 if
         there was none."""
         # After a stall, the caller may run before the thread.
-        stalls = [*self._stalls, (self._woke + _NAP_S, monotonic())]
+        stalls = [*self._stall_until(self._clock()), *self._stalls]
         lengths = (end - max(start, began) for start, end in stalls)
         return max((length for length in lengths if length >= STALL_S), default=0.0)
 
     def _watch(self) -> None:
         # A virtual machine's processors may stand still one at a time: each is tried in turn.
-        for processor in cycle(os.sched_getaffinity(0)):
-            os.sched_setaffinity(0, {processor})
+        for processor in cycle(_processors()):
+            run_on(processor)
             sleep(_NAP_S)
-            due, self._woke = self._woke + _NAP_S, monotonic()
-            if self._woke - due >= STALL_S:
-                self._stalls.append((due, self._woke))
+            self.wake()
+
+    def wake(self) -> None:
+        """End a nap, and begin the next."""
+        now = self._clock()
+        self._stalls += self._stall_until(now)
+        self._woke, self._used = now, self._cpu_clock()
+
+    def _stall_until(self, now: float) -> list[tuple[float, float]]:
+        """The stall that has kept this nap from ending, if one has. Code of this process may have
+        done so instead, if it held the interpreter's lock: it then used a processor."""
+        due = self._woke + _NAP_S
+        used = self._cpu_clock() - self._used
+        return [(due, now)] if now - due >= STALL_S and 2 * used <= now - due else []
+
+
+def _processors() -> Collection[int]:
+    """Those that this process may use, as far as the system tells."""
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else {0}
+
+
+def run_on(processor: int) -> None:
+    """Let this thread run on a processor, if the system has such a call and allows it."""
+    with suppress(AttributeError, OSError):
+        os.sched_setaffinity(0, {processor})
 
 
 class RunAgain:
