@@ -7,6 +7,7 @@ import asyncio
 import os
 import ssl
 import stat
+from collections.abc import Sequence
 from contextlib import suppress
 
 # Bundles of certificate authorities take a few hundred kilobytes.
@@ -16,17 +17,35 @@ CERTIFICATE = "CERTIFICATE"
 PRIVATE_KEY = "PRIVATE KEY"
 
 
+class UnusableFiles(OSError):
+    """`strerror` says why a certificate or a key cannot be used; it is no error of the system."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(-1, reason)
+
+
+def read_pem(path: str, label: str) -> bytes:
+    """The content of a file with a PEM block of that label (RFC 7468).
+
+    Raises OSError, whose `strerror` says what is wrong with the file.
+    """
+    # Opening a pipe would block until it has a writer.
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise UnusableFiles("not a regular file")
+    with open(path, "rb") as file:
+        content = file.read(PEM_SIZE_LIMIT)
+    if f"{label}-----".encode() not in content:
+        raise UnusableFiles(f"no {label.lower()} in it")
+    return content
+
+
 def pem_problem(path: str, label: str) -> str | None:
-    """Why a file has no PEM block with that label (RFC 7468), or None if it has one."""
+    """Why a file has no PEM block with that label, or None if it has one."""
     try:
-        # Opening a pipe would block until it has a writer.
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            return "not a regular file"
-        with open(path, "rb") as file:
-            content = file.read(PEM_SIZE_LIMIT)
+        read_pem(path, label)
     except OSError as error:
         return error.strerror
-    return None if f"{label}-----".encode() in content else f"no {label.lower()} in it"
+    return None
 
 
 def key_pair_problem(cert_file: str, key_file: str) -> str | None:
@@ -64,15 +83,23 @@ class ServerCertificate:
 
     def reload(self) -> str | None:
         """Read the files again; returns why they cannot be used, in which case nothing changes."""
-        for path, label in ((self.cert_file, CERTIFICATE), (self._key_file, PRIVATE_KEY)):
+        for path, label in self._labels():
             # OpenSSL would wait for a pipe's writer, and does not say which file is bad.
             if problem := pem_problem(path, label):
                 return f"{path}: {problem}"
+        return self._use(self.cert_file, self._key_file)
+
+    def _use(self, cert_file: str, key_file: str) -> str | None:
+        """Use what is in the files, or in copies of them; returns why that is not possible."""
         try:
-            self._latest = server_context(self.cert_file, self._key_file)
+            self._latest = server_context(cert_file, key_file)
         except OSError as error:
             return f"{self.cert_file} and {self._key_file}: {_problem(error)}"
         return None
+
+    def _labels(self) -> Sequence[tuple[str, str]]:
+        """What must be in which file."""
+        return (self.cert_file, CERTIFICATE), (self._key_file, PRIVATE_KEY)
 
     def _use_latest(
         self, connection: ssl.SSLObject, name: str | None, context: ssl.SSLContext

@@ -1,54 +1,91 @@
-"""The certificate that all workers serve HTTPS with."""
+"""The certificate that all workers serve HTTPS with.
+
+The supervisor reads both files once, and tells its workers what is in them. So a worker that
+starts later gets what is in force, even if the files can no longer be used.
+"""
 
 import os
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from rustygate.config import Settings
 from rustygate.system.memory_file import new_memory_file
-from rustygate.system.tls import ServerCertificate
+from rustygate.system.tls import ServerCertificate, UnusableFiles, read_pem
 from rustygate.workers.remote_gate import Tell
+
+# The contents of a certificate's file and of its key's.
+Pair = tuple[bytes, bytes]
+
+
+class CertificateCopy:
+    """A certificate and its key as files in memory, because OpenSSL is given files only. One
+    process alone writes and reads them, so that it never reads half of a pair."""
+
+    def __init__(self) -> None:
+        self._certificate, self._key = (new_memory_file("rustygate-tls") for _ in range(2))
+
+    @property
+    def paths(self) -> tuple[str, str]:
+        return f"/dev/fd/{self._certificate}", f"/dev/fd/{self._key}"
+
+    def write(self, pair: Pair) -> None:
+        for descriptor, content in zip((self._certificate, self._key), pair, strict=True):
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, content, 0)
+
+    def in_settings(self, settings: Settings) -> Settings:
+        """The settings with the copies instead of the files."""
+        cert_file, key_file = self.paths
+        return replace(settings, tls_cert_file=cert_file, tls_key_file=key_file)
+
+    def close(self) -> None:
+        """Forget the copies."""
+        os.close(self._certificate)
+        os.close(self._key)
 
 
 class SharedCertificate(ServerCertificate):
-    """Read here first, and then by each worker from copies in memory. So a worker that starts
-    later gets it even if the files can no longer be used.
+    """The certificate in the supervisor, which tells all workers when it has changed.
 
     Attributes:
-        descriptors: of the copies; workers inherit them.
+        pair: what is in force. None where the system has no files in memory (not on Linux): each
+            process then reads the files itself.
     """
 
     def __init__(self, cert_file: str, key_file: str, tell_all: Tell) -> None:
         super().__init__(cert_file, key_file)
         self._tell_all = tell_all
-        self._paths = (Path(cert_file), Path(key_file))
-        self.descriptors: Sequence[int] = [new_memory_file("rustygate-tls") for _ in self._paths]
-        self._copy()
+        self.pair: Pair | None = None
+        self._copy = CertificateCopy() if sys.platform == "linux" else None
+        problem = self._read()
+        if problem is not None:
+            self.close()
+            raise UnusableFiles(problem)
 
     def reload(self) -> str | None:
-        problem = super().reload()
+        problem = self._read()
         if problem is None:
-            self._copy()
-            self._tell_all("certificate")
+            self._tell_all("certificate", self.pair)
         return problem
 
-    def _copy(self) -> None:
-        for path, descriptor in zip(self._paths, self.descriptors, strict=True):
-            content = path.read_bytes()
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, content, 0)
-
-    def of_worker(self, settings: Settings) -> Settings:
-        """The settings of a worker, which reads the copies."""
-        if sys.platform != "linux":
-            # What one process reads there is no longer to be read by others.
-            return settings
-        cert_file, key_file = (f"/dev/fd/{descriptor}" for descriptor in self.descriptors)
-        return replace(settings, tls_cert_file=cert_file, tls_key_file=key_file)
+    def _read(self) -> str | None:
+        """Read the files, and use what was read; returns why that is not possible."""
+        if self._copy is None:
+            return super().reload()
+        contents = []
+        for path, label in self._labels():
+            try:
+                contents.append(read_pem(path, label))
+            except OSError as error:
+                return f"{path}: {error.strerror}"
+        certificate, key = contents
+        self._copy.write((certificate, key))
+        problem = self._use(*self._copy.paths)
+        if problem is None:
+            self.pair = certificate, key
+        return problem
 
     def close(self) -> None:
         """Forget the copies."""
-        for descriptor in self.descriptors:
-            os.close(descriptor)
+        if self._copy is not None:
+            self._copy.close()

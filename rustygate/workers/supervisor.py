@@ -108,12 +108,7 @@ class Supervisor(GateLifecycle):
             partial(self._tell_all, "sibling"),
             self._make_room,
         )
-        certificate = self._certificate
-        await worker.start(
-            self._listener.sockets,
-            self._settings if certificate is None else certificate.of_worker(self._settings),
-            () if certificate is None else certificate.descriptors,
-        )
+        await worker.start(self._listener.sockets, self._settings, self._certificate)
         self._workers[number] = worker
         if self._ending.is_set():
             # It was started too late to end with the others.

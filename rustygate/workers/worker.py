@@ -22,6 +22,7 @@ from rustygate.telemetry import log
 from rustygate.telemetry.tracing import configure_tracing
 from rustygate.workers.channel import Channel
 from rustygate.workers.remote_control import RemoteControl
+from rustygate.workers.shared_certificate import CertificateCopy, Pair
 
 # How often a worker reports that it runs.
 ALIVE_INTERVAL_S = 0.25
@@ -48,6 +49,7 @@ class Worker:
         self._draining, self._stopping = asyncio.Event(), asyncio.Event()
         self._auth = ClientAuth(None)
         self._data: DataPlane | None = None
+        self._certificate: CertificateCopy | None = None
         self.channel = Channel(
             {
                 "start": self._on_start,
@@ -125,7 +127,13 @@ class Worker:
         """Another worker has no room for a connection, and none that is idle."""
         return self._data is not None and self._data.make_room()
 
-    def _on_start(self, settings: Settings, number: int, clients: Clients | None) -> None:
+    def _on_start(
+        self, settings: Settings, number: int, clients: Clients | None, pair: Pair | None
+    ) -> None:
+        if pair is not None:
+            self._certificate = CertificateCopy()
+            self._certificate.write(pair)
+            settings = self._certificate.in_settings(settings)
         self._started.set_result((settings, number))
         self._on_clients(clients)
 
@@ -133,7 +141,9 @@ class Worker:
         self._auth.replace(clients)
         self._control.spending.set_limits(self._auth.spending_limits)
 
-    def _on_certificate(self) -> None:
+    def _on_certificate(self, pair: Pair | None) -> None:
+        if self._certificate is not None and pair is not None:
+            self._certificate.write(pair)
         # A worker that starts reads it later.
         certificate = self._data and self._data.certificate
         problem = certificate and certificate.reload()

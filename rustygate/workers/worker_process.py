@@ -20,6 +20,7 @@ from rustygate.system.shared_counts import SharedCounts
 from rustygate.telemetry.worker_metrics import State, WorkerStatus
 from rustygate.workers.channel import ChannelLost
 from rustygate.workers.service import WorkerService
+from rustygate.workers.shared_certificate import SharedCertificate
 
 _PROGRAM = "rustygate.workers"
 
@@ -129,22 +130,22 @@ class WorkerProcess:
         return len(self._service.in_flight)
 
     async def start(
-        self, sockets: Sequence[socket.socket], settings: Settings, files: Sequence[int] = ()
+        self,
+        sockets: Sequence[socket.socket],
+        settings: Settings,
+        certificate: SharedCertificate | None,
     ) -> None:
-        """Start it. `ready` is done later; if the system cannot start it, it has ended.
-
-        Args:
-            files: descriptors of files that its settings name.
-        """
+        """Start it. `ready` is done later; if the system cannot start it, it has ended."""
         try:
-            channel, self._process = await _run(self._shared_counts.descriptor, sockets, files)
+            channel, self._process = await _run(self._shared_counts.descriptor, sockets)
         except OSError as error:
             self.end = f"worker {self.number} cannot start ({error.strerror})"
             self._lost.set()
             return
         await self._service.channel.open(channel)
-        # The clients of this moment: it has not heard of a reload until now.
-        self.tell("start", settings, self._place, self._control.auth.in_force)
+        # The clients and the certificate of this moment: it has not heard of a reload until now.
+        clients, pair = self._control.auth.in_force, certificate and certificate.pair
+        self.tell("start", settings, self._place, clients, pair)
         logger.debug("worker {} started (pid {})", self.number, self.pid)
 
     def _on_ready(self) -> None:
@@ -199,22 +200,20 @@ class WorkerProcess:
 
 
 async def _run(
-    counts: int, sockets: Sequence[socket.socket], files: Sequence[int]
+    counts: int, sockets: Sequence[socket.socket]
 ) -> tuple[socket.socket, asyncio.subprocess.Process]:
     """Run the worker's program, with sockets to listen on. Returns this end of its channel."""
     ours, theirs = socket.socketpair()
     with theirs:
         descriptors = [theirs.fileno(), counts, *(sock.fileno() for sock in sockets)]
         try:
-            return ours, await _execute(descriptors, [*descriptors, *files])
+            return ours, await _execute(descriptors)
         except BaseException:
             ours.close()
             raise
 
 
-async def _execute(
-    arguments: Sequence[int], descriptors: Sequence[int]
-) -> asyncio.subprocess.Process:
+async def _execute(descriptors: Sequence[int]) -> asyncio.subprocess.Process:
     with _signals_blocked():
         return await asyncio.create_subprocess_exec(
             sys.executable,
@@ -222,7 +221,7 @@ async def _execute(
             "-P",
             "-m",
             _PROGRAM,
-            *map(str, arguments),
+            *map(str, descriptors),
             pass_fds=descriptors,
             env=os.environ | {"PYTHONPATH": _search_path()},
         )
