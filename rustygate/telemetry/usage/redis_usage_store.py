@@ -4,6 +4,7 @@ A batch is added by one script, on the group's hash tag, so it works in a cluste
 if a reply is lost, the batch is given again and counts once. Days expire by themselves.
 """
 
+import asyncio
 from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -32,7 +33,7 @@ DAY_EXPIRES_AFTER_S = (KEPT_DAYS + 1) * _DAY_S
 NUMBER_EXPIRES_AFTER_S = 30 * _DAY_S
 
 # Nobody waits for a batch. Reports are read in parts, so that Redis is not busy for long; the
-# limit is for each part.
+# limit is for the whole report.
 ADD_LIMIT_S = 1.0
 READ_LIMIT_S = 5.0
 _DAYS_PER_READ = 31
@@ -84,8 +85,12 @@ class RedisUsageStore:
     async def rows_by(self, query: UsageQuery) -> Grouped:
         days = list(_days(query))
         usage: dict[UsageKey, UsageTotals] = {}
-        for first in range(0, len(days), _DAYS_PER_READ):
-            usage.update(await self._read(days[first : first + _DAYS_PER_READ]))
+        try:
+            async with asyncio.timeout(READ_LIMIT_S):
+                for first in range(0, len(days), _DAYS_PER_READ):
+                    usage.update(await self._read(days[first : first + _DAYS_PER_READ]))
+        except TimeoutError:
+            raise UsageStoreError(f"Redis: no answer within {READ_LIMIT_S * 1000:g} ms") from None
         return select(query, usage)
 
     async def _read(self, days: Sequence[str]) -> dict[UsageKey, UsageTotals]:

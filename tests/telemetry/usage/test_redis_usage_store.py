@@ -1,6 +1,7 @@
 """The usage record of a group, in a real Redis."""
 
-from collections.abc import AsyncIterator, Callable, Iterator
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 
 from rustygate.config.redis_url import parse_redis_url
 from rustygate.core.usage_rows import COLUMNS, UsageKey, UsageQuery, UsageTotals
+from rustygate.plan import virtual_clock
 from rustygate.telemetry.usage import redis_usage_store
 from rustygate.telemetry.usage.redis_usage_store import (
     DAY_EXPIRES_AFTER_S,
@@ -105,6 +107,28 @@ async def test_reports_are_grouped_over_days(make_store: MakeStore, server: Redi
             query = UsageQuery(first, "9999-12-31", by, client)
             assert await store.rows_by(query) == select(query, usage)
     assert len(await store.rows_by(EVER)) == 100
+
+
+def test_report_has_one_limit_for_all_its_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(redis_usage_store, "READ_LIMIT_S", 5.0)
+    parts: list[int] = []
+
+    async def evaluate(_: object, keys: Sequence[str], *__: object) -> list[list[bytes]]:
+        parts.append(len(keys))
+        await asyncio.sleep(0.9)
+        return [[] for _ in keys]
+
+    async def main() -> float:
+        loop = asyncio.get_running_loop()
+        store = RedisUsageStore(parse_redis_url("redis://redis"), GROUP)
+        monkeypatch.setattr(store._redis, "evaluate", evaluate)
+        began = loop.time()
+        with pytest.raises(UsageStoreError, match=r"^Redis: no answer within 5000 ms$"):
+            await store.rows_by(EVER)
+        return loop.time() - began
+
+    assert virtual_clock.run(main) == pytest.approx(5)
+    assert parts == [31] * 6
 
 
 @pytest.mark.parametrize(
