@@ -34,7 +34,7 @@ from rustygate.core.client_budgets import NOTHING, Account, Cost, Exceeded
 from rustygate.core.clients import SpendingLimits
 from rustygate.core.periods import DAY, day_of, month_of
 from rustygate.core.price_list import PriceList
-from rustygate.system.background import start_task
+from rustygate.system.background import repeat, start_task
 
 # The version of the keys' layout.
 VERSION = 1
@@ -312,21 +312,23 @@ class GroupSpending(Spending):
 
     def _call_soon(self) -> None:
         if self._calling is None:
-            self._calling = start_task("sharing budgets", self._call_while_due())
+            what = "sharing budgets"
+            self._calling = start_task(what, repeat(what, self._call_if_due))
 
-    async def _call_while_due(self) -> None:
-        questions: list[_Question] = []
+    async def _call_if_due(self) -> bool:
+        """Make the next call. Returns whether there may be another one."""
+        if not self._questions and not self._tells:
+            self._calling = None
+            return False
+        questions = self._questions[:MAX_QUESTIONS]
+        del self._questions[:MAX_QUESTIONS]
         try:
-            while self._questions or self._tells:
-                questions = self._questions[:MAX_QUESTIONS]
-                del self._questions[:MAX_QUESTIONS]
-                await self._call(questions, self._due() if self._tells else [])
+            await self._call(questions, self._due() if self._tells else [])
         except Exception as error:
             # A defect of the gate. No request must wait for it.
             self._on_failure(error, questions)
             raise
-        finally:
-            self._calling = None
+        return True
 
     def _due(self) -> list[_Ledger]:
         """The ledgers with something to tell; while Redis is away, one in any case."""

@@ -3,7 +3,8 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime
-from typing import Any
+from itertools import pairwise
+from typing import Any, cast
 
 import pytest
 from loguru import logger
@@ -18,6 +19,7 @@ from rustygate.core.clients import SpendingLimits
 from rustygate.core.price_list import ModelPrice, PriceList, rate_of
 from rustygate.errors import BudgetExceeded
 from rustygate.exchange import Exchange
+from rustygate.plan import virtual_clock
 from tests.conftest import StartRedis
 from tests.support.redis import RedisServer
 from tests.support.waiting import SOON_S, until
@@ -414,6 +416,36 @@ async def test_damaged_data_is_named_once_and_members_go_on(
     await until(lambda: not one._is_away)
     assert log[-1] == "INFO the budgets of clients are shared with other gates again"
     assert await accepts(one, exchange(500))
+
+
+class _BrokenRedis:
+    """A connection that fails by a defect, and remembers when it was called."""
+
+    def __init__(self) -> None:
+        self.calls: list[float] = []
+
+    async def evaluate(self, *_: object) -> bytes:
+        self.calls.append(asyncio.get_running_loop().time())
+        raise RuntimeError("defect")
+
+
+def test_calls_that_fail_by_a_defect_are_a_second_apart(log: list[str]) -> None:
+    async def main() -> list[float]:
+        redis = _BrokenRedis()
+        connection = cast(RedisConnection, redis)
+        member = GroupSpending(PRICES, connection, PREFIX, lambda: 3, lambda: NOON)
+        member.set_limits({"search": SpendingLimits(tokens_per_day=1_000_000)})
+        member.start()
+        for _ in range(45):
+            # Nobody waits for a call.
+            await run(member, 10, actual=10)
+            await asyncio.sleep(0.1)
+        return redis.calls
+
+    calls = virtual_clock.run(main)
+    assert [later - earlier for earlier, later in pairwise(calls)] == pytest.approx([1] * 4)
+    failed = [line for line in log if "sharing budgets failed, next try in 1 s" in line]
+    assert len(failed) == 5
 
 
 async def test_missing_permissions_are_named(
