@@ -1,6 +1,7 @@
 """REDIS_URL: the address of a Redis or Valkey, as its parts.
 
-`redis`, `rediss` (TLS) and `unix` are read as redis-py reads them. It has no URLs for Sentinel and
+`redis`, `rediss` (TLS) and `unix` have the form that redis-py reads, but a host must be named, and
+what redis-py ignores or takes for options of its own is refused. It has no URLs for Sentinel and
 Cluster: the schemes are those of other Python libraries, `redis+sentinel` with the name of the
 master before the database, and `redis+cluster`; both with TLS as `rediss+...`.
 """
@@ -70,7 +71,7 @@ def parse_redis_url(url: str) -> RedisUrl:
     parts = _split(url)
     kind, tls = _SCHEMES[parts.scheme]
     options = _options(parts.query, kind)
-    user, found, password = parts.credentials.partition(":")
+    user, _, password = parts.credentials.partition(":")
     path = _socket_path(parts) if parts.scheme == "unix" else None
     master, database = _master_and_database("" if path else parts.path, kind, options)
     return RedisUrl(
@@ -79,7 +80,7 @@ def parse_redis_url(url: str) -> RedisUrl:
         path=path,
         tls=tls,
         username=unquote(user) or options.get("username"),
-        password=unquote(password) if found else options.get("password"),
+        password=unquote(password) or options.get("password"),
         database=database,
         master=master,
         sentinel_username=options.get("sentinel_username"),

@@ -65,7 +65,9 @@ class ConnectionPool:
         options: dict[str, Any] = {}
         has_tls = "https" in (base.scheme, proxy and proxy.scheme)
         if has_tls and (settings.ssl_cert_file or settings.ssl_cert_dir):
-            options["ssl"] = client_context(settings.ssl_cert_file, settings.ssl_cert_dir)
+            options["ssl"] = client_context(
+                settings.ssl_cert_file, settings.ssl_cert_dir, "http/1.1"
+            )
         self._loop = asyncio.get_running_loop()
         self.own_connections = OwnConnections()
         self._pooled = _session(settings, UpstreamConnector(self.own_connections, **options))

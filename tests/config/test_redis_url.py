@@ -21,6 +21,11 @@ from rustygate.config.redis_url import RedisUrl, parse_redis_url
             "redis://:p:q@redis",
             RedisUrl(kind="server", hosts=(("redis", 6379),), password="p:q"),
         ),
+        ("redis://:@redis", RedisUrl(kind="server", hosts=(("redis", 6379),))),
+        (
+            "redis://:@redis?password=p",
+            RedisUrl(kind="server", hosts=(("redis", 6379),), password="p"),
+        ),
         (
             "redis://redis?username=me&password=p%26",
             RedisUrl(kind="server", hosts=(("redis", 6379),), username="me", password="p&"),
@@ -118,6 +123,8 @@ HOST = "it has no host, or a port that is not a number"
         ("redis://redis:0", "its port is not from 1 to 65535"),
         ("redis://redis:65536", "its port is not from 1 to 65535"),
         ("redis://-redis", "its host is not a host name or an IP address"),
+        ("redis://a..b", "its host is not a host name or an IP address"),
+        (f"redis://{'x' * 64}", "its host is not a host name or an IP address"),
         ("redis://1.2.3", "its host is not a host name or an IP address"),
         ("redis://a,b", "only redis+sentinel and redis+cluster have several hosts"),
         ("redis://redis/x", "the database is not a number"),

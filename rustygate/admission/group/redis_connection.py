@@ -7,7 +7,8 @@ connection.
 
 import asyncio
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cached_property
 from hashlib import sha1
 
 from rustygate.admission.group.redis_connector import RedisConnector
@@ -22,7 +23,7 @@ from rustygate.admission.group.redis_session import RedisSession
 from rustygate.admission.group.store import StoreRefused, StoreUnavailable
 from rustygate.config.redis_url import RedisUrl
 
-# A connection that does not close within this time is left to the garbage collector.
+# A connection that does not close within this time is aborted.
 _CLOSE_LIMIT_S = 0.1
 
 _IN_CLUSTER = "the server belongs to a cluster: use REDIS_URL=redis+cluster://..."
@@ -30,11 +31,15 @@ _IN_CLUSTER = "the server belongs to a cluster: use REDIS_URL=redis+cluster://..
 _ERRORS = (ErrorReply, ProtocolError, OSError)
 
 
+@dataclass(frozen=True)
 class Script:
     """A Lua script, and the digest by which Redis identifies it."""
 
-    def __init__(self, text: bytes) -> None:
-        self.text, self.digest = text, sha1(text).hexdigest().encode()
+    text: bytes = field(repr=False)
+
+    @cached_property
+    def digest(self) -> bytes:
+        return sha1(self.text).hexdigest().encode()
 
 
 class RedisConnection:
@@ -84,9 +89,11 @@ class RedisConnection:
             self._connecting = None
         if self._session is not None:
             self._session.close()
-            with suppress(TimeoutError):
+            try:
                 async with asyncio.timeout(_CLOSE_LIMIT_S):
                     await self._session.wait_closed()
+            except TimeoutError:
+                self._session.abort()
 
     async def _run(self, by_digest: bytes, by_text: Callable[[], bytes], limit_s: float) -> Reply:
         """The reply to a command, or if the server does not know the script, to the one with its
@@ -133,13 +140,15 @@ class RedisConnection:
 
         Raises StoreUnavailable and TimeoutError.
         """
-        if self._connecting is None:
-            self._connecting = asyncio.create_task(self._connector.connect())
-        done, _ = await asyncio.wait((self._connecting,), timeout=limit_s)
+        connecting = self._connecting
+        if connecting is None:
+            connecting = self._connecting = asyncio.create_task(self._connector.connect())
+        done, _ = await asyncio.wait((connecting,), timeout=limit_s)
         if not done:
             raise TimeoutError
-        made, self._connecting = self._connecting, None
-        self._session = made.result()
+        if self._connecting is connecting:
+            self._connecting = None
+        self._session = connecting.result()
         return self._session
 
     def _disconnect(self) -> None:

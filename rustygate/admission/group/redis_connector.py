@@ -3,17 +3,23 @@
 import asyncio
 import errno
 import os
-import ssl
+import re
 from binascii import crc_hqx
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from rustygate.admission.group.redis_errors import CONNECTION_LOST, NO_ANSWER, store_error
+from rustygate.admission.group.redis_errors import (
+    CONNECTION_LOST,
+    NO_ANSWER,
+    CallError,
+    store_error,
+)
 from rustygate.admission.group.redis_protocol import ErrorReply, ProtocolError
 from rustygate.admission.group.redis_session import RedisSession
 from rustygate.admission.group.store import StoreRefused, StoreUnavailable
 from rustygate.config.redis_url import RedisUrl
+from rustygate.system.tls import client_context
 
 # Enough for six round trips of 50 ms and a lost packet: TCP, TLS, AUTH, SELECT.
 CONNECT_LIMIT_S = 2.0
@@ -23,6 +29,10 @@ _LOCATE_LIMIT_S = 0.5
 
 # How a connection fails if the server expects TLS and gets a plain command.
 _RESETS = (CONNECTION_LOST, os.strerror(errno.ECONNRESET))
+
+# Why CLIENT SETNAME fails at a server that can be used: the user may not, the command has another
+# name, or a proxy does not have it.
+_NO_NAMES = r"NOPERM|(unknown|unsupported) (sub)?command"
 
 Address = tuple[str, int]
 
@@ -41,7 +51,7 @@ class RedisConnector:
         self._slot = _key_slot(key)
         # Those that answered last come first.
         self._seeds = list(url.hosts)
-        self._tls = _tls_context(ca_file, ca_directory) if url.tls else None
+        self._tls = client_context(ca_file, ca_directory) if url.tls else None
 
     async def connect(self) -> RedisSession:
         """An open connection, with user and database set. Raises StoreUnavailable."""
@@ -123,14 +133,6 @@ class RedisConnector:
         raise StoreUnavailable("the cluster is down")
 
 
-def _tls_context(ca_file: str | None, ca_directory: str | None) -> ssl.SSLContext:
-    """The context of all connections."""
-    context = ssl.create_default_context()
-    if ca_file or ca_directory:
-        context.load_verify_locations(ca_file, ca_directory)
-    return context
-
-
 def _host(node: list[Any], seed: Address) -> str:
     """A node's host in the answer of `seed`, which may not know its own."""
     host: str = (node[0] or b"").decode()
@@ -140,17 +142,17 @@ def _host(node: list[Any], seed: Address) -> str:
 async def _authenticate(session: RedisSession, username: str | None, password: str | None) -> None:
     if username:
         await session.ask("AUTH", username, password or "")
-    elif password is not None:
+    elif password:
         await session.ask("AUTH", password)
 
 
 async def _set_name(session: RedisSession) -> None:
-    """Name the connection for the server's CLIENT LIST, if the user may. A server that expects TLS
-    closes it here at the latest."""
+    """Name the connection for the server's CLIENT LIST, if the user may and the server can. One
+    that expects TLS closes it here at the latest."""
     try:
         await session.ask("CLIENT", "SETNAME", "rustygate")
     except ErrorReply as error:
-        if "NOPERM" not in str(error):
+        if not re.search(_NO_NAMES, str(error), re.IGNORECASE):
             raise
 
 
@@ -169,7 +171,7 @@ def _key_slot(key: str) -> int:
     return crc_hqx(tag.encode(), 0) % 16384
 
 
-def _as_unavailable(error: Exception) -> StoreUnavailable:
+def _as_unavailable(error: CallError) -> StoreUnavailable:
     meaning = store_error(error)
     if isinstance(meaning, StoreUnavailable):
         return meaning

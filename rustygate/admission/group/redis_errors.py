@@ -50,7 +50,11 @@ _OUTAGES = (
 _MAX_LENGTH_SHOWN = 300
 
 
-def store_error(error: Exception) -> StoreError:
+# How a call or a connection fails.
+CallError = ErrorReply | ProtocolError | OSError | StoreError
+
+
+def store_error(error: CallError) -> StoreError:
     """What an error of a call or a connection means."""
     if isinstance(error, StoreError):
         return error
@@ -58,7 +62,7 @@ def store_error(error: Exception) -> StoreError:
         return _known_answer(str(error)) or SyncFailed(one_line(str(error)))
     if isinstance(error, ProtocolError):
         return StoreUnavailable("the server there is not a Redis")
-    return StoreUnavailable(_describe(error) if isinstance(error, OSError) else CONNECTION_LOST)
+    return StoreUnavailable(_describe(error))
 
 
 def one_line(text: str) -> str:

@@ -5,6 +5,7 @@ takes 8 MB and 0.1 s besides.
 """
 
 import asyncio
+from socket import EAI_NONAME, gaierror
 from ssl import SSLContext
 
 from rustygate.admission.group.redis_protocol import (
@@ -14,6 +15,7 @@ from rustygate.admission.group.redis_protocol import (
     ReplyReader,
     packed,
 )
+from rustygate.system.tls import abort
 
 
 class RedisSession(asyncio.Protocol):
@@ -33,7 +35,11 @@ class RedisSession(asyncio.Protocol):
     async def to_server(cls, host: str, port: int, tls: SSLContext | None) -> "RedisSession":
         """Connect. Raises OSError."""
         loop = asyncio.get_running_loop()
-        _, session = await loop.create_connection(cls, host, port, ssl=tls)
+        try:
+            _, session = await loop.create_connection(cls, host, port, ssl=tls)
+        except UnicodeError:
+            # An empty label, or one of more than 63 characters.
+            raise gaierror(EAI_NONAME, "its address is not a host name") from None
         return session
 
     @classmethod
@@ -61,6 +67,7 @@ class RedisSession(asyncio.Protocol):
         """
         if self._failure is not None or not self.is_connected:
             raise self._failure or ConnectionResetError()
+        assert self._answer is None, "one command at a time"
         self._answer = self._loop.create_future()
         self._transport.write(command)
         # Data that arrived while the event loop was busy is read before timers are called.
@@ -68,7 +75,7 @@ class RedisSession(asyncio.Protocol):
         try:
             reply = await self._answer
         except asyncio.CancelledError:
-            self._transport.abort()
+            self.abort()
             raise
         finally:
             self._answer = None
@@ -81,6 +88,10 @@ class RedisSession(asyncio.Protocol):
     def close(self) -> None:
         self._transport.close()
 
+    def abort(self) -> None:
+        """Close without sending what is unsent, and without waiting for the other side."""
+        abort(self._transport)
+
     async def wait_closed(self) -> None:
         await asyncio.shield(self._closed)
 
@@ -88,8 +99,11 @@ class RedisSession(asyncio.Protocol):
         self._fail(TimeoutError())
 
     def _fail(self, error: Exception) -> None:
+        self.abort()
+        self._end(error)
+
+    def _end(self, error: Exception) -> None:
         self._failure = self._failure or error
-        self._transport.abort()
         if self._answer is not None and not self._answer.done():
             self._answer.set_result(error)
 
@@ -116,5 +130,5 @@ class RedisSession(asyncio.Protocol):
             self._fail(reply if isinstance(reply, ErrorReply) else ProtocolError())
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._fail(error or ConnectionResetError())
+        self._end(error or ConnectionResetError())
         self._closed.set_result(None)

@@ -84,9 +84,9 @@ class RedisStore(RedisConnection):
         super().__init__(url, keys[0], ca_file, ca_directory)
         self._group = group
         # The beginnings of the commands; two arguments follow.
-        by_name = Script(script)
-        self._by_digest = packed(b"EVALSHA", by_name.digest, len(keys), *keys, more=2)
-        self._by_text = packed(b"EVAL", by_name.text, len(keys), *keys, more=2)
+        loaded = Script(script)
+        self._by_digest = packed(b"EVALSHA", loaded.digest, len(keys), *keys, more=2)
+        self._by_text = packed(b"EVAL", loaded.text, len(keys), *keys, more=2)
 
     @classmethod
     def of(cls, settings: Settings) -> "RedisStore":

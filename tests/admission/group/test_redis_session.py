@@ -67,6 +67,42 @@ async def test_error_leaves_the_connection_open(
         assert await connected.ask("PING") == 1
 
 
+async def test_second_command_before_the_reply_is_a_defect(connected: RedisSession) -> None:
+    async with soon():
+        asking = asyncio.create_task(connected.ask("PING"))
+        await asyncio.sleep(0)
+        with pytest.raises(AssertionError, match="one command at a time"):
+            await connected.ask("PING")
+        assert await asking == b"PONG"
+
+
+@pytest.mark.parametrize("host", ["a..b", f"{'x' * 64}.example"])
+async def test_name_that_no_host_can_have_is_an_error_of_the_connection(host: str) -> None:
+    with pytest.raises(OSError, match="its address is not a host name"):
+        await RedisSession.to_server(host, 6379, None)
+
+
+class _ClosedTwice(asyncio.Transport):
+    """TLS in early Python 3.11 after a second close."""
+
+    def is_closing(self) -> bool:
+        return True
+
+    def abort(self) -> None:
+        raise AttributeError
+
+
+async def test_end_of_a_connection_that_cannot_be_aborted_is_noticed() -> None:
+    session = RedisSession()
+    session.connection_made(_ClosedTwice())
+    session.abort()
+    session.connection_lost(None)
+    async with soon():
+        await session.wait_closed()
+    with pytest.raises(ConnectionResetError):
+        await session.ask("PING")
+
+
 async def test_limit_closes_the_connection(
     connected: RedisSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:

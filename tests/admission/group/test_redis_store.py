@@ -11,6 +11,8 @@ import pytest
 import redis
 
 from rustygate.admission.group import call_limit, redis_connector, redis_store
+from rustygate.admission.group.redis_protocol import ErrorReply
+from rustygate.admission.group.redis_session import RedisSession
 from rustygate.admission.group.redis_store import RedisStore, group_keys, load_script
 from rustygate.admission.group.store import (
     StoreRefused,
@@ -446,6 +448,53 @@ async def test_user_and_password_are_sent(
     assert await count(make_store(f"redis://{credentials}@127.0.0.1:{server.port}")) == 1
 
 
+@pytest.mark.parametrize("url", ["redis://:@127.0.0.1:{}", "redis://127.0.0.1:{}?password="])
+async def test_empty_password_is_none(
+    make_store: MakeStore, start_redis: StartRedis, url: str
+) -> None:
+    assert await count(make_store(url.format(start_redis().port))) == 1
+
+
+@pytest.mark.parametrize("program", SERVERS.values(), ids=SERVERS)
+async def test_server_without_the_command_that_names_connections_is_used(
+    make_store: MakeStore, start_redis: StartRedis, program: str
+) -> None:
+    server = start_redis('rename-command CLIENT ""', program=program)
+    assert await count(make_store(server.url)) == 1
+
+
+class _Refuses(RedisSession):
+    """Answers each command with an error."""
+
+    def __init__(self, answer: str) -> None:
+        super().__init__()
+        self._answer_text = answer
+
+    async def ask(self, *command: str | bytes | int) -> Any:
+        raise ErrorReply(self._answer_text)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "NOPERM this user has no permissions to run the 'client' command",
+        "unknown command 'CLIENT', with args beginning with: 'SETNAME'",
+        "unknown subcommand 'SETNAME'. Try CLIENT HELP.",
+        "Unsupported command: CLIENT",
+    ],
+)
+async def test_connection_needs_no_name(answer: str) -> None:
+    await redis_connector._set_name(_Refuses(answer))
+
+
+@pytest.mark.parametrize(
+    "answer", ["NOAUTH Authentication required.", "max number of clients reached", "LOADING"]
+)
+async def test_other_errors_end_the_connection(answer: str) -> None:
+    with pytest.raises(ErrorReply, match=answer):
+        await redis_connector._set_name(_Refuses(answer))
+
+
 async def test_group_is_in_the_database_of_the_url(
     make_store: MakeStore, start_redis: StartRedis
 ) -> None:
@@ -533,6 +582,14 @@ async def test_certificate_for_another_name_is_not_accepted(
     store = make_store(f"rediss://localhost:{tls_server.port}", ca_file=authority.file)
     reason = await failure(store)
     assert reason.startswith("TLS failed: certificate verify failed: ")
+
+
+async def test_connections_share_the_authorities(
+    make_store: MakeStore, authority: Authority
+) -> None:
+    one, other = (make_store("rediss://redis", ca_file=authority.file) for _ in range(2))
+    assert one._connector._tls is other._connector._tls is not None
+    assert make_store("rediss://redis")._connector._tls is not one._connector._tls
 
 
 async def test_tls_at_a_server_without_it_is_unavailable(
@@ -724,6 +781,32 @@ async def test_store_can_be_closed_while_it_connects(
     await failure(store)
     assert store._connecting is not None
     await store.close()
+    assert store._connecting is None
+
+
+async def test_closed_store_does_not_wait_for_a_server_that_hangs(
+    make_store: MakeStore, start_redis: StartRedis
+) -> None:
+    server = start_redis()
+    store = make_store(server.url)
+    await count(store)
+    session = store._session
+    assert session is not None
+    server.pause()
+    # More than the kernel buffers.
+    session._transport.write(bytes(32 << 20))
+    async with soon():
+        await store.close()
+        await session.wait_closed()
+    server.resume()
+
+
+async def test_two_that_wait_for_a_connection_get_the_same_one(
+    make_store: MakeStore, shared_server: RedisServer
+) -> None:
+    store = make_store(shared_server.url)
+    one, other = await asyncio.gather(*(store._connected(SOON_S) for _ in range(2)))
+    assert one is other
     assert store._connecting is None
 
 
