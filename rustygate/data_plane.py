@@ -25,8 +25,8 @@ from rustygate.upstream.client import UpstreamClient
 if TYPE_CHECKING:
     from rustygate.telemetry.tracing.spans import Tracing
 
-# After the siblings had no idle connection, they are not asked again for this time. Otherwise a
-# crowd of new connections would be rejected one by one, each after an answer.
+# For how long siblings are not asked again once none had an idle connection. Otherwise each of
+# many new connections would wait for their answer before being rejected.
 ASK_PAUSE_S = 0.02
 
 

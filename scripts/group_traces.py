@@ -93,7 +93,7 @@ class Cost:
 
 
 def measure(client: redis.Redis, members: int, flows: int, rate: int, calls: int) -> Cost:
-    """Let members with waiting flows call in turn, with quota for so many grants a second."""
+    """Let members with waiting flows call in turn, with quota for this many grants a second."""
     client.flushall()
     interval = spacing(min(MOST_LOAD, max(LEAST_LOAD, members)))
     script, clock = SyncScript(client), 0

@@ -174,7 +174,7 @@ class Admission(Waiter):
             # What upstream last reported may show that it had too few tokens.
             scarcest = lane.scarcest(now, lane.token_charge(self.tokens))
             if lane.paused_until <= now and scarcest == "requests":
-                self._dispatcher.refill_later(now)
+                self._dispatcher.on_refusal(now)
             lane.refuse(now, wait, self.lane_totals, guessed=guessed)
         self._dispatcher.wake(self.lane, *sharing)
         self._dispatcher.on_lane_changed(self.lane)

@@ -157,9 +157,9 @@ class Dispatcher:
         """A lane's limits have changed, or it is paused: refuse those that now wait too long."""
         self._late_waiters.examine(lane)
 
-    def refill_later(self, now: int) -> None:
-        """Upstream refused a request, perhaps because its limit is a little behind the gate's."""
-        self.budgets.refill_later(now)
+    def on_refusal(self, now: int) -> None:
+        """Upstream refused a request, perhaps because its limit runs slightly behind this one."""
+        self.budgets.on_refusal(now)
 
     def predict(self, waiter: Waiter) -> Prediction:
         """The wait of a newcomer, as far as it depends on time alone: a slot that must become free

@@ -22,7 +22,7 @@ MAX_LANES = 1000
 # The flows of a lane are made equal at most once in this time.
 RESET_INTERVAL_S = 1.0
 
-# So many lanes are examined each time there are too many.
+# This many lanes are examined each time there are too many.
 _EXAMINED = 8
 
 

@@ -17,7 +17,7 @@ from rustygate.core.work import Work
 # The waiters of a lane are examined at most once in this time, because it takes microseconds each.
 INTERVAL_S = 1.0
 
-# So many are refused in one turn of the event loop.
+# This many are refused in one turn of the event loop.
 BATCH = 250
 
 

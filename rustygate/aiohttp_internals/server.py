@@ -308,7 +308,7 @@ def skip_lingering(connection: web.RequestHandler) -> None:
 
 async def peek(body: StreamReader, size: int, timeout_s: float) -> bytes:
     """The first bytes of a body, which stay to be read: up to `size`, or what arrives in time."""
-    # Whoever reads the body gets its errors.
+    # The reader of the body gets its errors.
     with suppress(Exception):
         async with asyncio.timeout(timeout_s):
             while body.total_bytes < size and not body.is_eof() and body.exception() is None:

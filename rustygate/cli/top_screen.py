@@ -56,7 +56,7 @@ class Section:
     importance: Callable[[State], tuple[float, ...]] | None = None
 
     def most_important(self, rows: Sequence[State], count: int) -> Sequence[State]:
-        """At most so many of the rows, in their order, so that a row keeps its place."""
+        """At most this many of the rows, in their order, so that a row keeps its place."""
         if self.importance is None or len(rows) <= count:
             return rows[:count]
         importance = self.importance

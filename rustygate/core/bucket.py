@@ -18,9 +18,8 @@ MINUTE = 60 * SECOND
 # fit a float.
 LONGEST_PERIOD = 10**22
 
-# How late a bucket starts to refill at first, if it is to refill later, and at most, as a part of
-# the time in which all but one unit refill.
-_FIRST_LAG, _MAX_LAG = SECOND // 500, 50
+# The first lag, and the part of the time to refill all but one unit that a lag may reach: 1/50.
+_FIRST_LAG, _MAX_LAG_DIVISOR = SECOND // 500, 50
 
 
 @dataclass(slots=True)
@@ -34,7 +33,7 @@ class TokenBucket:
         period: nanoseconds per unit, rounded up so that the rate is never exceeded.
         burst: capacity in units.
         full_at: the instant at which it is full; any instant in the past means full.
-        lag: nanoseconds by which it starts to refill late when it was full, or almost.
+        lag: nanoseconds by which the refill starts late after the bucket was full or nearly full.
     """
 
     period: int
@@ -82,10 +81,10 @@ class TokenBucket:
             # All that was taken since then is back.
             self.full_at = full_at
 
-    def refill_later(self) -> None:
-        """From now on, start to refill twice as late: another bucket, which should be the same, is
-        behind. While less than one unit is left, this changes nothing."""
-        most = (self.burst - 1) * self.period // _MAX_LAG
+    def increase_lag(self) -> None:
+        """Double the lag: the bucket that this one mirrors runs behind. Takes effect when this one
+        is next full or nearly full."""
+        most = (self.burst - 1) * self.period // _MAX_LAG_DIVISOR
         self.lag = min(max(2 * self.lag, _FIRST_LAG), most)
 
     def fill_to(self, now: int, level: int) -> None:

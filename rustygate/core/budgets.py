@@ -47,8 +47,8 @@ class Budgets:
         return max(wait, self.tokens.wait(now, self.token_charge(tokens)))
 
     def wait_behind(self, now: int, tokens: int, items: float, tokens_ahead: float) -> int:
-        """Nanoseconds until the buckets suffice for an exchange behind so many others, with so
-        many tokens in all.
+        """Nanoseconds until the buckets suffice for an exchange behind `items` others, with
+        `tokens_ahead` tokens in all.
 
         The buckets refill side by side. Slots are not considered.
         """
@@ -102,12 +102,12 @@ class Budgets:
         if self.tokens is not None:
             self.tokens.give_back(self.token_charge(tokens))
 
-    def refill_later(self, now: int) -> None:
-        """Upstream refused a request. If no more fits the limit of requests, upstream may have the
-        same limit but be a little behind: it started to refill when the first request of a burst
-        arrived, which may have taken longer than later ones."""
+    def on_refusal(self, now: int) -> None:
+        """Call when upstream refuses a request. If the request limit has no room, upstream may
+        have the same limit and run slightly behind: its refill starts when the first request of a
+        burst arrives, which may take longer than later ones."""
         if self.requests is not None and self.requests.wait(now):
-            self.requests.refill_later()
+            self.requests.increase_lag()
 
     def settle(self, now: int, estimated: int, actual: int) -> None:
         """Replace the estimated cost in tokens by the actual one."""

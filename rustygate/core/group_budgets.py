@@ -116,7 +116,7 @@ class GroupBudgets(Budgets):
         self._free(now, count, tokens, charges=(0, 0))
 
     def use_held(self, now: int, held: int, tokens: int) -> None:
-        """An admission that was charged `held` tokens is used, for so many tokens."""
+        """An admission that was charged `held` tokens is used, for this many tokens."""
         self._free(now, 1, held, charges=(1, self.token_charge(tokens)))
 
     def _free(self, now: int, count: int, tokens: int, charges: tuple[int, int]) -> None:
@@ -237,8 +237,8 @@ class GroupLane(GroupBudgets):
         assert bucket is not None
         self.pace = None
         refilled = age // period
-        # Upstream admits no more than it has: what goes beyond that is refused, and not owed. But
-        # what was granted ahead, for instants to come, is owed already.
+        # Upstream refuses what exceeds its level, so that is not owed. But what was granted ahead,
+        # for later instants, is owed already.
         owed = min(level, -refilled, bucket.level(now) + bucket.held)
         left = max(level - self._later(kind, limit, level, mark), owed) - bucket.held
         is_fresh = age <= MAX_FRESH_AGE
@@ -267,8 +267,8 @@ class GroupLane(GroupBudgets):
         later = max(0, total - mark)
         if 2 * (level - later) > limit:
             return later
-        # Upstream may see some of the requests without a response after the one with the mark,
-        # although their marks are lower. That matters where little is left.
+        # Some unanswered requests may reach upstream after the one with this mark, although their
+        # own marks are lower. That matters only where little is left.
         unanswered = self.in_flight - self.held
         if kind == 1:
             unanswered *= self.total_tokens // max(1, self.total_requests)

@@ -55,7 +55,7 @@ class Boxed(NamedTuple):
 
 @dataclass(slots=True)
 class Float:
-    """Admissions of one lane that a member holds in advance, each of so many tokens."""
+    """Admissions of one lane that a member holds in advance, each of this many tokens."""
 
     count: int
     tokens: int

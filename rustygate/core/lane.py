@@ -25,7 +25,7 @@ from rustygate.core.rate_limit_headers import RateLimitUpdate
 from rustygate.core.saved_levels import SavedLane
 from rustygate.core.work import Work
 
-# No more than so many requests without a response are examined at each response.
+# At most this many unanswered requests are examined at each response.
 _MAX_EXAMINED = 64
 
 # After `slow_down` the rate is halved. It recovers over this time.
@@ -308,13 +308,13 @@ class Lane(Budgets):
         return requests, tokens
 
     def count_refusal(self, admitted: AdmissionTotals, tokens: int) -> None:
-        """Upstream refused a request of so many tokens, and so has not charged it."""
+        """Upstream refused a request of this many tokens, and so has not charged it."""
         self.request_quota.count_refusal(admitted.requests, 1)
         self.token_quota.count_refusal(admitted.tokens, tokens)
 
     @property
     def unanswered(self) -> Work:
-        """The requests without a response. They are taken from the level that upstream reports,
+        """The unanswered requests. They are taken from the level that upstream reports,
         although it may have seen them before."""
         costs = [tokens for _, tokens in self._unanswered.values()]
         return Work(0, len(costs), sum(costs))

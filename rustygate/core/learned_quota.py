@@ -186,7 +186,7 @@ class LearnedQuota:
         return left
 
     def count_refusal(self, admitted: int, units: int) -> None:
-        """Count a request of so many units that upstream refused.
+        """Count a request of this many units that upstream refused.
 
         Args:
             admitted: as for `update`.

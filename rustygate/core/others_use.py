@@ -12,7 +12,7 @@ from math import exp
 
 from rustygate.core.bucket import SECOND
 
-# Two thirds of a change are seen in this time, in which upstream refills at least so many units.
+# Two thirds of a change are seen in this time, in which upstream refills at least this many units.
 _AVERAGED_OVER, _AVERAGED_UNITS = 3 * SECOND, 10
 
 # Requests that are admitted within this time are taken as one: upstream may report any of them

@@ -315,6 +315,6 @@ def with_other_classes(
 
 
 def cost_of(budgets: Budgets, count: float, tokens: float) -> float:
-    """The cost of so many items with so many tokens in all, in the fair order."""
+    """The cost of this many items with this many tokens in all, in the fair order."""
     request, token = budgets.refill_periods
     return max(count * (request or 1), tokens * token)

@@ -383,7 +383,7 @@ class Scheduler(Generic[T]):
             shares.update(busy)
 
     def _count(self, flow: Flow[T], items: int, tokens: int) -> None:
-        """So many more items of a flow wait, or fewer if negative."""
+        """This many more items of a flow wait, or fewer if negative."""
         index, lane, client = flow.share.index, flow.lane, flow.client
         self.waiting += items
         self.waiting_tokens += tokens

@@ -26,7 +26,7 @@ _PIECE = re.compile(
     r"|_+"
     r"|\s+"
 )
-# Pieces of these scripts are often split further: one more token for so many characters.
+# Pieces of these scripts are often split further: one more token for this many characters.
 _OFTEN_SPLIT = re.compile("[\u05d0-\u05ea\u3041-\u30ff\u3400-\u9fff\uac00-\ud7a3]")
 _CHARACTERS_PER_EXTRA_TOKEN = 8
 

@@ -34,8 +34,9 @@ ACCEPTING = "accepting a connection"
 WaitForRoom = Callable[[], Awaitable[None]]
 
 # When to try again if the system has no room for another connection. The pause doubles while that
-# lasts, as in Go's net/http. After a crowd has left, each try accepts as many of its connections
-# as there are free descriptors, so many tries may be needed until others are served.
+# lasts, as in Go's net/http. If many clients have connected and left, each try accepts only as
+# many of their dead connections as there are free descriptors, so it may take many tries to reach
+# live ones.
 FIRST_RETRY_S, LONGEST_RETRY_S = 0.005, 1.0
 
 # The least time between two log lines about that.
@@ -111,7 +112,7 @@ class Acceptor:
         return connection
 
     def _retry_later(self, error: OSError) -> None:
-        """The system has no room for another connection."""
+        """Stop accepting, and try again after a pause."""
         self._log(error)
         self._loop.remove_reader(self._sock)
         self._resume_after(self._retry_s)
@@ -121,7 +122,7 @@ class Acceptor:
         now = self._loop.time()
         if now >= self._log_again_at:
             self._log_again_at = now + LOG_INTERVAL_S
-            logger.error("cannot accept connections until the system has room: {}", error.strerror)
+            logger.error("cannot accept connections, will keep trying: {}", error.strerror)
 
     async def _start(self, connection: socket.socket) -> None:
         await self._loop.connect_accepted_socket(self._protocol_factory, connection)

@@ -64,8 +64,8 @@ LOG_INTERVAL_S = 60.0
 # How many of the longest idle connections one look at all of them finds.
 IDLE_BATCH = 100
 
-# After a look that found no idle connection, the next one is due after so many times its duration.
-# Otherwise a crowd of new connections would make the gate do nothing else.
+# After a look that found no idle connection, the next one is due after this many times its
+# duration. Otherwise a crowd of new connections would make the gate do nothing else.
 IDLE_SEARCH_PAUSE = 20.0
 
 

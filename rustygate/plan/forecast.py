@@ -25,7 +25,7 @@ from rustygate.plan.demand import Demand
 
 MODEL = "planned"
 
-# So many of the requests that arrive together are started before the gate sees them.
+# This many of the requests that arrive together are started before the gate sees them.
 _BATCH = 1000
 
 

@@ -14,7 +14,7 @@ DELAY_S = 1.0
 REDRAW_INTERVAL_S = 0.2
 PRINT_INTERVAL_S = 10.0
 
-# The clock is read once in so many requests.
+# The clock is read once in this many requests.
 _STRIDE = 64
 
 CLEAR_LINE = "\r\x1b[K"

@@ -202,7 +202,7 @@ def _takes_events(response: UpstreamResponse) -> bool:
 
 
 def _limit_write_buffer(transport: asyncio.Transport, size: int) -> None:
-    """Pause writing beyond so many bytes. With TLS, two transports hold a part each."""
+    """Pause writing beyond this many bytes. With TLS, two transports hold a part each."""
     below = socket_transport(transport)
     if below is not transport:
         # With a limit of 0, asyncio's TLS would treat an empty buffer as full.

@@ -1,4 +1,4 @@
-"""Files without names, in memory where the system has such."""
+"""Anonymous files, in memory where the system supports it."""
 
 import os
 from tempfile import TemporaryFile

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 # How an exchange usually ends, as status and outcome.
 _LIKELY_RESULTS = (("200", "ok"), ("429", "refused"))
 
-# No further series start at 0 once there are so many: the others are for what did happen.
+# No further series start at 0 once there are this many: the others are for what did happen.
 ANNOUNCED_LIMIT = SERIES_LIMIT // 2
 
 # The kinds of `Exchange.token_counts`, as upstream reports them and as the gate estimates them.

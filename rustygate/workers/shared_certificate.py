@@ -1,7 +1,7 @@
 """The certificate that all workers serve HTTPS with.
 
-The supervisor reads both files once, and tells its workers what is in them. So a worker that
-starts later gets what is in force, even if the files can no longer be used.
+The supervisor reads both files and sends their contents to its workers, so that a worker that
+starts later gets the certificate in force, even if the files have become unusable.
 """
 
 import os

@@ -158,7 +158,7 @@ class Supervisor(GateLifecycle):
             worker.suspend()
 
     async def _make_room(self, number: int) -> bool:
-        """Let another worker than this one close an idle connection; returns whether one had
+        """Make a worker other than this one close an idle connection; returns whether one had
         any."""
         for worker in list(self._workers.values()):
             if worker.number != number and worker.state == "serving" and await worker.make_room():
@@ -210,7 +210,7 @@ class Supervisor(GateLifecycle):
         self._tell_all(how)
         for worker in self._workers.values():
             if not worker.ready.done():
-                # It has no clients, and may take long to start.
+                # It has no clients yet, and may take a while to start.
                 worker.kill()
 
     async def _all_ended(self, limit_s: float) -> None:

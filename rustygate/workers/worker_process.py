@@ -135,7 +135,8 @@ class WorkerProcess:
         settings: Settings,
         certificate: SharedCertificate | None,
     ) -> None:
-        """Start it. `ready` is done later; if the system cannot start it, it has ended."""
+        """Start it. `ready` completes later; if the system cannot start it, the worker counts as
+        ended."""
         try:
             channel, self._process = await _run(self._shared_counts.descriptor, sockets)
         except OSError as error:

@@ -31,7 +31,7 @@ from scripts.benchmarks.wire import BODY, SHORT_STREAM_EVENTS, request, stream_b
 
 # Long enough for the side to forward one event before the next arrives.
 PAUSE_US = 60_000
-# So many in one stream that opening it adds little to each, and so do differences between runs.
+# Enough events per stream that neither opening it nor variation between runs matters per event.
 EVENTS = 600
 # The share of events that must arrive one by one.
 SEPARATE = 0.95

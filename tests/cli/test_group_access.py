@@ -171,12 +171,12 @@ def test_check_gives_up_on_a_silent_server(start: Start, start_redis: StartRedis
     assert "(no answer in time)" in stderr
 
 
-def test_check_says_that_the_server_is_not_a_redis(start: Start) -> None:
+def test_check_says_that_the_server_does_not_speak_the_redis_protocol(start: Start) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         threading.Thread(target=_answer_as_a_web_server, args=(listener,)).start()
         code, _, stderr = check(start, f"redis://127.0.0.1:{listener.getsockname()[1]}")
     assert code == 2
-    assert "(the server there is not a Redis)" in stderr
+    assert "(the server does not speak the Redis protocol)" in stderr
 
 
 def _answer_as_a_web_server(listener: socket.socket) -> None:

@@ -93,7 +93,7 @@ def test_take_then_give_back_is_identity(
     touched, untouched = TokenBucket(period, burst), TokenBucket(period, burst)
     for bucket in (touched, untouched):
         for _ in range(lags):
-            bucket.refill_later()
+            bucket.increase_lag()
         for ago, spent in sorted(before, reverse=True):
             bucket.take(now - ago, spent)
     for cost in costs:
@@ -130,7 +130,7 @@ def test_level_counts_whole_units(period: int, burst: int, now: int) -> None:
 
 
 def instants_of(bucket: TokenBucket, now: int, count: int) -> list[int]:
-    """When so many units are taken from an instant on, each as soon as possible, in ms."""
+    """When this many units are taken from an instant on, each as soon as possible, in ms."""
     taken = []
     for _ in range(count):
         now += bucket.wait(now)
@@ -142,7 +142,7 @@ def instants_of(bucket: TokenBucket, now: int, count: int) -> list[int]:
 def test_bucket_refills_late_once_after_it_was_full() -> None:
     bucket = TokenBucket(100 * MS, 3)
     assert instants_of(bucket, 0, 5) == [0, 0, 0, 100, 200]
-    bucket.refill_later()
+    bucket.increase_lag()
     assert instants_of(bucket, 250 * MS, 2) == [300, 400]
     assert instants_of(bucket, 2000 * MS, 6) == [2000, 2000, 2002, 2102, 2202, 2302]
     assert instants_of(bucket, 9000 * MS, 4) == [9000, 9000, 9002, 9102]
@@ -158,20 +158,20 @@ def test_bucket_refills_late_once_after_it_was_full() -> None:
         (MS, 1, [0, 0]),
     ],
 )
-def test_lag_doubles_up_to_a_fiftieth_of_the_time_to_fill_but_one(
+def test_lag_doubles_up_to_a_fiftieth_of_the_time_to_refill_all_but_one(
     period: int, burst: int, lags: list[int]
 ) -> None:
     bucket = TokenBucket(period, burst)
     for lag in lags:
-        bucket.refill_later()
+        bucket.increase_lag()
         assert bucket.lag == lag
 
 
 @pytest.mark.parametrize("burst", [1, 2, 20])
-def test_bucket_that_refills_late_keeps_its_rate_while_units_are_wanted(burst: int) -> None:
+def test_bucket_that_refills_late_keeps_its_rate_under_steady_demand(burst: int) -> None:
     bucket = TokenBucket(100 * MS, burst)
     for _ in range(9):
-        bucket.refill_later()
+        bucket.increase_lag()
     taken = instants_of(bucket, 0, burst + 50)[-50:]
     assert taken == [taken[0] + 100 * number for number in range(50)]
 
@@ -179,7 +179,7 @@ def test_bucket_that_refills_late_keeps_its_rate_while_units_are_wanted(burst: i
 def test_bucket_that_is_almost_full_refills_as_if_it_had_been_full() -> None:
     bucket = TokenBucket(100 * MS, 3)
     bucket.take(0)
-    bucket.refill_later()
+    bucket.increase_lag()
     assert instants_of(bucket, 99 * MS, 4) == [99, 99, 101, 201]
     bucket.take(1000 * MS, 3)
     assert instants_of(bucket, 1300 * MS, 4) == [1300, 1300, 1302, 1402]

@@ -33,7 +33,7 @@ class Accepted(asyncio.Protocol):
 
 
 class FullSocket(socket.socket):
-    """The system has no room for connections: so many times, then for one, and so on."""
+    """The system has no room for a connection this many times, then accepts one, and so on."""
 
     failures: list[int]
 
@@ -151,12 +151,12 @@ async def test_a_connection_that_another_process_took_is_no_error(
 
 
 @pytest.mark.parametrize("wait_for_room", [None, always], ids=["alone", "shared"])
-async def test_it_tries_again_and_again_while_the_system_has_no_room(
+async def test_accepting_is_retried_after_doubling_pauses(
     clients: list[socket.socket],
     wait_for_room: WaitForRoom | None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Soon after a connection was accepted, and then less and less often."""
+    """The first pause after an accepted connection is short again."""
     Accepted.count = 0
     FullSocket.failures = [10, 2, 0]
     loop, pauses = asyncio.get_running_loop(), list[float]()
@@ -179,7 +179,7 @@ async def test_it_tries_again_and_again_while_the_system_has_no_room(
     assert pauses == [*doubled, LONGEST_RETRY_S, LONGEST_RETRY_S, FIRST_RETRY_S, 2 * FIRST_RETRY_S]
     assert doubled[-1] < LONGEST_RETRY_S < 2 * doubled[-1]
     [error] = log.errors
-    assert error.startswith("cannot accept connections until the system has room: Too many open")
+    assert error.startswith("cannot accept connections, will keep trying: Too many open")
 
 
 async def test_closed_acceptor_does_not_try_again(

@@ -8,9 +8,9 @@ FIRST_CALL_LIMIT_S = 1.0
 
 
 def call_limit_s(*, first: bool) -> float:
-    """The limit of a call.
+    """The time limit of a call, in seconds.
 
     Args:
-        first: it is the first call after the start.
+        first: whether it is the first call after the start.
     """
     return FIRST_CALL_LIMIT_S if first else CALL_LIMIT_S

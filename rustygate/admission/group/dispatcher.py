@@ -365,8 +365,8 @@ class GroupDispatcher(Dispatcher):
         for name, client in self._clients.items():
             if client.budgets.in_flight:
                 clients[name] = client.budgets.in_flight
-        # What others have admitted while this gate was alone is not known, and since the last
-        # reply, they may have admitted what was refilled.
+        # While alone, this gate does not know what others admitted, so it reports 0. Otherwise it
+        # reports the level at the last reply, because others may have used what refilled since.
         at = self._heard_at if now - self._heard_at < BOX_LEASE else now
         levels = [
             -1 if bucket is None else 0 if self.local else max(0, bucket.level(at))
@@ -393,8 +393,8 @@ class GroupDispatcher(Dispatcher):
             lane.budgets.restart_totals()
         self._together_since = now
 
-    def refill_later(self, now: int) -> None:
-        # Requests reach upstream from other gates, too, so it would be of no use.
+    def on_refusal(self, now: int) -> None:
+        # Other gates send requests too, so delaying the refill here would not help.
         pass
 
     def go_alone(self, share: float, now: int) -> None:

@@ -26,7 +26,7 @@ class Held:
     """The float of a lane.
 
     Attributes:
-        count, tokens: how many admissions are left, each of so many tokens.
+        count, tokens: how many admissions are left, each of this many tokens.
         full: how many there were after the last reply.
         used: those used since the last call.
         total_requests, total_tokens: the lane's totals as of the last reply, and those used since.

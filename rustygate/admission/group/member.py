@@ -134,7 +134,7 @@ class Member:
         try:
             await self._call()
         except Exception as error:
-            # A defect of the gate. No request must wait for it.
+            # A bug in the gate. Requests must not wait for it.
             self._on_failure(SyncFailed(type(error).__name__))
             raise
         return True

@@ -1,8 +1,7 @@
 """A lasting connection to the Redis of a group, one call at a time. It reconnects when needed.
 
 A call that is cancelled or not answered in time may still run on the server, so its connection is
-closed. Connecting may take longer than a call: it then continues, and a later call uses the
-connection.
+closed. Connecting may outlast a call; it then continues in the background, for a later call.
 """
 
 import asyncio
@@ -12,7 +11,7 @@ from functools import cached_property
 from hashlib import sha1
 
 from rustygate.admission.group.redis_connector import RedisConnector
-from rustygate.admission.group.redis_errors import has_moved, is_elsewhere, store_error
+from rustygate.admission.group.redis_errors import has_moved, should_reconnect, store_error
 from rustygate.admission.group.redis_protocol import (
     ErrorReply,
     ProtocolError,
@@ -74,7 +73,7 @@ class RedisConnection:
     ) -> Reply:
         """Run a script; returns its result. All keys must share a hash tag.
 
-        Raises StoreError; StoreUnavailable, too, if it takes longer than the limit.
+        Raises StoreError: StoreUnavailable if the limit is exceeded.
         """
         rest = (len(keys), *keys, *arguments)
         by_digest = packed(b"EVALSHA", script.digest, *rest)
@@ -96,8 +95,8 @@ class RedisConnection:
                 self._session.abort()
 
     async def _run(self, by_digest: bytes, by_text: Callable[[], bytes], limit_s: float) -> Reply:
-        """The reply to a command, or if the server does not know the script, to the one with its
-        text. Raises StoreError."""
+        """Call the script by digest, or by its text if the server does not know it. Raises
+        StoreError."""
         ends_at = asyncio.get_running_loop().time() + limit_s
         try:
             try:
@@ -112,8 +111,8 @@ class RedisConnection:
             raise store_error(error) from error
 
     async def _send(self, command: bytes, ends_at: float) -> Reply:
-        """The reply to a command. If the connection was closed since the last one, or the keys
-        have moved, it comes over a new one."""
+        """Send a command and return its reply. Reconnects once if the connection was closed since
+        the last command, or the keys have moved."""
         is_new = not self.connected
         try:
             return await self._send_once(command, ends_at)
@@ -122,7 +121,7 @@ class RedisConnection:
         except _ERRORS as error:
             if has_moved(error) and self._url.kind != "cluster":
                 raise StoreRefused(_IN_CLUSTER) from error
-            if is_elsewhere(error):
+            if should_reconnect(error):
                 self._disconnect()
             if is_new or self.connected:
                 raise
@@ -132,11 +131,11 @@ class RedisConnection:
         loop = asyncio.get_running_loop()
         session = self._session
         if session is None or not session.is_connected:
-            session = await self._connected(ends_at - loop.time())
+            session = await self._connect(ends_at - loop.time())
         return await session.send(command, ends_at - loop.time())
 
-    async def _connected(self, limit_s: float) -> RedisSession:
-        """A new connection; if it takes longer than the limit, it is made for the next call.
+    async def _connect(self, limit_s: float) -> RedisSession:
+        """Connect; if that exceeds the limit, the attempt continues for the next call.
 
         Raises StoreUnavailable and TimeoutError.
         """

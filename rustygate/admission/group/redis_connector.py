@@ -1,4 +1,7 @@
-"""Connections to the Redis server that has a group's keys: alone, by Sentinel, or in a Cluster."""
+"""Sessions with the Redis server that has a group's keys.
+
+The server is standalone, found through Sentinel, or in a cluster.
+"""
 
 import asyncio
 import errno
@@ -27,7 +30,7 @@ CONNECT_LIMIT_S = 2.0
 # A sentinel or a node that does not answer must not use up the time for the others.
 _LOCATE_LIMIT_S = 0.5
 
-# How a connection fails if the server expects TLS and gets a plain command.
+# How a session fails if the server expects TLS and gets a plain command.
 _RESETS = (CONNECTION_LOST, os.strerror(errno.ECONNRESET))
 
 # Why CLIENT SETNAME fails at a server that can be used: the user may not, the command has another
@@ -38,7 +41,7 @@ Address = tuple[str, int]
 
 
 class RedisConnector:
-    """Opens connections to the server that has a key.
+    """Opens sessions with the server that has a key.
 
     Args:
         ca_file, ca_directory: certificate authorities besides the system's.
@@ -54,7 +57,7 @@ class RedisConnector:
         self._tls = client_context(ca_file, ca_directory) if url.tls else None
 
     async def connect(self) -> RedisSession:
-        """An open connection, with user and database set. Raises StoreUnavailable."""
+        """A session with user, name and database set. Raises StoreUnavailable."""
         try:
             async with asyncio.timeout(CONNECT_LIMIT_S):
                 return await self._connect()
@@ -147,8 +150,8 @@ async def _authenticate(session: RedisSession, username: str | None, password: s
 
 
 async def _set_name(session: RedisSession) -> None:
-    """Name the connection for the server's CLIENT LIST, if the user may and the server can. One
-    that expects TLS closes it here at the latest."""
+    """Name the connection for the server's CLIENT LIST, if the user has permission and the server
+    can. A server that expects TLS closes the connection at the first command: AUTH or this one."""
     try:
         await session.ask("CLIENT", "SETNAME", "rustygate")
     except ErrorReply as error:

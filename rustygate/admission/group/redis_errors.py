@@ -61,7 +61,7 @@ def store_error(error: CallError) -> StoreError:
     if isinstance(error, ErrorReply):
         return _known_answer(str(error)) or SyncFailed(one_line(str(error)))
     if isinstance(error, ProtocolError):
-        return StoreUnavailable("the server there is not a Redis")
+        return StoreUnavailable("the server does not speak the Redis protocol")
     return StoreUnavailable(_describe(error))
 
 
@@ -70,8 +70,8 @@ def one_line(text: str) -> str:
     return ascii(text[:_MAX_LENGTH_SHOWN])[1:-1]
 
 
-def is_elsewhere(error: Exception) -> bool:
-    """Whether another connection may help: this one was lost, or its server lacks the keys."""
+def should_reconnect(error: Exception) -> bool:
+    """Whether a new connection may help: this one was lost, or its server lacks the keys."""
     return isinstance(error, OSError) or has_moved(error) or "READONLY" in str(error)
 
 

@@ -12,8 +12,8 @@ _LINE_END = b"\r\n"
 
 
 class ErrorReply(Exception):
-    """What the server answers if a command fails. Messages begin with a code in capitals, unless
-    that is the general `ERR`."""
+    """An error reply. The message starts with its code in capitals; the generic code `ERR` is
+    removed."""
 
 
 class ProtocolError(Exception):
@@ -73,8 +73,8 @@ class ReplyReader:
 
 
 def _element(data: bytes, start: int) -> tuple[Reply, int] | None:
-    """What begins there, and where it ends; None if the rest is missing. An array ends before its
-    elements."""
+    """The element at `start`, and where it ends; None if it is incomplete. Of an array, only the
+    header is read."""
     end = data.find(_LINE_END, start)
     if end < 0:
         return None

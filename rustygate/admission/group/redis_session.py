@@ -1,7 +1,7 @@
-"""A connection to a Redis, on which one command after the other is answered.
+"""A session with a Redis server: one command at a time.
 
-It does what the gate needs in a third of the CPU time of redis-py's connections, whose import
-takes 8 MB and 0.1 s besides.
+It takes a third of the CPU time of a redis-py connection, and saves importing redis-py (10 MB,
+0.1 s).
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from rustygate.system.tls import abort
 
 
 class RedisSession(asyncio.Protocol):
-    """An open connection."""
+    """A session over one connection, which is open from the start."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -53,17 +53,17 @@ class RedisSession(asyncio.Protocol):
         return not self._transport.is_closing()
 
     async def ask(self, *command: str | bytes | int) -> Reply:
-        """The reply to a command. Raises ErrorReply, ProtocolError and OSError."""
+        """Send a command and return its reply. Raises ErrorReply, ProtocolError and OSError."""
         return await self.send(packed(*command))
 
     async def send(self, command: bytes, limit_s: float | None = None) -> Reply:
-        """The reply to a command as bytes. If it is cancelled or takes longer than the limit, the
+        """Send a packed command and return its reply. If cancelled or over the limit, the
         connection is closed, because the reply may still come.
 
         Raises:
-            ErrorReply, ProtocolError: the server's answer.
+            ErrorReply, ProtocolError: the server replied with an error, or not in this protocol.
             OSError: the connection was lost.
-            TimeoutError: the limit.
+            TimeoutError: the limit was exceeded.
         """
         if self._failure is not None or not self.is_connected:
             raise self._failure or ConnectionResetError()
@@ -126,7 +126,7 @@ class RedisSession(asyncio.Protocol):
         if self._answer is not None and not self._answer.done():
             self._answer.set_result(reply)
         else:
-            # A server that is full says so before it closes the connection.
+            # A server at maxclients sends an error before it closes the connection.
             self._fail(reply if isinstance(reply, ErrorReply) else ProtocolError())
 
     def connection_lost(self, error: Exception | None) -> None:

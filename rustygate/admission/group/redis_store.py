@@ -106,7 +106,7 @@ class RedisStore(RedisConnection):
     async def open(self) -> None:
         """Connect before the first call, which is short of time, unless that takes too long."""
         with suppress(StoreUnavailable, TimeoutError):
-            await self._connected(OPEN_LIMIT_S)
+            await self._connect(OPEN_LIMIT_S)
 
     async def sync(self, call: Call, limit_s: float) -> Reply:
         rest = packed_argument(msgspec.json.encode(call)) + _EMPTY

@@ -325,7 +325,7 @@ class GroupSpending(Spending):
         try:
             await self._call(questions, self._due() if self._tells else [])
         except Exception as error:
-            # A defect of the gate. No request must wait for it.
+            # A bug in the gate. Requests must not wait for it.
             self._on_failure(error, questions)
             raise
         return True

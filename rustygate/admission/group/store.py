@@ -48,7 +48,7 @@ class Store(Protocol):
     """Runs `GroupScheduler.sync` for a member, somewhere else."""
 
     async def sync(self, call: Call, limit_s: float) -> Reply:
-        """One call of the member, which may take that long. Raises StoreError.
+        """Make one call for the member, within `limit_s`. Raises StoreError.
 
         Cancelling it, or StoreUnavailable, leaves open whether the scheduler got the call.
         """

@@ -383,8 +383,8 @@ function amounts.learn(budgets, now, kind, limit, left, mark, period, age)
   local bucket = amounts.set_limit(budgets, now, kind, period, limit)
   budgets.pace = nil
   local refilled = divide(age, period)
-  -- Upstream admits no more than it has: what goes beyond that is refused, and not owed. But what
-  -- was granted ahead, for instants to come, is owed already.
+  -- Upstream refuses what exceeds its level, so that is not owed. But what was granted ahead, for
+  -- later instants, is owed already.
   local owed = min(left, -refilled, amounts.level(bucket, now) + bucket.held)
   left = max(left - amounts.later(budgets, kind, limit, left, mark), owed) - bucket.held
   local is_fresh = age <= MAX_FRESH_AGE
