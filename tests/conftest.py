@@ -47,8 +47,8 @@ hypothesis.settings.load_profile("any machine")
 
 
 def pytest_collection_finish() -> None:
-    """Spare the garbage collector pytest's own objects, which stay. There are so many of them that
-    a full collection would stop a test's gate for a quarter of a second."""
+    """Exclude pytest's own objects from garbage collection: they live until the end, and there are
+    so many of them that a full collection would stop a test's gate for a quarter of a second."""
     gc.collect()
     gc.freeze()
 

@@ -1,7 +1,7 @@
 """An upstream with exactly the gate's limit, which it does not report, on a virtual clock.
 
-It starts to refill when the first request of a burst arrives. If that took longer than a later
-one, the later one arrives before there is room.
+Its refill starts when the first request of a burst arrives. If that request took longer to arrive
+than a later one, the later one comes before there is room and is refused.
 """
 
 import asyncio
@@ -72,7 +72,7 @@ def flood(seed: int) -> tuple[int, float, float]:
 def test_strict_upstream_refuses_few_of_a_flood(seed: int) -> None:
     refused, took_s, light_s = flood(seed)
     assert refused <= 2
-    # Each refusal pauses for up to a second.
+    # Each refusal pauses the lane for up to a second.
     least_s = (FLOOD - BURST) / RATE
     assert least_s <= took_s <= least_s + refused + 0.15
     assert light_s <= 0.03
@@ -86,7 +86,7 @@ async def refusals(
     slow: bool = False,
     tokens_left: int | None = None,
 ) -> None:
-    """Upstream refuses so many requests that were admitted at once. It may say how many tokens are
+    """Upstream refuses `count` requests that were admitted at once. It may say how many tokens are
     left of a thousand; each request needs a hundred."""
     async with AsyncExitStack() as stack:
         admissions = [

@@ -113,7 +113,8 @@ def check_imports(code: str, *unwanted: str) -> None:
 
 
 def test_gate_does_without_modules_that_take_much_memory() -> None:
-    """frozenlist's compiled module loads the C++ runtime, and importlib.resources zipfile."""
+    """frozenlist's compiled module loads the C++ runtime, and importlib.resources imports
+    zipfile."""
     code = "import rustygate.cli.gate_server, rustygate.daemon"
     check_imports(code, "frozenlist._frozenlist", "importlib.resources", "zipfile")
 

@@ -88,7 +88,7 @@ def test_what_was_granted_ahead_is_owed(kind: int) -> None:
     ("left", "mark", "level"),
     [(60, 20, 60), (31, 20, 31), (30, 20, 25), (35, 15, 30), (36, 15, 31), (35, 14, 29)],
 )
-def test_requests_without_a_response_count_where_little_is_left(
+def test_unanswered_requests_count_where_little_is_left(
     kind: int, left: int, mark: int, level: int
 ) -> None:
     """Five of twenty: upstream may see them after a request that was admitted later."""
@@ -98,7 +98,7 @@ def test_requests_without_a_response_count_where_little_is_left(
     assert lane.level() == level
 
 
-def test_requests_without_a_response_count_with_the_average_of_their_tokens() -> None:
+def test_unanswered_requests_count_with_the_lanes_average_tokens() -> None:
     lane = Lane(15, tokens=9, kind=1)
     lane.member.sync(0, news=[["charge", "m", "c", 2]] * 5)
     lane.learn(200, 145, limit=600)
@@ -175,7 +175,7 @@ def test_debt_that_a_member_brings_is_at_most_one_capacity(is_known: bool) -> No
 
 
 def float_of(lane: Lane, count: int, used: int = 0, tokens: int = 0) -> None:
-    """The member keeps so many admissions, and has used some."""
+    """The member keeps this many admissions, and has used some."""
     news = [["float_used", "m", "c", tokens]] * used
     keep = [["m", count, tokens]] if count else []
     lane.member.sync(0, news=news, float=keep)

@@ -147,7 +147,7 @@ def test_any_refusals_leave_a_pace_between_a_millisecond_and_a_minute(
 
 
 def test_response_to_an_older_exchange_lowers_the_level_by_later_ones_without_a_response() -> None:
-    """Upstream may have seen it after the newer ones, but not after those without a response."""
+    """Upstream may have seen it after the newer ones, but not after unanswered ones."""
     lane = Lane()
     _, older, newer, *_ = [admit(lane, tenth * SECOND // 10) for tenth in range(5)]
     lane.learn(SECOND // 2, newer, update(60, 57))

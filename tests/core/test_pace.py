@@ -216,7 +216,7 @@ def test_pace_is_over_after_a_quiet_minute() -> None:
 
 
 def responses(rate: float, burst: int, search: Search, count: int) -> Iterator[bool]:
-    """Whether upstream accepts each of so many requests; it has nothing left at first."""
+    """Whether upstream accepts each of this many requests; it has nothing left at first."""
     upstream = TokenBucket.from_rate(rate, burst)
     upstream.fill_to(0, 0)
     for _ in range(count):

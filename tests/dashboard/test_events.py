@@ -226,7 +226,7 @@ async def test_defect_ends_the_streams_and_is_logged(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.usefixtures("_no_task_left")
-async def test_supervisor_that_has_ended_ends_the_streams(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_streams_end_when_the_supervisor_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(events, "INTERVAL_S", 0.01)
     with captured_log() as log:
         async with serving(Source()) as source:

@@ -35,7 +35,7 @@ def count_calls(function: Callable[[], object]) -> int:
 
 
 def calls_with(waiters: int, clients: int, models: int) -> int:
-    """The calls for a state while so many wait."""
+    """The calls for a state while this many wait."""
     counts: list[int] = []
 
     async def scenario(harness: Harness) -> None:

@@ -224,7 +224,7 @@ async def test_stalled_upload_times_out_and_is_never_ended_upstream(
 async def test_slow_but_steady_body_is_accepted(
     gate: StartGate, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It takes longer in all than it may be silent."""
+    """It takes longer in total than the timeout for silence."""
     monkeypatch.setattr(request_body, "BODY_TIMEOUT_S", 1.5)
     client = await (await gate()).send(post(b"1234567")[:-7])
     for byte in b"1234567":
@@ -447,7 +447,7 @@ async def test_idle_connection_of_any_worker_makes_room(gate: StartGate) -> None
 
 
 @pytest.mark.parametrize("workers", [3], indirect=True)
-async def test_worker_does_not_ask_others_for_each_of_a_crowd(
+async def test_worker_does_not_ask_others_for_each_of_many_connections(
     gate: StartGate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(data_plane, "ASK_PAUSE_S", 3600.0)
@@ -464,7 +464,7 @@ async def test_worker_does_not_ask_others_for_each_of_a_crowd(
     await until(lambda: len(running.connections()) == 3)
     for _ in range(20):
         await expect_rejection(await running.connect())
-    # Each of them did once.
+    # Each worker asked at most once.
     assert len(asked) == len(set(asked)) <= 3
     for client in busy:
         assert (await client.request(get("/health")[1:])).status == 200

@@ -131,8 +131,8 @@ async def test_interval_zero_disables_keepalives(gate: StartGate, upstream: Upst
 
 
 async def test_busy_stream_gets_no_keepalive(gate: StartGate, upstream: Upstream) -> None:
-    """Its events come more often than the interval, for longer than the interval. Where a busy
-    machine delayed one for almost the interval, there may be a keepalive."""
+    """Its events come more often than the interval, for longer than the interval. If a busy
+    machine delays an event by almost the interval, there may be a keepalive."""
     running = await gate(SSE_KEEPALIVE_INTERVAL=0.5)
     idle, _ = await open_stream(running, upstream)
     client, call = await open_stream(running, upstream)

@@ -62,7 +62,7 @@ def end_before_request(patch: pytest.MonkeyPatch, calls: list[Call], how: str) -
 
 
 async def expect_success(running: Gate, client: Client, attempts: int, lines: int = 1) -> Response:
-    """Upstream's response, after so many attempts by its header and by the last log line."""
+    """Upstream's response, after this many attempts by its header and by the last log line."""
     got = await client.response()
     assert (got.status, got.reason) == (200, None)
     assert got.head["x-rustygate-attempts"] == str(attempts)
@@ -74,7 +74,7 @@ async def expect_success(running: Gate, client: Client, attempts: int, lines: in
 async def expect_failure(
     running: Gate, client: Client, reason: str, attempts: int, lines: int = 1
 ) -> Response:
-    """The gate's own response, after so many attempts by its header and by the last log line."""
+    """The gate's own response, after this many attempts by its header and by the last log line."""
     got = await client.response()
     assert (got.status, got.reason) == (504 if reason == "upstream_timeout" else 502, reason)
     assert got.head["x-rustygate-attempts"] == str(attempts)

@@ -85,7 +85,7 @@ class GateGroup(Gates):
         return await self.metric(gate, "rustygate_group_members")
 
     async def until_members(self, count: int, limit_s: float = SOON_S) -> None:
-        """Wait until all gates that are not gone say that their group has so many members."""
+        """Wait until all gates that are not gone say that their group has this many members."""
         await self._until_all(self.members, count, limit_s)
 
     async def until_state(self, state: str, limit_s: float = SOON_S) -> None:

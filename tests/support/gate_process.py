@@ -58,7 +58,7 @@ class GateProcess:
         return client
 
     async def wait_for_waiters(self, number: int) -> None:
-        """Wait until so many requests are queued."""
+        """Wait until this many requests are queued."""
         client = await self.connect()
         async with soon():
             while await self._waiters(client) < number:  # noqa: ASYNC110

@@ -111,7 +111,7 @@ class LimitedUpstream:
 async def request(
     harness: Harness, upstream: LimitedUpstream, client: str = "a", **fields: Any
 ) -> Exchange:
-    """As `send`, through a harness's gate."""
+    """Like `send`, through a harness's gate."""
     return await send(harness.gate, harness.settings, upstream, client, **fields)
 
 

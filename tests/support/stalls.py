@@ -1,11 +1,11 @@
-"""Runs a test again that failed while the machine stood still: a pytest plugin.
+"""A pytest plugin that reruns tests that failed during a stall.
 
-A shared or virtual machine at times stands still for a second. A test whose gate, upstream and
-clients use real sockets may then fail, as if the gate had been slow. A thread notices stalls: it
-naps, and sees how late it wakes. If code of this process kept it from waking, that is no stall. A
-test that fails during one runs again from the start, with new fixtures of all scopes; the summary
-shows each such failure. A test that fails without a stall, or `RUNS` times, fails.
-`--no-run-again` turns this off, to find tests that depend on time.
+A shared or virtual machine sometimes stalls for a second. A test whose gate, upstream and clients
+use real sockets may then fail, as if the gate had been slow. A thread notices stalls: it sleeps
+briefly, and measures how late it wakes. If code of this process kept it from waking, that is not a
+stall. A test that fails during a stall is rerun from the start, with new fixtures of all scopes;
+the summary shows each such failure. A test that fails without a stall, or `RUNS` times, fails.
+`--no-rerun` turns this off, to find tests that depend on timing.
 """
 
 import os
@@ -22,15 +22,15 @@ from _pytest.runner import runtestprotocol
 
 RUNS = 3
 
-# A nap that takes this much longer than it should is a stall.
+# A sleep that takes this much longer than it should is a stall.
 STALL_S = 0.1
 
-_NAP_S = 0.01
+_SLEEP_S = 0.01
 
 Clock = Callable[[], float]
 
 # The outcome of a run that does not count; also its name in the summary.
-RUN_AGAIN = "run again"
+RERUN = "rerun"
 
 # The name of a report's property.
 _STALL = "stall"
@@ -38,8 +38,8 @@ _STALL = "stall"
 _RUN = pytest.StashKey[int]()
 
 
-class StallWatch:
-    """Notices when this process, or one of the machine's processors, stands still."""
+class StallMonitor:
+    """Notices when this process, or one of the machine's processors, stalls."""
 
     def __init__(self, clock: Clock = monotonic, cpu_clock: Clock = process_time) -> None:
         self._clock, self._cpu_clock = clock, cpu_clock
@@ -48,33 +48,33 @@ class StallWatch:
         self._woke, self._used = clock(), cpu_clock()
 
     def start(self) -> None:
-        Thread(target=self._watch, name="stall watch", daemon=True).start()
+        Thread(target=self._monitor, name="stalls", daemon=True).start()
 
     def longest_since(self, began: float) -> float:
-        """How long the longest stall lasted, in seconds, without what came before this time; 0 if
-        there was none."""
+        """How long the longest stall lasted, in seconds, counting only the part after `began`; 0
+        if there was none."""
         # After a stall, the caller may run before the thread.
         stalls = [*self._stall_until(self._clock()), *self._stalls]
         lengths = (end - max(start, began) for start, end in stalls)
         return max((length for length in lengths if length >= STALL_S), default=0.0)
 
-    def _watch(self) -> None:
-        # A virtual machine's processors may stand still one at a time: each is tried in turn.
+    def _monitor(self) -> None:
+        # A virtual machine's processors may stall one at a time: each is tried in turn.
         for processor in cycle(_processors()):
             run_on(processor)
-            sleep(_NAP_S)
+            sleep(_SLEEP_S)
             self.wake()
 
     def wake(self) -> None:
-        """End a nap, and begin the next."""
+        """End a sleep, and begin the next."""
         now = self._clock()
         self._stalls += self._stall_until(now)
         self._woke, self._used = now, self._cpu_clock()
 
     def _stall_until(self, now: float) -> list[tuple[float, float]]:
-        """The stall that has kept this nap from ending, if one has. Code of this process may have
-        done so instead, if it held the interpreter's lock: it then used a processor."""
-        due = self._woke + _NAP_S
+        """The stall that kept this sleep from ending, if there was one. Code of this process may
+        have done so instead, if it held the interpreter's lock: it then used a processor."""
+        due = self._woke + _SLEEP_S
         used = self._cpu_clock() - self._used
         return [(due, now)] if now - due >= STALL_S and 2 * used <= now - due else []
 
@@ -90,12 +90,12 @@ def run_on(processor: int) -> None:
         os.sched_setaffinity(0, {processor})
 
 
-class RunAgain:
-    """Runs each test, and again after a failure during a stall."""
+class Reruns:
+    """Runs each test, and reruns it after a failure during a stall."""
 
     def __init__(self) -> None:
-        self._watch = StallWatch()
-        self._watch.start()
+        self._stalls = StallMonitor()
+        self._stalls.start()
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item, nextitem: pytest.Item | None) -> bool:
@@ -104,15 +104,15 @@ class RunAgain:
         item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
         reports = runtestprotocol(item, log=False, nextitem=nextitem)
         failure = next((report for report in reports if report.failed), None)
-        stall_s = self._watch.longest_since(began)
-        again = failure is not None and stall_s > 0 and run < RUNS
-        if failure is not None and again:
+        stall_s = self._stalls.longest_since(began)
+        rerun = failure is not None and stall_s > 0 and run < RUNS
+        if failure is not None and rerun:
             _end_all_fixtures(item)
             reports = [_uncounted(failure, stall_s)]
         for report in reports:
             item.ihook.pytest_runtest_logreport(report=report)
         item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
-        if again:
+        if rerun:
             # Through the hook, so that the test's time limit starts again as well.
             item.ihook.pytest_runtest_protocol(item=item, nextitem=nextitem)
         return True
@@ -128,35 +128,35 @@ def _end_all_fixtures(item: pytest.Item) -> None:
 
 def _uncounted(failure: pytest.TestReport, stall_s: float) -> pytest.TestReport:
     """A failure's report as one that does not count."""
-    failure.outcome = RUN_AGAIN  # type: ignore[assignment]
+    failure.outcome = RERUN  # type: ignore[assignment]
     failure.user_properties.append((_STALL, f"{stall_s:.2f} s"))
     return failure
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--no-run-again",
+        "--no-rerun",
         action="store_true",
-        help="let a test fail also if the machine stood still meanwhile",
+        help="do not rerun tests that failed during a stall",
     )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if not config.getoption("--no-run-again"):
-        config.pluginmanager.register(RunAgain())
+    if not config.getoption("--no-rerun"):
+        config.pluginmanager.register(Reruns())
 
 
 def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, str] | None:
-    return (RUN_AGAIN, "A", RUN_AGAIN.upper()) if report.outcome == RUN_AGAIN else None
+    return (RERUN, "R", RERUN.upper()) if report.outcome == RERUN else None
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    reports = terminalreporter.getreports(RUN_AGAIN)
+    reports = terminalreporter.getreports(RERUN)
     if reports:
-        terminalreporter.section(RUN_AGAIN)
+        terminalreporter.section(RERUN)
     for report in reports:
         stall, last_line = (
             dict(report.user_properties)[_STALL],
             report.longreprtext.splitlines()[-1],
         )
-        terminalreporter.line(f"{report.nodeid}: the machine stood still for {stall}; {last_line}")
+        terminalreporter.line(f"{report.nodeid}: the machine stalled for {stall}; {last_line}")

@@ -120,7 +120,7 @@ class WorkerGate:
         client.disconnect()
 
     async def until_logged(self, pattern: str, count: int = 1) -> list[Any]:
-        """Wait until so many matches are in the log; returns them."""
+        """Wait until this many matches are in the log; returns them."""
         await until(lambda: len(re.findall(pattern, self.log)) >= count, PROCESS_TIMEOUT_S)
         return re.findall(pattern, self.log)
 

@@ -175,7 +175,7 @@ class Tries(NamedTuple):
 def connect_until_limit(
     monkeypatch: pytest.MonkeyPatch, limit_s: float, drawn: float, takes_s: float = 0
 ) -> Tries:
-    """Tries to connect to an upstream that refuses each connection after this time, on a virtual
+    """Tries to connect to an upstream that refuses each connection after `takes_s`, on a virtual
     clock. `drawn` is the random number for each pause."""
 
     async def main() -> Tries:

@@ -109,7 +109,7 @@ async def test_connections_of_a_worker_are_counted(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(worker_process, "_ROOM_LIMIT_S", LIMIT_S)
 
     async def make_room(running: Supervisor, number: int) -> None:
-        """None is idle in a worker that has been silent for a second."""
+        """Retry: a worker that was silent for a second counts as having no idle connection."""
         async with asyncio.timeout(LIMIT_S):
             while not await running._make_room(number):  # noqa: ASYNC110 - no event is set
                 await asyncio.sleep(0.01)
@@ -121,7 +121,7 @@ async def test_connections_of_a_worker_are_counted(monkeypatch: pytest.MonkeyPat
             idle.append(await idle_connection(running))
         first, second = running.statuses()
         assert first.connections + second.connections == len(idle)
-        # Whoever asks for room has no idle one itself.
+        # A worker that asks for room has no idle one itself.
         await make_room(running, 1)
         await until(lambda: connections(running) == [first.connections, second.connections - 1])
         await make_room(running, 2)
@@ -176,7 +176,7 @@ async def test_worker_that_cannot_be_replaced_is_tried_again_later(
 
 
 @pytest.mark.parametrize("end", [Supervisor.drain, Supervisor.stop])
-async def test_gate_that_ends_does_not_wait_for_a_worker_that_starts(
+async def test_gate_that_ends_does_not_wait_for_a_worker_that_is_starting(
     end: Callable[[Supervisor], Awaitable[None]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("rustygate.workers.supervisor._GRACE_S", 3600)
@@ -195,7 +195,7 @@ async def test_gate_that_ends_does_not_wait_for_a_worker_that_starts(
     assert len(log.errors) == 1
 
 
-async def test_gate_that_stops_tells_its_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_gate_that_stops_tells_its_workers_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rustygate.workers.supervisor._GRACE_S", 3600)
     async with supervisor(2) as running:
         async with soon():

@@ -190,7 +190,7 @@ def test_store_that_loses_its_state_grants_no_second_burst() -> None:
 
 
 def test_idle_gate_that_comes_back_first_reports_no_refill_since_its_last_call() -> None:
-    """Meanwhile, the busy one has used that."""
+    """The busy gate has used that refill meanwhile."""
 
     async def scenario(harness: GroupHarness) -> None:
         harness.flood("a", 0, 10)

@@ -1,4 +1,4 @@
-"""Gates use all of a limit that upstream reports, and upstream refuses hardly a request."""
+"""Gates use all of a limit that upstream reports, and upstream refuses hardly any requests."""
 
 import asyncio
 from collections.abc import Sequence
@@ -26,8 +26,8 @@ def exact(wait_s: float) -> dict[str, str]:
 
 
 class Clients:
-    """One client at the first gate, one at all in turn, and one at the last. Each always has eight
-    requests, for half to one and a half times so many tokens."""
+    """One client uses the first gate, one all gates in turn, one the last. Each keeps eight
+    requests going, of 0.5 to 1.5 times `tokens`."""
 
     def __init__(self, upstream: LimitedUpstream, tokens: int) -> None:
         self.upstream, self.tokens = upstream, tokens
@@ -65,7 +65,7 @@ class Clients:
         return units / (per_minute * (SECONDS - FIRST_S) / 60)
 
     def run(self, gates: int) -> None:
-        """`gates`: how many are in a group; 0 is one without a group."""
+        """`gates`: how many are in a group; 0: one gate without a group."""
 
         async def alone(harness: Harness) -> None:
             await self.send([harness.gate], harness.settings)
@@ -84,7 +84,7 @@ class Clients:
 @pytest.mark.parametrize(
     ("tokens", "latency_s", "jitter"), [(0, 0.02, 0.1), (0, 0.2, 1.0), (100, 0.02, 1.0)]
 )
-def test_learned_limit_is_used_with_hardly_a_429(
+def test_learned_limit_is_fully_used_with_hardly_any_429s(
     tokens: int, latency_s: float, jitter: float, gates: int
 ) -> None:
     upstream = LimitedUpstream(latency_s=latency_s, jitter=jitter, retry_after=exact)

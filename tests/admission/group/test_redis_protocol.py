@@ -1,4 +1,4 @@
-"""Redis's protocol, however its bytes are cut."""
+"""The Redis protocol, however its bytes are cut."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""A connection to a server that answers as the tests want."""
+"""A session with a server that answers as the tests want."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -48,7 +48,7 @@ def answer_with(monkeypatch: pytest.MonkeyPatch, answer: bytes) -> None:
     monkeypatch.setattr(FakeServer, "answer", staticmethod(lambda data: answer))
 
 
-async def test_commands_are_answered_one_after_the_other(connected: RedisSession) -> None:
+async def test_commands_are_answered_one_at_a_time(connected: RedisSession) -> None:
     async with soon():
         assert await connected.ask("PING") == b"PONG"
         assert await connected.send(PING, SOON_S) == b"PONG"
@@ -103,7 +103,7 @@ async def test_end_of_a_connection_that_cannot_be_aborted_is_noticed() -> None:
         await session.ask("PING")
 
 
-async def test_limit_closes_the_connection(
+async def test_timeout_closes_the_connection(
     connected: RedisSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answer_with(monkeypatch, b"")
@@ -146,7 +146,7 @@ async def test_connection_that_ends_fails_the_command(
         assert not connected.is_connected
 
 
-async def test_reply_that_was_not_asked_for_ends_the_connection(
+async def test_unsolicited_reply_closes_the_connection(
     connected: RedisSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answer_with(monkeypatch, b":1\r\n:2\r\n")

@@ -805,7 +805,7 @@ async def test_two_that_wait_for_a_connection_get_the_same_one(
     make_store: MakeStore, shared_server: RedisServer
 ) -> None:
     store = make_store(shared_server.url)
-    one, other = await asyncio.gather(*(store._connected(SOON_S) for _ in range(2)))
+    one, other = await asyncio.gather(*(store._connect(SOON_S) for _ in range(2)))
     assert one is other
     assert store._connecting is None
 

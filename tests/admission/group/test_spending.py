@@ -62,7 +62,7 @@ async def new_member(
     server: RedisServer, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[NewMember]:
     """Makes members of one group of three, whose client has these budgets. A busy machine does
-    not part them from Redis."""
+    not make their calls time out."""
     monkeypatch.setattr(spending, "call_limit_s", lambda first: SOON_S)
     members: list[GroupSpending] = []
 

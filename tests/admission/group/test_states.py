@@ -269,7 +269,7 @@ def test_defect_of_the_gate_is_logged_and_calls_continue(
 
     harness = run_group(scenario, gates=1, gate_group="g", rate_limit=40, rate_limit_burst=2)
     assert harness.errors == []
-    # The calls that fail are 1 s apart, and nobody waits for one of them.
+    # The calls that fail are 1 s apart, and no request waits for them.
     assert harness.total(1.6, 4) >= 0.95 * 40 * 2.4
     failed = [line for line in lines if "calling group g failed, next try in 1 s" in line]
     assert 1 <= len(failed) <= 4

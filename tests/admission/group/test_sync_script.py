@@ -204,10 +204,10 @@ def test_debts_of_a_lane_are_the_same(
     ("left", "level"), [(0, -2), (11, -1), (3002, 2990), (3003, 3001)], ids=str
 )
 @pytest.mark.parametrize(("kind", "unit"), [(0, 1), (1, 10)], ids=["requests", "tokens"])
-def test_requests_on_their_way_to_upstream_are_owed_the_same(
+def test_script_and_scheduler_agree_on_requests_under_way(
     script: SyncScript, kind: int, unit: int, left: int, level: int
 ) -> None:
-    """Two that were granted ahead, and ten without a response."""
+    """Two that were granted ahead, and ten unanswered."""
     scheduler, limit = GroupScheduler(), 6000 * unit
     learn = ["learn", "gpt", kind, limit, 0, 10 * unit, MINUTE // limit, 0]
     news = [["known", "gpt"], *[["charge", "gpt", "app", 10]] * 10, learn]

@@ -1,4 +1,4 @@
-"""Tests that failed while the machine stood still run again: `tests/support/stalls.py`."""
+"""Tests that failed during a stall are rerun: `tests/support/stalls.py`."""
 
 import os
 import re
@@ -11,11 +11,11 @@ import pytest
 
 from tests.support import stalls
 from tests.support.process import ROOT
-from tests.support.stalls import StallWatch
+from tests.support.stalls import StallMonitor
 
-# What counts as a stall in the runs below; how long their processes stand still; more than any
-# machine stands still.
-SHORT_S, STILL_S, NEVER_S = 0.15, 0.3, 100.0
+# In the runs below: the shortest delay that counts as a stall; how long their processes stall;
+# longer than any stall.
+SHORT_S, STALL_S, NEVER_S = 0.15, 0.3, 100.0
 
 CONFTEST = """
 import os
@@ -51,15 +51,15 @@ def runs(name):
     return Path("notes").read_text().split().count(name)
 
 
-def stand_still():
+def stall():
     pid = os.getpid()
-    script = f"kill -STOP {{pid}}; sleep {STILL_S}; kill -CONT {{pid}}"
+    script = f"kill -STOP {{pid}}; sleep {STALL_S}; kill -CONT {{pid}}"
     subprocess.run(["sh", "-c", script], check=True)
 
 
 def fail_in_first_run(name):
     if runs(name) == 1:
-        stand_still()
+        stall()
         pytest.fail("the first run")
 
 
@@ -108,7 +108,7 @@ def fresh(tmp_path):
     (tmp_path / "used").touch()
 """
 
-# Each test that passes does so in its second run, and has fixtures of wider scopes both times.
+# Tests that fail once pass in a later run, with new fixtures of wider scopes.
 PASSING = """
 def test_first(of_session, of_module):
     pass
@@ -148,7 +148,7 @@ def test_module(fails_at_first, of_session):
 FAILING = """
 def test_fails_each_time():
     note("each")
-    stand_still()
+    stall()
     assert 1 == 2
 
 
@@ -160,7 +160,7 @@ def test_fails_without_a_stall():
 @pytest.mark.timeout(3)
 def test_hangs_in_its_second_run():
     if runs("hangs") == 1:
-        stand_still()
+        stall()
         assert 1 == 2
     time.sleep(1000)
 
@@ -168,13 +168,13 @@ def test_hangs_in_its_second_run():
 @pytest.mark.xfail
 def test_expected():
     note("expected")
-    stand_still()
+    stall()
     assert 1 == 2
 
 
 def test_skipped():
     note("skipped")
-    stand_still()
+    stall()
     pytest.skip()
 """
 
@@ -198,9 +198,10 @@ def notes(directory: Path) -> Counter[str]:
     return Counter((directory / "notes").read_text().split())
 
 
-def ran_again(output: str) -> Counter[str]:
-    """How often the tests ran again by the summary, which has the length of each stall."""
-    found = re.findall(r"test_it.py::test_(\S+): the machine stood still for (\S+) s; ", output)
+def reruns(output: str) -> Counter[str]:
+    """How often each test was rerun according to the summary, which has the length of each
+    stall."""
+    found = re.findall(r"test_it.py::test_(\S+): the machine stalled for (\S+) s; ", output)
     assert all(float(stall_s) > SHORT_S for _, stall_s in found)
     return Counter(name for name, _ in found)
 
@@ -208,7 +209,7 @@ def ran_again(output: str) -> Counter[str]:
 def test_failure_during_a_stall_does_not_count(tmp_path: Path) -> None:
     code, output = run_tests(tmp_path, PASSING, stall_s=SHORT_S)
     assert code == 0, output
-    assert ran_again(output) == {
+    assert reruns(output) == {
         "call": 1,
         "coroutine": 1,
         "loop": 1,
@@ -219,16 +220,16 @@ def test_failure_during_a_stall_does_not_count(tmp_path: Path) -> None:
         "module": 2,
     }
     assert re.search(r"test_call: the .* s; .*test_it.py:\d+: Failed$", output, re.MULTILINE)
-    assert "= 9 passed, 8 run again in" in output
+    assert "= 9 passed, 8 rerun in" in output
     check_wider_scopes(notes(tmp_path))
 
 
-def test_processes_show_together_what_ran_again(tmp_path: Path) -> None:
+def test_summary_covers_all_processes(tmp_path: Path) -> None:
     options = "--numprocesses", "2", "--dist", "worksteal"
     code, output = run_tests(tmp_path, PASSING, *options, stall_s=SHORT_S)
     assert code == 0, output
-    assert {"call", "coroutine", "loop", "parameter[one]", "teardown"} <= ran_again(output).keys()
-    assert re.search(r"= 9 passed, \d+ run again in", output)
+    assert {"call", "coroutine", "loop", "parameter[one]", "teardown"} <= reruns(output).keys()
+    assert re.search(r"= 9 passed, \d+ rerun in", output)
     check_wider_scopes(notes(tmp_path))
 
 
@@ -247,14 +248,14 @@ def check_wider_scopes(found: Counter[str]) -> None:
 def test_stall_counts_from_the_start_of_the_test(
     began: float, length_s: float, has_woken: bool
 ) -> None:
-    """The thread naps from 99.99 s to 100 s, and wakes at 107.31 s."""
+    """The thread sleeps from 99.99 s to 100 s, and wakes at 107.31 s."""
     now = 99.99
-    watch = StallWatch(lambda: now, lambda: 0)
-    assert watch.longest_since(99) == 0
+    monitor = StallMonitor(lambda: now, lambda: 0)
+    assert monitor.longest_since(99) == 0
     now = 107.31
     if has_woken:
-        watch.wake()
-    assert watch.longest_since(began) == pytest.approx(length_s, abs=0.02)
+        monitor.wake()
+    assert monitor.longest_since(began) == pytest.approx(length_s, abs=0.02)
 
 
 @pytest.mark.parametrize("has_woken", [False, True])
@@ -266,19 +267,19 @@ def test_time_that_this_process_computed_is_no_stall(
 ) -> None:
     """Its threads wait for one of them for three seconds, and others of them may compute too."""
     now, used = 50.0, 20.0
-    watch = StallWatch(lambda: now, lambda: used)
+    monitor = StallMonitor(lambda: now, lambda: used)
     now, used = now + 3, used + used_s
     if has_woken:
-        watch.wake()
-    assert (watch.longest_since(0) > 2) == is_stall
-    # What it computed before a nap does not count.
-    watch.wake()
+        monitor.wake()
+    assert (monitor.longest_since(0) > 2) == is_stall
+    # What it computed before a sleep does not count.
+    monitor.wake()
     now += 4
-    assert watch.longest_since(0) > 3
+    assert monitor.longest_since(0) > 3
 
 
 @pytest.mark.parametrize("error", [AttributeError, OSError])
-def test_watch_goes_on_where_threads_cannot_choose_a_processor(
+def test_monitor_works_where_threads_cannot_choose_a_processor(
     monkeypatch: pytest.MonkeyPatch, error: type[Exception]
 ) -> None:
     asked = []
@@ -298,16 +299,16 @@ def test_failure_of_each_run_counts(tmp_path: Path) -> None:
     assert code == 1
     assert "test_it.py::test_fails_each_time - " in output
     assert "test_it.py::test_hangs_in_its_second_run - Failed: Timeout" in output
-    again, found = ran_again(output), notes(tmp_path)
-    assert again["fails_each_time"] == 2
-    assert again["hangs_in_its_second_run"] >= 1
+    rerun, found = reruns(output), notes(tmp_path)
+    assert rerun["fails_each_time"] == 2
+    assert rerun["hangs_in_its_second_run"] >= 1
     assert (found["each"], found["expected"], found["skipped"]) == (3, 1, 1)
 
 
 @pytest.mark.parametrize(
     ("options", "stall_s"),
-    [((), NEVER_S), (("--no-run-again",), SHORT_S)],
-    ids=["no stall", "no runs again"],
+    [((), NEVER_S), (("--no-rerun",), SHORT_S)],
+    ids=["no stall", "no reruns"],
 )
 def test_each_failure_counts(tmp_path: Path, options: tuple[str, ...], stall_s: float) -> None:
     code, output = run_tests(tmp_path, FAILING, *options, stall_s=stall_s)
