@@ -6,7 +6,7 @@ It has faults and a delay that can be set, so that members can be tested without
 import asyncio
 from enum import Enum, auto
 
-from rustygate.admission.group.store import Call, Reply, StoreUnavailable
+from rustygate.admission.group.store import Call, Reply, StoreUnavailable, no_answer
 from rustygate.core.bucket import SECOND
 from rustygate.core.group_scheduler import GroupScheduler
 
@@ -77,7 +77,7 @@ class LocalStore:
             async with asyncio.timeout(limit_s):
                 return await self._sync(call)
         except TimeoutError:
-            raise StoreUnavailable(f"no answer within {limit_s * 1000:g} ms") from None
+            raise no_answer(limit_s) from None
 
     async def _sync(self, call: Call) -> Reply:
         group, fault = self._group, self.fault or self._group.fault

@@ -19,7 +19,7 @@ from rustygate.admission.group.redis_protocol import (
     packed,
 )
 from rustygate.admission.group.redis_session import RedisSession
-from rustygate.admission.group.store import StoreRefused, StoreUnavailable
+from rustygate.admission.group.store import StoreRefused, no_answer
 from rustygate.config.redis_url import RedisUrl
 
 # A connection that does not close within this time is aborted.
@@ -106,7 +106,7 @@ class RedisConnection:
                     raise
             return await self._send(by_text(), ends_at)
         except TimeoutError:
-            raise StoreUnavailable(f"no answer within {limit_s * 1000:g} ms") from None
+            raise no_answer(limit_s) from None
         except _ERRORS as error:
             raise store_error(error) from error
 

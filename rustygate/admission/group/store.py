@@ -23,6 +23,11 @@ class StoreUnavailable(StoreError):
     """The store cannot be reached or did not answer in time."""
 
 
+def no_answer(limit_s: float) -> StoreUnavailable:
+    """The error of a call that took longer than its limit."""
+    return StoreUnavailable(f"no answer within {limit_s * 1000:g} ms")
+
+
 class StoreUnready(StoreUnavailable):
     """The store answers, but cannot serve requests at the moment."""
 

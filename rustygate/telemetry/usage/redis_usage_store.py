@@ -5,7 +5,7 @@ if a reply is lost, the batch is given again and counts once. Days expire by the
 """
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from secrets import token_hex
@@ -14,7 +14,7 @@ import msgspec
 
 from rustygate.admission.group.redis_connection import RedisConnection, Script
 from rustygate.admission.group.redis_protocol import Reply
-from rustygate.admission.group.store import StoreError
+from rustygate.admission.group.store import StoreError, no_answer
 from rustygate.config import Settings
 from rustygate.config.redis_url import RedisUrl, parse_redis_url
 from rustygate.core.usage_rows import TOTALS, Grouped, UsageKey, UsageQuery, UsageTotals
@@ -33,7 +33,7 @@ DAY_EXPIRES_AFTER_S = (KEPT_DAYS + 1) * _DAY_S
 NUMBER_EXPIRES_AFTER_S = 30 * _DAY_S
 
 # Nobody waits for a batch. Reports are read in parts, so that Redis is not busy for long; the
-# limit is for the whole report.
+# limit applies to the whole report.
 ADD_LIMIT_S = 1.0
 READ_LIMIT_S = 5.0
 _DAYS_PER_READ = 31
@@ -79,7 +79,7 @@ class RedisUsageStore:
             msgspec.json.encode([_packed(batch, day) for day in days]),
         )
         keys = (f"{self._prefix}member:{self._member}", *map(self._key, days))
-        await self._evaluate(_ADD, keys, arguments, ADD_LIMIT_S)
+        await _answer(self._redis.evaluate(_ADD, keys, arguments, ADD_LIMIT_S))
         self._number += 1
 
     async def rows_by(self, query: UsageQuery) -> Grouped:
@@ -90,11 +90,12 @@ class RedisUsageStore:
                 for first in range(0, len(days), _DAYS_PER_READ):
                     usage.update(await self._read(days[first : first + _DAYS_PER_READ]))
         except TimeoutError:
-            raise UsageStoreError(f"Redis: no answer within {READ_LIMIT_S * 1000:g} ms") from None
+            raise UsageStoreError(f"Redis: {no_answer(READ_LIMIT_S)}") from None
         return select(query, usage)
 
     async def _read(self, days: Sequence[str]) -> dict[UsageKey, UsageTotals]:
-        found = await self._evaluate(_READ, list(map(self._key, days)), (), READ_LIMIT_S)
+        keys = list(map(self._key, days))
+        found = await _answer(self._redis.evaluate(_READ, keys, (), READ_LIMIT_S))
         usage: dict[UsageKey, UsageTotals] = {}
         for day, rows in zip(days, found, strict=True):
             try:
@@ -106,21 +107,16 @@ class RedisUsageStore:
     async def close(self) -> None:
         await self._redis.close()
 
-    async def _evaluate(
-        self,
-        script: Script,
-        keys: Sequence[str],
-        arguments: Sequence[str | bytes | int],
-        limit_s: float,
-    ) -> Reply:
-        """The result of a script. Raises UsageStoreError."""
-        try:
-            return await self._redis.evaluate(script, keys, arguments, limit_s)
-        except StoreError as error:
-            raise UsageStoreError(f"Redis: {error}") from error
-
     def _key(self, day: str) -> str:
         return self._prefix + day
+
+
+async def _answer(call: Awaitable[Reply]) -> Reply:
+    """The reply to a call. Raises UsageStoreError."""
+    try:
+        return await call
+    except StoreError as error:
+        raise UsageStoreError(f"Redis: {error}") from error
 
 
 def _packed(batch: Batch, day: str) -> list[tuple[str, tuple[int, ...]]]:
