@@ -236,7 +236,7 @@ async def test_closing_writes_what_was_told_before() -> None:
     for number in range(100):
         telling.tell("name", number)
     async with soon():
-        await telling.close(limit_s=30)
+        await telling.close(limit_s=3600)
         await lost.wait()
     assert received == list(range(100))
     assert repr(telling) == "<Channel closed>"
@@ -256,6 +256,6 @@ async def test_closing_twice_is_harmless() -> None:
     channel = make_channel()
     theirs = await opened(channel)
     async with soon():
-        await channel.close(limit_s=30)
-        await channel.close(limit_s=30)
+        await channel.close(limit_s=3600)
+        await channel.close(limit_s=3600)
     theirs.close()
