@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 from collections import Counter, defaultdict
 from collections.abc import (
     AsyncIterator,
@@ -25,7 +24,7 @@ from tests.support.http import (
 )
 from tests.support.metrics import Scrape, scrape_request
 from tests.support.process import Process
-from tests.support.upstream import Call, Upstream
+from tests.support.upstream import Call, Upstream, loopback_socket
 from tests.support.waiting import soon, until
 from tests.support.wire import Wire
 
@@ -124,20 +123,11 @@ class UnreliableUpstream(Upstream):
 
     closes_connections = False
 
-    def __init__(self) -> None:
-        super().__init__()
-        # Accepted sockets inherit it, so that the address can be bound again while they are open.
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-
     @asynccontextmanager
     async def refusing(self) -> AsyncIterator[None]:
-        assert self._server is not None
-        address = self._socket.getsockname()
-        self._server.close()
+        self.stop_listening()
         yield
-        self._socket = socket.socket()
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._socket.bind(address)
+        self._socket = loopback_socket(self.port)
         await self.start()
 
     def _accept(self) -> Wire:

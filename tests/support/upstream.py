@@ -74,18 +74,21 @@ class Upstream:
         self.reply: Reply | None = None
         self._pending: asyncio.Queue[Call] = asyncio.Queue()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._socket = loopback_socket(port)
+        # The system gives the port to nobody else while this upstream refuses connections: another
+        # test would receive the requests that a gate still sends to it.
+        self._bound = loopback_socket(port)
+        self._socket = loopback_socket(self.port)
         if send_buffer is not None:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
         self._server: asyncio.Server | None = None
 
     @property
     def url(self) -> str:
-        return url_of(self._socket)
+        return url_of(self._bound)
 
     @property
     def port(self) -> int:
-        port: int = self._socket.getsockname()[1]
+        port: int = self._bound.getsockname()[1]
         return port
 
     async def start(self, tls: ssl.SSLContext | None = None) -> None:
@@ -104,6 +107,7 @@ class Upstream:
     async def stop(self) -> None:
         """Close everything."""
         self.stop_listening()
+        self._bound.close()
         for wire in self.wires:
             if wire.connected:
                 tls.abort(wire.transport)
