@@ -22,7 +22,7 @@ from aiohttp import web
 
 from rustygate.core.clients import hash_key
 from tests.support.lateness import Lateness
-from tests.support.process import PROCESS_TIMEOUT_S, Process
+from tests.support.process import PROCESS_TIMEOUT_S, Process, children_of
 
 UPSTREAM_KEY = "sk-upstream-key-of-the-gates"
 
@@ -200,8 +200,7 @@ class Gates:
         errors: what clients got instead of a response.
         lost: exchanges that a killed process took with it.
         moved: requests that a draining gate or worker refused, and another one took.
-        lateness: by how much this process was late. Other processes of a busy machine are late as
-            well, see `machine_loss`.
+        lateness: by how much this process and those of the gates were late.
     """
 
     def __init__(self, directory: Path, upstream_url: str | None = None) -> None:
@@ -229,7 +228,13 @@ class Gates:
     def watch_machine(self) -> None:
         """Measure from now on how busy the machine is."""
         self._measured_at = asyncio.get_running_loop().time()
-        self._tasks.append(asyncio.create_task(self.lateness.watch()))
+        self._tasks.append(asyncio.create_task(self.lateness.watch(self._processes)))
+
+    def _processes(self) -> Iterator[int]:
+        """The processes of the gates, with their workers."""
+        for gate in self:
+            yield gate.pid
+            yield from children_of(gate.pid)
 
     @property
     def jitter_s(self) -> float:
@@ -243,13 +248,13 @@ class Gates:
 
     def _machine_loss(self) -> float:
         """The part of a quota that a group may lose because the machine is busy, since the last
-        call. With small bursts, no process may be late for as long as grants reach ahead; here it
-        is measured how often this one was, and there are some more."""
+        call. With small bursts, no process may be late for as long as grants reach ahead. If this
+        one was, some others, such as Redis, were as well."""
         now = asyncio.get_running_loop().time()
         seconds, self._measured_at = now - self._measured_at, now
-        stalled_s = self.lateness.stalled_s - self._accounted_s
-        self._accounted_s = self.lateness.stalled_s
-        return 3 * stalled_s / seconds
+        stalled_s = 3 * self.lateness.stalled_s + self.lateness.others_stalled_s
+        newly_s, self._accounted_s = stalled_s - self._accounted_s, stalled_s
+        return newly_s / seconds
 
     def run_gate(self, **settings: object) -> RunningGate:
         """Start the process of another gate."""

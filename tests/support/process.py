@@ -94,3 +94,11 @@ class Process:
         self._popen.wait()
         self.stdout.close()
         self.stderr.close()
+
+
+def children_of(pid: int) -> list[int]:
+    """The processes that a process has started, and that have not ended."""
+    try:
+        return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []

@@ -15,7 +15,7 @@ from typing import Any
 from tests.support.client import Client
 from tests.support.dashboard import page_request
 from tests.support.http import CLIENT_KEY, UPSTREAM_KEY, get
-from tests.support.process import PROCESS_TIMEOUT_S, ROOT
+from tests.support.process import PROCESS_TIMEOUT_S, ROOT, children_of
 from tests.support.streams import stream_over
 from tests.support.upstream import Call, Upstream
 from tests.support.waiting import until
@@ -175,13 +175,6 @@ async def worker_gate(
         yield gate
     finally:
         await gate.close()
-
-
-def children_of(pid: int) -> list[int]:
-    try:
-        return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except OSError:
-        return []
 
 
 def is_alive(pid: int) -> bool:

@@ -26,14 +26,13 @@ from tests.support.http import (
     request,
     response,
 )
-from tests.support.process import PROCESS_TIMEOUT_S
+from tests.support.process import PROCESS_TIMEOUT_S, children_of
 from tests.support.upstream import Call, Upstream
 from tests.support.waiting import soon, until, until_refused, within
 from tests.support.worker_gate import (
     WORKERS,
     WorkerGate,
     as_json,
-    children_of,
     is_alive,
     worker_gate,
 )
