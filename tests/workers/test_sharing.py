@@ -30,6 +30,8 @@ async def test_three_workers_keep_one_limit_and_one_order(tmp_path: Path) -> Non
         keep_busy(gate)
         began = await pass_time(0.5)
         ended = await pass_time(3)
+        # On a busy machine, one may seem silent for a moment.
+        await gate.until_serving()
         workers = await gate.workers()
         assert not gate.errors
         upstream = gate.upstream
@@ -37,7 +39,7 @@ async def test_three_workers_keep_one_limit_and_one_order(tmp_path: Path) -> Non
         least, most = gate.bounds(0.97, 1.03)
         assert least <= upstream.used(RATE, began, ended) <= most
         assert upstream.jain(BUSY, began, ended) >= 0.99
-        assert [each["state"] for each in workers] == ["serving"] * 3
+        assert [each["restarts"] for each in workers] == [0] * 3
 
 
 async def test_limits_of_a_client_hold_over_all_workers(tmp_path: Path) -> None:
