@@ -27,8 +27,8 @@ makes the group wait: for `RETURN_LEASE` since the first call nothing is granted
 at 0 at the end of it. Within this time the others have come back, too.
 
 If the state was lost and no member was alone, the others may still use grants that were made
-ahead, which nobody reports. So the levels that a returning member reports are taken as of the
-latest instant for which there may be such a grant.
+ahead and that no member reports. So the levels that a returning member reports are taken as of
+the latest instant for which there may be such a grant.
 
 Grants reach `HORIZON` ahead, each with the instant that it was charged at, so that a round trip
 costs no quota; further in a large group, whose members call less often (`core.group_load`). While

@@ -131,7 +131,7 @@ def test_demo_traffic_redraws_its_table_on_a_terminal(start: Start, no_color: st
         assert demo.exit_code() == 0
     os.close(slave)
     table = shown.decode().partition("Three clients")[2].replace("\r\n", "\n")
-    # On a busy machine, more may have been read.
+    # On a busy machine, more tables may have been read.
     first, second, *_ = table.split("\x1b[5F\x1b[J")
     header = re.compile("client  class [^\x1b\n]*")
     for part in (first, second):

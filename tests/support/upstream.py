@@ -74,8 +74,8 @@ class Upstream:
         self.reply: Reply | None = None
         self._pending: asyncio.Queue[Call] = asyncio.Queue()
         self._tasks: set[asyncio.Task[None]] = set()
-        # The system gives the port to nobody else while this upstream refuses connections: another
-        # test would receive the requests that a gate still sends to it.
+        # Keeps the port while this upstream refuses connections. Otherwise another test might get
+        # it, and receive the requests that a gate still sends there.
         self._bound = loopback_socket(port)
         self._socket = loopback_socket(self.port)
         if send_buffer is not None:

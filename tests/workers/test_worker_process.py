@@ -109,7 +109,7 @@ def test_states_of_a_worker_from_its_start_to_its_end(run: Run) -> None:
         assert made.state == "serving"
         assert process.ready.result() is True
         assert process.age_s == pytest.approx(7.1)
-        # Once more is no error.
+        # A second message is no error.
         worker.channel.tell("ready")
         worker.is_silent = True
         await asyncio.sleep(0.95)
@@ -279,7 +279,7 @@ def test_suspension_is_left_to_the_service(run: Run, monkeypatch: pytest.MonkeyP
 async def test_program_gets_its_descriptors_and_no_signal_while_it_starts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Those of its end of the channel, the counts, and the sockets; this process keeps one end."""
+    """The descriptors are its end of the channel, the counts and the sockets."""
     calls: list[tuple[Sequence[str], dict[str, Any]]] = []
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
 

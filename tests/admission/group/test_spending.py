@@ -437,7 +437,7 @@ def test_calls_that_fail_by_a_defect_are_a_second_apart(log: list[str]) -> None:
         member.set_limits({"search": SpendingLimits(tokens_per_day=1_000_000)})
         member.start()
         for _ in range(45):
-            # Nobody waits for a call.
+            # No request waits for a call.
             await run(member, 10, actual=10)
             await asyncio.sleep(0.1)
         return redis.calls
