@@ -37,6 +37,13 @@ def parse_rust_log(rust_log: str) -> Levels:
     return levels
 
 
+def enables_info(levels: Levels, target: str) -> bool:
+    """Whether info lines of a target are written: its most specific directive decides."""
+    while target not in levels:
+        target = target.rpartition(".")[0]
+    return levels[target] in ("INFO", "DEBUG", "TRACE")
+
+
 def is_debug(rust_log: str) -> bool:
     """Whether RUST_LOG enables debug or trace logs for any part of the gate."""
     return any(level in ("DEBUG", "TRACE") for level in parse_rust_log(rust_log).values())

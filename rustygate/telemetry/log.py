@@ -1,8 +1,9 @@
 """The log: one sink to stderr, text or JSON, configured here and nowhere else.
 
-All modules log through `from loguru import logger`. A line is a short sentence and the fields
-bound to it. Clients cannot forge a line: values are quoted and escaped. An exception is written as
-its type and traceback, never its text, which may contain raw bytes of a request.
+All modules log through `from loguru import logger`, except for the lines of exchanges (see
+`log_lines`). A line is a short sentence and the fields bound to it. Clients cannot forge a line:
+values are quoted and escaped. An exception is written as its type and traceback, never its text,
+which may contain raw bytes of a request.
 
 The standard library's logging ends here too. aiohttp's loggers are silenced, since they print
 requests that they cannot parse. asyncio's messages are cut before the first value. Python's
@@ -14,16 +15,16 @@ import logging
 import re
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from functools import lru_cache, partial
-from time import gmtime, monotonic, strftime
+from time import gmtime, monotonic, strftime, time_ns
 from traceback import format_tb
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import msgspec
 from loguru import logger
 
-from rustygate.core.log_levels import LEVELS, parse_rust_log
+from rustygate.core.log_levels import LEVELS, Levels, enables_info, parse_rust_log
 from rustygate.system.terminal import DIM, GREEN, RED, RESET, YELLOW, has_color
 from rustygate.telemetry.log_output import LogOutput
 
@@ -31,12 +32,12 @@ if TYPE_CHECKING:
     from loguru import Message, Record
 
     # The fields of each line.
-    _Lines = Sequence[dict[str, Any]]
-    _Renderer = Callable[[Record, _Lines], bytes]
+    _Lines = Iterable[dict[str, Any]]
+    _Renderer = Callable[["_Entry", _Lines], bytes]
 
 STDERR = 2
 
-# The field of a record that is written as several lines: a list with the fields of each.
+# The field of a record that stands for several lines: a list with the fields of each.
 LINES = "lines"
 
 _LEVEL_NAMES = {name: word for word, name in LEVELS.items()} | {
@@ -74,10 +75,11 @@ def configure(rust_log: str, log_format: str) -> None:
     enabled = [logger.level(name).no for name in targets.values() if isinstance(name, str)]
     # If stderr is closed, descriptor 2 may be reused for a client's socket.
     if enabled and sys.stderr is not None:
+        sink = _Sink(_renderer(log_format), targets)
         # The format is empty because the sink renders the line from the record: parsing a format
         # for each line costs more than the line.
         logger.add(
-            _Sink(_renderer(log_format)),
+            sink,
             level=min(enabled),
             filter=targets if len(set(targets.values())) > 1 else None,
             format="",
@@ -85,6 +87,7 @@ def configure(rust_log: str, log_format: str) -> None:
             backtrace=False,
             diagnose=False,
         )
+        _Sink.current = sink
     _redirect_standard_logging()
     _redirect_python_reports()
 
@@ -95,56 +98,108 @@ def _renderer(log_format: str) -> "_Renderer":
     return partial(_text_lines, head=_colored_head if has_color(STDERR) else _plain_head)
 
 
+def log_lines(target: str, message: str, lines: "_Lines") -> None:
+    """Log a message at info level once for each of several sets of fields.
+
+    loguru makes a record of a message, which takes three times as long as writing its line, so
+    these lines go to the sink without one. In a program that has configured loguru itself, its
+    sinks get one record with all of them as the field `lines`.
+
+    Args:
+        target: the caller's `__name__`.
+    """
+    if (sink := _Sink.current) is not None:
+        sink.write_lines(target, message, lines)
+    else:
+        logger.opt(depth=1).info(message, **{LINES: list(lines)})
+
+
 class _Sink:
     """The sink for loguru, which closes it at the end of the process."""
 
-    def __init__(self, render_lines: "_Renderer") -> None:
+    # The one in use.
+    current: "ClassVar[_Sink | None]" = None
+
+    def __init__(self, render_lines: "_Renderer", levels: Levels) -> None:
         self._render_lines = render_lines
+        self._levels = levels
         self._output = LogOutput(STDERR, _log_loss)
 
     def write(self, message: "Message") -> None:
-        self._output.write(_render(message.record, self._render_lines))
+        record = message.record
+        fields = record["extra"]
+        self._output.write(self._render(_from_record(record), fields.get(LINES) or [fields]))
+
+    def write_lines(self, target: str, message: str, lines: "_Lines") -> None:
+        if enables_info(self._levels, target):
+            entry = _Entry(time_ns() // 1_000_000, "info", target, message)
+            self._output.write(self._render(entry, lines))
 
     def stop(self) -> None:
+        _Sink.current = None
         self._output.close()
+
+    def _render(self, entry: "_Entry", lines: "_Lines") -> bytes:
+        try:
+            return self._render_lines(entry, lines)
+        except Exception as error:
+            # loguru would print the record and the exception, including their values.
+            return f"a log line could not be written\n{format_exception(error)}".encode()
+
+
+class _Entry(NamedTuple):
+    """What lines begin and end with.
+
+    Attributes:
+        time_ms: Unix time.
+        level: as RUST_LOG names it.
+        target: the name of the module that logs.
+    """
+
+    time_ms: int
+    level: str
+    target: str
+    message: str
+    error: BaseException | None = None
+
+
+def _from_record(record: "Record") -> _Entry:
+    moment, level, exception = record["time"], record["level"].name, record["exception"]
+    return _Entry(
+        int(moment.timestamp()) * 1000 + moment.microsecond // 1000,
+        _LEVEL_NAMES.get(level) or level.lower(),
+        str(record["name"]),
+        record["message"],
+        exception and exception.value,
+    )
 
 
 def _log_loss(lines: int) -> None:
     logger.warning("{} log lines were lost: the reader of stderr did not keep up", lines)
 
 
-def _render(record: "Record", render_lines: "_Renderer") -> bytes:
-    try:
-        return render_lines(record, record["extra"].get(LINES) or [record["extra"]])
-    except Exception as error:
-        # loguru would print the record and the exception, including their values.
-        return f"a log line could not be written\n{format_exception(error)}".encode()
-
-
-def _text_lines(record: "Record", lines: "_Lines", head: Callable[["Record"], str]) -> bytes:
-    message = record["message"]
+def _text_lines(entry: _Entry, lines: "_Lines", head: Callable[[_Entry], str]) -> bytes:
+    message = entry.message
     if not message.isprintable():
         message = json.dumps(message)[1:-1]
-    end = "\n"
-    if record["exception"] is not None:
-        end += format_exception(record["exception"].value)
-    start_bytes, end_bytes = _encoded(f"{head(record)} {message}"), _encoded(end)
-    return b"".join([start_bytes + _fields(fields) + end_bytes for fields in lines])
+    end = _encoded("\n" + ("" if entry.error is None else format_exception(entry.error)))
+    start = _encoded(f"{head(entry)} {message}")
+    return b"".join([start + _fields(fields) + end for fields in lines])
 
 
 def _encoded(text: str) -> bytes:
     return text.encode("utf-8", "backslashreplace")
 
 
-def _plain_head(record: "Record") -> str:
-    return f"{_timestamp(record)} {_level_name(record).upper():>5} {record['name']}:"
+def _plain_head(entry: _Entry) -> str:
+    return f"{_timestamp(entry.time_ms)} {entry.level.upper():>5} {entry.target}:"
 
 
-def _colored_head(record: "Record") -> str:
-    level = _level_name(record)
+def _colored_head(entry: _Entry) -> str:
+    level = entry.level
     return (
-        f"{DIM}{_timestamp(record)}{RESET} {_STYLES.get(level, '')}{level.upper():>5}{RESET} "
-        f"{DIM}{record['name']}:{RESET}"
+        f"{DIM}{_timestamp(entry.time_ms)}{RESET} "
+        f"{_STYLES.get(level, '')}{level.upper():>5}{RESET} {DIM}{entry.target}:{RESET}"
     )
 
 
@@ -173,16 +228,14 @@ def _quote(text: str) -> str:
     return json.dumps(text, ensure_ascii=not text.isprintable())
 
 
-def _json_lines(record: "Record", lines: "_Lines") -> bytes:
+def _json_lines(entry: _Entry, lines: "_Lines") -> bytes:
     start = {
-        "time": _timestamp(record),
-        "level": _level_name(record),
-        "target": record["name"],
-        "message": record["message"],
+        "time": _timestamp(entry.time_ms),
+        "level": entry.level,
+        "target": entry.target,
+        "message": entry.message,
     }
-    end = {}
-    if record["exception"] is not None:
-        end["exception"] = format_exception(record["exception"].value)
+    end = {} if entry.error is None else {"exception": format_exception(entry.error)}
     return b"".join([_json_line({**start, **fields, **end}) for fields in lines])
 
 
@@ -195,14 +248,8 @@ def _json_line(fields: dict[str, Any]) -> bytes:
         return text.encode("utf-8", "replace") + b"\n"
 
 
-def _level_name(record: "Record") -> str:
-    name = record["level"].name
-    return _LEVEL_NAMES.get(name) or name.lower()
-
-
-def _timestamp(record: "Record") -> str:
-    moment = record["time"]
-    return f"{_format_second(int(moment.timestamp()))}.{moment.microsecond // 1000:03}Z"
+def _timestamp(time_ms: int) -> str:
+    return f"{_format_second(time_ms // 1000)}.{time_ms % 1000:03}Z"
 
 
 @lru_cache(maxsize=2)

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from loguru import logger
 
-from rustygate.telemetry.log import configure
+from rustygate.telemetry.log import configure, log_lines
 
 TIMESTAMP = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
 
@@ -342,3 +342,66 @@ def test_record_can_be_written_as_several_lines(
     assert ('"id":"1"' in first) if log_format == "json" else first.endswith("id=1 path=/v1/x")
     assert ('"id":"2"' in second) if log_format == "json" else second.endswith("exchange id=2")
     assert "lines" not in first + second
+
+
+def log_two(target: str) -> None:
+    log_lines(target, "exchange", iter([{"id": "1", "path": "/v1/x"}, {"id": "2"}]))
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_lines_are_written_like_those_of_records(
+    capfd: pytest.CaptureFixture[str], log_format: str
+) -> None:
+    configure("info", log_format)
+    log_two(__name__)
+    logger.info("exchange", id="1", path="/v1/x")
+    logger.info("exchange", id="2")
+    lines = re.sub(TIMESTAMP, "now", capfd.readouterr().err).splitlines()
+    assert len(lines) == 4
+    assert lines[:2] == lines[2:]
+
+
+@pytest.mark.parametrize(
+    ("rust_log", "written"),
+    [
+        ("info", True),
+        ("debug", True),
+        ("trace", True),
+        ("warn", False),
+        ("off", False),
+        ("rustygate=info", True),
+        ("rustygate=off", False),
+        ("info,rustygate.telemetry=error", False),
+        ("warn,rustygate::telemetry::ledger=info", True),
+        ("warn,rustygate.proxy=info", False),
+    ],
+)
+def test_lines_are_written_at_info_level(
+    rust_log: str, written: bool, capfd: pytest.CaptureFixture[str]
+) -> None:
+    configure(rust_log, "text")
+    log_two("rustygate.telemetry.ledger")
+    assert len(written_lines(capfd)) == 2 * written
+
+
+def test_unwritable_lines_do_not_raise(capfd: pytest.CaptureFixture[str]) -> None:
+    configure("info", "text")
+    log_lines(__name__, "exchange", [{"id": 10**5000}])
+    out = capfd.readouterr().err
+    assert out.startswith("a log line could not be written\n")
+    assert out.endswith("ValueError\n")
+
+
+def test_sinks_of_others_get_one_record_for_all_lines() -> None:
+    configure("info", "text")
+    logger.remove()
+    records: list[Any] = []
+    logger.add(lambda message: records.append(message.record))
+    log_two("ignored")
+    [record] = records
+    assert (record["name"], record["level"].name, record["message"]) == (
+        __name__,
+        "INFO",
+        "exchange",
+    )
+    assert record["extra"] == {"lines": [{"id": "1", "path": "/v1/x"}, {"id": "2"}]}
