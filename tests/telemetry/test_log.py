@@ -9,6 +9,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import aiohttp.log
@@ -392,16 +393,34 @@ def test_unwritable_lines_do_not_raise(capfd: pytest.CaptureFixture[str]) -> Non
     assert out.endswith("ValueError\n")
 
 
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_lines_bear_the_time(capfd: pytest.CaptureFixture[str], log_format: str) -> None:
+    configure("info", log_format)
+    before = datetime.now(UTC)
+    logger.info("of a record")
+    log_two(__name__)
+    after = datetime.now(UTC)
+    times = [
+        datetime.fromisoformat(each) for each in re.findall(TIMESTAMP, capfd.readouterr().err)
+    ]
+    assert len(times) == 3
+    assert before - timedelta(milliseconds=1) < min(times) <= max(times) <= after
+
+
+def test_message_cannot_forge_a_text_line(capfd: pytest.CaptureFixture[str]) -> None:
+    configure("info", "text")
+    log_lines(__name__, 'a\n"b', [{"id": "1"}])
+    [line] = written_lines(capfd)
+    assert line.endswith(rf"{__name__}: a\n\"b id=1")
+
+
 def test_sinks_of_others_get_one_record_for_all_lines() -> None:
     configure("info", "text")
     logger.remove()
     records: list[Any] = []
     logger.add(lambda message: records.append(message.record))
-    log_two("ignored")
+    eval("log_two('ignored')", {"__name__": "another", "log_two": log_two})
     [record] = records
-    assert (record["name"], record["level"].name, record["message"]) == (
-        __name__,
-        "INFO",
-        "exchange",
-    )
+    written = record["name"], record["level"].name, record["message"]
+    assert written == (__name__, "INFO", "exchange")
     assert record["extra"] == {"lines": [{"id": "1", "path": "/v1/x"}, {"id": "2"}]}
