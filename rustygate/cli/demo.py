@@ -1,7 +1,6 @@
 """`rustygate demo`: run the gate in front of a simulator, on loopback, without a key."""
 
 import argparse
-import asyncio
 import os
 import shlex
 from dataclasses import replace
@@ -13,7 +12,7 @@ from rustygate.cli.demo_traffic import SIMULATED, introduction, run_clients
 from rustygate.cli.environment import DOTENV, WITHOUT_KEYS, WITHOUT_PROXY_OR_CA
 from rustygate.cli.gate_server import running_gate
 from rustygate.cli.output import print_lines
-from rustygate.cli.signals import run_until_signal, stop_signals
+from rustygate.cli.signals import Signals, run_until_signal, run_with_signals
 from rustygate.cli.simulator_server import running_simulator
 from rustygate.cli.urls import local_url
 from rustygate.config import (
@@ -66,8 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
     # A log line for each of a hundred exchanges per second would bury the traffic's own lines.
     log.configure("warn" if arguments.traffic else settings.rust_log, settings.log_format)
 
-    async def serve() -> None:
-        signals = stop_signals()
+    async def serve(signals: Signals) -> None:
         options = SIMULATED if arguments.traffic else Options()
         async with running_simulator(options, "127.0.0.1", 0) as upstream:
             simulated = replace(settings, openai_base_url=f"{upstream}/v1")
@@ -85,7 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
                 else:
                     await signals.get()
 
-    asyncio.run(serve())
+    run_with_signals(serve)
     return 0
 
 

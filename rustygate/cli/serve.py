@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from loguru import logger
 
 from rustygate.cli.environment import DOTENV
-from rustygate.cli.signals import stop_signals
+from rustygate.cli.signals import Signals, run_with_signals
 from rustygate.config import forget_secrets, load_configuration, names
 from rustygate.core.clients import ClientsError
 from rustygate.system.systemd import ServiceManager
@@ -44,8 +44,8 @@ def run(arguments: argparse.Namespace) -> int:
     forget_secrets()
     log.configure(settings.rust_log, settings.log_format)
 
-    async def serve() -> None:
-        signals, loop = stop_signals(), asyncio.get_running_loop()
+    async def serve(signals: Signals) -> None:
+        loop = asyncio.get_running_loop()
         raise_open_files_limit(settings.connection_limit)
         async with running_gate(
             settings,
@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
             loop.add_signal_handler(signal.SIGHUP, lambda: None)
             manager.stopping()
 
-    asyncio.run(serve())
+    run_with_signals(serve)
     return 0
 
 

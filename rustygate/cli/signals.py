@@ -2,19 +2,45 @@
 
 import asyncio
 import signal
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
+Signals = asyncio.Queue[int]
 
-def stop_signals() -> asyncio.Queue[int]:
-    """A queue of the SIGTERM and SIGINT that arrive from now on."""
-    signals: asyncio.Queue[int] = asyncio.Queue()
-    for number in (signal.SIGTERM, signal.SIGINT):
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+def run_with_signals(command: Callable[[Signals], Coroutine[Any, Any, None]]) -> None:
+    """Run `command`, with a queue of the SIGTERM and SIGINT that arrive.
+
+    Signals that arrive after its end are ignored: while Python exits they would end the process
+    with another exit code, or with a traceback.
+    """
+
+    async def run() -> None:
+        try:
+            await command(_queue_signals())
+        finally:
+            _ignore_signals()
+
+    asyncio.run(run())
+
+
+def _queue_signals() -> Signals:
+    signals = Signals()
+    for number in STOP_SIGNALS:
         asyncio.get_running_loop().add_signal_handler(number, signals.put_nowait, number)
     return signals
 
 
-async def run_until_signal(work: Coroutine[Any, Any, None], signals: asyncio.Queue[int]) -> None:
+def _ignore_signals() -> None:
+    for number in STOP_SIGNALS:
+        # Otherwise closing the event loop restores the default.
+        asyncio.get_running_loop().remove_signal_handler(number)
+        signal.signal(number, signal.SIG_IGN)
+
+
+async def run_until_signal(work: Coroutine[Any, Any, None], signals: Signals) -> None:
     """Run `work`, and cancel it at the next signal."""
     working = asyncio.create_task(work)
     signalled = asyncio.create_task(signals.get())

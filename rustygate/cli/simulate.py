@@ -1,11 +1,10 @@
 """`rustygate simulate`: run the simulator of the OpenAI API on its own, a line per request."""
 
 import argparse
-import asyncio
 from contextlib import suppress
 
 from rustygate.cli.output import OutputError, print_lines
-from rustygate.cli.signals import stop_signals
+from rustygate.cli.signals import Signals, run_with_signals
 from rustygate.cli.simulator_server import running_simulator
 from rustygate.simulator import Options, RequestSummary
 from rustygate.telemetry import log
@@ -29,15 +28,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     log.configure("warn", "text")
 
-    async def simulate() -> None:
-        signals = stop_signals()
+    async def simulate(signals: Signals) -> None:
         options = Options.from_arguments(arguments)
         host, port = arguments.host, arguments.port
         async with running_simulator(options, host, port, _print_request) as url:
             _print(f"Simulator listening on {url}/v1, statistics at {url}/simulator/stats")
             await signals.get()
 
-    asyncio.run(simulate())
+    run_with_signals(simulate)
     return 0
 
 
