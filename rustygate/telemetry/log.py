@@ -240,12 +240,20 @@ def _json_lines(entry: _Entry, lines: "_Lines") -> bytes:
 
 
 def _json_line(fields: dict[str, Any]) -> bytes:
+    line = _json_object(fields)
+    if not line.isascii() and not line.decode().isprintable():
+        # JSON allows characters that end a line for some readers or control terminals (U+0085).
+        line = json.dumps(json.loads(line)).encode()
+    return line + b"\n"
+
+
+def _json_object(fields: dict[str, Any]) -> bytes:
     try:
-        return msgspec.json.encode(fields, enc_hook=str) + b"\n"
+        return msgspec.json.encode(fields, enc_hook=str)
     except UnicodeEncodeError:
         # A client's JSON may contain lone surrogates, which UTF-8 cannot encode.
         text = json.dumps(fields, default=str, ensure_ascii=False)
-        return text.encode("utf-8", "replace") + b"\n"
+        return text.encode("utf-8", "replace")
 
 
 def _timestamp(time_ms: int) -> str:

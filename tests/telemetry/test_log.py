@@ -161,6 +161,26 @@ def test_json_encodes_any_value(
     assert json.loads(line)["value"] == expected
 
 
+@pytest.mark.parametrize("character", ["\x85", "\x9b", "\u2028", "\u2029", "\u202e"])
+def test_json_escapes_line_separators_and_control_characters(
+    character: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """For some readers U+0085 and U+2028 end a line; terminals obey U+009B."""
+    configure("info", "json")
+    logger.bind(value=f"é{character}").info("exchange")
+    out = capfd.readouterr().err
+    assert out.splitlines() == [out[:-1]]
+    assert character not in out
+    assert json.loads(out)["value"] == f"é{character}"
+
+
+def test_json_keeps_printable_characters_readable(capfd: pytest.CaptureFixture[str]) -> None:
+    configure("info", "json")
+    logger.bind(value="é日🙂").info("exchange")
+    [line] = written_lines(capfd)
+    assert '"value":"é日🙂"' in line
+
+
 @pytest.mark.parametrize("log_format", ["text", "json"])
 def test_exception_is_logged_as_traceback_and_type(
     log_format: str, capfd: pytest.CaptureFixture[str]
