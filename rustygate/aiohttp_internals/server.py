@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from math import inf
-from typing import Any, cast
+from typing import Any
 
 from aiohttp import HttpVersion10, HttpVersion11, web
 from aiohttp.http import StreamWriter
@@ -35,7 +35,7 @@ class ServerConnection(web.RequestHandler):
 
     __slots__ = (
         "__weakref__", "_body", "_heads", "_last_transport", "_received_after_head", "_rejected",
-        "_was_paused",
+        "_unparsed", "_was_paused",
     )  # fmt: skip
 
     def __init__(self, manager: web.Server, **options: Any) -> None:
@@ -45,6 +45,9 @@ class ServerConnection(web.RequestHandler):
         # Whether the parser was ever paused, and so may hold data back.
         self._was_paused = False
         self._rejected = False
+        # What arrived with the head of a request that waits for its turn. A parsed head takes more
+        # memory, and if a whole crowd's are parsed at once, their places stay free between others.
+        self._unparsed = b""
         # The number of heads parsed, and the body of the latest: the next head follows it.
         self._heads = 0
         self._body: StreamReader = EMPTY_PAYLOAD
@@ -65,7 +68,8 @@ class ServerConnection(web.RequestHandler):
         """The transport no longer reads: the connection buffers enough data."""
 
     def wait_for_turn(self) -> "asyncio.Future[None] | None":
-        """What the next request waits for before it is handled; None if it is its turn."""
+        """What the next request waits for before it is parsed and handled; None if it is its
+        turn."""
         return None
 
     def error_response(
@@ -106,22 +110,19 @@ class ServerConnection(web.RequestHandler):
         """
         while not self._force_close:
             if not self._messages:
-                await self._wait_for_message()
+                self._waiter = self._loop.create_future()
+                await self._waiter
+                self._waiter = None
             if (turn := self.wait_for_turn()) is not None:
                 await turn
-            if not await self._handle_next(*self._next_request()):
+            if self._unparsed:
+                self._parse(self._unparsed)
+            if self._messages and not await self._handle_next(*self._next_request()):
                 break
         if not self._force_close:
             self._task_handler = None
             if self.transport is not None:
                 self.transport.close()
-
-    async def _wait_for_message(self) -> None:
-        self._waiter = self._loop.create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
 
     def _next_request(self) -> tuple[web.BaseRequest, Handler]:
         """The next request, and what handles it. Nothing else refers to its head."""
@@ -145,9 +146,10 @@ class ServerConnection(web.RequestHandler):
             if is_lost:
                 return False
             self._keepalive = bool(response.keep_alive)
-            if not request.content.is_eof():
-                await self._linger(request.content)
-            request.content.set_exception(_PAYLOAD_ACCESS_ERROR)
+            body = request.content
+            if not body.is_eof():
+                await self._linger(body)
+            body.set_exception(_PAYLOAD_ACCESS_ERROR)
         except Exception:
             # The response cannot be sent, or the rest of the body cannot be read. An error of the
             # handler itself was answered with a response.
@@ -156,7 +158,7 @@ class ServerConnection(web.RequestHandler):
             self.force_close()
             raise
         finally:
-            request._task = cast(Any, None)
+            request._task = None  # type: ignore[assignment]
         if not self._keepalive or self._close or self._force_close:
             return False
         self._expect_another_request()
@@ -165,7 +167,7 @@ class ServerConnection(web.RequestHandler):
     @property
     def _own_task(self) -> "asyncio.Task[None]":
         # Kept in a frame, it would be part of a reference cycle once an exception ends the task.
-        return cast("asyncio.Task[None]", self._task_handler or asyncio.current_task())
+        return self._task_handler or asyncio.current_task()  # type: ignore[return-value]
 
     def _expect_another_request(self) -> None:
         close_time = self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
@@ -244,7 +246,23 @@ class ServerConnection(web.RequestHandler):
         if self._was_paused:
             super().resume_reading(resume_parser)
 
+    def close(self) -> None:
+        # Nothing is parsed afterwards.
+        if self._unparsed:
+            self._parse(self._unparsed)
+        super().close()
+
     def data_received(self, data: bytes) -> None:
+        waiter = self._waiter
+        if waiter is not None and not waiter.done() and _has_head(data):
+            self._unparsed = data
+            self.on_head()
+            waiter.set_result(None)
+        else:
+            self._parse(self._unparsed + data)
+
+    def _parse(self, data: bytes) -> None:
+        self._unparsed = b""
         if not self._rejected:
             in_head = self._heads == self._request_count and self._body.is_eof()
             if self._parser is None and self.transport is not None:
@@ -283,6 +301,12 @@ class ServerConnection(web.RequestHandler):
         # parsed, aiohttp assumes 1.0.
         request._version = HttpVersion11
         return self.error_response(request, exc)
+
+
+def _has_head(data: bytes) -> bool:
+    """Whether a head ends in the data. Empty lines may precede it (RFC 9112, 2.2)."""
+    # Not `in`, which first takes the bytes for a number.
+    return data.lstrip(b"\r\n").find(_HEAD_END) >= 0
 
 
 def _length_after_head(data: bytes) -> float:

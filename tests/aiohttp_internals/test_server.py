@@ -3,7 +3,9 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
+import pytest
 from aiohttp import web
 
 from rustygate.aiohttp_internals.server import Runner, ServerConnection, free_head
@@ -13,7 +15,72 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 REQUEST = b"GET /v1/x HTTP/1.1\r\nHost: x\r\n\r\n"
+POST = b"POST /v1/x HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\n"
 UPGRADE = REQUEST[:-2] + b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+
+
+class Turns(ServerConnection):
+    """A connection whose requests wait until the test gives them their turn."""
+
+    __slots__ = ("heads", "partial_heads", "turns")
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.heads = 0
+        self.partial_heads: list[bytes] = []
+        self.turns: list[asyncio.Future[None]] = []
+
+    def wait_for_turn(self) -> "asyncio.Future[None]":
+        self.turns.append(asyncio.get_running_loop().create_future())
+        return self.turns[-1]
+
+    def on_head(self) -> None:
+        self.heads += 1
+
+    def on_partial_head(self, data: bytes) -> None:
+        self.partial_heads.append(data)
+
+    @property
+    def parsed(self) -> int:
+        """How many heads were parsed, of requests that are not handled yet."""
+        return len(self._messages)
+
+
+class Sent(asyncio.Transport):
+    """A client's transport that keeps what the connection sends."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.data = b""
+        self.is_closed = False
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.data += bytes(data)
+
+    def is_closing(self) -> bool:
+        return self.is_closed
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+@asynccontextmanager
+async def turns(handler: Handler) -> AsyncIterator[tuple[Turns, Sent]]:
+    """A connection in memory, which awaits its first request."""
+    application = web.Application()
+    application.router.add_route("*", "/{path:.*}", handler, name="all")
+    runner = Runner(application, Turns, prefix="/v1/", fallback="all")
+    await runner.setup()
+    assert runner.server is not None
+    connection = runner.server()
+    assert isinstance(connection, Turns)
+    connection.connection_made(sent := Sent())
+    await until(lambda: connection.is_idle)
+    try:
+        yield connection, sent
+    finally:
+        connection.connection_lost(None)
+        await runner.cleanup()
 
 
 @asynccontextmanager
@@ -107,3 +174,87 @@ async def test_declined_upgrade_behind_a_request_whose_head_was_freed() -> None:
         for _ in range(2):
             assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 204")
         await exchange(streams)
+
+
+async def echo(request: web.Request) -> web.Response:
+    return web.Response(body=await request.read() + request.raw_path.encode())
+
+
+async def test_head_is_parsed_when_its_request_may_begin() -> None:
+    async with soon(), turns(echo) as (connection, sent):
+        connection.data_received(REQUEST)
+        await until(lambda: bool(connection.turns))
+        assert (connection.heads, connection.parsed) == (1, 0)
+        assert not connection.is_idle
+        connection.turns[0].set_result(None)
+        await until(lambda: connection.is_idle)
+        assert sent.data.endswith(b"\r\n\r\n/v1/x")
+        assert not connection.partial_heads
+
+
+async def test_what_arrives_before_the_turn_follows_the_head() -> None:
+    async with soon(), turns(echo) as (connection, sent):
+        connection.data_received(POST + b"a")
+        connection.data_received(b"b")
+        await until(lambda: bool(connection.turns))
+        assert connection.parsed == 1
+        connection.data_received(b"c")
+        connection.turns[0].set_result(None)
+        await until(lambda: connection.is_idle)
+        assert sent.data.endswith(b"\r\n\r\nabc/v1/x")
+
+
+async def test_each_request_of_one_piece_of_data_has_its_turn() -> None:
+    async with soon(), turns(echo) as (connection, sent):
+        connection.data_received(REQUEST + REQUEST.replace(b"x", b"y", 1) + b"GET /v1")
+        for answered in range(2):
+            await until(lambda: bool(connection.turns))
+            assert sent.data.count(b"HTTP/1.1 200 OK") == answered
+            connection.turns.pop().set_result(None)
+        await until(lambda: connection.is_idle)
+        assert sent.data.index(b"/v1/x") < sent.data.index(b"/v1/y")
+
+
+@pytest.mark.parametrize("start", [REQUEST[:-1], b"\r\n\r\n" + REQUEST[:-1], b"\r\n\r\n"])
+async def test_incomplete_head_takes_no_turn(start: bytes) -> None:
+    async with soon(), turns(echo) as (connection, sent):
+        connection.data_received(start)
+        assert connection.partial_heads == [start]
+        assert connection.is_idle
+        assert connection.heads == 0
+        connection.data_received(b"\n" if start.endswith(b"x\r\n\r") else REQUEST)
+        await until(lambda: bool(connection.turns))
+        connection.turns[0].set_result(None)
+        await until(lambda: connection.is_idle)
+        assert sent.data.endswith(b"\r\n\r\n/v1/x")
+        assert len(connection.turns) == 1
+
+
+async def test_request_that_waits_for_its_turn_is_answered_by_a_closing_connection() -> None:
+    async with soon(), turns(echo) as (connection, sent):
+        connection.data_received(REQUEST)
+        connection.close()
+        assert connection.parsed == 1
+        connection.data_received(REQUEST)
+        await until(lambda: bool(connection.turns))
+        connection.turns[0].set_result(None)
+        await until(lambda: sent.is_closed)
+        assert sent.data.count(b"/v1/x") == 1
+
+
+async def test_request_of_a_client_that_left_before_its_turn_never_begins() -> None:
+    began = []
+
+    async def handler(request: web.Request) -> web.Response:
+        began.append(request)
+        return web.Response()
+
+    async with soon(), turns(handler) as (connection, sent):
+        connection.data_received(REQUEST)
+        await until(lambda: bool(connection.turns))
+        connection.force_close()
+        connection.turns[0].set_result(None)
+        task = connection._task_handler
+        assert task is not None
+        await task
+        assert (began, sent.data) == ([], b"")

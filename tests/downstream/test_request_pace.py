@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from rustygate.aiohttp_internals.server import ServerConnection
 from rustygate.downstream.request_pace import REQUESTS_PER_TURN, RequestPace
 from rustygate.running import RunningExchanges
 from tests.conftest import StartGate
@@ -88,18 +89,23 @@ async def idle_clients(gate: Gate, number: int) -> list[Client]:
 
 
 @one_process
-async def test_requests_on_open_connections_begin_in_several_turns(
-    crowded: Gate, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("owner", "method"),
+    [(ServerConnection, "_parse"), (RunningExchanges, "begin")],
+    ids=["parsed", "begun"],
+)
+async def test_requests_on_open_connections_are_parsed_and_begin_in_several_turns(
+    crowded: Gate, monkeypatch: pytest.MonkeyPatch, owner: type, method: str
 ) -> None:
     clients = await idle_clients(crowded, 3 * REQUESTS_PER_TURN)
     with counting_turns() as turns:
 
-        def begin(running: RunningExchanges) -> None:
+        def recorded(*arguments: object) -> None:
             turns.record()
-            begin_as_usual(running)
+            as_usual(*arguments)
 
-        begin_as_usual = RunningExchanges.begin
-        monkeypatch.setattr(RunningExchanges, "begin", begin)
+        as_usual = getattr(owner, method)
+        monkeypatch.setattr(owner, method, recorded)
         for client in clients:
             client.send(get())
         for client in clients:
