@@ -115,7 +115,7 @@ class ServerConnection(web.RequestHandler):
                 self._waiter = None
             if (turn := self.wait_for_turn()) is not None:
                 await turn
-            if self._unparsed:
+            if self._unparsed and not self._force_close:
                 self._parse(self._unparsed)
             if self._messages and not await self._handle_next(*self._next_request()):
                 break

@@ -258,3 +258,4 @@ async def test_request_of_a_client_that_left_before_its_turn_never_begins() -> N
         assert task is not None
         await task
         assert (began, sent.data) == ([], b"")
+        assert connection.partial_heads == []
