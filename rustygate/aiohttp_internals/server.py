@@ -177,6 +177,10 @@ class ServerConnection(web.RequestHandler):
 
     async def _linger(self, body: StreamReader) -> None:
         """Read, for a limited time, what the handler left of a body."""
+        transport = self.transport
+        if not self._keepalive and transport is not None and transport.can_write_eof():
+            # A client that waits for the end need not wait as long (RFC 9112, 9.6).
+            transport.write_eof()
         if self._lingering_time:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._lingering_time):

@@ -26,6 +26,7 @@ from tests.support.http import (
     response,
 )
 from tests.support.upstream import Upstream
+from tests.support.waiting import A_SECOND_S, within
 
 pytestmark = pytest.mark.usefixtures("no_request_byte_is_logged")
 
@@ -171,9 +172,12 @@ async def test_body_with_a_too_large_length_is_refused_unread(
     gate: StartGate, upstream: Upstream, length: int
 ) -> None:
     running = await gate(MAX_BODY_SIZE=MEGABYTE)
-    received = await running.request(head_with(b"Content-Length: %d\r\n" % length))
+    client = await running.send(head_with(b"Content-Length: %d\r\n" % length))
+    received = await client.response()
     assert (received.status, received.reason) == (413, "body_too_large")
     assert received.head["connection"] == "close"
+    async with within(A_SECOND_S):
+        assert await client.wire.ended() == "closed"
     assert upstream.wires == []
     await check_unharmed(running, upstream)
 
