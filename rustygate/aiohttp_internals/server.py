@@ -45,8 +45,8 @@ class ServerConnection(web.RequestHandler):
         # Whether the parser was ever paused, and so may hold data back.
         self._was_paused = False
         self._rejected = False
-        # What arrived with the head of a request that waits for its turn. A parsed head takes more
-        # memory, and if a whole crowd's are parsed at once, their places stay free between others.
+        # Unparsed bytes of a request that waits for its turn. A parsed head takes more memory, and
+        # parsing the heads of a whole crowd at once fragments the heap.
         self._unparsed = b""
         # The number of heads parsed, and the body of the latest: the next head follows it.
         self._heads = 0
@@ -59,7 +59,7 @@ class ServerConnection(web.RequestHandler):
     # Hooks.
 
     def on_head(self) -> None:
-        """One or more request heads are complete."""
+        """A request head has arrived, or one or more have been parsed."""
 
     def on_partial_head(self, data: bytes) -> None:
         """`data` arrived outside a body and completed no head."""
@@ -68,8 +68,7 @@ class ServerConnection(web.RequestHandler):
         """The transport no longer reads: the connection buffers enough data."""
 
     def wait_for_turn(self) -> "asyncio.Future[None] | None":
-        """What the next request waits for before it is parsed and handled; None if it is its
-        turn."""
+        """What the next request waits for before it is parsed; None if its turn has come."""
         return None
 
     def error_response(
@@ -87,6 +86,11 @@ class ServerConnection(web.RequestHandler):
     def is_idle(self) -> bool:
         """Whether no request is being handled and none is queued."""
         return self._waiter is not None and not self._waiter.done()
+
+    @property
+    def has_requests(self) -> bool:
+        """Whether a request is being handled, or one that was parsed waits."""
+        return self._current_request is not None or bool(self._messages)
 
     @property
     def idle_since(self) -> float:
@@ -251,7 +255,7 @@ class ServerConnection(web.RequestHandler):
             super().resume_reading(resume_parser)
 
     def close(self) -> None:
-        # Nothing is parsed afterwards.
+        # From now on, aiohttp discards what it is given to parse.
         if self._unparsed:
             self._parse(self._unparsed)
         super().close()
@@ -271,7 +275,11 @@ class ServerConnection(web.RequestHandler):
             in_head = self._heads == self._request_count and self._body.is_eof()
             if self._parser is None and self.transport is not None:
                 self._parser = self._new_parser()
-            super().data_received(data)
+            try:
+                super().data_received(data)
+            except Exception as error:
+                # The parser lets errors of yarl pass that are not ValueErrors.
+                self.reject(error, 400)
             if self._heads != self._request_count:
                 self._heads = self._request_count
                 self._body = self._messages[-1][1] if self._messages else EMPTY_PAYLOAD
@@ -309,7 +317,7 @@ class ServerConnection(web.RequestHandler):
 
 def _has_head(data: bytes) -> bool:
     """Whether a head ends in the data. Empty lines may precede it (RFC 9112, 2.2)."""
-    # Not `in`, which first takes the bytes for a number.
+    # `in` is slower: it first tries to convert its operand to an integer.
     return data.lstrip(b"\r\n").find(_HEAD_END) >= 0
 
 

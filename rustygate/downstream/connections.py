@@ -274,7 +274,7 @@ class DownstreamConnection(ServerConnection):
         if self._head_size > HEAD_LIMIT:
             self._refuse(NotHttp())
         # Empty lines between requests do not start a head (RFC 9112, 2.2).
-        elif self._head_timer is None and self.is_idle and data.strip(b"\r\n"):
+        elif self._head_timer is None and not self.has_requests and data.strip(b"\r\n"):
             self._start_head_timer()
 
     def wait_for_turn(self) -> "asyncio.Future[None] | None":

@@ -242,6 +242,16 @@ async def test_request_that_waits_for_its_turn_is_answered_by_a_closing_connecti
         assert sent.data.count(b"/v1/x") == 1
 
 
+async def test_connection_closes_whose_waiting_head_breaks_the_parser() -> None:
+    async with soon(), turns(echo) as (connection, sent):
+        connection.data_received(REQUEST.replace(b"/v1/x", b"http://[::1]:80@/v1/x"))
+        connection.close()
+        assert connection.parsed == 1
+        await until(lambda: bool(connection.turns))
+        connection.turns[0].set_result(None)
+        await until(lambda: sent.is_closed)
+
+
 async def test_request_of_a_client_that_left_before_its_turn_never_begins() -> None:
     began = []
 

@@ -87,10 +87,14 @@ async def expect_rejection(client: Client) -> None:
 
 
 @short_head_timeout
-@pytest.mark.parametrize("cut", [1, 20, -3], ids=["one byte", "part of a line", "all but the end"])
-async def test_slow_head_times_out(gate: StartGate, cut: int) -> None:
+@pytest.mark.parametrize(
+    "start",
+    [get()[:1], get()[:20], get()[:-3], b"PRI * HTTP/2.0\r\n\r\nS"],
+    ids=["one byte", "part of a line", "all but the end", "start of HTTP/2"],
+)
+async def test_slow_head_times_out(gate: StartGate, start: bytes) -> None:
     running = await gate()
-    await expect_request_timeout(await running.send(get()[:cut]))
+    await expect_request_timeout(await running.send(start))
 
 
 @short_head_timeout

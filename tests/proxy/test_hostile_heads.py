@@ -113,6 +113,7 @@ HEADER_LINES = {
     "target without a slash": with_start_line(b"GET v1/models HTTP/1.1"),
     "target with no scheme": with_start_line(b"GET ://gate/v1/x HTTP/1.1"),
     "target with a broken host": with_start_line(b"GET http://[::1/v1/x HTTP/1.1"),
+    "target with a user and no host": with_start_line(b"GET http://[::1]:80@/v1/x HTTP/1.1"),
     "target with a broken port": with_start_line(b"GET http://gate:99999999/v1/x HTTP/1.1"),
     "tabs between the parts": with_start_line(b"GET\t/v1/x\tHTTP/1.1"),
     "unknown method": with_start_line(b"FROB /v1/x HTTP/1.1"),
