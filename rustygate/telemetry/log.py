@@ -52,6 +52,9 @@ _STYLES = {"trace": DIM, "debug": DIM, "info": GREEN, "warn": YELLOW, "error": R
 _SEPARATORS = b" ="
 _PLAIN = bytes({*range(0x21, 0x7F)} - {*b'="\\'})
 
+# As msgspec writes JSON.
+_JSON_SEPARATORS = ",", ":"
+
 _VALUE_START = re.compile(r"[\n(<]")
 
 # asyncio's message when the process has no file descriptor left for a connection. It comes once
@@ -101,9 +104,9 @@ def _renderer(log_format: str) -> "_Renderer":
 def log_lines(target: str, message: str, lines: "_Lines") -> None:
     """Log a message at info level once for each of several sets of fields.
 
-    loguru makes a record of a message, which takes three times as long as writing its line, so
-    these lines go to the sink without one. In a program that has configured loguru itself, its
-    sinks get one record with all of them as the field `lines`.
+    loguru creates a record for each message, which takes three times as long as writing its line,
+    so these lines go to the sink without one, and to no other sink. If `configure` has not been
+    called, all sinks of loguru get one record with all lines as its field `lines`.
 
     Args:
         target: the caller's `__name__`.
@@ -117,7 +120,7 @@ def log_lines(target: str, message: str, lines: "_Lines") -> None:
 class _Sink:
     """The sink for loguru, which closes it at the end of the process."""
 
-    # The one in use.
+    # The sink in use; None before `configure` and after `stop`.
     current: "ClassVar[_Sink | None]" = None
 
     def __init__(self, render_lines: "_Renderer", levels: Levels) -> None:
@@ -148,7 +151,7 @@ class _Sink:
 
 
 class _Entry(NamedTuple):
-    """What lines begin and end with.
+    """What several lines have in common.
 
     Attributes:
         time_ms: Unix time.
@@ -243,7 +246,7 @@ def _json_line(fields: dict[str, Any]) -> bytes:
     line = _json_object(fields)
     if not line.isascii() and not line.decode().isprintable():
         # JSON allows characters that end a line for some readers or control terminals (U+0085).
-        line = json.dumps(json.loads(line)).encode()
+        line = json.dumps(json.loads(line), separators=_JSON_SEPARATORS).encode()
     return line + b"\n"
 
 
@@ -252,7 +255,7 @@ def _json_object(fields: dict[str, Any]) -> bytes:
         return msgspec.json.encode(fields, enc_hook=str)
     except UnicodeEncodeError:
         # A client's JSON may contain lone surrogates, which UTF-8 cannot encode.
-        text = json.dumps(fields, default=str, ensure_ascii=False)
+        text = json.dumps(fields, default=str, ensure_ascii=False, separators=_JSON_SEPARATORS)
         return text.encode("utf-8", "replace")
 
 

@@ -147,10 +147,11 @@ def test_json_line_has_its_fields_at_the_top_level(capfd: pytest.CaptureFixture[
         (object, "<class 'object'>"),
         (pytest, str(pytest)),
         ("a\ud800b", "a?b"),
+        ("\u2028", "\u2028"),
         (float("nan"), None),
         ({"a": ("b",)}, {"a": ["b"]}),
     ],
-    ids=["class", "module", "surrogate", "nan", "nested"],
+    ids=["class", "module", "surrogate", "separator", "nan", "nested"],
 )
 def test_json_encodes_any_value(
     value: object, expected: object, capfd: pytest.CaptureFixture[str]
@@ -159,6 +160,7 @@ def test_json_encodes_any_value(
     logger.bind(value=value).info("exchange")
     [line] = written_lines(capfd)
     assert json.loads(line)["value"] == expected
+    assert '"message":"exchange","value":' in line
 
 
 @pytest.mark.parametrize("character", ["\x85", "\x9b", "\u2028", "\u2029", "\u202e"])
