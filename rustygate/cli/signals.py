@@ -11,10 +11,10 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 def run_with_signals(command: Callable[[Signals], Coroutine[Any, Any, None]]) -> None:
-    """Run `command`, with a queue of the SIGTERM and SIGINT that arrive.
+    """Run `command` and pass it a queue of arriving SIGTERM and SIGINT.
 
-    Signals that arrive after its end are ignored: while Python exits they would end the process
-    with another exit code, or with a traceback.
+    Signals that arrive after its end are ignored: during interpreter shutdown they would cause
+    another exit code or a traceback.
     """
 
     async def run() -> None:
@@ -34,8 +34,10 @@ def _queue_signals() -> Signals:
 
 
 def _ignore_signals() -> None:
+    # Removing a handler restores the default; until the next line, a signal must wait.
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     for number in STOP_SIGNALS:
-        # Otherwise closing the event loop restores the default.
+        # If the handler stayed, closing the event loop would restore the default.
         asyncio.get_running_loop().remove_signal_handler(number)
         signal.signal(number, signal.SIG_IGN)
 
