@@ -1,4 +1,4 @@
-"""A worker on a virtual clock, with a data plane that serves nobody."""
+"""A worker on a virtual clock, with a fake data plane."""
 
 import asyncio
 import signal
@@ -27,7 +27,7 @@ ALIVE_EVERY_S = 0.25
 
 
 class FakePlane:
-    """Records what a worker does with its data plane, and when it drains."""
+    """Records what a worker does with its data plane, and controls when its drain ends."""
 
     def __init__(
         self,
@@ -66,11 +66,11 @@ class Supervised:
     """A worker that runs, and the supervisor's end of its channel.
 
     Attributes:
-        heard: what the worker said, in order, but that it is alive.
-        alive: when it said that.
-        planes: those that the worker made.
+        heard: the worker's messages, in order, except `alive`.
+        alive: when its `alive` messages came.
+        planes: the data planes that the worker created.
         steps: what it did with its process while it started, in order.
-        signals: what handles them.
+        signals: signal handlers by number.
         asked_for_room: how often the worker asked others for room.
         close_limits: how long closing its channel could take, each time.
     """
@@ -214,7 +214,7 @@ def test_worker_serves_from_its_start_until_it_has_drained(run: Run) -> None:
     assert not run(scenario).errors
 
 
-def test_worker_says_that_it_runs_four_times_a_second(run: Run) -> None:
+def test_worker_sends_alive_four_times_a_second(run: Run) -> None:
     async def scenario(supervised: Supervised) -> None:
         await supervised.start()
         began = supervised.loop.time()
@@ -228,7 +228,7 @@ def test_worker_says_that_it_runs_four_times_a_second(run: Run) -> None:
 
 @pytest.mark.parametrize("starts", [False, True])
 @pytest.mark.parametrize("drains", [False, True])
-def test_worker_that_is_told_to_stop_does_so_at_once(run: Run, starts: bool, drains: bool) -> None:
+def test_stop_message_ends_the_worker_at_once(run: Run, starts: bool, drains: bool) -> None:
     async def scenario(supervised: Supervised) -> None:
         if starts:
             await supervised.start()
@@ -266,7 +266,7 @@ def test_worker_without_its_supervisor_drains(run: Run) -> None:
 
 
 @pytest.mark.parametrize("told", ["drain", "stop"])
-def test_end_of_the_supervisor_is_no_error_if_it_said_so(run: Run, told: str) -> None:
+def test_announced_end_of_the_supervisor_logs_no_error(run: Run, told: str) -> None:
     async def scenario(supervised: Supervised) -> None:
         await supervised.start()
         supervised.channel.tell(told)
@@ -366,7 +366,7 @@ def test_worker_counts_in_its_own_place(run: Run) -> None:
     run(scenario)
 
 
-def test_clients_in_force_are_those_that_were_told_last(run: Run) -> None:
+def test_latest_clients_are_in_force(run: Run) -> None:
     async def scenario(supervised: Supervised) -> None:
         await supervised.start(clients=table("first"))
         plane = supervised.plane
