@@ -11,7 +11,7 @@ from collections import deque
 # of those that wait. A turn in which hundreds of streams have events is long itself: with the
 # number alone, the last of a thousand requests would wait twice as long.
 REQUESTS_PER_TURN = 16
-SHARE_PER_TURN = 0.25
+SHARE_PER_TURN = 0.1
 
 
 class RequestPace:
