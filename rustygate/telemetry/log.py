@@ -185,8 +185,8 @@ def _text_lines(entry: _Entry, lines: "_Lines", head: Callable[[_Entry], str]) -
     message = entry.message
     if not message.isprintable():
         message = json.dumps(message)[1:-1]
-    end = _encoded("\n" + ("" if entry.error is None else format_exception(entry.error)))
     start = _encoded(f"{head(entry)} {message}")
+    end = _encoded("\n" + format_exception(entry.error))
     return b"".join([start + _fields(fields) + end for fields in lines])
 
 
@@ -238,7 +238,8 @@ def _json_lines(entry: _Entry, lines: "_Lines") -> bytes:
         "target": entry.target,
         "message": entry.message,
     }
-    end = {} if entry.error is None else {"exception": format_exception(entry.error)}
+    exception = format_exception(entry.error)
+    end = {"exception": exception} if exception else {}
     return b"".join([_json_line({**start, **fields, **end}) for fields in lines])
 
 
@@ -270,7 +271,10 @@ def _format_second(seconds: int) -> str:
 
 
 def format_exception(error: BaseException | None) -> str:
-    """The tracebacks and types of an exception and its causes, innermost first, without texts."""
+    """The tracebacks and types of an exception and its causes, innermost first, without texts.
+
+    Empty if there is no exception.
+    """
     seen: list[BaseException] = []
     while error is not None and error not in seen:
         seen.append(error)
