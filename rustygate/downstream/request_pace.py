@@ -9,7 +9,7 @@ from collections import deque
 
 # How many requests begin in one turn: as many as take a millisecond or, if that is more, a share
 # of those that wait. A turn in which hundreds of streams have events is long itself: with the
-# number alone, the last of a thousand requests would wait twice as long.
+# number alone, the last of a thousand requests would wait longer.
 REQUESTS_PER_TURN = 16
 SHARE_PER_TURN = 0.1
 

@@ -265,11 +265,11 @@ def test_worker_without_its_supervisor_drains(run: Run) -> None:
     assert error.startswith("the supervisor has ended: this worker drains")
 
 
-@pytest.mark.parametrize("told", ["drain", "stop"])
-def test_announced_end_of_the_supervisor_logs_no_error(run: Run, told: str) -> None:
+@pytest.mark.parametrize("message", ["drain", "stop"])
+def test_announced_end_of_the_supervisor_logs_no_error(run: Run, message: str) -> None:
     async def scenario(supervised: Supervised) -> None:
         await supervised.start()
-        supervised.channel.tell(told)
+        supervised.channel.tell(message)
         supervised.channel.flush()
         supervised.link.to_worker.release()
         await supervised.lose_supervisor()
