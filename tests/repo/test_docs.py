@@ -1,7 +1,8 @@
-"""The documentation agrees with the code: tables, links, paths, and the picture of the order."""
+"""The documentation agrees with the code: tables, links, paths, a plan, and the fair order."""
 
 import ast
 import re
+import shlex
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -208,6 +209,16 @@ def test_log_lines_of_a_group_are_those_of_its_members() -> None:
     for line in quoted:
         for part in re.split(r"NAME|REASON|\d+%?", line):
             assert part.strip() in logged
+
+
+# The plan.
+
+
+def test_printed_plan_is_that_of_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    pattern = r"scripts/rustygate (plan [^`]+)```\n\n```\n(client [^`]+)```"
+    [(command, printed)] = re.findall(pattern, (ROOT / "docs/simulator.md").read_text())
+    assert cli.main(shlex.split(command.replace("\\\n", ""))) == 0
+    assert capsys.readouterr().out == printed
 
 
 # The picture of the order.
