@@ -387,7 +387,7 @@ const recent = new Table("recent", {
 
 const kinds = [
   ["refusals", "Refused by the gate", "Why the gate refused requests.", "No requests were refused."],
-  ["verdicts", "429 and 503 from upstream", "What the gate did when upstream refused a request because of a rate limit or overload.", "No refusals from upstream."],
+  ["verdicts", "429s from upstream", "What the gate did when upstream answered a request with 429.", "No 429s from upstream."],
   ["retries", "Sent again", "Why requests were sent again.", "No requests were sent again."],
 ].map(([id, label, help, empty]) => {
   const options = { caption: label, columns: counts(label, help), key: keyed("name"), empty };

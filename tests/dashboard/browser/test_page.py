@@ -113,7 +113,7 @@ async def test_gate_without_work_says_so_in_words(live: Live, state: State) -> N
         "No requests are waiting.",
         "No exchanges have ended yet.",
         "No requests were refused.",
-        "No refusals from upstream.",
+        "No 429s from upstream.",
         "No requests were sent again.",
         "No usage yet.",
     ]

@@ -41,7 +41,7 @@ async def test_tab_goes_through_the_page_in_order(live: Live) -> None:
         "Next",
         "Ended",
         "Refused by the gate",
-        "429 and 503 from upstream",
+        "429s from upstream",
     ]
     sections = ["Now", "Lanes", "Clients", "Queue", "Exchanges", "Refusals", "Usage"]
     assert texts[:9] == ["Skip to the numbers", "serving", *sections]
