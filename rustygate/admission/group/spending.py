@@ -1,13 +1,13 @@
 """Clients' budgets in a group: one for all its members, in the group's Redis.
 
-A reservation asks Redis, since only there it is known what the other members have reserved. There
-is one call at a time, which asks for all exchanges that came during the one before: so each waits
-for its own round trip and the rest of another at most. Exchanges of clients without budgets wait
-for none. What was spent is told with the next call, or soon. Without Redis a member goes on alone:
-it may use an equal share of what it knows to be left, and tells later what it has spent.
+A reservation is made in Redis, because only Redis knows what the other members have reserved. One
+call runs at a time and asks for all exchanges that arrived during the previous one, so an exchange
+waits for its own round trip and at most the rest of another. Exchanges of clients without budgets
+wait for none. Spending is reported with the next call, or soon. Without Redis a member continues
+alone: it may use an equal share of what it knows to be left, and reports its spending later.
 
-The script `spend.lua` has the state. A call may be repeated after a lost reply: what was settled
-carries a number and counts once, and what is reserved is told as a whole.
+The script `spend.lua` has the state. A call may be repeated after a lost reply: settled costs
+carry a number and count once, and each report has everything that is reserved.
 """
 
 import asyncio
@@ -47,7 +47,7 @@ TELL_AFTER_S = 0.25
 TELL_LATER_AFTER_S = 5.0
 RENEW_AFTER_S = 5.0
 
-# What a member has reserved that is silent for longer is free again. After a day, nobody waits for
+# If a member is silent for longer, its reservations are released. After a day, nobody waits for
 # the reply to a call any more, so its number is forgotten.
 LEASE_S = 20
 FORGET_S = 86_400
@@ -86,14 +86,14 @@ class _Question:
 
 @dataclass(slots=True)
 class _Ledger:
-    """What a member has told of one client, and has yet to tell.
+    """What a member has reported about one client, and has yet to report.
 
     Args:
         told: what the group knows to be spent, by period.
         pending: what was spent since then, `sent` the part of it that is in a call.
         number: of `sent`.
         reserved: what the group believes to be reserved here; None if that is not known.
-        called_at: when it was told that; never at first.
+        called_at: when the group last got a report; -inf before the first one.
     """
 
     account: Account
@@ -109,15 +109,15 @@ class _Ledger:
         return self.pending.get(period, NOTHING) + self.sent.get(period, NOTHING)
 
     def is_due(self, now: float) -> bool:
-        """Whether there is something to tell."""
+        """Whether there is something to report."""
         if self.pending or self.sent or self.reserved != self.account.reserved:
             return True
         return self.is_renewed and now - self.called_at >= RENEW_AFTER_S
 
     @property
     def is_renewed(self) -> bool:
-        """Whether the group must hear of it, or this gate of what others spend, from time to
-        time."""
+        """Whether calls are made even without news: to keep its reservations, and to learn what
+        others have spent."""
         return bool(self.account.budgets) or self.account.reserved != NOTHING
 
     def report(self, now: int, costs: Iterable[Cost], *, leaves: bool) -> dict[str, Any]:
@@ -143,7 +143,7 @@ class _Ledger:
         """What the group knows to be spent; at first, what was read from the usage record."""
         if period not in self.told:
             before = self.account.spent_in(period) - self.unsent(period)
-            # An account forgets old days, even if they have not been told.
+            # An account forgets old days, even if they were not reported.
             self.told[period] = Cost(max(0, before.tokens), max(0, before.nano_usd))
         return self.told[period]
 
@@ -192,9 +192,9 @@ class GroupSpending(Spending):
         self._ledgers: dict[str, _Ledger] = {}
         self._counted: dict[str, _Counted] = {}
         self._questions: list[_Question] = []
-        # The last call failed. Those that tell find out when Redis is back.
+        # Whether the last call failed. Reports of spending show when Redis is back.
         self._is_away = self._was_answered = self._is_started = self._is_closed = False
-        # Why budgets are not shared although Redis answers, as it was logged.
+        # The logged reason why budgets are not shared although Redis answers.
         self._defect = ""
         self._loop = asyncio.get_running_loop()
         self._tells = False
@@ -331,7 +331,7 @@ class GroupSpending(Spending):
         return True
 
     def _due(self) -> list[_Ledger]:
-        """The ledgers with something to tell; while Redis is away, one in any case."""
+        """The ledgers with something to report; while Redis is away, at least one."""
         self._charge_all_counted()
         for account in self.budgets.accounts():
             self._ledger(account)
@@ -349,7 +349,7 @@ class GroupSpending(Spending):
     async def _call(
         self, questions: Sequence[_Question], ledgers: Iterable[_Ledger], *, leaves: bool = False
     ) -> None:
-        """Ask for costs, and tell what was spent and reserved."""
+        """Ask to reserve costs, and report what was spent and reserved."""
         by_client: dict[str, list[_Question]] = {each.account.client: [] for each in ledgers}
         for question in questions:
             self._ledger(question.account)
@@ -440,7 +440,7 @@ class GroupSpending(Spending):
                 question.answer.set_result(self._take_alone(question.account, question.cost))
 
     def _log_defect(self, error: Exception) -> None:
-        """Say once what somebody has to correct."""
+        """Log once what somebody has to correct."""
         if isinstance(error, StoreRefused):
             reason = str(error)
         elif isinstance(error, StoreUnavailable):

@@ -138,12 +138,12 @@ async def test_refusal_counts_what_others_have_reserved(new_member: NewMember) -
     assert await accepts(other, exchange(150))
 
 
-async def test_settled_cost_is_told_and_replaces_the_reservation(
+async def test_settled_cost_is_reported_and_replaces_the_reservation(
     new_member: NewMember, server: RedisServer
 ) -> None:
     one, other = (new_member(tokens_per_day=1000) for _ in range(2))
     await run(one, 900, actual=100)
-    # Told without another request.
+    # Reported without another request.
     await until(lambda: server.command("HGET", f"{PREFIX}search", DAY) == b"100 100000")
     assert server.command("HGET", f"{PREFIX}search", MONTH) == b"100 100000"
     assert await accepts(other, exchange(900))
@@ -252,7 +252,7 @@ def calls(server: RedisServer, command: str = "evalsha") -> int:
     return int(stats.get(f"cmdstat_{command}", {"calls": 0})["calls"])
 
 
-async def test_only_clients_with_something_new_are_told(
+async def test_only_clients_with_something_new_are_reported(
     new_member: NewMember, server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(spending, "TELL_LATER_AFTER_S", 0.01)
@@ -311,7 +311,7 @@ async def test_member_learns_what_others_spend(
     assert await accepts(other, exchange(100))
 
 
-async def test_reload_tells_of_new_budgets(new_member: NewMember) -> None:
+async def test_reload_reports_new_budgets(new_member: NewMember) -> None:
     one, other = (new_member(tokens_per_day=1000) for _ in range(2))
     await run(one, 700, actual=700)
     await run_all_settled(one)
@@ -322,7 +322,7 @@ async def test_reload_tells_of_new_budgets(new_member: NewMember) -> None:
     await until(lambda: other.left("search") == {"tokens_per_day": 200})
 
 
-async def test_cost_is_told_soon_although_a_reservation_is_renewed_later(
+async def test_cost_is_reported_soon_although_a_reservation_is_renewed_later(
     new_member: NewMember, server: RedisServer
 ) -> None:
     one = new_member(tokens_per_day=1000)
@@ -496,7 +496,7 @@ async def test_member_without_redis_has_an_equal_share_of_what_is_left(
     assert not await accepts(other, exchange(1))
 
 
-async def test_what_was_spent_without_redis_is_told_later(
+async def test_what_was_spent_without_redis_is_reported_later(
     start_redis: StartRedis, server: RedisServer, new_member: NewMember
 ) -> None:
     one = new_member(tokens_per_day=1000)
@@ -510,7 +510,7 @@ async def test_what_was_spent_without_redis_is_told_later(
     assert await accepts(other, exchange(699))
 
 
-async def test_cost_of_a_client_without_budgets_is_told_later(
+async def test_cost_of_a_client_without_budgets_is_reported_later(
     new_member: NewMember, server: RedisServer
 ) -> None:
     """A reload that gives it budgets does not wait."""
@@ -540,10 +540,10 @@ async def test_cost_of_a_client_without_budgets_belongs_to_the_day_in_which_it_s
     assert spent == [b"7 7000", b"5 5000", b"12 12000"]
 
 
-async def test_what_was_spent_during_a_call_is_told(
+async def test_what_was_spent_during_a_call_is_reported(
     new_member: NewMember, server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of a client without budgets, too, about which nothing else is told."""
+    """Even by a client without budgets, about which nothing else is reported."""
     monkeypatch.setattr(spending, "TELL_LATER_AFTER_S", 0.01)
     one = new_member()
     await run(one, 0, actual=3)
