@@ -103,7 +103,7 @@ class Admission(Waiter):
         self._lanes.release(self.lane)
 
     def withdraw(self) -> None:
-        """It was cancelled, refused, or a defect: give back its turn, and what it was granted."""
+        """After a cancellation, refusal or defect: give back its turn, and what it was granted."""
         if self.decision is not None:
             self._dispatcher.stop_waiting(self, self._asked_at)
             if self.granted:

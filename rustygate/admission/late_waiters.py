@@ -49,7 +49,7 @@ class LateWaiters:
         if lane in self._examined:
             self._examined[lane] = True
             return
-        # Once more when the responses to the requests in flight have told the level.
+        # Once more when the responses to the requests in flight have shown the level.
         self._examined[lane] = not again
         self._loop.call_later(INTERVAL_S, self._on_interval, lane)
         self._refuse_batch(self._late(lane))

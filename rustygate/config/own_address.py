@@ -1,6 +1,6 @@
 """Whether the gate is its own upstream or proxy, as far as the settings show it.
 
-A request to such a gate would come back to it until nothing is left.
+A request to such a gate would come back to it.
 """
 
 from contextlib import suppress

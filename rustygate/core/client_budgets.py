@@ -220,8 +220,8 @@ class Account:
         period.
 
         Args:
-            exhausted: a budget that has no room for a request. It is used up if it is not just
-                that the request is a large one: if the first level is reached.
+            exhausted: a budget that has no room for a request. If it has reached the first level,
+                it counts as used up; otherwise the request is just a large one.
         """
         alerts = []
         for budget in self.budgets:

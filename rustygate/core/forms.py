@@ -207,7 +207,7 @@ def _is_odd(name: bytes, head: bytes, is_file: bool) -> bool:
 
 def _read_pairs(body: bytes, form: Form) -> None:
     """Read `name=value` pairs (WHATWG URL, 5.1)."""
-    # Once a separator too; and a brace may begin JSON, whatever the type says.
+    # `;` was a separator once, and a brace may begin JSON, whatever the type says.
     form.clear &= b";" not in body and b"{" not in body
     start = 0
     for _ in range(FIELDS_LIMIT):

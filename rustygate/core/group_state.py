@@ -103,7 +103,7 @@ class GroupState(Scheduler[str]):
 
     Attributes:
         now: the group's time; `offset` is added to the clock's.
-        resumed_at: when it was called for the first time after nobody could.
+        resumed_at: when the first call arrived after a time without any.
         begins_at: until then, nothing is granted.
         limits: the gate's own, the strictest of all members.
         probes: a lane's slots before its first response.

@@ -224,7 +224,7 @@ class Lane(Budgets):
 
     @property
     def learned_at(self) -> int | None:
-        """When the request was admitted whose response last reported the limits, if one did."""
+        """When the request behind the latest report of limits was admitted; None without one."""
         return self._last_update.at if self._last_update.requests else None
 
     @property

@@ -196,7 +196,7 @@ class LearnedQuota:
             self._others.correct(-units)
 
     def _forget_others(self, bucket: TokenBucket, now: int) -> None:
-        """There is enough for all."""
+        """Assume no use by others: there is enough for all."""
         self._others, self._reserve = None, 0
         bucket.resize(now, self._period, bucket.burst)
 

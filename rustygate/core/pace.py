@@ -73,7 +73,7 @@ class Pace:
         self._good: int | None = None
         self._refused = 0
         self._is_searching = True
-        # When requests were released that were not refused.
+        # When the requests that were not refused were released.
         self._released: deque[int] = deque(maxlen=_MAX_REMEMBERED)
         # Whether upstream accepted requests since the last refusal.
         self.delivers = False

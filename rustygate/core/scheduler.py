@@ -335,7 +335,7 @@ class Scheduler(Generic[T]):
             client.enter(flow)
 
     def _offer(self, flow: Flow[T]) -> None:
-        """A flow waits that did not."""
+        """A flow has begun to wait."""
         if not self._short.offer(flow) or not self._is_behind_elected(flow):
             self._changed = True
 

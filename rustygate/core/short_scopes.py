@@ -89,7 +89,7 @@ class ShortScopes(Generic[T]):
             self._touched[flow.client] = None
 
     def offer(self, flow: Flow[T]) -> bool:
-        """A flow waits that did not. Returns whether it is offered to the gate's order now."""
+        """A flow has begun to wait. Returns whether it is offered to the gate's order now."""
         client = flow.client
         if client is not None and client.short:
             flow.withheld = True
@@ -109,8 +109,8 @@ class ShortScopes(Generic[T]):
     # Instants.
 
     def wake(self, at: int) -> bool:
-        """Let the scopes nominate whose budgets have changed, or whose instant has come. Returns
-        whether there were any."""
+        """Let each scope nominate if its budgets have changed or its instant has come. Returns
+        whether there was any."""
         if not self._touched and not (self._sleepers and self._sleepers[0][0] <= at):
             return False
         while self._touched or (self._sleepers and self._sleepers[0][0] <= at):

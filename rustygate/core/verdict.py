@@ -82,7 +82,7 @@ def judge(status: int, headers: Mapping[str, str], body: bytes, epoch_ns: int) -
 
 
 def judge_event(data: bytes, epoch_ns: int) -> Verdict | None:
-    """What the data of an event means that came in a successful stream.
+    """What the data of an event in a successful stream means.
 
     It may hold an error as chat completions send it (`{"error": {...}}`), an `error` event or a
     failed response of the Responses API, or one of a Realtime socket. None if it holds no error.

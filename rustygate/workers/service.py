@@ -2,7 +2,7 @@
 
 If the worker ends, what it holds is freed at once. If it is only silent, as a stopped process is,
 its waiters leave the queue after a second, and what was granted to it since its last message is
-taken back: it will ask again. If it has used that before it learns so, it is charged again.
+taken back: it will ask again. If it uses that before it learns of this, it is charged again.
 """
 
 import asyncio

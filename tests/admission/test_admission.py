@@ -22,8 +22,8 @@ Act = Callable[[Admission], None]
 def waits_until_act(
     act: Act, *, limits: Limits | None = None, learned: int = 0, tokens: int = 0, **settings: Any
 ) -> list[float]:
-    """When a request is admitted that waits for the budgets of another one. The other one acts at
-    1 s and then stays in flight."""
+    """When a request that waits for another one's budgets is admitted. The other one acts at 1 s
+    and then stays in flight."""
 
     async def scenario(harness: Harness) -> None:
         if limits is not None:

@@ -242,7 +242,7 @@ async def test_request_that_waits_for_its_turn_is_answered_by_a_closing_connecti
         assert sent.data.count(b"/v1/x") == 1
 
 
-async def test_connection_closes_whose_waiting_head_breaks_the_parser() -> None:
+async def test_connection_whose_waiting_head_breaks_the_parser_closes() -> None:
     async with soon(), turns(echo) as (connection, sent):
         connection.data_received(REQUEST.replace(b"/v1/x", b"http://[::1]:80@/v1/x"))
         connection.close()

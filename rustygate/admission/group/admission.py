@@ -1,4 +1,4 @@
-"""One attempt's way through a gate in a group, which hears what becomes known about it."""
+"""One attempt's way through a gate in a group, which gets reports of what becomes known."""
 
 from rustygate.admission.admission import Admission
 from rustygate.admission.group.dispatcher import GroupDispatcher
@@ -18,7 +18,7 @@ class GroupAdmission(Admission):
         lane = self.lane.budgets
         was_known = lane.known
         if not self._dispatcher.has_mark(self):
-            # Its place among the group's admissions is unknown, and so what its levels mean.
+            # Its place among the group's admissions is unknown, and so is what its levels mean.
             update = None
         super().record_response(ok, update, refused=refused)
         if lane.known and not was_known:

@@ -52,7 +52,7 @@ _SIGNIFICANT = 1.05
 
 _NO_LIMITS = Limits()
 
-# The version of clients' limits, of what was charged to those in force.
+# Stands for the version of clients' limits that is in force now.
 PRESENT = -1
 
 

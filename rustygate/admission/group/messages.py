@@ -34,7 +34,7 @@ def alone(group: str, error: StoreError, share: float | None) -> str:
 
 
 def still_alone(group: str, error: StoreError) -> str:
-    """That there is another reason now."""
+    """The message when the reason has changed."""
     return f"{problem(group, error)}: this gate stays alone until {_end(error)}"
 
 

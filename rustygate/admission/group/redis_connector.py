@@ -33,8 +33,8 @@ _LOCATE_LIMIT_S = 0.5
 # How a session fails if the server expects TLS and gets a plain command.
 _RESETS = (CONNECTION_LOST, os.strerror(errno.ECONNRESET))
 
-# Why CLIENT SETNAME fails at a server that can be used: the user may not, the command has another
-# name, or a proxy does not have it.
+# How CLIENT SETNAME fails at a server that can be used: the user lacks permission, the command has
+# another name, or a proxy does not have it.
 _NO_NAMES = r"NOPERM|(unknown|unsupported) (sub)?command"
 
 Address = tuple[str, int]
@@ -101,7 +101,7 @@ class RedisConnector:
     # Where the key is.
 
     async def _first(self, ask: Callable[[Address], Awaitable[Address]]) -> Address:
-        """What the first seed that knows says. Raises the first one's error if none does."""
+        """The first address that a seed returns. If none does, raises a seed's error."""
         failures: list[StoreUnavailable] = []
         for seed in list(self._seeds):
             try:

@@ -81,7 +81,7 @@ def has_moved(error: Exception) -> bool:
 
 
 def _known_answer(text: str) -> StoreUnavailable | None:
-    """What an error that the server answered means, unless it is one of the script itself."""
+    """The meaning of an error from the server; None for an error of the script itself."""
     for pattern, reason in _REFUSALS:
         if re.search(pattern, text):
             return StoreRefused(reason)

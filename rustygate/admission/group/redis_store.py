@@ -127,7 +127,7 @@ def _decoded(answer: bytes) -> Reply:
 
 
 def _script_error(reason: str, detail: str) -> StoreError:
-    """What the server answered to one of the script's commands; a defect if it is none of that."""
+    """The server's error for one of the script's commands, or a defect of the script."""
     error = store_error(ErrorReply(detail or reason))
     if isinstance(error, SyncFailed):
         return SyncFailed(one_line(reason), one_line(detail))

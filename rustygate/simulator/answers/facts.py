@@ -98,7 +98,7 @@ class Facts:
         return f" {_normalized(self.text)} "
 
     def string(self, key: str, path: str, index: int) -> str:
-        """A text for a field, of any length; `index` is its number among its likes."""
+        """A text for a field, of any length; `index` is its number among similar texts."""
         kind = {word for plural in key_words(key) for word in _singulars(plural)}
         return (
             self.labelled(key)

@@ -1,8 +1,8 @@
 """Whether a value validates against a JSON schema.
 
-Covered is what describes a value's shape: types, `enum`, `const`, limits, `pattern`, objects,
-arrays, `$ref`, `allOf`, `anyOf`, `oneOf`, `not` and `if`. `format` is not checked, as in most
-validators, and unknown keywords are ignored.
+The keywords that describe a value's shape are covered: types, `enum`, `const`, limits, `pattern`,
+objects, arrays, `$ref`, `allOf`, `anyOf`, `oneOf`, `not` and `if`. `format` is not checked, as in
+most validators, and unknown keywords are ignored.
 """
 
 import math

@@ -67,9 +67,9 @@ class _Place:
     Args:
         key: the name of the property that it is for.
         path: varies choices.
-        index: its number among its likes.
+        index: its number among similar values.
         height: how many objects and arrays may be within one another.
-        numbered: whether a text has to differ from its likes by a number.
+        numbered: whether a text has to differ from similar ones by a number.
     """
 
     key: str
@@ -305,13 +305,13 @@ def _with_dependencies(schema: dict[str, Any], names: list[str]) -> list[str]:
 
 
 def _describes_others(schema: dict[str, Any]) -> bool:
-    """Whether a schema says what properties look like that it does not list."""
+    """Whether a schema describes properties that it does not list."""
     described = isinstance(schema.get("additionalProperties"), dict)
     return described or bool(subschemas(schema, "patternProperties"))
 
 
 def _name_schemas(schema: dict[str, Any]) -> list[Any]:
-    """What the names of properties have to match that the schema does not list."""
+    """What the names of properties that the schema does not list have to match."""
     schemas = [schema.get("propertyNames", True)]
     pattern = next(iter(subschemas(schema, "patternProperties")), None)
     if pattern is not None and schema.get("additionalProperties") in (None, False):
