@@ -211,7 +211,7 @@ async def _group_store(settings: Settings) -> "Store | None":
     """The store of the gate's group, if it is in one."""
     if settings.redis_url is None:
         return None
-    # The client library is an extra that a single gate does not need.
+    # Not imported without a group, to save memory.
     from rustygate.admission.group.redis_store import RedisStore
 
     store = RedisStore.of(settings)

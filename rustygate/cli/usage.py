@@ -149,7 +149,7 @@ def _read(settings: Settings, query: UsageQuery) -> Grouped:
 
 
 async def _read_redis(settings: Settings, query: UsageQuery) -> Grouped:
-    # The client library is an extra that a single gate does not need.
+    # Not imported without a group, to save time.
     from rustygate.telemetry.usage.redis_usage_store import RedisUsageStore
 
     store = RedisUsageStore.of(settings)

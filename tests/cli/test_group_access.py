@@ -149,7 +149,7 @@ def test_missing_password_is_told_apart_from_a_wrong_one(
     code, _, stderr = process.ended()
     assert (code, stderr) == (
         2,
-        f"rustygate: REDIS_URL={server.url}: {REFUSED} (the server wants a password)\n",
+        f"rustygate: REDIS_URL={server.url}: {REFUSED} (the server requires a password)\n",
     )
 
 

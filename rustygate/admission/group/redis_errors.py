@@ -21,7 +21,7 @@ CONNECTION_LOST = "the connection was lost"
 # middle of its own, later ones at the beginning.
 _REFUSALS = (
     (r"without any password", "REDIS_URL has a password, but the server has none set"),
-    (r"NOAUTH|Authentication required|HELLO must be called", "the server wants a password"),
+    (r"NOAUTH|Authentication required|HELLO must be called", "the server requires a password"),
     (r"WRONGPASS|invalid password|invalid username", "wrong user or password"),
     (
         r"NOPERM|no permissions|can't run this command|can't access",

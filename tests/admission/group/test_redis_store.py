@@ -401,7 +401,7 @@ async def test_unknown_host_is_unavailable(make_store: MakeStore) -> None:
 @pytest.mark.parametrize(
     ("options", "credentials", "reason"),
     [
-        (("requirepass hidden",), "", "the server wants a password"),
+        (("requirepass hidden",), "", "the server requires a password"),
         (("requirepass hidden",), ":wrong@", "wrong user or password"),
         (("requirepass hidden",), "other:hidden@", "wrong user or password"),
         ((), ":hidden@", "REDIS_URL has a password, but the server has none set"),
