@@ -1,7 +1,12 @@
 """The gate's own routes, and paths that return 404."""
 
+import re
+from pathlib import Path
+
 import pytest
 
+from rustygate.dashboard.pages import PREFIX
+from rustygate.dashboard.static_files import static_pages
 from tests.conftest import StartGate
 from tests.support.http import (
     get,
@@ -71,6 +76,15 @@ async def test_own_page_takes_only_get_and_head(
     assert (await client.request(head)).status == 200
     shown = await Scrape.of(running)
     assert shown.sum("rustygate_refusals_total", reason="method_not_allowed") == 1
+
+
+async def test_docs_list_every_page_of_the_gate(gate: StartGate) -> None:
+    page = Path(__file__).parents[2] / "docs/getting-started.md"
+    documented = set(re.findall(r"`(?:GET )?(/[\w/]+)`", page.read_text().split("## Routes")[1]))
+    router = (await gate()).daemon._plane._runner.app.router
+    paths = {resource.canonical for resource in router.resources()} - {"/{target}"}
+    assert documented <= paths
+    assert paths - documented == dict(static_pages(PREFIX)).keys() - documented
 
 
 @pytest.mark.parametrize("method", ["TRACE", "CONNECT"])

@@ -11,7 +11,7 @@ import pytest
 from rustygate import cli, errors
 from rustygate.admission.group import messages
 from rustygate.admission.group.store import StoreRefused, StoreUnavailable, StoreUnready
-from rustygate.core import headers
+from rustygate.core import clients, headers
 from rustygate.core.bucket import SECOND
 from rustygate.core.fair_order import CLASS_WEIGHTS
 from rustygate.errors import Refusal, reasons
@@ -108,6 +108,11 @@ def test_docs_list_every_command() -> None:
     assert [c for c in commands if c.startswith("`rustygate")] == [
         f"`rustygate {name}`" for name in cli.COMMANDS
     ]
+
+
+def test_docs_show_every_key_of_a_client() -> None:
+    table = section("docs/clients.md", "## The clients file").split("```")[1]
+    assert re.findall(r"^(\w+) =", table, re.M) == list(clients._PARSERS)
 
 
 @pytest.mark.parametrize(
