@@ -1,7 +1,7 @@
 """The handler for `/v1/*`: accept, identify, admit, forward, pipe, settle.
 
-The steps are the methods of `Proxy`, in that order. Only this module knows the order, and only
-here does a refusal become a response.
+The steps are the methods of `Proxy`, in that order. Only this module knows the order. A refusal in
+any of them becomes a response here.
 """
 
 import asyncio
