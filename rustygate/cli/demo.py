@@ -61,9 +61,11 @@ def run(arguments: argparse.Namespace) -> int:
     replaced = {**WITHOUT_KEYS, **WITHOUT_PROXY_OR_CA, "OPENAI_BASE_URL": "", "CLIENTS_FILE": ""}
     loaded = load_configuration({**os.environ, **replaced}, dotenv=DOTENV)
     settings = loaded.settings
+    if arguments.traffic:
+        # A log line for each of a hundred exchanges per second would bury the traffic's own lines.
+        settings = replace(settings, rust_log="warn")
     forget_secrets()
-    # A log line for each of a hundred exchanges per second would bury the traffic's own lines.
-    log.configure("warn" if arguments.traffic else settings.rust_log, settings.log_format)
+    log.configure(settings.rust_log, settings.log_format)
 
     async def serve(signals: Signals) -> None:
         options = SIMULATED if arguments.traffic else Options()

@@ -114,6 +114,15 @@ def test_demo_traffic_prints_each_second_a_row_per_client(start: Start) -> None:
     assert "\x1b" not in stdout
 
 
+def test_demo_traffic_of_a_gate_with_workers_logs_no_exchanges(start: Start) -> None:
+    demo = start("demo", "--traffic", WORKERS="2", **TRAFFIC)
+    demo.wait_for_line(demo.stdout, r"^ *\d+ chat +interactive +[1-9]")
+    demo.signal()
+    code, _, stderr = demo.ended()
+    assert code == 0
+    assert "INFO" not in stderr
+
+
 @pytest.mark.parametrize("no_color", ["", "1"])
 def test_demo_traffic_redraws_its_table_on_a_terminal(start: Start, no_color: str) -> None:
     master, slave = pty.openpty()
