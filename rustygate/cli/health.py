@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "base_url",
         nargs="?",
         metavar="BASE-URL",
-        help="the gate's URL (default: from BIND_ADDRESS and PORT)",
+        help="the gate's URL, or unix:/path (default: from BIND_ADDRESS and PORT)",
     )
 
 
