@@ -48,7 +48,7 @@ class Run:
     """A group under load.
 
     Attributes:
-        seconds: how long a fault lasts that ends.
+        seconds: how long a temporary fault lasts.
         instants: when something was done to the group.
         states: those of the gates at the end of the fault.
     """

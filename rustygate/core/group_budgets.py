@@ -193,7 +193,7 @@ class GroupLane(GroupBudgets):
 
     @property
     def has_knowledge(self) -> bool:
-        """Whether upstream has confirmed the model, or told its limits."""
+        """Whether upstream has confirmed the model, or reported its limits."""
         return self.known or self.requests is not None or self.tokens is not None
 
     def is_idle(self, now: int) -> bool:

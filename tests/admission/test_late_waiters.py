@@ -37,9 +37,9 @@ def refused_among(tasks: list[Task]) -> list[Exchange]:
     return [task.result() for task in tasks if task.done() and task.result().status == 429]
 
 
-def test_first_response_tells_who_cannot_be_admitted_in_time() -> None:
-    """The requests in flight may be among those that it counts, so the last ones are told once
-    these are answered."""
+def test_first_response_shows_who_cannot_be_admitted_in_time() -> None:
+    """The requests in flight may be among those that it counts, so the last ones are refused
+    once these are answered."""
 
     async def scenario(harness: Harness) -> None:
         upstream = LimitedUpstream(TokenBucket.per_minute(60), latency_s=0.2)
@@ -180,7 +180,7 @@ def test_waiters_are_examined_once_a_second_at_most() -> None:
 
 
 def test_waiters_are_examined_once_more_and_then_not_again() -> None:
-    """Once more, because the responses to the requests in flight tell the level."""
+    """Once more, because the responses to the requests in flight show the level."""
 
     class Watched(LaneQueue):
         def in_order(self) -> list[Waiter]:

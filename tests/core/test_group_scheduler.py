@@ -452,7 +452,7 @@ def test_clients_limits_bind_what_waits_already() -> None:
     assert sum(group.clients["c"].waiting) == 4
 
 
-def test_nothing_is_due_to_limits_that_changed_since_an_admission() -> None:
+def test_nothing_is_returned_to_limits_that_changed_since_an_admission() -> None:
     group = GroupScheduler()
     one = Caller(group, "one")
     one.sync(0, clients=[["c", 1.0, -1, -1, 1000, -1]], clients_version=1)

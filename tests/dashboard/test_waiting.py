@@ -1,4 +1,4 @@
-"""What waits, by class and client, if there are more clients than are told apart."""
+"""What waits, by class and client, if there are too many clients to count each one."""
 
 import asyncio
 

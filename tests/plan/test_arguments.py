@@ -24,7 +24,7 @@ def test_limits_and_times_may_have_units() -> None:
     assert parse("--find-tier", "5 seconds").find_tier == 5
 
 
-def test_plain_numbers_are_taken_as_before() -> None:
+def test_limits_and_times_may_be_plain_numbers() -> None:
     made = plan("--rpm", "0", "--tpm", "200", "--latency", ".5", "--timeout", "86400")
     assert (made.rpm, made.tpm, made.latency_s, made.timeout_s) == (None, 200, 0.5, 86_400)
 

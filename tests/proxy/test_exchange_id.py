@@ -1,4 +1,4 @@
-"""Every response has an id, that of its log line if there is one, and none the gate's `Server`."""
+"""Every response has an id, that of its log line if there is one, and no `Server` of ours."""
 
 import pytest
 

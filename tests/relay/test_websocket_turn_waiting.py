@@ -209,7 +209,7 @@ async def test_close_frame_of_the_client_frees_the_slot_of_its_turn(realtime: Op
     await running.wait_until(in_flight=0)
     [turn] = await running.settled()
     assert turn["outcome"] == "client_left"
-    # What comes too late is nobody's turn.
+    # Events that come too late belong to no turn.
     server.send(created())
     server.send(done())
     server.close()

@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable
 
 from tests.support.worker_processes import GateWithWorkers
 
-# Each gets the gate, a list that it adds the instants to at which it did something, and how long
-# an outage lasts.
+# Each gets the gate, a list to which it adds the instants of what it does, and how long an outage
+# lasts.
 WorkerFault = Callable[[GateWithWorkers, list[float], float], Awaitable[None]]
 
 

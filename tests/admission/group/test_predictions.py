@@ -174,7 +174,7 @@ def test_first_request_at_a_gate_is_refused_when_the_group_tells_what_waits(
     run_group(scenario, gates=2, rate_limit=10, rate_limit_burst=2)
 
 
-def test_of_new_requests_only_those_that_are_too_late_are_refused() -> None:
+def test_only_new_requests_that_are_too_late_are_refused() -> None:
     async def scenario(harness: GroupHarness) -> None:
         await asyncio.sleep(1)
         for _ in range(102):

@@ -145,14 +145,14 @@ def test_warning_names_the_reason(
 
     run_group(scenario, gates=2, gate_group="g")
     assert [line for line in lines if "WARNING" in line] == [f"WARNING {warning}"]
-    # What needs somebody is not tried often.
+    # A failure that somebody must correct is not retried often.
     assert calls == pytest.approx(100 if isinstance(error, StoreUnready) else 11, abs=5)
     errors = [line for line in lines if "ERROR" in line]
     expected = "ERROR a call to group g failed: the group's data is damaged"
     assert errors == [expected] * isinstance(error, SyncFailed)
 
 
-def test_another_reason_is_logged_if_it_needs_somebody(
+def test_another_reason_is_logged_if_somebody_must_correct_it(
     monkeypatch: pytest.MonkeyPatch, lines: list[str]
 ) -> None:
     async def refuse(call: Call, limit_s: float) -> Reply:
