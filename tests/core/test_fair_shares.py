@@ -54,7 +54,7 @@ def test_division_is_max_min_fair(wanted: dict[int, Want], total: float) -> None
     assert got.keys() == wanted.keys()
     want = sum(each.amount for each in wanted.values())
     assert sum(got.values()) == approx(min(total, want), rel=1e-6, abs=1e-6)
-    # Whoever is left short has no less for its weight than anybody else.
+    # A client that is left short has no less for its weight than any other.
     rates = {key: got[key] / wanted[key].weight for key in got}
     for key, each in wanted.items():
         assert got[key] <= each.amount

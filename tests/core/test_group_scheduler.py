@@ -356,8 +356,8 @@ def test_group_that_begins_again_with_members_that_know_its_levels_does_not_wait
 
 
 def test_group_that_begins_again_counts_what_others_were_granted_ahead() -> None:
-    """Each member says how far ahead that may be. The levels are those of that instant, whoever
-    comes back when."""
+    """Each member says how far ahead that may be. The levels are those of that instant,
+    in whatever order they come back."""
     group = GroupScheduler()
     one, two = Caller(group, "one"), Caller(group, "two")
     first = one.sync(0, demand(20), levels=[0, -1], ahead=HORIZON)

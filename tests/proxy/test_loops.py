@@ -169,10 +169,10 @@ async def test_closed_connections_to_upstream_are_forgotten(
         await until(lambda: repr(own) == "<OwnConnections 0>")
 
 
-async def test_loop_through_another_process_is_detected_once_that_is_told(
+async def test_loop_through_another_process_is_detected_once_it_is_reported(
     loop: StartLoop, upstream: Upstream
 ) -> None:
-    """The other process's connection is known a little later than its first request comes."""
+    """The other process's connection becomes known a little after its first request arrives."""
     upstream.reply = answer()
     running = await loop(upstream.url)
     client = await running.connect()
@@ -182,7 +182,7 @@ async def test_loop_through_another_process_is_detected_once_that_is_told(
     check_loop(await client.request(get()))
 
 
-async def test_only_connections_of_this_process_are_told_to_others(
+async def test_only_connections_of_this_process_are_reported_to_others(
     loop: StartLoop, upstream: Upstream
 ) -> None:
     upstream.reply = answer()

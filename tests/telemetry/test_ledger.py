@@ -75,7 +75,7 @@ def test_fewer_lines_wait_for_more_but_not_for_long(written: Written) -> None:
     virtual_clock.run(main)
 
 
-def test_wait_begins_anew_after_lines_were_written(written: Written) -> None:
+def test_wait_starts_again_after_lines_were_written(written: Written) -> None:
     async def main() -> None:
         ledger = Ledger(NoTally())
         settle(ledger, LOT_LINES)

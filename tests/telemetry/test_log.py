@@ -416,7 +416,7 @@ def test_unwritable_lines_do_not_raise(capfd: pytest.CaptureFixture[str]) -> Non
 
 
 @pytest.mark.parametrize("log_format", ["text", "json"])
-def test_lines_bear_the_time(capfd: pytest.CaptureFixture[str], log_format: str) -> None:
+def test_lines_have_the_time(capfd: pytest.CaptureFixture[str], log_format: str) -> None:
     configure("info", log_format)
     before = datetime.now(UTC)
     logger.info("of a record")

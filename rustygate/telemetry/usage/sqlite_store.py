@@ -5,7 +5,7 @@ waits for the disk. The database is in WAL mode: reports, also those of other pr
 do not wait for each other. Names are stored once, in the table `label`, which halves the size. The
 view `usage` shows all of it in words, for the sqlite3 shell.
 
-A broken database is put aside, and a new one begun. One with a newer schema is left alone.
+A broken database is put aside, and a new one is created. One with a newer schema is left alone.
 """
 
 import asyncio

@@ -83,7 +83,7 @@ async def test_silent_connection_is_replaced(state: dict[str, Any], open_page: O
     visit.forget()
 
 
-async def test_page_loads_itself_anew_after_an_upgrade(live: Live, state: dict[str, Any]) -> None:
+async def test_page_reloads_itself_after_an_upgrade(live: Live, state: dict[str, Any]) -> None:
     visit = await live()
     await visit.page.evaluate("window.isOld = true")
     # The old page may show the new version before it is gone.

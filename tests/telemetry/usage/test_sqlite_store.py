@@ -220,7 +220,7 @@ async def test_disk_that_becomes_read_only_loses_nothing(tmp_path: Path) -> None
         await store.close()
 
 
-async def test_deleted_database_is_begun_anew(path: Path, store: SqliteUsageStore) -> None:
+async def test_deleted_database_is_created_again(path: Path, store: SqliteUsageStore) -> None:
     await store.add(batch("a"))
     for file in path.parent.glob("usage.db*"):
         file.unlink()
