@@ -22,15 +22,18 @@ def problem(group: str, error: StoreError) -> str:
 
 
 def alone(group: str, error: StoreError, share: float | None) -> str:
-    """Why a gate goes on alone, how and how long.
+    """Why, how and until when a gate is alone.
 
     Args:
         share: of the limits; None if it has not been in the group.
     """
-    how = "starts alone with all of the limits, because it knows of no other gate,"
+    why, end = problem(group, error), _end(error)
     if share is not None:
-        how = f"continues alone with {share:.0%} of the limits"
-    return f"{problem(group, error)}: this gate {how} until {_end(error)}"
+        return f"{why}: this gate continues alone with {share:.0%} of the limits until {end}"
+    return (
+        f"{why}: until {end}, this gate is alone with all of the limits, because it knows of no "
+        "other gate"
+    )
 
 
 def still_alone(group: str, error: StoreError) -> str:

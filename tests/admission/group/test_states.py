@@ -187,8 +187,8 @@ def test_gate_that_starts_without_its_store_says_that_it_uses_all_of_the_limits(
 
     run_group(scenario, gates=1, gate_group="g")
     assert lines == [
-        "WARNING the Redis of group g does not answer (connection refused): this gate starts "
-        "alone with all of the limits, because it knows of no other gate, until it does",
+        "WARNING the Redis of group g does not answer (connection refused): until it does, "
+        "this gate is alone with all of the limits, because it knows of no other gate",
         "INFO joined group g: 1 member",
     ]
 
