@@ -20,6 +20,7 @@ from rustygate.downstream.request_pace import RequestPace
 from rustygate.errors import MethodNotAllowed, Refusal
 from rustygate.exchange import ID_HEADER, new_id
 from rustygate.proxy import Proxy
+from rustygate.system.lockstep import Lockstep
 from rustygate.telemetry.prometheus_text import CONTENT_TYPE
 
 # How long idle connections may take to close once all exchanges have ended.
@@ -102,7 +103,9 @@ def make_application(
     return application
 
 
-def make_runner(application: web.Application, limiter: ConnectionLimiter) -> web.AppRunner:
+def make_runner(
+    application: web.Application, limiter: ConnectionLimiter, lockstep: Lockstep
+) -> web.AppRunner:
     """A server for the application, whose connections have the gate's limits."""
     # aiohttp would log the bytes of a request that it cannot parse.
     muted = logging.Logger("muted", logging.CRITICAL + 1)
@@ -120,6 +123,7 @@ def make_runner(application: web.Application, limiter: ConnectionLimiter) -> web
         shutdown_timeout=CLOSE_TIMEOUT_S,
         limiter=limiter,
         pace=RequestPace(),
+        lockstep=lockstep,
     )
 
 

@@ -17,6 +17,7 @@ from rustygate.downstream.connections import ConnectionLimiter, wait_for_heads
 from rustygate.downstream.listener import Listener
 from rustygate.downstream.request_body import BodyBufferBudget
 from rustygate.proxy import Proxy
+from rustygate.system.lockstep import Lockstep
 from rustygate.system.shared_counts import Counts, lone_counts
 from rustygate.system.tls import ServerCertificate
 from rustygate.telemetry.ledger import Ledger
@@ -63,7 +64,8 @@ class DataPlane:
         self._ask_again_at = 0.0
         counts = lone_counts() if siblings is None else siblings.counts
         self._listener = Listener(settings, sockets, counts.processes)
-        self._upstream = UpstreamClient(settings)
+        lockstep = Lockstep()
+        self._upstream = UpstreamClient(settings, lockstep)
         self._ledger = Ledger(control.tally, tracing)
         self._gate = control.gate
         self._proxy = Proxy(
@@ -80,7 +82,7 @@ class DataPlane:
         admin = AdminGuard(settings, control.tally.count_refusal)
         application = make_application(self._proxy, control, admin, self._dashboard.pages)
         self._limiter = ConnectionLimiter(settings.connection_limit, counts.connections)
-        self._runner = make_runner(application, self._limiter)
+        self._runner = make_runner(application, self._limiter, lockstep)
 
     async def start(self) -> None:
         """Accept connections. Raises OSError if the address is not available."""

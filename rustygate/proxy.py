@@ -112,6 +112,7 @@ class Proxy:
         self._gate = gate
         self._upstream = upstream
         self._own_connections = upstream.own_connections
+        self._lockstep = upstream.lockstep
         self._ledger = ledger
         self._auth = auth
         self._spending = spending
@@ -259,7 +260,7 @@ class Proxy:
         # The response to a HEAD has no body, even if the request asks for a stream.
         streaming = facts.streaming and request.method != hdrs.METH_HEAD
         settings = self._settings if streaming else self._without_queue_keepalive
-        return QueueKeepalive(request, exchange, settings)
+        return QueueKeepalive(request, exchange, settings, self._lockstep)
 
     # Admit: wait for a turn, for each attempt.
 
@@ -305,8 +306,10 @@ class Proxy:
     ) -> web.StreamResponse | FailedAttempt:
         exchange, body = request.exchange, request.body
         exchange.connected = False
-        self._ledger.before_sending()
         try:
+            if self._lockstep.has_others:
+                await self._lockstep.wait_for_others()
+            self._ledger.before_sending()
             response = await self._upstream.send(exchange, request.target, request.headers, body)
         except UpstreamFailure as failure:
             if not failure.sent:

@@ -22,6 +22,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from rustygate.core.own_connections import OwnConnections
 from rustygate.core.websocket_handshake import SWITCHING_PROTOCOLS
+from rustygate.system.lockstep import Lockstep
 from rustygate.system.tcp import unacknowledged_bytes
 from rustygate.system.tls import unsent_bytes
 
@@ -63,10 +64,13 @@ class UpstreamConnection(ResponseHandler):
     # Whether the parser was ever paused, and so may hold data back.
     _was_paused = False
 
-    def __init__(self, loop: Any, *, single_use: bool, own: OwnConnections) -> None:
+    def __init__(
+        self, loop: Any, *, single_use: bool, own: OwnConnections, lockstep: Lockstep
+    ) -> None:
         """`single_use`: the connection closes after its first response. `own`: those that are
         open."""
         super().__init__(loop)
+        self._lockstep = lockstep
         self.single_use = single_use
         self._own = own
         self._ends: tuple[Any, Any] = (None, None)
@@ -119,12 +123,18 @@ class UpstreamConnection(ResponseHandler):
             super().data_received(data)
             return
         self.response_started = True
+        awaits_head = self._waiter is not None
         super().data_received(data)
+        if awaits_head and self._waiter is None:
+            self._lockstep.expect(self)
         if self.on_data is not None:
             self.on_data()
 
     async def read(self) -> tuple[RawResponseMessage, StreamReader]:
-        head = await super().read()
+        try:
+            head = await super().read()
+        finally:
+            self._lockstep.arrive(self)
         code = head[0].code
         if code == SWITCHING_PROTOCOLS:
             # The connection cannot be reused. Without an Upgrade header, aiohttp would take a 101
@@ -225,11 +235,17 @@ class TunnelError(ClientError):
 class UpstreamConnector(TCPConnector):
     """Opens `UpstreamConnection`s, as many as needed."""
 
-    def __init__(self, own: OwnConnections, **options: Any) -> None:
+    def __init__(self, own: OwnConnections, lockstep: Lockstep, **options: Any) -> None:
         super().__init__(limit=0, **options)
         self._factory = cast(
             "partial[ResponseHandler]",
-            partial(UpstreamConnection, loop=self._loop, single_use=self.force_close, own=own),
+            partial(
+                UpstreamConnection,
+                loop=self._loop,
+                single_use=self.force_close,
+                own=own,
+                lockstep=lockstep,
+            ),
         )
 
     async def _create_connection(self, *args: Any, **kwargs: Any) -> ResponseHandler:

@@ -29,6 +29,7 @@ from rustygate.errors import (
     TooManyConnections,
 )
 from rustygate.exchange import ID_HEADER, new_id
+from rustygate.system.lockstep import Lockstep
 from rustygate.system.shared_counts import Count
 from rustygate.system.tls import abort
 
@@ -211,8 +212,8 @@ class DownstreamConnection(ServerConnection):
     """
 
     __slots__ = (
-        "_disconnect_timer", "_head_size", "_head_timer", "_limiter", "_pace", "is_own",
-        "looked_up",
+        "_disconnect_timer", "_head_size", "_head_timer", "_limiter", "_lockstep", "_pace",
+        "is_own", "looked_up",
     )  # fmt: skip
 
     def __init__(
@@ -221,11 +222,13 @@ class DownstreamConnection(ServerConnection):
         *,
         limiter: ConnectionLimiter,
         pace: RequestPace,
+        lockstep: Lockstep,
         **options: Any,
     ) -> None:
         super().__init__(manager, **options)
         self._limiter = limiter
         self._pace = pace
+        self._lockstep = lockstep
         self._head_timer: asyncio.TimerHandle | None = None
         self._disconnect_timer: asyncio.TimerHandle | None = None
         # Bytes of the head in progress.
@@ -268,6 +271,8 @@ class DownstreamConnection(ServerConnection):
     def on_head(self) -> None:
         self._stop_head_timer()
         self._head_size = 0
+        if self.is_idle:
+            self._lockstep.expect(self)
 
     def on_partial_head(self, data: bytes) -> None:
         self._head_size += len(data)
@@ -278,6 +283,7 @@ class DownstreamConnection(ServerConnection):
             self._start_head_timer()
 
     def wait_for_turn(self) -> "asyncio.Future[None] | None":
+        self._lockstep.arrive(self)
         return self._pace.wait_for_turn()
 
     def _start_head_timer(self) -> None:

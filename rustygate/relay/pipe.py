@@ -60,6 +60,8 @@ async def _send_complete(
     exchange.first_byte = monotonic_ns()
     exchange.bytes = len(body)
     _stamp(exchange, upstream_response, body)
+    if downstream.lockstep.has_others:
+        await downstream.lockstep.wait_for_others()
     await response.send(downstream.request)
     return response
 

@@ -20,6 +20,7 @@ from rustygate.core.sse import KEEPALIVE
 from rustygate.downstream.response import PassthroughResponse
 from rustygate.exchange import Exchange
 from rustygate.relay.stream import Downstream
+from rustygate.system.lockstep import Lockstep
 
 
 class QueueKeepalive:
@@ -28,12 +29,15 @@ class QueueKeepalive:
     They run from `start` until `stop`, over all attempts. The end of the context stops them too.
     """
 
-    __slots__ = ("_exchange", "_request", "_settings", "_started", "_task")
+    __slots__ = ("_exchange", "_lockstep", "_request", "_settings", "_started", "_task")
 
-    def __init__(self, request: web.Request, exchange: Exchange, settings: Settings) -> None:
+    def __init__(
+        self, request: web.Request, exchange: Exchange, settings: Settings, lockstep: Lockstep
+    ) -> None:
         self._request = request
         self._exchange = exchange
         self._settings = settings
+        self._lockstep = lockstep
         self._started: PassthroughResponse | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -52,7 +56,9 @@ class QueueKeepalive:
     async def stop(self) -> Downstream:
         """Write no more keepalives; returns where the response continues or starts."""
         await self._stop_task()
-        return Downstream(self._request, self._exchange, self._settings, self._started)
+        return Downstream(
+            self._request, self._exchange, self._settings, self._lockstep, self._started
+        )
 
     async def _run(self, after_s: float) -> None:
         await asyncio.sleep(after_s)

@@ -26,6 +26,7 @@ from rustygate.relay.abort import flush_and_abort
 from rustygate.relay.keepalive import Keepalive
 from rustygate.relay.observation import observe, stamp_body
 from rustygate.relay.source import Source
+from rustygate.system.lockstep import Lockstep
 from rustygate.system.tls import socket_transport
 from rustygate.upstream.response import UpstreamResponse
 
@@ -48,6 +49,7 @@ class Downstream:
     request: web.Request
     exchange: Exchange
     settings: Settings
+    lockstep: Lockstep
     started: PassthroughResponse | None = None
 
 

@@ -57,6 +57,7 @@ from rustygate.errors import (
     UpstreamUnreachable,
 )
 from rustygate.exchange import Exchange
+from rustygate.system.lockstep import Lockstep
 from rustygate.system.tls import describe_ssl_error
 from rustygate.upstream.pool import ConnectionPool
 from rustygate.upstream.response import UpstreamResponse
@@ -77,12 +78,17 @@ CONNECT_JITTER = 0.3
 
 
 class UpstreamClient:
-    """Sends requests upstream."""
+    """Sends requests upstream.
 
-    def __init__(self, settings: Settings) -> None:
+    Attributes:
+        lockstep: what continues when a response's head arrives.
+    """
+
+    def __init__(self, settings: Settings, lockstep: Lockstep) -> None:
         self._settings = settings
         self._loop = asyncio.get_running_loop()
-        self._pool = ConnectionPool(settings)
+        self.lockstep = lockstep
+        self._pool = ConnectionPool(settings, lockstep)
         self._proxy = settings.proxy and URL(settings.proxy).host_port_subcomponent
         self._via = f", through the proxy at {self._proxy}" if self._proxy else ""
 

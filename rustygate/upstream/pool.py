@@ -44,6 +44,7 @@ from rustygate.core.paths import PREFIX
 from rustygate.core.websocket_handshake import SWITCHING_PROTOCOLS
 from rustygate.downstream.request_body import RequestBody
 from rustygate.exchange import Exchange
+from rustygate.system.lockstep import Lockstep
 from rustygate.system.tls import client_context
 from rustygate.upstream.response import UpstreamResponse
 
@@ -59,7 +60,7 @@ class ConnectionPool:
     (RFC 9112, 3.2.2).
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, lockstep: Lockstep) -> None:
         base = URL(settings.openai_base_url)
         proxy = URL(settings.proxy) if settings.proxy else None
         options: dict[str, Any] = {}
@@ -70,10 +71,9 @@ class ConnectionPool:
             )
         self._loop = asyncio.get_running_loop()
         self.own_connections = OwnConnections()
-        self._pooled = _session(settings, UpstreamConnector(self.own_connections, **options))
-        self._fresh = _session(
-            settings, UpstreamConnector(self.own_connections, force_close=True, **options)
-        )
+        options |= {"own": self.own_connections, "lockstep": lockstep}
+        self._pooled = _session(settings, UpstreamConnector(**options))
+        self._fresh = _session(settings, UpstreamConnector(force_close=True, **options))
         self._destination = Destination(
             "GET", base, loop=self._loop, proxy=proxy, session=self._pooled
         )

@@ -42,6 +42,7 @@ PRIVATE_NAMES = [
     Name(CLIENT, "aiohttp.base_protocol.BaseProtocol", "_loop"),
     Name(CLIENT, "aiohttp.base_protocol.BaseProtocol", "_parser"),
     Name(CLIENT, "aiohttp.base_protocol.BaseProtocol", "_reading_paused"),
+    Name(CLIENT, "aiohttp.DataQueue", "_waiter"),
     Name(CLIENT, "aiohttp.client_proto.ResponseHandler", "_payload"),
     Name(CLIENT, "aiohttp.client_proto.ResponseHandler", "_read_timeout"),
     Name(CLIENT, "aiohttp.client_proto.ResponseHandler", "_read_timeout_handle"),

@@ -20,6 +20,7 @@ from rustygate.downstream.request_body import RequestBody
 from rustygate.errors import UpstreamUnreachable
 from rustygate.exchange import Exchange
 from rustygate.plan import virtual_clock
+from rustygate.system.lockstep import Lockstep
 from rustygate.upstream import client as upstream_client
 from rustygate.upstream.client import UpstreamClient
 from tests.conftest import StartGate
@@ -190,7 +191,8 @@ def connect_until_limit(
         monkeypatch.setattr(UpstreamConnector, "_create_connection", refuse)
         monkeypatch.setattr(upstream_client, "monotonic_ns", lambda: clock_ns(loop))
         monkeypatch.setattr("random.random", lambda: drawn)
-        client = UpstreamClient(replace(DEFAULTS, upstream_connect_timeout=limit_s))
+        settings = replace(DEFAULTS, upstream_connect_timeout=limit_s)
+        client = UpstreamClient(settings, Lockstep())
         no_body = cast(RequestBody, None)
         with pytest.raises(UpstreamUnreachable) as failure:
             await client.send(Exchange("a", "POST", "/v1/x"), "/v1/x", b"", no_body)
