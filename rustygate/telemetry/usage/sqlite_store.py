@@ -92,7 +92,7 @@ class SqliteUsageStore:
         """Open or create the database. Raises UsageStoreUnusable if it has a newer schema. Other
         errors may be temporary: the first batch opens it again."""
         try:
-            await self._in_thread(self._open)
+            await self._in_thread(self._opened)
         except UsageStoreUnusable:
             self._thread.shutdown(wait=False)
             raise
@@ -117,12 +117,12 @@ class SqliteUsageStore:
 
     # In the writing thread.
 
-    async def _in_thread(self, work: Callable[[], None]) -> None:
+    async def _in_thread(self, work: Callable[[], object]) -> None:
         """Do some work; if the database turns out to be damaged, repeat it with a new one."""
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self._thread, self._run, work)
 
-    def _run(self, work: Callable[[], None]) -> None:
+    def _run(self, work: Callable[[], object]) -> None:
         try:
             try:
                 work()
