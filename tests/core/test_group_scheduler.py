@@ -18,6 +18,7 @@ from rustygate.core.group_scheduler import (
     GroupScheduler,
 )
 from rustygate.core.group_state import MAX_FLOWS, MAX_FLOWS_REPORTED, MAX_LANES
+from tests.support.copies import copy_of
 from tests.support.group_calls import LIMITS, Caller, call, demand
 
 PERIOD = LIMITS[0]
@@ -101,7 +102,7 @@ def test_state_that_has_lost_calls_is_forgotten() -> None:
     one, two = Caller(group, "one"), Caller(group, "two")
     one.sync(0, demand(1, client="a"))
     two.sync(0, demand(20, client="b"))
-    older = deepcopy(group)
+    older = copy_of(group)
     one.sync(20 * MS, demand(5, client="a"))
     two.group = one.group = older
     # This one has lost nothing.

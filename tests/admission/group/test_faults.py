@@ -3,13 +3,13 @@ that, and nothing is lost for good."""
 
 import asyncio
 from collections.abc import Callable
-from copy import deepcopy
 
 import pytest
 
 from rustygate.admission.group.dispatcher import GroupDispatcher
 from rustygate.admission.group.local_store import Fault
 from rustygate.core.bucket import SECOND
+from tests.support.copies import copy_of
 from tests.support.group import GroupHarness, jain, run_group
 from tests.support.waiting import until
 
@@ -217,7 +217,7 @@ def test_store_that_loses_the_last_calls_grants_nothing_twice(
         await asyncio.sleep(1)
         flood(harness, hold_s=0.05)
         await asyncio.sleep(9)
-        older = deepcopy(harness.group.scheduler)
+        older = copy_of(harness.group.scheduler)
         await asyncio.sleep(lost_s)
         # The store does not know of it either.
         quiet = harness.spawn("quiet", 2, model="m")
