@@ -421,10 +421,14 @@ async def test_rejected_client_that_has_left_is_no_error(gate: StartGate) -> Non
 
 async def test_many_rejected_connections_are_all_closed(gate: StartGate) -> None:
     running = await gate(CONNECTION_LIMIT=5)
+    served = [await running.send(get("/health")[:1]) for _ in range(5)]
+    await until(lambda: [each.awaits_request for each in running.connections()] == [False] * 5)
     for client in await asyncio.gather(*(running.send(get("/health")) for _ in range(100))):
-        assert (await client.response()).status in (200, 503)
+        await expect_rejection(client)
+    for client in served:
+        assert (await client.request(get("/health")[1:])).status == 200
         client.disconnect()
-    await until(lambda: not running.daemon._plane._runner.server.connections)  # type: ignore[union-attr]
+    await until(lambda: not running.connections())
     assert (await running.request(get("/health"))).status == 200
 
 
