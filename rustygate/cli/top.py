@@ -7,10 +7,12 @@ import argparse
 import json
 import os
 import select
+import sys
 import termios
 import tty
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import StringIO, TextIOWrapper
 from time import monotonic
 
 from rich.console import Console
@@ -19,6 +21,7 @@ from rich.live import Live
 from rustygate.cli.environment import ADMIN_KEY_ONLY, DOTENV
 from rustygate.cli.errors import CommandError
 from rustygate.cli.gate_http import AdminPages
+from rustygate.cli.output import print_lines
 from rustygate.cli.top_screen import State, can_show, screen
 from rustygate.cli.urls import local_url
 from rustygate.config import load, names
@@ -60,13 +63,29 @@ def run(arguments: argparse.Namespace) -> int:
         url, settings.admin_key, TIMEOUT_S, "does not show its state", verify=verify
     )
     state = _read_state(pages)
+    _replace_unencodable()
     console = Console()
     if not (console.is_terminal and os.isatty(_STDIN)):
-        Console(width=_WIDTH, height=_HEIGHT).print(screen(state, _HEIGHT))
+        print_lines(_text(state))
         return 0
     with _keys() as quit_pressed, Live(console=console, screen=True, auto_refresh=False) as live:
         _show(live, console, pages, state, quit_pressed)
     return 0
+
+
+def _replace_unencodable() -> None:
+    """Print `?` for a character that the locale's encoding lacks: an escape would be wider than
+    its column."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+
+
+def _text(state: State) -> str:
+    """The screen as text, for an output that is not a terminal."""
+    console = Console(file=StringIO(), width=_WIDTH, height=_HEIGHT)
+    with console.capture() as captured:
+        console.print(screen(state, _HEIGHT))
+    return captured.get().removesuffix("\n")
 
 
 def _read_state(pages: AdminPages) -> State:

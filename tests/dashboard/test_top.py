@@ -80,7 +80,9 @@ async def terminal(*arguments: str, cwd: Path, **environ: str) -> AsyncIterator[
         opened.close()
 
 
-async def run_top(*arguments: str, cwd: Path, **environ: str) -> tuple[int, str, str]:
+async def run_top(
+    *arguments: str, cwd: Path, stdout: int = subprocess.PIPE, **environ: str
+) -> tuple[int, str, str]:
     """The exit code and the output without a terminal."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -91,13 +93,13 @@ async def run_top(*arguments: str, cwd: Path, **environ: str) -> tuple[int, str,
         cwd=cwd,
         env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **environ},
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
+        stdout=stdout,
         stderr=subprocess.PIPE,
     )
     async with asyncio.timeout(PROCESS_TIMEOUT_S):
         out, error = await process.communicate()
     assert process.returncode is not None
-    return process.returncode, out.decode(), error.decode()
+    return process.returncode, (out or b"").decode(), error.decode()
 
 
 async def test_state_is_printed_once_without_a_terminal(
@@ -111,6 +113,31 @@ async def test_state_is_printed_once_without_a_terminal(
     assert out.startswith("RustyGate  serving  up ")
     assert "gpt-4o" in out
     assert "\x1b" not in out
+
+
+async def test_state_that_cannot_be_printed_is_a_one_line_error(
+    gate: StartGate, tmp_path: Path
+) -> None:
+    running = await gate()
+    full = os.open("/dev/full", os.O_WRONLY)
+    code, _, error = await run_top(running.url, cwd=tmp_path, stdout=full)
+    os.close(full)
+    assert (code, error) == (1, "rustygate: cannot write to stdout: No space left on device\n")
+
+
+async def test_characters_that_the_locale_lacks_are_replaced(
+    gate: StartGate, upstream: Upstream, tmp_path: Path
+) -> None:
+    upstream.reply = response()
+    running = await gate()
+    # Truncated with an ellipsis.
+    await running.request(chat(f"X-RustyGate-Client: {'x' * 60}"))
+    code, out, error = await run_top(running.url, cwd=tmp_path, PYTHONIOENCODING="ascii")
+    assert (code, error, "xx? " in out) == (0, "", True)
+    async with soon(), terminal(running.url, cwd=tmp_path, PYTHONIOENCODING="ascii") as shown:
+        await shown.until("xx? ")
+        shown.press(b"q")
+        assert await shown.exit_code() == 0
 
 
 async def test_address_comes_from_the_settings_or_over_a_unix_socket(
