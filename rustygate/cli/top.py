@@ -7,6 +7,7 @@ import argparse
 import json
 import os
 import select
+import signal
 import sys
 import termios
 import tty
@@ -120,8 +121,10 @@ def _show(
 
 @contextmanager
 def _keys() -> Iterator[QuitPressed]:
-    """Read single keys while the block runs."""
+    """Read single keys while the block runs. SIGTERM ends it like Ctrl-C: without a handler, the
+    terminal would stay as it is now."""
     before = termios.tcgetattr(_STDIN)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     tty.setcbreak(_STDIN)
     try:
         yield _quit_pressed

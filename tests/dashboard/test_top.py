@@ -3,6 +3,7 @@
 import asyncio
 import os
 import pty
+import signal
 import subprocess
 import sys
 import termios
@@ -195,6 +196,15 @@ async def test_screen_is_updated_until_q_is_pressed(
         shown.text = ""
         await shown.until("serving")
         shown.press(b"q")
+        assert await shown.exit_code() == 0
+        assert shown.settings == shown.before
+
+
+async def test_sigterm_restores_the_terminal(gate: StartGate, tmp_path: Path) -> None:
+    running = await gate()
+    async with soon(), terminal(running.url, cwd=tmp_path) as shown:
+        await shown.until("serving")
+        shown.process.send_signal(signal.SIGTERM)
         assert await shown.exit_code() == 0
         assert shown.settings == shown.before
 
