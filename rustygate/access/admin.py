@@ -24,11 +24,13 @@ Page = Callable[[web.Request], Awaitable[web.StreamResponse]]
 # A `Host` header, with any port.
 _LOOPBACK = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:[0-9]*)?", re.IGNORECASE)
 
-# Headers that proxies add: those of the standards, and of nginx, Cloudflare and others.
-_PROXY_HEADERS = frozenset(
-    {"forwarded", "via", "x-real-ip", "x-client-ip", "true-client-ip", "cf-connecting-ip"}
+# Headers that proxies add: those of the standards (RFC 7239, 8586, 9110, 9440), and of nginx,
+# Envoy, CDNs and others, such as `X-Cluster-Client-IP`.
+_PROXY_HEADER = re.compile(
+    r"forwarded|via|cdn-loop|client-cert(-chain)?|x-forwarded(-.*)?|x-original-.*|x-real-ip"
+    r"|(.*-)?(client|user|proxyuser)-?ip|cf-.*|x-envoy-.*",
+    re.IGNORECASE,
 )
-_PROXY_HEADER_PREFIX = "x-forwarded-"
 
 
 class AdminGuard:
@@ -80,7 +82,7 @@ def _password(encoded: bytes) -> bytes:
 
 
 def _is_local(request: web.Request) -> bool:
-    if any(map(_is_proxy_header, request.headers)):
+    if any(map(_PROXY_HEADER.fullmatch, request.headers)):
         return False
     sock = request.get_extra_info("socket")
     if sock is not None and sock.family == AF_UNIX:
@@ -88,11 +90,6 @@ def _is_local(request: web.Request) -> bool:
     hosts = request.headers.getall(hdrs.HOST, [])
     names_loopback = len(hosts) == 1 and _LOOPBACK.fullmatch(hosts[0]) is not None
     return names_loopback and is_loopback(request.remote or "")
-
-
-def _is_proxy_header(header: str) -> bool:
-    name = header.lower()
-    return name in _PROXY_HEADERS or name.startswith(_PROXY_HEADER_PREFIX)
 
 
 def is_loopback(peer: str) -> bool:

@@ -65,6 +65,11 @@ async def test_page_is_not_served_under_another_host_name(gate: StartGate, host:
     [
         *("X-Forwarded-For: 192.0.2.7", "Forwarded: for=192.0.2.7", "Via: 1.1 proxy"),
         *("x-real-ip: 192.0.2.7", "X-Forwarded-Proto: https", "CF-Connecting-IP: 192.0.2.7"),
+        *("CDN-Loop: cdn.example", "Client-Cert: :MIIB:", "X-Forwarded: for=192.0.2.7"),
+        *("X-Original-Forwarded-For: 192.0.2.7", "X-Original-Host: gate.example", "CF-Ray: 1"),
+        *("X-Cluster-Client-IP: 192.0.2.7", "True-Client-IP: 192.0.2.7", "Client-IP: 192.0.2.7"),
+        *("Fastly-Client-IP: 192.0.2.7", "X-Azure-ClientIP: 192.0.2.7", "X-Envoy-Internal: true"),
+        "X-ProxyUser-IP: 192.0.2.7",
         "Host: evil",
     ],
 )
