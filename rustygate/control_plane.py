@@ -76,7 +76,7 @@ class ControlPlane:
         if self.spending.reads_usage:
             await load_spending(self.spending, self.usage)
         self.spending.start()
-        self._levels = _open_levels(self._data_dir, self.gate)
+        self._levels = _open_levels(self._data_dir, self.gate, self.spending)
         self._histories = Histories(self.gate, self._metrics)
         self._usage_view = UsageView(self.usage)
         self._state = StateBuilder(
@@ -186,11 +186,11 @@ def _open_spending(settings: Settings, prices: PriceList, gate: Gate) -> Spendin
     return GroupSpending.of(settings, prices, lambda: member.members)
 
 
-def _open_levels(data_dir: DataDir | None, gate: Gate) -> LevelsFile | None:
+def _open_levels(data_dir: DataDir | None, gate: Gate, spending: Spending) -> LevelsFile | None:
     """Restore the levels from the gate's directory, if it has one, and save them there."""
     if data_dir is None:
         return None
-    levels = LevelsFile(data_dir.path, gate)
+    levels = LevelsFile(data_dir.path, gate, spending)
     levels.load()
     levels.start()
     return levels

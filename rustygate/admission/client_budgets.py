@@ -4,7 +4,7 @@ An exchange reserves its estimated cost once, for all its attempts, before it qu
 settles it when the exchange ends. `core.client_budgets` has the rules.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from math import ceil
 from time import time_ns
 
@@ -22,8 +22,9 @@ from rustygate.core.client_budgets import (
     Exceeded,
 )
 from rustygate.core.clients import SpendingLimits
-from rustygate.core.periods import day_of, iso_time
+from rustygate.core.periods import day_of, iso_time, month_of
 from rustygate.core.price_list import PriceList
+from rustygate.core.saved_levels import SavedSpending
 from rustygate.errors import BudgetExceeded, ModelNotAllowed
 from rustygate.exchange import Exchange
 
@@ -55,6 +56,24 @@ class Spending:
     def add(self, client: str, period: str, cost: Cost) -> None:
         """Count what a client spent in a period before this process started."""
         self.budgets.open_account(client).add(period, cost)
+
+    def save_unrecorded(self) -> tuple[SavedSpending, ...]:
+        """What the usage record does not show of what clients have spent, to keep over a
+        restart."""
+        return tuple(
+            SavedSpending(account.client, period, cost.tokens, cost.nano_usd)
+            for account in self.budgets.accounts()
+            for period, cost in account.unrecorded.items()
+        )
+
+    def restore_unrecorded(self, saved: Iterable[SavedSpending]) -> None:
+        """Count what was saved, if its period has not ended."""
+        now = self._clock()
+        for each in saved:
+            if each.period in (day_of(now), month_of(now)):
+                cost = Cost(each.tokens, each.nano_usd)
+                self.budgets.open_account(each.client).unrecorded[each.period] = cost
+                self.add(each.client, each.period, cost)
 
     def has_budgets(self, client: str) -> bool:
         """Whether a client has budgets."""
@@ -101,6 +120,9 @@ class Spending:
         cost = self._actual(exchange, reserved)
         if cost is not NOTHING or reserved is not NOTHING:
             self._charge(account, now, reserved, cost)
+            recorded = _recorded(exchange)
+            if cost != recorded:
+                account.note_unrecorded(now, cost - recorded)
             self._warn(account.alerts(now))
 
     def _count(self, account: Account, now: int, tokens: int, nano_usd: int) -> None:
@@ -176,6 +198,12 @@ class Spending:
                 _part(budget, alert.spent),
                 iso_time(alert.ends),
             )
+
+
+def _recorded(exchange: Exchange) -> Cost:
+    """What the usage record shows of an exchange."""
+    tokens = (exchange.tokens_in or 0) + (exchange.tokens_out or 0)
+    return Cost(tokens, exchange.cost_nano or 0)
 
 
 def _row(account: Account, budget: Budget, now: int) -> BudgetRow:

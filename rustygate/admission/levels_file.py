@@ -15,11 +15,10 @@ import msgspec
 from loguru import logger
 from msgspec.structs import replace
 
+from rustygate.admission.client_budgets import Spending
 from rustygate.admission.gate import Gate
-from rustygate.core.saved_levels import VERSION, SavedLevels
+from rustygate.core.saved_levels import FILE_NAME, VERSION, SavedLevels, decode_levels
 from rustygate.system.data_dir import put_aside
-
-FILE = "levels.json"
 
 # A gate that is killed loses at most the changes of this time.
 INTERVAL_S = 3.0
@@ -28,9 +27,12 @@ INTERVAL_S = 3.0
 class LevelsFile:
     """Keeps the levels of one gate: `load` them once, `start` to save them, and `close`."""
 
-    def __init__(self, directory: Path, gate: Gate, clock: Callable[[], int] = time_ns) -> None:
-        self._path = directory / FILE
+    def __init__(
+        self, directory: Path, gate: Gate, spending: Spending, clock: Callable[[], int] = time_ns
+    ) -> None:
+        self._path = directory / FILE_NAME
         self._gate = gate
+        self._spending = spending
         self._clock = clock
         self._loop = asyncio.get_running_loop()
         # The content of the file, except for its time.
@@ -46,7 +48,7 @@ class LevelsFile:
         """Restore the levels in the file, if it exists."""
         now = self._clock()
         try:
-            saved = _decode(self._path.read_bytes())
+            saved = decode_levels(self._path.read_bytes())
         except FileNotFoundError:
             return
         except (OSError, ValueError, RecursionError) as error:
@@ -57,6 +59,7 @@ class LevelsFile:
             self._put_aside(now, f"version {saved}; this gate reads version {VERSION}")
         else:
             self._gate.restore_levels(saved, now)
+            self._spending.restore_unrecorded(saved.unrecorded)
 
     def _put_aside(self, now: int, reason: str) -> None:
         try:
@@ -76,14 +79,18 @@ class LevelsFile:
             self._timer = None
         if self._writing is not None:
             await self._writing
-        self._write(self._gate.save_levels(self._clock()))
+        self._write(self._levels())
 
     def _save(self) -> None:
         self.start()
-        levels = self._gate.save_levels(self._clock())
+        levels = self._levels()
         is_writing = self._writing is not None and not self._writing.done()
         if not is_writing and replace(levels, saved_at=0) != self._saved:
             self._writing = self._loop.run_in_executor(None, self._write, levels)
+
+    def _levels(self) -> SavedLevels:
+        levels = self._gate.save_levels(self._clock())
+        return replace(levels, unrecorded=self._spending.save_unrecorded())
 
     def _write(self, levels: SavedLevels) -> None:
         """Replace the file. Runs in a thread, except at shutdown."""
@@ -100,15 +107,3 @@ class LevelsFile:
         if self._failing:
             logger.info("levels are saved to {} again", self._path)
         self._failing = False
-
-
-class _Version(msgspec.Struct):
-    version: int
-
-
-def _decode(content: bytes) -> SavedLevels | int:
-    """The levels in a file, or its version if that is not VERSION. Raises ValueError."""
-    version = msgspec.json.decode(content, type=_Version).version
-    if version != VERSION:
-        return version
-    return msgspec.json.decode(content, type=SavedLevels)

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from time import time_ns
 from typing import Any
 
@@ -15,6 +16,7 @@ from rustygate.cli.gate_http import AdminPages
 from rustygate.cli.output import printable
 from rustygate.config import Settings, names, read_clients_file
 from rustygate.core.price_list import PriceList
+from rustygate.core.saved_levels import FILE_NAME, SavedSpending, decode_levels
 from rustygate.core.usage_rows import Grouped, UsageQuery
 from rustygate.telemetry.usage.spending import add_spending, spending_query
 
@@ -47,7 +49,18 @@ def read_budgets(settings: Settings, read: Callable[[Settings, UsageQuery], Grou
     spending = Spending(PriceList(), lambda: now)
     spending.set_limits({name: client.spending for name, client in clients.items()})
     add_spending(spending, read(settings, spending_query(now)), now)
+    if settings.redis_url is None and settings.data_dir is not None:
+        spending.restore_unrecorded(_read_unrecorded(Path(settings.data_dir)))
     return [dict(row) for row in spending.rows()]
+
+
+def _read_unrecorded(directory: Path) -> tuple[SavedSpending, ...]:
+    """What the gate has saved apart from the usage record."""
+    try:
+        saved = decode_levels((directory / FILE_NAME).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return ()
+    return () if isinstance(saved, int) else saved.unrecorded
 
 
 def ask_budgets(pages: AdminPages) -> list[Row]:

@@ -123,6 +123,7 @@ class Account:
     Args:
         others: what other members of the gate's group have reserved.
         assumed: what they are assumed to have spent, by period, while they cannot be asked.
+        unrecorded: the part of what was spent that the usage record does not show, by period.
     """
 
     client: str
@@ -130,6 +131,7 @@ class Account:
     reserved: Cost = NOTHING
     others: Cost = NOTHING
     assumed: dict[str, Cost] = field(default_factory=dict)
+    unrecorded: dict[str, Cost] = field(default_factory=dict)
     _spent: dict[str, Cost] = field(default_factory=dict)
     # The period in which a level of WARN_AT was last reached.
     _alerted: dict[tuple[Budget, float], str] = field(default_factory=dict)
@@ -175,6 +177,11 @@ class Account:
         self.reserved -= reserved
         self.add(day_of(now), actual)
         self.add(month_of(now), actual)
+
+    def note_unrecorded(self, now: int, cost: Cost) -> None:
+        """Note that the usage record does not show this part of what was settled."""
+        periods = day_of(now), month_of(now)
+        self.unrecorded = {each: self.unrecorded.get(each, NOTHING) + cost for each in periods}
 
     def count(self, now: int, tokens: int, nano_usd: int) -> None:
         """Count what was spent without a reservation.

@@ -6,13 +6,19 @@ is measured by the wall clock, the only one that continues; if it was set back, 
 
 The estimate of what others take from a learned quota and the search for a pace start again, from
 the saved levels and the last pace.
+
+What clients have spent of their budgets is in the usage record, except for what they were charged
+without a reported usage. That part is saved here.
 """
 
 from typing import Annotated
 
+import msgspec
 from msgspec import Meta, Struct
 
 from rustygate.core.bucket import LONGEST_PERIOD, TokenBucket
+
+FILE_NAME = "levels.json"
 
 # Of the format. Files of another version are not read.
 VERSION = 1
@@ -56,6 +62,16 @@ class SavedClient(Struct, frozen=True):
     tokens: SavedBucket | None = None
 
 
+class SavedSpending(Struct, frozen=True):
+    """What a client was charged in a period, such as `2026-11-28` or `2026-11`, beyond what the
+    usage record shows; below 0 if it was charged less."""
+
+    client: str
+    period: str
+    tokens: int
+    nano_usd: int
+
+
 class SavedLevels(Struct, frozen=True):
     """All levels of a gate.
 
@@ -70,6 +86,19 @@ class SavedLevels(Struct, frozen=True):
     tokens: SavedBucket | None = None
     lanes: tuple[SavedLane, ...] = ()
     clients: tuple[SavedClient, ...] = ()
+    unrecorded: tuple[SavedSpending, ...] = ()
+
+
+class _Version(Struct):
+    version: int
+
+
+def decode_levels(content: bytes) -> SavedLevels | int:
+    """The levels in a file, or its version if that is not VERSION. Raises ValueError."""
+    version = msgspec.json.decode(content, type=_Version).version
+    if version != VERSION:
+        return version
+    return msgspec.json.decode(content, type=SavedLevels)
 
 
 def saved_bucket(bucket: TokenBucket | None, now: int) -> SavedBucket | None:

@@ -10,6 +10,7 @@ from rustygate.admission.client_budgets import Spending
 from rustygate.core.bucket import SECOND
 from rustygate.core.clients import SpendingLimits
 from rustygate.core.price_list import ModelPrice, PriceList, rate_of
+from rustygate.core.saved_levels import SavedSpending
 from rustygate.errors import BudgetExceeded, ModelNotAllowed
 from rustygate.exchange import Exchange
 from tests.support.gate import Log, captured_log
@@ -125,6 +126,40 @@ async def test_unknown_cost_of_work_keeps_the_reserved_dollars() -> None:
     budgets = spending(usd_per_month=0.001)
     await run(budgets, exchange(tokens_in=1, tokens_out=1, cost_nano=None))
     assert budgets.left("search") == {"usd_per_month": pytest.approx(0.00072)}
+
+
+async def test_charge_that_the_usage_record_does_not_show_is_saved() -> None:
+    limits = {"tokens_per_day": 1000, "usd_per_month": 0.01}
+    budgets = spending(**limits)
+    await run(budgets, exchange(tokens_in=30, tokens_out=20, cost_nano=99_000))
+    assert budgets.save_unrecorded() == ()
+    await run(budgets, exchange(outcome="client_left", cost_nano=0))
+    await run(budgets, exchange(tokens_in=1, tokens_out=2, cost_nano=None))
+    saved = budgets.save_unrecorded()
+    assert [(each.period, each.tokens, each.nano_usd) for each in saved] == [
+        ("2026-11-28", 100, 560_000),
+        ("2026-11", 100, 560_000),
+    ]
+    restarted = spending(**limits)
+    restarted.restore_unrecorded([*saved, SavedSpending("search", "2026-11-27", 7, 7)])
+    assert restarted.left("search") == {
+        "tokens_per_day": 900,
+        "usd_per_month": pytest.approx(0.00944),
+    }
+    assert restarted.save_unrecorded() == saved
+
+
+async def test_unrecorded_charge_of_a_day_is_forgotten_after_it() -> None:
+    budgets = spending(tokens_per_day=1000, tokens_per_month=1000)
+    await run(budgets, exchange())
+    clock = budgets._clock
+    assert isinstance(clock, Clock)
+    clock.now += 10 * SECOND
+    await run(budgets, exchange())
+    assert [(each.period, each.tokens) for each in budgets.save_unrecorded()] == [
+        ("2026-11-29", 100),
+        ("2026-11", 200),
+    ]
 
 
 async def test_tokens_without_a_reservation_are_charged() -> None:

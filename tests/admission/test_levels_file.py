@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 
 from rustygate.admission import levels_file
+from rustygate.admission.client_budgets import Spending
 from rustygate.admission.gate import Gate
 from rustygate.admission.levels_file import LevelsFile
 from rustygate.config import Settings
 from rustygate.core.bucket import SECOND
 from rustygate.core.clients import Limits
+from rustygate.core.price_list import PriceList
 from rustygate.core.rate_limit_headers import Quota, RateLimitUpdate
 from rustygate.exchange import Exchange
 from tests.support.gate import Log, captured_log
@@ -77,12 +79,12 @@ async def save(directory: Path, clock: Clock, admitted: int = 4) -> None:
     """A gate that admits some requests, and ends."""
     gate = new_gate()
     await admit(gate, admitted)
-    await LevelsFile(directory, gate, clock).close()
+    await LevelsFile(directory, gate, Spending(PriceList()), clock).close()
 
 
 def restart(directory: Path, clock: Clock, settings: Settings = SETTINGS) -> Gate:
     gate = new_gate(settings)
-    LevelsFile(directory, gate, clock).load()
+    LevelsFile(directory, gate, Spending(PriceList()), clock).load()
     return gate
 
 
@@ -161,7 +163,7 @@ async def test_levels_are_saved_while_they_change(
 ) -> None:
     monkeypatch.setattr(levels_file, "INTERVAL_S", 0.01)
     path, gate = tmp_path / "levels.json", new_gate()
-    file = LevelsFile(tmp_path, gate, Clock())
+    file = LevelsFile(tmp_path, gate, Spending(PriceList()), Clock())
     file.start()
     await until(path.exists)
     await admit(gate, 4)
@@ -176,7 +178,7 @@ async def test_idle_gate_does_not_write_again(
 ) -> None:
     monkeypatch.setattr(levels_file, "INTERVAL_S", 0.001)
     clock, gate = Clock(), new_gate()
-    file = LevelsFile(tmp_path, gate, clock)
+    file = LevelsFile(tmp_path, gate, Spending(PriceList()), clock)
     file.start()
     path = tmp_path / "levels.json"
     await until(path.exists)
@@ -193,7 +195,7 @@ async def test_disk_that_fails_is_reported_once_and_when_it_works_again(
     tmp_path: Path, log: Log
 ) -> None:
     gate = new_gate()
-    file = LevelsFile(tmp_path / "gone", gate, Clock())
+    file = LevelsFile(tmp_path / "gone", gate, Spending(PriceList()), Clock())
     await file.close()
     await file.close()
     path = tmp_path / "gone" / "levels.json"

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from rustygate.cli import main
+from rustygate.cli.usage_budgets import read_budgets
 from rustygate.config import Settings
 from rustygate.core.clients import ClientsError, hash_key
 from rustygate.daemon import Daemon
@@ -178,6 +179,31 @@ async def test_restart_keeps_what_was_spent(
         "tokens_per_month=70, usd_per_day=0.000775",
     )
     assert (await ask(second, cap=69)).status == 200
+
+
+async def test_restart_keeps_what_a_request_without_a_response_cost(
+    gate: StartGate, upstream: Upstream, tmp_path: Path
+) -> None:
+    first = await start(gate, tmp_path, "tokens_per_month = 100", "usd_per_day = 0.001")
+    messages = [{"role": "user", "content": "Hi"}]
+    body = json.dumps({"model": "gpt-4o", "max_tokens": 50, "messages": messages}).encode()
+    client = await first.send(post(body))
+    await upstream.call()
+    client.disconnect()
+    await first.settled()
+    before = first.daemon._control.spending.left("search")
+    assert before == {"tokens_per_month": 49, "usd_per_day": pytest.approx(0.0004975)}
+    await first.daemon.stop()
+    second = await start(gate, tmp_path, "tokens_per_month = 100", "usd_per_day = 0.001")
+    assert second.daemon._control.spending.left("search") == before
+    # Without a running gate.
+    settings = Settings(
+        openai_api_key="sk-any",
+        clients_file=str(tmp_path / "clients.toml"),
+        data_dir=str(tmp_path / "data"),
+    )
+    rows = read_budgets(settings, lambda settings, query: [])
+    assert [row["left"] for row in rows] == list(before.values())
 
 
 async def test_gates_of_a_group_share_a_budget(
