@@ -73,8 +73,9 @@ class ControlPlane:
         self.usage = UsageRecorder(store, prices)
         self.tally = Tally(self._metrics, self.usage, self.spending)
         self._apply_clients()
+        self._loading = None
         if self.spending.reads_usage:
-            await load_spending(self.spending, self.usage)
+            self._loading = await load_spending(self.spending, self.usage)
         self.spending.start()
         self._levels = _open_levels(self._data_dir, self.gate, self.spending)
         self._histories = Histories(self.gate, self._metrics)
@@ -140,6 +141,8 @@ class ControlPlane:
             closed_in_reverse.push_async_callback(self.spending.close)
             closed_in_reverse.callback(self._histories.stop)
             closed_in_reverse.push_async_callback(self._usage_view.close)
+            if self._loading is not None:
+                closed_in_reverse.callback(self._loading.cancel)
 
     # What the pages show, as text.
 

@@ -40,9 +40,11 @@ class Spending:
 
     Attributes:
         without_usage: what it means that the usage record could not be read, for the log.
+        reads_usage_later: whether it is read later if it could not be read at the start.
     """
 
-    without_usage = "budgets count from 0"
+    without_usage = "budgets count from 0 until it can be read"
+    reads_usage_later = True
 
     def __init__(self, prices: PriceList, clock: Callable[[], int] = time_ns) -> None:
         self._prices = prices
@@ -53,9 +55,10 @@ class Spending:
         """Set the budgets of clients, by name, including clients without any."""
         self.budgets.set_limits(limits)
 
-    def add(self, client: str, period: str, cost: Cost) -> None:
-        """Count what a client spent in a period before this process started."""
-        self.budgets.open_account(client).add(period, cost)
+    def set_recorded(self, client: str, period: str, cost: Cost) -> None:
+        """Set what a client has spent in a period, as the usage record shows it."""
+        account = self.budgets.open_account(client)
+        account.set_spent(period, cost + account.unrecorded.get(period, NOTHING))
 
     def save_unrecorded(self) -> tuple[SavedSpending, ...]:
         """What the usage record does not show of what clients have spent, to keep over a
@@ -71,9 +74,9 @@ class Spending:
         now = self._clock()
         for each in saved:
             if each.period in (day_of(now), month_of(now)):
-                cost = Cost(each.tokens, each.nano_usd)
-                self.budgets.open_account(each.client).unrecorded[each.period] = cost
-                self.add(each.client, each.period, cost)
+                account = self.budgets.open_account(each.client)
+                cost = account.unrecorded[each.period] = Cost(each.tokens, each.nano_usd)
+                account.add(each.period, cost)
 
     def has_budgets(self, client: str) -> bool:
         """Whether a client has budgets."""

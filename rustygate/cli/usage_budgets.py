@@ -18,7 +18,7 @@ from rustygate.config import Settings, names, read_clients_file
 from rustygate.core.price_list import PriceList
 from rustygate.core.saved_levels import FILE_NAME, SavedSpending, decode_levels
 from rustygate.core.usage_rows import Grouped, UsageQuery
-from rustygate.telemetry.usage.spending import add_spending, spending_query
+from rustygate.telemetry.usage.spending import set_spending, spending_query
 
 Row = dict[str, Any]
 
@@ -48,7 +48,7 @@ def read_budgets(settings: Settings, read: Callable[[Settings, UsageQuery], Grou
     clients = read_clients_file(settings.clients_file).by_name
     spending = Spending(PriceList(), lambda: now)
     spending.set_limits({name: client.spending for name, client in clients.items()})
-    add_spending(spending, read(settings, spending_query(now)), now)
+    set_spending(spending, read(settings, spending_query(now)), now)
     if settings.redis_url is None and settings.data_dir is not None:
         spending.restore_unrecorded(_read_unrecorded(Path(settings.data_dir)))
     return [dict(row) for row in spending.rows()]

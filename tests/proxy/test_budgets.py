@@ -20,6 +20,7 @@ from tests.conftest import StartGate, StartRedis
 from tests.support.gate import Gate, also_with_workers
 from tests.support.http import CLIENT_KEY, Response, get, post, response
 from tests.support.upstream import Upstream
+from tests.support.waiting import until
 from tests.support.websocket_turns import (
     create_response,
     next_event,
@@ -204,6 +205,31 @@ async def test_restart_keeps_what_a_request_without_a_response_cost(
     )
     rows = read_budgets(settings, lambda settings, query: [])
     assert [row["left"] for row in rows] == list(before.values())
+
+
+async def test_record_that_is_locked_at_the_start_is_counted_later(
+    gate: StartGate, upstream: Upstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rustygate.telemetry.usage.sqlite_store.BUSY_S", 0.01)
+    monkeypatch.setattr("rustygate.telemetry.usage.sqlite_report.BUSY_S", 0.01)
+    monkeypatch.setattr("rustygate.telemetry.usage.spending.RETRY_S", 0.02)
+    monkeypatch.setattr("rustygate.telemetry.usage.recorder.RETRY_AFTER_S", 0.02)
+    upstream.reply = answer(10, 20)
+    first = await start(gate, tmp_path, "tokens_per_month = 200", "usd_per_day = 0.01")
+    await ask(first)
+    await first.daemon.stop()
+    with closing(sqlite3.connect(tmp_path / "data" / FILE_NAME, isolation_level=None)) as locked:
+        locked.execute("PRAGMA locking_mode = EXCLUSIVE")
+        locked.execute("BEGIN EXCLUSIVE")
+        second = await start(gate, tmp_path, "tokens_per_month = 200", "usd_per_day = 0.01")
+        assert "cannot read what clients have spent" in second.log.text
+        assert (await ask(second)).head[LEFT].startswith("tokens_per_month=149")
+        locked.execute("ROLLBACK")
+    left = second.daemon._control.spending.left
+    await until(lambda: left("search")["tokens_per_month"] == 200 - 2 * 30)
+    await ask(second)
+    assert left("search") == {"tokens_per_month": 110, "usd_per_day": pytest.approx(0.009325)}
+    assert "what clients have spent was read" in second.log.text
 
 
 async def test_gates_of_a_group_share_a_budget(

@@ -174,6 +174,8 @@ class GroupSpending(Spending):
     """
 
     without_usage = "budgets count from 0 until Redis answers"
+    # Redis knows what was spent.
+    reads_usage_later = False
 
     def __init__(
         self,

@@ -258,7 +258,7 @@ async def test_only_clients_with_something_new_are_reported(
     monkeypatch.setattr(spending, "TELL_LATER_AFTER_S", 0.01)
     one = new_member(tokens_per_day=1000)
     for number in range(20):
-        one.add(f"client-{number}", DAY, Cost(1))
+        one.set_recorded(f"client-{number}", DAY, Cost(1))
         await run(one, 10, actual=10, client=f"client-{number}")
     await run_all_settled(one)
     before = calls(server, "hgetall")
@@ -474,8 +474,8 @@ async def test_new_day_without_redis_begins_with_a_full_share(
 
 async def test_budget_begins_with_the_usage_record(new_member: NewMember) -> None:
     one = new_member(tokens_per_day=1000)
-    one.add("search", MONTH, Cost(5000))
-    one.add("search", DAY, Cost(800))
+    one.set_recorded("search", MONTH, Cost(5000))
+    one.set_recorded("search", DAY, Cost(800))
     assert not await accepts(one, exchange(201))
     assert await accepts(one, exchange(200))
 
@@ -557,8 +557,8 @@ async def test_what_was_spent_during_a_call_is_reported(
 async def test_large_amounts_are_exact(new_member: NewMember) -> None:
     one, other = (new_member(usd_per_month=9_000_000) for _ in range(2))
     amount = 8_999_999_123_456_789
-    one.add("search", MONTH, Cost(0, amount))
-    one.add("search", DAY, Cost(0, amount))
+    one.set_recorded("search", MONTH, Cost(0, amount))
+    one.set_recorded("search", DAY, Cost(0, amount))
     await one.reserve(exchange(1))
     await other.reserve(exchange(1))
     account = other.budgets.account("search")
