@@ -232,7 +232,7 @@ async def test_full_redis_keeps_a_batch_out_as_a_whole(
     own = start_redis("maxmemory-policy noeviction")
     store = make_store(own.url)
     await store.add(today())
-    own.command("CONFIG", "SET", "maxmemory", "1mb")
+    own.command("CONFIG", "SET", "maxmemory", "1")
     with pytest.raises(UsageStoreError, match="no memory left"):
         await store.add(today("b") | today("c"))
     assert [key for key, _ in await store.rows_by(BY_CLIENT)] == [("a",)]
