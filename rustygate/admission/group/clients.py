@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from rustygate.core.bucket import TokenBucket
 from rustygate.core.budgets import Budgets
 from rustygate.core.clients import Limits
 from rustygate.core.group_scheduler import MAX_PERIOD
@@ -27,3 +28,13 @@ def limits_of(budgets: Budgets) -> list[int]:
         -1 if tokens is None else tokens.burst,
         -1 if budgets.slots is None else budgets.slots,
     ]
+
+
+def budgets_of(limits: list[int]) -> Budgets:
+    """Full budgets with limits in that form."""
+    period, burst, tokens, slots, *_ = limits
+    return Budgets(
+        None if period < 0 else TokenBucket(period, burst),
+        None if tokens < 0 else TokenBucket.per_minute(tokens),
+        None if slots < 0 else slots,
+    )

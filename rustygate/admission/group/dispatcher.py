@@ -12,11 +12,10 @@ then its share of the group's, as a single gate does.
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from math import ceil
 from typing import Any
 
 from rustygate.admission.dispatcher import TIMER_SLACK, Dispatcher, own_budgets
-from rustygate.admission.group.clients import limits_of
+from rustygate.admission.group.clients import budgets_of, limits_of
 from rustygate.admission.group.demand import Demand
 from rustygate.admission.group.floats import Floats, Held
 from rustygate.admission.group.grants import PendingGrant, PendingGrants
@@ -24,6 +23,7 @@ from rustygate.admission.group.late_newcomers import LateNewcomers
 from rustygate.admission.group.news import News
 from rustygate.admission.group.pacing import Urgency
 from rustygate.admission.group.predictions import Predictions
+from rustygate.admission.group.shares import changed, part_of
 from rustygate.admission.group.urgencies import Urgencies
 from rustygate.admission.lanes import MAX_LANES, Lanes
 from rustygate.admission.waiter import ClientQueue, LaneQueue, Waiter
@@ -98,6 +98,8 @@ class GroupDispatcher(Dispatcher):
         self.local = False
         self.urge: Callable[[Urgency], None] = lambda urgency: None
         self._limits = limits_of(own_budgets(settings))
+        # Those of the group, as of the last reply: the strictest of all members.
+        self._in_force = self._limits
         self.urgencies = Urgencies(own_slots=settings.concurrency_limit is not None)
         self.demand, self.news = Demand(), News()
         self.floats, self.grants = Floats(), PendingGrants()
@@ -404,7 +406,7 @@ class GroupDispatcher(Dispatcher):
         self.news.stop()
         self.grants.clear()
         self.floats.drop()
-        self._use(_part_of(own_budgets(self._settings), share), now, share)
+        self._use(part_of(budgets_of(self._in_force), share), now, share)
         for lane in self._lanes:
             for bucket in (lane.budgets.requests, lane.budgets.tokens):
                 if bucket is not None and share < 1:
@@ -413,14 +415,11 @@ class GroupDispatcher(Dispatcher):
         self._dispatch()
 
     def _use(self, limits: Budgets, now: int, share: float = 1.0) -> None:
-        """Use other limits, and a share of the present levels."""
+        """Use other limits, and a share of the present levels; 0 where there was no limit."""
         own = self.budgets
         own.slots = limits.slots
-        for bucket, other in ((own.requests, limits.requests), (own.tokens, limits.tokens)):
-            if bucket is not None and other is not None:
-                level = bucket.level(now)
-                bucket.period, bucket.burst = other.period, other.burst
-                bucket.fill_to(now, min(other.burst, int(level * share)))
+        own.requests = changed(own.requests, limits.requests, now, share)
+        own.tokens = changed(own.tokens, limits.tokens, now, share)
 
     def receive(self, reply: dict[str, Any], sent: int, now: int) -> None:
         """Adopt a reply to a call.
@@ -429,6 +428,7 @@ class GroupDispatcher(Dispatcher):
             sent: when the call was made.
         """
         self._valid_until, self._heard_at = sent + _VALID, now
+        self._in_force = reply["limits"]
         self._predictions.receive(reply, self._reported, now)
         self.urgencies.receive(reply)
         self.floats.receive(reply["floats"])
@@ -466,23 +466,6 @@ class GroupDispatcher(Dispatcher):
         if pause > 0:
             budgets.pause(now, pause)
         self._lanes.on_limits_changed(lane)
-
-
-def _part_of(limits: Budgets, share: float) -> Budgets:
-    """A share of limits, at least one of each."""
-    for bucket in (limits.requests, limits.tokens):
-        if bucket is not None:
-            bucket.period = ceil(bucket.period / share)
-            bucket.burst = _part_of_units(bucket.burst, share)
-    if limits.slots is not None:
-        limits.slots = _part_of_units(limits.slots, share)
-    return limits
-
-
-def _part_of_units(units: int, share: float) -> int:
-    """A share of the units: at least one, else rounded down, so that the parts of all members do
-    not exceed the whole. The small addend keeps almost equal shares from leaving units unused."""
-    return max(1, int(units * share + 0.05))
 
 
 def _key(waiter: Waiter) -> FlowKey:

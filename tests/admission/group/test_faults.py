@@ -154,6 +154,42 @@ def test_members_go_on_alone_while_the_store_fails(fault: Fault) -> None:
     assert harness.excess(39, 50) <= 2 + RATE * (0.025 if known else 0.2)
 
 
+@pytest.mark.parametrize("limits", [{"rate_limit": 50}, {"rate_limit": None}], ids=["50", "auto"])
+def test_gates_alone_share_the_strictest_limit(limits: dict[str, int | None]) -> None:
+    async def scenario(harness: GroupHarness) -> None:
+        strict = harness.add_gate(rate_limit=5)
+        await asyncio.sleep(1)
+        for gate in 0, strict:
+            harness.flood(f"client-{gate}", gate, 10)
+        await asyncio.sleep(10)
+        harness.group.fault = Fault.REFUSE
+        await asyncio.sleep(10)
+        harness.group.fault = None
+        await asyncio.sleep(10)
+
+    harness = run_group(scenario, gates=1, rate_limit_burst=1, **limits)
+    assert harness.total(2, 11) == pytest.approx(45, abs=2)
+    assert harness.total(12, 21) == pytest.approx(45, abs=3)
+    # Together again.
+    assert harness.total(23, 30) == pytest.approx(35, abs=2)
+
+
+@pytest.mark.parametrize("own", [8, None], ids=["8", "no limit"])
+def test_gate_alone_has_its_share_of_the_strictest_slots(own: int | None) -> None:
+    async def scenario(harness: GroupHarness) -> None:
+        strict = harness.add_gate(concurrency_limit=2)
+        await asyncio.sleep(1)
+        for gate in 0, strict:
+            harness.flood(f"client-{gate}", gate, 10, hold_s=1)
+        await asyncio.sleep(5)
+        harness.stores[0].fault = Fault.REFUSE
+        await asyncio.sleep(5)
+
+    harness = run_group(scenario, gates=1, concurrency_limit=own)
+    alone = [at for _, gate, at in harness.admitted if gate == 0 and 7 < at < 11]
+    assert 3 <= len(alone) <= 5
+
+
 def test_slots_held_by_members_that_are_still_alone_are_not_granted_again() -> None:
     """They have four of six slots, and join at different instants."""
 
