@@ -179,7 +179,40 @@ async def test_accepting_is_retried_after_doubling_pauses(
     assert pauses == [*doubled, LONGEST_RETRY_S, LONGEST_RETRY_S, FIRST_RETRY_S, 2 * FIRST_RETRY_S]
     assert doubled[-1] < LONGEST_RETRY_S < 2 * doubled[-1]
     [error] = log.errors
-    assert error.startswith("cannot accept connections, will keep trying: Too many open")
+    assert error.startswith("cannot accept connections, will keep trying: Too many open files ")
+
+
+async def test_nothing_is_accepted_during_the_pause(
+    clients: list[socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Accepted.count = 0
+    FullSocket.failures = [1, 0]
+    loop, resumptions = asyncio.get_running_loop(), list[Callable[[], None]]()
+    with listening(FullSocket) as sock, captured_log():
+        acceptor = Acceptor(sock, Accepted)
+        clients.append(socket.create_connection(sock.getsockname()))
+        with monkeypatch.context() as patched:
+            patched.setattr(loop, "call_later", lambda _, resume: resumptions.append(resume))
+            acceptor.open()
+            for _ in range(10):
+                await asyncio.sleep(0)
+        assert (FullSocket.failures, Accepted.count) == ([0, 0], 0)
+        [resume] = resumptions
+        resume()
+        await until(lambda: Accepted.count == 1)
+        acceptor.close()
+
+
+async def test_lack_of_room_is_logged_once_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even if the clock began only now."""
+    logged = []
+    with listening() as sock, captured_log() as log, monkeypatch.context() as patched:
+        acceptor = Acceptor(sock, Accepted)
+        for now in 0.0, 59.9, 60.0, 119.9:
+            patched.setattr(asyncio.get_running_loop(), "time", lambda now=now: now)
+            acceptor._log(OSError(errno.ENFILE, "no room"))
+            logged.append(len(log.errors))
+    assert logged == [1, 1, 2, 2]
 
 
 async def test_closed_acceptor_does_not_try_again(
@@ -225,4 +258,5 @@ async def test_none_is_accepted_while_one_waits_for_room(clients: list[socket.so
         clients.append(socket.create_connection(sock.getsockname()))
         await asyncio.sleep(10 * PAUSE_S)
         assert len(asked) == 3
-    assert len(log.errors) == 1
+    [error] = log.errors
+    assert error.startswith("accepting a connection failed")
