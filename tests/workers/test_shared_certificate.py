@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from rustygate.config import load
 from rustygate.system import tls
 from rustygate.system.tls import ServerCertificate, UnusableFiles, server_context
 from rustygate.workers import shared_certificate
@@ -86,9 +87,11 @@ def test_pair_that_changes_between_its_files_is_not_used(
     problem = shared.certificate.reload()
     assert problem == f"{shared.cert} and {shared.key}: key values mismatch"
     assert (shared.certificate.pair, shared.told) == (before, [])
+    descriptors = os.listdir("/dev/fd")
     with pytest.raises(UnusableFiles) as raised:
         SharedCertificate(str(shared.cert), str(shared.key), shared.told.append)
     assert raised.value.strerror == problem
+    assert os.listdir("/dev/fd") == descriptors
     monkeypatch.setattr(shared_certificate, "read_pem", read_pem)
     assert shared.certificate.reload() is None
     assert shared.certificate.pair == shared.contents
@@ -138,7 +141,18 @@ def test_no_copy_is_written_where_it_would_be_a_file(
     shared.issue()
     assert shared.certificate.reload() is None
     assert (shared.certificate.pair, shared.told) == (None, [("certificate", None)])
+    shared.key.write_bytes(b"garbage")
+    assert shared.certificate.reload() == f"{shared.key}: no private key in it"
+    assert shared.told == [("certificate", None)]
     shared.certificate.close()
+
+
+def test_copy_takes_the_place_of_the_files_in_settings() -> None:
+    copy = CertificateCopy()
+    settings = copy.in_settings(load({"OPENAI_API_KEY": "sk-x", "RATE_LIMIT": "7"}))
+    assert (settings.tls_cert_file, settings.tls_key_file) == copy.paths
+    assert settings.rate_limit == 7
+    copy.close()
 
 
 def test_copy_has_the_pair_that_was_written_last(authority: Authority) -> None:
