@@ -40,10 +40,7 @@ STDERR = 2
 # The field of a record that stands for several lines: a list with the fields of each.
 LINES = "lines"
 
-_LEVEL_NAMES = {name: word for word, name in LEVELS.items()} | {
-    "SUCCESS": "info",
-    "CRITICAL": "error",
-}
+_LEVEL_NAMES = {name: word for word, name in LEVELS.items()}
 
 # On a terminal.
 _STYLES = {"trace": DIM, "debug": DIM, "info": GREEN, "warn": YELLOW, "error": RED}
@@ -170,7 +167,7 @@ def _from_record(record: "Record") -> _Entry:
     moment, level, exception = record["time"], record["level"].name, record["exception"]
     return _Entry(
         int(moment.timestamp()) * 1000 + moment.microsecond // 1000,
-        _LEVEL_NAMES.get(level) or level.lower(),
+        _LEVEL_NAMES.get(level, level.lower()),
         str(record["name"]),
         record["message"],
         exception and exception.value,

@@ -1,43 +1,21 @@
 """Log lines: their format, which ones are written, and what they never contain."""
 
-import asyncio
 import json
-import logging
 import os
 import re
-import sys
-import threading
-import warnings
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import aiohttp.log
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from loguru import logger
 
-from rustygate.telemetry.log import configure, log_lines
+from rustygate.telemetry import log
+from rustygate.telemetry.log import configure, format_exception, log_lines
+from tests.support.log_lines import TIMESTAMP, written_lines
 
-TIMESTAMP = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
-
-
-@pytest.fixture(autouse=True)
-def _restore_logging() -> Iterator[None]:
-    root, silent = logging.root, logging.getLogger("aiohttp")
-    before = root.handlers, root.level, silent.handlers, silent.level, silent.propagate
-    hooks = sys.excepthook, sys.unraisablehook, threading.excepthook
-    yield
-    sys.excepthook, sys.unraisablehook, threading.excepthook = hooks
-    logging.captureWarnings(False)
-    logger.remove()
-    root.handlers, root.level, silent.handlers, silent.level, silent.propagate = before
-    logging.root.manager._clear_cache()  # type: ignore[attr-defined]
-
-
-def written_lines(capfd: pytest.CaptureFixture[str]) -> list[str]:
-    return capfd.readouterr().err.splitlines()
+pytestmark = pytest.mark.usefixtures("restored_logging")
 
 
 def logged_levels(rust_log: str, name: str, capfd: pytest.CaptureFixture[str]) -> list[str]:
@@ -80,6 +58,22 @@ def test_text_line_has_time_level_target_message_and_fields(
 
 
 @pytest.mark.parametrize(
+    ("level", "color"),
+    [("TRACE", 2), ("DEBUG", 2), ("INFO", 32), ("WARNING", 33), ("ERROR", 31)],
+)
+def test_terminal_shows_levels_in_color(
+    level: str, color: int, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log, "has_color", lambda descriptor: descriptor == 2)
+    configure("trace", "text")
+    logger.log(level, "exchange", id=1)
+    [line] = written_lines(capfd)
+    word = level.removesuffix("ING")
+    colored = rf"\x1b\[2m{TIMESTAMP}\x1b\[0m \x1b\[{color}m{word:>5}\x1b\[0m "
+    assert re.fullmatch(rf"{colored}\x1b\[2m{__name__}:\x1b\[0m exchange id=1", line)
+
+
+@pytest.mark.parametrize(
     ("value", "expected"),
     [
         ("a b", '"a b"'),
@@ -89,6 +83,7 @@ def test_text_line_has_time_level_target_message_and_fields(
         ("", ""),
         ("x\n2026-01-01T00:00:00.000Z ERROR", r'"x\n2026-01-01T00:00:00.000Z ERROR"'),
         ("a\x1b[31mb", r'"a\u001b[31mb"'),
+        ("a\x7fb", r'"a\u007fb"'),
         ("a\u2028b", r'"a\u2028b"'),
         ("a\u202eb", r'"a\u202eb"'),
         ("\ud800", r'"\ud800"'),
@@ -200,6 +195,43 @@ def test_exception_is_logged_as_traceback_and_type(
     assert secret not in out
     assert out.index("KeyError") < out.rindex("ValueError")
     assert "test_exception_is_logged_as_traceback_and_type" in out
+    if log_format == "json":
+        fields = json.loads(out)
+        assert fields["message"] == "it failed"
+        assert fields["exception"].endswith("\nValueError\n")
+
+
+@pytest.mark.parametrize(
+    ("hidden", "types"),
+    [(False, ["KeyError", "ValueError"]), (True, ["ValueError"])],
+    ids=["shown", "hidden"],
+)
+def test_context_of_an_exception_is_logged_unless_it_is_hidden(
+    hidden: bool, types: list[str]
+) -> None:
+    error = ValueError()
+    error.__context__ = KeyError()
+    error.__suppress_context__ = hidden
+    assert format_exception(error).splitlines() == types
+
+
+def test_innermost_frames_of_a_long_traceback_are_logged() -> None:
+    """A frame of each of two functions in turn: equal ones would be shown as one."""
+
+    def other(depth: int) -> None:
+        innermost(depth)
+
+    def innermost(depth: int) -> None:
+        if depth == 0:
+            raise ZeroDivisionError
+        other(depth - 1)
+
+    with pytest.raises(ZeroDivisionError) as raised:
+        innermost(100)
+    lines = format_exception(raised.value).splitlines()
+    frames = [line.rpartition(" ")[2] for line in lines if line.startswith("  File ")]
+    assert frames == [other.__name__, innermost.__name__] * 15
+    assert lines[-1] == "ZeroDivisionError"
 
 
 def test_cycle_of_causes_ends(capfd: pytest.CaptureFixture[str]) -> None:
@@ -210,96 +242,13 @@ def test_cycle_of_causes_ends(capfd: pytest.CaptureFixture[str]) -> None:
     assert written_lines(capfd)[1:] == ["KeyError", "ValueError"]
 
 
-@pytest.mark.parametrize("name", ["access", "client", "internal", "server", "web", "ws"])
-def test_aiohttp_is_silent(name: str, capfd: pytest.CaptureFixture[str]) -> None:
-    configure("trace", "text")
-    chatty: logging.Logger = getattr(aiohttp.log, f"{name}_logger")
-    chatty.critical("sk-canary")
-    assert written_lines(capfd) == []
-
-
-async def test_asyncio_reports_without_values(capfd: pytest.CaptureFixture[str]) -> None:
-    configure("warn", "text")
-    done = asyncio.Event()
-
-    def fail(secret: str) -> None:
-        done.set()
-        raise ValueError(secret)
-
-    asyncio.get_running_loop().call_soon(fail, "sk-canary")
-    await done.wait()
-    await asyncio.sleep(0)
-    out = capfd.readouterr().err
-    name = test_asyncio_reports_without_values.__name__
-    assert re.match(rf"{TIMESTAMP} ERROR asyncio: Exception in callback {name}\.\n", out)
-    assert "sk-canary" not in out
-    assert out.endswith("ValueError\n")
-
-
-async def test_running_out_of_files_is_logged_once(capfd: pytest.CaptureFixture[str]) -> None:
-    """asyncio reports it once for each connection in the backlog, with a traceback each time."""
-    configure("warn", "text")
-    context = {"message": "socket.accept() out of system resource", "exception": OSError(24)}
-    for _ in range(3):
-        asyncio.get_running_loop().call_exception_handler(context)
+def test_lost_lines_are_logged(capfd: pytest.CaptureFixture[str]) -> None:
+    configure("info", "text")
+    assert log._Sink.current is not None
+    log._Sink.current._output._on_loss(3)
     [line] = written_lines(capfd)
-    assert line.endswith("cannot accept connections: too many open files")
-
-
-def test_other_libraries_warn_without_values(capfd: pytest.CaptureFixture[str]) -> None:
-    configure("info", "text")
-    library = logging.getLogger("some.library")
-    library.info("below warning")
-    library.warning("strange: %s", "sk-canary")
-    [line] = written_lines(capfd)
-    assert line.endswith("  WARN some.library: strange: %s")
-
-
-def test_exception_in_a_finalizer_is_logged_without_values(
-    capfd: pytest.CaptureFixture[str],
-) -> None:
-    class Broken:
-        def __del__(self) -> None:
-            raise ValueError("sk-" + "canary")
-
-    configure("info", "text")
-    Broken()
-    out = capfd.readouterr().err
-    assert "exception in a finalizer" in out
-    assert "ValueError" in out
-    assert "sk-canary" not in out
-
-
-def test_exception_in_a_thread_is_logged_without_values(capfd: pytest.CaptureFixture[str]) -> None:
-    def fail() -> None:
-        raise ValueError("sk-" + "canary")
-
-    configure("info", "text")
-    thread = threading.Thread(target=fail)
-    thread.start()
-    thread.join()
-    out = capfd.readouterr().err
-    assert "exception in a thread" in out
-    assert out.endswith("ValueError\n")
-    assert "sk-canary" not in out
-
-
-def test_uncaught_exception_is_logged_without_values(capfd: pytest.CaptureFixture[str]) -> None:
-    configure("info", "text")
-    error = ValueError("sk-canary")
-    sys.excepthook(ValueError, error, None)
-    assert "uncaught exception\nValueError\n" in capfd.readouterr().err
-
-
-def test_warning_is_logged_without_values(capfd: pytest.CaptureFixture[str]) -> None:
-    configure("info", "text")
-    with warnings.catch_warnings():
-        warnings.simplefilter("always")
-        logging.captureWarnings(True)
-        warnings.warn("unclosed <socket sk-canary>", ResourceWarning, stacklevel=1)
-    [line] = written_lines(capfd)
-    assert "ResourceWarning: unclosed" in line
-    assert "sk-canary" not in line
+    sentence = "3 log lines were lost: the reader of stderr did not keep up"
+    assert re.fullmatch(rf"{TIMESTAMP}  WARN rustygate.telemetry.log: {sentence}", line)
 
 
 @pytest.mark.parametrize("log_format", ["text", "json"])
