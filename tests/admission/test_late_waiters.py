@@ -129,6 +129,21 @@ def test_lowered_limit_refuses_the_last_in_order() -> None:
     run_scenario(scenario, rate_limit=None)
 
 
+def test_waiters_are_refused_by_the_tokens_ahead_of_them() -> None:
+    async def scenario(harness: Harness) -> None:
+        async with harness.gate.admission(harness.exchange("a", model="m")) as admission:
+            admission.record_response(True, rate_limit(6000, 0, tokens=True))
+            tasks = await wait_in_lane(harness, count=100, tokens=20)
+            assert refused(tasks) == []
+            admission.record_response(True, rate_limit(600, 0, tokens=True))
+            await run_ready_tasks()
+            # 600 tokens a minute are 300, or 15 requests, in the 30 s that they may wait.
+            assert refused(tasks) == tasks[15:]
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    run_scenario(scenario, rate_limit=None)
+
+
 def test_waiters_in_the_gates_own_queue_are_refused_too() -> None:
     """They have not got as far as their lane; those of other lanes stay."""
 
