@@ -273,14 +273,19 @@ def _share_of(budgets: Budgets, items: float, tokens: float, cost: float) -> Wor
 def served_until(
     budgets: Budgets, flow: Backlog, until: float, place: tuple[float, float]
 ) -> Work:
-    """The work of a flow that is served until a virtual time. An item that may begin exactly then
-    counts if the flow comes before `place`."""
+    """The work of a flow that is served until a virtual time.
+
+    An item that may begin exactly then counts if its flow gets that turn before the newcomer's: at
+    an equal tag the earlier turn decides. At a lower tag the flow is served more often until then,
+    and so gets its last turn later.
+    """
     each = cost_of(budgets, flow.items, flow.tokens) / flow.items
     lead = (until - flow.tag) * flow.weight
     if lead < 0:
         return NO_WORK
     turns = floor(lead / each) + 1
-    if lead % each == 0 and (flow.tag, flow.turn) > place:
+    tag, turn = place
+    if lead % each == 0 and (tag, flow.turn) > (flow.tag, turn):
         turns -= 1
     if turns < 1:
         return NO_WORK
