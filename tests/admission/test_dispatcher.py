@@ -8,6 +8,7 @@ import pytest
 from rustygate.admission.waiter import LaneQueue, Waiter
 from rustygate.core.bucket import SECOND
 from rustygate.core.lane import Lane
+from rustygate.errors import QueueTimeout
 from rustygate.plan.virtual_clock import VirtualClockLoop
 from tests.support.harness import (
     Harness,
@@ -65,6 +66,21 @@ def test_wait_is_recorded_on_the_exchange() -> None:
         assert (await harness.admit()).queued == pytest.approx(SECOND / 4, rel=0.01)
 
     run_scenario(scenario, rate_limit=4, rate_limit_burst=1)
+
+
+def test_waiter_whose_deadline_has_passed_waits_no_longer() -> None:
+    async def scenario(harness: Harness) -> None:
+        dispatcher = harness.gate.dispatcher
+        async with harness.gate.admission(harness.exchange("a")):
+            waiter = harness.spawn("b")
+            await run_ready_tasks()
+            assert (dispatcher.waiting, dispatcher.waiting_by_class["default"]) == (1, 1)
+            with pytest.raises(QueueTimeout):
+                await waiter
+            assert (dispatcher.waiting, dispatcher.waiting_by_class["default"]) == (0, 0)
+            assert not dispatcher.scheduler.awake
+
+    run_scenario(scenario, rate_limit=None, concurrency_limit=1)
 
 
 def test_auto_sets_no_limit() -> None:

@@ -5,8 +5,9 @@ from itertools import pairwise
 
 import pytest
 
-from rustygate.admission.lanes import MAX_LANES
+from rustygate.admission.lanes import MAX_LANES, Lanes
 from rustygate.core.bucket import SECOND
+from rustygate.plan import virtual_clock
 from tests.support.harness import (
     Harness,
     one_and_three,
@@ -384,6 +385,28 @@ def test_model_is_known_once_a_response_has_confirmed_it(ok: bool) -> None:
         assert lanes.is_known("m") is ok
 
     run_scenario(scenario)
+
+
+def test_lane_is_found_by_its_key_without_being_used() -> None:
+    async def main() -> None:
+        lanes = Lanes(None, asyncio.get_running_loop())
+        first, second = lanes.get("m"), lanes.get("n")
+        assert lanes.find("m") is first
+        assert lanes.find("x") is None
+        assert [*lanes] == [first, second]
+        assert lanes.get("m") is first
+        assert [*lanes] == [second, first]
+
+    virtual_clock.run(main)
+
+
+def test_requests_without_a_key_share_a_lane_of_no_name() -> None:
+    async def main() -> None:
+        lanes = Lanes(None, asyncio.get_running_loop())
+        assert lanes.get(None) is lanes.get(None) is lanes.get("")
+        assert [lane.name for lane in lanes] == [""]
+
+    virtual_clock.run(main)
 
 
 def test_least_recently_used_lanes_are_deleted_when_there_are_too_many() -> None:
