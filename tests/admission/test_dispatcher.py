@@ -72,11 +72,14 @@ def test_waiter_whose_deadline_has_passed_waits_no_longer() -> None:
     async def scenario(harness: Harness) -> None:
         dispatcher = harness.gate.dispatcher
         async with harness.gate.admission(harness.exchange("a")):
-            waiter = harness.spawn("b")
+            deadline = harness.gate.now() + SECOND
+            waiters = [harness.spawn("b", deadline=deadline) for _ in range(2)]
             await run_ready_tasks()
-            assert (dispatcher.waiting, dispatcher.waiting_by_class["default"]) == (1, 1)
-            with pytest.raises(QueueTimeout):
-                await waiter
+            assert (dispatcher.waiting, dispatcher.waiting_by_class["default"]) == (2, 2)
+            first, second = await asyncio.gather(*waiters, return_exceptions=True)
+            assert isinstance(first, QueueTimeout)
+            assert "1 other request is" in str(first)
+            assert "no other requests are" in str(second)
             assert (dispatcher.waiting, dispatcher.waiting_by_class["default"]) == (0, 0)
             assert not dispatcher.scheduler.awake
 
