@@ -264,3 +264,37 @@ async def test_spending_before_a_client_has_budgets_counts() -> None:
         await run(budgets, exchange(tokens_in=10, tokens_out=5, cost_nano=10**9))
     budgets.set_limits({"search": SpendingLimits(tokens_per_day=100, usd_per_day=5.0)})
     assert budgets.left("search") == {"tokens_per_day": 70, "usd_per_day": 3.0}
+
+
+async def test_output_alone_counts_for_a_client_that_gets_a_budget_later() -> None:
+    budgets = spending()
+    await run(budgets, exchange(tokens_out=20))
+    budgets.set_limits({"search": SpendingLimits(tokens_per_day=100)})
+    assert budgets.left("search") == {"tokens_per_day": 80}
+
+
+async def test_rows_tell_what_is_spent_reserved_and_left() -> None:
+    budgets = spending(tokens_per_day=1000, usd_per_month=1)
+    await run(budgets, exchange(tokens_in=30, tokens_out=20, cost_nano=99_000))
+    await budgets.reserve(exchange())
+    assert budgets.rows() == [
+        {
+            "client": "search",
+            "budget": "tokens_per_day",
+            "spent": 50,
+            "reserved": 100,
+            "limit": 1000,
+            "left": 850,
+            "ends": "2026-11-29T00:00:00Z",
+        },
+        {
+            "client": "search",
+            "budget": "usd_per_month",
+            "spent": pytest.approx(0.000099),
+            "reserved": pytest.approx(0.00028),
+            "limit": 1,
+            "left": pytest.approx(0.999621),
+            "ends": "2026-12-01T00:00:00Z",
+        },
+    ]
+    assert budgets.reads_usage
