@@ -1,5 +1,6 @@
 """What a lane learns from upstream, with passed-in time. The gate's tests show the effects."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -7,8 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rustygate.core.bucket import MINUTE, SECOND
-from rustygate.core.lane import AdmissionTotals, Lane
+from rustygate.core.lane import AdmissionTotals, Lane, RateMeter
+from rustygate.core.pace import Pace
 from rustygate.core.rate_limit_headers import Quota, RateLimitUpdate
+from rustygate.core.work import Work
 
 
 def update(limit: int, remaining: int | None = None) -> RateLimitUpdate:
@@ -192,3 +195,170 @@ def test_older_report_leaves_what_has_no_response() -> None:
     admit(lane, SECOND, 3)
     lane.learn(SECOND, first, update(60, 39))
     assert lane.request_quota.take_left() == 39 - 3
+
+
+# The rate, the pace and the throttle.
+
+
+def test_rate_is_that_of_this_window_and_the_one_before() -> None:
+    meter = RateMeter(10 * SECOND)
+    for second in range(16):
+        meter.count(100 * SECOND + second * SECOND, 2)
+    assert (meter.total, meter.span(115 * SECOND)) == (32, 15 * SECOND)
+    assert meter.period(115 * SECOND) == 15 * SECOND // 32
+    # The window before is forgotten, and after a quiet time the last one too.
+    meter.count(120 * SECOND)
+    assert (meter.total, meter.span(122 * SECOND)) == (13, 12 * SECOND)
+    meter.count(140 * SECOND)
+    assert (meter.total, meter.span(140 * SECOND)) == (1, SECOND)
+
+
+@pytest.mark.parametrize(
+    ("wait_s", "window_s", "accepted"),
+    [(0.5, 0.5, 1), (1, 1.4, 15), (2, 2, 15), (2.1, 5.4, 28), (7, 7, 28)],
+    ids=["exact wait", "second", "recent rate", "rate of seconds", "longer wait"],
+)
+def test_first_pace_is_what_upstream_accepted_lately(
+    wait_s: float, window_s: float, accepted: int
+) -> None:
+    """All but the last of 29 requests, of which 16 were in the last short windows."""
+    lane = Lane(known=True)
+    admit(lane, 100 * SECOND, 10)
+    for tenth in range(0, 50, 10):
+        admit(lane, 101 * SECOND + tenth * SECOND // 10)
+    for tenth in range(14):
+        admitted = admit(lane, 104 * SECOND + tenth * SECOND // 10)
+    now = 105 * SECOND + 4 * SECOND // 10
+    lane.refuse(now, round(wait_s * SECOND), admitted)
+    assert lane.pace is not None
+    expected = Pace(now, round(window_s * SECOND), accepted).bucket.period
+    assert lane.pace.bucket.period == expected
+
+
+def paced_lane() -> Lane:
+    """A lane that was refused at 99 s, and has a pace of a request in 0.54 s."""
+    lane = Lane(known=True)
+    lane.refuse(99 * SECOND, SECOND // 2, admit(lane, 99 * SECOND))
+    return lane
+
+
+def test_pace_spaces_admissions() -> None:
+    lane, now = paced_lane(), 100 * SECOND
+    assert (lane.wait(now), lane.pace_period(now)) == (0, 54 * SECOND // 100)
+    admit(lane, now)
+    assert lane.wait(now) == 54 * SECOND // 100
+    # After a minute without requests there is no pace.
+    later = now + 70 * SECOND
+    assert lane.pace_period(later) == 0
+    admit(lane, later)
+    assert lane.pace is None
+
+
+def test_accepted_request_makes_the_pace_faster() -> None:
+    lane, now = paced_lane(), 100 * SECOND
+    admit(lane, now - SECOND // 2)
+    assert lane.accept(now, admit(lane, now)) is True
+    assert lane.accept(now, AdmissionTotals(0, 1, 0)) is False
+    assert lane.pace_period(now) < 54 * SECOND // 100
+    assert Lane().accept(now, lane.totals) is False
+
+
+NOW = 100 * SECOND
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda lane: lane.wait(NOW),
+        lambda lane: lane.take(NOW),
+        lambda lane: lane.record_grant(AdmissionTotals(NOW, 5, 5), 7),
+        lambda lane: lane.pace_period(NOW),
+        lambda lane: lane.accept(NOW, lane.totals),
+        lambda lane: lane.current_pace,
+    ],
+    ids=["wait", "take", "grant", "period", "accept", "pace"],
+)
+def test_lane_follows_the_pace_that_replaced_its_own(use: Callable[[Lane], object]) -> None:
+    lane, successor = paced_lane(), Pace(NOW, 4 * SECOND, 1)
+    assert lane.pace is not None
+    lane.pace.successor = successor
+    use(lane)
+    assert lane.pace is successor
+
+
+def test_copy_has_a_copy_of_the_pace_that_replaced_the_lanes() -> None:
+    lane, successor = paced_lane(), Pace(NOW, 4 * SECOND, 1)
+    assert lane.pace is not None
+    lane.pace.successor = successor
+    paces: dict[Pace, Pace] = {}
+    twin = lane.copy_with(paces)
+    assert [*paces] == [successor]
+    assert twin.pace is paces[successor] is not successor
+    admit(lane, NOW)
+    assert lane.wait(NOW) == pytest.approx(4.32 * SECOND)
+    assert twin.wait(NOW) == 0
+
+
+def test_grants_of_a_group_count_what_its_other_members_admit() -> None:
+    lane = Lane(known=True)
+    for second, number in (1, 40), (2, 45), (3, 43):
+        lane.record_grant(AdmissionTotals(second * SECOND, number, number), 7)
+    assert (lane.in_flight, lane.totals.requests) == (3, 45)
+    # A request, five more, and one that is known: seven in three seconds.
+    lane.slow_down(3 * SECOND, lane.totals)
+    assert lane.wait(3 * SECOND) == 2 * (3 * SECOND // 7)
+    lane.record_grant(AdmissionTotals(4 * SECOND, 46, 46), 7)
+    assert lane.wait(4 * SECOND) == pytest.approx(6 * SECOND / 7, rel=0.01)
+
+
+def test_grants_of_a_group_take_their_turns_at_a_pace() -> None:
+    lane, now = paced_lane(), 100 * SECOND
+    lane.record_grant(AdmissionTotals(now, 5, 5), 7)
+    assert lane.wait(now) == 54 * SECOND // 100
+
+
+def test_responses_free_slots_and_are_no_longer_awaited() -> None:
+    lane = Lane()
+    for tokens in 3, 4, 5:
+        lane.take(0, tokens)
+    assert lane.unanswered == Work(0, 3, 12)
+    lane.answer(lane.totals)
+    assert (lane.in_flight, lane.unanswered) == (2, Work(0, 2, 7))
+
+
+def test_tokens_of_refused_requests_are_not_taken() -> None:
+    """The level stays the same although they refill: others take them."""
+    lane = Lane()
+    for second in range(60):
+        lane.take(second * SECOND, 1)
+        lane.learn(second * SECOND, lane.totals, RateLimitUpdate(None, Quota(60, 20)))
+        lane.count_refusal(lane.totals, 1)
+        lane.answer(lane.totals)
+    assert lane.limits_known is True
+    assert dict(lane.others_per_minute) == {"tokens": pytest.approx(50, abs=3)}
+
+
+@pytest.mark.parametrize(("down_s", "is_kept"), [(60, True), (61, False)])
+def test_pace_is_kept_over_a_short_restart(down_s: int, is_kept: bool) -> None:
+    lane, now = paced_lane(), 100 * SECOND
+    lane.slow_down(now, lane.totals)
+    saved, restored = lane.save("m", now), Lane()
+    restored.restore(7 * SECOND, saved, down_s * SECOND)
+    assert restored.known
+    assert restored.pace_period(7 * SECOND) == pytest.approx(
+        54 * SECOND // 100 if is_kept else 0, abs=1
+    )
+    assert Lane().save("n", now).pace == 0
+    unpaced = Lane()
+    unpaced.restore(7 * SECOND, Lane().save("n", now), 0)
+    assert unpaced.pace is None
+
+
+def test_slow_down_for_an_exchange_before_the_last_one_changes_nothing() -> None:
+    lane = Lane(known=True)
+    first = admit(lane, 9 * SECOND)
+    second = admit(lane, 10 * SECOND)
+    for admitted in second, first, second:
+        lane.slow_down(10 * SECOND, admitted)
+    assert lane.throttle is not None
+    assert lane.throttle.fraction(10 * SECOND) == 0.5

@@ -99,6 +99,16 @@ def test_later_requests_overdraw_only_what_has_refilled_since(age: float, level:
     assert learned.level(100) == level
 
 
+@pytest.mark.parametrize("remaining", [None, 50], ids=["unknown", "reported late"])
+def test_overdraft_is_a_minute_at_most(remaining: int | None) -> None:
+    learned = Learned()
+    learned.report(100, 5)
+    assert learned.bucket is not None
+    learned.bucket.fill_to(100 * SECOND, -500)
+    learned.report(101, remaining, 20)
+    assert learned.level(101) == -LIMIT
+
+
 @pytest.mark.parametrize(
     ("limit", "remaining", "elapsed", "level"),
     [
