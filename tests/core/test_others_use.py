@@ -1,5 +1,7 @@
 """How fast others take from a quota, with passed-in time."""
 
+from math import exp
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -77,6 +79,30 @@ def test_requests_admitted_together_are_taken_as_one() -> None:
         use.observe(SECOND, 0, spent, SECOND // 2000, 120_000)
     use.observe(2 * SECOND, 2000, 2000, SECOND // 2000, 120_000)
     assert use.share == 0
+
+
+@pytest.mark.parametrize(
+    ("period_s", "averaged"),
+    [(0.1, [False, False, True, False, True]), (1, [False, False, False, False, True])],
+    ids=["a quarter of a second", "a unit's time"],
+)
+def test_share_is_averaged_over_some_time(period_s: float, averaged: list[bool]) -> None:
+    """Of the first second, in which others take everything."""
+    use = OthersUse(0, 30, 0)
+    period, times = round(period_s * SECOND), (0.2, 0.4, 0.6, 1, 1.1)
+    found = [use.observe(round(at * SECOND), 30, 0, period, LIMIT) for at in times]
+    assert found == averaged
+    assert use.share == pytest.approx(1 - exp(-1 / max(3, 10 * period_s)))
+
+
+def test_units_that_others_return_are_not_kept_for_later() -> None:
+    """A negative share is limited, too, so that the next use is seen soon."""
+    use = OthersUse(0, 0, 0)
+    use.observe(SECOND, 200, 0, PERIOD, LIMIT)
+    for second in range(2, 7):
+        use.observe(second * SECOND, 200, 0, PERIOD, LIMIT)
+    # Four seconds after it was -1, the average of 1.
+    assert use.share == pytest.approx(1 - 2 * exp(-4 / 3))
 
 
 @given(
