@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rustygate.core.bucket import MINUTE, SECOND
+from rustygate.core.bucket import MINUTE, SECOND, TokenBucket
 from rustygate.core.lane import AdmissionTotals, Lane, RateMeter
 from rustygate.core.pace import Pace
 from rustygate.core.rate_limit_headers import Quota, RateLimitUpdate
@@ -362,3 +362,75 @@ def test_slow_down_for_an_exchange_before_the_last_one_changes_nothing() -> None
         lane.slow_down(10 * SECOND, admitted)
     assert lane.throttle is not None
     assert lane.throttle.fraction(10 * SECOND) == 0.5
+
+
+def spent_lane() -> Lane:
+    """A lane with one request a second and sixty tokens a minute, all spent just now."""
+    bucket = TokenBucket(SECOND, 1)
+    bucket.take(NOW)
+    tokens = TokenBucket.per_minute(60)
+    tokens.fill_to(NOW, 0)
+    return Lane(bucket, tokens, known=True)
+
+
+def slowed_lane() -> Lane:
+    """A lane that may send one request a second at first."""
+    lane = Lane(known=True)
+    lane.slow_down(NOW, admit(lane, NOW))
+    return lane
+
+
+def test_copy_of_a_slowed_lane_waits_and_is_charged_by_itself() -> None:
+    lane = slowed_lane()
+    twin = lane.copy_with({})
+    later = NOW + SECOND
+    assert twin.wait(NOW) == lane.wait(NOW) == SECOND
+    twin.take(later)
+    assert twin.wait(later) == pytest.approx(SECOND, rel=0.01)
+    assert lane.wait(later) == 0
+
+
+def busy_paced_lane() -> Lane:
+    """A lane that has just sent a request at its pace."""
+    lane = paced_lane()
+    admit(lane, NOW)
+    return lane
+
+
+def paused_for(seconds: float, lane: Lane) -> Lane:
+    lane.pause(NOW, round(seconds * SECOND))
+    return lane
+
+
+@pytest.mark.parametrize(
+    ("lane", "wait_s", "name"),
+    [
+        (spent_lane(), 3, "lane tokens"),
+        (paused_for(2, spent_lane()), 3, "lane tokens"),
+        (paused_for(3, spent_lane()), 3, "paused"),
+        (paused_for(5, spent_lane()), 5, "paused"),
+        (busy_paced_lane(), 0.54, "pace"),
+        (paused_for(5, busy_paced_lane()), 5, "paused"),
+    ],
+    ids=["tokens", "short pause", "equal pause", "long pause", "pace", "pace and pause"],
+)
+def test_shortage_is_what_a_request_of_three_tokens_waits_for(
+    lane: Lane, wait_s: float, name: str
+) -> None:
+    assert lane.shortage(NOW, 3) == (round(wait_s * SECOND), name)
+
+
+@pytest.mark.parametrize(
+    ("lane", "wait_s"),
+    [
+        (Lane(), 0),
+        (spent_lane(), 14),
+        (paused_for(20, spent_lane()), 20),
+        (slowed_lane(), 5),
+        (busy_paced_lane(), 0),
+    ],
+    ids=["nothing", "tokens", "pause", "slowed", "first pace"],
+)
+def test_wait_behind_four_requests_with_eleven_tokens(lane: Lane, wait_s: float) -> None:
+    """The first pace is a guess, so nobody is refused for it."""
+    assert lane.wait_behind(NOW, 3, 4, 11) == pytest.approx(wait_s * SECOND, abs=10)
