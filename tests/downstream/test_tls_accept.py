@@ -106,6 +106,19 @@ async def test_client_that_leaves_before_tls_holds_nothing(
 
 
 @one_process
+@pytest.mark.parametrize("sent", [get(), b"\x16\x03"], ids=["plain HTTP", "TLS"])
+async def test_time_for_the_first_byte_ends_with_it(secure: Gate, sent: bytes) -> None:
+    """The connection may then last longer."""
+    acceptor = acceptor_of(secure)
+    client = await connect_plainly(secure)
+    await until(lambda: bool(acceptor.accepted))
+    [accepted] = acceptor.accepted
+    client.send(sent)
+    await until(lambda: not acceptor.accepted)
+    assert accepted._timer.cancelled()
+
+
+@one_process
 @pytest.mark.parametrize("sent", [b"", b"\x16\x03"], ids=["nothing", "a part of a handshake"])
 async def test_connections_before_tls_are_limited(
     gate: StartGate, authority: Authority, sent: bytes
