@@ -2,9 +2,12 @@
 
 import asyncio
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
+from rustygate.plan import virtual_clock
+from rustygate.relay.keepalive import Keepalive
 from tests.conftest import StartGate
 from tests.support.http import (
     EVENT_STREAM,
@@ -15,6 +18,58 @@ from tests.support.http import (
 )
 from tests.support.streams import KEEPALIVE, SHORT, open_stream, wait_two_intervals
 from tests.support.upstream import Upstream
+
+
+class Written:
+    """What a keepalive needs of a request, its response and its observer; when it was written."""
+
+    def __init__(self) -> None:
+        self.protocol, self.writing_paused, self.at_boundary = self, False, True
+        self.loop = asyncio.get_running_loop()
+        self.began = self.loop.time()
+        self.times: list[float] = []
+
+    def write_chunk(self, data: bytes) -> None:
+        assert data == KEEPALIVE
+        self.times.append(round(self.loop.time() - self.began, 3))
+
+    def keepalive(self, interval_s: float, idle_s: float) -> Keepalive:
+        parts: Any = self
+        return Keepalive(parts, parts, parts, interval_s, self.began - idle_s)
+
+
+def test_keepalives_come_after_each_idle_interval_until_they_are_stopped() -> None:
+    async def main() -> None:
+        written = Written()
+        keepalive = written.keepalive(15, idle_s=5)
+        keepalive.start()
+        await asyncio.sleep(41)
+        assert written.times == [10, 25, 40]
+        keepalive.idle_since = written.loop.time()
+        await asyncio.sleep(15)
+        assert written.times == [10, 25, 40, 56]
+        keepalive.stop()
+        keepalive.stop()
+        await asyncio.sleep(100)
+        assert written.times == [10, 25, 40, 56]
+
+    virtual_clock.run(main)
+
+
+@pytest.mark.parametrize(("at_boundary", "paused"), [(False, False), (True, True)])
+def test_keepalive_that_may_not_be_written_is_left_out(at_boundary: bool, paused: bool) -> None:
+    async def main() -> None:
+        written = Written()
+        written.at_boundary, written.writing_paused = at_boundary, paused
+        keepalive = written.keepalive(15, idle_s=0)
+        keepalive.start()
+        await asyncio.sleep(20)
+        written.at_boundary, written.writing_paused = True, False
+        await asyncio.sleep(20)
+        assert written.times == [30]
+        keepalive.stop()
+
+    virtual_clock.run(main)
 
 
 async def test_silent_stream_gets_keepalives_before_its_first_byte(
