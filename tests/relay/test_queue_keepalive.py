@@ -8,6 +8,10 @@ from typing import Any
 import openai
 import pytest
 
+from rustygate.config import load
+from rustygate.exchange import Exchange
+from rustygate.relay.queue_keepalive import QueueKeepalive
+from rustygate.system.lockstep import Lockstep
 from tests.conftest import StartGate
 from tests.support.gate import Gate
 from tests.support.http import (
@@ -45,6 +49,7 @@ async def test_waiting_stream_gets_its_head_and_keepalives(
     client = await running.send(chat(stream=True))
     head = await client.head()
     assert (head.status, head["content-type"]) == (200, "text/event-stream")
+    assert 40 <= int(head["x-rustygate-queued-ms"]) < 60_000
     await client.expect_body(KEEPALIVE)
     await client.expect_body(KEEPALIVE)
     await holder.respond(response())
@@ -52,7 +57,8 @@ async def test_waiting_stream_gets_its_head_and_keepalives(
     call.send(EVENT_STREAM, chunk(b"data: 1\n\n"), chunk(b"data: [DONE]\n\n"), LAST_CHUNK)
     body = (await client.read_rest()).replace(KEEPALIVE, b"")
     assert body == b"data: 1\n\ndata: [DONE]\n\n"
-    assert (await running.settled(2))[1]["outcome"] == "ok"
+    _, line = await running.settled(2)
+    assert (line["outcome"], line["id"]) == ("ok", head["x-rustygate-id"])
 
 
 @pytest.mark.parametrize("coding", ["identity", "none"])
@@ -302,3 +308,19 @@ async def test_client_disconnect_after_an_early_head_leaves_no_task(
     await running.wait_until(waiters=0)
     assert (await running.settled())[0]["outcome"] == "client_left"
     assert len(asyncio.all_tasks()) < 20
+
+
+@pytest.mark.parametrize("responds", [True, False], ids=["response", "no response"])
+async def test_no_task_is_left_when_the_wait_ends_before_the_head_was_due(responds: bool) -> None:
+    """Without a response, the client has left or the request was refused."""
+    before = asyncio.all_tasks()
+    settings = load({"OPENAI_API_KEY": "sk-x", "QUEUE_KEEPALIVE_AFTER": "30"})
+    no_request: Any = None
+    exchange = Exchange("a", "POST", "/v1/x")
+    async with QueueKeepalive(no_request, exchange, settings, Lockstep()) as keepalive:
+        keepalive.start()
+        assert len(asyncio.all_tasks()) == len(before) + 1
+        if responds:
+            await keepalive.stop()
+            assert asyncio.all_tasks() == before
+    assert asyncio.all_tasks() == before
