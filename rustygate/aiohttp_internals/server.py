@@ -186,6 +186,8 @@ class ServerConnection(web.RequestHandler):
             # A client that waits for the end need not wait as long (RFC 9112, 9.6).
             transport.write_eof()
         if self._lingering_time:
+            # A task of the handler that read the body, and was cancelled, ends in the next turn.
+            await asyncio.sleep(0)
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._lingering_time):
                     while not body.is_eof() and not self._force_close:

@@ -207,6 +207,28 @@ async def test_early_response_streams_while_the_upload_is_pending(
     assert await client.read_rest() == b"data: 2\n\n"
 
 
+@pytest.mark.parametrize("answers", [True, False], ids=["early response", "upstream cut it"])
+async def test_rest_of_a_stopped_upload_is_read(
+    gate: StartGate, upstream: Upstream, answers: bool
+) -> None:
+    """Closing while it arrives would send a reset, which may overtake the response."""
+    running = await gate(MAX_BUFFERED_BODY=999_999)
+    lines = ["Content-Type: multipart/form-data; boundary=x", "Content-Length: 1000000"]
+    client = await running.send(request("POST", "/v1/files", *lines), b"x" * 1000)
+    call = await upstream.call()
+    await call.expect_body(b"x" * 1000)
+    if answers:
+        call.send(response(status="413 Too Large"))
+    else:
+        call.wire.close()
+    assert (await client.response()).status == (413 if answers else 502)
+    await call.ended()
+    client.send(b"x" * 999_000, get())
+    call = await upstream.call()
+    await call.respond(response())
+    assert (await client.response()).status == 200
+
+
 # What the gate reads of a body.
 
 FORM_TYPE = "Content-Type: multipart/form-data; boundary=x"
