@@ -26,12 +26,14 @@ from rustygate.system.lockstep import Lockstep
 from rustygate.system.tcp import unacknowledged_bytes
 from rustygate.system.tls import unsent_bytes
 
+_HEAD_END = b"\r\n\r\n"
+
 # Statuses below are of interim responses (RFC 9110, 15.2).
 FIRST_FINAL_STATUS = 200
 
 
 class UpstreamConnection(ResponseHandler):
-    """A connection to upstream that fills five gaps of aiohttp 3.14.
+    """A connection to upstream that fills six gaps of aiohttp 3.14.
 
     - It notifies the reader of a body when more of it arrives or its framing breaks. aiohttp
       notifies only a reader of a head; the reader of a body would wait forever.
@@ -44,6 +46,8 @@ class UpstreamConnection(ResponseHandler):
       that it was closed.
     - It measures upstream's silence with one timer, which compares its deadline with the time of
       the last read. aiohttp sets a new timer for each read.
+    - It keeps a complete response if what follows is not HTTP, such as the body of a 204 (RFC
+      9112, 6.3). aiohttp drops the head if both arrive in one read.
     """
 
     # The number of requests sent, and whether bytes of a response to the latest have arrived.
@@ -57,6 +61,8 @@ class UpstreamConnection(ResponseHandler):
     # Called when more of a body, or its end, has arrived; never from within a read.
     on_data: Callable[[], None] | None = None
     _request_sent = False
+    # Whether the end of the next head has not arrived yet.
+    _head_is_due = False
     # Whether the parser expects responses without bodies, as to HEAD. None without a parser.
     _skips_bodies: bool | None = None
     # On the loop's clock; None while the clock is stopped.
@@ -86,6 +92,7 @@ class UpstreamConnection(ResponseHandler):
         """Prepare for the response to the next request. The last parser is reused if it fits."""
         self.request_count += 1
         self.response_started = self._request_sent = False
+        self._head_is_due = True
         self.wrote_more = self.closed_unread = False
         self.first_write = 0
         # The end of the last response, or data after it, may have restarted the clock.
@@ -124,11 +131,24 @@ class UpstreamConnection(ResponseHandler):
             return
         self.response_started = True
         awaits_head = self._waiter is not None
-        super().data_received(data)
+        if self._head_is_due:
+            data = self._parse_head(data)
+        if data:
+            super().data_received(data)
         if awaits_head and self._waiter is None:
             self._lockstep.expect(self)
         if self.on_data is not None:
             self.on_data()
+
+    def _parse_head(self, data: bytes) -> bytes:
+        """Parse a head by itself; returns what is left to parse."""
+        end = data.find(_HEAD_END)
+        if end < 0:
+            return data
+        self._head_is_due = False
+        end += len(_HEAD_END)
+        super().data_received(data[:end])
+        return data[end:] if self.exception() is None else b""
 
     async def read(self) -> tuple[RawResponseMessage, StreamReader]:
         try:

@@ -93,6 +93,29 @@ async def test_response_without_a_body(
     assert (await client.request(get())).body == b"next"
 
 
+@pytest.mark.parametrize(
+    ("method", "reply", "body"),
+    [
+        ("HEAD", response(b"{}"), b""),
+        ("GET", response_head("Transfer-Encoding: chunked", status="204 x") + LAST_CHUNK, b""),
+        ("GET", response(b"{}", status="304 Not Modified"), b""),
+        ("POST", response(b"12") + b"345", b"12"),
+        ("POST", response_head("Transfer-Encoding: chunked") + LAST_CHUNK + b"345", b""),
+    ],
+    ids=["HEAD", "204", "304", "beyond the length", "after the last chunk"],
+)
+async def test_data_after_a_complete_response_is_ignored(
+    gate: StartGate, upstream: Upstream, method: str, reply: bytes, body: bytes
+) -> None:
+    """RFC 9112, 6.3, says where a response ends, whatever follows."""
+    upstream.reply = reply
+    client = await (await gate()).connect()
+    received = await client.request(request(method, "/v1/x"))
+    assert (received.status, received.body) == (int(reply.split()[1]), body)
+    upstream.reply = response(b"next")
+    assert (await client.request(get())).body == b"next"
+
+
 @pytest.mark.parametrize("framed", ["length", "chunked"])
 async def test_compressed_body_is_forwarded_unchanged(
     gate: StartGate, upstream: Upstream, framed: str
