@@ -34,8 +34,8 @@ class ServerConnection(web.RequestHandler):
     """
 
     __slots__ = (
-        "__weakref__", "_body", "_heads", "_last_transport", "_received_after_head", "_rejected",
-        "_unparsed", "_was_paused",
+        "__weakref__", "_body", "_heads", "_ignores_upgrade", "_last_transport",
+        "_received_after_head", "_rejected", "_unparsed", "_was_paused",
     )  # fmt: skip
 
     def __init__(self, manager: web.Server, **options: Any) -> None:
@@ -53,6 +53,8 @@ class ServerConnection(web.RequestHandler):
         self._body: StreamReader = EMPTY_PAYLOAD
         # How many bytes arrived after that head.
         self._received_after_head: float = 0
+        # Whether that head asks for an upgrade that aiohttp ignores, and its body has not ended.
+        self._ignores_upgrade = False
         # aiohttp drops its reference to a transport before the transport is closed.
         self._last_transport: asyncio.BaseTransport | None = None
 
@@ -284,15 +286,32 @@ class ServerConnection(web.RequestHandler):
                 self.reject(error, 400)
             if self._heads != self._request_count:
                 self._heads = self._request_count
-                self._body = self._messages[-1][1] if self._messages else EMPTY_PAYLOAD
-                self._received_after_head = _length_after_head(data)
+                self._note_latest_head(data)
                 self.on_head()
             else:
                 self._received_after_head += len(data)
                 if in_head and not self._upgraded:
                     self.on_partial_head(data)
+            if self._ignores_upgrade and self._body.is_eof():
+                self._end_ignored_upgrade()
         if self._messages and isinstance(self._messages[-1][0], _ErrInfo):
             self._fail_bodies()
+
+    def _note_latest_head(self, data: bytes) -> None:
+        self._received_after_head = _length_after_head(data)
+        self._body, self._ignores_upgrade = EMPTY_PAYLOAD, False
+        if self._messages:
+            message, self._body = self._messages[-1]
+            if not isinstance(message, _ErrInfo):
+                # The size of a chunked body as it was sent is not known.
+                self._ignores_upgrade = message.upgrade and not (self._upgraded or message.chunked)
+
+    def _end_ignored_upgrade(self) -> None:
+        """Reject what followed the request in the same read. The parser has dropped it, so the
+        next response would pass for that of the lost request."""
+        self._ignores_upgrade = False
+        if self._received_after_head > self._body.total_bytes:
+            self.reject(BadStatusLine(), 400)
 
     def _fail_bodies(self) -> None:
         """Raise in readers of a body whose framing broke; aiohttp reports that only to the next

@@ -17,6 +17,8 @@ Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 REQUEST = b"GET /v1/x HTTP/1.1\r\nHost: x\r\n\r\n"
 POST = b"POST /v1/x HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\n"
 UPGRADE = REQUEST[:-2] + b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+# As Java's HttpClient sends it with each request.
+H2C = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AA\r\n\r\n"
 
 
 class Turns(ServerConnection):
@@ -84,11 +86,13 @@ async def turns(handler: Handler) -> AsyncIterator[tuple[Turns, Sent]]:
 
 
 @asynccontextmanager
-async def connected(handler: Handler, **options: float) -> AsyncIterator[Streams]:
+async def connected(
+    handler: Handler, connection_type: type[ServerConnection] = ServerConnection, **options: float
+) -> AsyncIterator[Streams]:
     """A connection to a server with that handler."""
     application = web.Application()
     application.router.add_route("*", "/{path:.*}", handler, name="all")
-    runner = Runner(application, ServerConnection, prefix="/v1/", fallback="all", **options)
+    runner = Runner(application, connection_type, prefix="/v1/", fallback="all", **options)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
@@ -178,6 +182,41 @@ async def test_declined_upgrade_behind_a_request_whose_head_was_freed() -> None:
 
 async def echo(request: web.Request) -> web.Response:
     return web.Response(body=await request.read() + request.raw_path.encode())
+
+
+class Answering(ServerConnection):
+    """A connection that answers what it rejects."""
+
+    def error_response(
+        self, request: web.BaseRequest, error: BaseException | None
+    ) -> web.StreamResponse:
+        response = web.Response(status=400)
+        response.force_close()
+        return response
+
+
+@pytest.mark.parametrize("start", [REQUEST, POST], ids=["GET", "POST"])
+async def test_upgrade_that_is_not_known_is_ignored(start: bytes) -> None:
+    body = b"abc" if start is POST else b""
+    async with soon(), connected(echo) as (reader, writer):
+        for cut in (0, 10, len(start) - 2, len(start[:-2] + H2C)):
+            data = start[:-2] + H2C + body
+            writer.write(data[:cut])
+            await writer.drain()
+            writer.write(data[cut:])
+            head = await reader.readuntil(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 200")
+            assert await reader.readexactly(len(body + b"/v1/x")) == body + b"/v1/x"
+
+
+@pytest.mark.parametrize("start", [REQUEST[:-2] + H2C, POST[:-2] + H2C + b"abc"])
+async def test_request_behind_an_unknown_upgrade_is_rejected(start: bytes) -> None:
+    """The parser drops it, so a later response would pass for its own."""
+    async with soon(), connected(echo, Answering) as (reader, writer):
+        writer.write(start + REQUEST)
+        responses = await reader.read()
+        assert responses.startswith(b"HTTP/1.1 200")
+        assert responses.count(b"HTTP/1.1 400") == 1
 
 
 async def test_head_is_parsed_when_its_request_may_begin() -> None:
