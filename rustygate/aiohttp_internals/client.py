@@ -23,7 +23,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from rustygate.core.own_connections import OwnConnections
 from rustygate.core.websocket_handshake import SWITCHING_PROTOCOLS
 from rustygate.system.lockstep import Lockstep
-from rustygate.system.tcp import unacknowledged_bytes
+from rustygate.system.tcp import unacknowledged_bytes, unread_data
 from rustygate.system.tls import unsent_bytes
 
 _HEAD_END = b"\r\n\r\n"
@@ -33,7 +33,7 @@ FIRST_FINAL_STATUS = 200
 
 
 class UpstreamConnection(ResponseHandler):
-    """A connection to upstream that fills six gaps of aiohttp 3.14.
+    """A connection to upstream that fills seven gaps of aiohttp 3.14.
 
     - It notifies the reader of a body when more of it arrives or its framing breaks. aiohttp
       notifies only a reader of a head; the reader of a body would wait forever.
@@ -48,6 +48,8 @@ class UpstreamConnection(ResponseHandler):
       the last read. aiohttp sets a new timer for each read.
     - It keeps a complete response if what follows is not HTTP, such as the body of a 204 (RFC
       9112, 6.3). aiohttp drops the head if both arrive in one read.
+    - It reads what upstream sent before a reset. A write that meets the reset closes asyncio's
+      transport without reading.
     """
 
     # The number of requests sent, and whether bytes of a response to the latest have arrived.
@@ -195,6 +197,9 @@ class UpstreamConnection(ResponseHandler):
         return unacknowledged + unsent_bytes(self.transport) >= self.first_write
 
     def connection_lost(self, exc: BaseException | None) -> None:
+        if isinstance(exc, OSError) and self.transport is not None and not self.upgraded:
+            for data in unread_data(self.transport):
+                self.data_received(data)
         super().connection_lost(exc)
         self._own.discard(*self._ends)
         self._cancel_timer()

@@ -1,15 +1,24 @@
-"""What the kernel knows about a TCP connection (tcp(7)).
+"""What the kernel knows about a TCP connection (tcp(7)), and what it holds for it.
 
-Only Linux is supported. On other systems, which answer differently, nothing is known.
+Only Linux is asked for numbers. On other systems, which answer differently, nothing is known.
 """
 
 import asyncio
+import os
+import select
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from fcntl import ioctl
 from struct import Struct
 from termios import TIOCOUTQ
 
+from rustygate.system.tls import socket_transport
+
 _INT = Struct("i")
+
+# How much of what is left in the kernel's receive queue is read at once, and in all.
+_READ_SIZE, _READ_LIMIT = 64 * 1024, 1024 * 1024
 
 
 def unacknowledged_bytes(transport: asyncio.BaseTransport | None) -> int | None:
@@ -24,3 +33,27 @@ def unacknowledged_bytes(transport: asyncio.BaseTransport | None) -> int | None:
         return None
     count: int = _INT.unpack(answer)[0]
     return count
+
+
+def unread_data(transport: asyncio.Transport) -> Iterator[bytes]:
+    """What arrived on a connection that asyncio no longer reads, but has not closed yet; up to a
+    limit. Nothing on a TLS connection, whose TLS has ended already."""
+    sock = transport.get_extra_info("socket")
+    if sock is None or socket_transport(transport) is not transport:
+        return
+    with suppress(OSError):
+        for _ in range(0, _READ_LIMIT, _READ_SIZE):
+            data = os.read(sock.fileno(), _READ_SIZE)
+            if not data:
+                return
+            yield data
+
+
+def has_unread_data(transport: asyncio.BaseTransport | None) -> bool:
+    """Whether data, an end or an error has arrived that the event loop has not handled yet."""
+    sock = None if transport is None else transport.get_extra_info("socket")
+    if sock is None or sock.fileno() < 0:
+        return False
+    poll = select.poll()
+    poll.register(sock.fileno(), select.POLLIN)
+    return bool(poll.poll(0))

@@ -45,6 +45,7 @@ from rustygate.core.websocket_handshake import SWITCHING_PROTOCOLS
 from rustygate.downstream.request_body import RequestBody
 from rustygate.exchange import Exchange
 from rustygate.system.lockstep import Lockstep
+from rustygate.system.tcp import has_unread_data
 from rustygate.system.tls import client_context
 from rustygate.upstream.response import UpstreamResponse
 
@@ -224,12 +225,20 @@ class ConnectionPool:
                 writer.chunked = body.chunked
                 async for piece in body:
                     connection.wrote_more = True
+                    if has_unread_data(connection.transport):
+                        # It may be the response, and a reset behind it. A write would meet the
+                        # reset first. In the second turn the data has been read.
+                        await asyncio.sleep(0)
+                        await asyncio.sleep(0)
                     await writer.write(piece)
                 await writer.write_eof()
             await writer.drain()
         except asyncio.CancelledError:
             pooled.close()
             raise
+        except ClientConnectionResetError:
+            # The connection reports its end itself, after what had arrived before.
+            return
         except Exception as error:
             if not isinstance(error, ClientError):
                 error = ClientConnectionError()

@@ -272,6 +272,23 @@ async def test_upload_that_grows_too_large_is_refused_while_it_is_sent(
     assert not call.wire.received.endswith(LAST_CHUNK)
 
 
+async def test_response_in_the_middle_of_an_upload_survives_a_reset(
+    gate_process: StartGateProcess, upstream: Upstream
+) -> None:
+    """Upstream closes with unread data, which resets the connection while the gate writes."""
+    gate = await gate_process()
+    body = b"x" * (4 * MEGABYTE)
+    for _ in range(20):
+        client = await gate.connect()
+        client.send(post(body))
+        call = await upstream.call()
+        call.send(response(b"{}", status="413 Too Large"))
+        call.wire.end_at_once("reset")
+        got = await client.response()
+        assert (got.status, got.reason) == (413, None)
+        client.disconnect()
+
+
 async def test_broken_upload_does_not_affect_another(gate: StartGate, upstream: Upstream) -> None:
     running = await gate(MAX_BUFFERED_BODY=0)
     intact = await running.send(START_CHUNKED, chunk(FORM[:1000]))

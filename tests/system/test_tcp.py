@@ -8,14 +8,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from rustygate.system.tcp import unacknowledged_bytes
+from rustygate.system.tcp import has_unread_data, unacknowledged_bytes, unread_data
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux is asked")
 
 Pair = tuple[socket.socket, socket.socket]
 
 
-class FakeTransport(asyncio.BaseTransport):
+class FakeTransport(asyncio.Transport):
     """A transport over a socket that the test owns."""
 
     def __init__(self, sock: socket.socket | None) -> None:
@@ -77,3 +77,21 @@ def test_nothing_is_known_on_other_systems(used: Pair, monkeypatch: pytest.Monke
     assert unacknowledged(used[0]) == 0
     monkeypatch.setattr(sys, "platform", "darwin")
     assert unacknowledged(used[0]) is None
+
+
+def test_unread_data_is_there_until_it_is_read(used: Pair) -> None:
+    near, far = used
+    near.setblocking(False)
+    transport = FakeTransport(near)
+    assert not has_unread_data(transport)
+    far.sendall(b"x" * 100_000)
+    far.close()
+    assert has_unread_data(transport)
+    assert b"".join(unread_data(transport)) == b"x" * 100_000
+
+
+def test_connection_that_is_gone_has_no_unread_data(used: Pair) -> None:
+    used[0].close()
+    for transport in (FakeTransport(used[0]), FakeTransport(None)):
+        assert not has_unread_data(transport)
+        assert list(unread_data(transport)) == []
