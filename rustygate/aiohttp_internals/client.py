@@ -63,10 +63,11 @@ class UpstreamConnection(ResponseHandler):
     # Called when more of a body, or its end, has arrived; never from within a read.
     on_data: Callable[[], None] | None = None
     _request_sent = False
-    # Whether the end of the next head has not arrived yet.
-    _head_is_due = False
+    # What has arrived, including the latest read, while the reader waits for a head.
+    _start = b""
     # Whether the parser expects responses without bodies, as to HEAD. None without a parser.
     _skips_bodies: bool | None = None
+    _parser_options: Mapping[str, Any]
     # On the loop's clock; None while the clock is stopped.
     _silent_since: float | None = None
     # Whether the parser was ever paused, and so may hold data back.
@@ -94,13 +95,13 @@ class UpstreamConnection(ResponseHandler):
         """Prepare for the response to the next request. The last parser is reused if it fits."""
         self.request_count += 1
         self.response_started = self._request_sent = False
-        self._head_is_due = True
+        self._start = b""
         self.wrote_more = self.closed_unread = False
         self.first_write = 0
         # The end of the last response, or data after it, may have restarted the clock.
         self._silent_since = None
         if self._skips_bodies is not skip_body:
-            self._skips_bodies = skip_body
+            self._skips_bodies, self._parser_options = skip_body, parser_options
             self.set_response_params(skip_payload=skip_body, **parser_options)
         if self._read_timeout != read_timeout_s:
             self._read_timeout = read_timeout_s
@@ -133,24 +134,24 @@ class UpstreamConnection(ResponseHandler):
             return
         self.response_started = True
         awaits_head = self._waiter is not None
-        if self._head_is_due:
-            data = self._parse_head(data)
-        if data:
-            super().data_received(data)
+        if awaits_head:
+            self._start += data
+        super().data_received(data)
         if awaits_head and self._waiter is None:
+            self._start = b""
             self._lockstep.expect(self)
         if self.on_data is not None:
             self.on_data()
 
-    def _parse_head(self, data: bytes) -> bytes:
-        """Parse a head by itself; returns what is left to parse."""
-        end = data.find(_HEAD_END)
-        if end < 0:
-            return data
-        self._head_is_due = False
-        end += len(_HEAD_END)
-        super().data_received(data[:end])
-        return data[end:] if self.exception() is None else b""
+    def _parse_head_alone(self, start: bytes) -> None:
+        """Parse a head once more, and then what arrived with it."""
+        end = start.find(_HEAD_END) + len(_HEAD_END)
+        # Without a parser of its own, the connection waits for a proxy's response to CONNECT.
+        if end < len(_HEAD_END) or self._skips_bodies is None:
+            return
+        self.set_response_params(skip_payload=self._skips_bodies, **self._parser_options)
+        for part in start[:end], start[end:]:
+            super().data_received(part)
 
     async def read(self) -> tuple[RawResponseMessage, StreamReader]:
         try:
@@ -168,6 +169,10 @@ class UpstreamConnection(ResponseHandler):
         return head
 
     def set_exception(self, exc: BaseException, *cause: BaseException) -> None:
+        start, self._start = self._start, b""
+        if start and isinstance(exc, HttpProcessingError):
+            # If anything in a read is not HTTP, aiohttp's parser drops all of it.
+            self._parse_head_alone(start)
         super().set_exception(exc, *cause)
         body = self._payload
         if body is not None and not body.is_eof() and body.exception() is None:
