@@ -9,11 +9,11 @@ import asyncio
 
 
 class Lockstep:
-    """What continues in this turn of the event loop.
+    """Knows whose data has arrived, and lets tasks wait for each other before they write.
 
     Attributes:
-        expect: called with a connection when data has arrived that its task waits for.
-        arrive: called with it when the task continues, or never will.
+        expect: called with a connection when data arrives that its task waits for.
+        arrive: called with the connection when its task continues or ends.
     """
 
     def __init__(self) -> None:
@@ -21,7 +21,7 @@ class Lockstep:
         # Methods of the set itself, because methods of this class would be slower.
         self.expect = self._expected.add
         self.arrive = self._expected.discard
-        self._has_waiting = False
+        self._waiting = 0
 
     def __repr__(self) -> str:
         return f"<Lockstep {len(self._expected)} expected>"
@@ -29,13 +29,13 @@ class Lockstep:
     @property
     def has_others(self) -> bool:
         """Whether the next write should wait for others."""
-        # Once one has waited, the others do as well, so that none overtakes it.
-        return self._has_waiting or bool(self._expected)
+        # While one waits, so do later ones, so that none overtakes it.
+        return self._waiting > 0 or bool(self._expected)
 
     async def wait_for_others(self) -> None:
-        """Wait until all that continue in this turn have come as far."""
-        self._has_waiting = True
+        """Wait a turn, in which the other tasks get as far."""
+        self._waiting += 1
         try:
             await asyncio.sleep(0)
         finally:
-            self._has_waiting = False
+            self._waiting -= 1

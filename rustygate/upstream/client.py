@@ -81,7 +81,7 @@ class UpstreamClient:
     """Sends requests upstream.
 
     Attributes:
-        lockstep: what continues when a response's head arrives.
+        lockstep: of the tasks that wait for a response's head.
     """
 
     def __init__(self, settings: Settings, lockstep: Lockstep) -> None:

@@ -69,6 +69,24 @@ async def test_connection_that_ended_is_not_waited_for() -> None:
     assert not lockstep.has_others
 
 
+async def test_no_write_overtakes_those_that_wait() -> None:
+    lockstep, did = Lockstep(), list[str]()
+
+    async def write(name: str) -> None:
+        if lockstep.has_others:
+            await lockstep.wait_for_others()
+        did.append(name)
+
+    async def first() -> None:
+        await lockstep.wait_for_others()
+        did.append("first")
+        # Before the second one, which waits too.
+        await write("third")
+
+    await asyncio.gather(first(), write("second"))
+    assert did == ["first", "second", "third"]
+
+
 async def test_cancelled_write_holds_up_no_later_one() -> None:
     lockstep = Lockstep()
     waiting = asyncio.create_task(lockstep.wait_for_others())
