@@ -285,8 +285,8 @@ class ServerConnection(web.RequestHandler):
                 # The parser lets errors of yarl pass that are not ValueErrors.
                 self.reject(error, 400)
             if self._heads != self._request_count:
-                self._heads = self._request_count
-                self._note_latest_head(data)
+                number, self._heads = self._request_count - self._heads, self._request_count
+                self._note_latest_head(data, number)
                 self.on_head()
             else:
                 self._received_after_head += len(data)
@@ -297,8 +297,10 @@ class ServerConnection(web.RequestHandler):
         if self._messages and isinstance(self._messages[-1][0], _ErrInfo):
             self._fail_bodies()
 
-    def _note_latest_head(self, data: bytes) -> None:
-        self._received_after_head = _length_after_head(data)
+    def _note_latest_head(self, data: bytes, number: int) -> None:
+        """Note the last of a number of heads that a read completed."""
+        # Only the parser knows where the second of several ended.
+        self._received_after_head = _length_after_head(data) if number == 1 else -inf
         self._body, self._ignores_upgrade = EMPTY_PAYLOAD, False
         if self._messages:
             message, self._body = self._messages[-1]
@@ -344,6 +346,7 @@ def _has_head(data: bytes) -> bool:
 
 def _length_after_head(data: bytes) -> float:
     """How many bytes follow a head; negative if it did not arrive in one piece."""
+    data = data.lstrip(b"\r\n")
     end = data.find(_HEAD_END)
     return -inf if end < 0 else len(data) - end - len(_HEAD_END)
 

@@ -219,6 +219,20 @@ async def test_request_behind_an_unknown_upgrade_is_rejected(start: bytes) -> No
         assert responses.count(b"HTTP/1.1 400") == 1
 
 
+@pytest.mark.parametrize(
+    ("start", "count"),
+    [(b"\r\n\r\n" + REQUEST[:-2] + H2C, 1), (REQUEST * 2 + REQUEST[:-2] + H2C, 3)],
+    ids=["after empty lines", "pipelined"],
+)
+async def test_unknown_upgrade_with_nothing_behind_it_is_ignored(start: bytes, count: int) -> None:
+    async with soon(), connected(echo, Answering) as (reader, writer):
+        for data, number in ((start, count), (REQUEST, 1)):
+            writer.write(data)
+            for _ in range(number):
+                assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
+                assert await reader.readexactly(len(b"/v1/x")) == b"/v1/x"
+
+
 async def test_head_is_parsed_when_its_request_may_begin() -> None:
     async with soon(), turns(echo) as (connection, sent):
         connection.data_received(REQUEST)
