@@ -63,7 +63,7 @@ class UpstreamConnection(ResponseHandler):
     # Called when more of a body, or its end, has arrived; never from within a read.
     on_data: Callable[[], None] | None = None
     _request_sent = False
-    # What has arrived, including the latest read, while the reader waits for a head.
+    # The first read of a response, until its head is complete.
     _start = b""
     # Whether the parser expects responses without bodies, as to HEAD. None without a parser.
     _skips_bodies: bool | None = None
@@ -132,10 +132,9 @@ class UpstreamConnection(ResponseHandler):
         if not data:
             super().data_received(data)
             return
+        self._start = b"" if self.response_started else data
         self.response_started = True
         awaits_head = self._waiter is not None
-        if awaits_head:
-            self._start += data
         super().data_received(data)
         if awaits_head and self._waiter is None:
             self._start = b""
@@ -144,14 +143,17 @@ class UpstreamConnection(ResponseHandler):
             self.on_data()
 
     def _parse_head_alone(self, start: bytes) -> None:
-        """Parse a head once more, and then what arrived with it."""
+        """Parse a response's head once more, and then what arrived with it."""
         end = start.find(_HEAD_END) + len(_HEAD_END)
         # Without a parser of its own, the connection waits for a proxy's response to CONNECT.
         if end < len(_HEAD_END) or self._skips_bodies is None:
             return
         self.set_response_params(skip_payload=self._skips_bodies, **self._parser_options)
+        # aiohttp closes the transport after an error. A TLS transport can be closed only once.
+        transport, self.transport = self.transport, None
         for part in start[:end], start[end:]:
             super().data_received(part)
+        self.transport = transport
 
     async def read(self) -> tuple[RawResponseMessage, StreamReader]:
         try:
@@ -190,6 +192,9 @@ class UpstreamConnection(ResponseHandler):
         if self.first_write and not self.wrote_more:
             self.closed_unread = self._is_unread()
         super().eof_received()
+        # asyncio would first send the rest, for which upstream may never have room.
+        if self.transport is not None and unsent_bytes(self.transport):
+            self.transport.abort()
 
     def _is_unread(self) -> bool:
         # The segment that closed the connection acknowledged all that upstream had received. Not

@@ -1,23 +1,21 @@
-"""What a connection to upstream makes of its end."""
+"""How a connection to upstream ends."""
 
 import asyncio
 import socket
-import struct
 
 import pytest
-from aiohttp import ClientOSError
+from aiohttp import ClientOSError, ServerDisconnectedError
 
 from rustygate.aiohttp_internals.client import UpstreamConnection
 from rustygate.core.own_connections import OwnConnections
 from rustygate.system.lockstep import Lockstep
 from tests.support.http import response
 from tests.support.waiting import soon
+from tests.support.wire import RESET_ON_CLOSE
 
-RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
-
-async def after_reset(sent: bytes) -> UpstreamConnection:
-    """A connection on which upstream sent this and a reset, before a write."""
+async def connected() -> tuple[asyncio.Transport, UpstreamConnection, socket.socket]:
+    """A connection with a request, and upstream's end of it."""
     loop = asyncio.get_running_loop()
     with socket.create_server(("127.0.0.1", 0)) as listener:
         transport, connection = await loop.create_connection(
@@ -28,6 +26,12 @@ async def after_reset(sent: bytes) -> UpstreamConnection:
         )
         upstream, _ = listener.accept()
     connection.start_request({}, 60.0, skip_body=False)
+    return transport, connection, upstream
+
+
+async def after_reset(sent: bytes) -> UpstreamConnection:
+    """A connection on which upstream sent this and a reset, before a write."""
+    transport, connection, upstream = await connected()
     with upstream:
         upstream.sendall(sent)
         upstream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
@@ -50,3 +54,16 @@ async def test_reset_without_a_response_raises(sent: bytes) -> None:
         connection = await after_reset(sent)
         with pytest.raises(ClientOSError):
             await connection.read()
+
+
+async def test_upstream_that_closes_its_side_and_reads_no_more_has_ended() -> None:
+    """asyncio would wait for ever to send the rest."""
+    transport, connection, upstream = await connected()
+    with upstream:
+        while not transport.get_write_buffer_size():
+            transport.write(b"x" * 1_000_000)
+        upstream.shutdown(socket.SHUT_WR)
+        async with soon():
+            with pytest.raises(ServerDisconnectedError):
+                await connection.read()
+        assert not connection.is_connected()

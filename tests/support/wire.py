@@ -17,7 +17,7 @@ from rustygate.system import tls
 End = Literal["closed", "reset"]
 
 # SO_LINGER with a time of zero: closing sends a reset (socket(7)).
-_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
 class Cut(Exception):
@@ -118,14 +118,14 @@ class Wire(asyncio.Protocol):
         """Reset the connection, as a crash does."""
         sock = self.transport.get_extra_info("socket")
         if sock is not None and sock.fileno() >= 0:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
         self.transport.abort()
 
     def end_at_once(self, how: str) -> None:
         """Close or reset the connection within this call, rather than in the loop's next turn."""
         sock = self.transport.get_extra_info("socket")
         if how == "reset":
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
         self.transport.abort()
         # The transport still has a descriptor to close.
         with open(os.devnull, "rb") as null:
