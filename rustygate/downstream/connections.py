@@ -31,6 +31,7 @@ from rustygate.errors import (
 from rustygate.exchange import ID_HEADER, new_id
 from rustygate.system.lockstep import Lockstep
 from rustygate.system.shared_counts import Count
+from rustygate.system.tcp import poll
 from rustygate.system.tls import abort
 
 # From the start of a connection, or from the first byte of a later request, to the end of the
@@ -363,23 +364,14 @@ def _awaits_head(connection: web.RequestHandler) -> bool:
 
 def _is_disconnected(transport: asyncio.Transport) -> bool:
     """Whether the client has closed or reset the connection, according to the kernel."""
-    return bool(_poll(transport, _DISCONNECTED))
+    return bool(poll(transport, _DISCONNECTED))
 
 
 def _has_unread_data(transport: asyncio.Transport | None) -> bool:
     """Whether a request may have arrived that the event loop has not read yet."""
-    return transport is not None and _poll(transport, select.POLLIN | _DISCONNECTED) == (
+    return transport is not None and poll(transport, select.POLLIN | _DISCONNECTED) == (
         select.POLLIN
     )
-
-
-def _poll(transport: asyncio.Transport, events: int) -> int:
-    """Which of these events a socket has now."""
-    poll = select.poll()
-    with suppress(OSError, ValueError):
-        poll.register(transport.get_extra_info("socket").fileno(), events)
-        return sum(found for _, found in poll.poll(0))
-    return select.POLLNVAL
 
 
 class _SerializedRefusal:

@@ -13,8 +13,6 @@ from fcntl import ioctl
 from struct import Struct
 from termios import TIOCOUTQ
 
-from rustygate.system.tls import socket_transport
-
 _INT = Struct("i")
 
 # How much of what is left in the kernel's receive queue is read at once, and in all.
@@ -37,9 +35,9 @@ def unacknowledged_bytes(transport: asyncio.BaseTransport | None) -> int | None:
 
 def unread_data(transport: asyncio.Transport) -> Iterator[bytes]:
     """What arrived on a connection that asyncio no longer reads, but has not closed yet; up to a
-    limit. Nothing on a TLS connection, whose TLS has ended already."""
+    limit. Nothing on a TLS connection, whose socket is out of reach by then."""
     sock = transport.get_extra_info("socket")
-    if sock is None or socket_transport(transport) is not transport:
+    if sock is None:
         return
     with suppress(OSError):
         for _ in range(0, _READ_LIMIT, _READ_SIZE):
@@ -49,11 +47,10 @@ def unread_data(transport: asyncio.Transport) -> Iterator[bytes]:
             yield data
 
 
-def has_unread_data(transport: asyncio.BaseTransport | None) -> bool:
-    """Whether data, an end or an error has arrived that the event loop has not handled yet."""
-    sock = None if transport is None else transport.get_extra_info("socket")
-    if sock is None or sock.fileno() < 0:
-        return False
-    poll = select.poll()
-    poll.register(sock.fileno(), select.POLLIN)
-    return bool(poll.poll(0))
+def poll(transport: asyncio.BaseTransport, events: int) -> int:
+    """Which of these events of `select.poll` a socket has now; POLLNVAL if it is closed."""
+    sock, poll = transport.get_extra_info("socket"), select.poll()
+    with suppress(OSError, ValueError):
+        poll.register(-1 if sock is None else sock.fileno(), events)
+        return sum(found for _, found in poll.poll(0))
+    return select.POLLNVAL

@@ -10,6 +10,7 @@ decompressed.
 """
 
 import asyncio
+from select import POLLIN
 from typing import Any
 
 from aiohttp import (
@@ -45,7 +46,7 @@ from rustygate.core.websocket_handshake import SWITCHING_PROTOCOLS
 from rustygate.downstream.request_body import RequestBody
 from rustygate.exchange import Exchange
 from rustygate.system.lockstep import Lockstep
-from rustygate.system.tcp import has_unread_data
+from rustygate.system.tcp import poll
 from rustygate.system.tls import client_context
 from rustygate.upstream.response import UpstreamResponse
 
@@ -225,7 +226,7 @@ class ConnectionPool:
                 writer.chunked = body.chunked
                 async for piece in body:
                     connection.wrote_more = True
-                    if has_unread_data(connection.transport):
+                    if connection.transport is not None and poll(connection.transport, POLLIN):
                         # It may be the response, and a reset behind it. A write would meet the
                         # reset first. In the second turn the data has been read.
                         await asyncio.sleep(0)

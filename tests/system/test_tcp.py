@@ -2,13 +2,14 @@
 
 import asyncio
 import os
+import select
 import socket
 import sys
 from collections.abc import Iterator
 
 import pytest
 
-from rustygate.system.tcp import has_unread_data, unacknowledged_bytes, unread_data
+from rustygate.system.tcp import poll, unacknowledged_bytes, unread_data
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux is asked")
 
@@ -83,15 +84,15 @@ def test_unread_data_is_there_until_it_is_read(used: Pair) -> None:
     near, far = used
     near.setblocking(False)
     transport = FakeTransport(near)
-    assert not has_unread_data(transport)
+    assert poll(transport, select.POLLIN) == 0
     far.sendall(b"x" * 100_000)
     far.close()
-    assert has_unread_data(transport)
+    assert poll(transport, select.POLLIN) == select.POLLIN
     assert b"".join(unread_data(transport)) == b"x" * 100_000
 
 
 def test_connection_that_is_gone_has_no_unread_data(used: Pair) -> None:
     used[0].close()
     for transport in (FakeTransport(used[0]), FakeTransport(None)):
-        assert not has_unread_data(transport)
+        assert poll(transport, select.POLLIN) == select.POLLNVAL
         assert list(unread_data(transport)) == []
