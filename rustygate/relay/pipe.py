@@ -57,11 +57,11 @@ async def _send_complete(
     """Send a response whose end has arrived: head and body in one write."""
     exchange = downstream.exchange
     response = passthrough_response(upstream_response, exchange, body)
-    exchange.first_byte = monotonic_ns()
-    exchange.bytes = len(body)
     _stamp(exchange, upstream_response, body)
     if downstream.lockstep.has_others:
         await downstream.lockstep.wait_for_others()
+    exchange.first_byte = monotonic_ns()
+    exchange.bytes = len(body)
     await response.send(downstream.request)
     return response
 
