@@ -24,7 +24,7 @@ from rustygate.core.own_connections import OwnConnections
 from rustygate.core.websocket_handshake import SWITCHING_PROTOCOLS
 from rustygate.system.lockstep import Lockstep
 from rustygate.system.tcp import unacknowledged_bytes, unread_data
-from rustygate.system.tls import unsent_bytes
+from rustygate.system.tls import abort, unsent_bytes
 
 _HEAD_END = b"\r\n\r\n"
 
@@ -63,7 +63,8 @@ class UpstreamConnection(ResponseHandler):
     # Called when more of a body, or its end, has arrived; never from within a read.
     on_data: Callable[[], None] | None = None
     _request_sent = False
-    # The first read of a response, until its head is complete.
+    # Whether a head begins with the next read; the first read of one, until it is complete.
+    _at_head = False
     _start = b""
     # Whether the parser expects responses without bodies, as to HEAD. None without a parser.
     _skips_bodies: bool | None = None
@@ -95,7 +96,7 @@ class UpstreamConnection(ResponseHandler):
         """Prepare for the response to the next request. The last parser is reused if it fits."""
         self.request_count += 1
         self.response_started = self._request_sent = False
-        self._start = b""
+        self._at_head, self._start = True, b""
         self.wrote_more = self.closed_unread = False
         self.first_write = 0
         # The end of the last response, or data after it, may have restarted the clock.
@@ -132,8 +133,8 @@ class UpstreamConnection(ResponseHandler):
         if not data:
             super().data_received(data)
             return
-        self._start = b"" if self.response_started else data
-        self.response_started = True
+        self._start = data if self._at_head else b""
+        self._at_head, self.response_started = False, True
         awaits_head = self._waiter is not None
         super().data_received(data)
         if awaits_head and self._waiter is None:
@@ -165,9 +166,11 @@ class UpstreamConnection(ResponseHandler):
             # The connection cannot be reused. Without an Upgrade header, aiohttp would take a 101
             # for an empty response.
             self.force_close()
-        # aiohttp stops the clock at any head without a body.
-        elif code < FIRST_FINAL_STATUS and self._request_sent:
-            super().start_timeout()
+        elif code < FIRST_FINAL_STATUS:
+            self._at_head = True
+            # aiohttp stops the clock at any head without a body.
+            if self._request_sent:
+                super().start_timeout()
         return head
 
     def set_exception(self, exc: BaseException, *cause: BaseException) -> None:
@@ -192,9 +195,10 @@ class UpstreamConnection(ResponseHandler):
         if self.first_write and not self.wrote_more:
             self.closed_unread = self._is_unread()
         super().eof_received()
-        # asyncio would first send the rest, for which upstream may never have room.
+        # asyncio would first send the rest, for which upstream may never have room. Not at once,
+        # because TLS may be in the middle of its shutdown.
         if self.transport is not None and unsent_bytes(self.transport):
-            self.transport.abort()
+            self._loop.call_soon(abort, self.transport)
 
     def _is_unread(self) -> bool:
         # The segment that closed the connection acknowledged all that upstream had received. Not

@@ -49,8 +49,8 @@ def unread_data(transport: asyncio.Transport) -> Iterator[bytes]:
 
 def poll(transport: asyncio.BaseTransport, events: int) -> int:
     """Which of these events of `select.poll` a socket has now; POLLNVAL if it is closed."""
-    sock, poll = transport.get_extra_info("socket"), select.poll()
+    sock, poller = transport.get_extra_info("socket"), select.poll()
     with suppress(OSError, ValueError):
-        poll.register(-1 if sock is None else sock.fileno(), events)
-        return sum(found for _, found in poll.poll(0))
+        poller.register(-1 if sock is None else sock.fileno(), events)
+        return sum(found for _, found in poller.poll(0))
     return select.POLLNVAL

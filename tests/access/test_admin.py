@@ -69,7 +69,7 @@ async def test_page_is_not_served_under_another_host_name(gate: StartGate, host:
         *("X-Original-Forwarded-For: 192.0.2.7", "X-Original-Host: gate.example", "CF-Ray: 1"),
         *("X-Cluster-Client-IP: 192.0.2.7", "True-Client-IP: 192.0.2.7", "Client-IP: 192.0.2.7"),
         *("Fastly-Client-IP: 192.0.2.7", "X-Azure-ClientIP: 192.0.2.7", "X-Envoy-Internal: true"),
-        "X-ProxyUser-IP: 192.0.2.7",
+        *("X-ProxyUser-IP: 192.0.2.7", "X-User-IP: 192.0.2.7", "Client-Cert-Chain: :MIIB:"),
         "Host: evil",
     ],
 )

@@ -8,6 +8,7 @@ import pytest
 
 from rustygate.admission.client_budgets import Spending
 from rustygate.core.bucket import SECOND
+from rustygate.core.client_budgets import Cost
 from rustygate.core.clients import SpendingLimits
 from rustygate.core.price_list import ModelPrice, PriceList, rate_of
 from rustygate.core.saved_levels import SavedSpending
@@ -147,6 +148,9 @@ async def test_charge_that_the_usage_record_does_not_show_is_saved() -> None:
         "usd_per_month": pytest.approx(0.00944),
     }
     assert restarted.save_unrecorded() == saved
+    # The usage record could not be read before.
+    restarted.set_recorded("search", "2026-11-28", Cost(50))
+    assert restarted.left("search")["tokens_per_day"] == 850
 
 
 async def test_unrecorded_charge_of_a_day_is_forgotten_after_it() -> None:

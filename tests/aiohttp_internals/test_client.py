@@ -14,13 +14,15 @@ from tests.support.waiting import soon
 from tests.support.wire import RESET_ON_CLOSE
 
 
-async def connected() -> tuple[asyncio.Transport, UpstreamConnection, socket.socket]:
+async def connected(
+    lockstep: Lockstep | None = None,
+) -> tuple[asyncio.Transport, UpstreamConnection, socket.socket]:
     """A connection with a request, and upstream's end of it."""
     loop = asyncio.get_running_loop()
     with socket.create_server(("127.0.0.1", 0)) as listener:
         transport, connection = await loop.create_connection(
             lambda: UpstreamConnection(
-                loop, single_use=True, own=OwnConnections(), lockstep=Lockstep()
+                loop, single_use=True, own=OwnConnections(), lockstep=lockstep or Lockstep()
             ),
             *listener.getsockname(),
         )
@@ -67,3 +69,30 @@ async def test_upstream_that_closes_its_side_and_reads_no_more_has_ended() -> No
             with pytest.raises(ServerDisconnectedError):
                 await connection.read()
         assert not connection.is_connected()
+
+
+async def test_cancelled_reader_is_not_expected_to_continue() -> None:
+    lockstep = Lockstep()
+    transport, connection, upstream = await connected(lockstep)
+    with upstream:
+        reading = asyncio.create_task(connection.read())
+        await asyncio.sleep(0)
+        connection.data_received(response(b"body"))
+        assert repr(lockstep) == "<Lockstep 1 expected>"
+        reading.cancel()
+        await asyncio.wait((reading,))
+        assert repr(lockstep) == "<Lockstep 0 expected>"
+    transport.abort()
+
+
+@pytest.mark.parametrize("before", [b"", b"HTTP/1.1 103 x\r\n\r\n"], ids=["final", "interim"])
+async def test_head_is_parsed_although_what_follows_is_not_http(before: bytes) -> None:
+    _, connection, upstream = await connected()
+    with upstream:
+        if before:
+            connection.data_received(before)
+            assert (await connection.read())[0].code == 103
+        connection.data_received(response(b"", status="204 x") + b"0\r\n\r\n")
+        message, _ = await connection.read()
+        assert message.code == 204
+        assert connection.should_close

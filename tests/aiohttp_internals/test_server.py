@@ -221,8 +221,12 @@ async def test_request_behind_an_unknown_upgrade_is_rejected(start: bytes) -> No
 
 @pytest.mark.parametrize(
     ("start", "count"),
-    [(b"\r\n\r\n" + REQUEST[:-2] + H2C, 1), (REQUEST * 2 + REQUEST[:-2] + H2C, 3)],
-    ids=["after empty lines", "pipelined"],
+    [
+        (b"\r\n\r\n" + REQUEST[:-2] + H2C, 1),
+        (REQUEST * 2 + REQUEST[:-2] + H2C, 3),
+        (REQUEST[:-2] + b"Transfer-Encoding: chunked\r\n" + H2C + b"0\r\n\r\n", 1),
+    ],
+    ids=["after empty lines", "pipelined", "chunked"],
 )
 async def test_unknown_upgrade_with_nothing_behind_it_is_ignored(start: bytes, count: int) -> None:
     async with soon(), connected(echo, Answering) as (reader, writer):
