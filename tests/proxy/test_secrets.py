@@ -345,7 +345,7 @@ async def test_gate_writes_no_secret(upstream: Upstream, tmp_path: Path, run: st
         async with running_gate(
             tmp_path / "second", url_of(refusing_socket), **restricted
         ) as second_gate:
-            await second_gate.request(build_request("slow"))
+            assert b"upstream_unreachable" in await second_gate.request(build_request("slow"))
             await second_gate.request(build_request("other"))
             await second_gate.request(
                 build_request("slow").replace(CLIENTS[0].encode(), CLIENTS[1].encode())
