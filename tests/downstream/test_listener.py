@@ -107,7 +107,8 @@ def assert_cannot_listen(path: Path, reason: str) -> None:
     before = open_descriptors()
     with pytest.raises(OSError, match=f"{reason}$"), listening(path):
         pass
-    assert open_descriptors() == before
+    # What earlier tests left may be closed meanwhile.
+    assert open_descriptors() <= before
 
 
 async def test_gate_serves_on_a_unix_socket(

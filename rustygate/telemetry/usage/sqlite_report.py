@@ -90,11 +90,12 @@ def _open(path: Path) -> sqlite3.Connection:
     try:
         schema_version(connection)
         return connection
-    except sqlite3.OperationalError:
+    except sqlite3.Error as error:
         connection.close()
         # SQLite reads a database in WAL mode only if it can create the log, or finds it. Without
         # a log the database is complete, and nobody changes it.
-        if os.path.exists(f"{path}-wal") or not path.exists():
+        may_be_whole = isinstance(error, sqlite3.OperationalError) and path.exists()
+        if not may_be_whole or os.path.exists(f"{path}-wal"):
             raise
     return _connect(path, "&immutable=1")
 
