@@ -20,13 +20,12 @@ from aiohttp.connector import Connection
 from aiohttp.http import RawResponseMessage
 from aiohttp.http_exceptions import HttpProcessingError
 
+from rustygate.core.headers import HEAD_END
 from rustygate.core.own_connections import OwnConnections
 from rustygate.core.websocket_handshake import SWITCHING_PROTOCOLS
 from rustygate.system.lockstep import Lockstep
 from rustygate.system.tcp import unacknowledged_bytes, unread_data
 from rustygate.system.tls import abort, unsent_bytes
-
-_HEAD_END = b"\r\n\r\n"
 
 # Statuses below are of interim responses (RFC 9110, 15.2).
 FIRST_FINAL_STATUS = 200
@@ -145,9 +144,9 @@ class UpstreamConnection(ResponseHandler):
 
     def _parse_head_alone(self, start: bytes) -> None:
         """Parse a response's head once more, and then what arrived with it."""
-        end = start.find(_HEAD_END) + len(_HEAD_END)
+        end = start.find(HEAD_END) + len(HEAD_END)
         # Without a parser of its own, the connection waits for a proxy's response to CONNECT.
-        if end < len(_HEAD_END) or self._skips_bodies is None:
+        if end < len(HEAD_END) or self._skips_bodies is None:
             return
         self.set_response_params(skip_payload=self._skips_bodies, **self._parser_options)
         # aiohttp closes the transport after an error. A TLS transport can be closed only once.

@@ -17,11 +17,11 @@ from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import _PAYLOAD_ACCESS_ERROR, ERROR, _ErrInfo
 from multidict import CIMultiDict, CIMultiDictProxy
 
+from rustygate.core.headers import HEAD_END
+
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 _NO_HEADERS: CIMultiDictProxy[str] = CIMultiDictProxy(CIMultiDict())
-
-_HEAD_END = b"\r\n\r\n"
 
 # aiohttp's parser also accepts 0.9 and 2.0 in a head that looks like HTTP/1.
 _VERSIONS = (HttpVersion11, HttpVersion10)
@@ -266,7 +266,7 @@ class ServerConnection(web.RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         waiter = self._waiter
-        if waiter is not None and not waiter.done() and _has_head(data):
+        if waiter is not None and not waiter.done() and _length_after_head(data) >= 0:
             self._unparsed = data
             self.on_head()
             waiter.set_result(None)
@@ -338,17 +338,12 @@ class ServerConnection(web.RequestHandler):
         return self.error_response(request, exc)
 
 
-def _has_head(data: bytes) -> bool:
-    """Whether a head ends in the data. Empty lines may precede it (RFC 9112, 2.2)."""
-    # `in` is slower: it first tries to convert its operand to an integer.
-    return data.lstrip(b"\r\n").find(_HEAD_END) >= 0
-
-
 def _length_after_head(data: bytes) -> float:
-    """How many bytes follow a head; negative if it did not arrive in one piece."""
+    """How many bytes follow a head; negative if none ends in the data. Empty lines may precede it
+    (RFC 9112, 2.2)."""
     data = data.lstrip(b"\r\n")
-    end = data.find(_HEAD_END)
-    return -inf if end < 0 else len(data) - end - len(_HEAD_END)
+    end = data.find(HEAD_END)
+    return -inf if end < 0 else len(data) - end - len(HEAD_END)
 
 
 def free_head(request: web.BaseRequest) -> None:

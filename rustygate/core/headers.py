@@ -99,6 +99,8 @@ MAX_CACHE_KEY_SIZE = 2048
 # No header value may contain a control character but the tab (RFC 9110, 5.5).
 _CONTROLS = bytes({*range(0x20), 0x7F} - {0x09})
 _LINE_END = b"\r\n"
+# What ends a message's head (RFC 9112, 2.1).
+HEAD_END = 2 * _LINE_END
 
 
 class UnreadableHeader(ValueError):
