@@ -9,7 +9,6 @@ from rustygate.aiohttp_internals.server import ServerConnection
 from rustygate.downstream.request_pace import REQUESTS_PER_TURN, RequestPace
 from rustygate.running import RunningExchanges
 from tests.conftest import StartGate
-from tests.support.client import Client
 from tests.support.gate import Gate, one_process
 from tests.support.http import get, response
 from tests.support.loop_turns import LoopTurns, counting_turns
@@ -80,14 +79,6 @@ async def crowded(gate: StartGate, upstream: Upstream, tmp_path: Path) -> Gate:
     return await gate(BIND_ADDRESS=f"unix:{tmp_path / 'gate.sock'}")
 
 
-async def idle_clients(gate: Gate, number: int) -> list[Client]:
-    """Clients that have had a response."""
-    clients = [await gate.connect() for _ in range(number)]
-    for client in clients:
-        await client.request(get())
-    return clients
-
-
 @one_process
 @pytest.mark.parametrize(
     ("owner", "method"),
@@ -97,7 +88,7 @@ async def idle_clients(gate: Gate, number: int) -> list[Client]:
 async def test_requests_on_open_connections_are_parsed_and_begin_in_several_turns(
     crowded: Gate, monkeypatch: pytest.MonkeyPatch, owner: type, method: str
 ) -> None:
-    clients = await idle_clients(crowded, 3 * REQUESTS_PER_TURN)
+    clients = await crowded.idle_clients(3 * REQUESTS_PER_TURN)
     with counting_turns() as turns:
 
         def recorded(*arguments: object) -> None:
@@ -116,7 +107,7 @@ async def test_requests_on_open_connections_are_parsed_and_begin_in_several_turn
 async def test_requests_that_wait_for_their_turn_are_answered_by_a_draining_gate(
     crowded: Gate,
 ) -> None:
-    clients = await idle_clients(crowded, 4 * REQUESTS_PER_TURN)
+    clients = await crowded.idle_clients(4 * REQUESTS_PER_TURN)
     for client in clients:
         client.send(get())
     await crowded.daemon.drain()

@@ -1,5 +1,6 @@
 """A running gate, its log, and checks that it released everything."""
 
+import asyncio
 import logging
 import os
 import ssl
@@ -15,7 +16,7 @@ from rustygate.config import Settings, load
 from rustygate.daemon import Daemon
 from rustygate.telemetry.tracing.spans import Tracing
 from tests.support.client import Client
-from tests.support.http import CLIENT_KEY, UPSTREAM_KEY, Response
+from tests.support.http import CLIENT_KEY, UPSTREAM_KEY, Response, get
 from tests.support.waiting import A_SECOND_S, until
 from tests.support.wire import Wire
 from tests.support.workers import ChannelledDaemon
@@ -140,6 +141,13 @@ class Gate:
         client = Client(await Wire.connect(self.url, receive_buffer=receive_buffer, tls=tls))
         self._clients.append(client)
         return client
+
+    async def idle_clients(self, number: int) -> list[Client]:
+        """Clients that have had a response at the same time, so that as many connections to
+        upstream are open."""
+        clients = [await self.connect() for _ in range(number)]
+        await asyncio.gather(*(client.request(get()) for client in clients))
+        return clients
 
     async def send(self, *data: bytes) -> Client:
         """Send bytes over a new connection."""

@@ -13,12 +13,13 @@ from rustygate.running import RunningExchanges
 from rustygate.system.lockstep import Lockstep
 from rustygate.upstream.client import UpstreamClient
 from tests.conftest import StartGate
-from tests.support.client import Client
-from tests.support.gate import Gate, one_process
+from tests.support.gate import one_process
 from tests.support.http import get, response
 from tests.support.upstream import Upstream
 
 CLIENTS = 5
+
+Method = tuple[object, str]
 
 
 # The lockstep itself.
@@ -107,14 +108,6 @@ async def on_unix_socket(gate: StartGate, upstream: Upstream, tmp_path: Path) ->
     return partial(gate, BIND_ADDRESS=f"unix:{tmp_path / 'gate.sock'}")
 
 
-async def idle_clients(gate: Gate, number: int) -> list[Client]:
-    """Clients that have had a response at the same time, so that as many connections to upstream
-    are open."""
-    clients = [await gate.connect() for _ in range(number)]
-    await asyncio.gather(*(client.request(get()) for client in clients))
-    return clients
-
-
 def record_calls(
     monkeypatch: pytest.MonkeyPatch, calls: list[str], owner: object, name: str
 ) -> None:
@@ -128,35 +121,27 @@ def record_calls(
 
 
 @one_process
-async def test_requests_that_arrive_together_go_upstream_after_all_were_admitted(
-    on_unix_socket: StartGate, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("step", "write"),
+    [
+        ((RunningExchanges, "begin"), (UpstreamClient, "send")),
+        ((pipe, "_stamp"), (RawResponse, "send")),
+    ],
+    ids=["requests", "responses"],
+)
+async def test_what_arrives_together_is_handled_before_any_of_it_is_sent(
+    on_unix_socket: StartGate, monkeypatch: pytest.MonkeyPatch, step: Method, write: Method
 ) -> None:
     gate = await on_unix_socket()
-    clients = await idle_clients(gate, CLIENTS)
+    clients = await gate.idle_clients(CLIENTS)
     calls: list[str] = []
-    record_calls(monkeypatch, calls, RunningExchanges, "begin")
-    record_calls(monkeypatch, calls, UpstreamClient, "send")
+    record_calls(monkeypatch, calls, *step)
+    record_calls(monkeypatch, calls, *write)
     for client in clients:
         client.send(get())
     for client in clients:
         assert (await client.response()).body == b"body"
-    assert calls == ["begin"] * CLIENTS + ["send"] * CLIENTS
-
-
-@one_process
-async def test_responses_that_arrive_together_are_read_before_one_is_sent(
-    on_unix_socket: StartGate, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    gate = await on_unix_socket()
-    clients = await idle_clients(gate, CLIENTS)
-    calls: list[str] = []
-    record_calls(monkeypatch, calls, pipe, "_stamp")
-    record_calls(monkeypatch, calls, RawResponse, "send")
-    for client in clients:
-        client.send(get())
-    for client in clients:
-        assert (await client.response()).body == b"body"
-    assert calls == ["_stamp"] * CLIENTS + ["send"] * CLIENTS
+    assert calls == [step[1]] * CLIENTS + [write[1]] * CLIENTS
 
 
 @one_process
@@ -164,7 +149,7 @@ async def test_request_on_its_own_waits_for_no_other(
     on_unix_socket: StartGate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = await on_unix_socket()
-    (client,) = await idle_clients(gate, 1)
+    (client,) = await gate.idle_clients(1)
     calls: list[str] = []
     record_calls(monkeypatch, calls, Lockstep, "wait_for_others")
     assert (await client.request(get())).body == b"body"
@@ -179,7 +164,7 @@ async def test_pipelined_request_holds_up_no_other_client(
     on_unix_socket: StartGate, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = await on_unix_socket()
-    pipelining, other = await idle_clients(gate, 2)
+    pipelining, other = await gate.idle_clients(2)
     calls: list[str] = []
     record_calls(monkeypatch, calls, Lockstep, "wait_for_others")
     upstream.reply = None
@@ -199,7 +184,7 @@ async def test_response_that_arrives_in_parts_holds_up_no_other_client(
     on_unix_socket: StartGate, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = await on_unix_socket()
-    slow, other = await idle_clients(gate, 2)
+    slow, other = await gate.idle_clients(2)
     calls: list[str] = []
     record_calls(monkeypatch, calls, Lockstep, "wait_for_others")
     upstream.reply = None
