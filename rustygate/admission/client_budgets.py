@@ -61,7 +61,7 @@ class Spending:
         account.set_spent(period, cost + account.unrecorded.get(period, NOTHING))
 
     def save_unrecorded(self) -> tuple[SavedSpending, ...]:
-        """What the usage record does not show of what clients have spent, to keep over a
+        """The part of clients' spending that the usage record does not show, to keep over a
         restart."""
         return tuple(
             SavedSpending(account.client, period, cost.tokens, cost.nano_usd)

@@ -122,7 +122,7 @@ def _show(
 @contextmanager
 def _keys() -> Iterator[QuitPressed]:
     """Read single keys while the block runs. SIGTERM ends it like Ctrl-C: without a handler, the
-    terminal would stay as it is now."""
+    terminal would keep the mode that this sets."""
     before = termios.tcgetattr(_STDIN)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     tty.setcbreak(_STDIN)

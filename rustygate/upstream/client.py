@@ -81,7 +81,7 @@ class UpstreamClient:
     """Sends requests upstream.
 
     Attributes:
-        lockstep: of the tasks that wait for a response's head.
+        lockstep: lets tasks that continue together write together.
     """
 
     def __init__(self, settings: Settings, lockstep: Lockstep) -> None:

@@ -1,4 +1,4 @@
-"""One attempt's way through a gate in a group, which gets reports of what becomes known."""
+"""One attempt's way through a gate in a group; what becomes known is reported to the group."""
 
 from rustygate.admission.admission import Admission
 from rustygate.admission.group.dispatcher import GroupDispatcher

@@ -30,7 +30,7 @@ def limits_of(budgets: Budgets) -> list[int]:
     ]
 
 
-def budgets_of(limits: list[int]) -> Budgets:
+def full_budgets(limits: list[int]) -> Budgets:
     """Full budgets with limits in that form."""
     period, burst, tokens, slots, *_ = limits
     return Budgets(

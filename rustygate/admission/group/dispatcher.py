@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rustygate.admission.dispatcher import TIMER_SLACK, Dispatcher, own_budgets
-from rustygate.admission.group.clients import budgets_of, limits_of
+from rustygate.admission.group.clients import full_budgets, limits_of
 from rustygate.admission.group.demand import Demand
 from rustygate.admission.group.floats import Floats, Held
 from rustygate.admission.group.grants import PendingGrant, PendingGrants
@@ -406,7 +406,7 @@ class GroupDispatcher(Dispatcher):
         self.news.stop()
         self.grants.clear()
         self.floats.drop()
-        self._use(part_of(budgets_of(self._in_force), share), now, share)
+        self._use(part_of(full_budgets(self._in_force), share), now, share)
         for lane in self._lanes:
             for bucket in (lane.budgets.requests, lane.budgets.tokens):
                 if bucket is not None and share < 1:

@@ -9,15 +9,15 @@ from rustygate.core.budgets import Budgets
 def changed(
     bucket: TokenBucket | None, limit: TokenBucket | None, now: int, share: float
 ) -> TokenBucket | None:
-    """A bucket with another limit, and a share of its level."""
+    """A bucket with another limit and a share of its level; an empty one if there was none."""
     if limit is None:
         return None
     if bucket is None:
-        bucket, level = limit, 0
-    else:
-        level = min(limit.burst, int(bucket.level(now) * share))
+        limit.fill_to(now, 0)
+        return limit
+    level = bucket.level(now)
     bucket.period, bucket.burst = limit.period, limit.burst
-    bucket.fill_to(now, level)
+    bucket.fill_to(now, min(limit.burst, int(level * share)))
     return bucket
 
 
