@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import redis
 
-from rustygate.admission.group import call_limit, redis_connector, redis_store
+from rustygate.admission.group import redis_connector, redis_store
+from rustygate.admission.group.call_limit import CALL_LIMIT_S
 from rustygate.admission.group.redis_protocol import ErrorReply
 from rustygate.admission.group.redis_session import RedisSession
 from rustygate.admission.group.redis_store import RedisStore, group_keys, load_script
@@ -52,9 +53,6 @@ return cjson.encode({seq = call.seq, count = count, keys = KEYS, rest = ARGV[2]}
 GROUP = "team"
 TIMEOUT = r"no answer within 100 ms"
 
-# The limits of real calls, for the tests of those.
-CALL_LIMIT_S, CONNECT_LIMIT_S = call_limit.CALL_LIMIT_S, redis_connector.CONNECT_LIMIT_S
-
 MakeStore = Callable[..., RedisStore]
 
 
@@ -75,16 +73,8 @@ async def make_store(_no_task_left: None) -> AsyncIterator[MakeStore]:
 
 @pytest.fixture(autouse=True)
 def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let calls wait for a busy machine."""
-    monkeypatch.setattr(call_limit, "CALL_LIMIT_S", SOON_S)
+    """Let connections wait for a busy machine."""
     monkeypatch.setattr(redis_connector, "CONNECT_LIMIT_S", SOON_S)
-
-
-@pytest.fixture
-def _real_limits(_patient: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The limits of production."""
-    monkeypatch.setattr(call_limit, "CALL_LIMIT_S", CALL_LIMIT_S)
-    monkeypatch.setattr(redis_connector, "CONNECT_LIMIT_S", CONNECT_LIMIT_S)
 
 
 @pytest.fixture(scope="module")
@@ -95,9 +85,9 @@ def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisSer
     server.close()
 
 
-async def sync(store: RedisStore, call: dict[str, Any]) -> Any:
-    """A call in a member's time."""
-    return await store.sync(call, call_limit.CALL_LIMIT_S)
+async def sync(store: RedisStore, call: dict[str, Any], limit_s: float = SOON_S) -> Any:
+    """A call that waits for a busy machine, unless a limit is given."""
+    return await store.sync(call, limit_s)
 
 
 async def count(store: RedisStore) -> Any:
@@ -110,10 +100,11 @@ async def failure(
     store: RedisStore,
     kind: type[Exception] = StoreUnavailable,
     call: dict[str, Any] | None = None,
+    limit_s: float = SOON_S,
 ) -> str:
     """The reason for which a call fails."""
     with pytest.raises(kind) as caught:
-        await sync(store, call or {"seq": 1})
+        await sync(store, call or {"seq": 1}, limit_s)
     assert type(caught.value) is kind
     return str(caught.value)
 
@@ -232,7 +223,6 @@ async def test_idle_connection_that_the_server_closed_is_replaced(
     assert await count(store) == 2
 
 
-@pytest.mark.usefixtures("_real_limits")
 async def test_hanging_server_fails_a_call_after_its_limit(
     make_store: MakeStore, start_redis: StartRedis
 ) -> None:
@@ -242,7 +232,7 @@ async def test_hanging_server_fails_a_call_after_its_limit(
     server.pause()
     began = time.monotonic()
     async with within(0.5):
-        assert await failure(store) == TIMEOUT
+        assert await failure(store, limit_s=CALL_LIMIT_S) == TIMEOUT
     assert time.monotonic() - began >= 0.1
     assert not store.connected
     server.resume()
@@ -250,16 +240,15 @@ async def test_hanging_server_fails_a_call_after_its_limit(
     assert await eventually(store) == 3
 
 
-@pytest.mark.usefixtures("_real_limits")
 async def test_connection_that_takes_longer_than_a_call_is_used_by_a_later_one(
     make_store: MakeStore, start_redis: StartRedis
 ) -> None:
     server = start_redis("requirepass hidden")
     store = make_store(f"redis://:hidden@127.0.0.1:{server.port}")
     server.pause()
-    assert await failure(store) == TIMEOUT
+    assert await failure(store, limit_s=CALL_LIMIT_S) == TIMEOUT
     connecting = store._connecting
-    assert await failure(store) == TIMEOUT
+    assert await failure(store, limit_s=CALL_LIMIT_S) == TIMEOUT
     assert store._connecting is connecting
     server.resume()
     assert await eventually(store) == 1
@@ -275,28 +264,23 @@ async def test_connection_that_is_never_made_fails(
     assert await failure(store) == "no answer in time"
 
 
-@pytest.mark.usefixtures("_real_limits")
 async def test_busy_event_loop_does_not_end_a_call_that_was_answered(
     make_store: MakeStore, shared_server: RedisServer
 ) -> None:
     store = make_store(shared_server.url)
     before = await count(store)
-    call = asyncio.create_task(sync(store, {"seq": 1}))
+    call = asyncio.create_task(sync(store, {"seq": 1}, CALL_LIMIT_S))
     await asyncio.sleep(0)
     time.sleep(0.3)  # noqa: ASYNC251 - the loop must not run
     assert (await call)["count"] == before + 1
 
 
-@pytest.mark.usefixtures("_real_limits")
-async def test_busy_server_is_unavailable(
-    make_store: MakeStore, start_redis: StartRedis, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_busy_server_is_unavailable(make_store: MakeStore, start_redis: StartRedis) -> None:
     server = start_redis("lua-time-limit 10")
     store = make_store(server.url)
     await count(store)
     with pytest.raises(StoreUnavailable, match=TIMEOUT):
-        await sync(store, {"spin": True})
-    monkeypatch.setattr(call_limit, "CALL_LIMIT_S", SOON_S)
+        await sync(store, {"spin": True}, CALL_LIMIT_S)
     assert await failure(store, StoreUnready) == "the server is busy with another script"
     server.command("SCRIPT KILL")
     assert await eventually(store) == 2
@@ -771,14 +755,13 @@ async def test_store_without_a_server_is_opened_in_vain(
     assert not store.connected
 
 
-@pytest.mark.usefixtures("_real_limits")
 async def test_store_can_be_closed_while_it_connects(
     make_store: MakeStore, start_redis: StartRedis
 ) -> None:
     server = start_redis("requirepass hidden")
     store = make_store(f"redis://:hidden@127.0.0.1:{server.port}")
     server.pause()
-    await failure(store)
+    await failure(store, limit_s=CALL_LIMIT_S)
     assert store._connecting is not None
     await store.close()
     assert store._connecting is None
