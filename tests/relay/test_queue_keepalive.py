@@ -88,14 +88,15 @@ async def test_prompt_response_keeps_upstreams_head(gate: StartGate, upstream: U
 async def test_stream_gets_its_head_and_keepalives_while_upstream_is_silent(
     gate: StartGate, upstream: Upstream
 ) -> None:
-    running = await gate(QUEUE_KEEPALIVE_AFTER=0.05, SSE_KEEPALIVE_INTERVAL=0.05)
+    # On a busy machine, the request is sent to upstream before that, too.
+    running = await gate(QUEUE_KEEPALIVE_AFTER=0.5, SSE_KEEPALIVE_INTERVAL=0.05)
     client = await running.send(chat(stream=True))
     call = await upstream.call()
     await call.read_rest()
     head = await client.head()
     assert (head.status, head["content-type"]) == (200, "text/event-stream")
     assert head["x-rustygate-attempts"] == "1"
-    assert int(head["x-rustygate-queued-ms"]) < 40
+    assert head["x-rustygate-queued-ms"] == "0"
     for _ in range(3):
         await client.expect_body(KEEPALIVE)
     call.send(EVENT_STREAM, chunk(b"data: 1\n\n"), chunk(b"data: [DONE]\n\n"), LAST_CHUNK)
@@ -108,14 +109,14 @@ async def test_stream_gets_its_head_and_keepalives_while_upstream_is_silent(
 async def test_head_waits_for_the_time_in_the_queue_and_at_upstream_together(
     gate: StartGate, upstream: Upstream
 ) -> None:
-    after_s = 0.4
+    after_s = 1.0
     running = await gate(**{**EARLY, "QUEUE_KEEPALIVE_AFTER": after_s})
     holder = await take_slot(running, upstream)
     began = asyncio.get_running_loop().time()
-    async with within(after_s + 0.15):
+    async with within(after_s + 0.5):
         client = await running.send(chat(stream=True))
         await running.wait_until(waiters=1)
-        await asyncio.sleep(after_s / 2)
+        await asyncio.sleep(0.7 * after_s)
         await holder.respond(response())
         await upstream.call()
         await client.head()
@@ -141,7 +142,7 @@ async def test_429_is_waited_out_after_an_early_head(gate: StartGate, upstream: 
 
 @pytest.mark.parametrize(
     ("how", "code", "timeout_s"),
-    [("close", "upstream_disconnected", 60), ("silence", "upstream_timeout", 0.3)],
+    [("close", "upstream_disconnected", 60), ("silence", "upstream_timeout", 1)],
 )
 async def test_failure_of_a_silent_upstream_is_an_error_event(
     gate: StartGate, upstream: Upstream, how: str, code: str, timeout_s: float
