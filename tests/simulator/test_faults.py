@@ -15,12 +15,12 @@ from rustygate.simulator.faults import GRAMMAR, FaultError, Faults, parse
 from tests.support.simulator import (
     CHAT_BODY,
     MESSAGES,
-    TIMEOUT_S,
     Simulator,
     chat_text,
     post,
     running_simulator,
 )
+from tests.support.waiting import SOON_S, soon
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ async def test_client_disconnect_ends_the_request(
     raw = post("/chat/completions", CHAT_BODY | {"stream": stream}, simulate=simulate)
     reader, writer = await simulator.open(raw)
     if before:
-        await asyncio.wait_for(reader.readuntil(before), TIMEOUT_S)
+        await asyncio.wait_for(reader.readuntil(before), SOON_S)
     stats_while_open = await simulator.wait_for_stats(lambda stats: stats["requests_open"] == 1)
     assert stats_while_open["streams_open"] == int(stream and bool(before))
     writer.close()
@@ -166,7 +166,7 @@ async def test_client_disconnect_ends_the_request(
 
 
 async def test_shutdown_does_not_wait_for_stalled_requests() -> None:
-    async with asyncio.timeout(TIMEOUT_S):
+    async with soon():
         async with running_simulator(Options()) as simulator:
             _, writer = await simulator.open(
                 post("/chat/completions", CHAT_BODY, simulate="stall")
@@ -180,7 +180,7 @@ async def test_stall_comes_after_the_requested_events(simulator: Simulator) -> N
         post("/chat/completions", CHAT_BODY | {"stream": True}, simulate="stall=2")
     )
     for _ in range(3):  # The head, which also ends in an empty line, and two events.
-        await asyncio.wait_for(reader.readuntil(b"\n\r\n"), TIMEOUT_S)
+        await asyncio.wait_for(reader.readuntil(b"\n\r\n"), SOON_S)
     writer.close()
 
 

@@ -10,7 +10,8 @@ import openai
 import pytest
 
 from rustygate.simulator.storage.file_store import CAPACITY_BYTES
-from tests.support.simulator import FILE_BYTES, TIMEOUT_S, Simulator, build_form, build_request
+from tests.support.simulator import FILE_BYTES, Simulator, build_form, build_request
+from tests.support.waiting import SOON_S
 
 
 async def upload_file(
@@ -147,7 +148,7 @@ async def test_file_can_be_rejected_before_it_is_read(simulator: Simulator) -> N
     raw = build_form("/v1/files", purpose="batch", file=("x", bytes(1_000_000), "x/y"))
     raw = raw.replace(b"\r\n\r\n", b"\r\nX-Simulate: 503\r\n\r\n", 1)
     reader, writer = await simulator.open(raw[:1000])
-    line = await asyncio.wait_for(reader.readline(), TIMEOUT_S)
+    line = await asyncio.wait_for(reader.readline(), SOON_S)
     writer.close()
     assert line.startswith(b"HTTP/1.1 503 ")
 

@@ -12,13 +12,13 @@ from tests.support.simulator import (
     CHAT_BODY,
     IMAGE,
     KEY,
-    TIMEOUT_S,
     Simulator,
     build_form,
     ignore_deprecation,
     post,
     running_simulator,
 )
+from tests.support.waiting import SOON_S
 
 
 async def test_model_responses_have_openais_headers(simulator: Simulator) -> None:
@@ -71,7 +71,7 @@ async def test_faults_apply_to_every_endpoint(
 ) -> None:
     raw = raw.replace(b"\r\n\r\n", f"\r\nX-Simulate: {simulate}\r\n\r\n".encode(), 1)
     reader, writer = await simulator.open(raw)
-    line = await asyncio.wait_for(reader.readline(), TIMEOUT_S)
+    line = await asyncio.wait_for(reader.readline(), SOON_S)
     assert line.startswith(b"HTTP/1.1 503 " if simulate == "503" else b"HTTP/1.1 200 ")
     writer.close()
     await simulator.wait_for_stats(lambda stats: stats["requests_open"] == 0)

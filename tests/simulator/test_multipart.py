@@ -12,7 +12,8 @@ from msgspec import Struct
 
 from rustygate.simulator.storage.file_store import FileStore, StoredFile
 from rustygate.simulator.transport.multipart import MAX_PARTS, MAX_TEXT_BYTES, read_form
-from tests.support.simulator import TIMEOUT_S, Simulator, build_form, build_part, build_request
+from tests.support.simulator import Simulator, build_form, build_part, build_request
+from tests.support.waiting import SOON_S
 
 TRANSCRIPTIONS = "/v1/audio/transcriptions"
 AUDIO = ("a.mp3", b"sound", "audio/mpeg")
@@ -131,7 +132,7 @@ async def read_in_pieces(raw: bytes, cuts: list[int], file_store: FileStore) -> 
             writer.write(raw[start:stop])
             await writer.drain()
             await asyncio.sleep(0)
-        await asyncio.wait_for(reader.read(), TIMEOUT_S)
+        await asyncio.wait_for(reader.read(), SOON_S)
         writer.close()
     return results[0] if results else None
 

@@ -6,7 +6,8 @@ from typing import Literal
 import pytest
 
 from rustygate.simulator.endpoints.transcription import MAX_FILE_BYTES
-from tests.support.simulator import AUDIO, TIMEOUT_S, Simulator, build_form, ignore_deprecation
+from tests.support.simulator import AUDIO, Simulator, build_form, ignore_deprecation
+from tests.support.waiting import SOON_S
 
 
 async def test_sdk_transcribes_the_same_file_to_the_same_text(simulator: Simulator) -> None:
@@ -99,6 +100,6 @@ async def test_audio_file_is_rejected_as_soon_as_it_is_too_long(simulator: Simul
         for line in head.split(b"\r\n")
     )
     reader, writer = await simulator.open(head + b"\r\n\r\n" + partial_body)
-    line = await asyncio.wait_for(reader.readline(), TIMEOUT_S)
+    line = await asyncio.wait_for(reader.readline(), SOON_S)
     writer.close()
     assert line.startswith(b"HTTP/1.1 413 ")

@@ -14,11 +14,10 @@ from openai.types.chat import ChatCompletionMessageParam
 
 from rustygate.simulator import Options, make_app
 from rustygate.simulator.endpoints.images import png
+from tests.support.waiting import SOON_S, soon
 
 KEY = "sk-simulated-key-1234"
 
-# Everything that a test waits for happens at once; this only turns a hang into a failure.
-TIMEOUT_S = 5.0
 
 MESSAGES: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Hello, who is there?"}]
 CHAT_BODY = {"model": "gpt-4o", "messages": MESSAGES, "max_tokens": 4}
@@ -58,7 +57,7 @@ class Simulator:
         return f"http://127.0.0.1:{self.port}/v1"
 
     def sdk(self, key: str = KEY) -> openai.AsyncOpenAI:
-        return openai.AsyncOpenAI(api_key=key, base_url=self.url, max_retries=0, timeout=TIMEOUT_S)
+        return openai.AsyncOpenAI(api_key=key, base_url=self.url, max_retries=0, timeout=SOON_S)
 
     async def open(self, raw: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Open a connection, and send bytes on it."""
@@ -68,7 +67,7 @@ class Simulator:
 
     async def send(self, raw: bytes) -> RawResponse:
         """Send a request on a connection of its own, and read the response to its end."""
-        async with asyncio.timeout(TIMEOUT_S):
+        async with soon():
             reader, writer = await self.open(raw)
             try:
                 return parse_response(await reader.read())
@@ -91,7 +90,7 @@ class Simulator:
 
     async def wait_for_stats(self, condition: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         """Wait until the stats meet a condition, and return them."""
-        async with asyncio.timeout(TIMEOUT_S):
+        async with soon():
             while not condition(stats := await self.stats()):
                 pass
             return stats

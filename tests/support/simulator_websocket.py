@@ -1,6 +1,5 @@
 """A WebSocket client for the simulator."""
 
-import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -9,12 +8,13 @@ from typing import Any
 import aiohttp
 from aiohttp import ClientWebSocketResponse
 
-from tests.support.simulator import KEY, TIMEOUT_S, Simulator
+from tests.support.simulator import KEY, Simulator
+from tests.support.waiting import SOON_S, soon
 
 REALTIME = "/realtime?model=gpt-realtime"
 CREATE = {"type": "response.create", "model": "gpt-5", "input": "Hi"}
 BEARER = {"Authorization": f"Bearer {KEY}"}
-_CLOSE_TIMEOUT = aiohttp.ClientWSTimeout(ws_close=TIMEOUT_S)
+_CLOSE_TIMEOUT = aiohttp.ClientWSTimeout(ws_close=SOON_S)
 
 
 @asynccontextmanager
@@ -26,7 +26,7 @@ async def connect(
     defaults: dict[str, Any] = {"autoping": False, "max_msg_size": 0, "timeout": _CLOSE_TIMEOUT}
     options = defaults | options
     async with (
-        asyncio.timeout(TIMEOUT_S),
+        soon(),
         aiohttp.ClientSession(headers=headers) as session,
         session.ws_connect(f"{simulator.url}{path}", **options) as websocket,
     ):
