@@ -155,7 +155,8 @@ class Sentinel(RedisServer):
     def __init__(self, directory: Path, master: RedisServer, *options: str, **given: Any) -> None:
         lines = (
             f"sentinel monitor main 127.0.0.1 {master.port} 1",
-            "sentinel down-after-milliseconds main 300",
+            # A busy machine may delay its answers, too.
+            "sentinel down-after-milliseconds main 2000",
             "sentinel failover-timeout main 2000",
             *options,
         )
@@ -166,12 +167,11 @@ class Cluster:
     """Three masters that have a third of the slots each."""
 
     def __init__(self, directory: Path, program: str | None = None) -> None:
-        options = ("cluster-enabled yes", "cluster-node-timeout 1000")
         self._buses = [_bound_bus() for _ in range(3)]
         self.nodes = [
             RedisServer(
                 directory / str(n),
-                *options,
+                "cluster-enabled yes",
                 program=program,
                 port=bus.getsockname()[1] - _BUS_OFFSET,
             )
