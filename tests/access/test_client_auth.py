@@ -379,7 +379,7 @@ async def test_client_at_its_own_limit_does_not_delay_others(
         await other.respond(response())
     await other.respond(response())
     # Behind the others' limit, it would wait for half a second or for ever.
-    assert int((await free.response()).head["x-rustygate-queued-ms"]) < 250
+    assert (await free.response()).head["x-rustygate-queued-ms"] == "0"
     upstream.reply = response()
     await call.respond(response())
     assert [(await client.response()).status for client in (first, *others)] == [200] * 3

@@ -1,6 +1,8 @@
 """Learned limits, tokens, deadlines and priorities over real sockets."""
 
 import json
+from itertools import pairwise
+from time import monotonic
 
 import pytest
 
@@ -13,13 +15,18 @@ AUTO = {"RATE_LIMIT": "auto"}
 
 
 async def test_requests_wait_for_a_learned_limit(gate: StartGate, upstream: Upstream) -> None:
-    upstream.reply = lambda call: response(
-        b"{}", *rate_limit_headers(600, 1 if len(upstream.calls) == 1 else 0)
-    )
+    times: list[float] = []
+
+    def reply(call: object) -> bytes:
+        times.append(monotonic())
+        return response(b"{}", *rate_limit_headers(600, 1 if len(times) == 1 else 0))
+
+    upstream.reply = reply
     running = await gate(**AUTO)
     waits = [int((await running.request(chat())).head["x-rustygate-queued-ms"]) for _ in range(4)]
     assert waits[:2] == [0, 0]
-    assert all(60 <= wait <= 400 for wait in waits[2:])
+    assert max(waits) < 5000
+    assert min(later - earlier for earlier, later in pairwise(times[1:])) >= 0.099
 
 
 async def test_limits_of_one_model_do_not_apply_to_another(
@@ -104,8 +111,10 @@ async def test_requests_wait_for_tokens_that_were_used(
 ) -> None:
     upstream.reply = response_with_usage(5950)
     running = await gate(TOKENS_PER_MINUTE=6000)
-    await running.request(request_of(1))
-    assert int((await running.request(request_of(70))).head["x-rustygate-queued-ms"]) >= 100
+    began = monotonic()
+    for tokens in (1, 70):
+        assert (await running.request(request_of(tokens))).status == 200
+    assert monotonic() - began >= 0.15
 
 
 async def test_refused_attempt_gives_its_tokens_back(gate: StartGate, upstream: Upstream) -> None:
@@ -113,8 +122,8 @@ async def test_refused_attempt_gives_its_tokens_back(gate: StartGate, upstream: 
         rate_limited(error("rate_limit_exceeded")), response_with_usage(100)
     )
     got = await (await gate(TOKENS_PER_MINUTE=6000)).request(request_of(5000))
+    # Without its 5000 tokens, it would wait for 40 s, and so be refused.
     assert (got.status, got.head["x-rustygate-attempts"]) == (200, "2")
-    assert int(got.head["x-rustygate-queued-ms"]) < 1000
 
 
 async def test_failed_response_gives_its_tokens_back(gate: StartGate, upstream: Upstream) -> None:
@@ -150,11 +159,11 @@ async def test_clients_own_timeout_is_its_deadline(
     gate: StartGate, upstream: Upstream, header: str
 ) -> None:
     upstream.reply = response()
-    running = await gate(RATE_LIMIT="0.2", RATE_LIMIT_BURST=1)
+    running = await gate(RATE_LIMIT="0.01", RATE_LIMIT_BURST=1, RATE_LIMIT_TIMEOUT=1000)
     await running.request(chat())
-    got = await running.request(chat(f"{header}: 2.5"))
+    got = await running.request(chat(f"{header}: 25"))
     assert (got.status, got.reason) == (429, "queue_timeout")
-    assert 4000 <= int(got.head["retry-after-ms"]) <= 5000
+    assert 50_000 <= int(got.head["retry-after-ms"]) <= 100_000
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "nan", "soon", "\u0663", "1e999", ""])
@@ -216,7 +225,8 @@ async def test_limits_of_one_endpoint_apply_to_no_other(
     for other in others:
         assert (await running.request(other)).head["x-rustygate-queued-ms"] == "0"
     got = await running.request(edit)
-    assert (got.status, got.reason, got.head["retry-after"]) == (429, "queue_timeout", "12")
+    assert (got.status, got.reason) == (429, "queue_timeout")
+    assert 6 <= int(got.head["retry-after"]) <= 12
     assert "Limit 5 requests/min reached for POST /v1/images/edits" in got.error["message"]
 
 
