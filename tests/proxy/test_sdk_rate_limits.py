@@ -32,7 +32,7 @@ async def test_ten_concurrent_calls_are_served_in_order_at_the_rate(
     began = monotonic()
     calls = await start_in_order(gate, [client.call(raw_chat(model=name)) for name in names])
     started = monotonic() - began
-    async with within(1.4):
+    async with within(5):
         responses = [await call for call in calls]
     assert [completion.parse().model for completion in responses] == names
     assert monotonic() - began >= 0.7
@@ -72,7 +72,8 @@ async def test_refusal_raises_a_rate_limit_error(simulated: StartGate, sdk: Star
 
 
 async def test_sdk_retries_after_the_announced_time(simulated: StartGate, sdk: StartSdk) -> None:
-    gate = await simulated(RATE_LIMIT=2, RATE_LIMIT_BURST=1, RATE_LIMIT_TIMEOUT=0.05)
+    # The second call comes before the next request is due, on a busy machine, too.
+    gate = await simulated(RATE_LIMIT=0.4, RATE_LIMIT_BURST=1, RATE_LIMIT_TIMEOUT=0.05)
     client = sdk(gate, max_retries=1)
     await client.call(raw_chat())
     raw = await client.call(raw_chat())
