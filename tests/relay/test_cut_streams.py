@@ -167,7 +167,7 @@ async def test_cut_between_head_and_body_is_a_502(
 
 
 async def test_read_timeout_cuts_the_stream(gate: StartGate, upstream: Upstream) -> None:
-    running = await gate(UPSTREAM_READ_TIMEOUT=0.3)
+    running = await gate(UPSTREAM_READ_TIMEOUT=0.5)
     client, call = await open_stream(running, upstream)
     event = await client.read_until_cut()
     assert json.loads(event.removeprefix(b"data: "))["error"]["code"] == "upstream_timeout"

@@ -234,7 +234,7 @@ async def test_whole_conversation_can_arrive_with_the_handshake(
 
 async def test_silent_websocket_stays_open(gate: StartGate, upstream: Upstream) -> None:
     """Three other requests time out meanwhile."""
-    running = await gate(UPSTREAM_READ_TIMEOUT=0.2)
+    running = await gate(UPSTREAM_READ_TIMEOUT=0.5)
     client, server = await open_websocket(running, upstream)
     for _ in range(3):
         assert (await running.request(get())).status == 504

@@ -123,12 +123,13 @@ async def test_ping_may_go_between_the_frames_of_a_message(
 
 
 async def test_interval_zero_disables_pings(gate: StartGate, upstream: Upstream) -> None:
-    running = await gate(SSE_KEEPALIVE_INTERVAL=0, UPSTREAM_READ_TIMEOUT=0.2)
+    read_timeout_s = 0.5
+    running = await gate(SSE_KEEPALIVE_INTERVAL=0, UPSTREAM_READ_TIMEOUT=read_timeout_s)
     client, server = await open_websocket(running, upstream)
     asking = await running.send(chat())
     await (await upstream.call()).respond(response())
     await asking.response()
-    await asyncio.sleep(3 * INTERVAL_S)
+    await asyncio.sleep(1.5 * read_timeout_s)
     client.send(b"hello")
     assert (await server.frame()).raw == frame(b"hello", mask=MASK)
 

@@ -79,7 +79,8 @@ async def test_compressed_messages_pass_byte_for_byte_after_waiting(
     gate: StartGate, upstream: Upstream, refused: bool
 ) -> None:
     """A turn that is refused behind them makes no difference to them."""
-    running = await gate(RATE_LIMIT=2, RATE_LIMIT_BURST=1, RATE_LIMIT_TIMEOUT=0.9)
+    # The second turn is due after 2 s, the third after 4 s.
+    running = await gate(RATE_LIMIT=0.5, RATE_LIMIT_BURST=1, RATE_LIMIT_TIMEOUT=3)
     client, server = await open_websocket(running, upstream, compressed=True)
     deflater = Deflater()
     texts = [create("first"), create("held"), b'{"type":"session.update","session":{}}']

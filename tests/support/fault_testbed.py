@@ -31,7 +31,7 @@ from tests.support.wire import Wire
 STREAMS = 100
 
 # The interval of a healthy stream's events, and UPSTREAM_READ_TIMEOUT.
-EVENT_INTERVAL_S, READ_TIMEOUT_S = 0.25, 4
+EVENT_INTERVAL_S, READ_TIMEOUT_S = 0.5, 8
 
 # The burst, with practically no refill, so that every unit taken or given back can be counted.
 BURST = 1_000_000

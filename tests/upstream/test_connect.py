@@ -110,7 +110,8 @@ class Doors:
         (full_backlog, SHORT_S, rf"^Upstream did not accept a connection within {SHORT_S} s\.$"),
         (
             unknown_name,
-            SHORT_S,
+            # The resolver may take its time.
+            2,
             r"^No connection to upstream: its host name does not resolve\.( Tried .*)?$",
         ),
         (plain_http, 600, r"No connection to upstream: TLS failed: wrong version number\.$"),
