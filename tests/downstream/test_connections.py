@@ -229,13 +229,14 @@ async def test_slow_but_steady_body_is_accepted(
     gate: StartGate, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It takes longer in total than the timeout for silence."""
-    monkeypatch.setattr(request_body, "BODY_TIMEOUT_S", 1.5)
-    client = await (await gate()).send(post(b"1234567")[:-7])
-    for byte in b"1234567":
+    monkeypatch.setattr(request_body, "BODY_TIMEOUT_S", 3.0)
+    body = b"thirteen byte"
+    client = await (await gate()).send(post(body)[: -len(body)])
+    for byte in body:
         await asyncio.sleep(0.25)
         client.send(bytes([byte]))
     call = await upstream.call()
-    assert await call.read_rest() == b"1234567"
+    assert await call.read_rest() == body
     await call.respond(response())
     assert (await client.response()).status == 200
 

@@ -146,7 +146,8 @@ async def test_limits_hold_over_all_workers(upstream: Upstream, tmp_path: Path) 
             call = await upstream.call()
             assert len(upstream.calls) <= 2 + done
             await call.respond(response())
-        assert [(await client.response()).status for client in clients[:5]] == [200] * 5
+        responses = [await client.response() for client in clients[:5]]
+        assert [(each.status, each.reason) for each in responses] == [(200, None)] * 5
         await gate.until_state(in_flight=0, waiting=0)
 
 

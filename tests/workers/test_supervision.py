@@ -47,8 +47,8 @@ async def until_status(running: Supervisor, number: int, **expected: object) -> 
 
 async def test_worker_that_hangs_is_killed_and_replaced() -> None:
     with captured_log() as log:
-        # A second after they are shown to be silent; a busy machine delays the other as well.
-        async with supervisor(2, end_after_s=2) as running:
+        # Later than they are shown to be silent; a busy machine delays the other as well.
+        async with supervisor(2, end_after_s=5) as running:
             first, second = running.statuses()
             os.kill(first.pid, signal.SIGSTOP)
             await until_status(running, 1, state="silent", restarts=0)
@@ -56,7 +56,7 @@ async def test_worker_that_hangs_is_killed_and_replaced() -> None:
             assert replaced.pid != first.pid
             await until_status(running, 2, state="serving", restarts=0, pid=second.pid)
     [error] = log.errors
-    assert f"worker 1 (pid {first.pid}) was killed because it had not responded for 2 s" in error
+    assert f"worker 1 (pid {first.pid}) was killed because it had not responded for 5 s" in error
 
 
 async def test_worker_is_replaced_in_spite_of_defects(monkeypatch: pytest.MonkeyPatch) -> None:
