@@ -144,7 +144,7 @@ async def test_pause_blocks_only_its_own_lane(gate: StartGate, upstream: Upstrea
     running = await gate()
     client = await running.send(chat())
     first = await upstream.call()
-    await first.respond(rate_limited(error("rate_limit_exceeded"), wait="retry-after-ms: 400"))
+    await first.respond(rate_limited(error("rate_limit_exceeded"), wait="retry-after-ms: 2000"))
     await running.wait_until(waiters=1)
     behind = await running.send(chat())
     await running.wait_until(waiters=2)

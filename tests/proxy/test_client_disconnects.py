@@ -4,6 +4,7 @@ import gc
 
 import pytest
 
+from rustygate import retry
 from tests.conftest import StartGate
 from tests.support.gate import IDLE, WORKERS, also_with_workers, one_process
 from tests.support.http import (
@@ -31,6 +32,12 @@ from tests.support.phases import (
 )
 from tests.support.upstream import Upstream
 from tests.support.waiting import A_SECOND_S, until
+
+
+@pytest.fixture(autouse=True)
+def _long_retry_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test does between two attempts comes before the second, on a busy machine, too."""
+    monkeypatch.setattr(retry, "RETRY_PAUSE_S", 20.0)
 
 
 def files_before() -> int:

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from rustygate import retry
 from tests.conftest import StartGate
 from tests.support.gate import IDLE, Gate, also_with_workers
 from tests.support.http import (
@@ -37,6 +38,12 @@ from tests.support.phases import (
 from tests.support.streams import fill_buffers, open_stalled, open_stream
 from tests.support.upstream import Upstream
 from tests.support.waiting import A_SECOND_S, soon, within
+
+
+@pytest.fixture(autouse=True)
+def _long_retry_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test does between two attempts comes before the second, on a busy machine, too."""
+    monkeypatch.setattr(retry, "RETRY_PAUSE_S", 0.5)
 
 
 @asynccontextmanager

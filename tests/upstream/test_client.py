@@ -2,6 +2,7 @@
 
 import pytest
 
+from rustygate import retry
 from tests.conftest import StartGate
 from tests.support.attempts import (
     EARLY_HINTS,
@@ -277,7 +278,11 @@ async def test_long_429_passes_whole_and_is_not_retried(
     assert len(upstream.calls) == 1
 
 
-async def test_no_retry_after_the_client_disconnected(gate: StartGate, upstream: Upstream) -> None:
+async def test_no_retry_after_the_client_disconnected(
+    gate: StartGate, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The client is to leave within the pause, on a busy machine, too.
+    monkeypatch.setattr(retry, "RETRY_PAUSE_S", 20.0)
     running = await gate()
     client = await running.send(request("PUT", "/v1/x", body=b"{}"))
     await disconnect(upstream, "reset")
