@@ -45,6 +45,7 @@ from typing import ClassVar
 from aiohttp import web
 
 from rustygate.aiohttp_internals.response import OwnResponse
+from rustygate.core.plural import counted
 
 SECOND_MS = 1000
 
@@ -301,10 +302,9 @@ class RequestTooLarge(Refusal):
     retry = False
 
     def __init__(self, tokens: int, limit: int) -> None:
-        unit = "token" if limit == 1 else "tokens"
         super().__init__(
-            f"The request costs {tokens} tokens, and the limit is {limit} {unit}/min; "
-            "send a smaller request or lower its output limit."
+            f"The request costs {counted(tokens, 'token')}, and the limit is "
+            f"{counted(limit, 'token')}/min; send a smaller request or lower its output limit."
         )
 
 

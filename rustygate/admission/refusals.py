@@ -10,6 +10,7 @@ from math import ceil
 from rustygate.admission.waiter import Waiter
 from rustygate.core.bucket import MINUTE, SECOND, TokenBucket
 from rustygate.core.budgets import Budgets
+from rustygate.core.plural import counted
 from rustygate.core.predicted_wait import Prediction
 from rustygate.core.rate_limit_headers import QuotaKind
 from rustygate.errors import QueueFull, QueueTimeout
@@ -73,7 +74,7 @@ def _limit_reached(waiter: Waiter, own: Budgets, now: int) -> tuple[QuotaKind, s
 def _slots_reached(waiter: Waiter, budgets: Sequence[Owned], now: int) -> str:
     for each, owner in budgets:
         if each.slots is not None and each.wait(now, waiter.tokens) is None:
-            return f"Limit {_requests(each.slots)} in flight reached{owner}"
+            return f"Limit {counted(each.slots, 'request')} in flight reached{owner}"
     return "The budgets are used up by requests ahead"
 
 
@@ -85,14 +86,9 @@ def _per_minute(bucket: TokenBucket, kind: QuotaKind) -> str:
     return f"{rate} {kind if rate != '1' else kind.removesuffix('s')}/min"
 
 
-def _requests(count: int, which: str = "") -> str:
-    return f"{count} {which}request{'' if count == 1 else 's'}"
-
-
 def _requests_are(count: int, which: str = "") -> str:
-    if not count:
-        return f"no {which}requests are"
-    return f"{_requests(count, which)} {'is' if count == 1 else 'are'}"
+    requests = counted(count, f"{which}request") if count else f"no {which}requests"
+    return f"{requests} {'is' if count == 1 else 'are'}"
 
 
 def _try_again(predicted: Prediction) -> str:

@@ -13,6 +13,7 @@ from rustygate.cli.signals import run_until_signal
 from rustygate.cli.workers import worker_count, workers_warnings
 from rustygate.config import Settings, mask_credentials, settings_warnings
 from rustygate.core.clients import ClientsError
+from rustygate.core.plural import counted
 from rustygate.dashboard.pages import PREFIX as LIVE_PAGE
 from rustygate.downstream.listener import AddressInUse
 from rustygate.lifecycle import GateLifecycle, WorkersFailed
@@ -87,7 +88,7 @@ def _log_draining(unfinished: int, timeout_s: float) -> None:
     if not unfinished:
         logger.info("draining")
         return
-    left = "1 exchange" if unfinished == 1 else f"{unfinished} exchanges"
+    left = counted(unfinished, "exchange")
     logger.info("draining: {} left, for up to {:g} s; a second signal stops now", left, timeout_s)
 
 

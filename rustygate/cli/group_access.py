@@ -7,6 +7,7 @@ from rustygate.admission.group.redis_probe import RedisServer, probe
 from rustygate.admission.group.store import StoreError, StoreRefused, StoreUnavailable
 from rustygate.cli.errors import CommandError
 from rustygate.config import Settings, mask_redis_url, names
+from rustygate.core.plural import counted
 
 # A gate starts without its group rather than late.
 _START_LIMIT_S = 1.0
@@ -35,7 +36,7 @@ def describe_group(settings: Settings) -> Iterator[str]:
     except StoreError as error:
         raise _problem(settings, error) from error
     yield f"{server}; a call takes {server.latency_s * 1000:.2f} ms"
-    yield "1 member" if server.members == 1 else f"{server.members} members"
+    yield counted(server.members, "member")
     if server.is_too_old:
         yield "this version is older than 6.2, the oldest one tested"
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from rustygate.config import Settings
+from rustygate.core.plural import counted
 from rustygate.system.cpus import available_cpus
 
 
@@ -22,8 +23,7 @@ def workers_warnings(settings: Settings) -> Iterator[str]:
     """One line for each warning."""
     count, cpus = worker_count(settings), available_cpus()
     if count > cpus:
-        processors = "1 processor" if cpus == 1 else f"{cpus} processors"
         yield (
-            f"WORKERS={count}, but only {processors} can run them: more processes only take more "
-            "memory; WORKERS=auto starts one for each processor"
+            f"WORKERS={count}, but only {counted(cpus, 'processor')} can run them: more processes "
+            "only take more memory; WORKERS=auto starts one for each processor"
         )

@@ -11,6 +11,7 @@ from rustygate.config.loading import Configuration
 from rustygate.config.names import SECRET_FILES
 from rustygate.config.settings import Settings, kind_of, meaning_of, variable_of
 from rustygate.core.clients import Client, SpendingLimits
+from rustygate.core.plural import counted
 from rustygate.core.price_list import PER_MTOK, ModelPrice
 
 
@@ -80,13 +81,15 @@ def describe_client(client: Client) -> str:
     """A client's share and its own limits, in one line."""
     limits = client.limits
     parts = [f"weight {client.weight:g}, class {client.priority} at best"]
-    if limits.requests_per_second is not None:
-        burst = limits.burst or max(1, ceil(limits.requests_per_second))
-        parts.append(f"{limits.requests_per_second:g} requests per second, {burst} at once")
+    rate = limits.requests_per_second
+    if rate is not None:
+        burst = limits.burst or max(1, ceil(rate))
+        requests = "1 request" if rate == 1 else f"{rate:g} requests"
+        parts.append(f"{requests} per second, {burst} at once")
     if limits.tokens_per_minute is not None:
-        parts.append(f"{limits.tokens_per_minute} tokens per minute")
+        parts.append(f"{counted(limits.tokens_per_minute, 'token')} per minute")
     if limits.concurrency is not None:
-        parts.append(f"{_count(limits.concurrency, 'exchange')} in flight")
+        parts.append(f"{counted(limits.concurrency, 'exchange')} in flight")
     parts += [
         f"{limit:,} tokens {period}" if unit == "tokens" else f"${limit:,.2f} {period}"
         for unit, limit, period in _spending(client.spending)
@@ -120,10 +123,10 @@ def describe_limits(settings: Settings) -> Iterator[str]:
     if settings.tokens_per_minute is not None:
         yield f"tokens: {settings.tokens_per_minute} per minute over all models"
     if settings.concurrency_limit is not None:
-        yield f"in flight: {_count(settings.concurrency_limit, 'exchange')}"
+        yield f"in flight: {counted(settings.concurrency_limit, 'exchange')}"
     yield "each model's requests and tokens per minute: as upstream's responses report them"
     yield (
-        f"waiting: {_count(settings.queue_limit, 'request')}, each for "
+        f"waiting: {counted(settings.queue_limit, 'request')}, each for "
         f"{settings.rate_limit_timeout:g} s or its client's own timeout, whichever is shorter"
     )
 
@@ -133,10 +136,6 @@ def describe_price(name: str, price: ModelPrice) -> str:
     rate = price.rate(0, "")
     usd_in, cached, out = (each / PER_MTOK for each in (rate.input, rate.cached, rate.output))
     return f"{name}: input {usd_in:g}, cached input {cached:g}, output {out:g}"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _written(kind: Kind, value: Any) -> str:

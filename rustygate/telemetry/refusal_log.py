@@ -8,6 +8,8 @@ from collections import Counter
 
 from loguru import logger
 
+from rustygate.core.plural import counted
+
 # How long refusals are counted before they are logged.
 INTERVAL_S = 60.0
 
@@ -36,7 +38,6 @@ class RefusalLog:
         self._timer.cancel()
         self._timer = None
         counts, self._counts = self._counts, Counter()
-        total = counts.total()
-        requests = "1 request" if total == 1 else f"{total} requests"
         reasons = ", ".join(f"{count} {reason}" for reason, count in counts.most_common())
+        requests = counted(counts.total(), "request")
         logger.warning("refused {} within {:g} s: {}", requests, INTERVAL_S, reasons)

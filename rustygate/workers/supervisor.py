@@ -18,6 +18,7 @@ from loguru import logger
 from rustygate.config import Settings
 from rustygate.control_plane import ControlPlane
 from rustygate.core.clients import ClientChanges
+from rustygate.core.plural import counted
 from rustygate.downstream.listener import Listener
 from rustygate.lifecycle import GateLifecycle, WorkersFailed
 from rustygate.system.background import repeat, start_task
@@ -239,11 +240,10 @@ def _repeat(what: str, step: Callable[[int], Awaitable[bool]], number: int) -> a
 
 
 def _log_end(worker: WorkerProcess, cut_off: int, delay_s: float) -> None:
-    exchanges = "1 exchange" if cut_off == 1 else f"{cut_off} exchanges"
     logger.log(
         "INFO" if worker.is_draining else "ERROR",
         "{}, {} cut off: another starts in {:g} s",
         worker.end,
-        exchanges,
+        counted(cut_off, "exchange"),
         delay_s,
     )

@@ -127,7 +127,7 @@ def test_check_shows_the_clients_own_limits(start: Start, tmp_path: Path) -> Non
     assert explained(stdout, "Clients of clients.toml") == [
         "# - search: weight 2, class interactive at best; 4.5 requests per second, 5 at once; "
         "50000 tokens per minute; 8 exchanges in flight; models gpt-4o*, o3",
-        "# - other: weight 1, class default at best; 1 requests per second, 10 at once",
+        "# - other: weight 1, class default at best; 1 request per second, 10 at once",
     ]
 
 

@@ -34,6 +34,7 @@ from rustygate.admission.group.store import (
 from rustygate.core.bucket import SECOND
 from rustygate.core.clients import Limits
 from rustygate.core.group_load import horizon_of
+from rustygate.core.plural import counted
 from rustygate.system.background import repeat, start_task
 
 # How long a member waits before it calls a store that did not answer, so that all come back within
@@ -244,7 +245,7 @@ class Member:
         self._registered = True
         self._retry_at = 0
         self._dispatcher.join(now)
-        others = messages.members(reply["members"])
+        others = counted(reply["members"], "member")
         if not self._was_together:
             logger.info("joined group {}: {}", self._group, others)
         elif self.state == "alone":

@@ -41,10 +41,6 @@ def still_alone(group: str, error: StoreError) -> str:
     return f"{problem(group, error)}: this gate stays alone until {_end(error)}"
 
 
-def members(count: int) -> str:
-    return f"{count} member{'' if count == 1 else 's'}"
-
-
 def different_limits(here: list[int], in_force: list[int]) -> str:
     """Where a gate's limits are not those in force, as `GroupScheduler.sync` has them: each
     setting with both values. Empty if they are the same."""

@@ -13,6 +13,7 @@ from time import time_ns
 from loguru import logger
 
 from rustygate.core.periods import DAY, day_of
+from rustygate.core.plural import counted
 from rustygate.core.price_list import PriceList
 from rustygate.core.usage_rows import Grouped, UsageKey, UsageQuery, UsageTotals, total
 from rustygate.exchange import Exchange
@@ -197,8 +198,8 @@ class UsageRecorder:
         lost = total((*self._batch.values(), *self._pending.values()))
         tokens = lost.tokens_in + lost.tokens_out + lost.tokens_estimated
         logger.warning(
-            "usage of {} exchanges with {} tokens is lost: it could not be written ({})",
-            lost.exchanges,
-            tokens,
+            "usage of {} with {} is lost: it could not be written ({})",
+            counted(lost.exchanges, "exchange"),
+            counted(tokens, "token"),
             self._failure,
         )
