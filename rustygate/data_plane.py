@@ -13,7 +13,11 @@ from rustygate.config import Settings
 from rustygate.control import Control
 from rustygate.core.own_connections import OwnConnections
 from rustygate.dashboard.pages import Dashboard
-from rustygate.downstream.connections import ConnectionLimiter, wait_for_heads
+from rustygate.downstream.connections import (
+    ConnectionLimiter,
+    drain_connections,
+    wait_for_heads,
+)
 from rustygate.downstream.listener import Listener
 from rustygate.downstream.request_body import BodyBufferBudget
 from rustygate.proxy import Proxy
@@ -131,6 +135,7 @@ class DataPlane:
         assert server is not None
         self._gate.close()
         self._listener.close()
+        drain_connections(server)
         await asyncio.gather(wait_for_heads(server, limit_s), self._proxy.running.finish(limit_s))
 
     async def stop(self) -> None:

@@ -31,11 +31,14 @@ class ServerConnection(web.RequestHandler):
     """A client's connection. Subclasses override the hooks, which do nothing here.
 
     Bodies are not decompressed.
+
+    Attributes:
+        is_draining: whether it closes as soon as no request waits.
     """
 
     __slots__ = (
         "__weakref__", "_body", "_heads", "_ignores_upgrade", "_last_transport",
-        "_received_after_head", "_rejected", "_unparsed", "_was_paused",
+        "_received_after_head", "_rejected", "_unparsed", "_was_paused", "is_draining",
     )  # fmt: skip
 
     def __init__(self, manager: web.Server, **options: Any) -> None:
@@ -45,6 +48,7 @@ class ServerConnection(web.RequestHandler):
         # Whether the parser was ever paused, and so may hold data back.
         self._was_paused = False
         self._rejected = False
+        self.is_draining = False
         # Unparsed bytes of a request that waits for its turn. A parsed head takes more memory, and
         # parsing the heads of a whole crowd at once fragments the heap.
         self._unparsed = b""
@@ -93,6 +97,11 @@ class ServerConnection(web.RequestHandler):
     def has_requests(self) -> bool:
         """Whether a request is being handled, or one that was parsed waits."""
         return self._current_request is not None or bool(self._messages)
+
+    @property
+    def should_close(self) -> bool:
+        """Whether the response in progress should be the last one."""
+        return self.is_draining and not self._messages
 
     @property
     def idle_since(self) -> float:

@@ -341,6 +341,17 @@ class DownstreamConnection(ServerConnection):
             self._schedule_disconnect_check()
 
 
+def drain_connections(server: web.Server) -> None:
+    """Let the responses to come say that their connections close.
+
+    Otherwise a client, or a proxy before the gate, would send its next request here. Idle
+    connections stay open: a request may be on its way, and is refused rather than lost.
+    """
+    for connection in server.connections:
+        if isinstance(connection, ServerConnection):
+            connection.is_draining = True
+
+
 async def wait_for_heads(server: web.Server, limit_s: float) -> None:
     """Wait for the heads in progress of a server that no longer accepts connections, for a second
     at most."""

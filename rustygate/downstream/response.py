@@ -4,6 +4,7 @@ from aiohttp import HttpVersion10, HttpVersion11, web
 from aiohttp.helpers import must_be_empty_body, rfc822_formatted_time, should_remove_content_length
 
 from rustygate.aiohttp_internals.response import RawResponse
+from rustygate.aiohttp_internals.server import ServerConnection
 from rustygate.core.headers import HeaderLines, NamedLines, header_lines, lines_without
 
 
@@ -15,6 +16,8 @@ class PassthroughResponse(RawResponse):
     ) -> tuple[HeaderLines, bool]:
         lines, names = headers
         keep_alive = request.keep_alive if self.keep_alive is None else self.keep_alive
+        if isinstance(request.protocol, ServerConnection) and request.protocol.should_close:
+            keep_alive = False
         if must_be_empty_body(request.method, self.status):
             if should_remove_content_length(request.method, self.status):
                 lines = lines_without(lines, {"content-length"})

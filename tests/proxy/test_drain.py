@@ -13,6 +13,7 @@ from rustygate import retry
 from tests.conftest import StartGate
 from tests.support.gate import IDLE, Gate, also_with_workers
 from tests.support.http import (
+    LAST_CHUNK,
     Response,
     chunk,
     get,
@@ -116,6 +117,39 @@ async def test_drain_lets_exchanges_in_flight_finish(
     [line] = await scene.gate.settled()
     assert (line["outcome"], line["bytes"]) == ("ok", len(received.body))
     assert scene.gate.snapshot() == IDLE
+
+
+@also_with_workers
+@pytest.mark.parametrize(
+    "reply",
+    [response(b"body"), response_head("Transfer-Encoding: chunked") + chunk(b"body") + LAST_CHUNK],
+    ids=["complete", "chunked"],
+)
+async def test_response_within_a_drain_is_the_last_on_its_connection(
+    gate: StartGate, upstream: Upstream, reply: bytes
+) -> None:
+    running = await gate(DRAIN_TIMEOUT=LONG_DRAIN_S)
+    client = await running.send(post(BODY))
+    call = await upstream.call()
+    async with draining(running):
+        await call.respond(reply)
+        got = await client.response()
+        assert (got.body, got.head.all("connection")) == (b"body", ["close"])
+        assert await client.ended() == "closed"
+
+
+@also_with_workers
+async def test_request_behind_one_in_flight_is_refused_in_a_drain(
+    gate: StartGate, upstream: Upstream
+) -> None:
+    running = await gate(DRAIN_TIMEOUT=LONG_DRAIN_S)
+    client = await running.send(post(BODY) + post(BODY))
+    call = await upstream.call()
+    async with draining(running):
+        await call.respond(response())
+        got = await client.response()
+        assert (got.status, got.head.all("connection")) == (200, [])
+        assert is_drain_refusal(await client.response())
 
 
 @in_each(IN_FLIGHT | {"sending body": sending_body})
