@@ -68,4 +68,4 @@ def _multiplied(text: str, factors: dict[str, Decimal]) -> str:
 
 def _plain(number: Decimal | int) -> str:
     """Without an exponent, and without a fraction that is zero."""
-    return f"{number:f}" if number % 1 else str(int(number))
+    return str(int(number)) if number == int(number) else f"{number:f}"

@@ -41,6 +41,7 @@ from rustygate.config import units
         (units.in_units, "1_000_000", "1000000"),
         (units.in_units, "10_000.5", "10000.5"),
         (units.in_units, "9" * 15, "9" * 15),
+        (units.in_units, "1e30", f"1{'0' * 30}"),
         (units.in_bytes, "1e6", "1000000"),
         (units.in_bytes, "268_435_456", "268435456"),
         (units.in_bytes, "1B", "1"),
