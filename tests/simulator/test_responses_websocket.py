@@ -1,6 +1,9 @@
 """The Responses API over a WebSocket."""
 
+from typing import Any
+
 import pytest
+from aiohttp import ClientWebSocketResponse
 
 from rustygate.simulator import Options
 from tests.support.simulator import Simulator, running_simulator
@@ -45,3 +48,30 @@ async def test_bad_response_create_returns_an_error(simulator: Simulator, messag
         error = await send_and_receive(websocket, message)
         assert (error["type"], error["status"]) == ("error", 400)
         assert (await send_and_receive(websocket, CREATE))["type"] == "response.created"
+
+
+async def create(websocket: ClientWebSocketResponse, **fields: object) -> dict[str, Any]:
+    """Have a response made that is not stored."""
+    await websocket.send_json(CREATE | {"store": False} | fields)
+    response: dict[str, Any] = (await receive_until(websocket, "response.completed"))[-1][
+        "response"
+    ]
+    return response
+
+
+async def test_last_response_can_be_continued_without_being_stored(simulator: Simulator) -> None:
+    async with connect(simulator, "/responses") as websocket:
+        first = await create(websocket, input="Say tangerine")
+        second = await create(websocket, input="Go on", previous_response_id=first["id"])
+        assert "tangerine" in second["output"][0]["content"][0]["text"]
+        message = CREATE | {"previous_response_id": first["id"]}
+        error = await send_and_receive(websocket, message)
+        assert error["error"]["code"] == "previous_response_not_found"
+
+
+async def test_response_that_is_not_generated_is_an_empty_one(simulator: Simulator) -> None:
+    async with connect(simulator, "/responses") as websocket:
+        warm = await create(websocket, input="Say tangerine", generate=False)
+        assert (warm["output"], warm["usage"]["output_tokens"]) == ([], 0)
+        answer = await create(websocket, input="Go on", previous_response_id=warm["id"])
+        assert "tangerine" in answer["output"][0]["content"][0]["text"]
