@@ -60,8 +60,12 @@ def _range(schema: dict[str, Any]) -> tuple[float, float]:
 
 
 def _between(facts: Facts, path: str, low: float, high: float) -> int | float:
-    """A number with one decimal in the middle of a range, so that the limits are not hit."""
+    """A number in the middle of a range, so that the limits are not hit.
+
+    If there is a whole one, it is taken: some clients read it as an integer although their schema
+    says `number`, such as Codex a time in milliseconds. Otherwise it has one decimal.
+    """
     share = facts.choose(path, range(1, 10)) / 10
     value = low + (high - low) * share
-    rounded = round(value, 1)
-    return simple(rounded if low < rounded < high else value)
+    candidates = (round(value, digits) for digits in (0, 1))
+    return simple(next((number for number in candidates if low < number < high), value))

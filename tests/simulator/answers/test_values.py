@@ -150,6 +150,7 @@ STRING, NUMBER, NULL = {"type": "string"}, {"type": "number"}, {"type": "null"}
         ({"type": "integer", "exclusiveMinimum": 2, "maximum": 3}, lambda value: value == 3),
         ({"type": "integer", "minimum": 2, "exclusiveMaximum": 3}, lambda value: value == 2),
         ({"type": "number", "exclusiveMinimum": 2, "exclusiveMaximum": 2.01}, lambda v: v > 2),
+        ({"type": "number"}, lambda value: value % 1 == 0),
         ({"type": "integer", "maximum": -(10**9)}, lambda value: value <= -(10**9)),
         ({"type": "integer", "minimum": 10**12}, lambda value: value >= 10**12),
         ({"type": "number", "multipleOf": 0.25, "minimum": 3.1, "maximum": 3.3}, (3.25).__eq__),
