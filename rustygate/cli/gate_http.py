@@ -2,7 +2,7 @@
 
 import json
 import socket
-from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from http.client import HTTPConnection, HTTPException, HTTPSConnection, InvalidURL
 from urllib.parse import urlsplit
 
 from rustygate.cli.errors import CommandError, describe_error
@@ -41,7 +41,7 @@ def connect(base_url: str, timeout_s: float, *, verify: bool = True) -> tuple[HT
     """
     try:
         connection, path = _connection_to(base_url, timeout_s, verify=verify)
-    except ValueError as error:
+    except (ValueError, InvalidURL) as error:
         raise CommandError(f"{base_url!r}: {_EXPECTED}", exit_code=2) from error
     return connection, path.rstrip("/").removesuffix("/v1")
 

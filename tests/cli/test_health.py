@@ -74,7 +74,7 @@ def test_health_fails_on_any_other_response(
 
 
 @pytest.mark.parametrize(
-    "base_url", ["localhost:8080", "ftp://localhost", "http://", "http://h:x"]
+    "base_url", ["localhost:8080", "ftp://localhost", "http://", "http://h:x", "http://h i"]
 )
 def test_health_rejects_a_bad_url_as_bad_usage(
     base_url: str, capsys: pytest.CaptureFixture[str]
