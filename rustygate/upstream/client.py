@@ -23,7 +23,7 @@ import asyncio
 import os
 import random
 import ssl
-from errno import errorcode
+from errno import EMFILE, ENFILE, errorcode
 from http import HTTPStatus
 from socket import gaierror
 from time import monotonic_ns
@@ -172,7 +172,7 @@ class UpstreamClient:
         while self._is_temporary(failure := self._failure(error, None, exchange)):
             left_s = deadline - FIRST_CONNECT_PAUSE_S - self._loop.time()
             if left_s <= 0:
-                raise self._after_tries(failure, tries) from error
+                raise self._after_tries(failure, error, tries) from error
             jitter = 1 - CONNECT_JITTER * random.random()
             await asyncio.sleep(min(pause_s * jitter, left_s))
             pause_s = min(2 * pause_s, LONGEST_CONNECT_PAUSE_S)
@@ -181,7 +181,7 @@ class UpstreamClient:
                 return await self._pool.connect(fresh=fresh, deadline=deadline)
             except ConnectionTimeoutError:
                 # It had less time than the earlier ones, whose failure says more.
-                raise self._after_tries(failure, tries) from error
+                raise self._after_tries(failure, error, tries) from error
             except ClientError as again:
                 error = again
         raise error
@@ -190,14 +190,13 @@ class UpstreamClient:
         """Whether another try to connect may have more success."""
         return isinstance(failure, UpstreamUnreachable) and not failure.permanent
 
-    def _after_tries(self, failure: UpstreamFailure, tries: int) -> UpstreamFailure:
+    def _after_tries(
+        self, failure: UpstreamFailure, error: ClientError, tries: int
+    ) -> UpstreamFailure:
         """The failure of the last try to connect, with the number of tries in its message."""
         if tries > 1:
             limit_s = self._settings.upstream_connect_timeout
-            failure.message += (
-                f" Tried {tries} times within {limit_s:g} s; raise UPSTREAM_CONNECT_TIMEOUT if "
-                "upstream takes longer to start."
-            )
+            failure.message += f" Tried {tries} times within {limit_s:g} s; {_advice(error)}."
         return failure
 
     def _failure(
@@ -264,6 +263,13 @@ def _is_tls_mismatch(error: OSError) -> bool:
     return isinstance(error, ssl.SSLError) and not isinstance(
         error, ssl.SSLEOFError | ssl.SSLZeroReturnError | ssl.SSLSyscallError
     )
+
+
+def _advice(error: ClientError) -> str:
+    """What helps if several tries to connect have failed."""
+    if isinstance(error, ClientConnectorError) and error.os_error.errno in (EMFILE, ENFILE):
+        return "raise the gate's limit of open files, or lower CONNECTION_LIMIT"
+    return "raise UPSTREAM_CONNECT_TIMEOUT if upstream takes longer to start"
 
 
 def _cause(error: ClientConnectorError) -> str:

@@ -7,7 +7,7 @@ import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
-from errno import ECONNREFUSED
+from errno import ECONNREFUSED, EMFILE
 from itertools import pairwise
 from typing import NamedTuple, cast
 
@@ -166,6 +166,16 @@ def test_time_that_a_try_takes_counts_towards_the_limit(monkeypatch: pytest.Monk
     assert tries.message.startswith("No connection to upstream: connection refused. Tried 4 ")
 
 
+def test_failure_for_lack_of_descriptors_says_what_to_raise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tries = connect_until_limit(monkeypatch, 1, 0, error=OSError(EMFILE, ""))
+    assert tries.message == (
+        "No connection to upstream: too many open files. Tried 6 times within 1 s; raise the "
+        "gate's limit of open files, or lower CONNECTION_LIMIT."
+    )
+
+
 class Tries(NamedTuple):
     """When a client tried to connect, when it gave up, and what it then said."""
 
@@ -174,10 +184,17 @@ class Tries(NamedTuple):
     message: str
 
 
+REFUSED = ConnectionRefusedError(ECONNREFUSED, "")
+
+
 def connect_until_limit(
-    monkeypatch: pytest.MonkeyPatch, limit_s: float, drawn: float, takes_s: float = 0
+    monkeypatch: pytest.MonkeyPatch,
+    limit_s: float,
+    drawn: float,
+    takes_s: float = 0,
+    error: OSError = REFUSED,
 ) -> Tries:
-    """Tries to connect to an upstream that refuses each connection after `takes_s`, on a virtual
+    """Tries to connect to an upstream where each connection fails after `takes_s`, on a virtual
     clock. `drawn` is the random number for each pause."""
 
     async def main() -> Tries:
@@ -187,7 +204,7 @@ def connect_until_limit(
         async def refuse(_: UpstreamConnector, to: Destination, *__: object) -> None:
             times.append(loop.time() - began)
             await asyncio.sleep(takes_s)
-            raise ClientConnectorError(to.connection_key, ConnectionRefusedError(ECONNREFUSED, ""))
+            raise ClientConnectorError(to.connection_key, error)
 
         monkeypatch.setattr(UpstreamConnector, "_create_connection", refuse)
         monkeypatch.setattr(upstream_client, "monotonic_ns", lambda: clock_ns(loop))
