@@ -124,7 +124,8 @@ def _number(text: str, maximum: float) -> float:
     except ValueError:
         number = math.nan
     if not 0 <= number <= maximum or math.isinf(number):
-        raise ArgumentTypeError(f"expected a number from 0 to {maximum:g}, got {text!r}")
+        limits = "of 0 or more" if math.isinf(maximum) else f"from 0 to {maximum:g}"
+        raise ArgumentTypeError(f"expected a number {limits}, got {text!r}")
     return number
 
 

@@ -56,3 +56,10 @@ def test_flags_are_parsed() -> None:
 def test_bad_flags_are_rejected(flags: tuple[str, str]) -> None:
     with pytest.raises(argparse.ArgumentError):
         parse_flags(*flags)
+
+
+def test_error_names_the_numbers_that_are_allowed() -> None:
+    with pytest.raises(argparse.ArgumentError, match="a number of 0 or more, got 'inf'"):
+        parse_flags("--tokens-per-second", "inf")
+    with pytest.raises(argparse.ArgumentError, match="a number from 0 to 3600, got '3601'"):
+        parse_flags("--latency", "3601")
