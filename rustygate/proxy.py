@@ -37,11 +37,7 @@ from rustygate.core.request_facts import (
     read_form_facts,
     read_request_facts,
 )
-from rustygate.core.websocket_handshake import (
-    NONCE_BYTES,
-    SWITCHING_PROTOCOLS,
-    WebSocketHandshake,
-)
+from rustygate.core.websocket_handshake import NONCE_BYTES, SWITCHING_PROTOCOLS, WebSocketHandshake
 from rustygate.downstream.cors import Cors
 from rustygate.downstream.request_body import BodyBufferBudget, RequestBody
 from rustygate.downstream.request_head import (
@@ -53,6 +49,7 @@ from rustygate.downstream.request_head import (
 from rustygate.errors import (
     Draining,
     InternalError,
+    InvalidApiKey,
     QueueTimeout,
     Refusal,
     RequestTooLarge,
@@ -309,6 +306,8 @@ class Proxy:
         try:
             if self._lockstep.has_others:
                 await self._lockstep.wait_for_others()
+            # A client may have been taken out of CLIENTS_FILE while its request waited.
+            self._auth.current(request.client)
             self._ledger.before_sending()
             response = await self._upstream.send(exchange, request.target, request.headers, body)
         except UpstreamFailure as failure:
@@ -318,7 +317,7 @@ class Proxy:
             if pause_s is None:
                 raise
             return FailedAttempt(failure=failure, pause_s=pause_s)
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, InvalidApiKey):
             if not exchange.connected:
                 admission.give_back()
             raise

@@ -467,6 +467,27 @@ async def test_new_limits_apply_to_waiting_requests(
     assert [(await client.response()).status for client in sent] == [200] * 3
 
 
+async def test_waiting_request_of_a_removed_client_is_refused_at_its_turn(
+    gate: StartGate, upstream: Upstream, clients: Path
+) -> None:
+    # Two requests at once, and no more: what the refused one was granted is given back.
+    slow = {"RATE_LIMIT": 0.001, "RATE_LIMIT_BURST": 2, "CONCURRENCY_LIMIT": 1}
+    running = await gate(CLIENTS_FILE=clients, **slow)
+    holder = await running.send(request_of("search"))
+    call = await upstream.call()
+    waiter = await running.send(request_of("batch"))
+    await running.wait_until(waiters=1)
+    write(clients, table(search=""))
+    running.daemon.reload()
+    await call.respond(response())
+    assert (await holder.response()).status == 200
+    got = await waiter.response()
+    assert (got.status, got.reason) == (401, "invalid_api_key")
+    upstream.reply = response()
+    assert (await running.request(request_of("search"))).status == 200
+    assert len(upstream.calls) == 2
+
+
 HANDSHAKE = (
     "GET {} HTTP/1.1\r\nHost: gate\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
     "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
