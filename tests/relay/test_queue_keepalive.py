@@ -261,7 +261,9 @@ async def test_response_that_does_not_fit_an_early_head_is_charged_and_explained
         body, lines = gzip.compress(body), [*lines, "Content-Encoding: gzip"]
     await call.respond(response(body, *lines))
     text = (await client.read_until_cut()).replace(KEEPALIVE, b"")
-    message = json.loads(text.removeprefix(b"data: "))["error"]["message"]
+    error = json.loads(text.removeprefix(b"data: "))["error"]
+    message = error.pop("message")
+    assert error == {"type": "upstream_error", "param": None, "code": None}
     assert "status 200" in message
     assert "QUEUE_KEEPALIVE_AFTER" in message
     [line] = await running.settled()
