@@ -82,7 +82,9 @@ class Stream:
         interval_s = downstream.settings.sse_keepalive_interval
         if self._takes_events and interval_s:
             assert self._observer is not None
-            head_arrived = self._loop.time() - _seconds_since(self._exchange.responded)
+            assert self._exchange.responded is not None
+            since_head = (monotonic_ns() - self._exchange.responded) / SECOND
+            head_arrived = self._loop.time() - since_head
             self._keepalive = Keepalive(
                 self._request, self._response, self._observer, interval_s, head_arrived
             )
@@ -177,10 +179,6 @@ class Stream:
             return False
         self._response.write_chunk(error_event(self._exchange.path, refusal.error()))
         return True
-
-
-def _seconds_since(instant: int | None) -> float:
-    return 0.0 if instant is None else (monotonic_ns() - instant) / SECOND
 
 
 def passthrough_response(

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from urllib.parse import urlsplit
@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from rustygate import retry
+from rustygate.relay import stream
 from tests.conftest import StartGate
 from tests.support.gate import IDLE, Gate, also_with_workers
 from tests.support.http import (
@@ -36,9 +37,9 @@ from tests.support.phases import (
     sent_request,
     streaming,
 )
-from tests.support.streams import fill_buffers, open_stalled, open_stream
+from tests.support.streams import KEEPALIVE, SHORT, fill_buffers, open_stalled, open_stream
 from tests.support.upstream import Upstream
-from tests.support.waiting import A_SECOND_S, soon, within
+from tests.support.waiting import A_SECOND_S, soon, until, within
 
 
 @pytest.fixture(autouse=True)
@@ -234,6 +235,38 @@ async def test_slow_client_does_not_hold_up_the_drain(gate: StartGate, upstream:
     client.wire.resume_reading()
     await client.read_until_cut()
     assert (await running.settled())[0]["reason"] == "draining"
+
+
+async def test_slow_client_gets_the_rest_of_its_stream_and_the_error_event(
+    gate: StartGate, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "DRAIN_FLUSH_TIMEOUT_S", 60)
+    settings = {"SSE_CHANNEL_CAPACITY": 100_000, "SSE_KEEPALIVE_INTERVAL": SHORT}
+    running = await gate(DRAIN_TIMEOUT=SHORT_DRAIN_S, **settings)
+    client, call = await open_stalled(running, upstream)
+    [connection] = running.connections()
+    unsent = connection.transport.get_write_buffer_size
+    while unsent() < 1 << 20:
+        await call.wire.send_all(chunk(b"data: %b\n\n" % bytes(64 << 10)))
+        await asyncio.sleep(0)
+    await until_keepalive(unsent)
+    async with draining(running):
+        # To notice when everything was sent, the gate limits the write buffer to nothing.
+        await until(lambda: connection.writing_paused)
+        client.wire.resume_reading()
+        assert b'"code": "draining"' in await client.read_until_cut()
+
+
+async def until_keepalive(unsent: Callable[[], int]) -> None:
+    """Wait for a keepalive: the stream is idle between two events."""
+    before = unsent()
+
+    def is_written() -> bool:
+        nonlocal before
+        grown, before = unsent() - before, unsent()
+        return grown == len(chunk(KEEPALIVE))
+
+    await until(is_written)
 
 
 async def test_draining_gate_accepts_no_connection_and_no_exchange(
