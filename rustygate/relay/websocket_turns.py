@@ -101,7 +101,8 @@ class Turn(OpenTurn):
         self.exchange = exchange
         self.request = request
         self.admission: AnyAdmission
-        self.bytes_before = self.items_before = 0
+        self.bytes_before: int
+        self.items_before: int
         self.estimate = StreamEstimate()
         self.timer: asyncio.TimerHandle | None = None
 

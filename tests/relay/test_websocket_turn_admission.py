@@ -188,6 +188,16 @@ async def test_turn_costs_the_response_that_it_goes_on_from(responses: OpenSocke
     assert (await next_event(client))["error"]["type"] == "tokens"
 
 
+async def test_turn_without_a_cap_costs_as_much_as_those_before_it(responses: OpenSocket) -> None:
+    _, client, server = await responses(TOKENS_PER_MINUTE=10_000, RATE_LIMIT_TIMEOUT=1)
+    client.send(create_response())
+    await serve_turn(server, tokens=(5, 8000), kind="completed")
+    await client.frame()
+    await client.frame()
+    client.send(create_response())
+    assert (await next_event(client))["error"]["type"] == "tokens"
+
+
 async def test_conversation_is_part_of_an_estimated_input(realtime: OpenSocket) -> None:
     running, client, server = await realtime()
     client.send(create())

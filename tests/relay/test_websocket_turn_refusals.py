@@ -9,6 +9,7 @@ import pytest
 from rustygate.access.client_auth import ClientAuth
 from rustygate.core.clients import hash_key
 from tests.conftest import StartGate
+from tests.support.gate import Log
 from tests.support.http import CLIENT_KEY
 from tests.support.upstream import Upstream
 from tests.support.websocket import (
@@ -74,6 +75,24 @@ async def test_turn_that_is_not_admitted_by_its_deadline_is_refused(realtime: Op
     late = (await running.settled(2))[0]
     assert (late["status"], late["outcome"], late["reason"]) == (429, "refused", "queue_timeout")
     assert 150 <= late["queued_ms"] <= 1000 * (monotonic() - sent) + 1
+
+
+async def test_defect_ends_its_turn_only(
+    realtime: OpenSocket, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running, client, server = await realtime()
+    with monkeypatch.context() as patch:
+        patch.delattr("rustygate.relay.websocket_turns.check_model")
+        client.send(create("first"))
+        error = (await next_event(client))["error"]
+    [line] = await running.settled()
+    assert (line["status"], line["reason"]) == (500, "internal_error")
+    assert (error["code"], error["event_id"]) == ("internal_error", "first")
+    assert line["id"] in error["message"]
+    assert "Traceback" in log.errors[0]
+    assert line["id"] in log.errors.pop()
+    client.send(create("second"))
+    assert (await next_event(server))["event_id"] == "second"
 
 
 async def test_drain_refuses_held_turns(realtime: OpenSocket) -> None:

@@ -176,7 +176,9 @@ async def test_each_turn_that_waits_is_logged_when_its_client_leaves(
     client.close() if how == "close frame" else client.wire.reset()
     await running.wait_until(waiters=0, in_flight=0, held_bytes=0)
     server.wire.close()
-    lines = {line["id"].partition(".")[2]: line for line in await running.settled(5)}
+    settled = await running.settled(5)
+    assert settled[-1]["method"] == "GET"
+    lines = {line["id"].partition(".")[2]: line for line in settled}
     for number, model in (("2", "gpt-5"), ("3", "gpt-4o"), ("4", "o3")):
         turn = lines[number]
         assert (turn["model"], turn["outcome"], turn["attempts"]) == (model, "client_left", 0)
@@ -244,7 +246,7 @@ async def test_close_frame_of_upstream_ends_the_turns(realtime: OpenSocket) -> N
     client.send(create("late"))
     client.close(1011)
     assert (await server.close_frame()).code == 1011
-    await running.settled(3)
+    assert (await running.settled(3))[-1]["method"] == "GET"
 
 
 @pytest.mark.parametrize("limit", ["gate", "socket"])
