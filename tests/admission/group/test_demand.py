@@ -157,6 +157,7 @@ def test_group_that_knows_nothing_gets_everything() -> None:
     gone = member.wait("c")
     member.report()
     member.leave(gone)
+    member.demand.change(key("c"))
     member.demand.restart(member.scheduler)
     assert sorted(report[2] for report in member.report()) == ["a", "b"]
     assert sorted(member.demand.new) == [key("a"), key("b")]

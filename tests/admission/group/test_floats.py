@@ -119,9 +119,9 @@ def test_float_is_low_at_half_of_what_there_was() -> None:
     ids=["fits", "twice as large", "too large", "too small"],
 )
 def test_float_of_another_size_is_given_back(tokens: int, noted: int, asked: int | None) -> None:
-    floats, _ = holding(3, tokens, noted)
+    floats, _ = holding(1, tokens, noted)
     assert requested(floats) == ([] if asked is None else [["m", 4, asked]])
-    assert floats.held == (0 if asked is None else 3)
+    assert floats.held == (0 if asked is None else 1)
     # The next call asks for the size that is wanted now.
     assert requested(floats) == [["m", 4, asked or noted]]
 
