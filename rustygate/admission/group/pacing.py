@@ -45,7 +45,6 @@ class Pacing:
         self._random = random
         self._bucket = TokenBucket(_PERIOD, _BURST)
         self._last = now
-        self._factor, self._offset = 1.0, 0
         self.spacing = SPACING
         self._vary()
 

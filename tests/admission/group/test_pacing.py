@@ -4,7 +4,13 @@ from random import Random
 
 import pytest
 
-from rustygate.admission.group.pacing import HEARTBEAT, SPACING, Pacing, Urgency
+from rustygate.admission.group.pacing import (
+    DEMAND_HEARTBEAT,
+    HEARTBEAT,
+    SPACING,
+    Pacing,
+    Urgency,
+)
 from rustygate.core.bucket import SECOND
 from rustygate.core.group_scheduler import DEMAND_LEASE, HORIZON, MS
 
@@ -18,6 +24,22 @@ def due(urgency: Urgency, *, waiting: bool = False, grants_at: int | None = None
 
 def test_idle_member_calls_every_half_second() -> None:
     assert 0.8 * HEARTBEAT <= due(Urgency.NONE) <= HEARTBEAT
+
+
+@pytest.mark.parametrize(
+    ("urgency", "waiting", "longest"),
+    [(Urgency.NONE, False, HEARTBEAT), (Urgency.LATER, True, DEMAND_HEARTBEAT)],
+    ids=["idle", "with waiters"],
+)
+def test_heartbeats_vary_but_never_come_late(
+    urgency: Urgency, waiting: bool, longest: int
+) -> None:
+    instants = []
+    for seed in range(50):
+        pacing = Pacing(0, Random(seed))
+        instants.append(pacing.due(0, urgency, waiting=waiting, grants_at=SECOND))
+    assert 0.8 * longest <= min(instants) < 0.9 * longest
+    assert max(instants) == longest
 
 
 def test_urgent_call_is_made_at_once() -> None:

@@ -56,6 +56,11 @@ def test_reports_wait_for_the_heartbeat_unless_a_budget_is_scarce(
     assert known.quiet is expected
 
 
+def test_slots_are_not_wanted_before_the_first_reply() -> None:
+    new = Urgencies(own_slots=False)
+    assert new.of_event("release", waiting=True) is Urgency.SPACED
+
+
 def test_budgets_count_as_scarce_before_the_first_reply_and_with_slots_of_clients() -> None:
     assert Urgencies(own_slots=False).scarce
     known = Urgencies(own_slots=False)
@@ -78,6 +83,8 @@ def test_slot_that_others_wait_for_is_reported_at_once(kind: str) -> None:
     ("kind", "fields", "expected"),
     [
         ("settle", {"next_in": 0}, Urgency.LATER),
+        ("waive", {"next_in": 0}, Urgency.LATER),
+        ("float_used", {"next_in": 0}, Urgency.LATER),
         ("release", {"next_in": 100 * MS}, Urgency.LATER),
         ("release", {"next_in": 101 * MS}, Urgency.SPACED),
         ("release", {"next_in": 0, "own_slots": True}, Urgency.SPACED),
@@ -85,7 +92,17 @@ def test_slot_that_others_wait_for_is_reported_at_once(kind: str) -> None:
         ("give_back", {"next_in": 0}, Urgency.SPACED),
         ("learn", {"next_in": 0}, Urgency.SPACED),
     ],
-    ids=["soon", "within a heartbeat", "far away", "slots", "new model", "given back", "level"],
+    ids=[
+        "soon",
+        "waived",
+        "float",
+        "within a heartbeat",
+        "far away",
+        "slots",
+        "new model",
+        "given back",
+        "level",
+    ],
 )
 def test_what_ends_an_admission_is_reported_with_the_call_for_the_next_grant(
     kind: str, fields: dict[str, Any], expected: Urgency
