@@ -45,6 +45,18 @@ def test_wait_among_equal_requests_is_predicted_exactly(seed: int) -> None:
     assert predicted.wait == admitted_after(run, demand)
 
 
+@pytest.mark.parametrize("seconds", range(9))
+def test_wait_of_a_flow_that_comes_back_is_predicted_exactly(seconds: int) -> None:
+    run = Run(limits(rate=1))
+    for client in "abcbcbcbc":
+        run.push(Demand(client))
+    for _ in run.events(run.now / SECOND + seconds):
+        pass
+    demand = Demand("a")
+    predicted = predict(run.scheduler, newcomer_of(run, demand), run.now)
+    assert predicted.wait == admitted_after(run, demand)
+
+
 @pytest.mark.parametrize("where", ["gate", "lane", "client"])
 @pytest.mark.parametrize(
     ("limit", "wait_s"),
