@@ -51,6 +51,7 @@ def test_turn_without_admission_delays_the_waiters() -> None:
         turn.charge()
         turn.leave()
         await waiter
+        assert turn.lane.users == 0
 
     times = run_scenario(
         scenario, rate_limit=0.1, rate_limit_burst=1, rate_limit_timeout=100
@@ -113,3 +114,15 @@ def test_response_frees_the_slot_of_the_lane(ok: bool) -> None:
     """A slot of a lane lasts until upstream responds; the gate's own lasts until the end."""
     times = waits_until_act(lambda each: each.record_response(ok), rate_limit_burst=1)
     assert times == pytest.approx([1], abs=0.01)
+
+
+def test_slot_of_a_lane_is_freed_once() -> None:
+    async def scenario(harness: Harness) -> None:
+        async with harness.gate.admission(harness.exchange("a", model="m")) as admission:
+            admission.record_response(ok=False)
+            admission.record_response(ok=False)
+        tasks = [harness.spawn("a", hold_s=5, model="m") for _ in range(2)]
+        await asyncio.gather(*tasks)
+
+    times = run_scenario(scenario, rate_limit=None, rate_limit_burst=1).times
+    assert times == pytest.approx([0, 5])

@@ -60,6 +60,22 @@ def test_request_within_the_budgets_does_not_wait() -> None:
     run_scenario(scenario, rate_limit=1, rate_limit_burst=1)
 
 
+def test_retries_go_before_the_other_requests_of_their_client() -> None:
+    async def scenario(harness: Harness) -> None:
+        await harness.admit()
+        now = harness.gate.now()
+        arrived = {"new": now, "later": now - 5, "earlier": now - 9}
+        tasks = [
+            harness.spawn("a", arrived=at, attempts=int(name != "new"))
+            for name, at in arrived.items()
+        ]
+        new, later, earlier = await asyncio.gather(*tasks)
+        waits = [each.queued / SECOND for each in (earlier, later, new)]
+        assert waits == pytest.approx([1, 2, 3], abs=0.01)
+
+    run_scenario(scenario, rate_limit=1, rate_limit_burst=1)
+
+
 def test_wait_is_recorded_on_the_exchange() -> None:
     async def scenario(harness: Harness) -> None:
         await harness.admit()

@@ -208,3 +208,26 @@ def test_refusal_of_one_lane_lets_others_at_its_pace_go_sooner() -> None:
     assert refused == pytest.approx(10.8)
     # The pace is a tenth slower than before, from the first request on.
     assert last == pytest.approx(11.88)
+
+
+def test_success_of_one_lane_lets_others_at_its_pace_go_sooner() -> None:
+    """The pace was a trial."""
+
+    async def scenario(harness: Harness) -> None:
+        pace = Pace(harness.gate.now() - SECOND, 10 * SECOND, 1)
+        for model in "mn":
+            lane = harness.gate.lanes.get(model).budgets
+            lane.known, lane.pace = True, pace
+
+        def respond(admission: Admission) -> None:
+            if admission.lane.name == "n":
+                admission.record_response(ok=True)
+
+        harness.on_response = respond
+        await harness.admit(model="m")
+        await asyncio.gather(harness.admit(model="n", hold_s=1), harness.admit(model="m"))
+
+    harness = run_scenario(scenario, rate_limit=1000.0, rate_limit_timeout=60.0)
+    _, _, last = harness.times
+    # At the old pace, it would be at 21.6.
+    assert last < 18

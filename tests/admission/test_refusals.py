@@ -105,12 +105,20 @@ def test_closing_refuses_waiters_and_newcomers_but_not_requests_in_flight() -> N
     run_scenario(scenario, rate_limit=None, concurrency_limit=1)
 
 
-def test_cost_above_the_capacity_is_refused_at_once() -> None:
+@pytest.mark.parametrize("where", ["gate", "lane", "client"])
+def test_cost_above_the_capacity_is_refused_at_once(where: str) -> None:
     async def scenario(harness: Harness) -> None:
-        with pytest.raises(RequestTooLarge, match=r"61 tokens.*60"):
-            await harness.admit(tokens=61, min_tokens=61)
+        if where == "lane":
+            set_rate_limit(harness, rate_limit(60, 60, tokens=True))
+        elif where == "client":
+            harness.gate.limit_clients({"a": Limits(tokens_per_minute=60)})
+        await run_ready_tasks()
+        with pytest.raises(RequestTooLarge, match=r"costs 61 tokens.* 60 tokens"):
+            await harness.admit(model="m", tokens=61, min_tokens=61)
+        assert (await harness.admit(model="m", tokens=60, min_tokens=60)).queued == 0
 
-    run_scenario(scenario, rate_limit=None, tokens_per_minute=60)
+    limit = 60 if where == "gate" else None
+    run_scenario(scenario, rate_limit=None, tokens_per_minute=limit)
 
 
 def test_refusal_on_arrival_counts_the_wait_for_a_lane() -> None:
