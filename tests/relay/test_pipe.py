@@ -171,6 +171,23 @@ async def test_slow_client_pauses_upstream(
     assert least <= await count_taken(call.wire) <= most
 
 
+@pytest.mark.parametrize(
+    ("head", "size"),
+    [(EVENT_STREAM, 100_000), (response_head("Transfer-Encoding: chunked"), 128 << 10)],
+    ids=["events", "other body"],
+)
+async def test_half_of_what_a_stream_may_hold_waits_for_the_client(
+    gate: StartGate, upstream: Upstream, head: bytes, size: int
+) -> None:
+    """The other half is read ahead from upstream."""
+    running = await gate(SSE_CHANNEL_CAPACITY=200, SSE_BUFFER_CAPACITY=1000)
+    client, call = await open_stream(running, upstream, head=head)
+    [connection] = running.connections()
+    assert connection.transport.get_write_buffer_limits()[1] == size
+    call.send(LAST_CHUNK)
+    await client.read_rest()
+
+
 async def test_paused_stream_resumes_where_it_stopped(gate: StartGate, upstream: Upstream) -> None:
     running = await gate(SSE_CHANNEL_CAPACITY=1)
     client, call = await open_stalled(running, upstream)

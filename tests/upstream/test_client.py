@@ -278,20 +278,21 @@ async def test_long_429_passes_whole_and_is_not_retried(
     assert len(upstream.calls) == 1
 
 
-async def test_429_that_arrives_in_parts_is_read_whole_and_retried(
+async def test_429_that_arrives_in_parts_is_judged_as_a_whole(
     gate: StartGate, upstream: Upstream
 ) -> None:
+    """Its end says that no retry will help."""
     running = await gate()
     client = await running.send(chat())
     call = await upstream.call()
-    body = b'{"error": {"message": "%b"}}' % (b"x" * 60_000)
+    body = b'{"error": {"message": "%b", "code": "insufficient_quota"}}' % (b"x" * 60_000)
     lines = f"Content-Length: {len(body)}", "Retry-After-Ms: 1"
     call.send(response_head(*lines, status="429 Too Many Requests"), body[:100])
     # By the time another request is served, the first part has been read.
     await running.request(get("/health"))
     await call.respond(body[100:])
-    await (await upstream.call()).respond(response(b"{}"))
-    assert (await client.response()).status == 200
+    got = await client.response()
+    assert (got.status, got.body, len(upstream.calls)) == (429, body, 1)
 
 
 async def test_no_retry_after_the_client_disconnected(
