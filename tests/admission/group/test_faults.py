@@ -107,6 +107,20 @@ def test_draining_member_gives_everything_back_at_once() -> None:
     assert harness.total(6, 11) >= 0.97 * RATE * 5
 
 
+def test_idle_member_leaves_at_once() -> None:
+    async def scenario(harness: GroupHarness) -> None:
+        await asyncio.sleep(1)
+        began = harness.now
+        await harness.gates[2].leave_group()
+        assert len(harness.group.scheduler.members) == 2
+        assert harness.now - began < 0.01
+        calls = harness.stores[2].calls
+        await asyncio.sleep(2)
+        assert harness.stores[2].calls == calls
+
+    run_group(scenario)
+
+
 def test_member_that_joins_shares_at_once() -> None:
     async def scenario(harness: GroupHarness) -> None:
         await asyncio.sleep(1)

@@ -96,6 +96,21 @@ def test_uncontended_request_is_admitted_without_a_round_trip() -> None:
     assert max(waits) <= 0.001
 
 
+@pytest.mark.parametrize(("budget", "waits"), [(None, False), (60_000, True)])
+def test_request_larger_than_those_before_it_waits_for_a_round_trip_if_tokens_are_limited(
+    budget: int | None, waits: bool
+) -> None:
+    async def scenario(harness: GroupHarness) -> None:
+        for _ in range(20):
+            await asyncio.sleep(0.1)
+            await harness.admit("a", 0, tokens=10)
+        assert harness.waits["a"][-1] == 0
+        await harness.admit("a", 0, tokens=11)
+        assert (harness.waits["a"][-1] > 0) is waits
+
+    run_group(scenario, rate_limit=100, rate_limit_burst=20, tokens_per_minute=budget)
+
+
 def test_uncontended_requests_are_reported_together() -> None:
     async def scenario(harness: GroupHarness) -> None:
         await asyncio.sleep(2)
