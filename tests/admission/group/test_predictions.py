@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 
+from rustygate.admission.admission import Admission
 from rustygate.core.bucket import SECOND
 from rustygate.core.clients import Limits
 from rustygate.errors import QueueTimeout
 from rustygate.exchange import Exchange
 from tests.support.group import GroupHarness, run_group
+from tests.support.harness import rate_limit
 
 
 def predicted(harness: GroupHarness, client: str, gate: int, **fields: Any) -> float:
@@ -121,6 +123,27 @@ def test_request_behind_its_clients_own_limits_is_refused_on_arrival() -> None:
         assert refusal.value.retry_after_ms == pytest.approx(40_000, rel=0.1)
 
     run_group(scenario, gates=2, rate_limit=100, rate_limit_burst=10)
+
+
+def test_request_behind_a_backlog_for_its_model_is_refused_on_arrival() -> None:
+    """What its client has waiting for the model at another gate counts."""
+
+    def respond(admission: Admission) -> None:
+        admission.record_response(ok=True, update=rate_limit(60, 0))
+
+    async def scenario(harness: GroupHarness) -> None:
+        harness.on_response = respond
+        await asyncio.sleep(1)
+        await harness.admit("a", 0, model="m")
+        for _ in range(41):
+            harness.spawn("a", 0, model="m")
+        await asyncio.sleep(1)
+        began = harness.now
+        with pytest.raises(QueueTimeout):
+            await harness.admit("a", 1, model="m", deadline=harness.gates[1].now() + 10 * SECOND)
+        assert harness.now - began < 0.05
+
+    run_group(scenario, gates=2, rate_limit=1000, rate_limit_burst=100)
 
 
 def test_backlog_that_was_served_meanwhile_refuses_nobody() -> None:
