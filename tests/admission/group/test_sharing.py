@@ -8,6 +8,7 @@ import pytest
 
 from rustygate.admission.group.dispatcher import GroupDispatcher
 from rustygate.core.bucket import SECOND
+from rustygate.core.clients import Limits
 from tests.support.group import GroupHarness, jain, run_group
 
 RUN_S = 20
@@ -109,6 +110,23 @@ def test_request_larger_than_those_before_it_waits_for_a_round_trip_if_tokens_ar
         assert (harness.waits["a"][-1] > 0) is waits
 
     run_group(scenario, rate_limit=100, rate_limit_burst=20, tokens_per_minute=budget)
+
+
+def test_only_clients_without_limits_are_admitted_without_a_round_trip() -> None:
+    """Only the group knows how much a client has left of its own limits."""
+
+    async def scenario(harness: GroupHarness) -> None:
+        limits = {"limited": Limits(requests_per_second=1, burst=1), "free": Limits()}
+        for gate in harness.gates:
+            gate.limit_clients(limits, dict.fromkeys(limits, 1.0), version=1)
+        for _ in range(20):
+            await asyncio.sleep(0.1)
+            await harness.admit("free", 0)
+        assert harness.waits["free"][-1] == 0
+        await asyncio.gather(*(harness.admit("limited", 0) for _ in range(3)))
+        assert harness.waits["limited"] == pytest.approx([0, 1, 2], abs=0.05)
+
+    run_group(scenario, rate_limit=100, rate_limit_burst=20)
 
 
 def test_uncontended_requests_are_reported_together() -> None:
