@@ -102,6 +102,17 @@ def test_exchange_has_the_fields_of_its_log_line() -> None:
     run_scenario(scenario)
 
 
+def test_retries_are_counted_by_reason() -> None:
+    async def scenario(harness: Harness) -> None:
+        watched = Watched(harness.gate)
+        assert watched.state()["retries"] == {}
+        for reason in ("upstream_429", "upstream_429", "upstream_disconnected"):
+            watched.tally.count_retry(reason)
+        assert watched.state()["retries"] == {"upstream_429": 2, "upstream_disconnected": 1}
+
+    run_scenario(scenario)
+
+
 def test_the_last_50_exchanges_are_kept() -> None:
     async def scenario(harness: Harness) -> None:
         watched = Watched(harness.gate)
