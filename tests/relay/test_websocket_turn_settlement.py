@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from rustygate.admission.admission import Admission
 from tests.conftest import StartGate
+from tests.support.gate import one_process
 from tests.support.http import get, response
 from tests.support.metrics import Scrape
 from tests.support.upstream import Upstream
@@ -152,6 +154,36 @@ async def test_rate_limit_pauses_the_lane(responses: OpenSocket) -> None:
     client.send(create_response())
     assert (await next_event(server))["model"] == "gpt-5"
     assert monotonic() - began > 0.4
+
+
+@one_process
+@pytest.mark.parametrize(
+    ("code", "slow"),
+    [
+        ("rate_limit_exceeded", [False]),
+        ("slow_down", [True]),
+        ("model_not_found", []),
+        ("insufficient_quota", []),
+    ],
+)
+async def test_error_of_a_turn_pauses_and_slows_the_lane_as_its_code_says(
+    responses: OpenSocket, monkeypatch: pytest.MonkeyPatch, code: str, slow: list[bool]
+) -> None:
+    pauses: list[bool] = []
+    pause = Admission.pause
+
+    def note(admission: Admission, wait: int, *, slow: bool, guessed: bool) -> None:
+        pauses.append(slow)
+        pause(admission, wait, slow=slow, guessed=guessed)
+
+    monkeypatch.setattr(Admission, "pause", note)
+    running, client, server = await responses()
+    client.send(create_response())
+    await next_event(server)
+    server.send(json.dumps({"type": "error", "error": {"code": code}}).encode())
+    await client.frame()
+    await running.settled()
+    assert pauses == slow
 
 
 async def test_turns_that_name_no_model_have_a_lane_of_their_own(
