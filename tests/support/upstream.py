@@ -3,9 +3,11 @@
 import asyncio
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 from rustygate.system import tls
+from tests.support.certificates import Authority
 from tests.support.http import BodyReader, Head, read_head
 from tests.support.waiting import SOON_S, soon, until, within
 from tests.support.wire import Cut, End, Wire
@@ -157,3 +159,18 @@ def loopback_socket(port: int = 0) -> socket.socket:
 
 def url_of(sock: socket.socket) -> str:
     return f"http://127.0.0.1:{sock.getsockname()[1]}/v1"
+
+
+@asynccontextmanager
+async def tls_upstream(authority: Authority) -> AsyncIterator[Upstream]:
+    """A listening upstream that speaks TLS."""
+    upstream = Upstream()
+    await upstream.start(authority.server_context("127.0.0.1"))
+    try:
+        yield upstream
+    finally:
+        await upstream.stop()
+
+
+def url_with_tls(upstream: Upstream) -> str:
+    return upstream.url.replace("http:", "https:")

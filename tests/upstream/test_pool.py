@@ -1,7 +1,12 @@
 """The connection pool: reused connections, stale ones, and data that was not requested."""
 
+import time
+from collections.abc import AsyncIterator
+
 import pytest
 
+from rustygate.downstream.request_body import RequestBody
+from rustygate.system.tcp import unacknowledged_bytes
 from tests.conftest import StartGate
 from tests.support.attempts import (
     close_or_reset,
@@ -12,9 +17,10 @@ from tests.support.attempts import (
     fill_pool,
     with_streamed_bodies,
 )
+from tests.support.certificates import Authority
 from tests.support.gate import Gate, one_process
-from tests.support.http import Response, chat, get, request, response
-from tests.support.upstream import Upstream
+from tests.support.http import Response, chat, get, post, request, response
+from tests.support.upstream import Call, Upstream, tls_upstream, url_with_tls
 
 
 @one_process
@@ -166,3 +172,37 @@ async def test_large_response_head_passes(
     upstream.reply = response(b"{}", *[f"X-Large: {value}" for value in values])
     got = await (await gate()).request(chat())
     assert (got.status, got.head.all("x-large")) == (200, values)
+
+
+def wait_until_received(call: Call) -> None:
+    """Wait until the gate's system has what upstream sent, without letting the gate read it."""
+    while unacknowledged_bytes(call.wire.transport):
+        time.sleep(0.001)
+
+
+def respond_and_reset_before_the_body(patch: pytest.MonkeyPatch, upstream: Upstream) -> None:
+    """Upstream responds and resets the connection after the head, just before the gate writes the
+    next piece, so that the gate has not read the response yet."""
+    pieces = RequestBody.__aiter__
+
+    async def respond_first(body: RequestBody) -> AsyncIterator[bytes | memoryview]:
+        call = await upstream.call()
+        call.send(response(b"too large", status="413 Too Large"))
+        wait_until_received(call)
+        call.wire.end_at_once("reset")
+        async for piece in pieces(body):
+            yield piece
+
+    patch.setattr(RequestBody, "__aiter__", respond_first)
+
+
+@one_process
+async def test_response_and_reset_within_a_body_over_tls(
+    gate: StartGate, authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A write would meet the reset first, and with TLS the response would be lost."""
+    async with tls_upstream(authority) as upstream:
+        running = await gate(OPENAI_BASE_URL=url_with_tls(upstream), SSL_CERT_FILE=authority.file)
+        respond_and_reset_before_the_body(monkeypatch, upstream)
+        got = await running.request(post(b"x" * (2 << 20)))
+        assert (got.status, got.body) == (413, b"too large")

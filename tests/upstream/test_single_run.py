@@ -2,8 +2,7 @@
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 
 import openai
 import pytest
@@ -22,7 +21,7 @@ from tests.support.attempts import (
 )
 from tests.support.certificates import Authority
 from tests.support.http import CONTINUE, Response, chat, get, post, request, response
-from tests.support.upstream import Call, Upstream
+from tests.support.upstream import Call, Upstream, tls_upstream, url_with_tls
 from tests.support.waiting import in_background, soon
 
 BATCH = post(b'{"input_file_id": "f"}', target="/v1/batches")
@@ -144,20 +143,6 @@ async def test_work_over_tls_is_not_run_again(
         await work_and_disconnect(upstream, how)
         assert_may_have_run(await expect_failure(running, client, "upstream_disconnected", 1, 2))
         assert len(upstream.calls) == 2
-
-
-@asynccontextmanager
-async def tls_upstream(authority: Authority) -> AsyncIterator[Upstream]:
-    upstream = Upstream()
-    await upstream.start(authority.server_context("127.0.0.1"))
-    try:
-        yield upstream
-    finally:
-        await upstream.stop()
-
-
-def url_with_tls(upstream: Upstream) -> str:
-    return upstream.url.replace("http:", "https:")
 
 
 @close_or_reset
