@@ -210,7 +210,7 @@ class UpstreamConnection(ResponseHandler):
         return unacknowledged + unsent_bytes(self.transport) >= self.first_write
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        if isinstance(exc, OSError) and self.transport is not None and not self.upgraded:
+        if isinstance(exc, OSError) and self.transport is not None:
             for data in unread_data(self.transport):
                 self.data_received(data)
         super().connection_lost(exc)

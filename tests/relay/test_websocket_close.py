@@ -7,6 +7,7 @@ import pytest
 from rustygate.relay import websocket
 from tests.conftest import StartGate
 from tests.support.flood import send_until_stalled
+from tests.support.gate import one_process
 from tests.support.http import (
     get,
     response,
@@ -112,6 +113,20 @@ async def test_disconnect_after_a_close_frame_ends_both_sides(
     await receiver.close_frame()
     receiver.wire.close()
     assert await sender.read_until_end() == b""
+    assert (await running.settled())[0]["outcome"] == "ok"
+
+
+@one_process
+async def test_close_frame_before_a_reset_passes(gate: StartGate, upstream: Upstream) -> None:
+    """A write of the gate meets the reset before the gate has read the frame."""
+    running = await gate()
+    client, server = await open_websocket(running, upstream)
+    client.send(b"hello")
+    client.wire.wait_until_received()
+    server.close(1008, "session expired")
+    server.wire.wait_until_received()
+    server.wire.end_at_once("reset")
+    assert await client.frame() == Frame(CLOSE, close_payload(1008, "session expired"))
     assert (await running.settled())[0]["outcome"] == "ok"
 
 

@@ -9,10 +9,12 @@ import os
 import socket
 import ssl
 import struct
+import time
 from typing import Literal, Self
 from urllib.parse import urlsplit
 
 from rustygate.system import tls
+from rustygate.system.tcp import unacknowledged_bytes
 
 End = Literal["closed", "reset"]
 
@@ -101,6 +103,12 @@ class Wire(asyncio.Protocol):
         """Send, and wait until the kernel has taken all of it."""
         self.send(data)
         await self._may_write.wait()
+
+    def wait_until_received(self) -> None:
+        """Wait until the other side's system has everything, without a turn of the loop in which
+        the other side would read it."""
+        while unacknowledged_bytes(self.transport):
+            time.sleep(0.001)
 
     def half_close(self) -> None:
         """Close the sending side and continue to read."""

@@ -1,12 +1,10 @@
 """The connection pool: reused connections, stale ones, and data that was not requested."""
 
-import time
 from collections.abc import AsyncIterator
 
 import pytest
 
 from rustygate.downstream.request_body import RequestBody
-from rustygate.system.tcp import unacknowledged_bytes
 from tests.conftest import StartGate
 from tests.support.attempts import (
     close_or_reset,
@@ -20,7 +18,7 @@ from tests.support.attempts import (
 from tests.support.certificates import Authority
 from tests.support.gate import Gate, one_process
 from tests.support.http import Response, chat, get, post, request, response
-from tests.support.upstream import Call, Upstream, tls_upstream, url_with_tls
+from tests.support.upstream import Upstream, tls_upstream, url_with_tls
 
 
 @one_process
@@ -174,12 +172,6 @@ async def test_large_response_head_passes(
     assert (got.status, got.head.all("x-large")) == (200, values)
 
 
-def wait_until_received(call: Call) -> None:
-    """Wait until the gate's system has what upstream sent, without letting the gate read it."""
-    while unacknowledged_bytes(call.wire.transport):
-        time.sleep(0.001)
-
-
 def respond_and_reset_before_the_body(patch: pytest.MonkeyPatch, upstream: Upstream) -> None:
     """Upstream responds and resets the connection after the head, just before the gate writes the
     next piece, so that the gate has not read the response yet."""
@@ -188,7 +180,7 @@ def respond_and_reset_before_the_body(patch: pytest.MonkeyPatch, upstream: Upstr
     async def respond_first(body: RequestBody) -> AsyncIterator[bytes | memoryview]:
         call = await upstream.call()
         call.send(response(b"too large", status="413 Too Large"))
-        wait_until_received(call)
+        call.wire.wait_until_received()
         call.wire.end_at_once("reset")
         async for piece in pieces(body):
             yield piece
