@@ -105,11 +105,12 @@ async def test_disconnect_is_not_retried_for_a_streamed_body(
     ],
     ids=lambda partial: repr(partial[:40]),
 )
+@pytest.mark.parametrize("sent", [chat(), get()], ids=["chat", "GET"])
 async def test_disconnect_after_a_response_started_is_not_retried(
-    gate: StartGate, upstream: Upstream, partial: bytes, how: str
+    gate: StartGate, upstream: Upstream, sent: bytes, partial: bytes, how: str
 ) -> None:
     running = await gate()
-    client = await running.send(chat())
+    client = await running.send(sent)
     await disconnect(upstream, how, partial)
     await expect_failure(running, client, "upstream_disconnected", 1)
     assert len(upstream.calls) == 1

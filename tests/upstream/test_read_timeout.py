@@ -6,6 +6,7 @@ import pytest
 
 from tests.conftest import StartGate
 from tests.support.attempts import expect_failure, expect_success
+from tests.support.gate import one_process
 from tests.support.http import EVENT_STREAM, LAST_CHUNK, chat, chunk, response
 from tests.support.upstream import Upstream
 from tests.support.waiting import within
@@ -111,3 +112,19 @@ async def test_each_request_on_a_connection_has_its_own_timeout(
         await call.respond(response())
         await expect_success(running, client, 1, 2)
     assert len(upstream.wires) == 1
+
+
+@one_process
+async def test_idle_connection_does_not_time_out(gate: StartGate, upstream: Upstream) -> None:
+    """It is idle for longer than another exchange, which times out."""
+    running = await gate(UPSTREAM_READ_TIMEOUT=1)
+    clients = [await running.send(chat()) for _ in range(2)]
+    for call in [await upstream.call() for _ in clients]:
+        await call.respond(response(b""))
+    for client in clients:
+        assert (await client.response()).status == 200
+    assert (await running.request(chat())).status == 504
+    await upstream.call()
+    upstream.reply = response()
+    assert (await running.request(chat("x-stainless-read-timeout: 60"))).status == 200
+    assert len(upstream.wires) == 2
