@@ -42,7 +42,8 @@ class FailedAttempt:
         """The reason in the retry metric."""
         if self.failure is not None:
             return self.failure.reason
-        return "none" if self.response is None else f"upstream_{self.response.status}"
+        assert self.response is not None
+        return f"upstream_{self.response.status}"
 
 
 class RetryPolicy:

@@ -95,7 +95,7 @@ class UpstreamConnection(ResponseHandler):
         """Prepare for the response to the next request. The last parser is reused if it fits."""
         self.request_count += 1
         self.response_started = self._request_sent = False
-        self._at_head, self._start = True, b""
+        self._at_head = True
         self.wrote_more = self.closed_unread = False
         self.first_write = 0
         # The end of the last response, or data after it, may have restarted the clock.
@@ -216,7 +216,6 @@ class UpstreamConnection(ResponseHandler):
         super().connection_lost(exc)
         self._own.discard(*self._ends)
         self._cancel_timer()
-        self._notify()
 
     def _notify(self) -> None:
         if self.on_data is not None:
