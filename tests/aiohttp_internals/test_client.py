@@ -86,8 +86,13 @@ async def test_cancelled_reader_is_not_expected_to_continue() -> None:
 
 
 @pytest.mark.parametrize("before", [b"", b"HTTP/1.1 103 x\r\n\r\n"], ids=["final", "interim"])
-async def test_head_is_parsed_although_what_follows_is_not_http(before: bytes) -> None:
-    _, connection, upstream = await connected()
+async def test_head_is_parsed_although_what_follows_is_not_http(
+    monkeypatch: pytest.MonkeyPatch, before: bytes
+) -> None:
+    """The transport is closed once, since some TLS transports cannot be used after a second."""
+    transport, connection, upstream = await connected()
+    closes: list[None] = []
+    monkeypatch.setattr(transport, "close", lambda: closes.append(None))
     with upstream:
         if before:
             connection.data_received(before)
@@ -96,3 +101,17 @@ async def test_head_is_parsed_although_what_follows_is_not_http(before: bytes) -
         message, _ = await connection.read()
         assert message.code == 204
         assert connection.should_close
+        assert len(closes) == 1
+    transport.abort()
+
+
+async def test_requests_are_counted() -> None:
+    """The first on a connection is never taken for one that met a stale connection."""
+    transport, connection, upstream = await connected()
+    with upstream:
+        assert connection.request_count == 1
+        connection.data_received(response())
+        await connection.read()
+        connection.start_request({}, 60.0, skip_body=False)
+        assert connection.request_count == 2
+    transport.abort()

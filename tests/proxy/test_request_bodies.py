@@ -171,6 +171,13 @@ async def test_other_body_gets_100_continue_after_admission(
     assert (await client.response()).status == 200
 
 
+async def test_http_1_0_client_gets_no_100_continue(gate: StartGate, upstream: Upstream) -> None:
+    """It does not know interim responses (RFC 9110, 10.1.1)."""
+    upstream.reply = response()
+    sent = post(b"{}", "Expect: 100-continue").replace(b"HTTP/1.1", b"HTTP/1.0", 1)
+    assert (await (await gate()).request(sent)).status == 200
+
+
 async def test_refused_request_gets_no_100_continue(gate: StartGate, upstream: Upstream) -> None:
     lines = ["Content-Type: application/json", "Expect: 100-continue", "Content-Length: 2"]
     client = await (await gate()).send(request("POST", "/v2/x", *lines))
