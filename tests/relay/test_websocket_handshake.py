@@ -257,6 +257,22 @@ async def test_error_from_upstream_streams(gate: StartGate, upstream: Upstream) 
     assert await client.read_rest() == b""
 
 
+async def test_handshake_that_waited_for_admission_is_completed(
+    gate: StartGate, upstream: Upstream
+) -> None:
+    """Its headers are needed for the response. Those of other requests are freed meanwhile."""
+    running = await gate(CONCURRENCY_LIMIT=1)
+    first = await running.send(get())
+    holder = await upstream.call()
+    client = await running.send(handshake())
+    await running.wait_until(waiters=1)
+    await holder.respond(response())
+    assert (await first.response()).status == 200
+    call = await upstream.call()
+    call.send(handshake_response(call.head))
+    assert (await client.head()).status == 101
+
+
 async def test_rate_limited_handshake_is_retried(gate: StartGate, upstream: Upstream) -> None:
     client = await (await gate()).send(handshake())
     call = await upstream.call()
