@@ -1,10 +1,13 @@
 """The connection pool: reused connections, stale ones, and data that was not requested."""
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
 from rustygate.downstream.request_body import RequestBody
+from rustygate.system.tcp import poll
+from rustygate.upstream import pool
 from tests.conftest import StartGate
 from tests.support.attempts import (
     close_or_reset,
@@ -17,8 +20,18 @@ from tests.support.attempts import (
 )
 from tests.support.certificates import Authority
 from tests.support.gate import Gate, one_process
-from tests.support.http import Response, chat, get, post, request, response
-from tests.support.upstream import Upstream, tls_upstream, url_with_tls
+from tests.support.http import (
+    CONTINUE,
+    LAST_CHUNK,
+    Response,
+    chat,
+    chunk,
+    get,
+    post,
+    request,
+    response,
+)
+from tests.support.upstream import Call, Upstream, tls_upstream, url_with_tls
 
 
 @one_process
@@ -172,20 +185,23 @@ async def test_large_response_head_passes(
     assert (got.status, got.head.all("x-large")) == (200, values)
 
 
-def respond_and_reset_before_the_body(patch: pytest.MonkeyPatch, upstream: Upstream) -> None:
-    """Upstream responds and resets the connection after the head, just before the gate writes the
-    next piece, so that the gate has not read the response yet."""
+def respond_and_reset(call: Call) -> None:
+    """Upstream responds and resets the connection, before the gate can read the response."""
+    call.send(response(b"too large", status="413 Too Large"))
+    call.wire.wait_until_received()
+    call.wire.end_at_once("reset")
+
+
+def before_each_body(patch: pytest.MonkeyPatch, act: Callable[[], Awaitable[None]]) -> None:
+    """Have this done after a request's head was sent, and before its body is."""
     pieces = RequestBody.__aiter__
 
-    async def respond_first(body: RequestBody) -> AsyncIterator[bytes | memoryview]:
-        call = await upstream.call()
-        call.send(response(b"too large", status="413 Too Large"))
-        call.wire.wait_until_received()
-        call.wire.end_at_once("reset")
+    async def act_first(body: RequestBody) -> AsyncIterator[bytes | memoryview]:
+        await act()
         async for piece in pieces(body):
             yield piece
 
-    patch.setattr(RequestBody, "__aiter__", respond_first)
+    patch.setattr(RequestBody, "__aiter__", act_first)
 
 
 @one_process
@@ -195,6 +211,35 @@ async def test_response_and_reset_within_a_body_over_tls(
     """A write would meet the reset first, and with TLS the response would be lost."""
     async with tls_upstream(authority) as upstream:
         running = await gate(OPENAI_BASE_URL=url_with_tls(upstream), SSL_CERT_FILE=authority.file)
-        respond_and_reset_before_the_body(monkeypatch, upstream)
+
+        async def act() -> None:
+            respond_and_reset(await upstream.call())
+
+        before_each_body(monkeypatch, act)
         got = await running.request(post(b"x" * (2 << 20)))
         assert (got.status, got.body) == (413, b"too large")
+
+
+@one_process
+async def test_response_and_reset_just_before_the_last_write(
+    gate: StartGate, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The write meets the reset, and the end of the body a transport that is closing. The response
+    has not been read by then."""
+    calls: list[Call] = []
+
+    async def act() -> None:
+        calls.append(await upstream.call())
+
+    def look_too_early(transport: asyncio.BaseTransport, events: int) -> int:
+        found = poll(transport, events)
+        respond_and_reset(calls.pop())
+        return found
+
+    before_each_body(monkeypatch, act)
+    monkeypatch.setattr(pool, "poll", look_too_early)
+    expects = ["Transfer-Encoding: chunked", "Expect: 100-continue"]
+    client = await (await gate()).send(request("POST", "/v1/files", *expects))
+    assert (await client.head()).raw == CONTINUE
+    got = await client.request(chunk(b"body") + LAST_CHUNK)
+    assert (got.status, got.body) == (413, b"too large")
