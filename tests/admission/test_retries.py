@@ -59,10 +59,12 @@ async def test_final_error_passes_unchanged_after_one_attempt(
     gate: StartGate, upstream: Upstream, status: str, body: bytes
 ) -> None:
     upstream.reply = rate_limited(body, "x-own: 1", status=status)
-    got = await (await gate()).request(chat())
+    running = await gate()
+    got = await running.request(chat())
     assert (got.head.start, got.body, got.reason) == (f"HTTP/1.1 {status}", body, None)
     assert (got.head["x-own"], got.head["retry-after-ms"]) == ("1", "30")
     assert len(upstream.calls) == 1
+    assert (await running.settled())[0]["outcome"] == "upstream_error"
 
 
 @pytest.mark.parametrize("retries", [0, 2])

@@ -157,6 +157,7 @@ async def test_failure_for_an_unrequested_upgrade_says_so(
     assert got.json["error"]["message"] == (
         "Upstream switched protocols, but the request did not ask for that."
     )
+    assert "x-should-retry" not in got.head
 
 
 # Silence.
