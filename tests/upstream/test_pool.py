@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
+from rustygate.aiohttp_internals.client import UpstreamConnection
 from rustygate.downstream.request_body import RequestBody
 from rustygate.system.tcp import poll
 from rustygate.upstream import pool
@@ -63,6 +64,26 @@ async def test_all_pooled_connections_may_be_stale(
     for client in clients:
         got = await client.response()
         assert (got.status, got.head["x-rustygate-attempts"]) == (200, "1")
+
+
+async def test_pooled_connection_that_is_closing_is_replaced(
+    gate: StartGate, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing of the request was sent over it."""
+    is_reusable = UpstreamConnection.is_reusable
+
+    def close_if_pooled(connection: UpstreamConnection) -> bool:
+        if connection.request_count:
+            assert connection.transport is not None
+            connection.transport.close()
+        return is_reusable(connection)
+
+    running = await gate(UPSTREAM_RETRIES=0)
+    await fill_pool(running, upstream)
+    monkeypatch.setattr(UpstreamConnection, "is_reusable", close_if_pooled)
+    upstream.reply = response(b"fresh")
+    got = await expect_success(running, await running.send(chat()), 1, 2)
+    assert got.body == b"fresh"
 
 
 @pytest.mark.parametrize("retries", [0, 1])
