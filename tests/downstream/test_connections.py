@@ -132,13 +132,15 @@ async def test_slow_head_of_a_later_request_times_out(gate: StartGate, upstream:
 
 
 @short_head_timeout
+@pytest.mark.parametrize("later", [False, True], ids=["at once", "later"])
 async def test_waiting_and_streaming_requests_outlast_the_head_timeout(
-    gate: StartGate, upstream: Upstream
+    gate: StartGate, upstream: Upstream, later: bool
 ) -> None:
     """Even while the head of the next request is incomplete."""
     running = await gate()
-    client = await running.send(post(), get("/v1/next")[:20])
+    client = await running.send(post(), b"" if later else get("/v1/next")[:20])
     call = await upstream.call()
+    client.send(get("/v1/next")[:20] if later else b"")
     await head_timeout(running)
     call.send(EVENT_STREAM, chunk(b"data: 1\n\n"))
     await client.head()
