@@ -271,6 +271,11 @@ class Proxy:
             try:
                 async with self._gate.admission(exchange, body.before_wait) as admission:
                     body.after_wait()
+                    try:
+                        self._auth.current(request.client)
+                    except InvalidApiKey:
+                        admission.give_back()
+                        raise
                     self._log_step(exchange, "admitted", queued_ms=exchange.queued // MS)
                     if failed is not None:
                         self._ledger.count_retry(failed.reason)
@@ -306,8 +311,6 @@ class Proxy:
         try:
             if self._lockstep.has_others:
                 await self._lockstep.wait_for_others()
-            # A client may have been taken out of CLIENTS_FILE while its request waited.
-            self._auth.current(request.client)
             self._ledger.before_sending()
             response = await self._upstream.send(exchange, request.target, request.headers, body)
         except UpstreamFailure as failure:
@@ -317,7 +320,7 @@ class Proxy:
             if pause_s is None:
                 raise
             return FailedAttempt(failure=failure, pause_s=pause_s)
-        except (asyncio.CancelledError, InvalidApiKey):
+        except asyncio.CancelledError:
             if not exchange.connected:
                 admission.give_back()
             raise
@@ -450,8 +453,7 @@ async def _pass_on_failed(failed: FailedAttempt, keepalive: QueueKeepalive) -> w
 
 def _outcome(exchange: Exchange) -> str:
     """The outcome of an exchange whose response was sent whole."""
-    is_error = exchange.status is not None and exchange.status >= FIRST_ERROR_STATUS
-    return "upstream_error" if is_error else "ok"
+    return "upstream_error" if (exchange.status or 0) >= FIRST_ERROR_STATUS else "ok"
 
 
 def _is_partial(exchange: Exchange) -> bool:

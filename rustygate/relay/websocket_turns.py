@@ -53,7 +53,7 @@ from rustygate.core.websocket_messages import (
 )
 from rustygate.core.websocket_turns import OpenTurn, OpenTurns
 from rustygate.downstream.request_body import BodyBufferBudget
-from rustygate.errors import InternalError, QueueFull, Refusal, UpstreamTimeout
+from rustygate.errors import InternalError, InvalidApiKey, QueueFull, Refusal, UpstreamTimeout
 from rustygate.exchange import Exchange
 from rustygate.relay.websocket_side import HELD, ClientSide, UpstreamSide
 from rustygate.telemetry.ledger import Ledger
@@ -232,6 +232,7 @@ class WebSocketTurns:
                 await self._services.spending.reserve(exchange)
             turn.admission = self._services.gate.turn_admission(exchange, self._queue)
             await turn.admission.enter()
+            self._check_client(turn)
         except Refusal as refusal:
             self._refuse(turn, message, refusal)
         except Exception as error:
@@ -259,6 +260,15 @@ class WebSocketTurns:
         if client is not None:
             exchange.weight = client.weight
         check_model(client, exchange, turn.request.facts, message.text or b"")
+
+    def _check_client(self, turn: Turn) -> None:
+        """Raise `InvalidApiKey` if the client was removed while the turn waited."""
+        try:
+            self._services.auth.current(self._client)
+        except InvalidApiKey:
+            turn.admission.give_back()
+            turn.admission.leave()
+            raise
 
     def _estimate(self, turn: Turn) -> None:
         """Stamp model and cost."""

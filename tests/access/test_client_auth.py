@@ -11,6 +11,7 @@ from rustygate.access.client_auth import ClientAuth
 from rustygate.cli import main
 from rustygate.core.clients import ClientsError, Limits, hash_key
 from tests.conftest import StartGate
+from tests.support.gate import also_with_workers
 from tests.support.http import CONTINUE, UPSTREAM_KEY, chat, post, request, response
 from tests.support.upstream import Upstream
 
@@ -467,6 +468,7 @@ async def test_new_limits_apply_to_waiting_requests(
     assert [(await client.response()).status for client in sent] == [200] * 3
 
 
+@also_with_workers
 async def test_waiting_request_of_a_removed_client_is_refused_at_its_turn(
     gate: StartGate, upstream: Upstream, clients: Path
 ) -> None:

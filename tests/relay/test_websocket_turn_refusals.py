@@ -209,5 +209,29 @@ async def test_turn_of_a_removed_client_is_refused(responses: OpenSocket, client
     assert isinstance(running.daemon._control.auth, ClientAuth)
 
 
+async def test_waiting_turn_of_a_removed_client_is_refused(
+    realtime: OpenSocket, clients: Path
+) -> None:
+    _allow_all_models(clients)
+    limits = ONE_SLOT | {"RATE_LIMIT": 0.001, "RATE_LIMIT_BURST": 2}
+    running, client, server = await realtime(CLIENTS_FILE=clients, **limits)
+    await hold_turn(running, client, server)
+    _rename_client(clients)
+    running.daemon.reload()
+    await free_slot(client, server)
+    event = await next_event(client)
+    assert (event["error"]["code"], event["error"]["event_id"]) == ("invalid_api_key", "held")
+    await running.wait_until(in_flight=0, waiters=0)
+    # What it was granted is there for the next one.
+    _allow_all_models(clients)
+    running.daemon.reload()
+    client.send(create("next"))
+    assert (await next_event(server))["event_id"] == "next"
+
+
+def _allow_all_models(clients: Path) -> None:
+    clients.write_text(f'[client.app]\nkey_sha256 = "{hash_key(CLIENT_KEY)}"\n')
+
+
 def _rename_client(clients: Path) -> None:
     clients.write_text(clients.read_text().replace("client.app", "client.other"))
