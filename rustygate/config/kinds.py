@@ -14,6 +14,7 @@ from environs import ValidationError, validate
 from rustygate.config import names, units
 from rustygate.config.masking import mask, mask_credentials, mask_redis_url
 from rustygate.config.redis_url import parse_redis_url
+from rustygate.core.clients import MAX_NUMBER
 from rustygate.core.cors import parse_origins
 from rustygate.core.log_levels import parse_rust_log
 
@@ -70,7 +71,13 @@ def whole_number(minimum: int, maximum: int | None = None) -> Kind:
 
 def count(minimum: int) -> Kind:
     expected = f"a whole number of {minimum} or more, such as 500 or 200k"
-    return Kind(expected, "int", validate.Range(minimum), without_unit=units.in_units)
+    check = validate.Range(minimum, MAX_NUMBER)
+    return Kind(expected, "int", check, without_unit=units.in_units, reason=_too_large)
+
+
+def _too_large(value: str) -> str | None:
+    number = units.in_units(value)
+    return f"at most {MAX_NUMBER:,}" if number.isdecimal() and len(number) > 12 else None
 
 
 def size(minimum: int) -> Kind:

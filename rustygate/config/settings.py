@@ -17,6 +17,9 @@ from rustygate.config.no_proxy import is_bypassed
 # A deployment with a Redis of its own needs no other name.
 DEFAULT_GROUP = "rustygate"
 
+# aiohttp's parser counts up to 2 GiB; it gets a quarter of a stream's capacity.
+_STREAM_CAPACITY_LIMIT = 1 << 32
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
@@ -240,7 +243,7 @@ class Settings:
     @property
     def stream_capacity(self) -> int:
         """The bytes that one stream may buffer for a slow client."""
-        return self.sse_channel_capacity * self.sse_buffer_capacity
+        return min(self.sse_channel_capacity * self.sse_buffer_capacity, _STREAM_CAPACITY_LIMIT)
 
     @property
     def proxy(self) -> str | None:

@@ -34,7 +34,7 @@ _BEST_FIRST = tuple(CLASS_WEIGHTS)
 # With weights in this range, no other client's share vanishes in rounding, and no client's turn
 # is infinitely far away.
 MIN_WEIGHT, MAX_WEIGHT = 0.001, 1000
-_MAX_NUMBER = 10**12
+MAX_NUMBER = 10**12
 
 
 class ClientsError(ValueError):
@@ -253,13 +253,13 @@ def _rate(value: object) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     # Compared before conversion: a float cannot hold every integer.
-    return float(value) if 0 < value <= _MAX_NUMBER else None
+    return float(value) if 0 < value <= MAX_NUMBER else None
 
 
 def _count(value: object) -> int | None:
     if isinstance(value, bool) or not isinstance(value, int):
         return None
-    return value if 1 <= value <= _MAX_NUMBER else None
+    return value if 1 <= value <= MAX_NUMBER else None
 
 
 def _priority(value: object) -> str | None:

@@ -9,6 +9,7 @@ from tests.config.problems import KEY, problems
 
 ADDRESS = "an IP address, a host name, or unix: and an absolute path of at most 107 bytes"
 GROUP = "1 to 64 letters, digits, dots, underscores and hyphens"
+COUNT = "a whole number of 1 or more, such as 500 or 200k"
 BYTES = "a whole number of bytes, 1 or more, such as 65536 or 256MiB"
 DURATION = "1000000000, or a duration such as 500ms or 1m30s"
 NOT_NUMBERS = ["nan", "inf", "-inf", "1e999", "-1", "ten", "1 0", "0x10", "1,5"]
@@ -108,9 +109,9 @@ def test_value_that_is_not_a_number_is_rejected(variable: str, value: str) -> No
         ("PORT", "80.5", "a whole number from 0 to 65535"),
         ("PORT", "9" * 5000, "a whole number from 0 to 65535"),
         ("RATE_LIMIT", "0", "a positive number of requests per second, or auto"),
-        ("RATE_LIMIT_BURST", "0", "a whole number of 1 or more, such as 500 or 200k"),
-        ("CONCURRENCY_LIMIT", "0", "a whole number of 1 or more, such as 500 or 200k"),
-        ("SSE_CHANNEL_CAPACITY", "0", "a whole number of 1 or more, such as 500 or 200k"),
+        ("RATE_LIMIT_BURST", "0", COUNT),
+        ("CONCURRENCY_LIMIT", "0", COUNT),
+        ("SSE_CHANNEL_CAPACITY", "0", COUNT),
         ("SSE_BUFFER_CAPACITY", "0", BYTES),
         ("MAX_BODY_SIZE", "0", BYTES),
         ("UPSTREAM_CONNECT_TIMEOUT", "0", f"a number of seconds above 0, up to {DURATION}"),
@@ -125,9 +126,11 @@ def test_value_that_is_not_a_number_is_rejected(variable: str, value: str) -> No
             f"a number of seconds above 0, up to {DURATION.replace(', or', ',')}, or off",
         ),
         ("RATE_LIMIT_TIMEOUT", "30x", f"a number of seconds from 0 to {DURATION}"),
-        ("TOKENS_PER_MINUTE", "200kB", "a whole number of 1 or more, such as 500 or 200k"),
-        ("TOKENS_PER_MINUTE", "1.25e1", "a whole number of 1 or more, such as 500 or 200k"),
-        ("TOKENS_PER_MINUTE", "0.0001k", "a whole number of 1 or more, such as 500 or 200k"),
+        ("TOKENS_PER_MINUTE", "1e13", f"{COUNT} (at most 1,000,000,000,000)"),
+        ("RATE_LIMIT_BURST", "9" * 5000, f"{COUNT} (at most 1,000,000,000,000)"),
+        ("TOKENS_PER_MINUTE", "200kB", COUNT),
+        ("TOKENS_PER_MINUTE", "1.25e1", COUNT),
+        ("TOKENS_PER_MINUTE", "0.0001k", COUNT),
         ("MAX_BODY_SIZE", "256 mx", BYTES),
         ("PORT", "8k", "a whole number from 0 to 65535"),
         ("LOG_FORMAT", "xml", "text or json"),

@@ -128,3 +128,7 @@ def test_socket_path_is_the_bind_address_after_unix(address: str, path: str | No
 def test_stream_capacity_is_messages_times_bytes() -> None:
     environ = KEY | {"SSE_CHANNEL_CAPACITY": "3", "SSE_BUFFER_CAPACITY": "7"}
     assert load(environ).stream_capacity == 21
+
+
+def test_stream_capacity_fits_into_the_counters_of_a_parser() -> None:
+    assert load(KEY | {"SSE_BUFFER_CAPACITY": "1e18"}).stream_capacity == 4 << 30
