@@ -23,7 +23,7 @@ import asyncio
 import os
 import random
 import ssl
-from errno import EMFILE, ENFILE, errorcode
+from errno import EMFILE, errorcode
 from http import HTTPStatus
 from socket import gaierror
 from time import monotonic_ns
@@ -168,11 +168,11 @@ class UpstreamClient:
         if it would not help to try again."""
         assert exchange.sent is not None
         deadline = exchange.sent / SECOND + self._settings.upstream_connect_timeout
-        tries, pause_s = 1, FIRST_CONNECT_PAUSE_S
+        tries, pause_s, first = 1, FIRST_CONNECT_PAUSE_S, error
         while self._is_temporary(failure := self._failure(error, None, exchange)):
             left_s = deadline - FIRST_CONNECT_PAUSE_S - self._loop.time()
             if left_s <= 0:
-                raise self._after_tries(failure, error, tries) from error
+                raise self._after_tries(failure, first, tries) from error
             jitter = 1 - CONNECT_JITTER * random.random()
             await asyncio.sleep(min(pause_s * jitter, left_s))
             pause_s = min(2 * pause_s, LONGEST_CONNECT_PAUSE_S)
@@ -181,7 +181,7 @@ class UpstreamClient:
                 return await self._pool.connect(fresh=fresh, deadline=deadline)
             except ConnectionTimeoutError:
                 # It had less time than the earlier ones, whose failure says more.
-                raise self._after_tries(failure, error, tries) from error
+                raise self._after_tries(failure, first, tries) from error
             except ClientError as again:
                 error = again
         raise error
@@ -191,12 +191,16 @@ class UpstreamClient:
         return isinstance(failure, UpstreamUnreachable) and not failure.permanent
 
     def _after_tries(
-        self, failure: UpstreamFailure, error: ClientError, tries: int
+        self, failure: UpstreamFailure, first: ClientError, tries: int
     ) -> UpstreamFailure:
-        """The failure of the last try to connect, with the number of tries in its message."""
+        """The failure of the last try to connect, with the number of tries in its message.
+
+        What it advises is for the first failure: without descriptors, a later try fails already
+        when it looks up the name.
+        """
         if tries > 1:
             limit_s = self._settings.upstream_connect_timeout
-            failure.message += f" Tried {tries} times within {limit_s:g} s; {_advice(error)}."
+            failure.message += f" Tried {tries} times within {limit_s:g} s; {_advice(first)}."
         return failure
 
     def _failure(
@@ -267,7 +271,7 @@ def _is_tls_mismatch(error: OSError) -> bool:
 
 def _advice(error: ClientError) -> str:
     """What helps if several tries to connect have failed."""
-    if isinstance(error, ClientConnectorError) and error.os_error.errno in (EMFILE, ENFILE):
+    if isinstance(error, ClientConnectorError) and error.os_error.errno == EMFILE:
         return "raise the gate's limit of open files, or lower CONNECTION_LIMIT"
     return "raise UPSTREAM_CONNECT_TIMEOUT if upstream takes longer to start"
 

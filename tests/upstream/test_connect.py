@@ -9,6 +9,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from errno import ECONNREFUSED, EMFILE
 from itertools import pairwise
+from socket import EAI_AGAIN, gaierror
 from typing import NamedTuple, cast
 
 import pytest
@@ -169,10 +170,12 @@ def test_time_that_a_try_takes_counts_towards_the_limit(monkeypatch: pytest.Monk
 def test_failure_for_lack_of_descriptors_says_what_to_raise(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    tries = connect_until_limit(monkeypatch, 1, 0, error=OSError(EMFILE, ""))
+    """A later try may not even find the address."""
+    unresolved = gaierror(EAI_AGAIN, "")
+    tries = connect_until_limit(monkeypatch, 1, 0, error=OSError(EMFILE, ""), later=unresolved)
     assert tries.message == (
-        "No connection to upstream: too many open files. Tried 6 times within 1 s; raise the "
-        "gate's limit of open files, or lower CONNECTION_LIMIT."
+        "No connection to upstream: its host name does not resolve. Tried 6 times within 1 s; "
+        "raise the gate's limit of open files, or lower CONNECTION_LIMIT."
     )
 
 
@@ -193,9 +196,11 @@ def connect_until_limit(
     drawn: float,
     takes_s: float = 0,
     error: OSError = REFUSED,
+    later: OSError | None = None,
 ) -> Tries:
     """Tries to connect to an upstream where each connection fails after `takes_s`, on a virtual
-    clock. `drawn` is the random number for each pause."""
+    clock. `drawn` is the random number for each pause; `later` replaces the error after the first
+    time."""
 
     async def main() -> Tries:
         loop = asyncio.get_running_loop()
@@ -204,7 +209,8 @@ def connect_until_limit(
         async def refuse(_: UpstreamConnector, to: Destination, *__: object) -> None:
             times.append(loop.time() - began)
             await asyncio.sleep(takes_s)
-            raise ClientConnectorError(to.connection_key, error)
+            cause = error if len(times) == 1 else later or error
+            raise ClientConnectorError(to.connection_key, cause)
 
         monkeypatch.setattr(UpstreamConnector, "_create_connection", refuse)
         monkeypatch.setattr(upstream_client, "monotonic_ns", lambda: clock_ns(loop))
