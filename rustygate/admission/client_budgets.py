@@ -23,6 +23,7 @@ from rustygate.core.client_budgets import (
 )
 from rustygate.core.clients import SpendingLimits
 from rustygate.core.periods import day_of, iso_time, month_of
+from rustygate.core.plural import counted
 from rustygate.core.price_list import PriceList
 from rustygate.core.saved_levels import SavedSpending
 from rustygate.errors import BudgetExceeded, ModelNotAllowed
@@ -263,4 +264,4 @@ def _part(budget: Budget, amount: int) -> str:
 
 
 def _shown(budget: Budget, amount: int) -> str:
-    return f"${amount / NANO:.4f}" if budget.in_dollars else f"{amount} tokens"
+    return f"${amount / NANO:.4f}" if budget.in_dollars else counted(amount, "token")

@@ -84,28 +84,25 @@ def describe_client(client: Client) -> str:
     rate = limits.requests_per_second
     if rate is not None:
         burst = limits.burst or max(1, ceil(rate))
-        requests = "1 request" if rate == 1 else f"{rate:g} requests"
-        parts.append(f"{requests} per second, {burst} at once")
+        parts.append(f"{counted(rate, 'request', 'g')} per second, {burst} at once")
     if limits.tokens_per_minute is not None:
         parts.append(f"{counted(limits.tokens_per_minute, 'token')} per minute")
     if limits.concurrency is not None:
         parts.append(f"{counted(limits.concurrency, 'exchange')} in flight")
-    parts += [
-        f"{limit:,} tokens {period}" if unit == "tokens" else f"${limit:,.2f} {period}"
-        for unit, limit, period in _spending(client.spending)
-    ]
+    parts += _describe_spending(client.spending)
     if client.models:
         parts.append(f"models {', '.join(client.models)}")
     return f"{client.name}: {'; '.join(parts)}"
 
 
-def _spending(limits: SpendingLimits) -> Iterator[tuple[str, float, str]]:
-    """The budgets of a client: unit, limit, and `per day` or `per month`."""
+def _describe_spending(limits: SpendingLimits) -> Iterator[str]:
+    """The budgets of a client: `5,000 tokens per day`, `$20.00 per month`."""
     for each in fields(limits):
         limit = getattr(limits, each.name)
         if limit is not None:
             unit, _, period = each.name.partition("_")
-            yield unit, limit, period.replace("_", " ")
+            amount = counted(limit, "token", ",") if unit == "tokens" else f"${limit:,.2f}"
+            yield f"{amount} {period.replace('_', ' ')}"
 
 
 def describe_limits(settings: Settings) -> Iterator[str]:

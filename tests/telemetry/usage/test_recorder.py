@@ -348,7 +348,7 @@ def test_store_that_hangs_does_not_keep_the_gate_from_stopping() -> None:
         await bench.recorder.close()
         assert bench.loop.time() - began == pytest.approx(recorder_module.CLOSE_LIMIT_S)
 
-    assert "usage of 1 exchanges with 0 tokens is lost" in run(scenario).text
+    assert "usage of 1 exchange with 0 tokens is lost" in run(scenario).text
 
 
 def test_counting_goes_on_while_the_store_hangs() -> None:

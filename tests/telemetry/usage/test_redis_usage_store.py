@@ -295,5 +295,5 @@ async def test_usage_waits_for_redis_and_loss_is_logged(
     own.stop()
     await running.request(chat())
     await running.close()
-    assert "usage of 1 exchanges with " in running.log.text
+    assert "usage of 1 exchange with " in running.log.text
     assert "is lost: it could not be written (Redis: " in running.log.text
