@@ -50,7 +50,8 @@ def _connection_to(base_url: str, timeout_s: float, *, verify: bool) -> tuple[HT
     if base_url.startswith(UNIX_PREFIX):
         return _UnixConnection(base_url.removeprefix(UNIX_PREFIX), timeout_s), ""
     parts = urlsplit(base_url)
-    if parts.hostname is None or parts.scheme not in ("http", "https"):
+    is_sendable = parts.path.isascii() and parts.path.isprintable() and " " not in parts.path
+    if parts.hostname is None or parts.scheme not in ("http", "https") or not is_sendable:
         raise ValueError("not a base URL")
     if parts.scheme == "http":
         return HTTPConnection(parts.hostname, parts.port, timeout=timeout_s), parts.path

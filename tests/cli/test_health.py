@@ -74,7 +74,16 @@ def test_health_fails_on_any_other_response(
 
 
 @pytest.mark.parametrize(
-    "base_url", ["localhost:8080", "ftp://localhost", "http://", "http://h:x", "http://h i"]
+    "base_url",
+    [
+        "localhost:8080",
+        "ftp://localhost",
+        "http://",
+        "http://h:x",
+        "http://h i",
+        "http://h/a b",
+        "http://h/\x01",
+    ],
 )
 def test_health_rejects_a_bad_url_as_bad_usage(
     base_url: str, capsys: pytest.CaptureFixture[str]
