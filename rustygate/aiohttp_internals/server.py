@@ -33,7 +33,7 @@ class ServerConnection(web.RequestHandler):
     Bodies are not decompressed.
 
     Attributes:
-        is_draining: whether it closes as soon as no request waits.
+        is_draining: whether the server drains, so that a client should connect elsewhere.
     """
 
     __slots__ = (

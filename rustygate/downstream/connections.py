@@ -342,10 +342,11 @@ class DownstreamConnection(ServerConnection):
 
 
 def drain_connections(server: web.Server) -> None:
-    """Let the responses to come say that their connections close.
+    """Make upstream's responses say `Connection: close` from now on.
 
-    Otherwise a client, or a proxy before the gate, would send its next request here. Idle
-    connections stay open: a request may be on its way, and is refused rather than lost.
+    Otherwise a client, or a proxy in front of the gate, would send its next request here. Idle
+    connections stay open: a request may be on its way, and is refused rather than lost. So do
+    those of health checks, which could not connect anew.
     """
     for connection in server.connections:
         if isinstance(connection, ServerConnection):
