@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from rustygate.system import tls
 from rustygate.system.tcp import unacknowledged_bytes
+from tests.support.waiting import SOON_S
 
 End = Literal["closed", "reset"]
 
@@ -107,7 +108,9 @@ class Wire(asyncio.Protocol):
     def wait_until_received(self) -> None:
         """Wait until the other side's system has everything, without a turn of the loop in which
         the other side would read it."""
+        end = time.monotonic() + SOON_S
         while unacknowledged_bytes(self.transport):
+            assert time.monotonic() < end
             time.sleep(0.001)
 
     def half_close(self) -> None:

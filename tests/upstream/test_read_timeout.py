@@ -117,7 +117,7 @@ async def test_each_request_on_a_connection_has_its_own_timeout(
 @one_process
 async def test_idle_connection_does_not_time_out(gate: StartGate, upstream: Upstream) -> None:
     """It is idle for longer than another exchange, which times out."""
-    running = await gate(UPSTREAM_READ_TIMEOUT=1)
+    running = await gate(UPSTREAM_READ_TIMEOUT=2)
     clients = [await running.send(chat()) for _ in range(2)]
     for call in [await upstream.call() for _ in clients]:
         await call.respond(response(b""))

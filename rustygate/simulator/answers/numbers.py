@@ -62,8 +62,8 @@ def _range(schema: dict[str, Any]) -> tuple[float, float]:
 def _between(facts: Facts, path: str, low: float, high: float) -> int | float:
     """A number in the middle of a range, so that the limits are not hit.
 
-    If there is a whole one, it is taken: some clients read it as an integer although their schema
-    says `number`, such as Codex a time in milliseconds. Otherwise it has one decimal.
+    It is rounded to a whole one if that is within the range: some clients read a `number` as an
+    integer, as Codex does with times in milliseconds. Otherwise it has one decimal if possible.
     """
     share = facts.choose(path, range(1, 10)) / 10
     value = low + (high - low) * share

@@ -16,7 +16,6 @@ from rustygate.core.scheduler import Scheduler
 from rustygate.exchange import Exchange
 
 DEFAULT_CLASS = 1
-NOTHING: Counter[FlowKey] = Counter()
 
 
 class Member:
