@@ -234,9 +234,8 @@ class Proxy:
         # A read never waits for a model's limits.
         if facts.model is None or (handshake is None and exchange.method in READ_METHODS):
             exchange.lane = endpoint_key(exchange.method, exchange.path)
-        exchange.min_tokens = facts.cost(0)
+        exchange.tokens = exchange.min_tokens = facts.cost(0)
         exchange.input_tokens = exchange.min_tokens - (facts.output_cap or 0)
-        exchange.tokens = exchange.min_tokens
         if facts.output_cap is None:
             exchange.tokens += self._history.estimate(exchange.client, facts.model)
         self._log_step(exchange, "cost estimated", tokens=exchange.tokens)
@@ -272,7 +271,8 @@ class Proxy:
                 async with self._gate.admission(exchange, body.before_wait) as admission:
                     body.after_wait()
                     try:
-                        self._auth.current(request.client)
+                        if exchange.queued or failed is not None:
+                            self._auth.current(request.client)
                     except InvalidApiKey:
                         admission.give_back()
                         raise

@@ -99,9 +99,9 @@ class ServerConnection(web.RequestHandler):
         return self._current_request is not None or bool(self._messages)
 
     @property
-    def should_close(self) -> bool:
-        """Whether the response in progress should be the last one."""
-        return self.is_draining and not self._messages
+    def has_more_requests(self) -> bool:
+        """Whether a request that was parsed waits behind the one that is being handled."""
+        return bool(self._messages)
 
     @property
     def idle_since(self) -> float:

@@ -16,8 +16,9 @@ class PassthroughResponse(RawResponse):
     ) -> tuple[HeaderLines, bool]:
         lines, names = headers
         keep_alive = request.keep_alive if self.keep_alive is None else self.keep_alive
-        if isinstance(request.protocol, ServerConnection) and request.protocol.should_close:
-            keep_alive = False
+        connection = request.protocol
+        if isinstance(connection, ServerConnection) and connection.is_draining:
+            keep_alive = keep_alive and connection.has_more_requests
         if must_be_empty_body(request.method, self.status):
             if should_remove_content_length(request.method, self.status):
                 lines = lines_without(lines, {"content-length"})

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from rustygate import retry
 from rustygate.access.client_auth import ClientAuth
 from rustygate.cli import main
 from rustygate.core.clients import ClientsError, Limits, hash_key
@@ -488,6 +489,22 @@ async def test_waiting_request_of_a_removed_client_is_refused_at_its_turn(
     upstream.reply = response()
     assert (await running.request(request_of("search"))).status == 200
     assert len(upstream.calls) == 2
+
+
+async def test_removed_client_gets_no_retry(
+    gate: StartGate, upstream: Upstream, clients: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retry, "RETRY_PAUSE_S", 2.0)
+    running = await gate(CLIENTS_FILE=clients)
+    client = await running.send(request_of("batch"))
+    (await upstream.call()).reset()
+    await running.wait_until(in_flight=0)
+    write(clients, table(search=""))
+    running.daemon.reload()
+    assert (await client.response()).reason == "invalid_api_key"
+    assert len(upstream.calls) == 1
+    metrics = (await running.request(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")).body
+    assert b"rustygate_retries_total{" not in metrics
 
 
 HANDSHAKE = (
