@@ -186,24 +186,7 @@ def test_pace_follows_an_upstream_that_recovers() -> None:
 
 def test_refusal_of_one_lane_lets_others_at_its_pace_go_sooner() -> None:
     """The refused request no longer counts as released."""
-
-    async def scenario(harness: Harness) -> None:
-        pace = Pace(harness.gate.now() - SECOND, 10 * SECOND, 1)
-        for model in "mn":
-            lane = harness.gate.lanes.get(model).budgets
-            lane.known, lane.pace = True, pace
-
-        def respond(admission: Admission) -> None:
-            if admission.lane.name == "n":
-                admission.pause(2 * SECOND)
-
-        harness.on_response = respond
-        # One in 10.8 seconds.
-        await harness.admit(model="m")
-        await asyncio.gather(harness.admit(model="n", hold_s=1), harness.admit(model="m"))
-
-    harness = run_scenario(scenario, rate_limit=1000.0, rate_limit_timeout=60.0)
-    first, refused, last = harness.times
+    first, refused, last = times_at_one_pace(lambda admission: admission.pause(2 * SECOND))
     assert first == 0
     assert refused == pytest.approx(10.8)
     # The pace is a tenth slower than before, from the first request on.
@@ -212,6 +195,17 @@ def test_refusal_of_one_lane_lets_others_at_its_pace_go_sooner() -> None:
 
 def test_success_of_one_lane_lets_others_at_its_pace_go_sooner() -> None:
     """The pace was a trial."""
+    _, _, last = times_at_one_pace(lambda admission: admission.record_response(ok=True))
+    # At the old pace, it would be at 21.6.
+    assert last < 18
+
+
+def times_at_one_pace(respond: Callable[[Admission], None]) -> list[float]:
+    """When two lanes at one pace, of one request in 10.8 seconds, send three requests.
+
+    Args:
+        respond: what the response to the second request does; that lane sends no other.
+    """
 
     async def scenario(harness: Harness) -> None:
         pace = Pace(harness.gate.now() - SECOND, 10 * SECOND, 1)
@@ -219,15 +213,12 @@ def test_success_of_one_lane_lets_others_at_its_pace_go_sooner() -> None:
             lane = harness.gate.lanes.get(model).budgets
             lane.known, lane.pace = True, pace
 
-        def respond(admission: Admission) -> None:
+        def on_response(admission: Admission) -> None:
             if admission.lane.name == "n":
-                admission.record_response(ok=True)
+                respond(admission)
 
-        harness.on_response = respond
+        harness.on_response = on_response
         await harness.admit(model="m")
         await asyncio.gather(harness.admit(model="n", hold_s=1), harness.admit(model="m"))
 
-    harness = run_scenario(scenario, rate_limit=1000.0, rate_limit_timeout=60.0)
-    _, _, last = harness.times
-    # At the old pace, it would be at 21.6.
-    assert last < 18
+    return run_scenario(scenario, rate_limit=1000.0, rate_limit_timeout=60.0).times
