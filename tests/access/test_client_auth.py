@@ -503,8 +503,9 @@ async def test_removed_client_gets_no_retry(
     running.daemon.reload()
     assert (await client.response()).reason == "invalid_api_key"
     assert len(upstream.calls) == 1
-    metrics = (await running.request(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")).body
-    assert b"rustygate_retries_total{" not in metrics
+    metrics = await running.request(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    assert metrics.status == 200
+    assert b"rustygate_retries_total{" not in metrics.body
 
 
 HANDSHAKE = (

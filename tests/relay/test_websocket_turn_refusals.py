@@ -26,6 +26,9 @@ from tests.support.websocket_turns import (
     next_event,
 )
 
+# A client in a clients file.
+CLIENT = f'[client.app]\nkey_sha256 = "{hash_key(CLIENT_KEY)}"\n'
+
 # Refusals.
 
 
@@ -133,10 +136,7 @@ async def test_drain_timeout_ends_a_turn_in_flight(realtime: OpenSocket) -> None
 def clients(tmp_path: Path) -> Path:
     """A clients file with one client, who may use one model."""
     path = tmp_path / "clients.toml"
-    path.write_text(
-        f'[client.app]\nkey_sha256 = "{hash_key(CLIENT_KEY)}"\nmodels = ["gpt-5"]\n'
-        "tokens_per_minute = 5000\n"
-    )
+    path.write_text(f'{CLIENT}models = ["gpt-5"]\ntokens_per_minute = 5000\n')
     return path
 
 
@@ -230,7 +230,7 @@ async def test_waiting_turn_of_a_removed_client_is_refused(
 
 
 def _allow_all_models(clients: Path) -> None:
-    clients.write_text(f'[client.app]\nkey_sha256 = "{hash_key(CLIENT_KEY)}"\n')
+    clients.write_text(CLIENT)
 
 
 def _rename_client(clients: Path) -> None:
