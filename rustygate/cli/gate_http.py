@@ -1,6 +1,7 @@
 """HTTP requests to a running gate, with the standard library's client, which imports quickly."""
 
 import json
+import re
 import socket
 from http.client import HTTPConnection, HTTPException, HTTPSConnection, InvalidURL
 from urllib.parse import urlsplit
@@ -50,9 +51,10 @@ def _connection_to(base_url: str, timeout_s: float, *, verify: bool) -> tuple[HT
     if base_url.startswith(UNIX_PREFIX):
         return _UnixConnection(base_url.removeprefix(UNIX_PREFIX), timeout_s), ""
     parts = urlsplit(base_url)
-    is_sendable = parts.path.isascii() and parts.path.isprintable() and " " not in parts.path
-    if parts.hostname is None or parts.scheme not in ("http", "https") or not is_sendable:
+    if parts.scheme not in ("http", "https") or parts.hostname is None:
         raise ValueError("not a base URL")
+    if not re.fullmatch(r"[!-~]*", parts.path):
+        raise ValueError("not a path that can be sent")
     if parts.scheme == "http":
         return HTTPConnection(parts.hostname, parts.port, timeout=timeout_s), parts.path
     context = None if verify else tls.unverified_context()

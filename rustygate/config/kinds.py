@@ -77,7 +77,9 @@ def count(minimum: int) -> Kind:
 
 def _too_large(value: str) -> str | None:
     number = units.in_units(value)
-    return f"at most {MAX_NUMBER:,}" if number.isdecimal() and len(number) > 12 else None
+    # Compared by length, since `int` rejects very long texts.
+    is_too_large = number.isdecimal() and len(number) >= len(str(MAX_NUMBER))
+    return f"at most {MAX_NUMBER:,}" if is_too_large else None
 
 
 def size(minimum: int) -> Kind:

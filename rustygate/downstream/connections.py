@@ -345,8 +345,8 @@ def drain_connections(server: web.Server) -> None:
     """Make upstream's responses say `Connection: close` from now on.
 
     Otherwise a client, or a proxy in front of the gate, would send its next request here. Idle
-    connections stay open: a request may be on its way, and is refused rather than lost. So do
-    those of health checks, which could not connect anew.
+    connections stay open: a request may be on its way, and is refused rather than lost. Those of
+    health checks stay open too, because no new ones are accepted.
     """
     for connection in server.connections:
         if isinstance(connection, ServerConnection):

@@ -195,8 +195,8 @@ class UpstreamClient:
     ) -> UpstreamFailure:
         """The failure of the last try to connect, with the number of tries in its message.
 
-        What it advises is for the first failure: without descriptors, a later try fails already
-        when it looks up the name.
+        The advice fits the first failure: without descriptors, later tries fail while they look up
+        the name.
         """
         if tries > 1:
             limit_s = self._settings.upstream_connect_timeout
